@@ -1,0 +1,1 @@
+"""Image sets, preprocessing, synthetic sets and trajectories, in memory and on disk."""

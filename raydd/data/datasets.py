@@ -1,0 +1,233 @@
+"""Image sets by name or path, decoded once to memory-mapped uint8 arrays.
+
+Shapes: `n` stored images, `B` batch, `C H W` image, `K` classes.
+"""
+
+import difflib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from raydd.data.cache import Stored, default_cache, stored
+from raydd.data.folders import find_folder
+from raydd.data.imagenet import SUBSETS
+from raydd.data.loaders import find_digits, find_imagenet, find_tiny_imagenet, find_torchvision
+from raydd.data.source import Images, Labels, Source, holdout
+from raydd.data.tables import find_npz, find_parquet, parquet_files
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Some rows of stored images.
+
+    Attributes:
+        images: The whole stored file (n, C, H, W), uint8, memory-mapped and read-only.
+        labels: Classes of the whole file (n,).
+        index: The rows of the file that belong to this split, ascending.
+    """
+
+    images: Images
+    labels: Labels
+    index: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def targets(self) -> Tensor:
+        """Classes of this split, int64 (len,)."""
+        return torch.from_numpy(self.labels[self.index])
+
+    def take(self, rows: Tensor | NDArray[np.int64]) -> Tensor:
+        """A copy of some images, uint8 (B, C, H, W), on the CPU.
+
+        Args:
+            rows: Positions within the split (B,), not rows of the file.
+        """
+        positions = torch.as_tensor(rows).cpu().numpy()
+        return torch.from_numpy(np.asarray(self.images[self.index[positions]]))
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A labelled image set.
+
+    Attributes:
+        name: Registered name, or the last part of the path.
+        classes: Names of the K classes, in label order.
+        mean: Mean of each channel, pixels in [0, 1].
+        std: Standard deviation of each channel.
+        flip: Whether an image may be mirrored without changing its class.
+        train: Training images without the validation split.
+        validation: Training images held out for choosing; the same in every run.
+        test: Test images.
+        fingerprint: sha256 of the stored bytes, 16 hex digits.
+        note: What the reader had to decide by itself, for example how a test split was made.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    flip: bool
+    train: Split
+    validation: Split
+    test: Split
+    fingerprint: str
+    note: str = ""
+
+    @property
+    def channels(self) -> int:
+        """Channels of an image, C."""
+        return int(self.train.images.shape[1])
+
+    @property
+    def size(self) -> int:
+        """Height and width of an image in pixels."""
+        return int(self.train.images.shape[2])
+
+
+@dataclass(frozen=True)
+class Row:
+    """A registered data set.
+
+    Attributes:
+        classes: How many classes.
+        channels: Channels of an image.
+        size: Height and width in pixels, at which it is stored unless another is asked for.
+        mean: Mean of each channel, pixels in [0, 1].
+        std: Standard deviation of each channel.
+        flip: Whether an image may be mirrored without changing its class.
+        find: Finds the files below the folder of raw data, or raises the line that says how to get them.
+        resize: Whether the files' images must be resized to ``size``.
+    """
+
+    classes: int
+    channels: int
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    flip: bool
+    find: Callable[[Path], Source]
+    resize: bool = False
+
+
+CIFAR = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))  # the MTT family's, for CIFAR-100 too
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+SVHN = ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970))  # this and MNIST's are the DC family's
+
+
+def _torchvision(name: str) -> Callable[[Path], Source]:
+    return partial(find_torchvision, name=name)
+
+
+DATASETS: dict[str, Row] = {
+    "digits": Row(10, 1, 8, (0.3053,), (0.3760,), False, find_digits),
+    "mnist": Row(10, 1, 28, (0.1307,), (0.3081,), False, _torchvision("mnist")),
+    "fashion_mnist": Row(10, 1, 28, (0.2861,), (0.3530,), True, _torchvision("fashion_mnist")),
+    "svhn": Row(10, 3, 32, *SVHN, False, _torchvision("svhn")),
+    "cifar10": Row(10, 3, 32, *CIFAR, True, _torchvision("cifar10")),
+    "cifar100": Row(100, 3, 32, *CIFAR, True, _torchvision("cifar100")),
+    "tiny_imagenet": Row(200, 3, 64, *IMAGENET, True, find_tiny_imagenet),
+    **{name: Row(10, 3, 128, *IMAGENET, True, partial(find_imagenet, name=name), resize=True) for name in SUBSETS},
+}
+
+
+def default_root() -> Path:
+    """The folder of raw data: ``$RAYDD_DATA``, else ``~/.cache/raydd/data``."""
+    return Path(os.environ.get("RAYDD_DATA") or "~/.cache/raydd/data").expanduser()
+
+
+def load_dataset(
+    name_or_path: str | Path,
+    *,
+    cache: Path | None = None,
+    size: int | None = None,
+    validation: float = 0.1,
+    root: Path | None = None,
+) -> Dataset:
+    """A data set by registered name or path, decoded once and then opened from the cache.
+
+    A path is a file or folder of Parquet in Hugging Face image layout, an ImageFolder, or an
+    ``.npz`` with ``x_train, y_train, x_test, y_test``; its mean and standard deviation are those of
+    its train split. Where a path holds no test images, a fixed stratified 20 % is the test split.
+
+    Args:
+        name_or_path: A key of `DATASETS`, or a path. A name comes first; ``./digits`` is a path.
+        cache: Folder of decoded data sets; ``$RAYDD_CACHE`` or ``~/.cache/raydd`` by default.
+        size: Height and width in pixels that images are resized (shorter side) and centre-cropped to.
+        validation: Part of each class of the training images that is held out, in [0, 1).
+        root: Folder of raw data of the named data sets; ``$RAYDD_DATA`` or ``~/.cache/raydd/data``.
+
+    Raises:
+        ValueError: Unknown name, missing path, unreadable or unlabelled images; one line with the remedy.
+    """
+    if not 0 <= validation < 1:
+        raise ValueError(f"validation is {validation}: give a fraction of the training images in [0, 1)")
+    if size is not None and size < 1:
+        raise ValueError(f"size is {size}: give a height and width in pixels of at least 1")
+    name = str(name_or_path)
+    row = DATASETS.get(name)
+    source = row.find((root or default_root()).expanduser()) if row else _find_path(name)
+    if row and row.resize:
+        size = size or row.size
+    content = stored(source, (cache or default_cache()).expanduser(), size)
+    return _dataset(source.name, row, content, validation)
+
+
+def _dataset(name: str, row: Row | None, content: Stored, validation: float) -> Dataset:
+    images, labels = content.images, content.labels
+    kept, held = holdout(labels["train"], validation, "validation", name)
+    mean, std = (row.mean, row.std) if row else _statistics(content, kept)
+    return Dataset(
+        name=name,
+        classes=content.classes,
+        mean=mean,
+        std=std,
+        flip=row.flip if row else True,
+        train=Split(images["train"], labels["train"], kept),
+        validation=Split(images["train"], labels["train"], held),
+        test=Split(images["test"], labels["test"], np.arange(len(labels["test"]))),
+        fingerprint=content.fingerprint,
+        note=content.note,
+    )
+
+
+def _statistics(content: Stored, rows: NDArray[np.int64]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation a channel over rows, from whole numbers; a constant channel has std 1."""
+    sums, squares = content.moments[rows].sum(0)
+    pixels = len(rows) * content.images["train"].shape[2] * content.images["train"].shape[3]
+    mean = sums / (pixels * 255)
+    variance = np.maximum(squares / (pixels * 255**2) - mean**2, 0)
+    std = np.where(squares * pixels == sums**2, 1.0, np.sqrt(variance))
+    return tuple(mean.tolist()), tuple(std.tolist())
+
+
+def _find_path(text: str) -> Source:
+    """The data set at a path."""
+    path = Path(text).expanduser()
+    if not path.exists():
+        raise ValueError(_unknown(text))
+    path = path.resolve()
+    if path.is_file() and path.suffix == ".npz":
+        return find_npz(path, path.stem)
+    if parquet_files(path):
+        return find_parquet(path, path.stem if path.is_file() else path.name)
+    if path.is_dir():
+        return find_folder(path, path.name)
+    raise ValueError(f"{path} is no data set: give a folder of Parquet, an ImageFolder, a .parquet or an .npz file")
+
+
+def _unknown(text: str) -> str:
+    kinds = "a folder of Parquet, an ImageFolder or an .npz"
+    if os.sep in text or text.startswith(("~", ".")) or Path(text).suffix in (".npz", ".parquet"):
+        return f"{text} does not exist: give the path of {kinds}, or one of the names {', '.join(DATASETS)}"
+    near = difflib.get_close_matches(text, DATASETS, n=3, cutoff=0.5) or list(DATASETS)
+    return f"unknown data set {text!r}: try {', '.join(near)}, or a path to {kinds}"

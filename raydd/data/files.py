@@ -1,0 +1,201 @@
+"""Files that are whole or absent: atomic writing, and memory-mapped Arrow tables of plain numbers."""
+
+import hashlib
+import math
+import mmap
+import os
+import re
+import secrets
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+Columns = Mapping[str, np.ndarray[Any, Any]]
+AnyPath = str | os.PathLike[str]
+
+_TEMPORARY = re.compile(r"\.(?P<host>[0-9a-f]{8})\.(?P<pid>\d+)\.[0-9a-f]{8}\.tmp$")
+_FOREIGN_SECONDS = 24 * 3600  # a writer on another machine is taken for dead after this long
+
+
+def _host() -> str:
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def atomic_path(path: AnyPath) -> Iterator[Path]:
+    """A temporary name in the folder of ``path``, which becomes ``path`` when the block ends well.
+
+    The file is synced to disk before it is renamed, so ``path`` is never seen half written, not even
+    after a crash. When the block raises, nothing is left. A killed writer leaves its temporary file,
+    which `sweep` removes.
+
+    Args:
+        path: The final name; its folder is made if need be.
+
+    Yields:
+        The temporary path to write to.
+    """
+    final = Path(path)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    temporary = final.with_name(f"{final.name}.{_host()}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    try:
+        yield temporary
+        _sync(temporary)
+        os.replace(temporary, final)
+        _sync(final.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_atomic(path: AnyPath, data: bytes) -> Path:
+    """Write ``data`` to ``path``, whole or not at all; returns the path."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+    return Path(path)
+
+
+def sweep(folder: AnyPath) -> list[Path]:
+    """Remove the temporary files that dead writers left in a folder.
+
+    Files of living processes of this machine are kept, and so are other machines' for a day.
+
+    Returns:
+        What was removed.
+    """
+    found = ((path, _TEMPORARY.search(path.name)) for path in sorted(Path(folder).glob("*.tmp")))
+    stale = [path for path, match in found if match and _dead(path, match["host"], int(match["pid"]))]
+    for path in stale:
+        path.unlink(missing_ok=True)
+    return stale
+
+
+def _dead(path: Path, host: str, pid: int) -> bool:
+    if host != _host():
+        return path.exists() and time.time() - path.stat().st_mtime > _FOREIGN_SECONDS
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+def write_arrow(path: AnyPath, columns: Columns, metadata: Mapping[str, str]) -> Path:
+    """Write arrays as one uncompressed Arrow IPC file, atomically; equal arguments give equal bytes.
+
+    Args:
+        path: Where to.
+        columns: Arrays with one first dimension. A one-dimensional array becomes a plain column; of
+            the others each row becomes a fixed-size list.
+        metadata: Kept in the schema.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: A column is of booleans, which Arrow packs.
+    """
+    batch = pa.record_batch({name: _column(array) for name, array in columns.items()})
+    batch = batch.replace_schema_metadata(dict(metadata))
+    with (
+        atomic_path(path) as temporary,
+        pa.OSFile(str(temporary), "wb") as sink,
+        pa.ipc.new_file(sink, batch.schema) as writer,
+    ):
+        writer.write_batch(batch)
+    return Path(path)
+
+
+def checksum(columns: Columns) -> str:
+    """The SHA-256 of the columns' names, types, shapes and bytes, whatever their order."""
+    digest = hashlib.sha256()
+    for name, array in sorted(columns.items()):
+        digest.update(f"{name} {array.dtype} {array.shape} ".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def _column(array: np.ndarray[Any, Any]) -> Any:
+    kind = pa.from_numpy_dtype(array.dtype)
+    if kind.bit_width != 8 * array.itemsize:
+        raise ValueError(f"a column of {array.dtype} cannot be mapped; store it as uint8")
+    # From the buffer itself: pa.array loads pandas and the compute library, 25 MB a process.
+    values = pa.Array.from_buffers(kind, array.size, [None, pa.py_buffer(np.ascontiguousarray(array))])
+    return values if array.ndim == 1 else pa.FixedSizeListArray.from_arrays(values, math.prod(array.shape[1:]))
+
+
+@dataclass(frozen=True, eq=False)
+class ArrowTable:
+    """A memory-mapped Arrow file.
+
+    Attributes:
+        columns: Read-only zero-copy views, (rows,) or (rows, width). Copy before you hand them to
+            PyTorch: writing to an alias of the map ends the process.
+        metadata: The schema's.
+    """
+
+    columns: Columns
+    metadata: Mapping[str, str]
+    _pages: mmap.mmap
+
+    def rows(self, name: str, start: int, stop: int) -> np.ndarray[Any, Any]:
+        """A writable copy of rows ``start`` to ``stop`` of one column.
+
+        The pages are unmapped again, since the page cache holds them for every process anyhow: what
+        has been read never counts as this process's memory.
+        """
+        copy = self.columns[name][start:stop].copy()
+        self._pages.madvise(mmap.MADV_DONTNEED)
+        return copy
+
+
+def open_arrow(path: AnyPath) -> ArrowTable:
+    """Map a file of `write_arrow`, without reading its values.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is cut short, corrupted, or not an Arrow file of one record batch of numbers.
+    """
+    with open(path, "rb") as file:
+        if os.fstat(file.fileno()).st_size == 0:
+            raise ValueError(f"{path} cannot be read (it is empty)")
+        pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        try:
+            reader = pa.ipc.open_file(pa.BufferReader(pa.py_buffer(pages)))
+            if reader.num_record_batches != 1:
+                raise ValueError(f"it has {reader.num_record_batches} record batches instead of 1")
+            batch = reader.get_batch(0)
+            batch.validate()
+            metadata = {k.decode(): v.decode() for k, v in (batch.schema.metadata or {}).items()}
+            columns = {name: _view(batch.column(name), batch.num_rows) for name in batch.schema.names}
+        except (ValueError, TypeError, KeyError, OSError, pa.ArrowException) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{path} cannot be read ({reason})") from error
+    return ArrowTable(columns, metadata, pages)
+
+
+def _view(column: Any, rows: int) -> np.ndarray[Any, Any]:
+    # From the buffer itself: to_numpy would load pandas and the compute library too.
+    values = column.values if pa.types.is_fixed_size_list(column.type) else column
+    dtype = np.dtype(values.type.to_pandas_dtype())
+    if values.null_count or values.type.bit_width != 8 * dtype.itemsize:
+        raise ValueError("a column holds nulls, or is not of plain numbers")
+    count, offset = len(values), values.offset * dtype.itemsize
+    view = np.frombuffer(values.buffers()[1], dtype, count, offset)
+    return view if values is column else view.reshape(rows, column.type.list_size)

@@ -1,0 +1,111 @@
+"""The synthetic set: what distillation makes and evaluation trains on.
+
+Shapes: `N` images, `K` classes, `C H W` image.
+"""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from raydd.data.tensors import load_tensors, save_tensors
+from raydd.data.transform import Transform
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class SyntheticSet:
+    """A small labelled image set, complete in itself.
+
+    Attributes:
+        images: (N, C, H, W), in the space that ``transform`` leads to.
+        labels: (N,) int64 classes, or (N, K) logits of soft labels.
+        lr: The step size that students of it train with, a scalar.
+        transform: The preprocessing that real images need to stand beside ``images``.
+        dataset: Name or path of the data set it stands for.
+        classes: The K class names.
+        recipe: The configuration that made it.
+        provenance: Versions, commit, the source's fingerprint.
+        history: Scores during distillation, oldest first.
+    """
+
+    images: Tensor
+    labels: Tensor
+    lr: Tensor
+    transform: Transform
+    dataset: str
+    classes: tuple[str, ...]
+    recipe: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    history: tuple[dict[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.images.ndim != 4 or len(self.labels) != len(self.images):
+            raise ValueError(
+                f"images {tuple(self.images.shape)} and labels {tuple(self.labels.shape)} do not belong together; "
+                "need (N, C, H, W) and (N,) or (N, K)"
+            )
+
+    @property
+    def label_kind(self) -> Literal["hard", "logits"]:
+        """Whether labels are classes or logits."""
+        return "hard" if self.labels.ndim == 1 else "logits"
+
+    @property
+    def ipc(self) -> float:
+        """Images a class."""
+        return len(self.images) / len(self.classes)
+
+    @property
+    def targets(self) -> Tensor:
+        """What a loss compares with: (N,) classes, or (N, K) probabilities."""
+        return self.labels if self.label_kind == "hard" else torch.softmax(self.labels, dim=1)
+
+    def with_leaves(self, leaves: dict[str, Tensor]) -> "SyntheticSet":
+        """The same set with images, labels or lr replaced, by name."""
+        return replace(self, **leaves)
+
+    def to(self, device: torch.device | str) -> "SyntheticSet":
+        """The same set with its tensors on another device."""
+        moved = {name: getattr(self, name).to(device) for name in ("images", "labels", "lr")}
+        return replace(self, transform=self.transform.to(device), **moved)
+
+    def pixels(self) -> Tensor:
+        """Images (N, C, H, W) as pictures in [0, 1]: preprocessing undone, clamped."""
+        return self.transform.inverse(self.images).clamp(0, 1)
+
+    def save(self, path: Path | str) -> None:
+        """Write one Arrow file, whole or not at all; equal sets give equal bytes."""
+        tensors = {"images": self.images, "labels": self.labels, "lr": self.lr}
+        tensors |= {f"transform.{name}": value for name, value in self.transform.arrays().items()}
+        names = ("dataset", "classes", "recipe", "provenance", "history")
+        metadata = {"format": FORMAT, "kind": "synset", "transform": self.transform.metadata()}
+        save_tensors(Path(path), tensors, metadata | {name: getattr(self, name) for name in names})
+
+    @classmethod
+    def load(cls, path: Path | str) -> "SyntheticSet":
+        """Read a set that `save` wrote.
+
+        Raises:
+            ValueError: If the file is missing, damaged, or no synthetic set of this format.
+        """
+        tensors, metadata = load_tensors(Path(path))
+        if metadata.get("kind") != "synset" or metadata["format"] != FORMAT:
+            raise ValueError(f"{path} is no synthetic set of format {FORMAT}; name a synset.arrow")
+        arrays = {
+            name.removeprefix("transform."): value for name, value in tensors.items() if name.startswith("transform.")
+        }
+        return cls(
+            images=tensors["images"],
+            labels=tensors["labels"],
+            lr=tensors["lr"],
+            transform=Transform.restore(metadata["transform"], arrays),
+            dataset=metadata["dataset"],
+            classes=tuple(metadata["classes"]),
+            recipe=metadata["recipe"],
+            provenance=metadata["provenance"],
+            history=tuple(metadata["history"]),
+        )

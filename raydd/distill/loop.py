@@ -1,0 +1,208 @@
+"""The one loop of every distiller: loss, gradient, step, for each learned part of the synthetic set."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from raydd.data.synset import SyntheticSet
+from raydd.numerics.rng import generator
+
+State = TypeVar("State")
+
+
+class Objective(Protocol[State]):
+    """What a synthetic set must match."""
+
+    def init(self, rng: torch.Generator) -> State:
+        """What the objective carries from step to step: nested dictionaries of tensors, or None."""
+
+    def loss(
+        self, synset: SyntheticSet, state: State, step: int, rng: torch.Generator
+    ) -> tuple[Tensor, State]:
+        """The scalar to lower at an outer step, and the state for the next."""
+
+
+class Leaf(NamedTuple):
+    """How one part of the synthetic set is learned, by SGD."""
+
+    lr: float
+    momentum: float = 0.0
+
+
+class Step(NamedTuple):
+    """What happened in an outer step.
+
+    Attributes:
+        step: Outer steps done, from 1.
+        loss: The objective before the step.
+        lr: The student's step size after it.
+        stepped: False where the gate held the step back.
+        rolled_back_to: The outer step that was returned to because the loss or a gradient was not
+            finite; None otherwise.
+    """
+
+    step: int
+    loss: float
+    lr: float
+    stepped: bool
+    rolled_back_to: int | None
+
+
+class Distillation:
+    """A synthetic set being learned: leaves, optimisers and all that resuming needs.
+
+    The draws of a step come from (seed, step, attempt) alone, so a state restored at step k goes on
+    exactly as the uninterrupted run did.
+
+    Args:
+        objective: What to match.
+        synset: The start.
+        learn: Which of images, labels and lr are learned, and how.
+        seed: The run's seed.
+        gate: Step only when the loss is at most this.
+        ema: Decay of a running mean of the images, which `result` then returns; never fed back.
+        keep_every: Steps between the states that a non-finite loss is rolled back to.
+
+    The student's step size is kept at or above a hundredth of its start: a negative or vanishing one
+    has no meaning, and a plain clamp leaves the published step sizes for it their meaning.
+    """
+
+    MAX_ROLLBACKS = 10
+
+    def __init__(  # noqa: PLR0913 - each is one line of a method's recipe
+        self,
+        objective: Objective[Any],
+        synset: SyntheticSet,
+        learn: dict[str, Leaf],
+        seed: int,
+        *,
+        gate: float | None = None,
+        ema: float | None = None,
+        keep_every: int = 10,
+    ) -> None:
+        self._objective, self._seed = objective, seed
+        self._gate, self._decay, self._keep_every = gate, ema, keep_every
+        self._synset = synset
+        self._lr_floor = float(synset.lr) / 100
+        self._leaves = {name: getattr(synset, name).detach().clone().requires_grad_() for name in learn}
+        self._optimizers = {
+            name: torch.optim.SGD([self._leaves[name]], lr=leaf.lr, momentum=leaf.momentum)
+            for name, leaf in learn.items()
+        }
+        self._mean = synset.images.detach().clone() if ema is not None else None
+        self._state = objective.init(generator(seed, "objective"))
+        self.step = 0
+        self._attempt = 0
+        self._kept = self.state_dict()
+
+    def run(self, steps: int) -> Iterator[Step]:
+        """Take outer steps until ``steps`` are done, yielding each.
+
+        Raises:
+            FloatingPointError: If the loss is not finite again and again from the same state.
+        """
+        while self.step < steps:
+            yield self._advance()
+
+    def _advance(self) -> Step:
+        if self.step % self._keep_every == 0 and self._kept["step"] != self.step:
+            self._kept, self._attempt = self.state_dict(), 0
+        rng = generator(self._seed, "outer", self.step, self._attempt)
+        current = self._synset.with_leaves(self._leaves)
+        loss, state = self._objective.loss(current, self._state, self.step, rng)
+        gradients = torch.autograd.grad(loss, list(self._leaves.values()))
+        if not all(bool(torch.isfinite(value).all()) for value in (loss, *gradients)):
+            return self._roll_back(float(loss))
+        stepped = self._gate is None or float(loss) <= self._gate
+        if stepped:
+            self._descend(gradients)
+        self._state = state
+        self.step += 1
+        return Step(self.step, float(loss), float(self._current("lr")), stepped, None)
+
+    def _descend(self, gradients: tuple[Tensor, ...]) -> None:
+        for (name, optimizer), gradient in zip(self._optimizers.items(), gradients, strict=True):
+            self._leaves[name].grad = gradient
+            optimizer.step()
+            self._leaves[name].grad = None
+        with torch.no_grad():
+            if "lr" in self._leaves:
+                self._leaves["lr"].clamp_(min=self._lr_floor)
+            if self._mean is not None and self._decay is not None:
+                self._mean.mul_(self._decay).add_(self._current("images"), alpha=1 - self._decay)
+
+    def _roll_back(self, loss: float) -> Step:
+        failed, self._attempt = self.step, self._attempt + 1
+        if self._attempt > self.MAX_ROLLBACKS:
+            raise FloatingPointError(
+                f"outer step {failed + 1}: loss {loss} after {self.MAX_ROLLBACKS} rollbacks to step "
+                f"{self._kept['step']}; lower lr.images or lr.lr"
+            )
+        attempt = self._attempt
+        self.load_state_dict(self._kept)
+        self._attempt = attempt
+        return Step(failed + 1, loss, float(self._current("lr")), False, self.step)
+
+    def _current(self, name: str) -> Tensor:
+        value: Tensor = self._leaves.get(name, getattr(self._synset, name))
+        return value.detach()
+
+    @property
+    def result(self) -> SyntheticSet:
+        """The synthetic set as it stands: copies, with the running mean of the images if one is kept."""
+        leaves = {name: self._current(name).clone() for name in self._leaves}
+        if self._mean is not None:
+            leaves["images"] = self._mean.clone()
+        return self._synset.with_leaves(leaves)
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """The state that a non-finite loss would be rolled back to: the one worth saving."""
+        return self._kept
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that resuming needs, as copies: nested dictionaries of tensors and numbers."""
+        return {
+            "step": self.step,
+            "leaves": {name: leaf.detach().clone() for name, leaf in self._leaves.items()},
+            "momentum": {name: _momentum(optimizer) for name, optimizer in self._optimizers.items()},
+            "mean": None if self._mean is None else self._mean.clone(),
+            "objective": _copied(self._state),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state that `state_dict` gave."""
+        with torch.no_grad():
+            for name, leaf in self._leaves.items():
+                leaf.copy_(state["leaves"][name])
+            if self._mean is not None:
+                self._mean.copy_(state["mean"])
+        for name, optimizer in self._optimizers.items():
+            value = state["momentum"][name]
+            leaf = self._leaves[name]
+            optimizer.state.clear()
+            if value is not None:
+                optimizer.state[leaf]["momentum_buffer"] = value.clone().to(leaf)
+        self._state = _copied(state["objective"])
+        self.step, self._attempt = state["step"], 0
+        self._kept = self.state_dict()
+
+
+def _momentum(optimizer: torch.optim.SGD) -> Tensor | None:
+    (leaf,) = optimizer.param_groups[0]["params"]
+    value: Tensor | None = optimizer.state[leaf].get("momentum_buffer")
+    return None if value is None else value.clone()
+
+
+def _copied(state: Any) -> Any:
+    match state:
+        case dict():
+            return {key: _copied(value) for key, value in state.items()}
+        case Tensor():
+            return state.detach().clone()
+        case _:
+            return state
+
+

@@ -1,0 +1,82 @@
+"""The networks without shortcuts: MLP, LeNet, AlexNet and VGG11, in their small-image forms.
+
+All are those of the official code of arXiv 2006.05929 on 32x32 images. Elsewhere, 28x28 images of
+any channels are padded to 32x32 by the first convolution, and a map that is larger than on 32x32
+images is averaged to about the same side, so that the linear layer does not grow with the image.
+"""
+
+from torch import nn
+
+from raydd.models.classifier import Classifier, Norm, instance_norm, padded, stem_padding
+
+
+def mlp(channels: int, size: int, classes: int) -> Classifier:
+    """Three linear layers, 128 wide; 128 features."""
+    inputs = channels * size * size
+    body = nn.Sequential(nn.Flatten(), nn.Linear(inputs, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU())
+    return Classifier(body, 128, classes)
+
+
+def lenet(channels: int, size: int, classes: int) -> Classifier:
+    """LeNet-5 with ReLU and max pooling; 84 features.
+
+    Its convolutions have no padding, so images under 32x32 are padded to 32x32 (28x28 as in the
+    official code).
+    """
+    padding = max(0, 33 - size) // 2
+    side = ((size + 2 * padding - 4) // 2 - 4) // 2
+    average = side // 5
+    layers: list[nn.Module] = [
+        nn.Conv2d(channels, 6, 5, padding=padding),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(6, 16, 5),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.AvgPool2d(average),
+        nn.Flatten(),
+        nn.Linear(16 * (side // average) ** 2, 120),
+        nn.ReLU(),
+        nn.Linear(120, 84),
+        nn.ReLU(),
+    ]
+    return Classifier(nn.Sequential(*layers), 84, classes)
+
+
+# One row a convolution: width, kernel, whether a max pooling follows.
+_ALEXNET = ((128, 5, True), (192, 5, True), (256, 3, False), (192, 3, False), (192, 3, True))
+
+
+def alexnet(channels: int, size: int, classes: int) -> Classifier:
+    """Five convolutions and one linear layer; 192 x 4 x 4 features on 32x32 images."""
+    layers, inputs = list[nn.Module](), channels
+    for place, (width, kernel, pooled) in enumerate(_ALEXNET):
+        padding = kernel // 2 if place else stem_padding(size, kernel)
+        layers += [nn.Conv2d(inputs, width, kernel, padding=padding), nn.ReLU()]
+        layers += [nn.MaxPool2d(2)] if pooled else []
+        inputs = width
+    side = padded(size) // 8
+    average = max(1, side // 4)
+    layers.append(nn.AvgPool2d(average))
+    return Classifier(nn.Sequential(*layers), 192 * (side // average) ** 2, classes)
+
+
+# Widths of the convolutions between the poolings.
+_VGG11 = ((64,), (128,), (256, 256), (512, 512), (512, 512))
+
+
+def vgg11(channels: int, size: int, classes: int, *, norm: Norm = instance_norm) -> Classifier:
+    """VGG11 with a norm after each convolution; 512 features.
+
+    On images under 32x32 a max pooling that would leave one pixel to a later convolution is left
+    out: an instance norm of one pixel is constant. The map that remains is averaged.
+    """
+    layers, inputs, side, padding = list[nn.Module](), channels, padded(size), stem_padding(size, 3)
+    for place, widths in enumerate(_VGG11, start=1):
+        for width in widths:
+            layers += [nn.Conv2d(inputs, width, 3, padding=padding), norm(width), nn.ReLU()]
+            inputs, padding = width, 1
+        if side >= 4 or place == len(_VGG11):
+            layers.append(nn.MaxPool2d(2))
+            side //= 2
+    return Classifier(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1)), 512, classes)

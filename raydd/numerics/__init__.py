@@ -1,0 +1,1 @@
+"""Functions of tensors: no files, no clock, no global state; torch only."""

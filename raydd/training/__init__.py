@@ -1,0 +1,1 @@
+"""Training networks: experts on real images, students on synthetic ones."""

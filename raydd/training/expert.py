@@ -1,0 +1,108 @@
+"""Training an expert: a network on real images, with a snapshot an epoch.
+
+Shapes: `P` parameters, `Q` running statistics, `B` batch, `C H W` image, `K` classes.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from raydd.config import ExpertConfig
+from raydd.data.feed import Feed
+from raydd.numerics.augment import Augment
+from raydd.numerics.flat import flatten, running_statistics, seeded
+from raydd.numerics.losses import cross_entropy
+from raydd.numerics.rng import generator
+
+
+class Snapshot(NamedTuple):
+    """An expert at the end of an epoch.
+
+    Attributes:
+        theta: (P,) float32 on the CPU; a copy, never an alias of the live weights.
+        buffers: (Q,) running statistics, empty where the network has none.
+        epoch: Epochs trained; 0 is the start.
+        accuracy: On the validation split, in [0, 1]; NaN where there is none.
+        train_loss: Mean training loss of the epoch, in nats; NaN at the start.
+    """
+
+    theta: Tensor
+    buffers: Tensor
+    epoch: int
+    accuracy: float
+    train_loss: float
+
+
+def train_expert(
+    config: ExpertConfig,
+    build: Callable[[], nn.Module],
+    train: Feed,
+    validation: Feed,
+    augment: Augment,
+    seed: tuple[int, int],
+) -> Iterator[Snapshot]:
+    """Train one expert and yield its snapshots, epochs 0 to ``config.epochs``.
+
+    Args:
+        config: Step size, momentum, schedule, batch size.
+        build: Makes the network.
+        train: Training images; its device is the expert's.
+        validation: Held-out images that ``accuracy`` is measured on; may be empty.
+        augment: Drawn afresh for every batch, an image at a time.
+        seed: The run's seed and the expert's index; all draws come from them, so an expert is the
+            same whoever trains it and in whatever order.
+
+    Raises:
+        FloatingPointError: If the training loss stops being finite.
+
+    Reference:
+        Cazenavette et al., arXiv 2203.11932, section 3.1 and appendix A.3.
+    """
+    path = (seed[0], "expert", seed[1])
+    network = seeded(build, generator(*path, "init")).to(train.targets.device)
+    optimizer, schedule = make_optimizer(network, config)
+    yield _snapshot(network, 0, validation, float("nan"))
+    for epoch in range(1, config.epochs + 1):
+        order, draws = generator(*path, "order", epoch), generator(*path, "augment", epoch)
+        total = torch.zeros((), dtype=torch.float64, device=train.targets.device)
+        for x, y in train.shuffled(config.batch_size, order):
+            loss = cross_entropy(network(augment.draw(x.shape, draws)(x)), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total += loss.detach() * len(y)
+        schedule.step()
+        mean = float(total) / len(train)
+        if not torch.isfinite(total):
+            raise FloatingPointError(f"expert {seed[1]}: loss is {mean} in epoch {epoch}; lower experts.lr ({config.lr})")
+        yield _snapshot(network, epoch, validation, mean)
+
+
+def make_optimizer(
+    network: nn.Module, config: ExpertConfig
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """SGD as ``config.optimizer`` says, and its schedule, stepped once an epoch."""
+    momentum = {"sgd": 0.0, "momentum": config.momentum}[config.optimizer]
+    optimizer = torch.optim.SGD(
+        network.parameters(), lr=config.lr, momentum=momentum, weight_decay=config.weight_decay
+    )
+    return optimizer, torch.optim.lr_scheduler.MultiStepLR(optimizer, list(config.milestones), config.gamma)
+
+
+def measure_accuracy(network: nn.Module, images: Feed) -> float:
+    """The fraction of images classified correctly, with running statistics; NaN of no images."""
+    if not len(images):
+        return float("nan")
+    network.eval()
+    with torch.no_grad():
+        right = sum(int((network(x).argmax(dim=1) == y).sum()) for x, y in images.in_order())
+    network.train()
+    return right / len(images)
+
+
+def _snapshot(network: nn.Module, epoch: int, validation: Feed, train_loss: float) -> Snapshot:
+    theta = flatten(dict(network.named_parameters())).cpu()
+    buffers = flatten(running_statistics(network)).cpu()
+    return Snapshot(theta, buffers, epoch, measure_accuracy(network, validation), train_loss)

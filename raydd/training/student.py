@@ -1,0 +1,103 @@
+"""Training a student from scratch on few images, and testing it on real ones.
+
+Shapes: `N` synthetic images, `K` classes, `B` batch, `C H W` image.
+"""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from raydd.data.feed import Feed
+from raydd.data.synset import SyntheticSet
+from raydd.numerics.augment import Augment
+from raydd.numerics.flat import seeded
+from raydd.numerics.losses import cross_entropy
+from raydd.numerics.rng import generator
+from raydd.training.expert import measure_accuracy
+from raydd.training.protocol import Protocol
+
+Epoch = Callable[[torch.Generator], Iterator[tuple[Tensor, Tensor]]]
+"""One epoch of batches (B, C, H, W), (B,) or (B, K), in an order drawn from the generator."""
+
+
+def evaluate(
+    synset: SyntheticSet,
+    build: Callable[[], nn.Module],
+    test: Feed,
+    protocol: Protocol,
+    augment: Augment,
+    seed: int,
+) -> float:
+    """The accuracy on real images of one fresh network trained on a synthetic set.
+
+    Args:
+        synset: The set; its tensors are moved to the device of ``test``.
+        build: Makes the network.
+        test: Real images, preprocessed as the set's ``transform`` says.
+        protocol: Epochs, step size, schedule; the network after the last epoch is tested.
+        augment: Drawn afresh for every batch, an image at a time.
+        seed: Initial weights, order and augmentation come from it.
+
+    Returns:
+        Fraction of test images classified correctly, in [0, 1].
+    """
+    synset = synset.to(test.targets.device)
+    images, targets = synset.images, synset.targets
+
+    def epoch(rng: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        for rows in torch.randperm(len(images), generator=rng).split(protocol.batch_size):
+            rows = rows.to(images.device)
+            yield images[rows], targets[rows]
+
+    lr = float(synset.lr) if protocol.lr is None else protocol.lr
+    epochs = protocol.plain_epochs if augment.plain else protocol.epochs
+    return _fit_and_test(build, epoch, test, protocol, augment, lr, epochs, seed)
+
+
+def evaluate_real(
+    train: Feed,
+    build: Callable[[], nn.Module],
+    test: Feed,
+    protocol: Protocol,
+    augment: Augment,
+    seed: int,
+) -> float:
+    """The accuracy of one fresh network trained on all real images: the upper end of the scale.
+
+    As `evaluate`, but for ``protocol.real_epochs`` epochs, and with step size 0.01 where the protocol
+    takes the synthetic set's own.
+    """
+
+    def epoch(rng: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        return train.shuffled(protocol.batch_size, rng)
+
+    lr = 0.01 if protocol.lr is None else protocol.lr
+    return _fit_and_test(build, epoch, test, protocol, augment, lr, protocol.real_epochs, seed)
+
+
+def _fit_and_test(  # noqa: PLR0913, PLR0917 - the two verbs above differ in these alone
+    build: Callable[[], nn.Module],
+    epoch: Epoch,
+    test: Feed,
+    protocol: Protocol,
+    augment: Augment,
+    lr: float,
+    epochs: int,
+    seed: int,
+) -> float:
+    network = seeded(build, generator(seed, "student", "init")).to(test.targets.device).train()
+    optimizer = torch.optim.SGD(
+        network.parameters(), lr=lr, momentum=protocol.momentum, weight_decay=protocol.weight_decay
+    )
+    milestones = [int(epochs * part) for part in protocol.milestones]
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, protocol.gamma)
+    order, draws = generator(seed, "student", "order"), generator(seed, "student", "augment")
+    for _ in range(epochs):
+        for x, y in epoch(order):
+            loss = cross_entropy(network(augment.draw(x.shape, draws)(x)), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        schedule.step()
+    return measure_accuracy(network, test)

@@ -1,0 +1,69 @@
+import json
+import multiprocessing
+import shutil
+from pathlib import Path
+
+import pytest
+
+from raydd.data import cache as cache_module
+from raydd.data.datasets import load_dataset
+
+
+def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cache_module, "_check_alike", full)
+    with pytest.raises(ValueError, match=r"cannot be written \(No space left on device\): set RAYDD_CACHE"):
+        load_dataset("digits", cache=tmp_path / "cache")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_half_written_copy_is_never_read(tmp_path: Path) -> None:
+    digits = load_dataset("digits", cache=tmp_path)
+    (folder,) = (tmp_path / "datasets").iterdir()
+    half = folder.with_name(f".{folder.name}-1-abcd.tmp")
+    folder.rename(half)
+    (half / "test_images.npy").unlink()
+    assert load_dataset("digits", cache=tmp_path).fingerprint == digits.fingerprint
+    assert folder.is_dir()
+
+
+@pytest.mark.parametrize("name", ["train_images.npy", "test_labels.npy", "dataset.json"])
+def test_a_damaged_copy_is_named(tmp_path: Path, name: str) -> None:
+    load_dataset("digits", cache=tmp_path)
+    (folder,) = (tmp_path / "datasets").iterdir()
+    data = (folder / name).read_bytes()
+    (folder / name).write_bytes(data[: len(data) // 2])
+    with pytest.raises(ValueError, match=f"{folder} is a damaged copy of a data set: delete that folder"):
+        load_dataset("digits", cache=tmp_path)
+
+
+def _load(cache: Path, barrier: object, results: object) -> None:
+    barrier.wait()
+    results.put(load_dataset("digits", cache=cache).fingerprint)
+
+
+def test_concurrent_writers_agree(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    barrier, results = context.Barrier(3), context.Queue()
+    workers = [context.Process(target=_load, args=(tmp_path, barrier, results)) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    prints = {results.get(timeout=60) for _ in workers}
+    for worker in workers:
+        worker.join(60)
+    assert prints == {load_dataset("digits", cache=tmp_path).fingerprint}
+    (folder,) = (tmp_path / "datasets").iterdir()
+    assert json.loads((folder / "dataset.json").read_text())["fingerprint"] in prints
+
+
+def test_the_loser_of_a_race_uses_the_winners_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load_dataset("digits", cache=tmp_path / "winner")
+    (winner,) = (tmp_path / "winner" / "datasets").iterdir()
+    target = tmp_path / "loser" / "datasets" / winner.name
+    about = json.loads((winner / "dataset.json").read_text())
+    (winner / "dataset.json").write_text(json.dumps(about | {"note": "the winner's"}))
+    monkeypatch.setattr(cache_module, "_check_alike", lambda unfinished: shutil.copytree(winner, target))
+    assert load_dataset("digits", cache=tmp_path / "loser").note == "the winner's"
+    assert list(target.parent.iterdir()) == [target]
