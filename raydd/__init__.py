@@ -1,1 +1,66 @@
-"""raydd."""
+"""raydd: distributed dataset distillation on Ray.
+
+Three verbs: `train_experts`, `distill`, `evaluate`; what flows between them: trajectories
+(`ArrowBuffer`) and synthetic sets (`SyntheticSet`).
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from raydd.api import distill, evaluate, train_experts
+    from raydd.config import DataConfig, DistillConfig, ExpertConfig, ExpertsConfig
+    from raydd.data.buffer import ArrowBuffer
+    from raydd.data.datasets import DATASETS, Dataset, load_dataset
+    from raydd.data.synset import SyntheticSet
+    from raydd.data.trajectory import InMemory, Segment
+    from raydd.methods import METHODS
+    from raydd.models.zoo import NETWORKS
+    from raydd.training.protocol import PROTOCOLS
+
+_HOMES = {
+    "train_experts": "api",
+    "distill": "api",
+    "evaluate": "api",
+    "DataConfig": "config",
+    "DistillConfig": "config",
+    "ExpertConfig": "config",
+    "ExpertsConfig": "config",
+    "ArrowBuffer": "data.buffer",
+    "DATASETS": "data.datasets",
+    "Dataset": "data.datasets",
+    "load_dataset": "data.datasets",
+    "SyntheticSet": "data.synset",
+    "InMemory": "data.trajectory",
+    "Segment": "data.trajectory",
+    "METHODS": "methods",
+    "NETWORKS": "models.zoo",
+    "PROTOCOLS": "training.protocol",
+}
+
+__all__ = [
+    "DATASETS",
+    "METHODS",
+    "NETWORKS",
+    "PROTOCOLS",
+    "ArrowBuffer",
+    "DataConfig",
+    "Dataset",
+    "DistillConfig",
+    "ExpertConfig",
+    "ExpertsConfig",
+    "InMemory",
+    "Segment",
+    "SyntheticSet",
+    "distill",
+    "evaluate",
+    "load_dataset",
+    "train_experts",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from its module when it is first asked for, so that importing stays cheap."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'raydd' has no attribute {name!r}")
+    return getattr(import_module(f"raydd.{_HOMES[name]}"), name)

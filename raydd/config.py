@@ -137,6 +137,14 @@ class DistillConfig(Config):
     experts: ExpertConfig = ExpertConfig()
 
 
+class ExpertsConfig(Config):
+    """A buffer of experts: the images, the experts, and the seed of every draw."""
+
+    data: DataConfig = DataConfig()
+    experts: ExpertConfig = ExpertConfig()
+    seed: int = 0
+
+
 C = TypeVar("C", bound=Config)
 Tree = dict[str, Any]
 
@@ -228,7 +236,7 @@ def load_preset(dataset: str, method: str, ipc: int) -> Tree:
     A preset file has the values of every ipc under ``all`` and those of one under ``ipc``.
     """
     file = resources.files("raydd") / "presets" / dataset / f"{method}.yaml"
-    if "/" in dataset or not file.is_file():
+    if not dataset.isidentifier() or not file.is_file():
         return {}
     content = yaml.safe_load(file.read_text(encoding="utf-8"))
     tree: Tree = {}
@@ -239,14 +247,22 @@ def load_preset(dataset: str, method: str, ipc: int) -> Tree:
     return tree
 
 
-def load_file(path: Path) -> Tree:
-    """Nested values of a YAML file.
+def expand_preset(name: str, ipc: int) -> Tree:
+    """The values of ``--preset``: a shipped ``dataset/method``, or a YAML file of one configuration.
 
     Raises:
-        ValueError: If it is not there or does not hold a mapping.
+        ValueError: If it is neither, or the file does not hold a mapping.
+
+    >>> expand_preset("digits/mtt", 1)["steps"]
+    150
     """
+    dataset, _, method = name.partition("/")
+    shipped = load_preset(dataset, method, ipc)
+    if shipped:
+        return shipped
+    path = Path(name)
     if not path.is_file():
-        raise ValueError(f"preset file {path} does not exist; name a YAML file")
+        raise ValueError(f"--preset {name!r} is neither shipped, such as digits/mtt, nor a YAML file")
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     if not isinstance(content, dict):
         raise ValueError(f"preset file {path} holds no mapping; it needs lines such as 'steps: 150'")

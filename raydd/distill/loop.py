@@ -114,13 +114,13 @@ class Distillation:
         loss, state = self._objective.loss(current, self._state, self.step, rng)
         gradients = torch.autograd.grad(loss, list(self._leaves.values()))
         if not all(bool(torch.isfinite(value).all()) for value in (loss, *gradients)):
-            return self._roll_back(float(loss))
-        stepped = self._gate is None or float(loss) <= self._gate
+            return self._roll_back(float(loss.detach()))
+        stepped = self._gate is None or float(loss.detach()) <= self._gate
         if stepped:
             self._descend(gradients)
         self._state = state
         self.step += 1
-        return Step(self.step, float(loss), float(self._current("lr")), stepped, None)
+        return Step(self.step, float(loss.detach()), float(self._current("lr")), stepped, None)
 
     def _descend(self, gradients: tuple[Tensor, ...]) -> None:
         for (name, optimizer), gradient in zip(self._optimizers.items(), gradients, strict=True):

@@ -106,9 +106,14 @@ class FlatModel:
 
     def _call(self, module: nn.Module, prefix: str, theta: Tensor, x: Tensor) -> Tensor:
         state = split(theta, self.layout)
-        fresh = {name: value.to(theta, copy=True) for name, value in running_statistics(self._network).items()}
+        fresh = {name: _copied(value, theta) for name, value in self._network.named_buffers()}
         arguments: dict[str, Any] = {prefix + name: value for name, value in {**state, **fresh}.items()}
         return functional_call(module, arguments, (x,))  # type: ignore[no-any-return]
+
+
+def _copied(buffer: Tensor, like: Tensor) -> Tensor:
+    """A copy of a buffer on the device of ``like``, and in its dtype unless it counts or indexes."""
+    return buffer.to(like.device, like.dtype if buffer.is_floating_point() else buffer.dtype, copy=True)
 
 
 def seeded(build: Callable[[], nn.Module], rng: torch.Generator) -> nn.Module:
@@ -119,5 +124,5 @@ def seeded(build: Callable[[], nn.Module], rng: torch.Generator) -> nn.Module:
     """
     seed = int(torch.randint(2**62, (), generator=rng))
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # type: ignore[no-untyped-call]
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the GPUs' generators too
         return build()

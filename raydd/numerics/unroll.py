@@ -168,7 +168,7 @@ def _step(
         loss = ctx.inner(theta, ctx.views[step](x), y)
         (gradient,) = torch.autograd.grad(loss, theta, create_graph=bool(leaves))
         slope = torch.dot(gradient, adjoint)
-    if leaves:
+    if slope.requires_grad:  # not where the loss is linear in theta and in what is wanted
         derivatives = torch.autograd.grad(slope, [leaf for _, leaf in leaves], allow_unused=True)
         for (place, _), derivative in zip(leaves, derivatives, strict=True):
             found[place] = derivative

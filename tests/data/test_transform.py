@@ -120,7 +120,6 @@ def test_unknown_kind_names_the_kinds(digits: Dataset) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("kind", ALL)
 def test_gpu_equals_cpu(kind: str, digits: Dataset) -> None:
     transform = fit_transform(kind, digits)

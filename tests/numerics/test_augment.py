@@ -267,7 +267,6 @@ def test_unknown_names_and_words_are_refused():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize(("name", "strategy"), CASES)
 @pytest.mark.parametrize("siamese", [False, True])
 def test_views_are_the_same_on_a_gpu(name, strategy, siamese):

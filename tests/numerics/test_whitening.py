@@ -91,7 +91,6 @@ def test_one_image_is_refused() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_gpu_equals_cpu() -> None:
     x = images(60, 3, 4, 4)
     there: Whitening = fit_zca(x.cuda())

@@ -1,0 +1,5 @@
+"""`python -m raydd` is `raydd`."""
+
+from raydd.cli import main
+
+main()

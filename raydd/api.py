@@ -1,0 +1,260 @@
+"""The verbs as functions: what the command line calls, and what a script may.
+
+Each takes a configuration, does the whole job, and tells of its progress through a `Screen`.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from raydd.config import DataConfig, DistillConfig, ExpertConfig, ExpertsConfig, build
+from raydd.console import Screen, clock, left
+from raydd.data.cache import default_cache
+from raydd.data.files import write_atomic
+from raydd.data.synset import SyntheticSet
+from raydd.report.picture import grid, save_png
+from raydd.runs import Run, check, open_buffer
+from raydd.training.expert import train_expert
+from raydd.training.protocol import PROTOCOLS
+from raydd.training.scores import Entry, Matrix, baselines, summarise
+from raydd.workspace import Workspace, open_workspace, resolve_device
+
+
+def default_buffer(config: ExpertsConfig) -> Path:
+    """Where the cache keeps the buffer of a configuration: one folder for any number of experts."""
+    tree = config.model_dump(mode="json")
+    tree["experts"].pop("num_experts")
+    digest = hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:12]
+    name = f"{Path(config.data.dataset).name}-{config.experts.network.replace(':', '-')}-{digest}"
+    return default_cache() / "buffers" / name
+
+
+def train_experts(
+    config: ExpertsConfig,
+    out: Path | None = None,
+    *,
+    num_workers: int | None = None,
+    address: str | None = None,
+    device: str = "auto",
+    screen: Screen | None = None,
+) -> Path:
+    """Train the experts that a buffer lacks, on Ray.
+
+    Args:
+        config: The buffer.
+        out: Its folder; None takes the cache's.
+        num_workers: Workers asked for; as many as fit are started.
+        address: Of a Ray cluster; None starts a local Ray.
+        device: auto, cpu or cuda.
+        screen: Where progress is told.
+
+    Returns:
+        The buffer's folder.
+
+    Raises:
+        ValueError: Unknown data set or network, or a folder that holds another buffer; nothing is written.
+        RuntimeError: An expert failed; those finished are kept, and the same call goes on.
+    """
+    from raydd.remote.experts import Job, prepare, train_missing  # noqa: PLC0415 - ray loads when it is needed
+    from raydd.remote.session import session  # noqa: PLC0415
+
+    screen = screen or Screen()
+    if num_workers is not None and num_workers < 1:
+        raise ValueError(f"--num-workers {num_workers}: at least 1 worker is needed")
+    folder = (out or default_buffer(config)).absolute()
+    job, missing = prepare(Job(config.data, config.experts, config.seed, folder, resolve_device(device).type))
+    total = config.experts.num_experts
+    if not missing:
+        screen.note(f"{folder}: all {total} experts are there")
+        return folder
+    screen.note(f"{folder}: training {len(missing)} of {total} experts ({config.experts.network})")
+    with session(address), screen.progress("experts", len(missing) * config.experts.epochs) as update:
+        for step in train_missing(job, missing, num_workers):
+            if step.note:
+                screen.note(step.note)
+            update(step.epochs, f"epochs, {step.done}/{step.total} experts {left(step.seconds_left)}")
+    screen.note(f"{folder}: {total} experts")
+    return folder
+
+
+def estimate_seconds(config: ExpertsConfig, work: Workspace, cpus: int) -> float:
+    """About how long the buffer's experts will take, from one measured epoch on an eighth of the data."""
+    whole = work.dataset.train
+    rows = whole.index[:: max(1, min(8, len(whole) // config.experts.batch_size))]
+    part, nothing = (type(whole)(whole.images, whole.labels, index) for index in (rows, rows[:0]))
+    recipe = config.experts.model_copy(update={"epochs": 1})
+    start = time.monotonic()
+    for _ in train_expert(recipe, work.build, work.feed(part), work.feed(nothing), work.augment, (0, 0)):
+        pass
+    epoch = (time.monotonic() - start) * len(whole) / len(rows)
+    return epoch * config.experts.epochs * config.experts.num_experts / cpus
+
+
+def distill(
+    config: DistillConfig,
+    out: Path,
+    *,
+    buffer: Path | None = None,
+    resume: bool = False,
+    num_workers: int | None = None,
+    address: str | None = None,
+    device: str = "auto",
+    screen: Screen | None = None,
+) -> SyntheticSet:
+    """Distill a synthetic set into a run folder.
+
+    Args:
+        config: The run.
+        out: Its folder.
+        buffer: The experts; None uses the cache's buffer for the configuration, and trains what it lacks.
+        resume: Go on from the folder's checkpoint, where there is one.
+        num_workers: Workers for experts that must be trained.
+        address: Of a Ray cluster for them.
+        device: auto, cpu or cuda.
+        screen: Where progress is told.
+
+    Returns:
+        The synthetic set; also ``out/synset.arrow``.
+
+    Raises:
+        ValueError: Whatever cannot run is refused before anything is written.
+        FloatingPointError: The loss stays infinite or NaN; the checkpoint is kept.
+    """
+    screen = screen or Screen()
+    target = resolve_device(device)
+    folder = buffer or _cached_buffer(config, target, num_workers, address, screen)
+    experts, work = open_buffer(folder, config, target)
+    check(config.model_copy(update={"experts": config.experts.model_copy(update={"epochs": experts.epochs})}), work)
+    run = Run(config, out, experts, work, resume)
+    start, first = time.monotonic(), None
+    with screen.progress(f"{config.method}, ipc {config.ipc}", config.steps) as update:
+        for step in run.steps():
+            first = step.step if first is None else first
+            if step.rolled_back_to is not None:
+                screen.note(f"step {step.step}: loss {step.loss}, rolled back to step {step.rolled_back_to}")
+            pace = (time.monotonic() - start) / (step.step - first + 1)
+            rest = left(pace * (config.steps - step.step))
+            update(step.step, f"loss {step.loss:.4f}, lr {step.lr:.2e} {rest}")
+    synset = SyntheticSet.load(out / "synset.arrow")
+    save_png(grid(synset), out / "synset.png")
+    return synset
+
+
+def _cached_buffer(
+    config: DistillConfig, device: torch.device, num_workers: int | None, address: str | None, screen: Screen
+) -> Path:
+    wanted = ExpertsConfig(data=config.data, experts=config.experts, seed=config.seed)
+    plain = config.data.model_copy(update={"preprocessing": "raw01"})  # checks need no fitted preprocessing
+    work = open_workspace(plain, config.experts.network, device)
+    check(config, work)
+    folder = default_buffer(wanted)
+    there = len(list(folder.glob("expert-*.arrow")))
+    if there < config.experts.num_experts:
+        share = (config.experts.num_experts - there) / config.experts.num_experts
+        workers = min(num_workers or torch.get_num_threads(), torch.get_num_threads())
+        seconds = share * estimate_seconds(wanted, work, max(1, workers))
+        screen.note(f"no finished buffer in the cache: training experts first, about {clock(seconds)}")
+        return train_experts(
+            wanted, folder, num_workers=num_workers, address=address, device=device.type, screen=screen
+        )
+    screen.note(f"buffer {folder}")
+    return folder
+
+
+def evaluate(
+    synsets: Sequence[SyntheticSet],
+    names: Sequence[str] | None = None,
+    *,
+    dataset: str | None = None,
+    networks: Sequence[str] = (),
+    seeds: int = 5,
+    protocol: str = "mtt",
+    num_workers: int | None = None,
+    address: str | None = None,
+    device: str = "auto",
+    screen: Screen | None = None,
+) -> list[dict[str, Any]]:
+    """Score synthetic sets on the test images beside selections of real images and the whole data set.
+
+    Args:
+        synsets: The sets.
+        names: What their rows are called.
+        dataset: Name or path of the real images; None takes the first set's own.
+        networks: Names of networks; none takes the network each set was distilled with.
+        seeds: Fresh networks a cell, at least 1.
+        protocol: A name of `PROTOCOLS`.
+        num_workers: Workers asked for; as many as fit are started.
+        address: Of a Ray cluster; None starts a local Ray.
+        device: auto, cpu or cuda.
+        screen: Where progress is told.
+
+    Returns:
+        A record a row and network: ``name, kind, dataset, network, protocol, selection, ipc, networks,
+        mean, std, values``; accuracies as fractions.
+
+    Raises:
+        ValueError: Unknown data set, network or protocol, or sets that do not fit the images.
+    """
+    from raydd.remote.evaluate import run_matrix  # noqa: PLC0415 - ray loads when it is needed
+    from raydd.remote.session import session  # noqa: PLC0415
+
+    screen = screen or Screen()
+    if num_workers is not None and num_workers < 1:
+        raise ValueError(f"--num-workers {num_workers}: at least 1 worker is needed")
+    matrix, work = _matrix(synsets, names, dataset, networks, seeds, protocol, resolve_device(device).type)
+    jobs = matrix.jobs()
+    screen.note(f"evaluating: {len(jobs)} trainings on {work.dataset.name}, protocol {protocol}")
+    with session(address), screen.progress("evaluate", len(jobs)) as update:
+        told: set[str] = set()
+
+        def show(step: Any) -> None:
+            if step.note and step.note not in told:
+                told.add(step.note)
+                screen.note(step.note)
+            update(step.done, left(step.seconds_left))
+
+        results = run_matrix(matrix, num_workers, show)
+    return summarise(matrix, results)
+
+
+def _matrix(
+    synsets: Sequence[SyntheticSet],
+    names: Sequence[str] | None,
+    dataset: str | None,
+    networks: Sequence[str],
+    seeds: int,
+    protocol: str,
+    device: str,
+) -> tuple[Matrix, Workspace]:
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"unknown protocol {protocol!r}; use one of {', '.join(PROTOCOLS)}")
+    if seeds < 1:
+        raise ValueError(f"--seeds {seeds}: at least 1 network is needed")
+    first = synsets[0]
+    recipe = build(DistillConfig, first.recipe)
+    data: DataConfig = recipe.data if dataset is None else recipe.data.model_copy(update={"dataset": dataset})
+    chosen = tuple(networks) or (str(first.provenance.get("network", ExpertConfig().network)),)
+    for network in chosen:
+        work = open_workspace(data, network, torch.device("cpu"), first.transform)
+    shape = (work.dataset.channels, work.dataset.size, work.dataset.size)
+    for synset in synsets:
+        if tuple(synset.images.shape[1:]) != shape or len(synset.classes) != len(work.dataset.classes):
+            found = f"{tuple(synset.images.shape[1:])} and {len(synset.classes)} classes"
+            wanted = f"{shape} and {len(work.dataset.classes)}"
+            raise ValueError(f"a set has images {found}, {data.dataset} has {wanted}; name its own --dataset")
+    titles = names or [f"{synset.recipe.get('method', 'set')}, {synset.ipc:g} a class" for synset in synsets]
+    entries = [Entry(title, "distilled", (synset,)) for title, synset in zip(titles, synsets, strict=True)]
+    entries += baselines(first, work, seeds)
+    return Matrix(tuple(entries), chosen, seeds, protocol, data, device), work
+
+
+def save_scores(scores: Sequence[dict[str, Any]], path: Path) -> Path:
+    """Write scores as JSON."""
+    return write_atomic(path, json.dumps({"scores": list(scores)}, indent=1).encode() + b"\n")
+
+

@@ -1,0 +1,96 @@
+"""What a person sees: progress and notes on stderr, one result on stdout."""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+PLAIN_SECONDS = 10.0
+Update = Callable[[float, str], None]
+"""(done so far, what to say beside it)."""
+
+
+class Screen:
+    """Notes and progress go to stderr; results to stdout, as text or as exactly one JSON document.
+
+    Args:
+        as_json: Print the result as JSON.
+    """
+
+    def __init__(self, as_json: bool = False) -> None:
+        self._json = as_json
+        self._err = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._out = Console(highlight=False, soft_wrap=True)
+
+    def note(self, text: str) -> None:
+        """One line for the person."""
+        self._err.print(text, markup=False)
+
+    @contextmanager
+    def progress(self, title: str, total: float) -> Iterator[Update]:
+        """A live bar on a terminal; elsewhere a plain line every ten seconds."""
+        if not self._err.is_terminal:
+            yield self._plain(title, total)
+            return
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, TextColumn("{task.fields[words]}"), console=self._err, transient=True) as bar:
+            task = bar.add_task(title, total=total, words="")
+            yield lambda done, words: bar.update(task, completed=done, words=words)
+
+    def _plain(self, title: str, total: float) -> Update:
+        last = time.monotonic()
+
+        def update(done: float, words: str) -> None:
+            nonlocal last
+            if time.monotonic() - last >= PLAIN_SECONDS:
+                last = time.monotonic()
+                self.note(f"{title}: {done:g} of {total:g} {words}".rstrip())
+
+        return update
+
+    def result(self, document: dict[str, Any], show: Callable[[Console], None]) -> None:
+        """The command's one result."""
+        if self._json:
+            sys.stdout.write(json.dumps(document, default=str) + "\n")
+        else:
+            show(self._out)
+
+
+def clock(seconds: float | None) -> str:
+    """A duration as people read it.
+
+    >>> clock(None), clock(42), clock(125), clock(7300)
+    ('', '42 s', '2 min 5 s', '2 h 2 min')
+    """
+    if seconds is None:
+        return ""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def left(seconds: float | None) -> str:
+    """Words for the time left; empty when it is not known."""
+    return "" if seconds is None else f"{clock(seconds)} left"
+
+
+def score_table(scores: Sequence[dict[str, Any]]) -> Table:
+    """Scores as a table, accuracies in per cent."""
+    first = scores[0]
+    title = f"{first['dataset']}, protocol {first['protocol']}, test accuracy in %"
+    table = Table(title=title, title_justify="left")
+    for column in ("set", "network", "mean", "std", "networks", "selection"):
+        table.add_column(column, justify="right" if column in ("mean", "std", "networks") else "left")
+    for score in scores:
+        mean, std = f"{100 * score['mean']:.1f}", f"{100 * score['std']:.1f}"
+        table.add_row(score["name"], score["network"], mean, std, str(score["networks"]), score["selection"])
+    return table

@@ -1,0 +1,41 @@
+"""Real images chosen to stand for a whole class.
+
+Shapes: `K` classes, `C H W` image, `D = C H W` pixels.
+"""
+
+import torch
+from torch import Tensor
+
+from raydd.data.datasets import Dataset
+from raydd.data.initial import real
+from raydd.data.transform import Transform
+
+
+def kmeans(dataset: Dataset, transform: Transform, ipc: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """For each class the training images nearest to the centres of ``ipc`` clusters of its pixels.
+
+    Clusters are found by scikit-learn's KMeans on preprocessed pixels (n, D), best of 10 starts.
+
+    Returns:
+        Preprocessed images (K ipc, C, H, W) and classes (K ipc,), in class order.
+
+    Raises:
+        ValueError: If a class has fewer than ``ipc`` training images.
+    """
+    from sklearn.cluster import KMeans  # noqa: PLC0415 - a second of start-up
+    from sklearn.metrics import pairwise_distances_argmin  # noqa: PLC0415
+
+    images, labels = real(dataset, transform, ipc, rng)  # checks that every class is large enough
+    targets = dataset.train.targets
+    for label in range(len(dataset.classes)):
+        members = transform(dataset.train.take(torch.nonzero(targets == label).flatten()))
+        pixels = members.flatten(1).numpy()
+        seed = int(torch.randint(2**31, (), generator=rng))
+        centres = KMeans(ipc, n_init=10, random_state=seed).fit(pixels).cluster_centers_
+        nearest = pairwise_distances_argmin(centres.astype(pixels.dtype), pixels)
+        images[label * ipc : (label + 1) * ipc] = members[nearest]
+    return images, labels
+
+
+CORESETS = {"random": real, "kmeans": kmeans}
+"""Selections of real images by name: (dataset, transform, ipc, rng) -> images, classes."""

@@ -1,0 +1,73 @@
+"""Synthetic sets as pictures."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from raydd.data.files import write_atomic
+from raydd.data.synset import SyntheticSet
+
+GAP = 2
+LEAST_SIDE = 32
+
+
+def grid(synset: SyntheticSet, most_per_class: int = 10) -> Image.Image:
+    """All classes as columns, images of a class from top to bottom, preprocessing undone.
+
+    Small images are enlarged by whole factors to at least 32 pixels, without smoothing.
+
+    Args:
+        synset: The set; for soft labels an image stands in the column of its largest logit.
+        most_per_class: At most so many images a class are shown.
+    """
+    pixels, labels = synset.pixels(), hard_labels(synset)
+    channels, side = pixels.shape[1], pixels.shape[2]
+    members = [torch.nonzero(labels == label).flatten()[:most_per_class] for label in range(len(synset.classes))]
+    rows = max(len(rows) for rows in members)
+    canvas = torch.ones(channels, rows * (side + GAP) + GAP, len(members) * (side + GAP) + GAP)
+    for column, images in enumerate(members):
+        for row, index in enumerate(images):
+            top, left = GAP + row * (side + GAP), GAP + column * (side + GAP)
+            canvas[:, top : top + side, left : left + side] = pixels[index]
+    picture = to_image(canvas)
+    factor = -(-LEAST_SIDE // side)
+    return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+
+
+def to_image(pixels: torch.Tensor) -> Image.Image:
+    """A picture of pixels (C, H, W) in [0, 1], C being 1 or 3."""
+    array = (pixels * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    return Image.fromarray(np.squeeze(array, axis=2) if array.shape[2] == 1 else array)
+
+
+def hard_labels(synset: SyntheticSet) -> torch.Tensor:
+    """The class of each image (N,): its label, or its largest logit."""
+    return synset.labels if synset.label_kind == "hard" else synset.labels.argmax(dim=1)
+
+
+def save_png(image: Image.Image, path: Path) -> Path:
+    """Write a picture, whole or not at all."""
+    data = io.BytesIO()
+    image.save(data, format="PNG")
+    return write_atomic(path, data.getvalue())
+
+
+def export_png(synset: SyntheticSet, folder: Path) -> list[Path]:
+    """Write every image as ``folder/<class>/<index>.png``, preprocessing undone; soft labels are lost.
+
+    Raises:
+        ValueError: If the folder exists and is not empty.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"{folder} is not empty; name another --out")
+    pixels, labels = synset.pixels(), hard_labels(synset)
+    counts = [0] * len(synset.classes)
+    paths = []
+    for image, label in zip(pixels, labels.tolist(), strict=True):
+        name = f"{label:03d}_{synset.classes[label].replace('/', '_')}"
+        paths.append(save_png(to_image(image), folder / name / f"{counts[label]:04d}.png"))
+        counts[label] += 1
+    return paths

@@ -1,0 +1,138 @@
+"""Which trainings an evaluation consists of, and what they come to.
+
+Shapes: none; accuracies are fractions.
+"""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+
+from raydd.config import DataConfig
+from raydd.data.coreset import CORESETS
+from raydd.data.synset import SyntheticSet
+from raydd.numerics.rng import generator
+from raydd.training.protocol import PROTOCOLS
+from raydd.training.student import evaluate, evaluate_real
+from raydd.workspace import Workspace, open_workspace
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """One row of a table of scores.
+
+    Attributes:
+        name: What the row is called.
+        kind: distilled, random, kmeans or whole.
+        sets: The synthetic set; or one a seed, where the choice itself is random; empty for the whole data.
+        selection: How the set was chosen: ``honest`` (never on test), or ``paper``.
+    """
+
+    name: str
+    kind: str
+    sets: tuple[SyntheticSet, ...]
+    selection: str = "honest"
+
+
+class Job(NamedTuple):
+    """One training: which entry, on which network, with which seed."""
+
+    entry: int
+    network: str
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class Matrix:
+    """All trainings of an evaluation.
+
+    Attributes:
+        entries: The rows.
+        networks: Names of networks.
+        seeds: Fresh networks a cell.
+        protocol: A name of `PROTOCOLS`.
+        data: Which real images.
+        device: Where each worker trains.
+    """
+
+    entries: tuple[Entry, ...]
+    networks: tuple[str, ...]
+    seeds: int
+    protocol: str
+    data: DataConfig
+    device: str
+
+    def jobs(self) -> list[Job]:
+        """Every training; the long ones, on whole data, first."""
+        order = sorted(range(len(self.entries)), key=lambda index: bool(self.entries[index].sets))
+        return [Job(e, network, seed) for e in order for network in self.networks for seed in range(self.seeds)]
+
+
+class Scorer:
+    """Does jobs of a matrix, one after another; knows nothing of Ray."""
+
+    def __init__(self, matrix: Matrix) -> None:
+        self._matrix = matrix
+        self._works: dict[tuple[str, str], Workspace] = {}
+
+    def score(self, job: Job) -> float:
+        """The test accuracy of one training, in [0, 1]; the same whoever does it."""
+        matrix, entry = self._matrix, self._matrix.entries[job.entry]
+        protocol = PROTOCOLS[matrix.protocol]
+        if not entry.sets:
+            work = self._work(matrix.entries[0].sets[0], job.network)
+            train, test = work.feed(work.dataset.train), work.feed(work.dataset.test)
+            return evaluate_real(train, work.build, test, protocol, work.augment, job.seed)
+        synset = entry.sets[job.seed % len(entry.sets)]
+        work = self._work(synset, job.network)
+        return evaluate(synset, work.build, work.feed(work.dataset.test), protocol, work.augment, job.seed)
+
+    def _work(self, synset: SyntheticSet, network: str) -> Workspace:
+        key = (synset.transform.hash, network)
+        if key not in self._works:
+            device = torch.device(self._matrix.device)
+            self._works[key] = open_workspace(self._matrix.data, network, device, synset.transform)
+        return self._works[key]
+
+
+def baselines(synset: SyntheticSet, work: Workspace, seeds: int) -> list[Entry]:
+    """Selections of real images of the same size, a fresh one a seed, and the whole data set."""
+    ipc = round(synset.ipc)
+    entries = []
+    for kind, select in CORESETS.items():
+        sets = []
+        for seed in range(seeds):
+            images, labels = select(work.dataset, synset.transform, ipc, generator(seed, "coreset", kind))
+            chosen = SyntheticSet(
+                images, labels, torch.tensor(0.01), synset.transform, synset.dataset, synset.classes
+            )
+            sets.append(chosen)
+        entries.append(Entry(f"{kind}, {ipc} a class", kind, tuple(sets)))
+    return [*entries, Entry("whole data", "whole", ())]
+
+
+def summarise(matrix: Matrix, results: Sequence[tuple[Job, float]]) -> list[dict[str, Any]]:
+    """One record a row and network: mean and standard deviation (n - 1) over the seeds, as fractions."""
+    records = []
+    for index, entry in enumerate(matrix.entries):
+        for network in matrix.networks:
+            found = sorted((job.seed, value) for job, value in results if job[:2] == (index, network))
+            values = [value for _, value in found]
+            records.append(
+                {
+                    "name": entry.name,
+                    "kind": entry.kind,
+                    "dataset": matrix.data.dataset,
+                    "network": network,
+                    "protocol": matrix.protocol,
+                    "selection": entry.selection,
+                    "ipc": entry.sets[0].ipc if entry.sets else None,
+                    "networks": len(values),
+                    "mean": statistics.fmean(values),
+                    "std": statistics.stdev(values) if len(values) > 1 else 0.0,
+                    "values": values,
+                }
+            )
+    return records

@@ -1,0 +1,76 @@
+"""What every verb works with: a data set, its preprocessing, a network and a device."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from raydd.config import DataConfig
+from raydd.data.datasets import Dataset, Split, load_dataset
+from raydd.data.feed import Feed
+from raydd.data.transform import Transform, fit_transform
+from raydd.models.zoo import build
+from raydd.numerics.augment import Augment, augment
+
+
+@dataclass(frozen=True, eq=False)
+class Workspace:
+    """A data set, its preprocessing, a network and a device.
+
+    Attributes:
+        dataset: The images.
+        transform: Their preprocessing.
+        network: A name of `raydd.NETWORKS`.
+        device: Where tensors live.
+        augment: The augmentation of training, an image at a time, mirror images only where the data set
+            allows them.
+    """
+
+    dataset: Dataset
+    transform: Transform
+    network: str
+    device: torch.device
+    augment: Augment
+
+    def build(self) -> nn.Module:
+        """The network, for these images."""
+        data = self.dataset
+        return build(self.network, channels=data.channels, size=data.size, classes=len(data.classes))
+
+    def feed(self, split: Split) -> Feed:
+        """A split's images, preprocessed, on the device."""
+        return Feed(split, self.transform, self.device)
+
+
+def open_workspace(
+    data: DataConfig, network: str, device: torch.device, transform: Transform | None = None
+) -> Workspace:
+    """Load the data set and check that the network can be built for it.
+
+    Args:
+        data: Which images, and how they reach a network.
+        network: A name of `raydd.NETWORKS`.
+        device: Where tensors shall live.
+        transform: The preprocessing, if it has been fitted already.
+
+    Raises:
+        ValueError: Unknown or unreadable data set, unknown network, or one that such images do not fit.
+    """
+    dataset = load_dataset(data.dataset, size=data.size, validation=data.validation)
+    build(network, channels=dataset.channels, size=dataset.size, classes=len(dataset.classes))
+    if transform is None:
+        transform = fit_transform(data.preprocessing, dataset)
+    return Workspace(dataset, transform, network, device, augment(data.augment, flip=dataset.flip))
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device that ``auto``, ``cpu`` or ``cuda`` means on this machine.
+
+    Raises:
+        ValueError: ``cuda`` was asked for and there is none.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: this machine has no usable CUDA device; use --device cpu")
+    return torch.device(name)
