@@ -52,6 +52,7 @@ class Task:
         self.lr = torch.tensor(0.01, requires_grad=True)
 
     def inner(self, theta: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """The student's loss."""
         return cross_entropy(self.model(theta, x), y.softmax(dim=1))
 
     def plain_step(self) -> None:
@@ -61,6 +62,7 @@ class Task:
         self.images.grad = self.labels.grad = None
 
     def gradients(self, mode: Any, steps: int) -> tuple[torch.Tensor, ...]:
+        """The path and its gradient to images, labels and lr."""
         rng, dsa = generator(self.seed, "draws"), augment("dsa")
         views = [dsa.draw(self.images.shape, rng) for _ in range(steps)]
         batches = [Batch(self.images, self.labels, view) for view in views]

@@ -8,8 +8,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from raydd.api import distill, evaluate, train_experts
-    from raydd.config import DataConfig, DistillConfig, ExpertConfig, ExpertsConfig
+    from raydd.api import Where, distill, evaluate, train_experts
+    from raydd.config import DataConfig, DistillConfig, EvaluateConfig, ExpertConfig, ExpertsConfig
     from raydd.data.buffer import ArrowBuffer
     from raydd.data.datasets import DATASETS, Dataset, load_dataset
     from raydd.data.synset import SyntheticSet
@@ -22,6 +22,8 @@ _HOMES = {
     "train_experts": "api",
     "distill": "api",
     "evaluate": "api",
+    "Where": "api",
+    "EvaluateConfig": "config",
     "DataConfig": "config",
     "DistillConfig": "config",
     "ExpertConfig": "config",
@@ -47,11 +49,13 @@ __all__ = [
     "DataConfig",
     "Dataset",
     "DistillConfig",
+    "EvaluateConfig",
     "ExpertConfig",
     "ExpertsConfig",
     "InMemory",
     "Segment",
     "SyntheticSet",
+    "Where",
     "distill",
     "evaluate",
     "load_dataset",

@@ -8,11 +8,11 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from raydd.config import DataConfig, DistillConfig, ExpertConfig, ExpertsConfig, build
+from raydd.config import DistillConfig, EvaluateConfig, ExpertConfig, ExpertsConfig, build
 from raydd.console import Screen, clock, left
 from raydd.data.cache import default_cache
 from raydd.data.files import write_atomic
@@ -23,6 +23,24 @@ from raydd.training.expert import train_expert
 from raydd.training.protocol import PROTOCOLS
 from raydd.training.scores import Entry, Matrix, baselines, summarise
 from raydd.workspace import Workspace, open_workspace, resolve_device
+
+
+class Where(NamedTuple):
+    """Where the work is done.
+
+    Attributes:
+        num_workers: Ray workers asked for; as many as fit are started. None takes one a CPU.
+        address: Of a Ray cluster; None starts a local Ray.
+        device: auto, cpu or cuda.
+    """
+
+    num_workers: int | None = None
+    address: str | None = None
+    device: str = "auto"
+
+
+HERE = Where()
+EVALUATION = EvaluateConfig()
 
 
 def default_buffer(config: ExpertsConfig) -> Path:
@@ -38,9 +56,7 @@ def train_experts(
     config: ExpertsConfig,
     out: Path | None = None,
     *,
-    num_workers: int | None = None,
-    address: str | None = None,
-    device: str = "auto",
+    where: Where = HERE,
     screen: Screen | None = None,
 ) -> Path:
     """Train the experts that a buffer lacks, on Ray.
@@ -48,9 +64,7 @@ def train_experts(
     Args:
         config: The buffer.
         out: Its folder; None takes the cache's.
-        num_workers: Workers asked for; as many as fit are started.
-        address: Of a Ray cluster; None starts a local Ray.
-        device: auto, cpu or cuda.
+        where: Workers, cluster and device.
         screen: Where progress is told.
 
     Returns:
@@ -60,21 +74,20 @@ def train_experts(
         ValueError: Unknown data set or network, or a folder that holds another buffer; nothing is written.
         RuntimeError: An expert failed; those finished are kept, and the same call goes on.
     """
-    from raydd.remote.experts import Job, prepare, train_missing  # noqa: PLC0415 - ray loads when it is needed
-    from raydd.remote.session import session  # noqa: PLC0415
+    from raydd.remote.experts import Job, prepare, train_missing
+    from raydd.remote.session import session
 
     screen = screen or Screen()
-    if num_workers is not None and num_workers < 1:
-        raise ValueError(f"--num-workers {num_workers}: at least 1 worker is needed")
+    check_workers(where)
     folder = (out or default_buffer(config)).absolute()
-    job, missing = prepare(Job(config.data, config.experts, config.seed, folder, resolve_device(device).type))
+    job, missing = prepare(Job(config.data, config.experts, config.seed, folder, resolve_device(where.device).type))
     total = config.experts.num_experts
     if not missing:
         screen.note(f"{folder}: all {total} experts are there")
         return folder
     screen.note(f"{folder}: training {len(missing)} of {total} experts ({config.experts.network})")
-    with session(address), screen.progress("experts", len(missing) * config.experts.epochs) as update:
-        for step in train_missing(job, missing, num_workers):
+    with session(where.address), screen.progress("experts", len(missing) * config.experts.epochs) as update:
+        for step in train_missing(job, missing, where.num_workers):
             if step.note:
                 screen.note(step.note)
             update(step.epochs, f"epochs, {step.done}/{step.total} experts {left(step.seconds_left)}")
@@ -101,9 +114,7 @@ def distill(
     *,
     buffer: Path | None = None,
     resume: bool = False,
-    num_workers: int | None = None,
-    address: str | None = None,
-    device: str = "auto",
+    where: Where = HERE,
     screen: Screen | None = None,
 ) -> SyntheticSet:
     """Distill a synthetic set into a run folder.
@@ -113,9 +124,7 @@ def distill(
         out: Its folder.
         buffer: The experts; None uses the cache's buffer for the configuration, and trains what it lacks.
         resume: Go on from the folder's checkpoint, where there is one.
-        num_workers: Workers for experts that must be trained.
-        address: Of a Ray cluster for them.
-        device: auto, cpu or cuda.
+        where: Workers and cluster for experts that must be trained; the device of all.
         screen: Where progress is told.
 
     Returns:
@@ -126,8 +135,8 @@ def distill(
         FloatingPointError: The loss stays infinite or NaN; the checkpoint is kept.
     """
     screen = screen or Screen()
-    target = resolve_device(device)
-    folder = buffer or _cached_buffer(config, target, num_workers, address, screen)
+    target = resolve_device(where.device)
+    folder = buffer or _cached_buffer(config, target, where, screen)
     experts, work = open_buffer(folder, config, target)
     check(config.model_copy(update={"experts": config.experts.model_copy(update={"epochs": experts.epochs})}), work)
     run = Run(config, out, experts, work, resume)
@@ -145,9 +154,7 @@ def distill(
     return synset
 
 
-def _cached_buffer(
-    config: DistillConfig, device: torch.device, num_workers: int | None, address: str | None, screen: Screen
-) -> Path:
+def _cached_buffer(config: DistillConfig, device: torch.device, where: Where, screen: Screen) -> Path:
     wanted = ExpertsConfig(data=config.data, experts=config.experts, seed=config.seed)
     plain = config.data.model_copy(update={"preprocessing": "raw01"})  # checks need no fitted preprocessing
     work = open_workspace(plain, config.experts.network, device)
@@ -156,41 +163,29 @@ def _cached_buffer(
     there = len(list(folder.glob("expert-*.arrow")))
     if there < config.experts.num_experts:
         share = (config.experts.num_experts - there) / config.experts.num_experts
-        workers = min(num_workers or torch.get_num_threads(), torch.get_num_threads())
+        workers = min(where.num_workers or torch.get_num_threads(), torch.get_num_threads())
         seconds = share * estimate_seconds(wanted, work, max(1, workers))
         screen.note(f"no finished buffer in the cache: training experts first, about {clock(seconds)}")
-        return train_experts(
-            wanted, folder, num_workers=num_workers, address=address, device=device.type, screen=screen
-        )
+        return train_experts(wanted, folder, where=where, screen=screen)
     screen.note(f"buffer {folder}")
     return folder
 
 
 def evaluate(
     synsets: Sequence[SyntheticSet],
-    names: Sequence[str] | None = None,
+    config: EvaluateConfig = EVALUATION,
     *,
-    dataset: str | None = None,
-    networks: Sequence[str] = (),
-    seeds: int = 5,
-    protocol: str = "mtt",
-    num_workers: int | None = None,
-    address: str | None = None,
-    device: str = "auto",
+    names: Sequence[str] | None = None,
+    where: Where = HERE,
     screen: Screen | None = None,
 ) -> list[dict[str, Any]]:
     """Score synthetic sets on the test images beside selections of real images and the whole data set.
 
     Args:
         synsets: The sets.
-        names: What their rows are called.
-        dataset: Name or path of the real images; None takes the first set's own.
-        networks: Names of networks; none takes the network each set was distilled with.
-        seeds: Fresh networks a cell, at least 1.
-        protocol: A name of `PROTOCOLS`.
-        num_workers: Workers asked for; as many as fit are started.
-        address: Of a Ray cluster; None starts a local Ray.
-        device: auto, cpu or cuda.
+        config: Real images, networks, seeds, protocol.
+        names: What the sets' rows are called.
+        where: Workers, cluster and device.
         screen: Where progress is told.
 
     Returns:
@@ -200,16 +195,15 @@ def evaluate(
     Raises:
         ValueError: Unknown data set, network or protocol, or sets that do not fit the images.
     """
-    from raydd.remote.evaluate import run_matrix  # noqa: PLC0415 - ray loads when it is needed
-    from raydd.remote.session import session  # noqa: PLC0415
+    from raydd.remote.evaluate import run_matrix
+    from raydd.remote.session import session
 
     screen = screen or Screen()
-    if num_workers is not None and num_workers < 1:
-        raise ValueError(f"--num-workers {num_workers}: at least 1 worker is needed")
-    matrix, work = _matrix(synsets, names, dataset, networks, seeds, protocol, resolve_device(device).type)
+    check_workers(where)
+    matrix, work = _matrix(synsets, names, config, resolve_device(where.device).type)
     jobs = matrix.jobs()
-    screen.note(f"evaluating: {len(jobs)} trainings on {work.dataset.name}, protocol {protocol}")
-    with session(address), screen.progress("evaluate", len(jobs)) as update:
+    screen.note(f"evaluating: {len(jobs)} trainings on {work.dataset.name}, protocol {config.protocol}")
+    with session(where.address), screen.progress("evaluate", len(jobs)) as update:
         told: set[str] = set()
 
         def show(step: Any) -> None:
@@ -218,27 +212,20 @@ def evaluate(
                 screen.note(step.note)
             update(step.done, left(step.seconds_left))
 
-        results = run_matrix(matrix, num_workers, show)
+        results = run_matrix(matrix, where.num_workers, show)
     return summarise(matrix, results)
 
 
 def _matrix(
-    synsets: Sequence[SyntheticSet],
-    names: Sequence[str] | None,
-    dataset: str | None,
-    networks: Sequence[str],
-    seeds: int,
-    protocol: str,
-    device: str,
+    synsets: Sequence[SyntheticSet], names: Sequence[str] | None, config: EvaluateConfig, device: str
 ) -> tuple[Matrix, Workspace]:
-    if protocol not in PROTOCOLS:
-        raise ValueError(f"unknown protocol {protocol!r}; use one of {', '.join(PROTOCOLS)}")
-    if seeds < 1:
-        raise ValueError(f"--seeds {seeds}: at least 1 network is needed")
+    if config.protocol not in PROTOCOLS:
+        raise ValueError(f"unknown protocol {config.protocol!r}; use one of {', '.join(PROTOCOLS)}")
     first = synsets[0]
-    recipe = build(DistillConfig, first.recipe)
-    data: DataConfig = recipe.data if dataset is None else recipe.data.model_copy(update={"dataset": dataset})
-    chosen = tuple(networks) or (str(first.provenance.get("network", ExpertConfig().network)),)
+    data = build(DistillConfig, first.recipe).data
+    if config.dataset is not None:
+        data = data.model_copy(update={"dataset": config.dataset})
+    chosen = config.networks or (str(first.provenance.get("network", ExpertConfig().network)),)
     for network in chosen:
         work = open_workspace(data, network, torch.device("cpu"), first.transform)
     shape = (work.dataset.channels, work.dataset.size, work.dataset.size)
@@ -249,12 +236,17 @@ def _matrix(
             raise ValueError(f"a set has images {found}, {data.dataset} has {wanted}; name its own --dataset")
     titles = names or [f"{synset.recipe.get('method', 'set')}, {synset.ipc:g} a class" for synset in synsets]
     entries = [Entry(title, "distilled", (synset,)) for title, synset in zip(titles, synsets, strict=True)]
+    seeds = range(config.seed, config.seed + config.seeds)
     entries += baselines(first, work, seeds)
-    return Matrix(tuple(entries), chosen, seeds, protocol, data, device), work
+    return Matrix(tuple(entries), chosen, seeds, config.protocol, data, device), work
+
+
+def check_workers(where: Where) -> None:
+    """Refuse fewer than one worker."""
+    if where.num_workers is not None and where.num_workers < 1:
+        raise ValueError(f"--num-workers {where.num_workers}: at least 1 worker is needed")
 
 
 def save_scores(scores: Sequence[dict[str, Any]], path: Path) -> Path:
     """Write scores as JSON."""
     return write_atomic(path, json.dumps({"scores": list(scores)}, indent=1).encode() + b"\n")
-
-

@@ -145,6 +145,24 @@ class ExpertsConfig(Config):
     seed: int = 0
 
 
+class EvaluateConfig(Config):
+    """How synthetic sets are scored.
+
+    Attributes:
+        dataset: Name or path of the real images; None takes the first set's own.
+        networks: Names of networks; none takes the network the first set was distilled with.
+        seeds: Fresh networks a cell.
+        seed: Of the first network; the others count on from it.
+        protocol: A name of `raydd.PROTOCOLS`.
+    """
+
+    dataset: str | None = None
+    networks: tuple[str, ...] = ()
+    seeds: Count = 5
+    seed: int = 0
+    protocol: str = "mtt"
+
+
 C = TypeVar("C", bound=Config)
 Tree = dict[str, Any]
 

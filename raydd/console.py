@@ -62,14 +62,12 @@ class Screen:
             show(self._out)
 
 
-def clock(seconds: float | None) -> str:
+def clock(seconds: float) -> str:
     """A duration as people read it.
 
-    >>> clock(None), clock(42), clock(125), clock(7300)
-    ('', '42 s', '2 min 5 s', '2 h 2 min')
+    >>> clock(42), clock(125), clock(7300)
+    ('42 s', '2 min 5 s', '2 h 2 min')
     """
-    if seconds is None:
-        return ""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

@@ -137,7 +137,9 @@ class Run:
         before = build(DistillConfig, yaml.safe_load(path.read_text(encoding="utf-8")))
         different = _first_difference(before.model_dump(), self.config.model_dump())
         if different:
-            raise ValueError(f"{self.folder} was started with other settings: {different}; repeat them, or another --out")
+            raise ValueError(
+                f"{self.folder} was started with other settings: {different}; repeat them, or another --out"
+            )
 
     def _restore(self) -> None:
         tensors, metadata = load_tensors(self._checkpoint)
@@ -180,7 +182,9 @@ class Run:
         feed, protocol = work.feed(work.dataset.validation), PROTOCOLS["mtt"]
         if not len(feed):
             raise ValueError("evaluate_every needs a validation split; use --set data.validation=0.1")
-        scores = [evaluate(synset, work.build, feed, protocol, work.augment, seed) for seed in range(SELECTION_NETWORKS)]
+        scores = [
+            evaluate(synset, work.build, feed, protocol, work.augment, seed) for seed in range(SELECTION_NETWORKS)
+        ]
         mean = sum(scores) / len(scores)
         best = max((entry["mean"] for entry in self._history), default=-1.0)
         self._history.append({"step": step, "split": "validation", "networks": len(scores), "mean": mean})
@@ -219,7 +223,7 @@ def commit() -> str | None:
 
 
 def _record(step: Step) -> dict[str, Any]:
-    record = {"step": step.step, "loss": step.loss, "lr": step.lr, "stepped": step.stepped}
+    record: dict[str, Any] = {"step": step.step, "loss": step.loss, "lr": step.lr, "stepped": step.stepped}
     if step.rolled_back_to is not None:
         record |= {"loss": str(step.loss), "rolled_back_to": step.rolled_back_to}
     return record

@@ -17,8 +17,8 @@ for _name, _value in {
 }.items():
     os.environ.setdefault(_name, _value)
 
-import pytest
-import torch
+import pytest  # noqa: E402 - after the environment
+import torch  # noqa: E402
 
 torch.set_num_threads(1)
 

@@ -18,7 +18,7 @@ IMPORTS = (ast.Import, ast.ImportFrom)
 
 # From the bottom up. A module imports its own part and the parts of lower layers.
 LAYERS = (
-    ("config",),  # what a run is, as data: anything above may import it
+    ("config", "console"),  # what a run is, as data, and what a person sees: anything above may import them
     ("numerics",),
     ("models",),
     ("data",),
@@ -27,7 +27,9 @@ LAYERS = (
     ("methods",),
     ("runs",),
     ("remote",),
-    ("cli", "__main__"),
+    ("api",),
+    ("cli",),
+    ("__main__",),
 )
 RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
 # Beside torch, inside functions only: what the bottom layers import when it is asked for.

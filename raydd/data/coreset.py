@@ -22,8 +22,8 @@ def kmeans(dataset: Dataset, transform: Transform, ipc: int, rng: torch.Generato
     Raises:
         ValueError: If a class has fewer than ``ipc`` training images.
     """
-    from sklearn.cluster import KMeans  # noqa: PLC0415 - a second of start-up
-    from sklearn.metrics import pairwise_distances_argmin  # noqa: PLC0415
+    from sklearn.cluster import KMeans
+    from sklearn.metrics import pairwise_distances_argmin
 
     images, labels = real(dataset, transform, ipc, rng)  # checks that every class is large enough
     targets = dataset.train.targets

@@ -66,11 +66,12 @@ class SyntheticSet:
 
     def with_leaves(self, leaves: dict[str, Tensor]) -> "SyntheticSet":
         """The same set with images, labels or lr replaced, by name."""
-        return replace(self, **leaves)
+        changes: dict[str, Any] = dict(leaves)
+        return replace(self, **changes)
 
     def to(self, device: torch.device | str) -> "SyntheticSet":
         """The same set with its tensors on another device."""
-        moved = {name: getattr(self, name).to(device) for name in ("images", "labels", "lr")}
+        moved: dict[str, Any] = {name: getattr(self, name).to(device) for name in ("images", "labels", "lr")}
         return replace(self, transform=self.transform.to(device), **moved)
 
     def pixels(self) -> Tensor:

@@ -18,9 +18,7 @@ class Objective(Protocol[State]):
     def init(self, rng: torch.Generator) -> State:
         """What the objective carries from step to step: nested dictionaries of tensors, or None."""
 
-    def loss(
-        self, synset: SyntheticSet, state: State, step: int, rng: torch.Generator
-    ) -> tuple[Tensor, State]:
+    def loss(self, synset: SyntheticSet, state: State, step: int, rng: torch.Generator) -> tuple[Tensor, State]:
         """The scalar to lower at an outer step, and the state for the next."""
 
 
@@ -71,7 +69,7 @@ class Distillation:
 
     MAX_ROLLBACKS = 10
 
-    def __init__(  # noqa: PLR0913 - each is one line of a method's recipe
+    def __init__(
         self,
         objective: Objective[Any],
         synset: SyntheticSet,
@@ -204,5 +202,3 @@ def _copied(state: Any) -> Any:
             return state.detach().clone()
         case _:
             return state
-
-

@@ -3,7 +3,7 @@
 Shapes: `N` synthetic images, `P` parameters, `S` student steps, `M` expert span in epochs.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -58,9 +58,7 @@ class TrajectoryMatching:
     def init(self, rng: torch.Generator) -> None:
         """Trajectory matching carries no state from step to step."""
 
-    def loss(
-        self, synset: SyntheticSet, state: None, step: int, rng: torch.Generator
-    ) -> tuple[Tensor, None]:
+    def loss(self, synset: SyntheticSet, state: None, step: int, rng: torch.Generator) -> tuple[Tensor, None]:
         """The distance at one random segment, a scalar; all draws come from ``rng``."""
         images = synset.images
         segment = self.source.segment(self.window(step), self.span, rng).to(images)

@@ -6,7 +6,6 @@ A distance takes the path (theta_0, ..., theta_S), each (P,), and a segment, and
 from collections.abc import Callable
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from raydd.numerics.unroll import Path
@@ -38,6 +37,7 @@ def normalized_mse(path: Path, segment: Ends) -> Tensor:
     Reference:
         Cazenavette et al., arXiv 2203.11932, Eq. 2.
 
+    >>> import torch
     >>> from types import SimpleNamespace
     >>> ends = SimpleNamespace(start=torch.zeros(2), target=torch.tensor([3.0, 4.0]))
     >>> normalized_mse((ends.start, torch.tensor([3.0, 0.0])), ends).item()

@@ -3,7 +3,6 @@
 Shapes: `B` batch, `K` classes.
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -19,6 +18,7 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     Returns:
         A scalar, in nats.
 
+    >>> import torch
     >>> logits = torch.tensor([[0.0, 1.0]])
     >>> hard = cross_entropy(logits, torch.tensor([1]))
     >>> soft = cross_entropy(logits, torch.tensor([[0.0, 1.0]]))
@@ -33,6 +33,7 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
     """The fraction of rows (B, K) whose largest logit is the label's (B,): a scalar in [0, 1].
 
+    >>> import torch
     >>> accuracy(torch.tensor([[0.0, 1.0], [2.0, 1.0]]), torch.tensor([1, 1])).item()
     0.5
     """

@@ -88,7 +88,8 @@ def unroll(
         raise ValueError(f"backprop {backprop!r} is unknown; use full, adjoint or truncated")
     tensors = [tensor for batch in batches for tensor in (batch.x, batch.y)]
     views = [batch.view for batch in batches]
-    return _Sweep.apply(inner, views, backprop == "adjoint", theta, lr, *tensors)  # type: ignore[no-any-return, no-untyped-call]
+    path: Path = _Sweep.apply(inner, views, backprop == "adjoint", theta, lr, *tensors)
+    return path
 
 
 def _full(inner: Inner, theta: Tensor, batches: Sequence[Batch], lr: Tensor) -> Path:
@@ -106,7 +107,7 @@ class _Sweep(torch.autograd.Function):
     """The path with a backward that recomputes one step at a time."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         inner: Inner,
         views: list[View],
@@ -128,7 +129,7 @@ class _Sweep(torch.autograd.Function):
         return tuple(path)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
         steps = len(ctx.views)
         lr, path, tensors = ctx.saved_tensors[0], ctx.saved_tensors[1 : steps + 2], ctx.saved_tensors[steps + 2 :]

@@ -81,7 +81,7 @@ def _work(config: dict[str, Any]) -> None:
     ray.train.report({"done": 1})
 
 
-class _RequeueLost(ray.train.UserCallback):
+class _RequeueLost(ray.train.UserCallback):  # type: ignore[misc]
     """Before a group is started anew, what the lost one had in hand goes back on the board."""
 
     def __init__(self, board: Any) -> None:
@@ -91,9 +91,7 @@ class _RequeueLost(ray.train.UserCallback):
         ray.get(self._board.give_back.remote())
 
 
-def run_matrix(
-    matrix: Matrix, num_workers: int | None, show: Callable[[Progress], None]
-) -> list[tuple[Job, float]]:
+def run_matrix(matrix: Matrix, num_workers: int | None, show: Callable[[Progress], None]) -> list[tuple[Job, float]]:
     """Do every job of a matrix on the connected Ray.
 
     The group is started once, whatever the number of jobs; a lost worker costs its job alone.

@@ -76,7 +76,9 @@ def train_expert(
         schedule.step()
         mean = float(total) / len(train)
         if not torch.isfinite(total):
-            raise FloatingPointError(f"expert {seed[1]}: loss is {mean} in epoch {epoch}; lower experts.lr ({config.lr})")
+            raise FloatingPointError(
+                f"expert {seed[1]}: loss is {mean} in epoch {epoch}; lower experts.lr ({config.lr})"
+            )
         yield _snapshot(network, epoch, validation, mean)
 
 
@@ -85,9 +87,7 @@ def make_optimizer(
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     """SGD as ``config.optimizer`` says, and its schedule, stepped once an epoch."""
     momentum = {"sgd": 0.0, "momentum": config.momentum}[config.optimizer]
-    optimizer = torch.optim.SGD(
-        network.parameters(), lr=config.lr, momentum=momentum, weight_decay=config.weight_decay
-    )
+    optimizer = torch.optim.SGD(network.parameters(), lr=config.lr, momentum=momentum, weight_decay=config.weight_decay)
     return optimizer, torch.optim.lr_scheduler.MultiStepLR(optimizer, list(config.milestones), config.gamma)
 
 

@@ -51,7 +51,7 @@ class Matrix:
     Attributes:
         entries: The rows.
         networks: Names of networks.
-        seeds: Fresh networks a cell.
+        seeds: A fresh network of every cell has each.
         protocol: A name of `PROTOCOLS`.
         data: Which real images.
         device: Where each worker trains.
@@ -59,7 +59,7 @@ class Matrix:
 
     entries: tuple[Entry, ...]
     networks: tuple[str, ...]
-    seeds: int
+    seeds: range
     protocol: str
     data: DataConfig
     device: str
@@ -67,7 +67,7 @@ class Matrix:
     def jobs(self) -> list[Job]:
         """Every training; the long ones, on whole data, first."""
         order = sorted(range(len(self.entries)), key=lambda index: bool(self.entries[index].sets))
-        return [Job(e, network, seed) for e in order for network in self.networks for seed in range(self.seeds)]
+        return [Job(e, network, seed) for e in order for network in self.networks for seed in self.seeds]
 
 
 class Scorer:
@@ -85,7 +85,7 @@ class Scorer:
             work = self._work(matrix.entries[0].sets[0], job.network)
             train, test = work.feed(work.dataset.train), work.feed(work.dataset.test)
             return evaluate_real(train, work.build, test, protocol, work.augment, job.seed)
-        synset = entry.sets[job.seed % len(entry.sets)]
+        synset = entry.sets[(job.seed - matrix.seeds.start) % len(entry.sets)]
         work = self._work(synset, job.network)
         return evaluate(synset, work.build, work.feed(work.dataset.test), protocol, work.augment, job.seed)
 
@@ -97,17 +97,15 @@ class Scorer:
         return self._works[key]
 
 
-def baselines(synset: SyntheticSet, work: Workspace, seeds: int) -> list[Entry]:
+def baselines(synset: SyntheticSet, work: Workspace, seeds: range) -> list[Entry]:
     """Selections of real images of the same size, a fresh one a seed, and the whole data set."""
     ipc = round(synset.ipc)
     entries = []
     for kind, select in CORESETS.items():
         sets = []
-        for seed in range(seeds):
+        for seed in seeds:
             images, labels = select(work.dataset, synset.transform, ipc, generator(seed, "coreset", kind))
-            chosen = SyntheticSet(
-                images, labels, torch.tensor(0.01), synset.transform, synset.dataset, synset.classes
-            )
+            chosen = SyntheticSet(images, labels, torch.tensor(0.01), synset.transform, synset.dataset, synset.classes)
             sets.append(chosen)
         entries.append(Entry(f"{kind}, {ipc} a class", kind, tuple(sets)))
     return [*entries, Entry("whole data", "whole", ())]

@@ -79,7 +79,7 @@ def test_layout_is_the_parameters_in_order(name):
 def test_split_undoes_flatten_and_gives_views():
     tensors = {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(7.0), "c": torch.tensor([8.0])}
     vector = flatten(tensors)
-    assert vector.tolist() == list(range(9))[:6] + [7.0, 8.0]
+    assert vector.tolist() == [0, 1, 2, 3, 4, 5, 7, 8]
     parts = split(vector, layout_of(tensors))
     assert list(parts) == ["a", "b", "c"]
     assert all(torch.equal(parts[name], value) for name, value in tensors.items())

@@ -1,0 +1,48 @@
+"""The command line: words to calls, no maths."""
+
+import os
+import sys
+
+import typer
+
+from raydd.cli.files import app as files
+from raydd.cli.verbs import app as verbs
+
+app = typer.Typer(
+    name="raydd",
+    help="Distributed dataset distillation: experts, synthetic sets and honest scores, on Ray.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(verbs)
+app.add_typer(files)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; exit with 0, 1 (failed), 2 (bad usage or input) or 130 (interrupted)."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit code; errors are one line on stderr."""
+    try:
+        code = typer.main.get_command(app).main(arguments, prog_name="raydd", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("interrupted; the same command goes on (distill: with --resume)", 130)
+    except typer.Exit as error:
+        return error.exit_code
+    except typer.TyperException as error:
+        usage = getattr(error, "format_message", lambda: "")().strip()
+        return _fail(f"{usage or 'a command is needed'} (see raydd --help)", 2)
+    except ValueError as error:
+        return _fail(str(error), 2)
+    except (RuntimeError, FloatingPointError, OSError, MemoryError) as error:
+        return _fail(str(error) or type(error).__name__, 1)
+
+
+def _fail(message: str, code: int) -> int:
+    if os.environ.get("RAYDD_TRACEBACK"):
+        raise
+    print(f"raydd: {' '.join(message.split())}", file=sys.stderr)
+    return code

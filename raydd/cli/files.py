@@ -1,0 +1,97 @@
+"""Commands that look into files and write them anew: datasets, export, buffer."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from raydd.cli.options import (
+    AsJson,
+    Settings,
+    printer,
+    show_document,
+)
+
+app = typer.Typer()
+buffer_app = typer.Typer(help="Look into trajectory buffers.", no_args_is_help=True)
+app.add_typer(buffer_app, name="buffer")
+
+
+@app.command(epilog="Example: raydd datasets digits")
+def datasets(
+    name: Annotated[str | None, typer.Argument(help="A name or path to load and describe; none lists names.")] = None,
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the known data sets, or load one and describe it."""
+    from raydd.config import DataConfig, build, parse_settings
+    from raydd.console import Screen
+    from raydd.data.datasets import DATASETS, load_dataset
+
+    if name is None:
+        listed = {
+            key: {"classes": row.classes, "channels": row.channels, "size": row.size} for key, row in DATASETS.items()
+        }
+        lines = [
+            f"{key:20} {row.classes:4} classes, {row.channels} x {row.size} x {row.size}"
+            for key, row in DATASETS.items()
+        ]
+        Screen(as_json).result({"datasets": listed}, lambda console: console.print("\n".join(lines)))
+        return
+    tree = parse_settings(settings or ()).get("data", {})
+    config = build(DataConfig, {"dataset": name}, tree)
+    data = load_dataset(config.dataset, size=config.size, validation=config.validation)
+    document = {
+        "name": data.name,
+        "classes": list(data.classes),
+        "channels": data.channels,
+        "size": data.size,
+        "train": len(data.train),
+        "validation": len(data.validation),
+        "test": len(data.test),
+        "fingerprint": data.fingerprint,
+        "note": data.note,
+    }
+    Screen(as_json).result(document, printer(document))
+
+
+@app.command(epilog="Example: raydd export runs/digits/synset.arrow --format png --out digits-png")
+def export(
+    synset: Annotated[Path, typer.Argument(help="A file synset.arrow.")],
+    out: Annotated[Path, typer.Option(help="The folder to write.")],
+    format: Annotated[str, typer.Option(help="png: one picture an image, in a folder a class.")] = "png",
+    as_json: AsJson = False,
+) -> None:
+    """Write a synthetic set in another layout."""
+    from raydd.console import Screen
+    from raydd.data.synset import SyntheticSet
+    from raydd.report.picture import export_png
+
+    writers = {"png": export_png}
+    if format not in writers:
+        raise ValueError(f"--format {format!r} is unknown; use {', '.join(writers)}")
+    paths = writers[format](SyntheticSet.load(synset), out)
+    document = {"outputs": {"folder": str(out), "images": len(paths)}}
+    Screen(as_json).result(document, lambda console: console.print(f"wrote {len(paths)} images to {out}"))
+
+
+@buffer_app.command("info", epilog="Example: raydd buffer info runs/quickstart/buffer")
+def buffer_info(folder: Annotated[Path, typer.Argument(help="A buffer.")], as_json: AsJson = False) -> None:
+    """Say what a buffer holds."""
+    from raydd.console import Screen
+    from raydd.data.buffer import describe
+
+    show_document(Screen(as_json), describe(folder))
+
+
+@buffer_app.command("verify", epilog="Example: raydd buffer verify runs/quickstart/buffer")
+def buffer_verify(folder: Annotated[Path, typer.Argument(help="A buffer.")], as_json: AsJson = False) -> None:
+    """Read every byte of a buffer; exit code 1 when something is wrong."""
+    from raydd.console import Screen
+    from raydd.data.buffer import verify
+
+    problems = [problem._asdict() for problem in verify(folder)]
+    lines = [f"{problem['file']}: {problem['what']}" for problem in problems] or [f"{folder}: whole"]
+    Screen(as_json).result({"problems": problems}, lambda console: console.print("\n".join(lines), markup=False))
+    if problems:
+        raise typer.Exit(1)

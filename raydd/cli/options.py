@@ -1,0 +1,56 @@
+"""Flags that several commands share, and how their results are shown."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="Any setting, as a.b=value; may be repeated.")]
+Seed = Annotated[int, typer.Option(help="Every draw comes from it.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Address = Annotated[str | None, typer.Option(help="A Ray cluster; none starts a local Ray.")]
+Workers = Annotated[int | None, typer.Option(help="Ray workers; as many as fit are started.")]
+DatasetOption = Annotated[str | None, typer.Option(help="A name of `raydd datasets`, or a path.")]
+
+
+def known_device(device: str) -> str:
+    """A device as asked for, or a refusal."""
+    if device not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"--device {device!r}: use auto, cpu or cuda")
+    return device
+
+
+def dataset_word(name: str) -> str:
+    """A registered name as it is; a path made absolute, since workers run elsewhere."""
+    from raydd.data.datasets import DATASETS
+
+    return name if name in DATASETS or not Path(name).exists() else str(Path(name).absolute())
+
+
+def given(**values: Any) -> dict[str, Any]:
+    """The flags that were given."""
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def show_scores(screen: Any, scores: list[dict[str, Any]], outputs: dict[str, str]) -> None:
+    """Scores as a table, and where they were written."""
+    from raydd.console import score_table
+
+    def show(console: Any) -> None:
+        console.print(score_table(scores))
+        for name, path in outputs.items():
+            console.print(f"{name}: {path}", markup=False)
+
+    screen.result({"scores": scores, "outputs": outputs}, show)
+
+
+def show_document(screen: Any, document: dict[str, Any]) -> None:
+    """A document, a line a key."""
+    screen.result(document, printer(document))
+
+
+def printer(document: dict[str, Any]) -> Any:
+    """Prints a document, a line a key."""
+    lines = [f"{key:14} {value}" for key, value in document.items()]
+    return lambda console: console.print("\n".join(lines), markup=False)

@@ -1,0 +1,168 @@
+"""The main job's commands: quickstart, experts, distill, evaluate."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from raydd.cli.options import (
+    Address,
+    AsJson,
+    DatasetOption,
+    DeviceOption,
+    Seed,
+    Settings,
+    Workers,
+    dataset_word,
+    given,
+    known_device,
+    show_document,
+    show_scores,
+)
+
+app = typer.Typer()
+
+
+@app.command(epilog="Example: raydd quickstart --out runs/quickstart")
+def quickstart(
+    out: Annotated[Path, typer.Option(help="The run folder; a second run goes on with the first.")] = Path(
+        "runs/quickstart"
+    ),
+    seed: Seed = 0,
+    settings: Settings = None,
+    device: DeviceOption = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Experts, a distilled set and its scores, on the bundled digits: the whole job in a few minutes."""
+    from raydd import api
+    from raydd.config import DistillConfig, ExpertsConfig, build, load_preset, parse_settings
+    from raydd.console import Screen
+
+    screen, where = Screen(as_json), api.Where(num_workers=2, device=known_device(device))
+    config = build(DistillConfig, load_preset("digits", "mtt", 1), {"seed": seed}, parse_settings(settings or ()))
+    experts = ExpertsConfig(data=config.data, experts=config.experts, seed=config.seed)
+    buffer = api.train_experts(experts, out / "buffer", where=where, screen=screen)
+    synset = api.distill(config, out, buffer=buffer, resume=True, where=where, screen=screen)
+    scores = api.evaluate([synset], where=where, screen=screen)
+    api.save_scores(scores, out / "scores.json")
+    outputs = {name: str(out / name) for name in ("config.yaml", "metrics.jsonl", "synset.arrow", "synset.png")}
+    show_scores(screen, scores, outputs | {"buffer": str(buffer), "scores.json": str(out / "scores.json")})
+
+
+@app.command(epilog="Example: raydd experts --dataset digits --num-experts 20 --num-workers 2")
+def experts(  # noqa: PLR0913, PLR0917 - one a flag
+    dataset: DatasetOption = None,
+    network: Annotated[str | None, typer.Option(help="For example ConvNetW32, ConvNetD4, ResNet18.")] = None,
+    num_experts: Annotated[int | None, typer.Option(help="Experts the buffer shall hold.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs an expert.")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="sgd or momentum.")] = None,
+    num_workers: Workers = None,
+    out: Annotated[Path | None, typer.Option(help="The buffer's folder; none takes the cache's.")] = None,
+    seed: Seed = 0,
+    settings: Settings = None,
+    address: Address = None,
+    device: DeviceOption = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Train expert networks in parallel into a trajectory buffer; again trains only what is missing."""
+    from raydd import api
+    from raydd.config import ExpertsConfig, build, parse_settings
+    from raydd.console import Screen
+    from raydd.data.buffer import describe
+
+    flags = {
+        "data": given(dataset=dataset and dataset_word(dataset)),
+        "experts": given(network=network, num_experts=num_experts, epochs=epochs, optimizer=optimizer),
+        "seed": seed,
+    }
+    config = build(ExpertsConfig, flags, parse_settings(settings or ()))
+    screen = Screen(as_json)
+    where = api.Where(num_workers, address, known_device(device))
+    folder = api.train_experts(config, out, where=where, screen=screen)
+    document = describe(folder)
+    show_document(screen, document | {"outputs": {"buffer": str(folder)}})
+
+
+@app.command(epilog="Example: raydd distill --method mtt --dataset digits --ipc 1 --out runs/digits")
+def distill(  # noqa: PLR0913, PLR0917 - one a flag
+    method: Annotated[str, typer.Option(help="A name of raydd.METHODS.")] = "mtt",
+    dataset: DatasetOption = None,
+    network: Annotated[str | None, typer.Option(help="The experts' network.")] = None,
+    ipc: Annotated[int, typer.Option(help="Synthetic images a class.")] = 1,
+    buffer: Annotated[Path | None, typer.Option(help="A folder of experts; none uses or makes the cache's.")] = None,
+    preset: Annotated[str | None, typer.Option(help="A shipped preset such as cifar10/mtt, or a YAML file.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run folder.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the folder's run stopped.")] = False,
+    num_workers: Workers = None,
+    seed: Seed = 0,
+    settings: Settings = None,
+    address: Address = None,
+    device: DeviceOption = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Distill a synthetic set that students learn from as experts learn from the real one."""
+    from raydd import api
+    from raydd.config import DistillConfig, build, dump, expand_preset, load_preset, parse_settings
+    from raydd.console import Screen
+
+    name = dataset_word(dataset or "digits")
+    values = expand_preset(preset, ipc) if preset else load_preset(name, method, ipc)
+    flags: dict[str, Any] = {"method": method, "ipc": ipc, "seed": seed}
+    flags |= {"data": given(dataset=dataset and name), "experts": given(network=network)}
+    config = build(DistillConfig, values, flags, parse_settings(settings or ()))
+    folder = out or Path("runs") / f"{Path(config.data.dataset).name}-{method}-ipc{ipc}"
+    screen = Screen(as_json)
+    screen.note(f"preset {config.preset}; settings: {' '.join(dump(config).split())}")
+    where = api.Where(num_workers, address, known_device(device))
+    synset = api.distill(config, folder, buffer=buffer, resume=resume, where=where, screen=screen)
+    names = ("config.yaml", "metrics.jsonl", "synset.arrow", "synset.png")
+    document = {
+        "method": method,
+        "dataset": synset.dataset,
+        "ipc": synset.ipc,
+        "lr": float(synset.lr),
+        "outputs": {name: str(folder / name) for name in names},
+    }
+    screen.result(document, lambda console: console.print(f"wrote {folder / 'synset.arrow'} and its picture"))
+
+
+@app.command(epilog="Example: raydd evaluate runs/digits/synset.arrow --nets ConvNetW32,MLP --seeds 5")
+def evaluate(  # noqa: PLR0913, PLR0917 - one a flag
+    synsets: Annotated[list[Path], typer.Argument(metavar="SYNSET...", help="Files synset.arrow.")],
+    dataset: DatasetOption = None,
+    nets: Annotated[str | None, typer.Option(help="Networks, with commas; none takes the experts'.")] = None,
+    seeds: Annotated[int, typer.Option(help="Fresh networks a cell.")] = 5,
+    protocol: Annotated[str, typer.Option(help="mtt, dm or dcbench.")] = "mtt",
+    seed: Seed = 0,
+    settings: Settings = None,
+    num_workers: Workers = None,
+    out: Annotated[Path | None, typer.Option(help="Write the scores to this JSON file.")] = None,
+    address: Address = None,
+    device: DeviceOption = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Train fresh networks on synthetic sets and test them, beside real images of the same number."""
+    from raydd import api
+    from raydd.config import EvaluateConfig, build, parse_settings
+    from raydd.console import Screen
+    from raydd.data.synset import SyntheticSet
+
+    screen = Screen(as_json)
+    loaded = [SyntheticSet.load(path) for path in synsets]
+    chosen = tuple(name for name in (nets or "").split(",") if name)
+    flags = {
+        "dataset": dataset and dataset_word(dataset),
+        "networks": chosen,
+        "seeds": seeds,
+        "seed": seed,
+        "protocol": protocol,
+    }
+    scores = api.evaluate(
+        loaded,
+        build(EvaluateConfig, flags, parse_settings(settings or ())),
+        names=None if len(loaded) == 1 else [str(path) for path in synsets],
+        where=api.Where(num_workers, address, known_device(device)),
+        screen=screen,
+    )
+    outputs = {} if out is None else {"scores": str(api.save_scores(scores, out))}
+    show_scores(screen, scores, outputs)
