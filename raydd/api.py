@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from raydd.config import DistillConfig, EvaluateConfig, ExpertConfig, ExpertsConfig, build
+from raydd.config import DistillConfig, EvaluateConfig, ExpertConfig, ExpertsConfig, build, words
 from raydd.console import Screen, clock, left
 from raydd.data.cache import default_cache
 from raydd.data.files import write_atomic
@@ -140,6 +140,7 @@ def distill(
     experts, work = open_buffer(folder, config, target)
     check(config.model_copy(update={"experts": config.experts.model_copy(update={"epochs": experts.epochs})}), work)
     run = Run(config, out, experts, work, resume)
+    screen.note(f"preset {config.preset}: {words(config)}")
     start, first = time.monotonic(), None
     with screen.progress(f"{config.method}, ipc {config.ipc}", config.steps) as update:
         for step in run.steps():

@@ -261,7 +261,7 @@ def load_preset(dataset: str, method: str, ipc: int) -> Tree:
     merge(tree, content.get("all", {}))
     exact = content.get("ipc", {}).get(ipc)
     merge(tree, exact or {})
-    tree["preset"] = f"{dataset}/{method}.yaml, ipc {ipc if exact else 'any'}"
+    tree["preset"] = f"{dataset}/{method}.yaml, ipc {'any' if exact is None else ipc}"
     return tree
 
 
@@ -290,3 +290,15 @@ def expand_preset(name: str, ipc: int) -> Tree:
 def dump(config: Config) -> str:
     """The configuration as YAML, complete."""
     return str(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+
+
+def words(config: Config, prefix: str = "") -> str:
+    """The configuration on one line, as words that ``--set`` takes.
+
+    >>> words(WindowConfig(high=2))
+    'low=0 high=2'
+    """
+    parts = []
+    for key, value in config:
+        parts.append(words(value, f"{prefix}{key}.") if isinstance(value, Config) else f"{prefix}{key}={value}")
+    return " ".join(parts)

@@ -102,7 +102,7 @@ def distill(  # noqa: PLR0913, PLR0917 - one a flag
 ) -> None:
     """Distill a synthetic set that students learn from as experts learn from the real one."""
     from raydd import api
-    from raydd.config import DistillConfig, build, dump, expand_preset, load_preset, parse_settings
+    from raydd.config import DistillConfig, build, expand_preset, load_preset, parse_settings
     from raydd.console import Screen
 
     name = dataset_word(dataset or "digits")
@@ -112,7 +112,6 @@ def distill(  # noqa: PLR0913, PLR0917 - one a flag
     config = build(DistillConfig, values, flags, parse_settings(settings or ()))
     folder = out or Path("runs") / f"{Path(config.data.dataset).name}-{method}-ipc{ipc}"
     screen = Screen(as_json)
-    screen.note(f"preset {config.preset}; settings: {' '.join(dump(config).split())}")
     where = api.Where(num_workers, address, known_device(device))
     synset = api.distill(config, folder, buffer=buffer, resume=resume, where=where, screen=screen)
     names = ("config.yaml", "metrics.jsonl", "synset.arrow", "synset.png")
