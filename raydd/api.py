@@ -18,7 +18,7 @@ from raydd.data.cache import default_cache
 from raydd.data.files import write_atomic
 from raydd.data.synset import SyntheticSet
 from raydd.report.picture import grid, save_png
-from raydd.runs import Run, check, open_buffer
+from raydd.runs import Run, check, open_buffer, settle_threads
 from raydd.training.expert import train_expert
 from raydd.training.protocol import PROTOCOLS
 from raydd.training.scores import Entry, Matrix, baselines, summarise
@@ -139,6 +139,8 @@ def distill(
     folder = buffer or _cached_buffer(config, target, where, screen)
     experts, work = open_buffer(folder, config, target)
     check(config.model_copy(update={"experts": config.experts.model_copy(update={"epochs": experts.epochs})}), work)
+    config = settle_threads(config, out)
+    torch.set_num_threads(config.threads or 1)
     run = Run(config, out, experts, work, resume)
     screen.note(f"preset {config.preset}: {words(config)}")
     start, first = time.monotonic(), None
@@ -238,8 +240,11 @@ def _matrix(
     titles = names or [f"{synset.recipe.get('method', 'set')}, {synset.ipc:g} a class" for synset in synsets]
     entries = [Entry(title, "distilled", (synset,)) for title, synset in zip(titles, synsets, strict=True)]
     seeds = range(config.seed, config.seed + config.seeds)
-    entries += baselines(first, work, seeds)
-    return Matrix(tuple(entries), chosen, seeds, config.protocol, data, device), work
+    for synset in {round(synset.ipc): synset for synset in reversed(synsets)}.values():
+        entries += baselines(synset, work, seeds)
+    epochs = config.real_epochs or PROTOCOLS[config.protocol].real_epochs
+    entries.append(Entry(f"whole data, {epochs} epochs", "whole", ()))
+    return Matrix(tuple(entries), chosen, seeds, config.protocol, data, device, epochs), work
 
 
 def check_workers(where: Where) -> None:

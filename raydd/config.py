@@ -1,6 +1,8 @@
 """What a run is: frozen, validated configurations, from presets, YAML and ``--set a.b=c``."""
 
 import difflib
+import json
+import shlex
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
@@ -112,6 +114,8 @@ class DistillConfig(Config):
         ema: Decay of the running mean of the images that is the result; None takes the last.
         checkpoint_every: Outer steps between resumable checkpoints.
         evaluate_every: Outer steps between scores on the validation split; None scores only the end.
+        threads: CPU threads; part of the run, since sums depend on it. None takes one a core, or what a
+            resumed run had.
         preset: Where the values came from, as text.
         data: The images.
         experts: The experts to match.
@@ -132,6 +136,7 @@ class DistillConfig(Config):
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     checkpoint_every: Count = 10
     evaluate_every: Count | None = None
+    threads: Count | None = None
     preset: str = "defaults"
     data: DataConfig = DataConfig()
     experts: ExpertConfig = ExpertConfig()
@@ -154,6 +159,7 @@ class EvaluateConfig(Config):
         seeds: Fresh networks a cell.
         seed: Of the first network; the others count on from it.
         protocol: A name of `raydd.PROTOCOLS`.
+        real_epochs: Epochs on the whole data set; None takes the protocol's.
     """
 
     dataset: str | None = None
@@ -161,6 +167,7 @@ class EvaluateConfig(Config):
     seeds: Count = 5
     seed: int = 0
     protocol: str = "mtt"
+    real_epochs: Count | None = None
 
 
 C = TypeVar("C", bound=Config)
@@ -281,7 +288,10 @@ def expand_preset(name: str, ipc: int) -> Tree:
     path = Path(name)
     if not path.is_file():
         raise ValueError(f"--preset {name!r} is neither shipped, such as digits/mtt, nor a YAML file")
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        content = None
     if not isinstance(content, dict):
         raise ValueError(f"preset file {path} holds no mapping; it needs lines such as 'steps: 150'")
     return content
@@ -293,12 +303,16 @@ def dump(config: Config) -> str:
 
 
 def words(config: Config, prefix: str = "") -> str:
-    """The configuration on one line, as words that ``--set`` takes.
+    """The configuration on one line, as words of a shell that ``--set`` takes.
 
     >>> words(WindowConfig(high=2))
     'low=0 high=2'
     """
     parts = []
     for key, value in config:
-        parts.append(words(value, f"{prefix}{key}.") if isinstance(value, Config) else f"{prefix}{key}={value}")
+        if isinstance(value, Config):
+            parts.append(words(value, f"{prefix}{key}."))
+        else:
+            text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+            parts.append(shlex.quote(f"{prefix}{key}={text}"))
     return " ".join(parts)

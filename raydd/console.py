@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 PLAIN_SECONDS = 10.0
 Update = Callable[[float, str], None]
@@ -25,8 +26,8 @@ class Screen:
 
     def __init__(self, as_json: bool = False) -> None:
         self._json = as_json
-        self._err = Console(stderr=True, highlight=False, soft_wrap=True)
-        self._out = Console(highlight=False, soft_wrap=True)
+        self._err = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
+        self._out = Console(highlight=False, emoji=False, soft_wrap=True)
 
     def note(self, text: str) -> None:
         """One line for the person."""
@@ -85,10 +86,11 @@ def score_table(scores: Sequence[dict[str, Any]]) -> Table:
     """Scores as a table, accuracies in per cent."""
     first = scores[0]
     title = f"{first['dataset']}, protocol {first['protocol']}, test accuracy in %"
-    table = Table(title=title, title_justify="left")
+    table = Table(title=Text(title, style="table.title"), title_justify="left")
     for column in ("set", "network", "mean", "std", "networks", "selection"):
         table.add_column(column, justify="right" if column in ("mean", "std", "networks") else "left")
     for score in scores:
         mean, std = f"{100 * score['mean']:.1f}", f"{100 * score['std']:.1f}"
-        table.add_row(score["name"], score["network"], mean, std, str(score["networks"]), score["selection"])
+        row = (score["name"], score["network"], mean, std, str(score["networks"]), score["selection"])
+        table.add_row(*(Text(cell) for cell in row))  # as they are: a path may hold what looks like markup
     return table

@@ -5,6 +5,7 @@ A run folder holds ``config.yaml``, ``metrics.jsonl``, ``checkpoint/state.arrow`
 """
 
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -37,7 +38,8 @@ def check(config: DistillConfig, work: Workspace) -> None:
     """Refuse, before anything is written, what cannot run.
 
     Raises:
-        ValueError: Unknown method; more images a class than there are; a window beyond the experts.
+        ValueError: Unknown method; more images a class than there are; a window beyond the experts;
+            no validation split to select on.
     """
     if config.method not in METHODS:
         raise ValueError(f"unknown method {config.method!r}; use one of {', '.join(METHODS)}")
@@ -45,6 +47,14 @@ def check(config: DistillConfig, work: Workspace) -> None:
     epochs = config.experts.epochs
     high = epochs - config.span if config.window.high is None else config.window.high
     check_window((config.window.low, high), config.span, epochs)
+    _check_selection(config, work)
+
+
+def _check_selection(config: DistillConfig, work: Workspace) -> None:
+    if config.evaluate_every is not None and not len(work.dataset.validation):
+        raise ValueError(
+            f"evaluate_every = {config.evaluate_every} needs a validation split; use --set data.validation=0.1"
+        )
 
 
 def open_buffer(folder: Path, config: DistillConfig, device: torch.device) -> tuple[ArrowBuffer, Workspace]:
@@ -64,6 +74,15 @@ def open_buffer(folder: Path, config: DistillConfig, device: torch.device) -> tu
     work = open_workspace(config.data, config.experts.network, device, transform)
     buffer.expect(fingerprint=work.dataset.fingerprint, preprocessing_hash=transform.hash)
     return buffer, work
+
+
+def settle_threads(config: DistillConfig, folder: Path) -> DistillConfig:
+    """The configuration with its CPU threads settled: as given, as the folder's run had, or one a core."""
+    if config.threads is not None:
+        return config
+    path = folder / "config.yaml"
+    before = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return config.model_copy(update={"threads": before.get("threads") or len(os.sched_getaffinity(0))})
 
 
 def save_transform(folder: Path, transform: Transform) -> None:
@@ -100,6 +119,7 @@ class Run:
 
     def __post_init__(self) -> None:
         check_window(self._window, self.config.span, self.buffer.epochs)
+        _check_selection(self.config, self.work)
         self._claim_folder()
         recipe = METHODS[self.config.method](Setup(self.config, self.work, self.buffer))
         self._distillation = Distillation(
@@ -180,8 +200,6 @@ class Run:
         """Accuracy on the validation split of the set as it stands; the best set so far is kept."""
         work, synset = self.work, self._distillation.result
         feed, protocol = work.feed(work.dataset.validation), PROTOCOLS["mtt"]
-        if not len(feed):
-            raise ValueError("evaluate_every needs a validation split; use --set data.validation=0.1")
         scores = [
             evaluate(synset, work.build, feed, protocol, work.augment, seed) for seed in range(SELECTION_NETWORKS)
         ]

@@ -26,6 +26,7 @@ LAYERS = (
     ("training", "distill", "report"),
     ("methods",),
     ("runs",),
+    ("experts",),
     ("remote",),
     ("api",),
     ("cli",),

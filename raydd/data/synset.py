@@ -43,7 +43,8 @@ class SyntheticSet:
     history: tuple[dict[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
-        if self.images.ndim != 4 or len(self.labels) != len(self.images):
+        wanted = ((len(self.images),), (len(self.images), len(self.classes)))
+        if self.images.ndim != 4 or tuple(self.labels.shape) not in wanted:
             raise ValueError(
                 f"images {tuple(self.images.shape)} and labels {tuple(self.labels.shape)} do not belong together; "
                 "need (N, C, H, W) and (N,) or (N, K)"

@@ -29,14 +29,14 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any
 
     Equal arguments give equal bytes.
     """
+    metadata = json.loads(json.dumps(metadata))  # as it will be read
     rows = [
         (name, str(value.dtype).removeprefix("torch."), list(value.shape), _raw(value))
         for name, value in tensors.items()
     ]
     columns = zip(*rows, strict=True) if rows else ([], [], [], [])
     arrays = [pa.array(list(column), field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
-    digest = _digest(raw for *_, raw in rows)
-    text = json.dumps({"metadata": metadata, "sha256": digest}, sort_keys=True)
+    text = json.dumps({"metadata": metadata, "sha256": _digest(metadata, rows)}, sort_keys=True)
     schema = _SCHEMA.with_metadata({"raydd": text})
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, schema) as writer:
@@ -55,18 +55,22 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with pa.memory_map(str(path)) as source:
             table = pa.ipc.open_file(source).read_all()
+            table.validate(full=True)
+            rows = list(zip(*(_values(table, field.name) for field in _SCHEMA), strict=True))
         header = json.loads(table.schema.metadata[b"raydd"])
-        raws = [value.as_buffer() for value in table.column("data")]
-        names, dtypes, shapes = (table.column(key).to_pylist() for key in ("name", "dtype", "shape"))
-    except (pa.ArrowInvalid, OSError, KeyError, TypeError, json.JSONDecodeError):
+        metadata, digest = header["metadata"], header["sha256"]
+        whole = _digest(metadata, rows) == digest
+    except (pa.ArrowException, ValueError, TypeError, AttributeError, LookupError, OSError, MemoryError):
         raise ValueError(f"{path} is not a complete raydd file; make it again") from None
-    if _digest(raws) != header["sha256"]:
+    if not whole:
         raise ValueError(f"{path} is corrupted: its bytes do not match its checksum; make it again")
-    tensors = {
-        name: _tensor(raw, _DTYPES[dtype], shape)
-        for name, dtype, shape, raw in zip(names, dtypes, shapes, raws, strict=True)
-    }
-    return tensors, header["metadata"]
+    return {name: _tensor(raw, _DTYPES[dtype], shape) for name, dtype, shape, raw in rows}, metadata
+
+
+def _values(table: pa.Table, name: str) -> list[Any]:
+    """A column's values; those of ``data`` as buffers, not as copies."""
+    column = table.column(name)
+    return [value.as_buffer() for value in column] if name == "data" else column.to_pylist()
 
 
 def _raw(value: Tensor) -> bytes:
@@ -79,8 +83,10 @@ def _tensor(raw: Any, dtype: torch.dtype, shape: list[int]) -> Tensor:
     return torch.frombuffer(bytearray(raw), dtype=dtype).reshape(shape)
 
 
-def _digest(raws: Any) -> str:
-    digest = hashlib.sha256()
-    for raw in raws:
+def _digest(metadata: Any, rows: list[Any]) -> str:
+    """sha256 of all that a file says: its metadata, and each tensor's name, dtype, shape and bytes."""
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name, dtype, shape, raw in rows:
+        digest.update(f"|{name!r} {dtype} {shape}|".encode())
         digest.update(raw)
     return digest.hexdigest()

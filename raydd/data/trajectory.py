@@ -92,12 +92,13 @@ end the window at 18 or earlier, or train longer experts
     shown = f"window ({low:g}, {high:g})"
     if span < 1:
         raise ValueError(f"a span of {span} epochs is too short; use at least 1")
+    if span > epochs:
+        remedy = f"use a span of at most {epochs}, or train longer experts"
+        raise ValueError(f"a span of {span} epochs is longer than the experts' {epochs}; {remedy}")
     if not 0 <= low <= high or math.ceil(low) > math.floor(high):
         raise ValueError(f"{shown} holds no epoch; use 0 <= low <= high, for example (0, {epochs - span})")
     if high + span > epochs:
         remedy = f"end the window at {epochs - span} or earlier, or train longer experts"
-        if span > epochs:
-            remedy = f"use a span of at most {epochs}, or train longer experts"
         needs = f"needs experts of {high + span:g} epochs but they have {epochs}"
         raise ValueError(f"{shown} with a span of {span} epochs {needs}; {remedy}")
 

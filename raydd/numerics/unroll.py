@@ -17,6 +17,7 @@ Inner = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 Backprop = Literal["full", "adjoint", "truncated"]
 Path = tuple[Tensor, ...]
+Plan = list[tuple[int, int, View]]
 
 
 class Batch(NamedTuple):
@@ -86,9 +87,10 @@ def unroll(
         return _full(inner, theta, batches, lr)
     if backprop not in ("adjoint", "truncated"):
         raise ValueError(f"backprop {backprop!r} is unknown; use full, adjoint or truncated")
-    tensors = [tensor for batch in batches for tensor in (batch.x, batch.y)]
-    views = [batch.view for batch in batches]
-    path: Path = _Sweep.apply(inner, views, backprop == "adjoint", theta, lr, *tensors)
+    tensors = list({id(tensor): tensor for batch in batches for tensor in (batch.x, batch.y)}.values())
+    places = {id(tensor): place for place, tensor in enumerate(tensors)}
+    plan = [(places[id(batch.x)], places[id(batch.y)], batch.view) for batch in batches]
+    path: Path = _Sweep.apply(inner, plan, backprop == "adjoint", theta, lr, *tensors)
     return path
 
 
@@ -104,26 +106,30 @@ def _full(inner: Inner, theta: Tensor, batches: Sequence[Batch], lr: Tensor) -> 
 
 
 class _Sweep(torch.autograd.Function):
-    """The path with a backward that recomputes one step at a time."""
+    """The path with a backward that recomputes one step at a time.
+
+    Steps name their x and y by place among ``tensors``, so that one image gradient is kept for all
+    steps that share images.
+    """
 
     @staticmethod
     def forward(
         ctx: Any,
         inner: Inner,
-        views: list[View],
+        plan: Plan,
         second_order: bool,
         theta: Tensor,
         lr: Tensor,
         *tensors: Tensor,
     ) -> Path:
         path = [theta.detach().clone()]
-        for step, view in enumerate(views):
-            x, y = tensors[2 * step].detach(), tensors[2 * step + 1].detach()
+        for x_place, y_place, view in plan:
+            x, y = tensors[x_place].detach(), tensors[y_place].detach()
             point = path[-1].detach().requires_grad_()
             with torch.enable_grad():
                 (gradient,) = torch.autograd.grad(inner(point, view(x), y), point)
             path.append(path[-1] - lr * gradient)
-        ctx.inner, ctx.views, ctx.second_order = inner, views, second_order
+        ctx.inner, ctx.plan, ctx.second_order = inner, plan, second_order
         ctx.save_for_backward(lr, *path, *tensors)
         ctx.set_materialize_grads(False)
         return tuple(path)
@@ -131,18 +137,22 @@ class _Sweep(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
-        steps = len(ctx.views)
+        steps = len(ctx.plan)
         lr, path, tensors = ctx.saved_tensors[0], ctx.saved_tensors[1 : steps + 2], ctx.saved_tensors[steps + 2 :]
         wanted = ctx.needs_input_grad[5:]
-        gradients: list[Tensor | None] = [None] * (2 * steps)
+        gradients: list[Tensor | None] = [None] * len(tensors)
         adjoint = cotangents[steps]
         adjoint = torch.zeros_like(path[0]) if adjoint is None else adjoint
         lr_gradient = torch.zeros_like(lr)
         for step in reversed(range(steps)):
-            pair = slice(2 * step, 2 * step + 2)
-            slope, found = _step(ctx, path[step], tensors[pair], wanted[pair], step, adjoint)
+            *pair, view = ctx.plan[step]
+            data = [tensors[place] for place in pair]
+            slope, found = _step(ctx, path[step], data, [wanted[place] for place in pair], view, adjoint)
             lr_gradient = lr_gradient - slope
-            gradients[pair] = [None if value is None else -lr * value for value in found[1:]]
+            for place, value in zip(pair, found[1:], strict=True):
+                if value is not None:
+                    total = gradients[place]
+                    gradients[place] = -lr * value if total is None else total.sub_(lr * value)
             if found[0] is not None:
                 adjoint = adjoint - lr * found[0]
             cotangent = cotangents[step]
@@ -156,7 +166,7 @@ def _step(
     theta: Tensor,
     tensors: Sequence[Tensor],
     wanted: Sequence[bool],
-    step: int,
+    view: View,
     adjoint: Tensor,
 ) -> tuple[Tensor, list[Tensor | None]]:
     """Slope s = <g_i, lambda> and its derivatives by theta_i, x_i and y_i (None where not wanted)."""
@@ -166,7 +176,7 @@ def _step(
     leaves += [(place, leaf) for place, leaf in ((1, x), (2, y)) if leaf.requires_grad]
     found: list[Tensor | None] = [None, None, None]
     with torch.enable_grad():
-        loss = ctx.inner(theta, ctx.views[step](x), y)
+        loss = ctx.inner(theta, view(x), y)
         (gradient,) = torch.autograd.grad(loss, theta, create_graph=bool(leaves))
         slope = torch.dot(gradient, adjoint)
     if slope.requires_grad:  # not where the loss is linear in theta and in what is wanted

@@ -5,7 +5,7 @@ Shapes: none; accuracies are fractions.
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -55,6 +55,7 @@ class Matrix:
         protocol: A name of `PROTOCOLS`.
         data: Which real images.
         device: Where each worker trains.
+        real_epochs: Epochs on the whole data; None takes the protocol's.
     """
 
     entries: tuple[Entry, ...]
@@ -63,6 +64,7 @@ class Matrix:
     protocol: str
     data: DataConfig
     device: str
+    real_epochs: int | None = None
 
     def jobs(self) -> list[Job]:
         """Every training; the long ones, on whole data, first."""
@@ -81,6 +83,8 @@ class Scorer:
         """The test accuracy of one training, in [0, 1]; the same whoever does it."""
         matrix, entry = self._matrix, self._matrix.entries[job.entry]
         protocol = PROTOCOLS[matrix.protocol]
+        if matrix.real_epochs is not None:
+            protocol = replace(protocol, real_epochs=matrix.real_epochs)
         if not entry.sets:
             work = self._work(matrix.entries[0].sets[0], job.network)
             train, test = work.feed(work.dataset.train), work.feed(work.dataset.test)
@@ -98,7 +102,7 @@ class Scorer:
 
 
 def baselines(synset: SyntheticSet, work: Workspace, seeds: range) -> list[Entry]:
-    """Selections of real images of the same size, a fresh one a seed, and the whole data set."""
+    """Selections of real images of the same size, a fresh one a seed."""
     ipc = round(synset.ipc)
     entries = []
     for kind, select in CORESETS.items():
@@ -108,7 +112,7 @@ def baselines(synset: SyntheticSet, work: Workspace, seeds: range) -> list[Entry
             chosen = SyntheticSet(images, labels, torch.tensor(0.01), synset.transform, synset.dataset, synset.classes)
             sets.append(chosen)
         entries.append(Entry(f"{kind}, {ipc} a class", kind, tuple(sets)))
-    return [*entries, Entry("whole data", "whole", ())]
+    return entries
 
 
 def summarise(matrix: Matrix, results: Sequence[tuple[Job, float]]) -> list[dict[str, Any]]:

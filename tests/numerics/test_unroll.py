@@ -232,3 +232,11 @@ def test_adjoint_keeps_the_path_and_the_batches_only():
     for mode in ("adjoint", "truncated"):
         assert (many - few) * theta <= saved[mode][1] - saved[mode][0] <= (many - few) * step
     assert saved["full"][1] - saved["full"][0] > 5 * (many - few) * step
+
+
+def test_shared_images_get_one_gradient_not_one_a_step():
+    problem = Problem("cpu", steps=6)
+    x, y, lr, theta = (problem.leaves[name] for name in ("images", "labels", "lr", "theta"))
+    path = unroll(problem.inner, theta, [Batch(x, y)] * 6, lr, "adjoint")
+    receivers = [function for function, _ in path[-1].grad_fn.next_functions if function is not None]
+    assert [function.variable.shape for function in receivers] == [leaf.shape for leaf in (theta, lr, x, y)]

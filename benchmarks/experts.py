@@ -1,0 +1,71 @@
+"""Experts a minute against the number of workers, on digits; start-up of Ray and of the actors told apart.
+
+python benchmarks/experts.py --write
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+from raydd.config import DataConfig, ExpertConfig
+from raydd.remote.experts import Job, prepare, train_missing
+from raydd.remote.session import session
+
+REPEATS = 3
+
+
+def minutes(workers: int, experts: int, epochs: int) -> tuple[float, float]:
+    """Minutes from the first epoch to the last expert, and seconds until the first epoch was seen."""
+    with tempfile.TemporaryDirectory() as folder:
+        job, missing = prepare(
+            Job(DataConfig(), ExpertConfig(num_experts=experts, epochs=epochs), 0, Path(folder), "cpu")
+        )
+        start, first = time.monotonic(), None
+        for step in train_missing(job, missing, workers):
+            if first is None and step.epochs:
+                first = time.monotonic()
+    end = time.monotonic()
+    first = first or end
+    return (end - first) / 60, first - start
+
+
+def main() -> None:
+    """Interleave one and two workers, and print or record what came of it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--experts", type=int, default=16)
+    parser.add_argument("--epochs", type=int, default=50)
+    parser.add_argument("--write", action="store_true", help="record the result beside this script")
+    options = parser.parse_args()
+    rates: dict[int, list[float]] = {1: [], 2: []}
+    starts: list[float] = []
+    with session():
+        for _ in range(REPEATS):
+            for workers, found in rates.items():
+                spent, start = minutes(workers, options.experts, options.epochs)
+                found.append(options.experts / spent)
+                starts.append(start)
+    ratios = [two / one for one, two in zip(rates[1], rates[2], strict=True)]
+    result = {
+        "command": f"python benchmarks/experts.py --experts {options.experts} --epochs {options.epochs} --write",
+        "machine": "2 cores, 24 GB, CPU",
+        "versions": {name: version(name) for name in ("raydd", "ray", "torch")},
+        "seed": 0,
+        "experts_a_minute": {
+            str(workers): {"mean": statistics.fmean(found), "std": statistics.stdev(found)}
+            for workers, found in rates.items()
+        },
+        "two_over_one": {"mean": statistics.fmean(ratios), "std": statistics.stdev(ratios)},
+        "seconds_to_first_epoch": {"mean": statistics.fmean(starts), "std": statistics.stdev(starts)},
+    }
+    text = json.dumps(result, indent=1) + "\n"
+    print(text)
+    if options.write:
+        Path(__file__).with_suffix(".json").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""Experts of one buffer: what is missing, and training it. Nothing here knows of Ray."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from raydd.config import DataConfig, ExpertConfig
+from raydd.data.buffer import create_buffer, finished, write_expert
+from raydd.data.trajectory import BufferSpec, ExpertTrajectory
+from raydd.numerics.flat import layout_of, running_statistics
+from raydd.runs import load_transform, save_transform
+from raydd.training.expert import Snapshot, train_expert
+from raydd.workspace import Workspace, open_workspace
+
+
+class Job(NamedTuple):
+    """All that a worker needs to train experts of one buffer."""
+
+    data: DataConfig
+    experts: ExpertConfig
+    seed: int
+    folder: Path
+    device: str
+
+
+class Trainer:
+    """Trains one expert after another and writes each to the buffer; knows nothing of Ray."""
+
+    def __init__(self, job: Job) -> None:
+        torch.set_num_threads(1)
+        self._job = job
+        self._epoch = 0
+        transform = load_transform(job.folder)
+        self._work = open_workspace(job.data, job.experts.network, torch.device(job.device), transform)
+        self._train = self._work.feed(self._work.dataset.train)
+        self._validation = self._work.feed(self._work.dataset.validation)
+
+    def train(self, index: int) -> int:
+        """Train expert ``index`` and write its file; the same bytes whoever does it. Returns the index."""
+        torch.set_num_threads(1)
+        job, snapshots = self._job, []
+        for snapshot in train_expert(
+            job.experts, self._work.build, self._train, self._validation, self._work.augment, (job.seed, index)
+        ):
+            snapshots.append(snapshot)
+            self._epoch = snapshot.epoch
+        write_expert(job.folder, buffer_spec(job, self._work), index, _trajectory(snapshots))
+        self._epoch = 0
+        return index
+
+    def epoch(self) -> int:
+        """Epochs done of the expert in hand."""
+        return self._epoch
+
+
+def _trajectory(snapshots: list[Snapshot]) -> ExpertTrajectory:
+    columns = Snapshot(*zip(*snapshots, strict=True))  # type: ignore[arg-type]
+    return ExpertTrajectory(
+        torch.stack(tuple(columns.theta)),
+        torch.stack(tuple(columns.buffers)),
+        columns.epoch,  # type: ignore[arg-type]
+        columns.accuracy,  # type: ignore[arg-type]
+        columns.train_loss,  # type: ignore[arg-type]
+    )
+
+
+def buffer_spec(job: Job, work: Workspace) -> BufferSpec:
+    """What the buffer is of; the number of experts is not part of it."""
+    network, dataset = work.build(), work.dataset
+    recipe = job.experts.model_dump(mode="json", exclude={"num_experts", "network"})
+    return BufferSpec(
+        dataset=dataset.name,
+        fingerprint=dataset.fingerprint,
+        preprocessing_hash=work.transform.hash,
+        preprocessing=work.transform.metadata(),
+        network=work.network,
+        channels=dataset.channels,
+        size=dataset.size,
+        classes=len(dataset.classes),
+        layout=layout_of(dict(network.named_parameters())),
+        buffer_layout=layout_of(running_statistics(network)),
+        recipe=recipe | {"augment": job.data.augment, "validation": job.data.validation},
+        seed=job.seed,
+    )
+
+
+def prepare(job: Job) -> tuple[Job, list[int]]:
+    """Make or check the buffer's folder, and list the experts that are missing.
+
+    Raises:
+        ValueError: The data set or network is unknown, or the folder holds another buffer.
+    """
+    stored = job.folder / "preprocessing.arrow"
+    transform = load_transform(job.folder) if stored.exists() else None
+    work = open_workspace(job.data, job.experts.network, torch.device("cpu"), transform)
+    spec = buffer_spec(job, work)
+    create_buffer(job.folder, spec)
+    if transform is None:
+        save_transform(job.folder, work.transform)
+    missing = sorted(set(range(job.experts.num_experts)) - finished(job.folder, spec))
+    return job, missing

@@ -1,0 +1,249 @@
+"""The command line: its flags, its documents, its exit codes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from raydd.api import evaluate
+from raydd.cli import app, run
+from raydd.config import EvaluateConfig
+from raydd.data.synset import SyntheticSet
+
+COMMON = {"--json", "--help"}
+JOB = COMMON | {"--seed", "--set", "--device"}
+RAY = JOB | {"--num-workers", "--address", "--out"}
+FLAGS = {
+    "quickstart": JOB | {"--out"},
+    "experts": RAY | {"--dataset", "--network", "--num-experts", "--epochs", "--optimizer"},
+    "distill": RAY | {"--method", "--dataset", "--network", "--ipc", "--buffer", "--preset", "--resume"},
+    "evaluate": RAY | {"--dataset", "--nets", "--seeds", "--protocol"},
+    "datasets": COMMON | {"--set"},
+    "export": COMMON | {"--out", "--format"},
+    "buffer info": COMMON,
+    "buffer verify": COMMON,
+}
+SCORE = {"name", "kind", "dataset", "network", "protocol", "selection", "ipc", "networks", "mean", "std", "values"}
+
+
+def document(capfd, *arguments, code=0):
+    """The one JSON document that a command prints on stdout."""
+    assert run([*arguments, "--json"]) == code
+    out = capfd.readouterr().out
+    assert out.count("\n") == 1
+    return json.loads(out)
+
+
+def command(*arguments, **options):
+    words = [sys.executable, "-m", "raydd", *arguments]
+    return subprocess.run(words, capture_output=True, text=True, timeout=120, check=False, **options)
+
+
+def commands(group, prefix=""):
+    for name, entry in group.commands.items():
+        inner = getattr(entry, "commands", None)
+        if inner is None:
+            yield prefix + name, entry
+        else:
+            yield from commands(entry, f"{prefix}{name} ")
+
+
+def test_flags_are_the_settled_ones():
+    context = typer.Context(typer.main.get_command(app))
+    found = {
+        name: {word for parameter in entry.get_params(context) for word in parameter.opts if word.startswith("-")}
+        for name, entry in commands(typer.main.get_command(app))
+    }
+    assert found == FLAGS
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_help_names_every_flag_and_an_example(name, capfd, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert run([*name.split(), "--help"]) == 0
+    out = capfd.readouterr().out
+    assert f"Example: raydd {name}" in out
+    assert [flag for flag in FLAGS[name] if flag not in out] == []
+
+
+def test_the_program_as_a_process(tmp_path):
+    """Exit codes 0 and 2 of a true process; start-up must not load Ray."""
+    good = command("datasets", "digits", "--json")
+    assert (good.returncode, json.loads(good.stdout)["train"]) == (0, 1293)
+    bad = command("distill", "--dataset", "diggits", cwd=tmp_path)
+    assert (bad.returncode, bad.stdout, bad.stderr.count("\n")) == (2, "", 1)
+    assert "'diggits'" in bad.stderr
+    assert "digits," in bad.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_command_is_refused_with_the_help(capfd):
+    assert run([]) == 2
+    assert "experts" in "".join(capfd.readouterr())
+
+
+def test_datasets_document(capfd, images):
+    listed = document(capfd, "datasets")["datasets"]
+    assert listed["digits"] == {"classes": 10, "channels": 1, "size": 8}
+    digits = document(capfd, "datasets", "digits")
+    assert (digits["train"], digits["validation"], digits["test"], digits["size"]) == (1293, 145, 359, 8)
+    folder = document(capfd, "datasets", str(images), "--set", "data.size=6", "--set", "data.validation=0.25")
+    assert (folder["name"], folder["classes"], folder["size"]) == ("images", ["cat", "dog"], 6)
+    assert (folder["train"], folder["validation"], folder["test"]) == (6, 2, 2)
+
+
+def test_experts_document_of_a_whole_buffer(capfd, small_buffer):
+    """Nothing is missing: nothing is trained, no Ray is started."""
+    before = {path.name: path.stat().st_mtime_ns for path in small_buffer.glob("expert-*")}
+    flags = ("--network", "MLP", "--num-experts", "2", "--epochs", "3", "--out", str(small_buffer))
+    found = document(capfd, "experts", *flags)
+    assert found["outputs"] == {"buffer": str(small_buffer)}
+    assert (found["experts"], found["epochs"], found["network"], found["seed"]) == (2, 3, "MLP", 0)
+    assert {path.name: path.stat().st_mtime_ns for path in small_buffer.glob("expert-*")} == before
+
+
+def test_buffer_documents(capfd, small_buffer):
+    found = document(capfd, "buffer", "info", str(small_buffer))
+    assert (found["dataset"], found["preprocessing"], found["experts"]) == ("digits", "normalise", 2)
+    assert 0 <= found["accuracy"]["last"]["mean"] <= 1
+    assert document(capfd, "buffer", "verify", str(small_buffer)) == {"problems": []}
+
+
+def test_distill_document_and_run_folder(capfd, small_buffer, tmp_path):
+    out = tmp_path / "run"
+    flags = ("--network", "MLP", "--seed", "4", "--set", "steps=3", "--set", "student_steps=2")
+    found = document(capfd, "distill", "--buffer", str(small_buffer), "--out", str(out), *flags, *WINDOW)
+    names = {"config.yaml", "metrics.jsonl", "synset.arrow", "synset.png"}
+    assert found["outputs"] == {name: str(out / name) for name in names}
+    assert all((out / name).is_file() for name in names)
+    assert (found["method"], found["dataset"], found["ipc"]) == ("mtt", "digits", 1)
+    synset = SyntheticSet.load(out / "synset.arrow")
+    assert found["lr"] == float(synset.lr)
+    assert (synset.recipe["seed"], synset.recipe["steps"], synset.recipe["student_steps"]) == (4, 3, 2)
+    steps = [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3]
+
+
+WINDOW = ("--set", "window.high=1")
+
+
+def test_distill_without_a_window_fits_it_to_the_buffer(capfd, small_buffer, tmp_path):
+    preset = tmp_path / "plain.yaml"
+    preset.write_text("steps: 1\nstudent_steps: 1\nexperts: {network: MLP}\n")
+    flags = ("--preset", str(preset), "--buffer", str(small_buffer), "--out", str(tmp_path / "run"))
+    assert document(capfd, "distill", *flags)["ipc"] == 1
+
+
+def test_export_document(capfd, small_synset, tmp_path):
+    out = tmp_path / "png"
+    found = document(capfd, "export", str(small_synset), "--out", str(out))
+    assert found == {"outputs": {"folder": str(out), "images": 10}}
+    assert len(list(out.glob("*/*.png"))) == 10
+
+
+def test_evaluate_document(capfd, small_synset, tmp_path, monkeypatch):
+    """The words and the file; the trainings themselves are done by `tests/remote`."""
+    from raydd.remote import evaluate as remote
+    from raydd.remote import session
+
+    asked = []
+
+    def pretend(matrix, num_workers, show):
+        asked.append(num_workers)
+        show(remote.Progress(0, len(matrix.jobs()), 0.0, "two workers"))
+        return [(job, 0.5 + 0.1 * job.seed) for job in matrix.jobs()]
+
+    monkeypatch.setattr(remote, "run_matrix", pretend)
+    monkeypatch.setattr(session, "_start", lambda address: None)
+    out = tmp_path / "scores.json"
+    flags = ("--nets", "MLP,LeNet", "--seeds", "2", "--num-workers", "2", "--out", str(out))
+    found = document(capfd, "evaluate", str(small_synset), *flags)
+    assert asked == [2]
+    assert found["outputs"] == {"scores": str(out)}
+    assert json.loads(out.read_text())["scores"] == found["scores"]
+    assert all(set(score) == SCORE for score in found["scores"])
+    kinds = [(score["kind"], score["network"]) for score in found["scores"]]
+    assert len(kinds) == len(set(kinds))
+    assert {("distilled", "MLP"), ("distilled", "LeNet"), ("random", "MLP"), ("whole", "LeNet")} <= set(kinds)
+    first = found["scores"][0]
+    assert (first["selection"], first["protocol"], first["networks"], first["ipc"]) == ("honest", "mtt", 2, 1)
+    assert first["values"] == [0.5, 0.6]
+    assert first["mean"] == pytest.approx(0.55)
+    assert first["std"] == pytest.approx(0.1 / 2**0.5)
+    assert evaluate([SyntheticSet.load(small_synset)], EvaluateConfig(seeds=2))[0]["network"] == "MLP"
+
+
+def test_tables_and_notes_go_to_their_streams(capfd, small_buffer):
+    assert run(["buffer", "info", str(small_buffer)]) == 0
+    out, err = capfd.readouterr()
+    assert "digits" in out
+    assert err == ""
+
+
+def test_interrupted_is_130_in_one_line(capfd, monkeypatch):
+    monkeypatch.setattr("raydd.data.datasets.load_dataset", _interrupt)
+    assert run(["datasets", "digits"]) == 130
+    err = capfd.readouterr().err
+    assert err.strip().count("\n") == 0
+    assert "--resume" in err
+
+
+def _interrupt(*_, **__):
+    raise KeyboardInterrupt
+
+
+def test_failures_of_the_work_are_1_in_one_line(capfd, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left\non device")
+
+    monkeypatch.setattr("raydd.data.datasets.load_dataset", full)
+    assert run(["datasets", "digits"]) == 1
+    assert capfd.readouterr().err == "raydd: [Errno 28] No space left on device\n"
+
+
+def test_a_traceback_is_there_for_who_asks(monkeypatch):
+    monkeypatch.setenv("RAYDD_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="diggits"):
+        run(["datasets", "diggits"])
+
+
+def test_set_reads_exponents_and_nested_keys(capfd, small_buffer, tmp_path):
+    out = tmp_path / "run"
+    flags = ("--network", "MLP", "--buffer", str(small_buffer), "--out", str(out), *WINDOW)
+    flags += ("--set", "lr.lr=1e-7", "--set", "steps=1", "--set", "student_steps=1", "--set", "lr.images=3")
+    assert run(["distill", *flags]) == 0
+    recipe = SyntheticSet.load(out / "synset.arrow").recipe
+    assert (recipe["lr"]["lr"], recipe["lr"]["images"], recipe["lr"]["start"]) == (1e-7, 3.0, 0.005)
+    assert "lr.images=3" in capfd.readouterr().err
+
+
+def test_two_seeds_differ_and_one_repeats(small_buffer, tmp_path):
+    flags = ("--network", "MLP", "--buffer", str(small_buffer), *WINDOW, "--set", "steps=2", "--set", "student_steps=1")
+    files = []
+    for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+        assert run(["distill", *flags, "--seed", seed, "--out", str(tmp_path / name)]) == 0
+        files.append((tmp_path / name / "synset.arrow").read_bytes())
+    assert files[0] == files[1]
+    assert (
+        SyntheticSet.load(tmp_path / "a/synset.arrow")
+        .images.ne(SyntheticSet.load(tmp_path / "c/synset.arrow").images)
+        .any()
+    )
+
+
+def test_resume_of_a_finished_run_changes_nothing(small_buffer, tmp_path):
+    out = tmp_path / "run"
+    flags = ["distill", "--network", "MLP", "--buffer", str(small_buffer), "--out", str(out), *WINDOW]
+    flags += ["--set", "steps=2", "--set", "student_steps=1", "--resume"]
+    assert run(flags) == 0
+    before = (out / "synset.arrow").read_bytes()
+    assert run(flags) == 0
+    assert (out / "synset.arrow").read_bytes() == before
+
+
+def test_the_users_cache_is_left_alone(cache):
+    assert Path(os.environ["RAYDD_CACHE"]) == cache
+    assert cache != Path("~/.cache/raydd").expanduser()

@@ -1,0 +1,244 @@
+"""Bad input: one line that names it, exit code 2, and nothing written."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from raydd.cli import run
+from raydd.data.buffer import verify
+
+QUICK = ("--set", "steps=1", "--set", "student_steps=1", "--set", "window.high=1")
+
+
+def snapshot(*folders):
+    """Every file and folder below some folders, with size and time of change."""
+    found = {}
+    for path in sorted(path for folder in folders for path in folder.rglob("*")):
+        status = path.stat()
+        found[str(path)] = (status.st_size, status.st_mtime_ns) if path.is_file() else "folder"
+    return found
+
+
+@pytest.fixture
+def refused(capfd, cache, tmp_path, monkeypatch):
+    """Runs a command in a folder of its own and returns the one line that refuses it."""
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+
+    def check(*arguments):
+        before = snapshot(tmp_path, cache)
+        capfd.readouterr()
+        code = run([str(argument) for argument in arguments])
+        out, err = capfd.readouterr()
+        assert (code, out) == (2, ""), err
+        assert err.startswith("raydd: ")
+        assert err.count("\n") == 1, err
+        assert snapshot(tmp_path, cache) == before
+        return err
+
+    return check
+
+
+def distill(buffer, *more):
+    return ("distill", "--network", "MLP", "--buffer", buffer, *QUICK, *more)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ("datasets diggits", ["'diggits'", "digits"]),
+        ("experts --dataset diggits", ["'diggits'", "digits"]),
+        ("distill --dataset diggits", ["'diggits'", "digits"]),
+        ("datasets ./nowhere", ["nowhere", "does not exist"]),
+        ("distill --method mmt", ["'mmt'", "mtt"]),
+        ("experts --network ConvNetX", ["'ConvNetX'"]),
+        ("distill --network ConvNetX", ["'ConvNetX'"]),
+        ("distill --network LeNett", ["'LeNett'", "LeNet"]),
+        ("distill --set stepps=3", ["'stepps'", "steps"]),
+        ("distill --set lr.image=3", ["'lr.image'", "images"]),
+        ("experts --set experts.epoch=3", ["'experts.epoch'", "epochs"]),
+        ("experts --set steps=3", ["'steps'"]),
+        ("evaluate nothing.arrow --set seed_s=3", ["nothing.arrow"]),
+        ("datasets digits --set data.sizes=3", ["'sizes'", "size"]),
+        ("distill --set steps", ["'steps'", "a.b=value"]),
+        ("distill --set steps=many", ["steps", "'many'"]),
+        ("distill --set steps=-1", ["steps", "-1"]),
+        ("distill --set lr.images=0", ["lr.images", "0"]),
+        ("distill --set lr=0.1", ["lr", "0.1"]),
+        ("distill --set lr.images=.nan", ["lr.images", "nan"]),
+        ("distill --set [=1", ["'['"]),
+        ("distill --preset cifar10/mmt", ["'cifar10/mmt'", "digits/mtt"]),
+        ("distill --ipc 0", ["ipc", "0"]),
+        ("distill --ipc 500", ["ipc 500", "class", "--ipc 12"]),
+        ("distill --set span=51 --set window.high=null", ["span", "51"]),
+        ("distill --set window.high=60", ["60", "50"]),
+        ("distill --set window.low=12", ["12", "10"]),
+        ("distill --buffer nowhere", ["nowhere", "raydd experts"]),
+        ("distill --device foo", ["'foo'", "cuda"]),
+        ("experts --device foo", ["'foo'", "cuda"]),
+        ("experts --num-workers 0", ["--num-workers 0"]),
+        ("distill --num-workers 0", ["--num-workers 0"]),
+        ("distill --num-workers -3", ["--num-workers -3"]),
+        ("experts --num-experts 0", ["num_experts", "0"]),
+        ("experts --epochs two", ["'two'"]),
+        ("experts --optimizer adam", ["optimizer", "'adam'"]),
+        ("experts --optimiser sgd", ["--optimiser"]),
+        ("expert", ["'expert'"]),
+        ("evaluate", ["SYNSET"]),
+        ("evaluate missing.arrow", ["missing.arrow", "does not exist"]),
+        ("export missing.arrow --out there", ["missing.arrow", "does not exist"]),
+        ("buffer info nowhere", ["nowhere", "raydd experts"]),
+        ("buffer verify nowhere", ["nowhere", "raydd experts"]),
+        ("quickstart --set stepps=3", ["'stepps'"]),
+        ("quickstart --device foo", ["'foo'"]),
+    ],
+)
+def test_words(refused, arguments, named):
+    line = refused(*arguments.split())
+    assert [word for word in named if word not in line] == [], line
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+@pytest.mark.parametrize("verb", ["experts", "distill", "quickstart"])
+def test_cuda_where_there_is_none(refused, verb):
+    assert "--device cuda" in refused(verb, "--device", "cuda")
+
+
+def test_a_buffer_of_something_else(refused, small_buffer, images, tmp_path):
+    line = refused("distill", "--buffer", small_buffer, *QUICK)
+    assert "'MLP'" in line
+    assert "'ConvNetW32'" in line
+    line = refused(*distill(small_buffer, "--set", "data.preprocessing=zca"))
+    assert "'normalise'" in line
+    assert "'zca'" in line
+    shutil.copytree(small_buffer, tmp_path / "other")
+    run(["datasets", str(images), "--json"])  # decoded before, so that the cache is seen not to change
+    line = refused(*distill(tmp_path / "other", "--dataset", images))
+    assert "fingerprint" in line
+    assert "digits" in line
+    assert "not a trajectory buffer" in refused(*distill(images))
+
+
+def test_experts_into_the_buffer_of_something_else(refused, small_buffer):
+    flags = ("--network", "MLP", "--num-experts", "3", "--epochs", "3", "--out", small_buffer)
+    assert "seed" in refused("experts", *flags, "--seed", "1")
+    assert "epochs" in refused("experts", *flags, "--epochs", "4")
+    assert "network" in refused("experts", *flags, "--network", "LeNet")
+
+
+def test_a_window_beyond_the_experts(refused, small_buffer):
+    line = refused(*distill(small_buffer, "--set", "window.high=2"))
+    assert "window" in line
+    assert "3" in line
+    assert "span" in refused(*distill(small_buffer, "--set", "span=4"))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "emptied", "removed"])
+def test_a_damaged_expert_file(refused, capfd, small_buffer, tmp_path, damage):
+    """It is named; nothing is distilled from it; `buffer verify` finds it."""
+    folder = shutil.copytree(small_buffer, tmp_path / "buffer")
+    path = folder / "expert-00001.arrow"
+    content = bytearray(path.read_bytes())
+    if damage == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    elif damage == "flipped":
+        content[len(content) // 2] ^= 4
+        path.write_bytes(content)
+    elif damage == "emptied":
+        path.write_bytes(b"")
+    else:
+        path.unlink()
+    line = refused(*distill(folder, "--out", tmp_path / "run"))
+    assert "expert-00001.arrow" in line
+    assert "raydd experts" in line
+    assert [problem.file for problem in verify(folder)] == [path.name]
+    assert run(["buffer", "verify", str(folder)]) == 1
+    assert path.name in capfd.readouterr().out
+
+
+def test_a_damaged_manifest_or_preprocessing(refused, small_buffer, tmp_path):
+    folder = shutil.copytree(small_buffer, tmp_path / "buffer")
+    (folder / "manifest.json").write_text("{")
+    assert "manifest.json" in refused(*distill(folder))
+    shutil.copy(small_buffer / "manifest.json", folder)
+    path = folder / "preprocessing.arrow"
+    path.write_bytes(path.read_bytes()[:100])
+    assert "preprocessing.arrow" in refused(*distill(folder))
+
+
+@pytest.mark.parametrize("verb", ["datasets", "experts", "distill"])
+def test_image_folders_that_cannot_be_read(refused, images, tmp_path, verb):
+    words = (verb,) if verb == "datasets" else (verb, "--network", "MLP", "--dataset")
+    (tmp_path / "nothing").mkdir()
+    assert "nothing" in refused(*words, tmp_path / "nothing")
+    folder = shutil.copytree(images, tmp_path / "images")
+    (folder / "eel").mkdir()
+    line = refused(*words, folder)
+    assert "eel" in line
+    assert "no images" in line
+    (folder / "eel" / "notes.png").write_text("not an image")
+    for name in range(3):
+        shutil.copy(images / "cat" / "0.png", folder / "eel" / f"{name}.png")
+    assert "notes.png" in refused(*words, folder)
+
+
+def test_images_of_two_sizes(refused, images, tmp_path):
+    folder = shutil.copytree(images, tmp_path / "images")
+    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(folder / "cat" / "9.png")
+    assert "size" in refused("datasets", folder)
+
+
+def test_evaluation_of_what_cannot_be_scored(refused, small_synset, small_buffer, images, tmp_path):
+    foreign = tmp_path / "foreign.arrow"
+    foreign.write_bytes(b"ARROW1 it is not")
+    assert "foreign.arrow" in refused("evaluate", foreign)
+    assert "expert-00000.arrow" in refused("evaluate", small_buffer / "expert-00000.arrow")
+    assert "preprocessing.arrow" in refused("evaluate", small_buffer / "preprocessing.arrow")
+    damaged = tmp_path / "damaged.arrow"
+    content = bytearray(small_synset.read_bytes())
+    content[400] ^= 1
+    damaged.write_bytes(content)
+    assert "damaged.arrow" in refused("evaluate", damaged)
+    line = refused("evaluate", small_synset, "--protocol", "mmt")
+    assert "'mmt'" in line
+    assert "dcbench" in line
+    assert "'ConvNetX'" in refused("evaluate", small_synset, "--nets", "MLP,ConvNetX")
+    assert "seeds" in refused("evaluate", small_synset, "--seeds", "0")
+    assert "--num-workers 0" in refused("evaluate", small_synset, "--num-workers", "0")
+    assert "'diggits'" in refused("evaluate", small_synset, "--dataset", "diggits")
+    assert "'seed_s'" in refused("evaluate", small_synset, "--set", "seed_s=3")
+    assert "--dataset" in refused("evaluate", small_synset, "--dataset", images)
+
+
+def test_export_over_something_or_in_an_unknown_format(refused, small_synset, images, tmp_path):
+    assert "not empty" in refused("export", small_synset, "--out", images)
+    line = refused("export", small_synset, "--out", tmp_path / "out", "--format", "gif")
+    assert "'gif'" in line
+    assert "png" in line
+    (tmp_path / "file").write_text("x")
+    assert "file" in refused("export", small_synset, "--out", tmp_path / "file")
+
+
+def test_a_run_folder_that_holds_a_run(refused, small_buffer, tmp_path):
+    words = distill(small_buffer, "--out", tmp_path / "run")
+    assert run([str(word) for word in words]) == 0
+    assert "--resume" in refused(*words)
+    line = refused(*words, "--resume", "--set", "student_steps=2")
+    assert "student_steps was 1 and is 2" in line
+    assert "seed was 0 and is 7" in refused(*words, "--resume", "--seed", "7")
+    state = tmp_path / "run" / "checkpoint" / "state.arrow"
+    content = bytearray(state.read_bytes())
+    content[600] ^= 1
+    state.write_bytes(content)
+    assert "state.arrow" in refused(*words, "--resume")
+
+
+def test_presets_that_hold_no_settings(refused, tmp_path):
+    path = tmp_path / "preset.yaml"
+    for text, named in (("- a\n", "mapping"), ("steps: {", "preset.yaml"), ("stepps: 3\n", "'stepps'")):
+        path.write_text(text)
+        assert named in refused("distill", "--preset", path)
+    assert "state" in refused("distill", "--preset", tmp_path / "state")
