@@ -5,6 +5,7 @@ Each takes a configuration, does the whole job, and tells of its progress throug
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,13 +13,15 @@ from typing import Any, NamedTuple
 
 import torch
 
-from raydd.config import DistillConfig, EvaluateConfig, ExpertConfig, ExpertsConfig, build, words
+from raydd.config import DataConfig, DistillConfig, EvaluateConfig, ExpertConfig, ExpertsConfig, build, words
 from raydd.console import Screen, clock, left
+from raydd.data.buffer import expert_path, refresh_manifest
 from raydd.data.cache import default_cache
+from raydd.data.datasets import Split
 from raydd.data.files import write_atomic
 from raydd.data.synset import SyntheticSet
 from raydd.report.picture import grid, save_png
-from raydd.runs import Run, check, open_buffer, settle_threads
+from raydd.runs import Run, check, claim, open_buffer, read_config, settle
 from raydd.training.expert import train_expert
 from raydd.training.protocol import PROTOCOLS
 from raydd.training.scores import Entry, Matrix, baselines, summarise
@@ -54,7 +57,7 @@ def default_buffer(config: ExpertsConfig) -> Path:
 
 def train_experts(
     config: ExpertsConfig,
-    out: Path | None = None,
+    out: Path | str | None = None,
     *,
     where: Where = HERE,
     screen: Screen | None = None,
@@ -79,10 +82,11 @@ def train_experts(
 
     screen = screen or Screen()
     check_workers(where)
-    folder = (out or default_buffer(config)).absolute()
+    folder = Path(out or default_buffer(config)).absolute()
     job, missing = prepare(Job(config.data, config.experts, config.seed, folder, resolve_device(where.device).type))
     total = config.experts.num_experts
     if not missing:
+        refresh_manifest(folder)
         screen.note(f"{folder}: all {total} experts are there")
         return folder
     screen.note(f"{folder}: training {len(missing)} of {total} experts ({config.experts.network})")
@@ -95,24 +99,27 @@ def train_experts(
     return folder
 
 
-def estimate_seconds(config: ExpertsConfig, work: Workspace, cpus: int) -> float:
-    """About how long the buffer's experts will take, from one measured epoch on an eighth of the data."""
+def estimate_seconds(config: ExpertsConfig, work: Workspace, workers: int) -> float:
+    """About how long the buffer's experts will take, from one epoch on a part of the data and one thread."""
     whole = work.dataset.train
     rows = whole.index[:: max(1, min(8, len(whole) // config.experts.batch_size))]
-    part, nothing = (type(whole)(whole.images, whole.labels, index) for index in (rows, rows[:0]))
+    part, nothing = (Split(whole.images, whole.labels, index) for index in (rows, rows[:0]))
     recipe = config.experts.model_copy(update={"epochs": 1})
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     start = time.monotonic()
     for _ in train_expert(recipe, work.build, work.feed(part), work.feed(nothing), work.augment, (0, 0)):
         pass
     epoch = (time.monotonic() - start) * len(whole) / len(rows)
-    return epoch * config.experts.epochs * config.experts.num_experts / cpus
+    torch.set_num_threads(threads)
+    return epoch * config.experts.epochs * config.experts.num_experts / workers
 
 
 def distill(
     config: DistillConfig,
-    out: Path,
+    out: Path | str,
     *,
-    buffer: Path | None = None,
+    buffer: Path | str | None = None,
     resume: bool = False,
     where: Where = HERE,
     screen: Screen | None = None,
@@ -134,12 +141,17 @@ def distill(
         ValueError: Whatever cannot run is refused before anything is written.
         FloatingPointError: The loss stays infinite or NaN; the checkpoint is kept.
     """
-    screen = screen or Screen()
+    screen, out = screen or Screen(), Path(out)
+    check_workers(where)
+    claim(out, resume)
     target = resolve_device(where.device)
-    folder = buffer or _cached_buffer(config, target, where, screen)
-    experts, work = open_buffer(folder, config, target)
-    check(config.model_copy(update={"experts": config.experts.model_copy(update={"epochs": experts.epochs})}), work)
-    config = settle_threads(config, out)
+    before = read_config(out)
+    most = before.experts.num_experts if before else None
+    if buffer is None:
+        buffer, most = _cached_buffer(config, where, screen), config.experts.num_experts
+    experts, work = open_buffer(Path(buffer), config, target, most)
+    config = settle(config, experts, out)
+    check(config, work)
     torch.set_num_threads(config.threads or 1)
     run = Run(config, out, experts, work, resume)
     screen.note(f"preset {config.preset}: {words(config)}")
@@ -157,21 +169,28 @@ def distill(
     return synset
 
 
-def _cached_buffer(config: DistillConfig, device: torch.device, where: Where, screen: Screen) -> Path:
-    wanted = ExpertsConfig(data=config.data, experts=config.experts, seed=config.seed)
+def check_early(config: DistillConfig, where: Where) -> Workspace:
+    """Refuse what cannot run before experts are trained for it.
+
+    Raises:
+        ValueError: See `raydd.runs.check`.
+    """
     plain = config.data.model_copy(update={"preprocessing": "raw01"})  # checks need no fitted preprocessing
-    work = open_workspace(plain, config.experts.network, device)
+    work = open_workspace(plain, config.experts.network, resolve_device(where.device))
     check(config, work)
-    folder = default_buffer(wanted)
-    there = len(list(folder.glob("expert-*.arrow")))
-    if there < config.experts.num_experts:
-        share = (config.experts.num_experts - there) / config.experts.num_experts
-        workers = min(where.num_workers or torch.get_num_threads(), torch.get_num_threads())
-        seconds = share * estimate_seconds(wanted, work, max(1, workers))
+    return work
+
+
+def _cached_buffer(config: DistillConfig, where: Where, screen: Screen) -> Path:
+    work = check_early(config, where)
+    wanted = ExpertsConfig(data=config.data, experts=config.experts, seed=config.seed)
+    folder, total = default_buffer(wanted), config.experts.num_experts
+    missing = sum(not expert_path(folder, index).exists() for index in range(total))
+    if missing:
+        cores = len(os.sched_getaffinity(0))
+        seconds = missing / total * estimate_seconds(wanted, work, min(where.num_workers or cores, cores))
         screen.note(f"no finished buffer in the cache: training experts first, about {clock(seconds)}")
-        return train_experts(wanted, folder, where=where, screen=screen)
-    screen.note(f"buffer {folder}")
-    return folder
+    return train_experts(wanted, folder, where=where, screen=screen)
 
 
 def evaluate(
@@ -225,18 +244,14 @@ def _matrix(
     if config.protocol not in PROTOCOLS:
         raise ValueError(f"unknown protocol {config.protocol!r}; use one of {', '.join(PROTOCOLS)}")
     first = synsets[0]
-    data = build(DistillConfig, first.recipe).data
+    data = build(DistillConfig, first.recipe).data if first.recipe else DataConfig(dataset=first.dataset)
     if config.dataset is not None:
         data = data.model_copy(update={"dataset": config.dataset})
     chosen = config.networks or (str(first.provenance.get("network", ExpertConfig().network)),)
     for network in chosen:
         work = open_workspace(data, network, torch.device("cpu"), first.transform)
-    shape = (work.dataset.channels, work.dataset.size, work.dataset.size)
     for synset in synsets:
-        if tuple(synset.images.shape[1:]) != shape or len(synset.classes) != len(work.dataset.classes):
-            found = f"{tuple(synset.images.shape[1:])} and {len(synset.classes)} classes"
-            wanted = f"{shape} and {len(work.dataset.classes)}"
-            raise ValueError(f"a set has images {found}, {data.dataset} has {wanted}; name its own --dataset")
+        _check_fit(synset, work, named=config.dataset is not None)
     titles = names or [f"{synset.recipe.get('method', 'set')}, {synset.ipc:g} a class" for synset in synsets]
     entries = [Entry(title, "distilled", (synset,)) for title, synset in zip(titles, synsets, strict=True)]
     seeds = range(config.seed, config.seed + config.seeds)
@@ -245,6 +260,21 @@ def _matrix(
     epochs = config.real_epochs or PROTOCOLS[config.protocol].real_epochs
     entries.append(Entry(f"whole data, {epochs} epochs", "whole", ()))
     return Matrix(tuple(entries), chosen, seeds, config.protocol, data, device, epochs), work
+
+
+def _check_fit(synset: SyntheticSet, work: Workspace, named: bool) -> None:
+    """Refuse a set that is not of the real images it would be tested on."""
+    dataset, source = work.dataset, synset.provenance.get("fingerprint")
+    shape = (dataset.channels, dataset.size, dataset.size)
+    if tuple(synset.images.shape[1:]) != shape or len(synset.classes) != len(dataset.classes):
+        found = f"{tuple(synset.images.shape[1:])} and {len(synset.classes)} classes"
+        wanted = f"{shape} and {len(dataset.classes)}"
+        raise ValueError(f"a set has images {found}, {dataset.name} has {wanted}; name its own --dataset")
+    if not named and source not in (None, dataset.fingerprint):
+        raise ValueError(
+            f"a set was distilled from {synset.dataset} with fingerprint {source!r}, {dataset.name} has "
+            f"{dataset.fingerprint!r}; evaluate sets of one data set at a time, or name --dataset on purpose"
+        )
 
 
 def check_workers(where: Where) -> None:

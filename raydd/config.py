@@ -4,8 +4,6 @@ import difflib
 import json
 import shlex
 from collections.abc import Iterable, Mapping
-from importlib import resources
-from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
@@ -253,48 +251,6 @@ def _keys_at(kind: type[Config], place: list[str]) -> Iterable[str]:
     for part in place:
         kind = kind.model_fields[part].annotation  # type: ignore[assignment]
     return kind.model_fields.keys()
-
-
-def load_preset(dataset: str, method: str, ipc: int) -> Tree:
-    """The shipped values of a data set, a method and an ipc; {} where none are shipped.
-
-    A preset file has the values of every ipc under ``all`` and those of one under ``ipc``.
-    """
-    file = resources.files("raydd") / "presets" / dataset / f"{method}.yaml"
-    if not dataset.isidentifier() or not file.is_file():
-        return {}
-    content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    tree: Tree = {}
-    merge(tree, content.get("all", {}))
-    exact = content.get("ipc", {}).get(ipc)
-    merge(tree, exact or {})
-    tree["preset"] = f"{dataset}/{method}.yaml, ipc {'any' if exact is None else ipc}"
-    return tree
-
-
-def expand_preset(name: str, ipc: int) -> Tree:
-    """The values of ``--preset``: a shipped ``dataset/method``, or a YAML file of one configuration.
-
-    Raises:
-        ValueError: If it is neither, or the file does not hold a mapping.
-
-    >>> expand_preset("digits/mtt", 1)["steps"]
-    150
-    """
-    dataset, _, method = name.partition("/")
-    shipped = load_preset(dataset, method, ipc)
-    if shipped:
-        return shipped
-    path = Path(name)
-    if not path.is_file():
-        raise ValueError(f"--preset {name!r} is neither shipped, such as digits/mtt, nor a YAML file")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
-        content = None
-    if not isinstance(content, dict):
-        raise ValueError(f"preset file {path} holds no mapping; it needs lines such as 'steps: 150'")
-    return content
 
 
 def dump(config: Config) -> str:

@@ -8,8 +8,9 @@ import torch
 from raydd.config import DataConfig, ExpertConfig
 from raydd.data.buffer import create_buffer, finished, write_expert
 from raydd.data.trajectory import BufferSpec, ExpertTrajectory
-from raydd.numerics.flat import layout_of, running_statistics
-from raydd.runs import load_transform, save_transform
+from raydd.data.transform import load_transform, save_transform
+from raydd.numerics.flat import layout_of, running_statistics, seeded
+from raydd.numerics.rng import generator
 from raydd.training.expert import Snapshot, train_expert
 from raydd.workspace import Workspace, open_workspace
 
@@ -67,7 +68,7 @@ def _trajectory(snapshots: list[Snapshot]) -> ExpertTrajectory:
 
 def buffer_spec(job: Job, work: Workspace) -> BufferSpec:
     """What the buffer is of; the number of experts is not part of it."""
-    network, dataset = work.build(), work.dataset
+    network, dataset = seeded(work.build, generator(0, "layout")), work.dataset
     recipe = job.experts.model_dump(mode="json", exclude={"num_experts", "network"})
     return BufferSpec(
         dataset=dataset.name,

@@ -74,7 +74,7 @@ def mtt(setup: Setup) -> Recipe:
     objective = TrajectoryMatching(
         source=setup.source,
         inner=classification(setup.work),
-        window=fixed(config.window.low, last_start(setup)),
+        window=fixed(*start_window(config, setup.source.epochs)),
         span=config.span,
         student_steps=config.student_steps,
         batch_size=config.batch_size,
@@ -94,10 +94,10 @@ def classification(work: Workspace) -> Inner:
     return inner
 
 
-def last_start(setup: Setup) -> int:
-    """T+ as configured, or the last epoch that leaves room for a segment."""
-    high = setup.config.window.high
-    return setup.source.epochs - setup.config.span if high is None else high
+def start_window(config: DistillConfig, epochs: int) -> tuple[int, int]:
+    """T- and T+ as configured; T+ is else the last epoch of the experts that leaves room for a segment."""
+    high = epochs - config.span if config.window.high is None else config.window.high
+    return config.window.low, high
 
 
 def initial(setup: Setup) -> SyntheticSet:

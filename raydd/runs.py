@@ -4,6 +4,7 @@ A run folder holds ``config.yaml``, ``metrics.jsonl``, ``checkpoint/state.arrow`
 ``synset.arrow`` and ``synset.png``.
 """
 
+import hashlib
 import json
 import os
 import subprocess
@@ -17,15 +18,15 @@ import torch
 import yaml
 
 from raydd.config import DistillConfig, build, dump
-from raydd.data.buffer import ArrowBuffer
-from raydd.data.files import write_atomic
+from raydd.data.buffer import ArrowBuffer, expert_path, verify
+from raydd.data.files import open_arrow, sweep, write_atomic
 from raydd.data.initial import INITIAL
 from raydd.data.synset import SyntheticSet
-from raydd.data.tensors import load_tensors, save_tensors
+from raydd.data.tensors import flatten_tree, load_tensors, save_tensors, unflatten_tree
 from raydd.data.trajectory import check_window
-from raydd.data.transform import Transform
+from raydd.data.transform import load_transform
 from raydd.distill.loop import Distillation, Step
-from raydd.methods import METHODS, Setup
+from raydd.methods import METHODS, Setup, start_window
 from raydd.numerics.rng import generator
 from raydd.training.protocol import PROTOCOLS
 from raydd.training.student import evaluate
@@ -44,9 +45,7 @@ def check(config: DistillConfig, work: Workspace) -> None:
     if config.method not in METHODS:
         raise ValueError(f"unknown method {config.method!r}; use one of {', '.join(METHODS)}")
     INITIAL["real"](work.dataset, work.transform, config.ipc, generator(config.seed, "check"))
-    epochs = config.experts.epochs
-    high = epochs - config.span if config.window.high is None else config.window.high
-    check_window((config.window.low, high), config.span, epochs)
+    check_window(start_window(config, config.experts.epochs), config.span, config.experts.epochs)
     _check_selection(config, work)
 
 
@@ -57,43 +56,77 @@ def _check_selection(config: DistillConfig, work: Workspace) -> None:
         )
 
 
-def open_buffer(folder: Path, config: DistillConfig, device: torch.device) -> tuple[ArrowBuffer, Workspace]:
+def open_buffer(
+    folder: Path, config: DistillConfig, device: torch.device, most: int | None = None
+) -> tuple[ArrowBuffer, Workspace]:
     """Open a buffer and the workspace it belongs to; its preprocessing is the experts' own.
+
+    Every byte is read once and compared with its checksum, so that no run starts on damaged experts.
+
+    Args:
+        folder: The buffer's.
+        config: The run that shall use it.
+        device: Where the run computes.
+        most: Use the first so many experts; None uses all.
 
     Raises:
         ValueError: The buffer is damaged, or of another network, data set or preprocessing.
     """
-    buffer = ArrowBuffer(folder)
+    buffer = ArrowBuffer(folder, most)
     buffer.expect(network=config.experts.network)
     if buffer.spec.preprocessing["kind"] != config.data.preprocessing:
         raise ValueError(
             f"{folder} has preprocessing {buffer.spec.preprocessing['kind']!r}, not {config.data.preprocessing!r}; "
             f"use --set data.preprocessing={buffer.spec.preprocessing['kind']} or another --buffer"
         )
+    if (held := buffer.spec.recipe["validation"]) != config.data.validation:
+        raise ValueError(
+            f"{folder} held out data.validation={held} of the training images, not {config.data.validation}; "
+            f"use --set data.validation={held} or another --buffer"
+        )
     transform = load_transform(folder)
     work = open_workspace(config.data, config.experts.network, device, transform)
     buffer.expect(fingerprint=work.dataset.fingerprint, preprocessing_hash=transform.hash)
+    for problem in verify(folder):
+        raise ValueError(f"{folder / problem.file} is damaged: {problem.what}")
     return buffer, work
 
 
-def settle_threads(config: DistillConfig, folder: Path) -> DistillConfig:
-    """The configuration with its CPU threads settled: as given, as the folder's run had, or one a core."""
-    if config.threads is not None:
-        return config
+def settle(config: DistillConfig, buffer: ArrowBuffer, folder: Path) -> DistillConfig:
+    """The configuration as it really runs: the buffer's own recipe, and a number of CPU threads.
+
+    A resumed run keeps the threads it had; they are part of it, since sums depend on them.
+    """
+    before = read_config(folder)
+    threads = config.threads or (before.threads if before else None) or len(os.sched_getaffinity(0))
+    recipe = {key: value for key, value in buffer.spec.recipe.items() if key in type(config.experts).model_fields}
+    experts = {"network": buffer.spec.network, "num_experts": len(buffer.experts)} | recipe
+    return build(DistillConfig, config.model_dump(), {"threads": threads, "experts": experts})
+
+
+def read_config(folder: Path) -> DistillConfig | None:
+    """The configuration of a run folder, or None where it holds no run.
+
+    Raises:
+        ValueError: If its config.yaml cannot be read.
+    """
     path = folder / "config.yaml"
-    before = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return config.model_copy(update={"threads": before.get("threads") or len(os.sched_getaffinity(0))})
+    if not path.exists():
+        return None
+    try:
+        return build(DistillConfig, yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, UnicodeDecodeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{path} is no configuration of this raydd ({error}); name another --out") from None
 
 
-def save_transform(folder: Path, transform: Transform) -> None:
-    """Keep a buffer's preprocessing beside its experts."""
-    save_tensors(folder / "preprocessing.arrow", transform.arrays(), transform.metadata())
+def claim(folder: Path, resume: bool) -> None:
+    """Refuse a folder that holds a run already, unless it shall be resumed.
 
-
-def load_transform(folder: Path) -> Transform:
-    """A buffer's preprocessing, as its experts were trained with it."""
-    arrays, metadata = load_tensors(folder / "preprocessing.arrow")
-    return Transform.restore(metadata, arrays)
+    Raises:
+        ValueError: Naming the folder and the remedy.
+    """
+    if not resume and (folder / "config.yaml").exists():
+        raise ValueError(f"{folder} holds a run already; go on with --resume, or name another --out")
 
 
 @dataclass
@@ -118,7 +151,7 @@ class Run:
     resume: bool = False
 
     def __post_init__(self) -> None:
-        check_window(self._window, self.config.span, self.buffer.epochs)
+        check_window(start_window(self.config, self.buffer.epochs), self.config.span, self.buffer.epochs)
         _check_selection(self.config, self.work)
         self._claim_folder()
         recipe = METHODS[self.config.method](Setup(self.config, self.work, self.buffer))
@@ -131,41 +164,43 @@ class Run:
             ema=recipe.ema,
             keep_every=self.config.checkpoint_every,
         )
-        self._saved = 0
+        self._saved, self._identity = 0, self._buffer_identity()
         self._records: list[dict[str, Any]] = []
         self._history: list[dict[str, Any]] = []
-        if self._checkpoint.exists():
+        if self.folder.exists():
+            sweep(self.folder)
+        if self.resume and self._checkpoint.exists():
             self._restore()
         else:
             write_atomic(self.folder / "config.yaml", dump(self.config).encode())
-
-    @property
-    def _window(self) -> tuple[float, float]:
-        high = self.config.window.high
-        return self.config.window.low, self.buffer.epochs - self.config.span if high is None else high
 
     @property
     def _checkpoint(self) -> Path:
         return self.folder / "checkpoint" / "state.arrow"
 
     def _claim_folder(self) -> None:
-        path = self.folder / "config.yaml"
-        if not path.exists():
-            return
-        if not self.resume:
-            raise ValueError(f"{self.folder} holds a run already; go on with --resume, or name another --out")
-        before = build(DistillConfig, yaml.safe_load(path.read_text(encoding="utf-8")))
-        different = _first_difference(before.model_dump(), self.config.model_dump())
-        if different:
+        claim(self.folder, self.resume)
+        before = read_config(self.folder)
+        if before and (different := _first_difference(before.model_dump(), self.config.model_dump())):
             raise ValueError(
                 f"{self.folder} was started with other settings: {different}; repeat them, or another --out"
             )
 
     def _restore(self) -> None:
         tensors, metadata = load_tensors(self._checkpoint)
-        self._distillation.load_state_dict(_unflatten(tensors, metadata["plain"]))
+        if metadata["buffer"] != self._identity:
+            raise ValueError(
+                f"{self.folder} was started with other experts than {self.buffer.folder}; name its --buffer"
+            )
+        self._distillation.load_state_dict(unflatten_tree(tensors, metadata["plain"]))
         self._saved = self._distillation.step
         self._records, self._history = metadata["records"], metadata["history"]
+
+    def _buffer_identity(self) -> str:
+        """What all experts' bytes hash to."""
+        files = (expert_path(self.buffer.folder, index) for index in self.buffer.experts)
+        sums = "".join(open_arrow(path).metadata["checksum"] for path in files)
+        return hashlib.sha256(sums.encode()).hexdigest()
 
     def steps(self) -> Iterator[Step]:
         """Take the outer steps that are left, yielding each; then write the result.
@@ -188,11 +223,12 @@ class Run:
         return every is not None and step.rolled_back_to is None and step.step % every == 0
 
     def _save(self, state: dict[str, Any], done: int) -> None:
-        tensors, plain = _flatten(state)
+        tensors, plain = flatten_tree(state)
         records = [record for record in self._records if record["step"] <= done]
         history = [entry for entry in self._history if entry["step"] <= done]
-        save_tensors(self._checkpoint, tensors, {"plain": plain, "records": records, "history": history})
-        lines = "".join(json.dumps(record) + "\n" for record in self._records)
+        metadata = {"plain": plain, "records": records, "history": history, "buffer": self._identity}
+        save_tensors(self._checkpoint, tensors, metadata)
+        lines = "".join(json.dumps(record, sort_keys=True) + "\n" for record in self._records)
         write_atomic(self.folder / "metrics.jsonl", lines.encode())
         self._saved = state["step"]
 
@@ -225,7 +261,7 @@ class Run:
     def _finish(self) -> None:
         last = self._described(self._distillation.result, "last")
         best = self.folder / "best.arrow"
-        if best.exists():
+        if self._history and best.exists():
             last.save(self.folder / "last.arrow")
             last = replace(SyntheticSet.load(best), history=tuple(self._history))
         last.save(self.folder / "synset.arrow")
@@ -245,32 +281,6 @@ def _record(step: Step) -> dict[str, Any]:
     if step.rolled_back_to is not None:
         record |= {"loss": str(step.loss), "rolled_back_to": step.rolled_back_to}
     return record
-
-
-def _flatten(tree: dict[str, Any], prefix: str = "") -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Tensors by dotted name, and everything else in the tree's own shape."""
-    tensors: dict[str, torch.Tensor] = {}
-    plain: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, torch.Tensor):
-            tensors[prefix + key] = value
-        elif isinstance(value, dict):
-            below, plain[key] = _flatten(value, f"{prefix}{key}/")
-            tensors |= below
-        else:
-            plain[key] = value
-    return tensors, plain
-
-
-def _unflatten(tensors: dict[str, torch.Tensor], plain: dict[str, Any]) -> dict[str, Any]:
-    tree = json.loads(json.dumps(plain))
-    for name, value in tensors.items():
-        *folders, key = name.split("/")
-        place = tree
-        for folder in folders:
-            place = place.setdefault(folder, {})
-        place[key] = value
-    return tree  # type: ignore[no-any-return]
 
 
 def _first_difference(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> str | None:

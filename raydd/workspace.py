@@ -1,6 +1,7 @@
 """What every verb works with: a data set, its preprocessing, a network and a device."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -11,6 +12,8 @@ from raydd.data.feed import Feed
 from raydd.data.transform import Transform, fit_transform
 from raydd.models.zoo import build
 from raydd.numerics.augment import Augment, augment
+from raydd.numerics.flat import seeded
+from raydd.numerics.rng import generator
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +60,8 @@ def open_workspace(
         ValueError: Unknown or unreadable data set, unknown network, or one that such images do not fit.
     """
     dataset = load_dataset(data.dataset, size=data.size, validation=data.validation)
-    build(network, channels=dataset.channels, size=dataset.size, classes=len(dataset.classes))
+    shape = {"channels": dataset.channels, "size": dataset.size, "classes": len(dataset.classes)}
+    seeded(partial(build, network, **shape), generator(0, "check"))
     if transform is None:
         transform = fit_transform(data.preprocessing, dataset)
     return Workspace(dataset, transform, network, device, augment(data.augment, flip=dataset.flip))
@@ -73,4 +77,6 @@ def resolve_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: this machine has no usable CUDA device; use --device cpu")
+    if name == "cuda":  # the same bits from the same seed, where the operations have a deterministic form
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     return torch.device(name)

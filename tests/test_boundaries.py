@@ -19,6 +19,7 @@ IMPORTS = (ast.Import, ast.ImportFrom)
 # From the bottom up. A module imports its own part and the parts of lower layers.
 LAYERS = (
     ("config", "console"),  # what a run is, as data, and what a person sees: anything above may import them
+    ("preset",),
     ("numerics",),
     ("models",),
     ("data",),

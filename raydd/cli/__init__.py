@@ -8,6 +8,8 @@ import typer
 from raydd.cli.files import app as files
 from raydd.cli.verbs import app as verbs
 
+INTERRUPTED = 130
+
 app = typer.Typer(
     name="raydd",
     help="Distributed dataset distillation: experts, synthetic sets and honest scores, on Ray.",
@@ -27,15 +29,17 @@ def run(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code; errors are one line on stderr."""
     try:
         code = typer.main.get_command(app).main(arguments, prog_name="raydd", standalone_mode=False)
+        if code == INTERRUPTED:  # typer's answer to Ctrl-C
+            raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted; the same command goes on (distill: with --resume)", 130)
+        return _fail("interrupted; the same command goes on (distill: with --resume)", INTERRUPTED)
     except typer.Exit as error:
         return error.exit_code
     except typer.TyperException as error:
         usage = getattr(error, "format_message", lambda: "")().strip()
         return _fail(f"{usage or 'a command is needed'} (see raydd --help)", 2)
-    except ValueError as error:
+    except (ValueError, FileExistsError, NotADirectoryError) as error:  # the latter two: a path that cannot be written
         return _fail(str(error), 2)
     except (RuntimeError, FloatingPointError, OSError, MemoryError) as error:
         return _fail(str(error) or type(error).__name__, 1)

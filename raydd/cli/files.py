@@ -24,7 +24,7 @@ def datasets(
     as_json: AsJson = False,
 ) -> None:
     """List the known data sets, or load one and describe it."""
-    from raydd.config import DataConfig, build, parse_settings
+    from raydd.config import ExpertsConfig, build, parse_settings
     from raydd.console import Screen
     from raydd.data.datasets import DATASETS, load_dataset
 
@@ -38,8 +38,7 @@ def datasets(
         ]
         Screen(as_json).result({"datasets": listed}, lambda console: console.print("\n".join(lines)))
         return
-    tree = parse_settings(settings or ()).get("data", {})
-    config = build(DataConfig, {"dataset": name}, tree)
+    config = build(ExpertsConfig, {"data": {"dataset": name}}, parse_settings(settings or ())).data
     data = load_dataset(config.dataset, size=config.size, validation=config.validation)
     document = {
         "name": data.name,

@@ -35,11 +35,13 @@ def quickstart(
 ) -> None:
     """Experts, a distilled set and its scores, on the bundled digits: the whole job in a few minutes."""
     from raydd import api
-    from raydd.config import DistillConfig, ExpertsConfig, build, load_preset, parse_settings
+    from raydd.config import DistillConfig, ExpertsConfig, build, parse_settings
     from raydd.console import Screen
+    from raydd.preset import load_preset
 
     screen, where = Screen(as_json), api.Where(num_workers=2, device=known_device(device))
     config = build(DistillConfig, load_preset("digits", "mtt", 1), {"seed": seed}, parse_settings(settings or ()))
+    api.check_early(config, where)
     experts = ExpertsConfig(data=config.data, experts=config.experts, seed=config.seed)
     buffer = api.train_experts(experts, out / "buffer", where=where, screen=screen)
     synset = api.distill(config, out, buffer=buffer, resume=True, where=where, screen=screen)
@@ -85,16 +87,16 @@ def experts(  # noqa: PLR0913, PLR0917 - one a flag
 
 @app.command(epilog="Example: raydd distill --method mtt --dataset digits --ipc 1 --out runs/digits")
 def distill(  # noqa: PLR0913, PLR0917 - one a flag
-    method: Annotated[str, typer.Option(help="A name of raydd.METHODS.")] = "mtt",
+    method: Annotated[str | None, typer.Option(help="A name of raydd.METHODS; mtt by default.")] = None,
     dataset: DatasetOption = None,
     network: Annotated[str | None, typer.Option(help="The experts' network.")] = None,
-    ipc: Annotated[int, typer.Option(help="Synthetic images a class.")] = 1,
+    ipc: Annotated[int | None, typer.Option(help="Synthetic images a class; 1 by default.")] = None,
     buffer: Annotated[Path | None, typer.Option(help="A folder of experts; none uses or makes the cache's.")] = None,
     preset: Annotated[str | None, typer.Option(help="A shipped preset such as cifar10/mtt, or a YAML file.")] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the folder's run stopped.")] = False,
     num_workers: Workers = None,
-    seed: Seed = 0,
+    seed: Annotated[int | None, typer.Option(help="Every draw comes from it; 0 by default.")] = None,
     settings: Settings = None,
     address: Address = None,
     device: DeviceOption = "auto",
@@ -102,21 +104,20 @@ def distill(  # noqa: PLR0913, PLR0917 - one a flag
 ) -> None:
     """Distill a synthetic set that students learn from as experts learn from the real one."""
     from raydd import api
-    from raydd.config import DistillConfig, build, expand_preset, load_preset, parse_settings
+    from raydd.config import DistillConfig, build, parse_settings
     from raydd.console import Screen
+    from raydd.preset import preset_layers
 
-    name = dataset_word(dataset or "digits")
-    values = expand_preset(preset, ipc) if preset else load_preset(name, method, ipc)
-    flags: dict[str, Any] = {"method": method, "ipc": ipc, "seed": seed}
-    flags |= {"data": given(dataset=dataset and name), "experts": given(network=network)}
-    config = build(DistillConfig, values, flags, parse_settings(settings or ()))
-    folder = out or Path("runs") / f"{Path(config.data.dataset).name}-{method}-ipc{ipc}"
+    flags: dict[str, Any] = given(method=method, ipc=ipc, seed=seed)
+    flags |= {"data": given(dataset=dataset and dataset_word(dataset)), "experts": given(network=network)}
+    config = build(DistillConfig, *preset_layers(preset, flags, parse_settings(settings or ())))
+    folder = out or Path("runs") / f"{Path(config.data.dataset).name}-{config.method}-ipc{config.ipc}"
     screen = Screen(as_json)
     where = api.Where(num_workers, address, known_device(device))
     synset = api.distill(config, folder, buffer=buffer, resume=resume, where=where, screen=screen)
     names = ("config.yaml", "metrics.jsonl", "synset.arrow", "synset.png")
     document = {
-        "method": method,
+        "method": config.method,
         "dataset": synset.dataset,
         "ipc": synset.ipc,
         "lr": float(synset.lr),

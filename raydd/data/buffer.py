@@ -168,11 +168,11 @@ def _entry(folder: AnyPath, index: int, table: ArrowTable) -> dict[str, Any]:
 class ArrowBuffer:
     """A `TrajectorySource` over a buffer's folder; opens in milliseconds, whatever its size.
 
-    Files are memory-mapped when first needed. Every tensor that comes out is a copy. Pickles as its
-    path, so that other processes map the same pages.
+    Files are memory-mapped when first needed; tensors come out as copies; it pickles as its path.
 
     Args:
         folder: The buffer's.
+        most: Use the first so many experts; None uses all.
 
     Attributes:
         folder: As given.
@@ -185,10 +185,10 @@ class ArrowBuffer:
         ValueError: No such folder or manifest, no experts, or an expert file missing or cut short.
     """
 
-    def __init__(self, folder: AnyPath) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: AnyPath, most: int | None = None) -> None:
+        self.folder, self._most = Path(folder), most
         self.spec, entries = _manifest(folder)
-        self.experts = tuple(sorted({*_present(folder), *entries}))
+        self.experts = tuple(sorted({*_present(folder), *entries}))[:most]
         self._tables: dict[int, ArrowTable] = {}
         if not self.experts:
             raise ValueError(f"{folder} holds no experts; train some with `raydd experts --out {folder}`")
@@ -199,8 +199,8 @@ class ArrowBuffer:
         self.epochs = min(entries[i]["snapshots"] if i in entries else self._rows(i) for i in self.experts) - 1
         self.parameters = sum(slot.numel for slot in self.spec.layout)
 
-    def __reduce__(self) -> tuple[type["ArrowBuffer"], tuple[Path]]:
-        return ArrowBuffer, (self.folder.absolute(),)
+    def __reduce__(self) -> tuple[type["ArrowBuffer"], tuple[Path, int | None]]:
+        return ArrowBuffer, (self.folder.absolute(), self._most)
 
     def _table(self, expert: int) -> ArrowTable:
         if expert not in self._tables:

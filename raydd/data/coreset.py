@@ -14,7 +14,7 @@ from raydd.data.transform import Transform
 def kmeans(dataset: Dataset, transform: Transform, ipc: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     """For each class the training images nearest to the centres of ``ipc`` clusters of its pixels.
 
-    Clusters are found by scikit-learn's KMeans on preprocessed pixels (n, D), best of 10 starts. No
+    Clusters are found by scikit-learn's KMeans on preprocessed pixels (n, D), started by k-means++. No
     image is chosen twice: where centres share their nearest one, the closest has it.
 
     Returns:
@@ -31,7 +31,7 @@ def kmeans(dataset: Dataset, transform: Transform, ipc: int, rng: torch.Generato
         members = transform(dataset.train.take(torch.nonzero(targets == label).flatten()))
         pixels = members.flatten(1).double()
         seed = int(torch.randint(2**31, (), generator=rng))
-        centres = KMeans(ipc, n_init=10, random_state=seed).fit(pixels.numpy()).cluster_centers_
+        centres = KMeans(ipc, n_init=1, random_state=seed).fit(pixels.numpy()).cluster_centers_
         nearest = _nearest(torch.from_numpy(centres), pixels)
         images[label * ipc : (label + 1) * ipc] = members[nearest]
     return images, labels

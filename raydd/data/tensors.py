@@ -73,6 +73,33 @@ def _values(table: pa.Table, name: str) -> list[Any]:
     return [value.as_buffer() for value in column] if name == "data" else column.to_pylist()
 
 
+def flatten_tree(tree: dict[str, Any], prefix: str = "") -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors by path, with slashes, and everything else in the tree's own shape."""
+    tensors: dict[str, Tensor] = {}
+    plain: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Tensor):
+            tensors[prefix + key] = value
+        elif isinstance(value, dict):
+            below, plain[key] = flatten_tree(value, f"{prefix}{key}/")
+            tensors |= below
+        else:
+            plain[key] = value
+    return tensors, plain
+
+
+def unflatten_tree(tensors: dict[str, Tensor], plain: dict[str, Any]) -> dict[str, Any]:
+    """The tree that `flatten_tree` took apart."""
+    tree = json.loads(json.dumps(plain))
+    for name, value in tensors.items():
+        *folders, key = name.split("/")
+        place = tree
+        for folder in folders:
+            place = place.setdefault(folder, {})
+        place[key] = value
+    return tree  # type: ignore[no-any-return]
+
+
 def _raw(value: Tensor) -> bytes:
     return value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 

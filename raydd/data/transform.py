@@ -7,12 +7,14 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from raydd.data.datasets import Dataset
+from raydd.data.tensors import load_tensors, save_tensors
 from raydd.numerics.whitening import Whitening, fit_zca
 
 Arrays = Mapping[str, Tensor]
@@ -159,3 +161,18 @@ def _known(kind: str) -> str:
     if kind not in KINDS:
         raise ValueError(f"unknown preprocessing {kind!r}: use one of {', '.join(KINDS)}")
     return kind
+
+
+def save_transform(folder: Path, transform: Transform) -> None:
+    """Keep a buffer's preprocessing beside its experts."""
+    save_tensors(folder / "preprocessing.arrow", transform.arrays(), transform.metadata())
+
+
+def load_transform(folder: Path) -> Transform:
+    """A buffer's preprocessing, as its experts were trained with it.
+
+    Raises:
+        ValueError: If the file is missing or damaged.
+    """
+    arrays, metadata = load_tensors(folder / "preprocessing.arrow")
+    return Transform.restore(metadata, arrays)

@@ -1,15 +1,18 @@
 """A matrix of trainings on one Ray Train worker group, balanced as its workers get done."""
 
+import signal
 import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import ray
 import ray.train
 import torch
+from ray.exceptions import RayError
 from ray.train.torch import TorchTrainer
 
 from raydd.remote.session import plan, resources
@@ -35,35 +38,33 @@ class Progress(NamedTuple):
 class Board:
     """The jobs that are left, those in hand, and the results; knows nothing of Ray.
 
+    A worker that asks again has lost what it had in hand: those jobs are done anew, so that no job is
+    lost when a group is started again while workers of the last one still answer.
+
     >>> board = Board([Job(0, "MLP", 0)])
-    >>> board.take("a"), board.take("b")
-    (Job(entry=0, network='MLP', seed=0), None)
-    >>> board.give_back(); board.take("b")
-    Job(entry=0, network='MLP', seed=0)
+    >>> board.take("rank 0"), board.take("rank 1"), board.take("rank 0")
+    (Job(entry=0, network='MLP', seed=0), None, Job(entry=0, network='MLP', seed=0))
     """
 
     def __init__(self, jobs: list[Job]) -> None:
         self._left = deque(jobs)
-        self._in_hand: dict[str, Job] = {}
+        self._in_hand: dict[str, list[Job]] = {}
         self._results: dict[Job, float] = {}
 
     def take(self, worker: str) -> Job | None:
         """The next job for a worker, or None when none is left."""
+        lost = [job for job in self._in_hand.pop(worker, []) if job not in self._results]
+        self._left.extendleft(lost)
         if not self._left:
             return None
         job = self._left.popleft()
-        self._in_hand[worker] = job
+        self._in_hand[worker] = [job]
         return job
 
     def put(self, worker: str, job: Job, value: float) -> None:
         """Take a worker's result."""
-        self._in_hand.pop(worker, None)
         self._results[Job(*job)] = value
-
-    def give_back(self) -> None:
-        """Put what is in hand back in front: the group was started anew, its workers are gone."""
-        self._left.extendleft(self._in_hand.values())
-        self._in_hand.clear()
+        self._in_hand[worker] = [other for other in self._in_hand.get(worker, []) if other != Job(*job)]
 
     def results(self) -> list[tuple[Job, float]]:
         """All results so far."""
@@ -81,20 +82,11 @@ def _work(config: dict[str, Any]) -> None:
     ray.train.report({"done": 1})
 
 
-class _RequeueLost(ray.train.UserCallback):  # type: ignore[misc]
-    """Before a group is started anew, what the lost one had in hand goes back on the board."""
-
-    def __init__(self, board: Any) -> None:
-        self._board = board
-
-    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        ray.get(self._board.give_back.remote())
-
-
 def run_matrix(matrix: Matrix, num_workers: int | None, show: Callable[[Progress], None]) -> list[tuple[Job, float]]:
     """Do every job of a matrix on the connected Ray.
 
-    The group is started once, whatever the number of jobs; a lost worker costs its job alone.
+    The group is started once, whatever the number of jobs. When a worker dies, Train starts the group
+    anew; results that are in stay, and only the jobs that were in hand are done again.
 
     Args:
         matrix: The trainings.
@@ -115,7 +107,7 @@ def run_matrix(matrix: Matrix, num_workers: int | None, show: Callable[[Progress
     watcher = threading.Thread(target=_watch, args=(board, len(jobs), layout.note, show, stop), daemon=True)
     watcher.start()
     try:
-        with tempfile.TemporaryDirectory(prefix="raydd-evaluate-") as folder:
+        with tempfile.TemporaryDirectory(prefix="raydd-evaluate-") as folder, _interrupts():
             _trainer(layout.workers, layout.gpus, folder, board, matrix).fit()
         results: list[tuple[Job, float]] = [(Job(*job), value) for job, value in ray.get(board.results.remote())]
     except ray.train.TrainingFailedError as error:
@@ -125,7 +117,23 @@ def run_matrix(matrix: Matrix, num_workers: int | None, show: Callable[[Progress
         stop.set()
         watcher.join()
         ray.kill(board)
+    if len(results) != len(jobs):
+        raise RuntimeError(f"evaluation ended with {len(results)} of {len(jobs)} results; run it again")
     return results
+
+
+@contextmanager
+def _interrupts() -> Iterator[None]:
+    """Ctrl-C is KeyboardInterrupt inside too, and as before outside: Train installs a handler that exits with 0."""
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    finally:
+        if main:
+            signal.signal(signal.SIGINT, before)
 
 
 def _trainer(workers: int, gpus: float, folder: str, board: Any, matrix: Matrix) -> TorchTrainer:
@@ -138,8 +146,7 @@ def _trainer(workers: int, gpus: float, folder: str, board: Any, matrix: Matrix)
         run_config=ray.train.RunConfig(
             name="evaluate",
             storage_path=folder,
-            failure_config=ray.train.FailureConfig(max_failures=3),
-            callbacks=[_RequeueLost(board)],
+            failure_config=ray.train.FailureConfig(max_failures=3, controller_failure_limit=3),
         ),
     )
 
@@ -148,5 +155,8 @@ def _watch(board: Any, total: int, note: str, show: Callable[[Progress], None], 
     start = time.monotonic()
     show(Progress(0, total, 0.0, note))
     while not stop.wait(POLL_SECONDS):
-        done = len(ray.get(board.results.remote()))
+        try:
+            done = len(ray.get(board.results.remote()))
+        except RayError:  # the board went with the run: its end is told by the main thread
+            return
         show(Progress(done, total, time.monotonic() - start))

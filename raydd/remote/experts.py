@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
-from raydd.data.buffer import refresh_manifest
+from raydd.data.buffer import expert_path, refresh_manifest
 from raydd.experts import Job, Trainer, buffer_spec, prepare
 from raydd.remote.session import Plan, plan, resources
 
@@ -102,6 +102,8 @@ class _Crew:
         try:
             ray.get(reference)
         except RayActorError as error:
+            if "creation task" in str(error):
+                raise RuntimeError(f"a worker could not start: {_last_line(error)}") from error
             if self._attempts[index] >= ATTEMPTS:
                 raise RuntimeError(
                     f"expert {index}: its worker died {ATTEMPTS} times; is there memory enough? "
@@ -113,6 +115,8 @@ class _Crew:
             return 0
         except RayTaskError as error:
             raise RuntimeError(f"expert {index} failed: {error.cause}") from error
+        if not expert_path(self._job.folder, index).exists():
+            raise RuntimeError(f"expert {index} was written elsewhere: {self._job.folder} must be on every node's disk")
         self._assign(actor, queue)
         return 1
 
@@ -126,3 +130,7 @@ class _Crew:
             except RayActorError:
                 continue
         return total
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1]

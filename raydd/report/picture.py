@@ -59,10 +59,10 @@ def export_png(synset: SyntheticSet, folder: Path) -> list[Path]:
     """Write every image as ``folder/<class>/<index>.png``, preprocessing undone; soft labels are lost.
 
     Raises:
-        ValueError: If the folder exists and is not empty.
+        ValueError: If the folder is a file, or exists and is not empty.
     """
-    if folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"{folder} is not empty; name another --out")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} is not an empty folder; name another --out")
     pixels, labels = synset.pixels(), hard_labels(synset)
     counts = [0] * len(synset.classes)
     paths = []

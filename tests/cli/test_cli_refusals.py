@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
 from raydd.cli import run
 from raydd.data.buffer import verify
+from raydd.data.synset import SyntheticSet
 
-QUICK = ("--set", "steps=1", "--set", "student_steps=1", "--set", "window.high=1")
+QUICK = ("--set", "threads=1", "--set", "steps=1", "--set", "student_steps=1", "--set", "window.high=1")
 
 
 def snapshot(*folders):
@@ -19,6 +21,12 @@ def snapshot(*folders):
         status = path.stat()
         found[str(path)] = (status.st_size, status.st_mtime_ns) if path.is_file() else "folder"
     return found
+
+
+def flipped(content, images):
+    """A file's bytes with one bit of its images changed."""
+    place = content.index(images.numpy().tobytes()[:64]) + 5
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
 
 
 @pytest.fixture
@@ -62,7 +70,7 @@ def distill(buffer, *more):
         ("experts --set experts.epoch=3", ["'experts.epoch'", "epochs"]),
         ("experts --set steps=3", ["'steps'"]),
         ("evaluate nothing.arrow --set seed_s=3", ["nothing.arrow"]),
-        ("datasets digits --set data.sizes=3", ["'sizes'", "size"]),
+        ("datasets digits --set data.sizes=3", ["'data.sizes'", "mean size?"]),
         ("distill --set steps", ["'steps'", "a.b=value"]),
         ("distill --set steps=many", ["steps", "'many'"]),
         ("distill --set steps=-1", ["steps", "-1"]),
@@ -83,7 +91,7 @@ def distill(buffer, *more):
         ("distill --num-workers 0", ["--num-workers 0"]),
         ("distill --num-workers -3", ["--num-workers -3"]),
         ("experts --num-experts 0", ["num_experts", "0"]),
-        ("experts --epochs two", ["'two'"]),
+        ("experts --epochs two", ["--epochs"]),
         ("experts --optimizer adam", ["optimizer", "'adam'"]),
         ("experts --optimiser sgd", ["--optimiser"]),
         ("expert", ["'expert'"]),
@@ -198,9 +206,7 @@ def test_evaluation_of_what_cannot_be_scored(refused, small_synset, small_buffer
     assert "expert-00000.arrow" in refused("evaluate", small_buffer / "expert-00000.arrow")
     assert "preprocessing.arrow" in refused("evaluate", small_buffer / "preprocessing.arrow")
     damaged = tmp_path / "damaged.arrow"
-    content = bytearray(small_synset.read_bytes())
-    content[400] ^= 1
-    damaged.write_bytes(content)
+    damaged.write_bytes(flipped(small_synset.read_bytes(), SyntheticSet.load(small_synset).images))
     assert "damaged.arrow" in refused("evaluate", damaged)
     line = refused("evaluate", small_synset, "--protocol", "mmt")
     assert "'mmt'" in line
@@ -214,7 +220,7 @@ def test_evaluation_of_what_cannot_be_scored(refused, small_synset, small_buffer
 
 
 def test_export_over_something_or_in_an_unknown_format(refused, small_synset, images, tmp_path):
-    assert "not empty" in refused("export", small_synset, "--out", images)
+    assert "not an empty folder" in refused("export", small_synset, "--out", images)
     line = refused("export", small_synset, "--out", tmp_path / "out", "--format", "gif")
     assert "'gif'" in line
     assert "png" in line
@@ -230,10 +236,15 @@ def test_a_run_folder_that_holds_a_run(refused, small_buffer, tmp_path):
     assert "student_steps was 1 and is 2" in line
     assert "seed was 0 and is 7" in refused(*words, "--resume", "--seed", "7")
     state = tmp_path / "run" / "checkpoint" / "state.arrow"
-    content = bytearray(state.read_bytes())
-    content[600] ^= 1
-    state.write_bytes(content)
+    state.write_bytes(flipped(state.read_bytes(), SyntheticSet.load(tmp_path / "run" / "synset.arrow").images))
     assert "state.arrow" in refused(*words, "--resume")
+
+
+def test_a_file_where_a_folder_should_be_made(refused, small_buffer, tmp_path):
+    file = tmp_path / "file"
+    file.write_text("mine")
+    assert str(file) in refused(*distill(small_buffer, "--out", file))
+    assert str(file) in refused("experts", "--network", "MLP", "--out", file)
 
 
 def test_presets_that_hold_no_settings(refused, tmp_path):

@@ -1,0 +1,169 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from raydd.data.coreset import CORESETS, _nearest, kmeans
+from raydd.data.datasets import load_dataset
+from raydd.data.feed import Feed
+from raydd.data.initial import INITIAL, noise, real
+from raydd.data.transform import fit_transform
+from raydd.numerics.rng import generator
+
+KINDS = ["raw01", "normalise", "zca"]
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_dataset("digits")
+
+
+def marked(dataset):
+    """The same data set with each image telling, in its first pixels, which stored row it is."""
+    images = np.array(dataset.train.images)
+    images[:, 0, 0, 0], images[:, 0, 0, 1] = np.arange(len(images)) // 256, np.arange(len(images)) % 256
+    splits = {name: replace(getattr(dataset, name), images=images) for name in ("train", "validation")}
+    return replace(dataset, **splits)
+
+
+def rows_of(images):
+    pixels = (images * 255).round().long()
+    return (pixels[:, 0, 0, 0] * 256 + pixels[:, 0, 0, 1]).tolist()
+
+
+@pytest.mark.parametrize("select", [INITIAL["real"], *CORESETS.values()])
+def test_real_images_are_of_the_train_split_in_class_order_without_repetition(select, digits):
+    data = marked(digits)
+    images, labels = select(data, fit_transform("raw01", data), 7, generator(0))
+    rows = rows_of(images)
+    assert labels.tolist() == [label for label in range(10) for _ in range(7)]
+    assert [int(data.train.labels[row]) for row in rows] == labels.tolist()
+    assert len(set(rows)) == 70
+    assert set(rows) <= set(data.train.index.tolist())
+    assert not set(rows) & set(data.validation.index.tolist())
+    assert torch.equal(images, torch.from_numpy(data.train.images[rows]) / 255)
+
+
+@pytest.mark.parametrize("select", [real, noise, kmeans])
+def test_a_selection_depends_on_its_generator_alone(select, digits):
+    transform = fit_transform("normalise", digits)
+    torch.manual_seed(1)
+    np.random.seed(1)
+    first, _ = select(digits, transform, 2, generator(0))
+    torch.manual_seed(2)
+    np.random.seed(2)
+    states = torch.get_rng_state(), np.random.get_state()[1].tolist()
+    again, _ = select(digits, transform, 2, generator(0))
+    assert torch.equal(first, again)
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert np.random.get_state()[1].tolist() == states[1]
+    if select is not kmeans:
+        assert not torch.equal(first, select(digits, transform, 2, generator(1))[0])
+
+
+def test_all_draws_together_reach_every_training_image(digits):
+    data = marked(digits)
+    whole = min(torch.bincount(data.train.targets).tolist())
+    images, _ = real(data, fit_transform("raw01", data), whole, generator(0))
+    label = int(torch.bincount(data.train.targets).argmin())
+    mine = rows_of(images)[label * whole : (label + 1) * whole]
+    assert sorted(mine) == sorted(row for row in data.train.index.tolist() if data.train.labels[row] == label)
+
+
+@pytest.mark.parametrize("select", [real, kmeans])
+def test_more_images_than_there_are_is_refused_with_the_remedy(select, digits):
+    counts, transform = torch.bincount(digits.train.targets).tolist(), fit_transform("raw01", digits)
+    least = min(counts)
+    name = digits.classes[counts.index(least)]
+    message = f"ipc {least + 1} is larger than class '{name}' of digits, which has {least} training images; "
+    with pytest.raises(ValueError, match=message + f"use --ipc {least} or less"):
+        select(digits, transform, least + 1, generator(0))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_real_images_are_preprocessed(kind, digits):
+    transform, raw = fit_transform(kind, digits), fit_transform("raw01", digits)
+    images, _ = real(digits, transform, 3, generator(5))
+    plain, _ = real(digits, raw, 3, generator(5))
+    torch.testing.assert_close(images, transform(plain), rtol=0, atol=1e-6)
+
+
+def test_noise_is_standard_normal_in_class_order(digits):
+    images, labels = noise(digits, fit_transform("normalise", digits), 50, generator(0))
+    assert (images.shape, images.dtype) == ((500, 1, 8, 8), torch.float32)
+    assert labels.tolist() == [label for label in range(10) for _ in range(50)]
+    assert float(images.mean()) == pytest.approx(0, abs=0.02)  # 32,000 draws: 3.6 standard errors
+    assert float(images.std()) == pytest.approx(1, abs=0.015)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kmeans_of_one_image_is_the_one_nearest_to_the_class_mean(kind, digits):
+    transform = fit_transform(kind, digits)
+    images, labels = kmeans(digits, transform, 1, generator(0))
+    everything = transform(digits.train.take(torch.arange(len(digits.train)))).double()
+    for label in range(10):
+        members = everything[digits.train.targets == label]
+        distances = [float((member - members.mean(0)).square().sum()) for member in members]
+        assert torch.equal(images[label].double(), members[distances.index(min(distances))])
+    assert labels.tolist() == list(range(10))
+
+
+def test_kmeans_finds_clusters_that_lie_apart(digits):
+    stored, labels = digits.train.images.copy(), digits.train.labels
+    for label in range(10):
+        rows = np.flatnonzero(labels == label)
+        for group in range(3):
+            stored[rows[group::3]] = 100 * group
+            # one of each group is a little off its cluster's centre, and never to be chosen
+            stored[rows[group::3][0]] = 100 * group + 20
+    data = replace(digits, train=replace(digits.train, images=stored, index=np.arange(len(labels))))
+    images, _ = kmeans(data, fit_transform("raw01", data), 3, generator(0))
+    found = (images * 255).round().mean((1, 2, 3)).view(10, 3).sort(1).values
+    assert found.tolist() == [[0.0, 100.0, 200.0]] * 10
+
+
+def test_centres_that_share_their_nearest_image_get_different_ones():
+    pixels = torch.tensor([[0.0], [10.0], [-30.0], [11.0]], dtype=torch.float64)
+    centres = torch.tensor([[1.5], [-1.0], [-2.0]], dtype=torch.float64)
+    assert (centres - pixels.T).abs().argmin(1).tolist() == [0, 0, 0]
+    # -1 is the closest and has 0; then 1.5 has 10, and -2 what is left nearest to it
+    assert _nearest(centres, pixels).tolist() == [1, 0, 3]
+
+
+def test_kmeans_never_repeats_an_image_however_many_are_wanted(digits):
+    data = marked(digits)
+    least = min(torch.bincount(data.train.targets).tolist())
+    images, _ = kmeans(data, fit_transform("raw01", data), least - 1, generator(0))
+    assert len(set(rows_of(images))) == 10 * (least - 1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["train", "validation", "test"])
+def test_a_feed_gives_the_splits_images_preprocessed(kind, name, digits, device):
+    split, transform = getattr(digits, name), fit_transform(kind, digits)
+    feed, rows = Feed(split, transform, device), torch.tensor([5, 0, 5, 17])
+    x, y = feed(rows)
+    expected = torch.stack([torch.from_numpy(np.array(split.images[split.index[row]])) for row in rows.tolist()])
+    assert (x.device.type, y.device.type, len(feed)) == (device.type, device.type, len(split))
+    torch.testing.assert_close(x.cpu(), transform(expected), rtol=0, atol=0 if device.type == "cpu" else 1e-5)
+    assert y.tolist() == [int(split.labels[split.index[row]]) for row in rows.tolist()]
+    assert torch.equal(feed.targets.cpu(), split.targets)
+
+
+def test_an_epoch_shows_every_image_once_in_the_generators_order(digits):
+    feed = Feed(digits.validation, fit_transform("raw01", digits), torch.device("cpu"))
+    batches = list(feed.shuffled(50, generator(3)))
+    order = torch.randperm(len(feed), generator=generator(3))
+    assert [len(y) for _, y in batches] == [50] * (len(feed) // 50) + [len(feed) % 50]
+    assert torch.equal(torch.cat([x for x, _ in batches]), feed(order)[0])
+    assert torch.equal(torch.cat([y for _, y in batches]), digits.validation.targets[order])
+    assert order.tolist() != sorted(order.tolist())
+
+
+def test_in_order_is_in_order(digits):
+    feed = Feed(digits.validation, fit_transform("raw01", digits), torch.device("cpu"))
+    batches = list(feed.in_order(64))
+    assert torch.equal(torch.cat([x for x, _ in batches]), feed(torch.arange(len(feed)))[0])
+    assert torch.equal(torch.cat([y for _, y in batches]), digits.validation.targets)
+    assert max(len(y) for _, y in batches) == 64

@@ -1,0 +1,84 @@
+"""The evaluator's jobs: handed out, taken back, never lost and never doubled; no Ray."""
+
+import random
+
+import pytest
+
+from raydd.remote.evaluate import Board, Progress
+from raydd.training.scores import Job
+
+JOBS = [Job(entry, "MLP", seed) for entry in range(3) for seed in range(4)]
+
+
+def drain(board, worker="rank 0", value=0.5):
+    """A worker that does all that it is given; what it did."""
+    done = []
+    while (job := board.take(worker)) is not None:
+        board.put(worker, job, value)
+        done.append(job)
+    return done
+
+
+def test_jobs_are_handed_out_in_order_and_once():
+    board = Board(JOBS)
+    assert [board.take(f"rank {place}") for place in range(len(JOBS))] == JOBS
+    assert board.take("another") is None
+    assert board.results() == []
+
+
+def test_a_result_counts_and_its_job_is_gone():
+    board = Board(JOBS[:1])
+    board.put("rank 0", board.take("rank 0"), 0.25)
+    assert board.take("rank 0") is None
+    assert board.results() == [(JOBS[0], 0.25)]
+
+
+def test_what_a_worker_lost_comes_first_when_it_asks_again():
+    board = Board(JOBS)
+    board.put("rank 0", board.take("rank 0"), 0.5)
+    held = [board.take("rank 0"), board.take("rank 1")]
+    assert [board.take("rank 0"), board.take("rank 1")] == held
+    assert drain(board, "rank 2") == JOBS[3:]
+
+
+def test_nothing_is_lost_when_only_the_first_worker_of_a_new_group_has_work():
+    board = Board(JOBS[:2])
+    board.take("rank 0")
+    board.take("rank 1")
+    assert drain(board, "rank 0") == JOBS[:1]
+    assert drain(board, "rank 1") == JOBS[1:2]
+
+
+def test_a_late_result_of_a_worker_that_was_given_up_counts_once():
+    board = Board(JOBS[:1])
+    late = board.take("rank 0")
+    job = board.take("rank 0")
+    board.put("rank 0", tuple(late), 0.5)
+    board.put("rank 0", job, 0.5)
+    assert board.take("rank 0") is None
+    assert board.results() == [(job, 0.5)]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_every_job_is_done_whatever_dies(seed):
+    """Workers that take, finish, and die together at random: each job ends with its own result, none is held twice."""
+    rng, board, hands = random.Random(seed), Board(JOBS), {}
+    for _ in range(10_000):
+        worker = f"rank {rng.randrange(3)}"
+        if rng.random() < 0.1:
+            hands.clear()
+        elif worker in hands:
+            job = hands.pop(worker)
+            board.put(worker, job, JOBS.index(job) / 100)
+        elif (job := board.take(worker)) is not None:
+            assert job not in hands.values()
+            hands[worker] = job
+        if len(board.results()) == len(JOBS):
+            break
+    assert dict(board.results()) == {job: place / 100 for place, job in enumerate(JOBS)}
+    assert [board.take(f"rank {place}") for place in range(3)] == [None] * 3
+
+
+def test_time_left_is_known_after_the_first_result():
+    assert Progress(0, 10, 5.0).seconds_left is None
+    assert Progress(4, 10, 8.0).seconds_left == 12.0

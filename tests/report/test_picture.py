@@ -1,0 +1,108 @@
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from raydd.data.synset import SyntheticSet
+from raydd.data.transform import Transform
+from raydd.report.picture import GAP, export_png, grid, hard_labels, save_png, to_image
+
+CLASSES = ("a", "b/c", "d")
+
+
+def synset(side=4, channels=3, labels=(0, 2, 0, 1, 2, 2), transform=None):
+    """Image i is all (i + 1) / 10, with a brighter corner."""
+    images = torch.stack([torch.full((channels, side, side), (i + 1) / 10) for i in range(len(labels))])
+    images[:, :, 0, 0] = 1.0
+    transform = transform or Transform("raw01")
+    return SyntheticSet(images, torch.tensor(labels), torch.tensor(0.1), transform, "toy", CLASSES)
+
+
+def cell(picture, row, column, side, factor):
+    """The pixels of one place of the grid, shrunk back to the image's own."""
+    array = np.asarray(picture)
+    step = factor * (side + GAP)
+    top, left = factor * GAP + row * step, factor * GAP + column * step
+    return array[top : top + factor * side : factor, left : left + factor * side : factor]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("side", "factor"), [(4, 8), (8, 4), (20, 2), (32, 1), (40, 1)])
+def test_a_grid_has_a_column_a_class_with_its_images_from_top_to_bottom(side, factor, channels):
+    picture = grid(synset(side, channels))
+    assert picture.size == (factor * (3 * (side + GAP) + GAP), factor * (3 * (side + GAP) + GAP))
+    places = {(0, 0): 1, (1, 0): 3, (0, 1): 4, (0, 2): 2, (1, 2): 5, (2, 2): 6}
+    for row in range(3):
+        for column in range(3):
+            found = cell(picture, row, column, side, factor)
+            value = round(25.5 * places[row, column]) if (row, column) in places else 255
+            assert np.unique(found[1:]).tolist() == [value]
+            assert found[0, 0].tolist() == ([255] * 3 if channels == 3 else 255)
+    assert (np.asarray(picture)[: factor * GAP] == 255).all()
+
+
+def test_small_images_are_enlarged_without_smoothing():
+    array = np.asarray(grid(synset(4, 1)))
+    blocks = array.reshape(array.shape[0] // 8, 8, array.shape[1] // 8, 8)
+    assert (blocks == blocks[:, :1, :, :1]).all()
+
+
+def test_a_grid_shows_at_most_so_many_images_a_class():
+    assert grid(synset(32), most_per_class=2).size[1] == 2 * (32 + GAP) + GAP
+    assert grid(synset(32, labels=[1] * 12)).size[1] == 10 * (32 + GAP) + GAP
+
+
+def test_preprocessing_is_undone_and_wild_pixels_are_clamped():
+    statistics = {"mean": torch.tensor([0.5], dtype=torch.float64), "std": torch.tensor([0.25], dtype=torch.float64)}
+    data = synset(32, 1, transform=Transform("normalise", statistics))
+    data = data.with_leaves({"images": torch.full((6, 1, 32, 32), -1.0)})
+    assert np.unique(cell(grid(data), 0, 0, 32, 1)).tolist() == [64]
+    wild = data.with_leaves({"images": torch.full((6, 1, 32, 32), -9.0)})
+    assert np.unique(cell(grid(wild), 0, 0, 32, 1)).tolist() == [0]
+
+
+def test_soft_labels_stand_at_their_largest_logit():
+    hard = synset()
+    soft = hard.with_leaves({"labels": torch.nn.functional.one_hot(hard.labels, 3) * 2.0 - 5})
+    assert torch.equal(hard_labels(soft), hard.labels)
+    assert np.array_equal(np.asarray(grid(soft)), np.asarray(grid(hard)))
+
+
+def test_pixels_are_rounded_to_bytes():
+    values = torch.tensor([0.0, 0.4 / 255, 0.6 / 255, 1.0])
+    assert np.asarray(to_image(values.view(1, 2, 2))).reshape(-1).tolist() == [0, 0, 1, 255]
+    colour = to_image(torch.tensor([1.0, 0.0, 0.2]).view(3, 1, 1))
+    assert (colour.mode, colour.getpixel((0, 0))) == ("RGB", (255, 0, 51))
+    assert to_image(values.view(1, 2, 2)).mode == "L"
+
+
+def test_a_png_is_written_whole(tmp_path):
+    picture = grid(synset())
+    path = save_png(picture, tmp_path / "new" / "a.png")
+    with Image.open(io.BytesIO(path.read_bytes())) as found:
+        assert found.format == "PNG"
+        assert np.array_equal(np.asarray(found), np.asarray(picture))
+    assert [file.name for file in path.parent.iterdir()] == ["a.png"]
+
+
+def test_images_are_exported_by_class_and_number(tmp_path):
+    data, folder = synset(), tmp_path / "out"
+    paths = export_png(data, folder)
+    names = ["000_a/0000", "002_d/0000", "000_a/0001", "001_b_c/0000", "002_d/0001", "002_d/0002"]
+    assert [path.relative_to(folder).as_posix() for path in paths] == [f"{name}.png" for name in names]
+    assert sorted(paths) == sorted(folder.rglob("*.png"))
+    for path, image in zip(paths, data.images, strict=True):
+        with Image.open(path) as found:
+            expected = (image * 255).round().byte().permute(1, 2, 0).numpy()
+            assert np.array_equal(np.asarray(found), expected)
+
+
+def test_an_export_never_goes_into_a_folder_with_something_in_it(tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(ValueError, match="is not an empty folder; name another --out"):
+        export_png(synset(), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+    (tmp_path / "empty").mkdir()
+    assert len(export_png(synset(), tmp_path / "empty")) == 6

@@ -1,0 +1,324 @@
+import itertools
+import json
+import subprocess
+from dataclasses import replace
+
+import pytest
+import torch
+import yaml
+
+from raydd import runs
+from raydd.config import DistillConfig, build
+from raydd.data.buffer import refresh_manifest
+from raydd.data.synset import SyntheticSet
+from raydd.data.tensors import load_tensors
+from raydd.data.transform import load_transform
+from raydd.experts import Job, Trainer, prepare
+from raydd.runs import Run, check, commit, open_buffer, settle
+from raydd.workspace import open_workspace
+
+CPU = torch.device("cpu")
+TOY = {
+    "ipc": 1,
+    "steps": 7,
+    "student_steps": 2,
+    "span": 1,
+    "checkpoint_every": 3,
+    "lr": {"images": 20, "lr": 1e-4, "start": 0.05},
+    "experts": {"network": "ConvNetW8", "num_experts": 2, "epochs": 3},
+}
+
+
+def toy(*layers):
+    return build(DistillConfig, TOY, *layers)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    config, path = toy(), tmp_path_factory.mktemp("runs") / "buffer"
+    job, missing = prepare(Job(config.data, config.experts, 0, path, "cpu"))
+    for index in missing:
+        Trainer(job).train(index)
+    refresh_manifest(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def experts(folder):
+    return open_buffer(folder, toy(), CPU)
+
+
+@pytest.fixture
+def scored(monkeypatch):
+    """Scores from a list instead of training: quick, and known beforehand."""
+    seen = []
+
+    def score(synset, build, feed, protocol, augment, seed):
+        seen.append((synset.images.clone(), len(feed), seed))
+        return SCORES[(len(seen) - 1) // 2] + (0.02 if seed else 0)
+
+    monkeypatch.setattr(runs, "evaluate", score)
+    return seen
+
+
+SCORES = [0.3, 0.5, 0.4, 0.5, 0.1, 0.2, 0.3]
+
+
+def start(out, experts, *layers, **options):
+    return Run(toy(*layers), out, *experts, **options)
+
+
+def metrics(out):
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def tree(out):
+    return {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+def test_a_finished_run_holds_its_settings_its_steps_and_its_set(tmp_path, experts):
+    out = tmp_path / "run"
+    steps = list(start(out, experts).steps())
+    assert sorted(tree(out)) == ["checkpoint/state.arrow", "config.yaml", "metrics.jsonl", "synset.arrow"]
+    assert build(DistillConfig, yaml.safe_load((out / "config.yaml").read_text())) == toy()
+    assert metrics(out) == [{"step": step.step, "loss": step.loss, "lr": step.lr, "stepped": True} for step in steps]
+    assert [line["step"] for line in metrics(out)] == [1, 2, 3, 4, 5, 6, 7]
+    synset = SyntheticSet.load(out / "synset.arrow")
+    assert float(synset.lr) == steps[-1].lr
+    assert build(DistillConfig, synset.recipe) == toy()
+    assert synset.transform.hash == experts[1].transform.hash
+    assert synset.provenance["fingerprint"] == experts[1].dataset.fingerprint
+    assert synset.provenance["network"] == "ConvNetW8"
+    assert synset.provenance["torch"] == torch.__version__
+    assert synset.provenance["chosen"] == "last outer step"
+    assert synset.history == ()
+
+
+def test_no_steps_give_the_start(tmp_path, experts):
+    assert list(start(tmp_path / "a", experts, {"steps": 0}).steps()) == []
+    synset = SyntheticSet.load(tmp_path / "a" / "synset.arrow")
+    stored = experts[1].transform(experts[1].dataset.train.take(torch.arange(len(experts[1].dataset.train))))
+    assert all(bool((image == stored).flatten(1).all(1).any()) for image in synset.images)
+    assert metrics(tmp_path / "a") == []
+
+
+def test_every_step_lets_the_settings_be_read_before_the_first_checkpoint(tmp_path, experts):
+    start(tmp_path / "a", experts)
+    assert sorted(tree(tmp_path / "a")) == ["config.yaml"]
+
+
+def test_the_set_is_the_best_on_the_validation_split_and_the_last_is_kept(tmp_path, experts, scored):
+    out, results = tmp_path / "run", []
+    run = start(out, experts, {"evaluate_every": 2})
+    for step in run.steps():
+        if step.step % 2 == 0:
+            results.append(run._distillation.result.images)
+    assert [(size, seed) for _, size, seed in scored] == [
+        (len(experts[1].dataset.validation), seed) for _ in range(3) for seed in (0, 1)
+    ]
+    for place, (images, _, _) in enumerate(scored):
+        assert torch.equal(images, results[place // 2])
+    best, last, chosen = (SyntheticSet.load(out / f"{name}.arrow") for name in ("best", "last", "synset"))
+    assert torch.equal(chosen.images, results[1])  # scores 0.31, 0.51, 0.41
+    assert torch.equal(best.images, results[1])
+    assert torch.equal(last.images, run._distillation.result.images)
+    assert not torch.equal(last.images, chosen.images)
+    assert chosen.provenance["chosen"] == "best outer step on the validation split"
+    assert last.provenance["chosen"] == "last outer step"
+    assert [(entry["step"], entry["split"], entry["networks"]) for entry in chosen.history] == [
+        (2, "validation", 2),
+        (4, "validation", 2),
+        (6, "validation", 2),
+    ]
+    assert [entry["mean"] for entry in chosen.history] == pytest.approx([0.31, 0.51, 0.41])
+    assert last.history == chosen.history
+
+
+def test_of_equal_scores_the_first_is_kept(tmp_path, experts, scored):
+    run, results = start(tmp_path / "a", experts, {"evaluate_every": 1}), []
+    for _ in run.steps():
+        results.append(run._distillation.result.images)
+    assert torch.equal(SyntheticSet.load(tmp_path / "a" / "synset.arrow").images, results[1])
+    assert not torch.equal(results[1], results[3])
+
+
+def test_scores_are_real_accuracies(tmp_path, experts, monkeypatch):
+    short = replace(runs.PROTOCOLS["mtt"], epochs=10)
+    monkeypatch.setitem(runs.PROTOCOLS, "mtt", short)
+    list(start(tmp_path / "a", experts, {"evaluate_every": 7}).steps())
+    synset, work = SyntheticSet.load(tmp_path / "a" / "synset.arrow"), experts[1]
+    feed = work.feed(work.dataset.validation)
+    values = [runs.evaluate(synset, work.build, feed, short, work.augment, seed) for seed in (0, 1)]
+    assert synset.history[0]["mean"] == sum(values) / 2
+
+
+@pytest.mark.parametrize("killed", range(8))
+@pytest.mark.parametrize("layer", [{}, {"evaluate_every": 2}])
+def test_killed_after_any_step_it_goes_on_to_the_same_bits(killed, layer, tmp_path, experts, monkeypatch):
+    monkeypatch.setattr(runs, "evaluate", lambda synset, *rest: float(synset.images.std()) / 10 + rest[-1])
+    list(start(tmp_path / "whole", experts, layer).steps())
+    out = tmp_path / "killed"
+    steps = start(out, experts, layer).steps()
+    taken = list(itertools.islice(steps, killed))
+    steps.close()
+    assert [step.step for step in taken] == list(range(1, killed + 1))
+    if (out / "metrics.jsonl").exists():  # as long as the checkpoint
+        done = load_tensors(out / "checkpoint" / "state.arrow")[1]["plain"]["step"]
+        assert [line["step"] for line in metrics(out)] == list(range(1, done + 1))
+    rest = [step.step for step in start(out, experts, layer, resume=True).steps()]
+    assert rest == list(range(max(0, killed - 1) // 3 * 3 + 1, 8))  # from the last multiple of 3 before the kill
+    assert tree(out) == tree(tmp_path / "whole")
+
+
+def test_killed_twice_and_resumed_when_done(tmp_path, experts):
+    list(start(tmp_path / "whole", experts).steps())
+    out = tmp_path / "killed"
+    for killed in (5, 2):
+        list(itertools.islice(start(out, experts, resume=True).steps(), killed))
+    list(start(out, experts, resume=True).steps())
+    assert tree(out) == tree(tmp_path / "whole")
+    assert list(start(out, experts, resume=True).steps()) == []
+    assert tree(out) == tree(tmp_path / "whole")
+
+
+def test_a_run_killed_between_its_last_step_and_its_set_is_finished(tmp_path, experts):
+    list(start(tmp_path / "a", experts).steps())
+    before = tree(tmp_path / "a")
+    (tmp_path / "a" / "synset.arrow").unlink()
+    assert list(start(tmp_path / "a", experts, resume=True).steps()) == []
+    assert tree(tmp_path / "a") == before
+
+
+def test_a_rollback_is_told_in_the_metrics_and_resumes_to_the_same_bits(tmp_path, experts, monkeypatch):
+    def spoil(setup):
+        recipe = original(setup)
+        return recipe._replace(objective=Spoiled(recipe.objective))
+
+    original = runs.METHODS["mtt"]
+    monkeypatch.setitem(runs.METHODS, "mtt", spoil)
+    steps = list(start(tmp_path / "whole", experts).steps())
+    assert [(step.step, step.rolled_back_to) for step in steps if step.rolled_back_to is not None] == [(5, 3)]
+    assert [line["step"] for line in metrics(tmp_path / "whole")] == [1, 2, 3, 4, 5, 4, 5, 6, 7]
+    told = [line for line in metrics(tmp_path / "whole") if "rolled_back_to" in line]
+    assert told == [{"step": 5, "loss": "nan", "lr": steps[4].lr, "stepped": False, "rolled_back_to": 3}]
+    for killed in (4, 5, 6, 8):
+        out = tmp_path / str(killed)
+        list(itertools.islice(start(out, experts).steps(), killed))
+        list(start(out, experts, resume=True).steps())
+        assert tree(out) == tree(tmp_path / "whole")
+
+
+class Spoiled:
+    """Gives NaN at outer step 5 for the draws of the first attempt, as an unlucky draw would."""
+
+    def __init__(self, objective):
+        self.objective = objective
+
+    def init(self, rng):
+        return self.objective.init(rng)
+
+    def loss(self, synset, state, step, rng):
+        unlucky = rng.initial_seed() == runs.generator(0, "outer", 4, 0).initial_seed()
+        loss, state = self.objective.loss(synset, state, step, rng)
+        return loss * float("nan") if unlucky else loss, state
+
+
+def test_a_run_is_not_started_over_another(tmp_path, experts):
+    list(itertools.islice(start(tmp_path / "a", experts).steps(), 4))
+    before = tree(tmp_path / "a")
+    with pytest.raises(ValueError, match="holds a run already; go on with --resume, or name another --out"):
+        start(tmp_path / "a", experts)
+    assert tree(tmp_path / "a") == before
+
+
+@pytest.mark.parametrize(
+    ("layer", "difference"),
+    [
+        ({"seed": 5}, "seed was 0 and is 5"),
+        ({"steps": 8}, "steps was 7 and is 8"),
+        ({"lr": {"images": 3}}, "lr.images was 20.0 and is 3.0"),
+        ({"experts": {"milestones": [2]}}, r"experts.milestones was \(\) and is \(2,\)"),
+    ],
+)
+def test_other_settings_are_refused_by_name(layer, difference, tmp_path, experts):
+    list(itertools.islice(start(tmp_path / "a", experts).steps(), 4))
+    before = tree(tmp_path / "a")
+    with pytest.raises(ValueError, match=f"was started with other settings: {difference}; ") as caught:
+        start(tmp_path / "a", experts, layer, resume=True)
+    assert "\n" not in str(caught.value)
+    assert tree(tmp_path / "a") == before
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path, experts):
+    list(itertools.islice(start(tmp_path / "a", experts).steps(), 4))
+    state = tmp_path / "a" / "checkpoint" / "state.arrow"
+    state.write_bytes(state.read_bytes()[:-20])
+    with pytest.raises(ValueError, match="is not a complete raydd file"):
+        start(tmp_path / "a", experts, resume=True)
+
+
+def test_a_window_beyond_the_buffer_is_refused_before_anything_is_written(tmp_path, experts):
+    for layer in ({"window": {"high": 3}}, {"span": 4}, {"window": {"low": 3}}):
+        with pytest.raises(ValueError, match=r"window|span"):
+            start(tmp_path / "a", experts, layer)
+    assert not (tmp_path / "a").exists()
+
+
+REFUSED = [
+    ({"method": "magic"}, "unknown method 'magic'; use one of mtt"),
+    ({"ipc": 1000}, "ipc 1000 is larger than class"),
+    ({"window": {"high": 3}}, r"window \(0, 3\) with a span of 1 epochs needs experts of 4 epochs but they have 3"),
+    ({"window": {"low": 2, "high": 1}}, r"window \(2, 1\) holds no epoch"),
+    ({"span": 4}, "a span of 4 epochs is longer than the experts' 3; use a span of at most 3"),
+    ({"span": 3, "window": {"low": 1}}, r"window \(1, 0\) holds no epoch"),
+]
+
+
+@pytest.mark.parametrize(("layer", "message"), REFUSED)
+def test_what_cannot_run_is_refused_with_the_remedy(layer, message, experts):
+    check(toy(), experts[1])
+    with pytest.raises(ValueError, match=message) as caught:
+        check(toy(layer), experts[1])
+    assert "\n" not in str(caught.value)
+
+
+def test_selection_without_a_validation_split_is_refused_before_anything_is_written(tmp_path, experts):
+    config = toy({"evaluate_every": 2, "data": {"validation": 0}})
+    work = open_workspace(config.data, "ConvNetW8", CPU)
+    for call in (lambda: check(config, work), lambda: Run(config, tmp_path / "a", experts[0], work)):
+        with pytest.raises(ValueError, match="evaluate_every = 2 needs a validation split"):
+            call()
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_buffer_opens_with_its_own_preprocessing(folder, experts):
+    buffer, work = experts
+    assert work.transform.hash == load_transform(folder).hash == buffer.spec.preprocessing_hash
+    with pytest.raises(ValueError, match="has preprocessing 'normalise', not 'zca'"):
+        open_buffer(folder, toy({"data": {"preprocessing": "zca"}}), CPU)
+    with pytest.raises(ValueError, match="has network 'ConvNetW8', not 'ConvNet'"):
+        open_buffer(folder, toy({"experts": {"network": "ConvNet"}}), CPU)
+
+
+def test_threads_are_settled_once_for_a_run(tmp_path, experts):
+    out, buffer = tmp_path / "a", experts[0]
+    assert settle(toy({"threads": 3}), buffer, out).threads == 3
+    assert settle(toy(), buffer, out).threads >= 1
+    start(out, experts, {"threads": 5})
+    assert settle(toy(), buffer, out).threads == 5
+    assert settle(toy({"threads": 3}), buffer, out).threads == 3
+
+
+def test_a_run_tells_of_the_experts_it_really_has(tmp_path, experts):
+    config = settle(toy({"experts": {"num_experts": 50, "epochs": 9, "lr": 7}}), experts[0], tmp_path)
+    assert config.experts == toy().experts
+
+
+def test_the_commit_is_known_in_a_checkout_only(monkeypatch):
+    def missing(*arguments, **options):
+        raise FileNotFoundError("git")
+
+    found = commit()
+    assert found is None or (len(found) == 12 and int(found, 16) >= 0)
+    monkeypatch.setattr(subprocess, "run", missing)
+    assert commit() is None

@@ -1,0 +1,118 @@
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from raydd.config import DataConfig
+from raydd.data.initial import real
+from raydd.data.synset import SyntheticSet
+from raydd.numerics.augment import augment
+from raydd.numerics.rng import generator
+from raydd.training import scores
+from raydd.training.protocol import Protocol
+from raydd.training.scores import Entry, Job, Matrix, Scorer, baselines, summarise
+from raydd.training.student import evaluate, evaluate_real
+from raydd.workspace import open_workspace
+
+DATA = DataConfig(augment="none")
+SHORT = Protocol("short", epochs=20, plain_epochs=20, real_epochs=2, lr=None)
+
+
+@pytest.fixture(scope="module")
+def work():
+    return open_workspace(DATA, "ConvNetW8", torch.device("cpu"))
+
+
+def synset(work, seed=0, ipc=2):
+    images, labels = real(work.dataset, work.transform, ipc, generator(seed))
+    return SyntheticSet(images, labels, torch.tensor(0.05), work.transform, "digits", work.dataset.classes)
+
+
+def matrix(*entries, networks=("ConvNetW8",), seeds=range(3), **changes):
+    return Matrix(entries, networks, seeds, "short", DATA, "cpu", **changes)
+
+
+def test_jobs_are_every_cell_once_with_whole_data_first(work):
+    one = synset(work)
+    rows = Entry("a", "distilled", (one,)), Entry("w", "whole", ()), Entry("b", "random", (one,) * 2)
+    jobs = matrix(*rows, networks=("X", "Y"), seeds=range(5, 7)).jobs()
+    assert [tuple(job) for job in jobs] == [
+        (entry, network, seed) for entry in (1, 0, 2) for network in ("X", "Y") for seed in (5, 6)
+    ]
+
+
+def test_a_summary_has_mean_and_sample_deviation_in_the_order_of_seeds(work):
+    rows = matrix(Entry("a", "distilled", (synset(work),), "paper"), Entry("w", "whole", ()), networks=("X", "Y"))
+    values = {(0, "X"): [0.1, 0.2, 0.6], (0, "Y"): [0.5, 0.5, 0.5], (1, "X"): [0.0, 1.0, 0.5], (1, "Y"): [1, 1, 0]}
+    results = [(Job(e, n, s), found[s]) for s in (2, 0, 1) for (e, n), found in values.items()]
+    records = summarise(rows, results)
+    assert [(record["name"], record["network"]) for record in records] == [
+        ("a", "X"), ("a", "Y"), ("w", "X"), ("w", "Y"),
+    ]  # fmt: skip
+    first = records[0]
+    assert first["values"] == [0.1, 0.2, 0.6]
+    assert first["mean"] == pytest.approx(0.3)
+    assert first["std"] == pytest.approx(math.sqrt((0.04 + 0.01 + 0.09) / 2))
+    assert records[1]["std"] == 0
+    assert records[3]["std"] == pytest.approx(math.sqrt((2 / 9 + 4 / 9) / 2))
+    assert {key: first[key] for key in ("kind", "dataset", "protocol", "selection", "ipc", "networks")} == {
+        "kind": "distilled",
+        "dataset": "digits",
+        "protocol": "short",
+        "selection": "paper",
+        "ipc": 2,
+        "networks": 3,
+    }
+    assert (records[2]["kind"], records[2]["ipc"], records[2]["selection"]) == ("whole", None, "honest")
+
+
+def test_one_network_has_no_deviation(work):
+    rows = matrix(Entry("a", "distilled", (synset(work),)), seeds=range(4, 5))
+    assert summarise(rows, [(Job(0, "ConvNetW8", 4), 0.25)])[0]["std"] == 0
+
+
+def test_baselines_are_as_large_as_the_set_and_fresh_for_each_seed(work):
+    start = synset(work, ipc=3)
+    entries = baselines(start, work, range(2, 5))
+    assert [(entry.name, entry.kind) for entry in entries] == [
+        ("random, 3 a class", "random"),
+        ("kmeans, 3 a class", "kmeans"),
+    ]
+    stored = work.transform(work.dataset.train.take(torch.arange(len(work.dataset.train)))).flatten(1)
+    for entry in entries:
+        assert len(entry.sets) == 3
+        for chosen in entry.sets:
+            assert chosen.images.shape == start.images.shape
+            assert torch.equal(chosen.labels, start.labels)
+            assert (chosen.dataset, chosen.classes) == ("digits", start.classes)
+            assert all(bool((image == stored).all(1).any()) for image in chosen.images.flatten(1))
+    random = entries[0].sets
+    assert not torch.equal(random[0].images, random[1].images)
+    again = baselines(start, work, range(3, 4))
+    assert torch.equal(again[0].sets[0].images, random[1].images)
+    assert torch.equal(again[1].sets[0].images, entries[1].sets[1].images)
+
+
+def test_a_scorer_trains_what_the_job_says(work, monkeypatch):
+    monkeypatch.setitem(scores.PROTOCOLS, "short", SHORT)
+    sets = [synset(work, seed) for seed in range(3)]
+    rows = matrix(
+        Entry("a", "distilled", (sets[0],)),
+        Entry("b", "random", tuple(sets)),
+        Entry("w", "whole", ()),
+        networks=("ConvNetW8", "ConvNetW8BN"),
+        seeds=range(7, 10),
+    )
+    scorer, none = Scorer(rows), augment("none")
+    test = work.feed(work.dataset.test)
+    for seed in (7, 9):
+        assert scorer.score(Job(0, "ConvNetW8", seed)) == evaluate(sets[0], work.build, test, SHORT, none, seed)
+        expected = evaluate(sets[seed - 7], work.build, test, SHORT, none, seed)
+        assert scorer.score(Job(1, "ConvNetW8", seed)) == expected
+    other = open_workspace(DATA, "ConvNetW8BN", torch.device("cpu"))
+    assert scorer.score(Job(0, "ConvNetW8BN", 8)) == evaluate(sets[0], other.build, test, SHORT, none, 8)
+    train = work.feed(work.dataset.train)
+    assert scorer.score(Job(2, "ConvNetW8", 7)) == evaluate_real(train, work.build, test, SHORT, none, 7)
+    one = Scorer(replace(rows, real_epochs=1)).score(Job(2, "ConvNetW8", 7))
+    assert one == evaluate_real(train, work.build, test, replace(SHORT, real_epochs=1), none, 7)

@@ -1,0 +1,175 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from raydd.config import DataConfig
+from raydd.data.initial import noise, real
+from raydd.data.synset import SyntheticSet
+from raydd.numerics.augment import augment
+from raydd.numerics.rng import generator
+from raydd.training import student
+from raydd.training.protocol import PROTOCOLS, Protocol
+from raydd.training.student import evaluate, evaluate_real
+from raydd.workspace import open_workspace
+
+SHORT = Protocol("short", epochs=6, plain_epochs=4, real_epochs=2, lr=None, batch_size=7)
+
+
+@pytest.fixture(scope="module")
+def work():
+    return open_workspace(DataConfig(), "ConvNetW8", torch.device("cpu"))
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """The networks that were tested, as they were then."""
+    seen = []
+
+    def spy(network, images):
+        seen.append(nn.utils.parameters_to_vector(network.parameters()).detach().clone())
+        return measure(network, images)
+
+    measure = student.measure_accuracy
+    monkeypatch.setattr(student, "measure_accuracy", spy)
+    return seen
+
+
+def synset(work, ipc=2, lr=0.05, soft=False):
+    images, labels = real(work.dataset, work.transform, ipc, generator(0))
+    if soft:
+        labels = 3 * torch.randn(len(labels), 10, generator=generator(1))
+    return SyntheticSet(images, labels, torch.tensor(lr), work.transform, "digits", work.dataset.classes)
+
+
+def naive(work, batches, protocol, draw, lr, epochs, seed):
+    """Heavy-ball SGD written out on the same draws; the step size falls to a tenth at half the epochs."""
+    torch.manual_seed(int(torch.randint(2**62, (), generator=generator(seed, "student", "init"))))
+    network = work.build()
+    velocity = [torch.zeros_like(p) for p in network.parameters()]
+    order, rng = generator(seed, "student", "order"), generator(seed, "student", "augment")
+    for epoch in range(epochs):
+        rate = lr * 0.1 if epoch >= epochs // 2 else lr
+        for x, y in batches(order):
+            log = network(draw.draw(x.shape, rng)(x)).log_softmax(1)
+            q = y if y.ndim == 2 else nn.functional.one_hot(y, 10).float()
+            loss = -(q * log).sum(1).mean()
+            gradients = torch.autograd.grad(loss, list(network.parameters()))
+            with torch.no_grad():
+                for place, (p, g) in enumerate(zip(network.parameters(), gradients, strict=True)):
+                    velocity[place] = protocol.momentum * velocity[place] + (g + protocol.weight_decay * p)
+                    p -= rate * velocity[place]
+    test = work.dataset.test
+    logits = network(work.transform(test.take(torch.arange(len(test)))))
+    right = int((logits.argmax(1) == test.targets).sum())
+    return nn.utils.parameters_to_vector(network.parameters()).detach(), right / len(test)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("name", ["none", "dsa"])
+@pytest.mark.parametrize("lr", [None, 0.02])
+def test_a_student_is_heavy_ball_sgd_on_its_draws(soft, name, lr, work, trained):
+    protocol, draw, data = replace(SHORT, lr=lr, weight_decay=0.01), augment(name), synset(work, soft=soft)
+    found = evaluate(data, work.build, work.feed(work.dataset.test), protocol, draw, 3)
+    targets = data.labels.softmax(1) if soft else data.labels
+
+    def batches(order):
+        for rows in torch.randperm(20, generator=order).split(7):
+            yield data.images[rows], targets[rows]
+
+    epochs = 4 if name == "none" else 6
+    theta, accuracy = naive(work, batches, protocol, draw, 0.05 if lr is None else lr, epochs, 3)
+    torch.testing.assert_close(trained[0], theta, rtol=0, atol=1e-4)
+    assert found == accuracy
+
+
+@pytest.mark.parametrize("lr", [None, 0.05])
+def test_the_upper_end_is_the_same_on_real_images(lr, work, trained):
+    split = replace(work.dataset.train, index=work.dataset.train.index[:150])
+    protocol = replace(SHORT, lr=lr, batch_size=64, real_epochs=3)
+    found = evaluate_real(work.feed(split), work.build, work.feed(work.dataset.test), protocol, work.augment, 1)
+    images, targets = work.transform(split.take(torch.arange(150))), split.targets
+
+    def batches(order):
+        for rows in torch.randperm(150, generator=order).split(64):
+            yield images[rows], targets[rows]
+
+    theta, accuracy = naive(work, batches, protocol, work.augment, 0.01 if lr is None else lr, 3, 1)
+    torch.testing.assert_close(trained[0], theta, rtol=0, atol=1e-4)
+    assert found == accuracy
+
+
+def test_the_step_size_falls_to_a_tenth_at_half(work, monkeypatch):
+    rates = []
+
+    class Spy(torch.optim.SGD):
+        def step(self, closure=None):
+            rates.append(self.param_groups[0]["lr"])
+            return super().step(closure)
+
+    monkeypatch.setattr(torch.optim, "SGD", Spy)
+    protocol = replace(SHORT, epochs=5, batch_size=256)
+    evaluate(synset(work), work.build, work.feed(work.dataset.test), protocol, work.augment, 0)
+    assert rates == pytest.approx([0.05, 0.05, 0.005, 0.005, 0.005])
+
+
+def test_a_score_is_its_seeds_and_leaves_the_set_and_the_global_generator_alone(work, trained):
+    data, test = synset(work), work.feed(work.dataset.test)
+    before, state = data.images.clone(), torch.get_rng_state()
+    first = evaluate(data, work.build, test, SHORT, work.augment, 0)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(5)
+    assert evaluate(data, work.build, test, SHORT, work.augment, 0) == first
+    evaluate(data, work.build, test, SHORT, work.augment, 1)
+    assert torch.equal(trained[0], trained[1])
+    assert not torch.equal(trained[0], trained[2])
+    assert torch.equal(data.images, before)
+
+
+def test_running_statistics_count_in_the_test(work):
+    """A network tested on one image at a time must not normalise by that image."""
+    normal = open_workspace(DataConfig(), "ConvNetW8BN", torch.device("cpu"))
+    data, test = synset(normal, 5), normal.dataset.test
+    seen = []
+
+    def build():
+        seen.append(normal.build())
+        return seen[-1]
+
+    protocol = replace(SHORT, batch_size=50, epochs=60)
+    found = evaluate(data, build, normal.feed(test), protocol, augment("none"), 0)
+    alone = [seen[0].eval()(normal.transform(test.take(torch.tensor([row])))) for row in range(len(test))]
+    right = int((torch.cat(alone).argmax(1) == test.targets).sum())
+    assert found == right / len(test)
+
+
+def test_students_learn_digits_from_ten_images_a_class_and_nothing_from_noise(work):
+    protocol = replace(PROTOCOLS["mtt"], epochs=300)
+    test = work.feed(work.dataset.test)
+    assert evaluate(synset(work, 10), work.build, test, protocol, work.augment, 0) > 0.8
+    images, labels = noise(work.dataset, work.transform, 10, generator(0))
+    nothing = synset(work, 10).with_leaves({"images": images, "labels": labels})
+    assert evaluate(nothing, work.build, test, protocol, work.augment, 0) < 0.4
+
+
+def test_soft_labels_teach_their_classes(work):
+    data = synset(work, 10)
+    taught = data.with_leaves({"labels": 8.0 * nn.functional.one_hot((data.labels + 1) % 10, 10)})
+    test, protocol = work.feed(work.dataset.test), replace(PROTOCOLS["mtt"], plain_epochs=150)
+    assert evaluate(taught, work.build, test, protocol, augment("none"), 0) < 0.1  # every class is named one too high
+    honest = data.with_leaves({"labels": 8.0 * nn.functional.one_hot(data.labels, 10)})
+    assert evaluate(honest, work.build, test, protocol, augment("none"), 0) > 0.75
+
+
+def test_protocols_are_the_published_ones():
+    assert {name: (p.epochs, p.plain_epochs, p.lr) for name, p in PROTOCOLS.items()} == {
+        "mtt": (1000, 1000, None),
+        "dm": (1000, 300, 0.01),
+        "dcbench": (1000, 300, 0.01),
+    }
+    for name, protocol in PROTOCOLS.items():
+        assert protocol.name == name
+        assert (protocol.momentum, protocol.weight_decay, protocol.batch_size) == (0.9, 5e-4, 256)
+        assert (protocol.milestones, protocol.gamma) == ((0.5,), 0.1)
+        assert protocol.describe()["milestones"] == (0.5,)
