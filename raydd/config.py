@@ -15,7 +15,6 @@ Count = Annotated[int, Field(ge=1)]
 Backprop = Literal["full", "adjoint", "truncated"]
 Preprocessing = Literal["normalise", "zca", "raw01"]
 AugmentName = Literal["none", "dsa", "dsa_idc"]
-Device = Literal["auto", "cpu", "cuda"]
 
 
 class Config(BaseModel):

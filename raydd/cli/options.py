@@ -25,7 +25,7 @@ def dataset_word(name: str) -> str:
     """A registered name as it is; a path made absolute, since workers run elsewhere."""
     from raydd.data.datasets import DATASETS
 
-    return name if name in DATASETS or not Path(name).exists() else str(Path(name).absolute())
+    return name if name in DATASETS or not Path(name).exists() else str(Path(name).resolve())
 
 
 def given(**values: Any) -> dict[str, Any]:

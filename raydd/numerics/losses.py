@@ -28,13 +28,3 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     if labels.ndim == 1:
         return F.cross_entropy(logits, labels)
     return -(labels * F.log_softmax(logits, dim=1)).sum(dim=1).mean()
-
-
-def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
-    """The fraction of rows (B, K) whose largest logit is the label's (B,): a scalar in [0, 1].
-
-    >>> import torch
-    >>> accuracy(torch.tensor([[0.0, 1.0], [2.0, 1.0]]), torch.tensor([1, 1])).item()
-    0.5
-    """
-    return (logits.argmax(dim=1) == labels).double().mean()

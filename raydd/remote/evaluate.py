@@ -50,12 +50,13 @@ class Board:
         self._left = deque(jobs)
         self._in_hand: dict[str, list[Job]] = {}
         self._results: dict[Job, float] = {}
+        self._failure = ""
 
     def take(self, worker: str) -> Job | None:
         """The next job for a worker, or None when none is left."""
         lost = [job for job in self._in_hand.pop(worker, []) if job not in self._results]
         self._left.extendleft(lost)
-        if not self._left:
+        if self._failure or not self._left:
             return None
         job = self._left.popleft()
         self._in_hand[worker] = [job]
@@ -65,6 +66,14 @@ class Board:
         """Take a worker's result."""
         self._results[Job(*job)] = value
         self._in_hand[worker] = [other for other in self._in_hand.get(worker, []) if other != Job(*job)]
+
+    def fail(self, job: Job, reason: str) -> None:
+        """A training raised: it would again, so nothing more is handed out."""
+        self._failure = f"{job.network}, seed {job.seed}: {reason}"
+
+    def failure(self) -> str:
+        """What failed first and why; empty while nothing did."""
+        return self._failure
 
     def results(self) -> list[tuple[Job, float]]:
         """All results so far."""
@@ -78,7 +87,12 @@ def _work(config: dict[str, Any]) -> None:
     board, worker = config["board"], f"rank {context.get_world_rank()}"
     scorer = Scorer(ray.get(config["matrix"]))
     while (job := ray.get(board.take.remote(worker))) is not None:
-        ray.get(board.put.remote(worker, job, scorer.score(Job(*job))))
+        try:
+            value = scorer.score(Job(*job))
+        except (ValueError, RuntimeError, OSError) as error:
+            ray.get(board.fail.remote(job, " ".join(str(error).split())))
+            break
+        ray.get(board.put.remote(worker, job, value))
     ray.train.report({"done": 1})
 
 
@@ -109,6 +123,8 @@ def run_matrix(matrix: Matrix, num_workers: int | None, show: Callable[[Progress
     try:
         with tempfile.TemporaryDirectory(prefix="raydd-evaluate-") as folder, _interrupts():
             _trainer(layout.workers, layout.gpus, folder, board, matrix).fit()
+        if failure := ray.get(board.failure.remote()):
+            raise RuntimeError(f"evaluation failed: {failure}")
         results: list[tuple[Job, float]] = [(Job(*job), value) for job, value in ray.get(board.results.remote())]
     except ray.train.TrainingFailedError as error:
         reason = " ".join(str(error.__cause__ or error).split())[-300:]

@@ -1,7 +1,6 @@
 """Evaluation protocols, as data."""
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -31,10 +30,6 @@ class Protocol:
     batch_size: int = 256
     milestones: tuple[float, ...] = (0.5,)
     gamma: float = 0.1
-
-    def describe(self) -> dict[str, Any]:
-        """All fields, for a record."""
-        return asdict(self)
 
 
 PROTOCOLS = {

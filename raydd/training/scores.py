@@ -6,6 +6,7 @@ Shapes: none; accuracies are fractions.
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -126,7 +127,7 @@ def summarise(matrix: Matrix, results: Sequence[tuple[Job, float]]) -> list[dict
                 {
                     "name": entry.name,
                     "kind": entry.kind,
-                    "dataset": matrix.data.dataset,
+                    "dataset": Path(matrix.data.dataset).name,
                     "network": network,
                     "protocol": matrix.protocol,
                     "selection": entry.selection,

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from raydd.numerics.losses import accuracy, cross_entropy
+from raydd.numerics.losses import cross_entropy
 from raydd.numerics.rng import generator
 
 
@@ -49,9 +49,3 @@ def test_large_logits_do_not_overflow():
     z = torch.tensor([[1000.0, 0.0]], dtype=torch.float64)
     assert cross_entropy(z, torch.tensor([1])).item() == 1000
     assert cross_entropy(z, torch.tensor([[0.25, 0.75]], dtype=torch.float64)).item() == 750
-
-
-def test_accuracy_counts(device):
-    z = torch.tensor([[1.0, 2.0, 0.0], [3.0, 2.0, 0.0], [0.0, 0.5, 0.1]], device=device)
-    assert accuracy(z, torch.tensor([1, 0, 2], device=device)).item() == pytest.approx(2 / 3, rel=1e-15)
-    assert accuracy(z, torch.tensor([0, 1, 0], device=device)).item() == 0

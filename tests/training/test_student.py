@@ -172,4 +172,4 @@ def test_protocols_are_the_published_ones():
         assert protocol.name == name
         assert (protocol.momentum, protocol.weight_decay, protocol.batch_size) == (0.9, 5e-4, 256)
         assert (protocol.milestones, protocol.gamma) == ((0.5,), 0.1)
-        assert protocol.describe()["milestones"] == (0.5,)
+        assert protocol.milestones == (0.5,)
