@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 
 from raydd.config import DataConfig, ExpertConfig
-from raydd.data.buffer import create_buffer, finished, write_expert
+from raydd.data.buffer import create_buffer, expert_path, finished, write_expert
 from raydd.data.trajectory import BufferSpec, ExpertTrajectory
 from raydd.data.transform import load_transform, save_transform
 from raydd.numerics.flat import layout_of, running_statistics, seeded
@@ -38,8 +38,13 @@ class Trainer:
         self._validation = self._work.feed(self._work.dataset.validation)
 
     def train(self, index: int) -> int:
-        """Train expert ``index`` and write its file; the same bytes whoever does it. Returns the index."""
+        """Train expert ``index`` and write its file; the same bytes whoever does it. Returns the index.
+
+        One that another run has finished meanwhile is left as it is.
+        """
         torch.set_num_threads(1)
+        if expert_path(self._job.folder, index).is_file():
+            return index
         job, snapshots = self._job, []
         for snapshot in train_expert(
             job.experts, self._work.build, self._train, self._validation, self._work.augment, (job.seed, index)

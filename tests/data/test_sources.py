@@ -56,7 +56,7 @@ def write_npz(path: Path, **changes: np.ndarray) -> dict[str, np.ndarray]:
     return arrays
 
 
-def refused(path: Path, match: str, **options: object) -> None:
+def check_refused(path: Path, match: str, **options: object) -> None:
     """Loading fails with one line, and nothing is written."""
     before = sorted(path.parent.rglob("*"))
     with pytest.raises(ValueError, match=match) as caught:
@@ -128,26 +128,26 @@ def test_parquet_validation_files_stand_in_for_missing_test_files(tmp_path: Path
 def test_bad_parquet_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.parquet"
     path.write_bytes(b"PAR1 no table PAR1")
-    refused(path, "x.parquet is not a readable Parquet file")
+    check_refused(path, "x.parquet is not a readable Parquet file")
     pq.write_table(pa.table({"img": [1], "label": [0]}), path)
-    refused(path, r"no column image \(it has img, label\): rename")
+    check_refused(path, r"no column image \(it has img, label\): rename")
     pq.write_table(pa.table({"image": [1], "label": [0]}), path)
-    refused(path, "images of type int64")
+    check_refused(path, "images of type int64")
     write_parquet(path, pictures(4, 8, 8, 3), [0, 1, 2, -1], ["a", "b", "c"])
-    refused(path, "label -1: labels must be 0..2")
+    check_refused(path, "label -1: labels must be 0..2")
     write_parquet(path, pictures(4, 8, 8, 3), [0, 1, 3, 3], ["a", "b", "c"])
-    refused(path, "label 3: labels must be 0..2")
+    check_refused(path, "label 3: labels must be 0..2")
     write_parquet(path, pictures(3, 8, 8, 3), [0, 2, 2])
-    refused(path, "no image of class 1")
+    check_refused(path, "no image of class 1")
     write_parquet(path, pictures(3, 8, 8, 3), [0, 1, 1])
-    refused(path, "too few images for a test split")
+    check_refused(path, "too few images for a test split")
 
 
 def test_a_parquet_cell_that_is_no_image_is_named(tmp_path: Path) -> None:
     cells = [{"bytes": png(image), "path": None} for image in pictures(9, 8, 8, 3)] + [{"bytes": None, "path": "a.png"}]
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     pq.write_table(pa.table({"image": pa.array(cells, kind), "label": [0] * 10}), tmp_path / "x.parquet")
-    refused(tmp_path / "x.parquet", r"x.parquet row 9 is not a readable image")
+    check_refused(tmp_path / "x.parquet", r"x.parquet row 9 is not a readable image")
 
 
 def test_image_folder_with_train_and_test(tmp_path: Path) -> None:
@@ -184,35 +184,35 @@ def test_grey_stays_grey_unless_there_is_colour(tmp_path: Path, channels: int) -
 def test_bad_image_folders_are_refused(tmp_path: Path) -> None:
     root = tmp_path / "set"
     root.mkdir()
-    refused(root, "set has no class folders")
+    check_refused(root, "set has no class folders")
     write_images(root, {"a": 4, "b": 4})
     (root / "c").mkdir()
-    refused(root, "set/c has no images")
+    check_refused(root, "set/c has no images")
     (root / "c").rmdir()
     (root / "b" / "notes.txt").write_text("no image")
-    refused(root, r"set/b/notes.txt is not a readable image \(UnidentifiedImageError\): remove or repair")
+    check_refused(root, r"set/b/notes.txt is not a readable image \(UnidentifiedImageError\): remove or repair")
     (root / "b" / "notes.txt").unlink()
     data = (root / "b" / "0.png").read_bytes()
     (root / "b" / "0.png").write_bytes(data[: len(data) // 2])
-    refused(root, r"set/b/0.png is not a readable image \(OSError\)")
+    check_refused(root, r"set/b/0.png is not a readable image \(OSError\)")
 
 
 def test_a_test_class_that_training_lacks_is_refused(tmp_path: Path) -> None:
     write_images(tmp_path / "set" / "train", {"a": 1})
     write_images(tmp_path / "set" / "val", {"a": 1, "z": 1})
-    refused(tmp_path / "set", "val/z is a class that .*train does not have")
+    check_refused(tmp_path / "set", "val/z is a class that .*train does not have")
 
 
 def test_other_sizes_need_a_size(tmp_path: Path) -> None:
     root = tmp_path / "set"
     write_images(root, {"a": 4}, (8, 8, 3))
     write_images(root, {"b": 4}, (12, 9, 3))
-    refused(root, r"8x8 and .*/b/.*png is 9x12: give one size .*--set data.size=64")
+    check_refused(root, r"8x8 and .*/b/.*png is 9x12: give one size .*--set data.size=64")
     data = load_dataset(root, cache=tmp_path / "cache", size=6)
     assert np.asarray(data.train.images).shape[1:] == (3, 6, 6)
     write_images(tmp_path / "wide", {"a": 4}, (8, 10, 3))
-    refused(tmp_path / "wide", "10x8, which is not square: give one size")
-    refused(tmp_path / "wide", "size is 0", size=0)
+    check_refused(tmp_path / "wide", "10x8, which is not square: give one size")
+    check_refused(tmp_path / "wide", "size is 0", size=0)
 
 
 def test_resizing_keeps_the_centre_and_the_aspect(tmp_path: Path) -> None:
@@ -264,23 +264,23 @@ def test_npz_layouts(tmp_path: Path, layout: str) -> None:
 )
 def test_bad_npz_is_refused(tmp_path: Path, changes: dict[str, np.ndarray], match: str) -> None:
     write_npz(tmp_path / "a.npz", **changes)
-    refused(tmp_path / "a.npz", match)
+    check_refused(tmp_path / "a.npz", match)
 
 
 def test_unreadable_npz_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     np.savez(path, x_train=pictures(2, 8, 8))
-    refused(path, "a.npz has no y_train: save it with x_train, y_train, x_test, y_test")
+    check_refused(path, "a.npz has no y_train: save it with x_train, y_train, x_test, y_test")
     path.write_bytes(b"no archive at all")
-    refused(path, "a.npz is not a readable .npz file")
+    check_refused(path, "a.npz is not a readable .npz file")
     write_npz(path)
     path.write_bytes(path.read_bytes()[:-200])
-    refused(path, "a.npz is not a readable .npz file")
+    check_refused(path, "a.npz is not a readable .npz file")
 
 
 def test_unknown_names_and_paths(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"unknown data set 'cifar11': try cifar10, cifar100, or a path"):
         load_dataset("cifar11", cache=tmp_path)
-    refused(tmp_path / "nowhere", "nowhere does not exist: give the path")
+    check_refused(tmp_path / "nowhere", "nowhere does not exist: give the path")
     (tmp_path / "a.csv").write_text("x")
-    refused(tmp_path / "a.csv", "a.csv is no data set")
+    check_refused(tmp_path / "a.csv", "a.csv is no data set")

@@ -30,7 +30,7 @@ def some():
     }
 
 
-def refused(path):
+def check_refused(path):
     with pytest.raises(ValueError, match=r"raydd file|corrupted|does not exist") as caught:
         load_tensors(path)
     assert type(caught.value) is ValueError
@@ -77,7 +77,7 @@ def test_a_shorter_file_is_refused(tmp_path):
     content = path.read_bytes()
     for length in [*range(0, len(content), 5), len(content) - 1]:
         path.write_bytes(content[:length])
-        refused(path)
+        check_refused(path)
 
 
 def test_a_flipped_bit_is_refused_or_changes_nothing(tmp_path):
@@ -111,19 +111,19 @@ def test_a_changed_name_type_or_word_is_refused(old, tmp_path):
     new = {"float32": b"int64\0\0", "image": b"imago", "value": b"valve"}[old]
     assert old.encode() in content
     path.write_bytes(content.replace(old.encode(), new))
-    refused(path)
+    check_refused(path)
 
 
 def test_foreign_files_are_refused(tmp_path):
     path = tmp_path / "a"
-    refused(path)
-    refused(tmp_path)
+    check_refused(path)
+    check_refused(tmp_path)
     foreign = [b"", b"hello", b"ARROW1", pickle.dumps({"images": [1]}), json.dumps({"x": 1}).encode()]
     for content in foreign:
         path.write_bytes(content)
-        refused(path)
+        check_refused(path)
     torch.save({"images": torch.zeros(2)}, path)
-    refused(path)
+    check_refused(path)
 
 
 @pytest.mark.parametrize("note", [None, "", "[]", "{}", '{"sha256": 1}', '{"metadata": {}, "sha256": "0"}'])
@@ -133,4 +133,4 @@ def test_a_foreign_arrow_file_is_refused(note, tmp_path):
     table = table.replace_schema_metadata(None if note is None else {"raydd": note})
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
-    refused(path)
+    check_refused(path)
