@@ -21,7 +21,7 @@ from raydd.data.datasets import Split
 from raydd.data.files import write_atomic
 from raydd.data.synset import SyntheticSet
 from raydd.report.picture import grid, save_png
-from raydd.runs import Run, check, claim, open_buffer, read_config, settle
+from raydd.runs import Run, check, check_method, claim, open_buffer, read_config, settle
 from raydd.training.expert import train_expert
 from raydd.training.protocol import PROTOCOLS
 from raydd.training.scores import Entry, Matrix, baselines, summarise
@@ -143,6 +143,7 @@ def distill(
     """
     screen, out = screen or Screen(), Path(out)
     check_workers(where)
+    check_method(config)
     claim(out, resume)
     target = resolve_device(where.device)
     before = read_config(out)

@@ -42,11 +42,16 @@ def check(config: DistillConfig, work: Workspace) -> None:
         ValueError: Unknown method; more images a class than there are; a window beyond the experts;
             no validation split to select on.
     """
-    if config.method not in METHODS:
-        raise ValueError(f"unknown method {config.method!r}; use one of {', '.join(METHODS)}")
+    check_method(config)
     INITIAL["real"](work.dataset, work.transform, config.ipc, generator(config.seed, "check"))
     check_window(start_window(config, config.experts.epochs), config.span, config.experts.epochs)
     _check_selection(config, work)
+
+
+def check_method(config: DistillConfig) -> None:
+    """Refuse an unknown method, before anything is loaded."""
+    if config.method not in METHODS:
+        raise ValueError(f"unknown method {config.method!r}; use one of {', '.join(METHODS)}")
 
 
 def _check_selection(config: DistillConfig, work: Workspace) -> None:

@@ -10,7 +10,7 @@ from raydd.config import DataConfig
 from raydd.data.datasets import Dataset, Split, load_dataset
 from raydd.data.feed import Feed
 from raydd.data.transform import Transform, fit_transform
-from raydd.models.zoo import build
+from raydd.models.zoo import build, find
 from raydd.numerics.augment import Augment, augment
 from raydd.numerics.flat import seeded
 from raydd.numerics.rng import generator
@@ -59,6 +59,7 @@ def open_workspace(
     Raises:
         ValueError: Unknown or unreadable data set, unknown network, or one that such images do not fit.
     """
+    find(network)  # names first: loading decodes the images into the cache
     dataset = load_dataset(data.dataset, size=data.size, validation=data.validation)
     shape = {"channels": dataset.channels, "size": dataset.size, "classes": len(dataset.classes)}
     seeded(partial(build, network, **shape), generator(0, "check"))

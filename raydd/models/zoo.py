@@ -99,14 +99,19 @@ def build(name: str, *, channels: int, size: int, classes: int) -> nn.Module:
     for what, value in (("channels", channels), ("size", size), ("classes", classes)):
         if value < 1:
             raise ValueError(f"{what} of a network is {value}: use at least 1")
-    row = _find(name)
+    row = find(name)
     if size < row.smallest:
         least = f"{row.smallest}x{row.smallest}"
         raise ValueError(f"{name} cannot run on {size}x{size} images: use {least} or larger ones, or MLP")
     return row.build(channels, size, classes)
 
 
-def _find(name: str) -> Network:
+def find(name: str) -> Network:
+    """The row of a name, before any image is known.
+
+    Raises:
+        ValueError: An unknown name.
+    """
     if name in NETWORKS:
         return NETWORKS[name]
     if name.startswith("timm:"):

@@ -9,6 +9,7 @@ from PIL import Image
 
 from raydd.cli import run
 from raydd.data.buffer import verify
+from raydd.data.datasets import load_dataset
 from raydd.data.synset import SyntheticSet
 
 QUICK = ("--set", "threads=1", "--set", "steps=1", "--set", "student_steps=1", "--set", "window.high=1")
@@ -105,8 +106,19 @@ def distill(buffer, *more):
     ],
 )
 def test_words(refused, arguments, named):
+    load_dataset("digits")  # decoded once for good: counting a class needs it
     line = refused(*arguments.split())
     assert [word for word in named if word not in line] == [], line
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["distill --method mmt", "distill --network ConvNetX", "experts --network ConvNetX", "distill --set lr.imag=1"],
+)
+def test_a_wrong_name_is_refused_before_any_image_is_decoded(refused, monkeypatch, tmp_path, arguments):
+    monkeypatch.setenv("RAYDD_CACHE", str(tmp_path / "cold"))  # below what `refused` watches
+    refused(*arguments.split())
+    assert not (tmp_path / "cold").exists()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
