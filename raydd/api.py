@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from raydd.config import DataConfig, DistillConfig, EvaluateConfig, ExpertConfig, ExpertsConfig, build, words
+from raydd.config import DataConfig, DistillConfig, EvaluateConfig, ExpertConfig, ExpertsConfig
 from raydd.console import Screen, clock, left
 from raydd.data.buffer import expert_path, refresh_manifest
 from raydd.data.cache import default_cache
@@ -22,6 +22,7 @@ from raydd.data.files import write_atomic
 from raydd.data.synset import SyntheticSet
 from raydd.report.picture import grid, save_png
 from raydd.runs import Run, check, check_method, claim, open_buffer, read_config, settle
+from raydd.settings import build, words
 from raydd.training.expert import train_expert
 from raydd.training.protocol import PROTOCOLS
 from raydd.training.scores import Entry, Matrix, baselines, summarise

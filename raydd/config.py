@@ -1,13 +1,10 @@
-"""What a run is: frozen, validated configurations, from presets, YAML and ``--set a.b=c``."""
+"""What a run is: frozen, validated configurations."""
 
-import difflib
-import json
-import shlex
-from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
+
+from raydd.settings import Config, Tree
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -15,12 +12,8 @@ Count = Annotated[int, Field(ge=1)]
 Backprop = Literal["full", "adjoint", "truncated"]
 Preprocessing = Literal["normalise", "zca", "raw01"]
 AugmentName = Literal["none", "dsa", "dsa_idc"]
-
-
-class Config(BaseModel):
-    """A frozen configuration that refuses keys it does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+PruningMetric = Literal["abs", "squared", "relative"]
+Initial = Literal["real", "noise", "correctly_classified", "correctly_classified_mean", "representative"]
 
 
 class DataConfig(Config):
@@ -41,6 +34,36 @@ class DataConfig(Config):
     augment: AugmentName = "dsa"
 
 
+class GsamConfig(Config):
+    """The sharpness-aware step of FTD's experts.
+
+    Attributes:
+        rho: Size of the perturbation of the weights.
+        alpha: Weight of the part of the gradient that is orthogonal to the perturbed one.
+    """
+
+    rho: Positive = 0.01
+    alpha: NonNegative = 0.3
+
+
+class SmoothConfig(Config):
+    """The loss of AST's experts: lambda CE + mu (|grad_x W| - K)^2.
+
+    Attributes:
+        low: lambda in the first epoch.
+        high: lambda in the last of ``epochs``; after it lambda is 1.
+        epochs: Epochs over which lambda rises; 0 leaves it at 1.
+        mu: Weight of the gradient penalty; 0 leaves it out.
+        norm: K, the gradient norm that costs nothing.
+    """
+
+    low: Positive = 0.5
+    high: Positive = 1.0
+    epochs: Annotated[int, Field(ge=0)] = 5
+    mu: NonNegative = 1.0
+    norm: NonNegative = 1.0
+
+
 class ExpertConfig(Config):
     """How experts are trained.
 
@@ -48,32 +71,58 @@ class ExpertConfig(Config):
         network: A name of `raydd.NETWORKS`.
         num_experts: How many experts the buffer shall hold.
         epochs: Epochs an expert is trained; a snapshot is kept before the first and after each.
-        optimizer: sgd, or momentum (SGD with ``momentum``).
+        optimizer: sgd, momentum (SGD with ``momentum``), gsam (sharpness-aware SGD, FTD) or smooth
+            (momentum under AST's smoothness constraint).
         lr: Step size.
-        momentum: Heavy-ball momentum, when ``optimizer`` is momentum.
+        momentum: Heavy-ball momentum, when ``optimizer`` is momentum or smooth.
         weight_decay: L2 penalty.
         batch_size: Images a step.
         milestones: Epochs after which the step size is multiplied by ``gamma``.
         gamma: The factor at a milestone.
+        gsam: The sharpness-aware step, when ``optimizer`` is gsam.
+        smooth: The smoothness constraint, when ``optimizer`` is smooth.
+        kept: None keeps a snapshot an epoch. Else a convexified trajectory is kept (MCT): the first and
+            the last snapshot, those of these epochs, and how far every layer went in each epoch.
     """
 
     network: str = "ConvNetW32"
     num_experts: Count = 10
     epochs: Count = 50
-    optimizer: Literal["sgd", "momentum"] = "sgd"
+    optimizer: Literal["sgd", "momentum", "gsam", "smooth"] = "sgd"
     lr: Positive = 0.01
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: NonNegative = 0.0
     batch_size: Count = 256
     milestones: tuple[Count, ...] = ()
     gamma: Positive = 0.1
+    gsam: GsamConfig = GsamConfig()
+    smooth: SmoothConfig = SmoothConfig()
+    kept: tuple[Count, ...] | None = None
+
+    def recipe(self) -> Tree:
+        """What decides an expert's bytes, JSON-able: settings of other optimizers are left out."""
+        unused = {"gsam", "smooth"} - {self.optimizer} | ({"kept"} if self.kept is None else set())
+        return self.model_dump(mode="json", exclude={"num_experts", "network"} | unused)
 
 
 class WindowConfig(Config):
-    """Start epochs an outer step may draw: low to high, both included; None fits the buffer."""
+    """Which start epochs an outer step may draw: a range closed at both ends.
+
+    Attributes:
+        low: T-, in epochs.
+        current: T, the upper end at outer step 0, from which it grows to ``high``; None starts at ``high``.
+        high: T+, in epochs; None fits the experts: their last epoch less the span.
+        interval: I, outer steps an epoch of growth.
+        continuous: Draw between whole epochs too (MCT; convexified experts only).
+        auto: Find low, current and high by trial before the run (DATM, appendix A.6).
+    """
 
     low: Annotated[int, Field(ge=0)] = 0
+    current: Annotated[int, Field(ge=0)] | None = None
     high: Annotated[int, Field(ge=0)] | None = None
+    interval: Count = 100
+    continuous: bool = False
+    auto: bool = False
 
 
 class StepSizes(Config):
@@ -81,36 +130,60 @@ class StepSizes(Config):
 
     Attributes:
         images: Step size of the pixels.
+        labels: Step size of the labels' logits, where a method learns them; 0 keeps them as they are.
         lr: Step size of the student's step size; 0 keeps it as it is.
         start: The student's step size at outer step 0.
-        momentum: Momentum of every outer optimiser.
+        momentum: Momentum of the outer optimisers of images and lr.
+        labels_momentum: Momentum of the labels'.
     """
 
     images: Positive = 100.0
+    labels: NonNegative = 0.0
     lr: NonNegative = 1e-5
     start: Positive = 0.01
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    labels_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+
+
+class PruningConfig(Config):
+    """Difference-driven pruning (DPD) of what is matched.
+
+    Attributes:
+        rate: Fraction of the parameters left out, those that differ most; 0 matches all.
+        metric: abs |s - t|, squared (s - t)^2, or relative |s - t| / |t|.
+    """
+
+    rate: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    metric: PruningMetric = "abs"
 
 
 class DistillConfig(Config):
     """One distillation.
 
     Attributes:
-        method: A name of `raydd.METHODS`.
+        method: A name of `raydd.METHODS`. What is not set here takes that method's own value.
         ipc: Synthetic images a class.
         seed: Every draw of the run comes from it.
         steps: Outer steps.
         student_steps: N, student steps an outer step.
         span: M, expert epochs that a segment covers.
-        window: Start epochs, T- and T+.
+        window: Start epochs, T-, T and T+.
         batch_size: Synthetic images a student step; None takes the whole set.
         lr: Step sizes.
         backprop: full or adjoint (the same gradient), or truncated.
-        initial: Images at the start: real or noise.
+        initial: Images at the start, a name of `raydd.data.initial.INITIAL`.
+        clusters: K-means clusters a class for the representative start; None takes one an image.
         gate: Step only when the loss is at most this; None always steps.
         ema: Decay of the running mean of the images that is the result; None takes the last.
+        pruning: Which parameters are left out of the match.
+        intermediate: Match inside the segment too, with equal or varied (k / M) weights.
+        balance: theta of AST's balanced inner loss; None leaves the loss as it is.
+        perturbation: rho, relative size of AST's perturbation of the starting weights.
+        waypoints: Epochs between the first and the last that a convexified trajectory passes (MCT).
         checkpoint_every: Outer steps between resumable checkpoints.
         evaluate_every: Outer steps between scores on the validation split; None scores only the end.
+        probe_every: Outer steps between measures of the matching loss on the buffer's last expert, which
+            then takes no part; None takes none.
         threads: CPU threads; part of the run, since sums depend on it. None takes one a core, or what a
             resumed run had.
         preset: Where the values came from, as text.
@@ -128,11 +201,18 @@ class DistillConfig(Config):
     batch_size: Count | None = None
     lr: StepSizes = StepSizes()
     backprop: Backprop = "adjoint"
-    initial: Literal["real", "noise"] = "real"
+    initial: Initial = "real"
+    clusters: Count | None = None
     gate: Positive | None = None
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    pruning: PruningConfig = PruningConfig()
+    intermediate: Literal["none", "equal", "varied"] = "none"
+    balance: Annotated[float, Field(gt=1)] | None = None
+    perturbation: NonNegative = 0.0
+    waypoints: tuple[Count, ...] = ()
     checkpoint_every: Count = 10
     evaluate_every: Count | None = None
+    probe_every: Count | None = None
     threads: Count | None = None
     preset: str = "defaults"
     data: DataConfig = DataConfig()
@@ -165,109 +245,3 @@ class EvaluateConfig(Config):
     seed: int = 0
     protocol: str = "mtt"
     real_epochs: Count | None = None
-
-
-C = TypeVar("C", bound=Config)
-Tree = dict[str, Any]
-
-
-def build(kind: type[C], *layers: Mapping[str, Any]) -> C:
-    """A configuration from layers of nested values, later layers over earlier ones.
-
-    Raises:
-        ValueError: In one line, naming the key, its value and what is allowed.
-
-    >>> build(ExpertConfig, {"epochs": 5}, {"lr": 0.1}).epochs
-    5
-    """
-    tree: Tree = {}
-    for layer in layers:
-        merge(tree, layer)
-    try:
-        return kind.model_validate(tree)
-    except ValidationError as error:
-        raise ValueError(_explain(kind, error)) from None
-
-
-def merge(tree: Tree, layer: Mapping[str, Any]) -> None:
-    """Lay ``layer`` over ``tree`` in place, key by key."""
-    for key, value in layer.items():
-        below = tree.get(key)
-        if isinstance(value, Mapping):
-            tree[key] = dict(below) if isinstance(below, Mapping) else {}
-            merge(tree[key], value)
-        else:
-            tree[key] = value
-
-
-def parse_settings(settings: Iterable[str]) -> Tree:
-    """Nested values from ``a.b=c`` words; values are read as YAML.
-
-    Raises:
-        ValueError: If a word has no ``=`` or no key.
-
-    >>> parse_settings(["lr.images=10", "steps=5"])
-    {'lr': {'images': 10}, 'steps': 5}
-    """
-    tree: Tree = {}
-    for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals or not all(key.split(".")):
-            raise ValueError(f"--set {setting!r} is not of the form a.b=value, for example --set steps=150")
-        value: Any = _read_value(setting, text)
-        for part in reversed(key.split(".")):
-            value = {part: value}
-        merge(tree, value)
-    return tree
-
-
-def _read_value(setting: str, text: str) -> Any:
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ValueError(f"--set {setting!r}: {text!r} is not a YAML value; quote it") from None
-    if isinstance(value, str):  # YAML 1.1 reads 1e-5 as text
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
-
-
-def _explain(kind: type[Config], error: ValidationError) -> str:
-    first = error.errors(include_url=False)[0]
-    place = [str(part) for part in first["loc"]]
-    key = ".".join(place)
-    if first["type"] == "extra_forbidden":
-        known = list(_keys_at(kind, place[:-1]))
-        near = difflib.get_close_matches(place[-1], known, n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else "known keys: " + ", ".join(sorted(known))
-        return f"unknown setting {key!r}; {hint}"
-    return f"{key} = {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
-
-
-def _keys_at(kind: type[Config], place: list[str]) -> Iterable[str]:
-    for part in place:
-        kind = kind.model_fields[part].annotation  # type: ignore[assignment]
-    return kind.model_fields.keys()
-
-
-def dump(config: Config) -> str:
-    """The configuration as YAML, complete."""
-    return str(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-
-
-def words(config: Config, prefix: str = "") -> str:
-    """The configuration on one line, as words of a shell that ``--set`` takes.
-
-    >>> words(WindowConfig(high=2))
-    'low=0 high=2'
-    """
-    parts = []
-    for key, value in config:
-        if isinstance(value, Config):
-            parts.append(words(value, f"{prefix}{key}."))
-        else:
-            text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
-            parts.append(shlex.quote(f"{prefix}{key}={text}"))
-    return " ".join(parts)

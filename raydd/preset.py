@@ -5,7 +5,7 @@ from pathlib import Path
 
 import yaml
 
-from raydd.config import Tree, merge
+from raydd.settings import Tree, merge
 
 
 def load_preset(dataset: str, method: str, ipc: int) -> Tree:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import yaml
 
-from raydd.config import DistillConfig, build, dump
+from raydd.config import DistillConfig
 from raydd.data.buffer import ArrowBuffer, expert_path, verify
 from raydd.data.files import open_arrow, sweep, write_atomic
 from raydd.data.initial import INITIAL
@@ -28,6 +28,7 @@ from raydd.data.transform import load_transform
 from raydd.distill.loop import Distillation, Step
 from raydd.methods import METHODS, Setup, start_window
 from raydd.numerics.rng import generator
+from raydd.settings import build, dump
 from raydd.training.protocol import PROTOCOLS
 from raydd.training.student import evaluate
 from raydd.workspace import Workspace, open_workspace

@@ -18,7 +18,8 @@ IMPORTS = (ast.Import, ast.ImportFrom)
 
 # From the bottom up. A module imports its own part and the parts of lower layers.
 LAYERS = (
-    ("config", "console"),  # what a run is, as data, and what a person sees: anything above may import them
+    ("settings", "console", "memory"),  # how settings are read, and what a person sees: anything above may import them
+    ("config",),  # what a run is, as data: the same
     ("preset",),
     ("numerics",),
     ("models",),

@@ -6,19 +6,9 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from raydd.config import (
-    DistillConfig,
-    EvaluateConfig,
-    ExpertConfig,
-    ExpertsConfig,
-    WindowConfig,
-    build,
-    dump,
-    merge,
-    parse_settings,
-    words,
-)
+from raydd.config import DistillConfig, EvaluateConfig, ExpertConfig, ExpertsConfig, WindowConfig
 from raydd.preset import expand_preset, load_preset
+from raydd.settings import build, dump, merge, parse_settings, words
 
 SHIPPED = sorted(
     (folder.name, file.name.removesuffix(".yaml"))

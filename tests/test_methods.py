@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from raydd import methods
-from raydd.config import DistillConfig, build
+from raydd.config import DistillConfig
 from raydd.data.buffer import ArrowBuffer, refresh_manifest
 from raydd.data.trajectory import InMemory
 from raydd.distill.loop import Distillation
@@ -15,6 +15,7 @@ from raydd.experts import Job, Trainer, prepare
 from raydd.methods import METHODS, Recipe, Setup
 from raydd.numerics.rng import generator
 from raydd.runs import Run, open_buffer
+from raydd.settings import build
 from raydd.workspace import open_workspace
 
 CPU = torch.device("cpu")

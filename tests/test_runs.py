@@ -8,13 +8,14 @@ import torch
 import yaml
 
 from raydd import runs
-from raydd.config import DistillConfig, build
+from raydd.config import DistillConfig
 from raydd.data.buffer import refresh_manifest
 from raydd.data.synset import SyntheticSet
 from raydd.data.tensors import load_tensors
 from raydd.data.transform import load_transform
 from raydd.experts import Job, Trainer, prepare
 from raydd.runs import Run, check, commit, open_buffer, settle
+from raydd.settings import build
 from raydd.workspace import open_workspace
 
 CPU = torch.device("cpu")

@@ -24,9 +24,10 @@ def datasets(
     as_json: AsJson = False,
 ) -> None:
     """List the known data sets, or load one and describe it."""
-    from raydd.config import ExpertsConfig, build, parse_settings
+    from raydd.config import ExpertsConfig
     from raydd.console import Screen
     from raydd.data.datasets import DATASETS, load_dataset
+    from raydd.settings import build, parse_settings
 
     if name is None:
         listed = {

@@ -35,9 +35,10 @@ def quickstart(
 ) -> None:
     """Experts, a distilled set and its scores, on the bundled digits: the whole job in a few minutes."""
     from raydd import api
-    from raydd.config import DistillConfig, ExpertsConfig, build, parse_settings
+    from raydd.config import DistillConfig, ExpertsConfig
     from raydd.console import Screen
     from raydd.preset import load_preset
+    from raydd.settings import build, parse_settings
 
     screen, where = Screen(as_json), api.Where(num_workers=2, device=known_device(device))
     config = build(DistillConfig, load_preset("digits", "mtt", 1), {"seed": seed}, parse_settings(settings or ()))
@@ -68,9 +69,10 @@ def experts(  # noqa: PLR0913, PLR0917 - one a flag
 ) -> None:
     """Train expert networks in parallel into a trajectory buffer; again trains only what is missing."""
     from raydd import api
-    from raydd.config import ExpertsConfig, build, parse_settings
+    from raydd.config import ExpertsConfig
     from raydd.console import Screen
     from raydd.data.buffer import describe
+    from raydd.settings import build, parse_settings
 
     flags = {
         "data": given(dataset=dataset and dataset_word(dataset)),
@@ -104,9 +106,10 @@ def distill(  # noqa: PLR0913, PLR0917 - one a flag
 ) -> None:
     """Distill a synthetic set that students learn from as experts learn from the real one."""
     from raydd import api
-    from raydd.config import DistillConfig, build, parse_settings
+    from raydd.config import DistillConfig
     from raydd.console import Screen
     from raydd.preset import preset_layers
+    from raydd.settings import build, parse_settings
 
     flags: dict[str, Any] = given(method=method, ipc=ipc, seed=seed)
     flags |= {"data": given(dataset=dataset and dataset_word(dataset)), "experts": given(network=network)}
@@ -143,9 +146,10 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one a flag
 ) -> None:
     """Train fresh networks on synthetic sets and test them, beside real images of the same number."""
     from raydd import api
-    from raydd.config import EvaluateConfig, build, parse_settings
+    from raydd.config import EvaluateConfig
     from raydd.console import Screen
     from raydd.data.synset import SyntheticSet
+    from raydd.settings import build, parse_settings
 
     screen = Screen(as_json)
     loaded = [SyntheticSet.load(path) for path in synsets]

@@ -1,0 +1,124 @@
+"""Reading and writing frozen configurations: layers, presets' trees, ``--set a.b=c``, one-line refusals."""
+
+import difflib
+import json
+import shlex
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+
+class Config(BaseModel):
+    """A frozen configuration that refuses keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+C = TypeVar("C", bound=Config)
+Tree = dict[str, Any]
+
+
+def build(kind: type[C], *layers: Mapping[str, Any]) -> C:
+    """A configuration from layers of nested values, later layers over earlier ones.
+
+    Raises:
+        ValueError: In one line, naming the key, its value and what is allowed.
+
+    >>> from raydd.config import ExpertConfig
+    >>> build(ExpertConfig, {"epochs": 5}, {"lr": 0.1}).epochs
+    5
+    """
+    tree: Tree = {}
+    for layer in layers:
+        merge(tree, layer)
+    try:
+        return kind.model_validate(tree)
+    except ValidationError as error:
+        raise ValueError(_explain(kind, error)) from None
+
+
+def merge(tree: Tree, layer: Mapping[str, Any]) -> None:
+    """Lay ``layer`` over ``tree`` in place, key by key."""
+    for key, value in layer.items():
+        below = tree.get(key)
+        if isinstance(value, Mapping):
+            tree[key] = dict(below) if isinstance(below, Mapping) else {}
+            merge(tree[key], value)
+        else:
+            tree[key] = value
+
+
+def parse_settings(settings: Iterable[str]) -> Tree:
+    """Nested values from ``a.b=c`` words; values are read as YAML.
+
+    Raises:
+        ValueError: If a word has no ``=`` or no key.
+
+    >>> parse_settings(["lr.images=10", "steps=5"])
+    {'lr': {'images': 10}, 'steps': 5}
+    """
+    tree: Tree = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals or not all(key.split(".")):
+            raise ValueError(f"--set {setting!r} is not of the form a.b=value, for example --set steps=150")
+        value: Any = _read_value(setting, text)
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        merge(tree, value)
+    return tree
+
+
+def _read_value(setting: str, text: str) -> Any:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ValueError(f"--set {setting!r}: {text!r} is not a YAML value; quote it") from None
+    if isinstance(value, str):  # YAML 1.1 reads 1e-5 as text
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _explain(kind: type[Config], error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    place = [str(part) for part in first["loc"]]
+    key = ".".join(place)
+    if first["type"] == "extra_forbidden":
+        known = list(_keys_at(kind, place[:-1]))
+        near = difflib.get_close_matches(place[-1], known, n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else "known keys: " + ", ".join(sorted(known))
+        return f"unknown setting {key!r}; {hint}"
+    return f"{key} = {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+def _keys_at(kind: type[Config], place: list[str]) -> Iterable[str]:
+    for part in place:
+        kind = kind.model_fields[part].annotation  # type: ignore[assignment]
+    return kind.model_fields.keys()
+
+
+def dump(config: Config) -> str:
+    """The configuration as YAML, complete."""
+    return str(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+
+
+def words(config: Config, prefix: str = "") -> str:
+    """The configuration on one line, as words of a shell that ``--set`` takes.
+
+    >>> from raydd.config import GsamConfig
+    >>> words(GsamConfig())
+    'rho=0.01 alpha=0.3'
+    """
+    parts = []
+    for key, value in config:
+        if isinstance(value, Config):
+            parts.append(words(value, f"{prefix}{key}."))
+        else:
+            text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+            parts.append(shlex.quote(f"{prefix}{key}={text}"))
+    return " ".join(parts)
