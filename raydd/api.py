@@ -13,19 +13,23 @@ from typing import Any, NamedTuple
 
 import torch
 
-from raydd.config import DataConfig, DistillConfig, EvaluateConfig, ExpertConfig, ExpertsConfig
+from raydd.checks import check, check_method, claim, open_buffer, read_config, settle
+from raydd.config import DistillConfig, EvaluateConfig, ExpertsConfig
 from raydd.console import Screen, clock, left
-from raydd.data.buffer import expert_path, refresh_manifest
+from raydd.data.buffer import ArrowBuffer, expert_path, refresh_manifest
 from raydd.data.cache import default_cache
 from raydd.data.datasets import Split
 from raydd.data.files import write_atomic
 from raydd.data.synset import SyntheticSet
+from raydd.memory import keep_memory
+from raydd.methods import complete
 from raydd.report.picture import grid, save_png
-from raydd.runs import Run, check, check_method, claim, open_buffer, read_config, settle
-from raydd.settings import build, words
+from raydd.report.window import save_window_figure
+from raydd.runs import Run
+from raydd.settings import words
 from raydd.training.expert import train_expert
-from raydd.training.protocol import PROTOCOLS
-from raydd.training.scores import Entry, Matrix, baselines, summarise
+from raydd.training.scores import plan, summarise
+from raydd.window_search import PILOT_STEPS, find_window
 from raydd.workspace import Workspace, open_workspace, resolve_device
 
 
@@ -143,10 +147,11 @@ def distill(
         FloatingPointError: The loss stays infinite or NaN; the checkpoint is kept.
     """
     screen, out = screen or Screen(), Path(out)
+    keep_memory()
     check_workers(where)
     check_method(config)
     claim(out, resume)
-    target = resolve_device(where.device)
+    config, target = complete(config), resolve_device(where.device)
     before = read_config(out)
     most = before.experts.num_experts if before else None
     if buffer is None:
@@ -155,6 +160,8 @@ def distill(
     config = settle(config, experts, out)
     check(config, work)
     torch.set_num_threads(config.threads or 1)
+    if config.window.auto:
+        config = _found_window(config, before, experts, work, out, screen)
     run = Run(config, out, experts, work, resume)
     screen.note(f"preset {config.preset}: {words(config)}")
     start, first = time.monotonic(), None
@@ -171,12 +178,26 @@ def distill(
     return synset
 
 
+def _found_window(
+    config: DistillConfig, before: DistillConfig | None, buffer: ArrowBuffer, work: Workspace, out: Path, screen: Screen
+) -> DistillConfig:
+    """The configuration with the window that trial finds, or that a resumed run found."""
+    if before is not None:
+        return config.model_copy(update={"window": before.window})
+    screen.note(f"window: trying ranges of start epochs, {PILOT_STEPS} outer steps each")
+    search = find_window(config, buffer, work, screen.note)
+    write_atomic(out / "window.json", json.dumps(search.to_json(), indent=1).encode() + b"\n")
+    save_window_figure(search.to_json(), out / "window.png")
+    return config.model_copy(update={"window": search.window(config.window)})
+
+
 def check_early(config: DistillConfig, where: Where) -> Workspace:
     """Refuse what cannot run before experts are trained for it.
 
     Raises:
         ValueError: See `raydd.runs.check`.
     """
+    config = complete(config)
     plain = config.data.model_copy(update={"preprocessing": "raw01"})  # checks need no fitted preprocessing
     work = open_workspace(plain, config.experts.network, resolve_device(where.device))
     check(config, work)
@@ -224,7 +245,7 @@ def evaluate(
 
     screen = screen or Screen()
     check_workers(where)
-    matrix, work = _matrix(synsets, names, config, resolve_device(where.device).type)
+    matrix, work = plan(synsets, names, config, resolve_device(where.device).type)
     jobs = matrix.jobs()
     screen.note(f"evaluating: {len(jobs)} trainings on {work.dataset.name}, protocol {config.protocol}")
     with session(where.address), screen.progress("evaluate", len(jobs)) as update:
@@ -238,45 +259,6 @@ def evaluate(
 
         results = run_matrix(matrix, where.num_workers, show)
     return summarise(matrix, results)
-
-
-def _matrix(
-    synsets: Sequence[SyntheticSet], names: Sequence[str] | None, config: EvaluateConfig, device: str
-) -> tuple[Matrix, Workspace]:
-    if config.protocol not in PROTOCOLS:
-        raise ValueError(f"unknown protocol {config.protocol!r}; use one of {', '.join(PROTOCOLS)}")
-    first = synsets[0]
-    data = build(DistillConfig, first.recipe).data if first.recipe else DataConfig(dataset=first.dataset)
-    if config.dataset is not None:
-        data = data.model_copy(update={"dataset": config.dataset})
-    chosen = config.networks or (str(first.provenance.get("network", ExpertConfig().network)),)
-    for network in chosen:
-        work = open_workspace(data, network, torch.device("cpu"), first.transform)
-    for synset in synsets:
-        _check_fit(synset, work, named=config.dataset is not None)
-    titles = names or [f"{synset.recipe.get('method', 'set')}, {synset.ipc:g} a class" for synset in synsets]
-    entries = [Entry(title, "distilled", (synset,)) for title, synset in zip(titles, synsets, strict=True)]
-    seeds = range(config.seed, config.seed + config.seeds)
-    for synset in {round(synset.ipc): synset for synset in reversed(synsets)}.values():
-        entries += baselines(synset, work, seeds)
-    epochs = config.real_epochs or PROTOCOLS[config.protocol].real_epochs
-    entries.append(Entry(f"whole data, {epochs} epochs", "whole", ()))
-    return Matrix(tuple(entries), chosen, seeds, config.protocol, data, device, epochs), work
-
-
-def _check_fit(synset: SyntheticSet, work: Workspace, named: bool) -> None:
-    """Refuse a set that is not of the real images it would be tested on."""
-    dataset, source = work.dataset, synset.provenance.get("fingerprint")
-    shape = (dataset.channels, dataset.size, dataset.size)
-    if tuple(synset.images.shape[1:]) != shape or len(synset.classes) != len(dataset.classes):
-        found = f"{tuple(synset.images.shape[1:])} and {len(synset.classes)} classes"
-        wanted = f"{shape} and {len(dataset.classes)}"
-        raise ValueError(f"a set has images {found}, {dataset.name} has {wanted}; name its own --dataset")
-    if not named and source not in (None, dataset.fingerprint):
-        raise ValueError(
-            f"a set was distilled from {synset.dataset} with fingerprint {source!r}, {dataset.name} has "
-            f"{dataset.fingerprint!r}; evaluate sets of one data set at a time, or name --dataset on purpose"
-        )
 
 
 def check_workers(where: Where) -> None:

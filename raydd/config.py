@@ -171,6 +171,7 @@ class DistillConfig(Config):
         batch_size: Synthetic images a student step; None takes the whole set.
         lr: Step sizes.
         backprop: full or adjoint (the same gradient), or truncated.
+        labels: own (the set's), or expert: soft labels from the expert that is matched, never learned (TESLA).
         initial: Images at the start, a name of `raydd.data.initial.INITIAL`.
         clusters: K-means clusters a class for the representative start; None takes one an image.
         gate: Step only when the loss is at most this; None always steps.
@@ -201,6 +202,7 @@ class DistillConfig(Config):
     batch_size: Count | None = None
     lr: StepSizes = StepSizes()
     backprop: Backprop = "adjoint"
+    labels: Literal["own", "expert"] = "own"
     initial: Initial = "real"
     clusters: Count | None = None
     gate: Positive | None = None

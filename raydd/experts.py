@@ -1,15 +1,20 @@
 """Experts of one buffer: what is missing, and training it. Nothing here knows of Ray."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from raydd.config import DataConfig, ExpertConfig
 from raydd.data.buffer import create_buffer, expert_path, finished, write_expert
-from raydd.data.trajectory import BufferSpec, ExpertTrajectory
+from raydd.data.convexified import knots
+from raydd.data.expert_file import ExpertTrajectory, step_norm
+from raydd.data.spec import BufferSpec
 from raydd.data.transform import load_transform, save_transform
-from raydd.numerics.flat import layout_of, running_statistics, seeded
+from raydd.memory import keep_memory
+from raydd.numerics.flat import Layout, layout_of, running_statistics, seeded
 from raydd.numerics.rng import generator
 from raydd.training.expert import Snapshot, train_expert
 from raydd.workspace import Workspace, open_workspace
@@ -30,6 +35,7 @@ class Trainer:
 
     def __init__(self, job: Job) -> None:
         torch.set_num_threads(1)
+        keep_memory()
         self._job = job
         self._epoch = 0
         transform = load_transform(job.folder)
@@ -45,13 +51,14 @@ class Trainer:
         torch.set_num_threads(1)
         if expert_path(self._job.folder, index).is_file():
             return index
-        job, snapshots = self._job, []
+        job, spec = self._job, buffer_spec(self._job, self._work)
+        collector = Collector(spec.kept, spec.layout)
         for snapshot in train_expert(
             job.experts, self._work.build, self._train, self._validation, self._work.augment, (job.seed, index)
         ):
-            snapshots.append(snapshot)
+            collector.add(snapshot)
             self._epoch = snapshot.epoch
-        write_expert(job.folder, buffer_spec(job, self._work), index, _trajectory(snapshots))
+        write_expert(job.folder, spec, index, collector.trajectory())
         self._epoch = 0
         return index
 
@@ -60,21 +67,50 @@ class Trainer:
         return self._epoch
 
 
-def _trajectory(snapshots: list[Snapshot]) -> ExpertTrajectory:
-    columns = Snapshot(*zip(*snapshots, strict=True))  # type: ignore[arg-type]
-    return ExpertTrajectory(
-        torch.stack(tuple(columns.theta)),
-        torch.stack(tuple(columns.buffers)),
-        columns.epoch,  # type: ignore[arg-type]
-        columns.accuracy,  # type: ignore[arg-type]
-        columns.train_loss,  # type: ignore[arg-type]
-    )
+class Collector:
+    """Takes an expert's snapshots as they come, and holds no more of them than the buffer keeps.
+
+    Args:
+        kept: Epochs to keep; beside them only the snapshot seen last is held, for the norms. None keeps all.
+        layout: Of theta.
+    """
+
+    def __init__(self, kept: Sequence[int] | None, layout: Layout) -> None:
+        self._kept, self._layout = kept, layout
+        self._held: list[Snapshot] = []
+        self._norms = [np.zeros(len(layout))]
+        self._before: torch.Tensor | None = None
+
+    def add(self, snapshot: Snapshot) -> None:
+        """Take the next epoch's snapshot."""
+        if self._kept is None or snapshot.epoch in self._kept:
+            self._held.append(snapshot)
+        if self._kept is not None:
+            if self._before is not None:
+                self._norms.append(step_norm(self._before.numpy(), snapshot.theta.numpy(), self._layout))
+            self._before = snapshot.theta
+
+    def trajectory(self) -> ExpertTrajectory:
+        """What the buffer keeps of the expert."""
+        columns = Snapshot(*zip(*self._held, strict=True))  # type: ignore[arg-type]
+        return ExpertTrajectory(
+            torch.stack(tuple(columns.theta)),
+            torch.stack(tuple(columns.buffers)),
+            columns.epoch,  # type: ignore[arg-type]
+            columns.accuracy,  # type: ignore[arg-type]
+            columns.train_loss,  # type: ignore[arg-type]
+            None if self._kept is None else np.stack(self._norms),
+        )
 
 
 def buffer_spec(job: Job, work: Workspace) -> BufferSpec:
-    """What the buffer is of; the number of experts is not part of it."""
+    """What the buffer is of; the number of experts is not part of it.
+
+    Raises:
+        ValueError: An epoch of ``experts.kept`` is not between the first and the last.
+    """
     network, dataset = seeded(work.build, generator(0, "layout")), work.dataset
-    recipe = job.experts.model_dump(mode="json", exclude={"num_experts", "network"})
+    waypoints = job.experts.kept
     return BufferSpec(
         dataset=dataset.name,
         fingerprint=dataset.fingerprint,
@@ -86,8 +122,9 @@ def buffer_spec(job: Job, work: Workspace) -> BufferSpec:
         classes=len(dataset.classes),
         layout=layout_of(dict(network.named_parameters())),
         buffer_layout=layout_of(running_statistics(network)),
-        recipe=recipe | {"augment": job.data.augment, "validation": job.data.validation},
+        recipe=job.experts.recipe() | {"augment": job.data.augment, "validation": job.data.validation},
         seed=job.seed,
+        kept=None if waypoints is None else knots(waypoints, job.experts.epochs, "experts.kept"),
     )
 
 
@@ -95,7 +132,8 @@ def prepare(job: Job) -> tuple[Job, list[int]]:
     """Make or check the buffer's folder, and list the experts that are missing.
 
     Raises:
-        ValueError: The data set or network is unknown, or the folder holds another buffer.
+        ValueError: The data set or network is unknown, an epoch to keep is not between the first and
+            the last, or the folder holds another buffer.
     """
     stored = job.folder / "preprocessing.arrow"
     transform = load_transform(job.folder) if stored.exists() else None

@@ -1,58 +1,16 @@
-"""The methods, each a composition of the parts below. The only file that knows their names.
+"""The methods, each a composition of the parts in `raydd.recipe`. The only file that knows their names.
 
-A method is a function from a `Setup` to a `Recipe`, and one row of `METHODS`.
+A method is a function from a `Setup` to a `Recipe`, and one row of `METHODS`. What it sets without being
+asked is its row of `DEFAULTS`; presets and users' settings lie over it, and every part can be had without
+the others, or with another method's: ``--method mtt --set pruning.rate=0.1``.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
-
-import torch
-from torch import Tensor
 
 from raydd.config import DistillConfig
-from raydd.data.initial import INITIAL
-from raydd.data.synset import SyntheticSet
-from raydd.data.trajectory import TrajectorySource
-from raydd.distill.loop import Leaf, Objective
-from raydd.distill.trajectory import TrajectoryMatching
-from raydd.numerics.flat import FlatModel
-from raydd.numerics.losses import cross_entropy
-from raydd.numerics.rng import generator
-from raydd.numerics.unroll import Inner
-from raydd.numerics.windows import fixed
-from raydd.workspace import Workspace
-
-
-class Setup(NamedTuple):
-    """What a method is given.
-
-    Attributes:
-        config: The run's settings.
-        work: Data set, preprocessing, network, device.
-        source: The experts' trajectories.
-    """
-
-    config: DistillConfig
-    work: Workspace
-    source: TrajectorySource
-
-
-class Recipe(NamedTuple):
-    """What a method makes of it: all that the loop needs.
-
-    Attributes:
-        objective: What the synthetic set must match.
-        synset: Where it starts.
-        learn: Which of images, labels and lr are learned, and how.
-        gate: Step only when the loss is at most this.
-        ema: Decay of the running mean of the images that is the result.
-    """
-
-    objective: Objective[Any]
-    synset: SyntheticSet
-    learn: dict[str, Leaf]
-    gate: float | None = None
-    ema: float | None = None
+from raydd.data.convexified import Convexified
+from raydd.recipe import Recipe, Setup, matching
+from raydd.settings import Tree, build
 
 
 def mtt(setup: Setup) -> Recipe:
@@ -70,57 +28,136 @@ def mtt(setup: Setup) -> Recipe:
         size is clamped to at least a hundredth of its start, where the official code lets it turn
         negative; official start epochs leave the window's upper end out.
     """
+    return matching(setup)
+
+
+def ftd(setup: Setup) -> Recipe:
+    """Flat Trajectory Distillation: MTT on experts that seek flat minima (GSAM); the images are averaged.
+
+    Reference:
+        Du et al., arXiv 2211.11004, section 3 and Eq. 10.
+
+    Differs:
+        The running mean of the images is scored on fresh networks; the official score comes from a
+        network that was trained on the raw images before.
+    """
+    return matching(setup)
+
+
+def tesla(setup: Setup) -> Recipe:
+    """TESLA: MTT with the graph of one student step, and soft labels from the expert that is matched.
+
+    The set is scored with the labels that all experts together give its images at epoch T+ + M.
+
+    Reference:
+        Cui et al., arXiv 2211.10586, sections 3.2 (constant memory) and 3.4 (soft labels).
+
+    Differs:
+        The constant-memory gradient of the paper holds every student step's weights constant, as
+        ``backprop: truncated`` does; the official code halves it besides. ``backprop: adjoint`` has the exact
+        gradient in the same memory.
+    """
+    return matching(setup)
+
+
+def datm(setup: Setup) -> Recipe:
+    """Difficulty-Aligned Trajectory Matching: start epochs from T- to a T that grows, and learned soft labels.
+
+    Images start as ones that an expert classifies correctly, labels as its logits, learned beside the images.
+
+    Reference:
+        Guo et al., arXiv 2310.05773, Algorithm 1; ``window.auto``: appendix A.6.
+
+    Differs:
+        The official code averages the logits of all experts that are right
+        (``initial: correctly_classified_mean``), leaves the window's upper end out, and steps only where the
+        loss is at most 1 (``gate``), which the paper does not tell of.
+    """
+    return matching(setup)
+
+
+def dpd(setup: Setup) -> Recipe:
+    """Difference-Driven Pruning Distillation: DATM that leaves out the parameters that differ most.
+
+    Reference:
+        DPD, section 3, Eq. 3-9 and Algorithm 1.
+
+    Differs:
+        No official code is public. Window and labels are DATM's, as section 4.1 says.
+    """
+    return matching(setup)
+
+
+def ast(setup: Setup) -> Recipe:
+    """Alignment with Smooth and high-quality expert Trajectories.
+
+    MTT on smooth experts, from representative images, with a balanced inner loss, matches inside the segment,
+    and perturbed starting weights. Each part goes with a setting: ``initial``, ``balance``,
+    ``intermediate``, ``perturbation``, ``experts.optimizer``.
+
+    Reference:
+        Shen et al., arXiv 2310.10541, Algorithms 1 and 2, Eq. 19-23.
+
+    Differs:
+        Students use plain SGD as in Algorithm 2, where the official code gives them momentum 0.9; the official
+        logarithm of Eq. 20 is to base 5, and its perturbation scales whole tensors with rho 1.
+    """
+    return matching(setup)
+
+
+def mct(setup: Setup) -> Recipe:
+    """Matching Convexified Trajectories: experts walk straight from their start to their end.
+
+    The lines are made of any buffer when it is read, or were when it was written (``experts.kept``).
+
+    Reference:
+        Zhong et al., arXiv 2406.19827, Eq. 7-10.
+
+    Differs:
+        The gradient is exact; the official code has TESLA's, halved.
+    """
     config = setup.config
-    objective = TrajectoryMatching(
-        source=setup.source,
-        inner=classification(setup.work),
-        window=fixed(*start_window(config, setup.source.epochs)),
-        span=config.span,
-        student_steps=config.student_steps,
-        batch_size=config.batch_size,
-        augment=setup.work.augment,
-        backprop=config.backprop,
-    )
-    return Recipe(objective, initial(setup), sgd_leaves(config), config.gate, config.ema)
+    source = Convexified(setup.source, config.waypoints, config.window.continuous)
+    return matching(setup._replace(source=source))
 
 
-def classification(work: Workspace) -> Inner:
-    """The student's loss: mean cross-entropy of the network at theta."""
-    model = FlatModel(work.build)
+_DATM: Tree = {
+    "initial": "correctly_classified",
+    "lr": {"labels": 5.0},
+    "experts": {"optimizer": "gsam"},
+}
 
-    def inner(theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        return cross_entropy(model(theta, x), y)
+METHODS: dict[str, Callable[[Setup], Recipe]] = {
+    "mtt": mtt,
+    "ftd": ftd,
+    "tesla": tesla,
+    "datm": datm,
+    "dpd": dpd,
+    "ast": ast,
+    "mct": mct,
+}
 
-    return inner
-
-
-def start_window(config: DistillConfig, epochs: int) -> tuple[int, int]:
-    """T- and T+ as configured; T+ is else the last epoch of the experts that leaves room for a segment."""
-    high = epochs - config.span if config.window.high is None else config.window.high
-    return config.window.low, high
-
-
-def initial(setup: Setup) -> SyntheticSet:
-    """The set at outer step 0: images as ``config.initial`` says, and the students' first step size."""
-    config, work = setup.config, setup.work
-    rng = generator(config.seed, "initial")
-    images, labels = INITIAL[config.initial](work.dataset, work.transform, config.ipc, rng)
-    return SyntheticSet(
-        images=images,
-        labels=labels,
-        lr=torch.tensor(config.lr.start),
-        transform=work.transform,
-        dataset=work.dataset.name,
-        classes=work.dataset.classes,
-    ).to(work.device)
-
-
-def sgd_leaves(config: DistillConfig) -> dict[str, Leaf]:
-    """Images, and the students' step size unless its own step size is 0, by SGD with momentum."""
-    leaves = {"images": Leaf(config.lr.images, config.lr.momentum)}
-    if config.lr.lr:
-        leaves["lr"] = Leaf(config.lr.lr, config.lr.momentum)
-    return leaves
+DEFAULTS: dict[str, Tree] = {
+    "ftd": {"ema": 0.9995, "experts": {"optimizer": "gsam"}},
+    "tesla": {"backprop": "truncated", "labels": "expert"},
+    "datm": _DATM,
+    "dpd": _DATM | {"pruning": {"rate": 0.1}},
+    "ast": {
+        "initial": "representative",
+        "intermediate": "equal",
+        "balance": 8.0,
+        "perturbation": 0.1,
+        "experts": {"optimizer": "smooth"},
+    },
+    "mct": {"window": {"continuous": True}},
+}
+"""What a method sets where neither a preset nor the user does."""
 
 
-METHODS: dict[str, Callable[[Setup], Recipe]] = {"mtt": mtt}
+def complete(config: DistillConfig) -> DistillConfig:
+    """The configuration with the method's own values where nobody set any.
+
+    >>> complete(DistillConfig(method="dpd")).pruning.rate, complete(DistillConfig()).pruning.rate
+    (0.1, 0.0)
+    """
+    return build(DistillConfig, DEFAULTS.get(config.method, {}), config.model_dump(exclude_unset=True))

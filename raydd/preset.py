@@ -11,13 +11,14 @@ from raydd.settings import Tree, merge
 def load_preset(dataset: str, method: str, ipc: int) -> Tree:
     """The shipped values of a data set, a method and an ipc; {} where none are shipped.
 
-    A preset file has the values of every ipc under ``all`` and those of one under ``ipc``.
+    A preset file has the values of every ipc under ``all`` and those of one under ``ipc``. Where a paper and
+    its official code part, the code's values are another file, such as ``datm-official``, of the same method.
     """
     file = resources.files("raydd") / "presets" / dataset / f"{method}.yaml"
     if not dataset.isidentifier() or not file.is_file():
         return {}
     content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    tree: Tree = {"method": method, "ipc": ipc, "data": {"dataset": dataset}}
+    tree: Tree = {"method": method.removesuffix("-official"), "ipc": ipc, "data": {"dataset": dataset}}
     merge(tree, content.get("all", {}))
     exact = content.get("ipc", {}).get(ipc)
     merge(tree, exact or {})
@@ -27,6 +28,8 @@ def load_preset(dataset: str, method: str, ipc: int) -> Tree:
 
 def expand_preset(name: str, ipc: int) -> Tree:
     """The values of ``--preset``: a shipped ``dataset/method``, or a YAML file of one configuration.
+
+    ``dataset/method-official`` is shipped where the official code has other values than the paper.
 
     Raises:
         ValueError: If it is neither, or the file does not hold a mapping.

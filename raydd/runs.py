@@ -1,138 +1,55 @@
 """A distillation in a run folder: checked before it starts, saved as it goes, resumed where it stopped.
 
-A run folder holds ``config.yaml``, ``metrics.jsonl``, ``checkpoint/state.arrow`` and, at the end,
-``synset.arrow`` and ``synset.png``.
+A run folder holds ``config.yaml``, ``metrics.jsonl``, ``memory.jsonl``, ``checkpoint/state.arrow`` and, at the
+end, ``synset.arrow`` and ``synset.png``; with ``probe_every`` also ``probe.jsonl``.
 """
 
 import hashlib
 import json
-import os
 import subprocess
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
+from raydd.checks import check_selection, check_start, claim, first_difference, read_config
 from raydd.config import DistillConfig
-from raydd.data.buffer import ArrowBuffer, expert_path, verify
+from raydd.data.buffer import ArrowBuffer, expert_path
 from raydd.data.files import open_arrow, sweep, write_atomic
-from raydd.data.initial import INITIAL
 from raydd.data.synset import SyntheticSet
 from raydd.data.tensors import flatten_tree, load_tensors, save_tensors, unflatten_tree
-from raydd.data.trajectory import check_window
-from raydd.data.transform import load_transform
 from raydd.distill.loop import Distillation, Step
-from raydd.methods import METHODS, Setup, start_window
-from raydd.numerics.rng import generator
-from raydd.settings import build, dump
+from raydd.methods import METHODS
+from raydd.probe import Probe, memory
+from raydd.recipe import Recipe, Setup
+from raydd.settings import dump
 from raydd.training.protocol import PROTOCOLS
 from raydd.training.student import evaluate
-from raydd.workspace import Workspace, open_workspace
+from raydd.workspace import Workspace
 
 SELECTION_NETWORKS = 2
 
 
-def check(config: DistillConfig, work: Workspace) -> None:
-    """Refuse, before anything is written, what cannot run.
+@dataclass
+class Log:
+    """What a run tells of its steps; kept in the checkpoint, so that a resumed run goes on with it.
 
-    Raises:
-        ValueError: Unknown method; more images a class than there are; a window beyond the experts;
-            no validation split to select on.
+    Attributes:
+        records: A line a step: metrics.jsonl.
+        history: Scores on the validation split.
+        probes: Measures on the expert that takes no part: probe.jsonl.
     """
-    check_method(config)
-    INITIAL["real"](work.dataset, work.transform, config.ipc, generator(config.seed, "check"))
-    check_window(start_window(config, config.experts.epochs), config.span, config.experts.epochs)
-    _check_selection(config, work)
 
+    records: list[dict[str, Any]] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    probes: list[dict[str, Any]] = field(default_factory=list)
 
-def check_method(config: DistillConfig) -> None:
-    """Refuse an unknown method, before anything is loaded."""
-    if config.method not in METHODS:
-        raise ValueError(f"unknown method {config.method!r}; use one of {', '.join(METHODS)}")
-
-
-def _check_selection(config: DistillConfig, work: Workspace) -> None:
-    if config.evaluate_every is not None and not len(work.dataset.validation):
-        raise ValueError(
-            f"evaluate_every = {config.evaluate_every} needs a validation split; use --set data.validation=0.1"
-        )
-
-
-def open_buffer(
-    folder: Path, config: DistillConfig, device: torch.device, most: int | None = None
-) -> tuple[ArrowBuffer, Workspace]:
-    """Open a buffer and the workspace it belongs to; its preprocessing is the experts' own.
-
-    Every byte is read once and compared with its checksum, so that no run starts on damaged experts.
-
-    Args:
-        folder: The buffer's.
-        config: The run that shall use it.
-        device: Where the run computes.
-        most: Use the first so many experts; None uses all.
-
-    Raises:
-        ValueError: The buffer is damaged, or of another network, data set or preprocessing.
-    """
-    buffer = ArrowBuffer(folder, most)
-    buffer.expect(network=config.experts.network)
-    if buffer.spec.preprocessing["kind"] != config.data.preprocessing:
-        raise ValueError(
-            f"{folder} has preprocessing {buffer.spec.preprocessing['kind']!r}, not {config.data.preprocessing!r}; "
-            f"use --set data.preprocessing={buffer.spec.preprocessing['kind']} or another --buffer"
-        )
-    if (held := buffer.spec.recipe["validation"]) != config.data.validation:
-        raise ValueError(
-            f"{folder} held out data.validation={held} of the training images, not {config.data.validation}; "
-            f"use --set data.validation={held} or another --buffer"
-        )
-    transform = load_transform(folder)
-    work = open_workspace(config.data, config.experts.network, device, transform)
-    buffer.expect(fingerprint=work.dataset.fingerprint, preprocessing_hash=transform.hash)
-    for problem in verify(folder):
-        raise ValueError(f"{folder / problem.file} is damaged: {problem.what}")
-    return buffer, work
-
-
-def settle(config: DistillConfig, buffer: ArrowBuffer, folder: Path) -> DistillConfig:
-    """The configuration as it really runs: the buffer's own recipe, and a number of CPU threads.
-
-    A resumed run keeps the threads it had; they are part of it, since sums depend on them.
-    """
-    before = read_config(folder)
-    threads = config.threads or (before.threads if before else None) or len(os.sched_getaffinity(0))
-    recipe = {key: value for key, value in buffer.spec.recipe.items() if key in type(config.experts).model_fields}
-    experts = {"network": buffer.spec.network, "num_experts": len(buffer.experts)} | recipe
-    return build(DistillConfig, config.model_dump(), {"threads": threads, "experts": experts})
-
-
-def read_config(folder: Path) -> DistillConfig | None:
-    """The configuration of a run folder, or None where it holds no run.
-
-    Raises:
-        ValueError: If its config.yaml cannot be read.
-    """
-    path = folder / "config.yaml"
-    if not path.exists():
-        return None
-    try:
-        return build(DistillConfig, yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, UnicodeDecodeError, AttributeError, ValueError) as error:
-        raise ValueError(f"{path} is no configuration of this raydd ({error}); name another --out") from None
-
-
-def claim(folder: Path, resume: bool) -> None:
-    """Refuse a folder that holds a run already, unless it shall be resumed.
-
-    Raises:
-        ValueError: Naming the folder and the remedy.
-    """
-    if not resume and (folder / "config.yaml").exists():
-        raise ValueError(f"{folder} holds a run already; go on with --resume, or name another --out")
+    def until(self, step: int) -> dict[str, list[dict[str, Any]]]:
+        """All of it up to a step."""
+        return {name: [entry for entry in entries if entry["step"] <= step] for name, entries in vars(self).items()}
 
 
 @dataclass
@@ -157,10 +74,12 @@ class Run:
     resume: bool = False
 
     def __post_init__(self) -> None:
-        check_window(start_window(self.config, self.buffer.epochs), self.config.span, self.buffer.epochs)
-        _check_selection(self.config, self.work)
+        check_start(self.config, self.buffer.epochs)
+        check_selection(self.config, self.work)
         self._claim_folder()
-        recipe = METHODS[self.config.method](Setup(self.config, self.work, self.buffer))
+        source = self.buffer if self.config.probe_every is None else without_last(self.buffer)
+        recipe = METHODS[self.config.method](Setup(self.config, self.work, source))
+        self._finish_set, self._probe = recipe.finish, self._make_probe(recipe)
         self._distillation = Distillation(
             recipe.objective,
             recipe.synset,
@@ -170,15 +89,22 @@ class Run:
             ema=recipe.ema,
             keep_every=self.config.checkpoint_every,
         )
-        self._saved, self._identity = 0, self._buffer_identity()
-        self._records: list[dict[str, Any]] = []
-        self._history: list[dict[str, Any]] = []
+        self._saved, self._identity, self._log = 0, self._buffer_identity(), Log()
         if self.folder.exists():
             sweep(self.folder)
         if self.resume and self._checkpoint.exists():
             self._restore()
         else:
             write_atomic(self.folder / "config.yaml", dump(self.config).encode())
+
+    def _make_probe(self, recipe: Recipe) -> Probe | None:
+        if self.config.probe_every is None:
+            return None
+        if recipe.probe is None:
+            raise ValueError(
+                f"probe_every = {self.config.probe_every}: method {self.config.method} has no trajectories"
+            )
+        return recipe.probe(self.buffer.experts[-1])
 
     @property
     def _checkpoint(self) -> Path:
@@ -187,7 +113,7 @@ class Run:
     def _claim_folder(self) -> None:
         claim(self.folder, self.resume)
         before = read_config(self.folder)
-        if before and (different := _first_difference(before.model_dump(), self.config.model_dump())):
+        if before and (different := first_difference(before.model_dump(), self.config.model_dump())):
             raise ValueError(
                 f"{self.folder} was started with other settings: {different}; repeat them, or another --out"
             )
@@ -200,7 +126,7 @@ class Run:
             )
         self._distillation.load_state_dict(unflatten_tree(tensors, metadata["plain"]))
         self._saved = self._distillation.step
-        self._records, self._history = metadata["records"], metadata["history"]
+        self._log = Log(**{name: metadata[name] for name in vars(self._log)})
 
     def _buffer_identity(self) -> str:
         """What all experts' bytes hash to."""
@@ -214,40 +140,53 @@ class Run:
         A checkpoint is written every ``checkpoint_every`` steps, at states that a rollback would
         return to, so that a killed run goes on to the same bits.
         """
+        self._look(self._distillation.step)
         for step in self._distillation.run(self.config.steps):
             if self._distillation.kept["step"] > self._saved:
                 self._save(self._distillation.kept, done=step.step - 1)
-            self._records.append(_record(step))
-            if self._due(step):
-                self._score(step.step)
+            self._log.records.append(_record(step))
+            if step.rolled_back_to is None:
+                if _due(step.step, self.config.evaluate_every):
+                    self._score(step.step)
+                self._look(step.step)
             yield step
         self._save(self._distillation.state_dict(), done=self.config.steps)
         self._finish()
 
-    def _due(self, step: Step) -> bool:
-        every = self.config.evaluate_every
-        return every is not None and step.rolled_back_to is None and step.step % every == 0
+    def _look(self, step: int) -> None:
+        """Measure the matching loss on the expert that takes no part, once at each due step."""
+        if (
+            self._probe
+            and _due(step, self.config.probe_every)
+            and step not in {entry["step"] for entry in self._log.probes}
+        ):
+            self._log.probes.append(self._probe.record(self._distillation.result, step))
 
     def _save(self, state: dict[str, Any], done: int) -> None:
         tensors, plain = flatten_tree(state)
-        records = [record for record in self._records if record["step"] <= done]
-        history = [entry for entry in self._history if entry["step"] <= done]
-        metadata = {"plain": plain, "records": records, "history": history, "buffer": self._identity}
-        save_tensors(self._checkpoint, tensors, metadata)
-        lines = "".join(json.dumps(record, sort_keys=True) + "\n" for record in self._records)
-        write_atomic(self.folder / "metrics.jsonl", lines.encode())
+        save_tensors(self._checkpoint, tensors, {"plain": plain, "buffer": self._identity} | self._log.until(done))
+        _write_lines(self.folder / "metrics.jsonl", self._log.records)
+        if self.config.probe_every is not None:
+            _write_lines(self.folder / "probe.jsonl", self._log.probes)
+        self._note_memory(done)
         self._saved = state["step"]
+
+    def _note_memory(self, step: int) -> None:
+        path = self.folder / "memory.jsonl"
+        before = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        lines = [entry for entry in map(json.loads, before) if entry["step"] < step]
+        _write_lines(path, [*lines, {"step": step, **memory(self.work.device)}])
 
     def _score(self, step: int) -> None:
         """Accuracy on the validation split of the set as it stands; the best set so far is kept."""
-        work, synset = self.work, self._distillation.result
+        work, synset = self.work, self._finish_set(self._distillation.result)
         feed, protocol = work.feed(work.dataset.validation), PROTOCOLS["mtt"]
         scores = [
             evaluate(synset, work.build, feed, protocol, work.augment, seed) for seed in range(SELECTION_NETWORKS)
         ]
         mean = sum(scores) / len(scores)
-        best = max((entry["mean"] for entry in self._history), default=-1.0)
-        self._history.append({"step": step, "split": "validation", "networks": len(scores), "mean": mean})
+        best = max((entry["mean"] for entry in self._log.history), default=-1.0)
+        self._log.history.append({"step": step, "split": "validation", "networks": len(scores), "mean": mean})
         if mean > best:
             self._described(synset, "best").save(self.folder / "best.arrow")
 
@@ -260,17 +199,36 @@ class Run:
             "network": self.config.experts.network,
             "chosen": "last outer step" if chosen == "last" else "best outer step on the validation split",
         }
-        history = tuple(self._history)
+        history = tuple(self._log.history)
         recipe = self.config.model_dump(mode="json")
         return replace(synset.to("cpu"), recipe=recipe, provenance=provenance, history=history)
 
     def _finish(self) -> None:
-        last = self._described(self._distillation.result, "last")
+        last = self._described(self._finish_set(self._distillation.result), "last")
         best = self.folder / "best.arrow"
-        if self._history and best.exists():
+        if self._log.history and best.exists():
             last.save(self.folder / "last.arrow")
-            last = replace(SyntheticSet.load(best), history=tuple(self._history))
+            last = replace(SyntheticSet.load(best), history=tuple(self._log.history))
         last.save(self.folder / "synset.arrow")
+
+
+def without_last(buffer: ArrowBuffer) -> ArrowBuffer:
+    """The same buffer without its last expert, which then can be looked at without taking part.
+
+    Raises:
+        ValueError: If there is but one expert.
+    """
+    if len(buffer.experts) < 2:
+        raise ValueError(f"{buffer.folder} has 1 expert, and one shall take no part: train at least 2 (--num-experts)")
+    return ArrowBuffer(buffer.folder, len(buffer.experts) - 1)
+
+
+def _due(step: int, every: int | None) -> bool:
+    return every is not None and step % every == 0
+
+
+def _write_lines(path: Path, entries: Sequence[dict[str, Any]]) -> None:
+    write_atomic(path, "".join(json.dumps(entry, sort_keys=True) + "\n" for entry in entries).encode())
 
 
 def commit() -> str | None:
@@ -287,14 +245,3 @@ def _record(step: Step) -> dict[str, Any]:
     if step.rolled_back_to is not None:
         record |= {"loss": str(step.loss), "rolled_back_to": step.rolled_back_to}
     return record
-
-
-def _first_difference(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> str | None:
-    for key, value in now.items():
-        other = before.get(key)
-        if isinstance(value, dict) and isinstance(other, dict):
-            if inner := _first_difference(other, value, f"{prefix}{key}."):
-                return inner
-        elif value != other:
-            return f"{prefix}{key} was {other!r} and is {value!r}"
-    return None

@@ -105,7 +105,7 @@ def test_set_refuses_what_is_no_yaml(word):
     [
         ({"stepz": 5}, ["unknown setting 'stepz'", "did you mean steps?"]),
         ({"lr": {"image": 5}}, ["unknown setting 'lr.image'", "did you mean images?"]),
-        ({"window": {"zzzz": 5}}, ["unknown setting 'window.zzzz'", "known keys: high, low"]),
+        ({"window": {"zzzz": 5}}, ["unknown setting 'window.zzzz'", "known keys: auto, continuous, current, high"]),
         ({"experts": {"epoch": 5}}, ["unknown setting 'experts.epoch'", "did you mean epochs"]),
         ({"ipc": 0}, ["ipc = 0", "greater than or equal to 1"]),
         ({"ipc": "many"}, ["ipc = 'many'", "integer"]),
@@ -115,12 +115,12 @@ def test_set_refuses_what_is_no_yaml(word):
         ({"lr": {"lr": float("nan")}}, ["lr.lr = nan", "finite"]),
         ({"lr": {"images": float("inf")}}, ["lr.images = inf", "finite"]),
         ({"backprop": "half"}, ["backprop = 'half'", "'full', 'adjoint' or 'truncated'"]),
-        ({"initial": "zeros"}, ["initial = 'zeros'", "'real' or 'noise'"]),
+        ({"initial": "zeros"}, ["initial = 'zeros'", "'real', 'noise'"]),
         ({"ema": 1}, ["ema = 1", "less than 1"]),
         ({"data": {"validation": 1}}, ["data.validation = 1", "less than 1"]),
         ({"data": {"augment": "mixup"}}, ["data.augment = 'mixup'", "'dsa'"]),
         ({"experts": {"milestones": [3, 0]}}, ["experts.milestones.1 = 0", "greater than or equal to 1"]),
-        ({"experts": {"optimizer": "adam"}}, ["experts.optimizer = 'adam'", "'sgd' or 'momentum'"]),
+        ({"experts": {"optimizer": "adam"}}, ["experts.optimizer = 'adam'", "'gsam' or 'smooth'"]),
     ],
 )
 def test_a_wrong_setting_is_named_in_one_line(layer, parts):
@@ -182,41 +182,6 @@ def test_every_shipped_preset_is_a_valid_configuration(dataset, method, ipc):
     assert config.window.high is None or config.window.high + config.span <= config.experts.epochs
     for values in file["ipc"].values():  # also those of every other ipc
         build(DistillConfig, file["all"], values)
-
-
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row[0]}-{row[1]}")
-def test_mtt_presets_hold_the_published_values(row):
-    dataset, ipc, zca, n, m, high, images, lr, start, batch = row
-    config = build(DistillConfig, load_preset(dataset, "mtt", int(ipc)))
-    assert config.model_dump(exclude={"preset"}) == {
-        **DistillConfig().model_dump(exclude={"preset"}),
-        "ipc": int(ipc),
-        "steps": 5000,
-        "student_steps": int(n),
-        "span": int(m),
-        "window": {"low": 0, "high": int(high)},
-        "lr": {"images": float(images), "lr": float(lr), "start": float(start), "momentum": 0.5},
-        "batch_size": None if batch == "all" else int(batch),
-        "data": {
-            "dataset": dataset,
-            "size": None,
-            "validation": 0.1,
-            "preprocessing": {"y": "zca", "n": "normalise"}[zca],
-            "augment": "dsa",
-        },
-        "experts": {
-            "network": "ConvNet",
-            "num_experts": 100,
-            "epochs": 50,
-            "optimizer": "sgd",
-            "lr": 0.01,
-            "momentum": 0.9,
-            "weight_decay": 0.0,
-            "batch_size": 256,
-            "milestones": (),
-            "gamma": 0.1,
-        },
-    }
 
 
 @pytest.mark.parametrize("name", ["nowhere", "../digits", "/etc", "digits/..", ""])

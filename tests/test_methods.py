@@ -6,15 +6,16 @@ import math
 import pytest
 import torch
 
-from raydd import methods
+from raydd.checks import open_buffer
 from raydd.config import DistillConfig
 from raydd.data.buffer import ArrowBuffer, refresh_manifest
 from raydd.data.trajectory import InMemory
 from raydd.distill.loop import Distillation
 from raydd.experts import Job, Trainer, prepare
-from raydd.methods import METHODS, Recipe, Setup
+from raydd.methods import METHODS, complete
 from raydd.numerics.rng import generator
-from raydd.runs import Run, open_buffer
+from raydd.recipe import Recipe, Setup, initial, leaves
+from raydd.runs import Run
 from raydd.settings import build
 from raydd.workspace import open_workspace
 
@@ -32,7 +33,7 @@ TOY = {
 
 
 def toy(method, *layers):
-    return build(DistillConfig, TOY, {"method": method}, *layers)
+    return complete(build(DistillConfig, TOY, {"method": method}, *layers))
 
 
 def train_buffer(folder, config):
@@ -53,7 +54,8 @@ def folder(tmp_path_factory):
 def source(folder):
     """The experts in memory: nothing here needs a folder."""
     buffer = ArrowBuffer(folder)
-    return InMemory([torch.stack([buffer.snapshot(e, t) for t in range(4)]) for e in buffer.experts])
+    paths = [torch.stack([buffer.snapshot(e, t) for t in range(4)]) for e in buffer.experts]
+    return InMemory(paths, buffer.layout)
 
 
 def setup(config, source, device=CPU):
@@ -92,11 +94,11 @@ def test_it_runs_from_the_start_that_the_settings_ask_for(method, source, device
 
 
 @each_method
-@pytest.mark.parametrize("layer", [{}, {"batch_size": 7}, {"initial": "noise"}, {"ipc": 2}])
+@pytest.mark.parametrize("layer", [{}, {"batch_size": 7}, {"initial": "noise", "lr": {"labels": 0}}, {"ipc": 2}])
 def test_its_loss_goes_down(method, layer, source):
     """On one segment and without augmentation, so that only learning changes the loss."""
     still = {"window": {"low": 1, "high": 1}, "data": {"augment": "none"}, "steps": 40}
-    steps, _ = distil(toy(method, still, layer), InMemory(source.trajectories[:1]))
+    steps, _ = distil(toy(method, still, layer), InMemory(source.trajectories[:1], source.layout))
     losses = [step.loss for step in steps]
     assert all(math.isfinite(loss) for loss in losses)
     assert sum(losses[-5:]) < 0.95 * sum(losses[:5])
@@ -194,7 +196,7 @@ class Brightness:
 
 def test_a_new_method_is_a_function_and_a_row(folder, tmp_path, monkeypatch):
     def bright(setup):
-        return Recipe(Brightness(), methods.initial(setup), methods.sgd_leaves(setup.config))
+        return Recipe(Brightness(), initial(setup), leaves(setup.config))
 
     monkeypatch.setitem(METHODS, "bright", bright)
     config = toy("bright", {"lr": {"lr": 0, "images": 100}, "steps": 30})

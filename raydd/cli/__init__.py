@@ -5,6 +5,7 @@ import sys
 
 import typer
 
+from raydd.cli.analyse import app as analyse
 from raydd.cli.files import app as files
 from raydd.cli.verbs import app as verbs
 
@@ -18,6 +19,7 @@ app = typer.Typer(
 )
 app.add_typer(verbs)
 app.add_typer(files)
+app.add_typer(analyse, name="analyse")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -95,3 +95,26 @@ def buffer_verify(folder: Annotated[Path, typer.Argument(help="A buffer.")], as_
     Screen(as_json).result({"problems": problems}, lambda console: console.print("\n".join(lines), markup=False))
     if problems:
         raise typer.Exit(1)
+
+
+@buffer_app.command("convexify", epilog="Example: raydd buffer convexify runs/buffer runs/straight --waypoints 6,25")
+def buffer_convexify(
+    buffer: Annotated[Path, typer.Argument(help="A buffer with a snapshot an epoch.")],
+    out: Annotated[Path, typer.Argument(help="The folder to write.")],
+    waypoints: Annotated[str, typer.Option(help="Epochs to keep beside the first and the last: 6,25.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Write a buffer's convexified form (MCT): a few snapshots an expert; again goes on where it stopped."""
+    from raydd.console import Screen
+    from raydd.data.convexified import convexify
+
+    try:
+        epochs = [int(word) for word in waypoints.split(",")] if waypoints else []
+    except ValueError:
+        raise ValueError(f"--waypoints {waypoints!r} are not epochs; give them as 6,25") from None
+    experts, kept, before, after = convexify(buffer, out, epochs)
+    sizes = {"before": before, "after": after, "ratio": after / before}
+    document = {"experts": experts, "kept": [*kept], "bytes": sizes, "outputs": {"folder": str(out)}}
+    said = f"{out}: {experts} experts at epochs {', '.join(map(str, kept))}"
+    line = f"{said}; {before:,} bytes are now {after:,}, {100 * after / before:.1f} % of them"
+    Screen(as_json).result(document, lambda console: console.print(line, markup=False))

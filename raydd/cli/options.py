@@ -33,6 +33,26 @@ def given(**values: Any) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None}
 
 
+def window_words(text: str | None) -> dict[str, Any]:
+    """The settings that ``--window`` means.
+
+    Raises:
+        ValueError: If it is neither auto nor two or three epochs.
+
+    >>> window_words("0:4:20")
+    {'auto': False, 'low': 0, 'current': 4, 'high': 20}
+    """
+    if text is None:
+        return {}
+    if text == "auto":
+        return {"auto": True}
+    epochs = text.split(":")
+    if len(epochs) not in (2, 3) or not all(epoch.isdecimal() for epoch in epochs):
+        raise ValueError(f"--window {text!r}: use auto, T-:T+ such as 0:20, or T-:T:T+ such as 0:4:20")
+    low, *current, high = (int(epoch) for epoch in epochs)
+    return {"auto": False, "low": low, "current": current[0] if current else None, "high": high}
+
+
 def show_scores(screen: Any, scores: list[dict[str, Any]], outputs: dict[str, str]) -> None:
     """Scores as a table, and where they were written."""
     from raydd.console import score_table

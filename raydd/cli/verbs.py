@@ -18,6 +18,7 @@ from raydd.cli.options import (
     known_device,
     show_document,
     show_scores,
+    window_words,
 )
 
 app = typer.Typer()
@@ -58,7 +59,7 @@ def experts(  # noqa: PLR0913, PLR0917 - one a flag
     network: Annotated[str | None, typer.Option(help="For example ConvNetW32, ConvNetD4, ResNet18.")] = None,
     num_experts: Annotated[int | None, typer.Option(help="Experts the buffer shall hold.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs an expert.")] = None,
-    optimizer: Annotated[str | None, typer.Option(help="sgd or momentum.")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="sgd, momentum, gsam or smooth.")] = None,
     num_workers: Workers = None,
     out: Annotated[Path | None, typer.Option(help="The buffer's folder; none takes the cache's.")] = None,
     seed: Seed = 0,
@@ -89,12 +90,13 @@ def experts(  # noqa: PLR0913, PLR0917 - one a flag
 
 @app.command(epilog="Example: raydd distill --method mtt --dataset digits --ipc 1 --out runs/digits")
 def distill(  # noqa: PLR0913, PLR0917 - one a flag
-    method: Annotated[str | None, typer.Option(help="A name of raydd.METHODS; mtt by default.")] = None,
+    method: Annotated[str | None, typer.Option(help="mtt, ftd, tesla, datm, dpd, ast or mct; mtt by default.")] = None,
     dataset: DatasetOption = None,
     network: Annotated[str | None, typer.Option(help="The experts' network.")] = None,
     ipc: Annotated[int | None, typer.Option(help="Synthetic images a class; 1 by default.")] = None,
     buffer: Annotated[Path | None, typer.Option(help="A folder of experts; none uses or makes the cache's.")] = None,
     preset: Annotated[str | None, typer.Option(help="A shipped preset such as cifar10/mtt, or a YAML file.")] = None,
+    window: Annotated[str | None, typer.Option(help="Start epochs T-:T+ or T-:T:T+; auto finds them by trial.")] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the folder's run stopped.")] = False,
     num_workers: Workers = None,
@@ -113,6 +115,7 @@ def distill(  # noqa: PLR0913, PLR0917 - one a flag
 
     flags: dict[str, Any] = given(method=method, ipc=ipc, seed=seed)
     flags |= {"data": given(dataset=dataset and dataset_word(dataset)), "experts": given(network=network)}
+    flags |= {"window": window_words(window)}
     config = build(DistillConfig, *preset_layers(preset, flags, parse_settings(settings or ())))
     folder = out or Path("runs") / f"{Path(config.data.dataset).name}-{config.method}-ipc{config.ipc}"
     screen = Screen(as_json)

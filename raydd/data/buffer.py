@@ -1,7 +1,7 @@
 """The trajectory buffer: a folder with a manifest and one memory-mapped Arrow file an expert.
 
 The expert files are the truth, each self-describing; the manifest's list of them is an index that
-`refresh_manifest` derives. Shapes: see `raydd.data.trajectory`.
+`refresh_manifest` derives. Shapes: see `raydd.data.expert_file`.
 """
 
 import json
@@ -14,8 +14,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from raydd.data.files import AnyPath, ArrowTable, checksum, open_arrow, sweep, write_arrow, write_atomic
-from raydd.data.trajectory import SCHEMA, BufferSpec, ExpertTrajectory, Segment, draw, misfit, not_finite
+from raydd.data.expert_file import ExpertTrajectory, misfit, not_finite, open_expert, unpack_legs
+from raydd.data.files import AnyPath, ArrowTable, checksum, sweep, write_arrow
+from raydd.data.manifest import manifest_entry, read_manifest, write_manifest
+from raydd.data.spec import BufferSpec
+from raydd.data.trajectory import Segment, draw
 
 _FILE = re.compile(r"expert-(\d{5,})\.arrow")
 
@@ -48,31 +51,10 @@ def create_buffer(folder: AnyPath, spec: BufferSpec) -> Path:
     """
     path = Path(folder) / "manifest.json"
     if not path.exists():
-        _write_manifest(path, spec, [])
-    elif difference := _manifest(folder)[0].difference(spec):
+        write_manifest(folder, spec, [])
+    elif difference := read_manifest(folder)[0].difference(spec):
         raise ValueError(f"{folder} holds another buffer: {difference}; use the same settings, or another --out")
     return path.parent
-
-
-def _write_manifest(path: Path, spec: BufferSpec, experts: list[dict[str, Any]]) -> None:
-    text = json.dumps({"spec": spec.to_json(), "experts": experts}, indent=1, allow_nan=False)
-    write_atomic(path, text.encode() + b"\n")
-
-
-def _manifest(folder: AnyPath) -> tuple[BufferSpec, dict[int, dict[str, Any]]]:
-    path = Path(folder) / "manifest.json"
-    if not path.is_file():
-        what = "is not a trajectory buffer: it has no manifest.json" if Path(folder).is_dir() else "does not exist"
-        raise ValueError(f"{folder} {what}; make a buffer with `raydd experts --out {folder}`")
-    try:
-        values = json.loads(path.read_bytes())
-        version = values["spec"]["schema_version"]
-        if version == SCHEMA:
-            return BufferSpec.from_json(values["spec"]), {entry["index"]: entry for entry in values["experts"]}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        remedy = "delete it and run `raydd experts` again, which keeps the experts that are there"
-        raise ValueError(f"{path} is corrupted; {remedy}") from error
-    raise ValueError(f"{path} has schema version {version}; this raydd reads {SCHEMA}: use a matching raydd")
 
 
 def write_expert(folder: AnyPath, spec: BufferSpec, index: int, trajectory: ExpertTrajectory) -> Path:
@@ -102,26 +84,8 @@ def write_expert(folder: AnyPath, spec: BufferSpec, index: int, trajectory: Expe
 
 def _open(folder: AnyPath, index: int, spec: BufferSpec) -> ArrowTable:
     """Map one expert's file, after checking everything but its values."""
-    path = expert_path(folder, index)
     remedy = f"see `raydd buffer verify {folder}`, and run `raydd experts` again to retrain it"
-    try:
-        table = open_arrow(path)
-    except FileNotFoundError as error:
-        raise ValueError(f"{path} is missing; {remedy}") from error
-    except ValueError as error:
-        raise ValueError(f"{error}; {remedy}") from error
-    if what := misfit(table.columns, spec) or _foreign(table, index, spec):
-        raise ValueError(f"{path} does not fit the manifest ({what}); {remedy}")
-    return table
-
-
-def _foreign(table: ArrowTable, index: int, spec: BufferSpec) -> str | None:
-    try:
-        if int(table.metadata["expert"]) != index or len(table.metadata["checksum"]) != 64:
-            return f"expert is {table.metadata['expert']}"
-        return BufferSpec.from_json(json.loads(table.metadata["spec"])).difference(spec)
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return "metadata is corrupted"
+    return open_expert(expert_path(folder, index), index, spec, remedy)
 
 
 def finished(folder: AnyPath, spec: BufferSpec) -> set[int]:
@@ -148,21 +112,11 @@ def refresh_manifest(folder: AnyPath) -> None:
     Raises:
         ValueError: A file cannot be read; `finished` sets those aside.
     """
-    spec, _ = _manifest(folder)
-    entries = [_entry(folder, index, _open(folder, index, spec)) for index in _present(folder)]
-    _write_manifest(Path(folder) / "manifest.json", spec, entries)
-
-
-def _entry(folder: AnyPath, index: int, table: ArrowTable) -> dict[str, Any]:
-    path, accuracy = expert_path(folder, index), table.columns["accuracy"]
-    return {
-        "index": index,
-        "file": path.name,
-        "checksum": table.metadata["checksum"],
-        "accuracy": None if math.isnan(accuracy[-1]) else float(accuracy[-1]),
-        "snapshots": len(accuracy),
-        "bytes": path.stat().st_size,
-    }
+    spec, _ = read_manifest(folder)
+    entries = [
+        manifest_entry(expert_path(folder, index), index, _open(folder, index, spec)) for index in _present(folder)
+    ]
+    write_manifest(folder, spec, entries)
 
 
 class ArrowBuffer:
@@ -180,6 +134,8 @@ class ArrowBuffer:
         experts: The numbers of the experts that are there, ascending.
         epochs: The epoch of every expert's last snapshot, K.
         parameters: The number of parameters, P.
+        layout: Where each parameter tensor lies in theta (P,).
+        kept: The epochs whose snapshots a convexified buffer keeps; None when all are there.
 
     Raises:
         ValueError: No such folder or manifest, no experts, or an expert file missing or cut short.
@@ -187,7 +143,7 @@ class ArrowBuffer:
 
     def __init__(self, folder: AnyPath, most: int | None = None) -> None:
         self.folder, self._most = Path(folder), most
-        self.spec, entries = _manifest(folder)
+        self.spec, entries = read_manifest(folder)
         self.experts = tuple(sorted({*_present(folder), *entries}))[:most]
         self._tables: dict[int, ArrowTable] = {}
         if not self.experts:
@@ -196,8 +152,10 @@ class ArrowBuffer:
             path, entry = expert_path(folder, index), entries.get(index)
             if entry is None or not path.exists() or path.stat().st_size != entry["bytes"]:
                 self._table(index)  # raises unless the file is newer than the manifest and whole
-        self.epochs = min(entries[i]["snapshots"] if i in entries else self._rows(i) for i in self.experts) - 1
-        self.parameters = sum(slot.numel for slot in self.spec.layout)
+        rows = min(entries[i]["snapshots"] if i in entries else self._rows(i) for i in self.experts)
+        self.kept, self.layout = self.spec.kept, self.spec.layout
+        self.epochs = self.kept[-1] if self.kept else rows - 1
+        self.parameters = sum(slot.numel for slot in self.layout)
 
     def __reduce__(self) -> tuple[type["ArrowBuffer"], tuple[Path, int | None]]:
         return ArrowBuffer, (self.folder.absolute(), self._most)
@@ -210,9 +168,19 @@ class ArrowBuffer:
     def _rows(self, expert: int) -> int:
         return len(self._table(expert).columns["epoch"])
 
+    def _row(self, expert: int, epoch: int) -> int:
+        """Where an epoch's snapshot lies in an expert's file."""
+        if self.kept is None:
+            known, shown = range(self._rows(expert)), f"0 to {self.epochs}, the snapshots of {self.folder}"
+            if epoch not in known:
+                raise ValueError(f"epoch {epoch} is not one of {shown}")
+            return epoch
+        if epoch not in self.kept:
+            shown = ", ".join(map(str, self.kept))
+            raise ValueError(f"epoch {epoch} is not one of {shown}, which {self.folder} keeps; use a full buffer")
+        return self.kept.index(epoch)
+
     def _copy(self, column: str, expert: int, start: int, stop: int) -> Tensor:
-        if not 0 <= start <= stop <= self._rows(expert):
-            raise ValueError(f"epoch {start} is not one of 0 to {self.epochs}, the snapshots of {self.folder}")
         return torch.from_numpy(self._table(expert).rows(column, start, stop))
 
     def segment(
@@ -221,25 +189,56 @@ class ArrowBuffer:
         """Draw a segment, reading only its snapshots; see `TrajectorySource`.
 
         Raises:
-            ValueError: The window reaches beyond the experts, or the expert's file is broken.
+            ValueError: The window reaches beyond the experts, the expert's file is broken, or the
+                buffer is convexified.
         """
+        if self.kept is not None:
+            raise ValueError(f"{self.folder} is convexified (MCT): use --method mct, or a full buffer")
         position, t = draw(window, span, len(self.experts), self.epochs, rng)
         expert = self.experts[position]
         inside = self._copy("theta", expert, t + 1, t + span) if between else None
         return Segment(self.snapshot(expert, t), self.snapshot(expert, t + span), float(t), inside, expert)
 
     def snapshot(self, expert: int, epoch: int) -> Tensor:
-        """An expert's parameters (P,) after an epoch."""
-        return self._copy("theta", expert, epoch, epoch + 1)[0]
+        """An expert's parameters (P,) after an epoch.
+
+        Raises:
+            ValueError: There is no such snapshot.
+        """
+        row = self._row(expert, epoch)
+        return self._copy("theta", expert, row, row + 1)[0]
 
     def running_stats(self, expert: int, epoch: int) -> Tensor:
         """An expert's BatchNorm running statistics (Q,) after an epoch; empty without BatchNorm."""
-        return self._copy("buffers", expert, epoch, epoch + 1)[0] if self.spec.buffer_layout else torch.zeros(0)
+        row = self._row(expert, epoch)
+        return self._copy("buffers", expert, row, row + 1)[0] if self.spec.buffer_layout else torch.zeros(0)
+
+    def norms(self, expert: int) -> Tensor:
+        """How far each parameter tensor went in each epoch, (K+1, L), float64; row 0 is zero."""
+        if self.kept is None:
+            return self._copy("step_norm", expert, 0, self.epochs + 1)
+        return torch.from_numpy(unpack_legs(self._table(expert).rows("leg", 0, len(self.kept)), self.kept))
+
+    def part(self, expert: int, epochs: tuple[int, ...]) -> ExpertTrajectory:
+        """What a convexified trajectory through these epochs keeps of an expert.
+
+        Raises:
+            ValueError: There is no snapshot of one of them.
+        """
+        places = [self._row(expert, epoch) for epoch in epochs]
+
+        def rows(column: str) -> Tensor:
+            return torch.cat([self._copy(column, expert, row, row + 1) for row in places])
+
+        accuracy, train_loss = rows("accuracy").tolist(), rows("train_loss").tolist()
+        buffers, norms = rows("buffers") if self.spec.buffer_layout else None, self.norms(expert).numpy()
+        return ExpertTrajectory(rows("theta"), buffers, epochs, accuracy, train_loss, norms)
 
     @property
     def accuracy(self) -> Tensor:
         """Validation accuracy of every snapshot, (E, T), float64; NaN where not measured."""
-        return torch.cat([self._copy("accuracy", expert, 0, self.epochs + 1)[None] for expert in self.experts])
+        rows = len(self.kept) if self.kept else self.epochs + 1
+        return torch.cat([self._copy("accuracy", expert, 0, rows)[None] for expert in self.experts])
 
     def expect(
         self, *, fingerprint: str | None = None, preprocessing_hash: str | None = None, network: str | None = None
@@ -264,7 +263,7 @@ def verify(folder: AnyPath) -> list[Problem]:
     Raises:
         ValueError: There is no such buffer.
     """
-    spec, entries = _manifest(folder)
+    spec, entries = read_manifest(folder)
     indices = sorted({*_present(folder), *entries})
     found = ((expert_path(folder, index).name, _wrong(folder, index, spec, entries.get(index))) for index in indices)
     return [Problem(file, what) for file, what in found if what]
@@ -277,7 +276,7 @@ def _wrong(folder: AnyPath, index: int, spec: BufferSpec, entry: dict[str, Any] 
         return str(error)
     if checksum(table.columns) != table.metadata["checksum"]:
         return "its values changed since it was written (checksum): delete it and run `raydd experts` again"
-    if entry and (now := _entry(folder, index, table)) != entry:
+    if entry and (now := manifest_entry(expert_path(folder, index), index, table)) != entry:
         what = next(f"{key} is {now[key]} instead of {entry[key]}" for key in now if now[key] != entry.get(key))
         return f"it does not fit the manifest ({what}): run `raydd experts` again"
     return not_finite(table.columns)
@@ -294,6 +293,7 @@ def describe(folder: AnyPath) -> dict[str, Any]:
         "preprocessing": buffer.spec.preprocessing.get("kind"),
         "experts": len(buffer.experts),
         "epochs": buffer.epochs,
+        "kept": None if buffer.kept is None else [*buffer.kept],
         "parameters": buffer.parameters,
         "bytes": sum(expert_path(folder, index).stat().st_size for index in buffer.experts),
         "accuracy": {"first": first, "last": last},

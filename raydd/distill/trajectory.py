@@ -13,15 +13,27 @@ from raydd.data.synset import SyntheticSet
 from raydd.data.trajectory import Segment, TrajectorySource
 from raydd.numerics.augment import Augment
 from raydd.numerics.distances import Distance, normalized_mse
-from raydd.numerics.unroll import Backprop, Batch, Inner, unroll
+from raydd.numerics.unroll import Backprop, Batch, Inner, Path, unroll
 from raydd.numerics.windows import Window
 
 Labels = Callable[[SyntheticSet, Segment], Tensor]
+Disturb = Callable[[Tensor, torch.Generator], Tensor]
+Weight = Callable[[float], float]
 
 
 def own_labels(synset: SyntheticSet, segment: Segment) -> Tensor:
     """The synthetic set's labels: (N,) classes, or (N, K) probabilities."""
     return synset.targets
+
+
+def undisturbed(theta: Tensor, rng: torch.Generator) -> Tensor:
+    """The starting weights as the expert had them."""
+    return theta
+
+
+def unweighted(epoch: float) -> float:
+    """The student's loss as it is, whatever epoch it starts from."""
+    return 1.0
 
 
 @dataclass(frozen=True)
@@ -39,6 +51,9 @@ class TrajectoryMatching:
         labels: The labels that students train on.
         distance: Compares the student's path and the segment.
         backprop: How the path is differentiated.
+        between: Whether ``distance`` reads the expert's snapshots inside the segment.
+        disturb: Changes the weights (P,) that student and expert start from.
+        weight: The factor of the student's loss, by start epoch.
 
     Reference:
         Cazenavette et al., arXiv 2203.11932, Algorithm 1.
@@ -54,17 +69,33 @@ class TrajectoryMatching:
     labels: Labels = own_labels
     distance: Distance = normalized_mse
     backprop: Backprop = "adjoint"
+    between: bool = False
+    disturb: Disturb = undisturbed
+    weight: Weight = unweighted
 
     def init(self, rng: torch.Generator) -> None:
         """Trajectory matching carries no state from step to step."""
 
     def loss(self, synset: SyntheticSet, state: None, step: int, rng: torch.Generator) -> tuple[Tensor, None]:
         """The distance at one random segment, a scalar; all draws come from ``rng``."""
-        images = synset.images
-        segment = self.source.segment(self.window(step), self.span, rng).to(images)
-        batches = self._batches(images, self.labels(synset, segment), rng)
-        path = unroll(self.inner, segment.start, batches, synset.lr, self.backprop)
-        return self.distance(path, segment), state
+        segment = self.source.segment(self.window(step), self.span, rng, between=self.between)
+        return self.match(synset, segment, rng), state
+
+    def match(self, synset: SyntheticSet, segment: Segment, rng: torch.Generator) -> Tensor:
+        """The distance at one given segment, a scalar; the draws of batches and views come from ``rng``."""
+        segment = segment.to(synset.images)
+        segment = segment._replace(start=self.disturb(segment.start, rng))
+        return self.distance(self._path(synset, segment, rng), segment)
+
+    def _path(self, synset: SyntheticSet, segment: Segment, rng: torch.Generator) -> Path:
+        batches = self._batches(synset.images, self.labels(synset, segment), rng)
+        weight = self.weight(segment.epoch)
+
+        def weighted(theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
+            return weight * self.inner(theta, x, y)
+
+        inner = self.inner if weight == 1 else weighted
+        return unroll(inner, segment.start, batches, synset.lr, self.backprop)
 
     def _batches(self, images: Tensor, labels: Tensor, rng: torch.Generator) -> list[Batch]:
         count = len(images)

@@ -1,18 +1,28 @@
 """How far the student's path ends from the expert's.
 
-A distance takes the path (theta_0, ..., theta_S), each (P,), and a segment, and gives a scalar.
+A closeness compares one point of the student's path with one of the expert's; a distance takes the path
+(theta_0, ..., theta_N), each (P,), and a segment, and says where and with which weights to compare.
+
+Shapes: `P` parameters, `N` student steps, `M` expert span in epochs.
+
+DPD: Cao et al., "Optimizing Trajectory Matching Distillation via Parameter Difference-Driven Pruning".
 """
 
 from collections.abc import Callable
-from typing import Protocol
+from fractions import Fraction
+from typing import Literal, Protocol
 
+import torch
 from torch import Tensor
 
 from raydd.numerics.unroll import Path
 
+Metric = Literal["abs", "squared", "relative"]
+Weights = Literal["equal", "varied"]
+
 
 class Ends(Protocol):
-    """The part of a segment that distances read: where the expert starts and where it arrives."""
+    """The part of a segment that distances read: where the expert starts, passes and arrives."""
 
     @property
     def start(self) -> Tensor:
@@ -22,14 +32,149 @@ class Ends(Protocol):
     def target(self) -> Tensor:
         """theta*_{t+M} (P,)."""
 
+    @property
+    def between(self) -> Tensor | None:
+        """theta*_{t+1} to theta*_{t+M-1} (M-1, P), or None when they were not asked for."""
+
+
+Closeness = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(student (P,), expert's start (P,), expert's target (P,)) -> scalar."""
 
 Distance = Callable[[Path, Ends], Tensor]
 
 
-def normalized_mse(path: Path, segment: Ends) -> Tensor:
+def normalized(student: Tensor, start: Tensor, target: Tensor) -> Tensor:
     r"""|theta_S - theta*_{t+M}|^2 / |theta*_t - theta*_{t+M}|^2 over all parameters.
 
     1 means no closer than the start, 0 that the student arrived.
+
+    Args:
+        student: theta_S (P,).
+        start: theta*_t (P,).
+        target: theta*_{t+M} (P,).
+
+    Raises:
+        ValueError: If the expert did not move at all, so that no distance can be measured.
+
+    Reference:
+        Cazenavette et al., arXiv 2203.11932, Eq. 2.
+
+    >>> import torch
+    >>> normalized(torch.tensor([3.0, 2.0]), torch.zeros(2), torch.tensor([3.0, 4.0])).item()
+    0.1599999964237213
+    """
+    moved = (start - target).square().sum()
+    if not bool(moved > 0):
+        raise ValueError("the expert stands still between start and target; retrain it with a larger lr")
+    return (student - target).square().sum() / moved
+
+
+def difference(student: Tensor, target: Tensor, metric: Metric) -> Tensor:
+    """How much each parameter s of the student differs from the expert's t, (P,).
+
+    Args:
+        student: s (P,).
+        target: t (P,).
+        metric: ``abs`` |s - t|, ``squared`` (s - t)^2, or ``relative`` |s - t| / |t|, where 0 / 0 is 0
+            and anything else over 0 is infinite.
+
+    Raises:
+        ValueError: If the metric is none of the three.
+
+    Reference:
+        Cao et al. (DPD), Eq. 5 and Figure 4(a).
+
+    Differs:
+        Eq. 5 prints the norm of the whole difference; to order parameters it is read elementwise.
+
+    >>> import torch
+    >>> difference(torch.tensor([1.0, 0.0, 3.0]), torch.tensor([4.0, 0.0, 0.0]), "relative")
+    tensor([0.7500, 0.0000,    inf])
+    """
+    if metric not in METRICS:
+        raise ValueError(f"pruning.metric {metric!r} is unknown; use {', '.join(METRICS)}")
+    return METRICS[metric](student - target, target)
+
+
+def _relative(gap: Tensor, target: Tensor) -> Tensor:
+    return torch.where(gap == 0, torch.zeros_like(gap), gap.abs() / target.abs())
+
+
+METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "abs": lambda gap, target: gap.abs(),
+    "squared": lambda gap, target: gap.square(),
+    "relative": _relative,
+}
+"""By name: (s - t (P,), t (P,)) -> (P,)."""
+
+
+def kept(student: Tensor, target: Tensor, rate: float, metric: Metric) -> Tensor:
+    """Which parameters are matched: all but the floor(P rate) that differ most.
+
+    Args:
+        student: theta_S (P,).
+        target: theta*_{t+M} (P,).
+        rate: Fraction left out; read as the decimal it is written as, so that 0.3 of 10 is 3.
+        metric: See `difference`.
+
+    Returns:
+        Ascending int64 indices (P - floor(P rate),), chosen without gradient. Of equal differences the
+        lower index is kept; a parameter that is not a number is kept, so that it is seen.
+
+    Raises:
+        ValueError: If the rate is not in [0, 1), or the metric is unknown.
+
+    Reference:
+        Cao et al. (DPD), Eq. 3-9 and Algorithm 1.
+
+    >>> import torch
+    >>> kept(torch.tensor([0.0, 5.0, 1.0, 2.0]), torch.zeros(4), 0.5, "abs")
+    tensor([0, 2])
+    """
+    if not 0 <= rate < 1:
+        raise ValueError(f"pruning.rate {rate} must be at least 0 and less than 1")
+    gaps = difference(student.detach(), target.detach(), metric)
+    order = torch.where(gaps.isnan(), -1, gaps).argsort(stable=True)
+    pruned_count = int(len(order) * Fraction(str(rate)))
+    return order[: len(order) - pruned_count].sort().values
+
+
+def pruned(rate: float, metric: Metric = "abs", closeness: Closeness = normalized) -> Closeness:
+    """A closeness of those parameters alone that `kept` chooses; anew for every pair of points.
+
+    ``abs`` and ``squared`` order parameters alike, so that they leave out the same ones, up to rounding,
+    though the paper plots them apart.
+
+    Args:
+        rate: Fraction of the parameters left out; 0 gives ``closeness`` itself.
+        metric: See `difference`.
+        closeness: What compares the kept entries of student, start and target.
+
+    Reference:
+        Cao et al. (DPD), section 3.2.
+
+    >>> import torch
+    >>> half = pruned(0.5)
+    >>> half(torch.tensor([3.0, 9.0]), torch.zeros(2), torch.tensor([4.0, 1.0])).item()  # (3 - 4)^2 / 4^2
+    0.0625
+    """
+    if rate == 0:
+        return closeness
+
+    def match(student: Tensor, start: Tensor, target: Tensor) -> Tensor:
+        rows = kept(student, target, rate, metric)
+        return closeness(student[rows], start[rows], target[rows])
+
+    return match
+
+
+def at_end(closeness: Closeness) -> Distance:
+    """The closeness of where the student and the expert arrive."""
+    return lambda path, segment: closeness(path[-1], segment.start, segment.target)
+
+
+def normalized_mse(path: Path, segment: Ends) -> Tensor:
+    r"""`normalized` at the end: |theta_N - theta*_{t+M}|^2 / |theta*_t - theta*_{t+M}|^2.
 
     Raises:
         ValueError: If the expert did not move at all, so that no distance can be measured.
@@ -43,7 +188,48 @@ def normalized_mse(path: Path, segment: Ends) -> Tensor:
     >>> normalized_mse((ends.start, torch.tensor([3.0, 0.0])), ends).item()
     0.6399999856948853
     """
-    moved = (segment.start - segment.target).square().sum()
-    if not bool(moved > 0):
-        raise ValueError("the expert stands still between start and target; retrain it with a larger lr")
-    return (path[-1] - segment.target).square().sum() / moved
+    return normalized(path[-1], segment.start, segment.target)
+
+
+def along(closeness: Closeness, weights: Weights) -> Distance:
+    r"""The closeness at the end, and at the epochs on the way: sum_k beta_k closeness_k, k = 1..M.
+
+    For k < M it compares theta_n, n = floor(k N / M), with theta*_{t+k}; beta_M is 1.
+
+    Args:
+        closeness: What compares a point of the student with one of the expert.
+        weights: ``equal``, beta_k = 1; or ``varied``, beta_k = k / M.
+
+    Returns:
+        A distance. It raises ValueError for a segment that came without the snapshots inside it.
+
+    Reference:
+        arXiv 2310.10541 (AST), Eq. 22 and Algorithm 2.
+
+    Differs:
+        The paper says of varied weights only that they follow the matching points; k / M is ours. Its
+        Eq. 22 names the expert's point by the student's step; the k-th epoch is meant, as in Algorithm 2.
+
+    >>> import torch
+    >>> from types import SimpleNamespace
+    >>> inside = SimpleNamespace(start=torch.zeros(1), between=torch.ones(1, 1), target=torch.full((1,), 2.0))
+    >>> along(normalized, "varied")((torch.zeros(1), torch.full((1,), 0.5), torch.ones(1)), inside).item()
+    0.375
+    """
+    if weights not in WEIGHTS:
+        raise ValueError(f"intermediate {weights!r} is unknown; use {', '.join(WEIGHTS)}")
+
+    def distance(path: Path, segment: Ends) -> Tensor:
+        if segment.between is None:
+            raise ValueError("the segment came without its inner epochs; draw it with between=True")
+        span, steps = len(segment.between) + 1, len(path) - 1
+        total = closeness(path[-1], segment.start, segment.target)
+        for k, passed in enumerate(segment.between, start=1):
+            total = total + WEIGHTS[weights](k / span) * closeness(path[k * steps // span], segment.start, passed)
+        return total
+
+    return distance
+
+
+WEIGHTS: dict[str, Callable[[float], float]] = {"equal": lambda part: 1.0, "varied": lambda part: part}
+"""By name: k / M -> beta_k."""

@@ -13,8 +13,10 @@ from raydd.config import ExpertConfig
 from raydd.data.feed import Feed
 from raydd.numerics.augment import Augment
 from raydd.numerics.flat import flatten, running_statistics, seeded
-from raydd.numerics.losses import cross_entropy
 from raydd.numerics.rng import generator
+from raydd.training.steps import STEPS
+
+HEAVY = ("momentum", "smooth")  # the steps that are followed with heavy-ball momentum
 
 
 class Snapshot(NamedTuple):
@@ -25,7 +27,8 @@ class Snapshot(NamedTuple):
         buffers: (Q,) running statistics, empty where the network has none.
         epoch: Epochs trained; 0 is the start.
         accuracy: On the validation split, in [0, 1]; NaN where there is none.
-        train_loss: Mean training loss of the epoch, in nats; NaN at the start.
+        train_loss: Mean cross-entropy of the epoch's batches, in nats, whatever the step made of it;
+            NaN at the start.
     """
 
     theta: Tensor
@@ -46,7 +49,7 @@ def train_expert(
     """Train one expert and yield its snapshots, epochs 0 to ``config.epochs``.
 
     Args:
-        config: Step size, momentum, schedule, batch size.
+        config: Which step, its size, momentum, schedule, batch size.
         build: Makes the network.
         train: Training images; its device is the expert's.
         validation: Held-out images that ``accuracy`` is measured on; may be empty.
@@ -58,21 +61,20 @@ def train_expert(
         FloatingPointError: If the training loss stops being finite.
 
     Reference:
-        Cazenavette et al., arXiv 2203.11932, section 3.1 and appendix A.3.
+        Cazenavette et al., arXiv 2203.11932, section 3.1 and appendix A.3; the steps have their own.
     """
     path = (seed[0], "expert", seed[1])
     network = seeded(build, generator(*path, "init")).to(train.targets.device)
     optimizer, schedule = make_optimizer(network, config)
+    step = STEPS[config.optimizer](config)
     yield _snapshot(network, 0, validation, float("nan"))
     for epoch in range(1, config.epochs + 1):
         order, draws = generator(*path, "order", epoch), generator(*path, "augment", epoch)
         total = torch.zeros((), dtype=torch.float64, device=train.targets.device)
         for x, y in train.shuffled(config.batch_size, order):
-            loss = cross_entropy(network(augment.draw(x.shape, draws)(x)), y)
-            optimizer.zero_grad()
-            loss.backward()
+            loss = step(network, augment.draw(x.shape, draws)(x), y, epoch)
             optimizer.step()
-            total += loss.detach() * len(y)
+            total += loss * len(y)
         schedule.step()
         mean = float(total) / len(train)
         if not torch.isfinite(total):
@@ -85,8 +87,8 @@ def train_expert(
 def make_optimizer(
     network: nn.Module, config: ExpertConfig
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """SGD as ``config.optimizer`` says, and its schedule, stepped once an epoch."""
-    momentum = {"sgd": 0.0, "momentum": config.momentum}[config.optimizer]
+    """SGD with the momentum of ``config.optimizer``, and its schedule, stepped once an epoch."""
+    momentum = config.momentum if config.optimizer in HEAVY else 0.0
     optimizer = torch.optim.SGD(network.parameters(), lr=config.lr, momentum=momentum, weight_decay=config.weight_decay)
     return optimizer, torch.optim.lr_scheduler.MultiStepLR(optimizer, list(config.milestones), config.gamma)
 

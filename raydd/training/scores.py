@@ -11,10 +11,12 @@ from typing import Any, NamedTuple
 
 import torch
 
-from raydd.config import DataConfig
+from raydd.config import DataConfig, DistillConfig, EvaluateConfig, ExpertConfig
 from raydd.data.coreset import CORESETS
 from raydd.data.synset import SyntheticSet
+from raydd.memory import keep_memory
 from raydd.numerics.rng import generator
+from raydd.settings import build
 from raydd.training.protocol import PROTOCOLS
 from raydd.training.student import evaluate, evaluate_real
 from raydd.workspace import Workspace, open_workspace
@@ -77,6 +79,7 @@ class Scorer:
     """Does jobs of a matrix, one after another; knows nothing of Ray."""
 
     def __init__(self, matrix: Matrix) -> None:
+        keep_memory()
         self._matrix = matrix
         self._works: dict[tuple[str, str], Workspace] = {}
 
@@ -139,3 +142,53 @@ def summarise(matrix: Matrix, results: Sequence[tuple[Job, float]]) -> list[dict
                 }
             )
     return records
+
+
+def plan(
+    synsets: Sequence[SyntheticSet], names: Sequence[str] | None, config: EvaluateConfig, device: str
+) -> tuple[Matrix, Workspace]:
+    """The trainings that score synthetic sets beside selections of real images and the whole data set.
+
+    Args:
+        synsets: The sets.
+        names: What their rows are called; None takes method and ipc.
+        config: Real images, networks, seeds, protocol.
+        device: Where each worker trains.
+
+    Raises:
+        ValueError: Unknown data set, network or protocol, or sets that do not fit the images.
+    """
+    if config.protocol not in PROTOCOLS:
+        raise ValueError(f"unknown protocol {config.protocol!r}; use one of {', '.join(PROTOCOLS)}")
+    first = synsets[0]
+    data = build(DistillConfig, first.recipe).data if first.recipe else DataConfig(dataset=first.dataset)
+    if config.dataset is not None:
+        data = data.model_copy(update={"dataset": config.dataset})
+    chosen = config.networks or (str(first.provenance.get("network", ExpertConfig().network)),)
+    for network in chosen:
+        work = open_workspace(data, network, torch.device("cpu"), first.transform)
+    for synset in synsets:
+        _check_fit(synset, work, named=config.dataset is not None)
+    titles = names or [f"{synset.recipe.get('method', 'set')}, {synset.ipc:g} a class" for synset in synsets]
+    entries = [Entry(title, "distilled", (synset,)) for title, synset in zip(titles, synsets, strict=True)]
+    seeds = range(config.seed, config.seed + config.seeds)
+    for synset in {round(synset.ipc): synset for synset in reversed(synsets)}.values():
+        entries += baselines(synset, work, seeds)
+    epochs = config.real_epochs or PROTOCOLS[config.protocol].real_epochs
+    entries.append(Entry(f"whole data, {epochs} epochs", "whole", ()))
+    return Matrix(tuple(entries), chosen, seeds, config.protocol, data, device, epochs), work
+
+
+def _check_fit(synset: SyntheticSet, work: Workspace, named: bool) -> None:
+    """Refuse a set that is not of the real images it would be tested on."""
+    dataset, source = work.dataset, synset.provenance.get("fingerprint")
+    shape = (dataset.channels, dataset.size, dataset.size)
+    if tuple(synset.images.shape[1:]) != shape or len(synset.classes) != len(dataset.classes):
+        found = f"{tuple(synset.images.shape[1:])} and {len(synset.classes)} classes"
+        wanted = f"{shape} and {len(dataset.classes)}"
+        raise ValueError(f"a set has images {found}, {dataset.name} has {wanted}; name its own --dataset")
+    if not named and source not in (None, dataset.fingerprint):
+        raise ValueError(
+            f"a set was distilled from {synset.dataset} with fingerprint {source!r}, {dataset.name} has "
+            f"{dataset.fingerprint!r}; evaluate sets of one data set at a time, or name --dataset on purpose"
+        )

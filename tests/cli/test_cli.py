@@ -25,8 +25,15 @@ FLAGS = {
     "evaluate": RAY | {"--dataset", "--nets", "--seeds", "--protocol"},
     "datasets": COMMON | {"--set"},
     "export": COMMON | {"--out", "--format"},
+    "analyse experts": COMMON | {"--out"},
+    "analyse landscape": COMMON | {"--out", "--expert", "--waypoints", "--dataset", "--size", "--device"},
+    "analyse storage": COMMON | {"--out", "--waypoints"},
+    "analyse matching": COMMON | {"--out"},
+    "analyse labels": COMMON | {"--out"},
+    "analyse memory": COMMON | {"--out"},
     "buffer info": COMMON,
     "buffer verify": COMMON,
+    "buffer convexify": COMMON | {"--waypoints"},
 }
 SCORE = {"name", "kind", "dataset", "network", "protocol", "selection", "ipc", "networks", "mean", "std", "values"}
 
@@ -112,6 +119,23 @@ def test_buffer_documents(capfd, small_buffer):
     assert (found["dataset"], found["preprocessing"], found["experts"]) == ("digits", "normalise", 2)
     assert 0 <= found["accuracy"]["last"]["mean"] <= 1
     assert document(capfd, "buffer", "verify", str(small_buffer)) == {"problems": []}
+
+
+def test_convexify_document(capfd, small_buffer, tmp_path):
+    out = str(tmp_path / "straight")
+    found = document(capfd, "buffer", "convexify", str(small_buffer), out, "--waypoints", "2")
+    sizes = [sum(path.stat().st_size for path in Path(f).glob("expert-*")) for f in (small_buffer, out)]
+    assert found == {
+        "experts": 2,
+        "kept": [0, 2, 3],
+        "bytes": {"before": sizes[0], "after": sizes[1], "ratio": sizes[1] / sizes[0]},
+        "outputs": {"folder": out},
+    }
+    assert document(capfd, "buffer", "verify", out) == {"problems": []}
+    assert document(capfd, "buffer", "info", out)["kept"] == [0, 2, 3]
+    assert run(["buffer", "convexify", str(small_buffer), out, "--waypoints", "2"]) == 0
+    said = "".join(capfd.readouterr())
+    assert [word for word in (out, "0, 2, 3", f"{sizes[0]:,}", f"{sizes[1]:,}", "%") if word not in said] == [], said
 
 
 def test_verify_document_of_a_damaged_buffer(capfd, small_buffer, tmp_path):

@@ -23,8 +23,10 @@ from raydd.data.buffer import (
     verify,
     write_expert,
 )
+from raydd.data.expert_file import ExpertTrajectory
 from raydd.data.files import atomic_path, open_arrow, sweep, write_arrow, write_atomic
-from raydd.data.trajectory import BufferSpec, ExpertTrajectory, InMemory
+from raydd.data.spec import BufferSpec
+from raydd.data.trajectory import InMemory
 from raydd.numerics.flat import layout_of
 from raydd.numerics.rng import generator
 
@@ -252,6 +254,48 @@ def test_a_broken_or_newer_manifest(tmp_path):
     path.write_text(text.replace('"schema_version": 1', '"schema_version": 2'))
     with pytest.raises(ValueError, match="schema version 2; this raydd reads 1"):
         create_buffer(tmp_path, SPEC)
+
+
+def test_full_buffers_say_nothing_of_kept_epochs(tmp_path):
+    """Nor did those of before convexified ones: either opens as the other."""
+    make(tmp_path)
+    path = tmp_path / "manifest.json"
+    text = path.read_text()
+    assert "kept" not in json.loads(text)["spec"]
+    assert b"kept" not in expert_path(tmp_path, 0).read_bytes()
+    assert (ArrowBuffer(tmp_path).kept, describe(tmp_path)["kept"]) == (None, None)
+    path.write_text(text.replace('"schema_version": 1', '"schema_version": 1, "kept": null'))
+    assert create_buffer(tmp_path, SPEC) == tmp_path
+    assert finished(tmp_path, SPEC) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("kept", ["[]", "[0]", "[1, 5]", "[0, 4, 2]", "[0, null]", "3"])
+def test_kept_epochs_that_make_no_sense(tmp_path, kept):
+    make(tmp_path)
+    path = tmp_path / "manifest.json"
+    path.write_text(path.read_text().replace('"schema_version": 1', f'"schema_version": 1, "kept": {kept}'))
+    with pytest.raises(ValueError, match="is corrupted"):
+        ArrowBuffer(tmp_path)
+
+
+def test_a_convexified_spec_is_another_buffer(tmp_path):
+    make(tmp_path)
+    kept = dataclasses.replace(SPEC, kept=(0, 2, 5))
+    assert BufferSpec.from_json(json.loads(json.dumps(kept.to_json()))) == kept
+    with pytest.raises(ValueError, match=r"kept is None instead of \[0, 2, 5\]"):
+        create_buffer(tmp_path, kept)
+    with pytest.raises(ValueError, match="ascend from 0"):
+        dataclasses.replace(SPEC, kept=(0, 5, 5))
+
+
+def test_norms_are_the_stored_ones_and_belong_to_the_caller(tmp_path):
+    buffer = ArrowBuffer(make(tmp_path, BATCHNORM))
+    memory = InMemory([expert(index, BATCHNORM).theta for index in range(3)], BATCHNORM.layout)
+    for index in buffer.experts:
+        assert torch.equal(buffer.norms(index), memory.norms(index))
+    buffer.norms(1).zero_()
+    assert torch.equal(buffer.norms(1), memory.norms(1))
+    assert buffer.layout == BATCHNORM.layout
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.1, 0.5, 0.99])

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from raydd.data.coreset import CORESETS, _nearest, kmeans
+from raydd.data.clusters import nearest
+from raydd.data.coreset import CORESETS, kmeans
 from raydd.data.datasets import load_dataset
 from raydd.data.feed import Feed
 from raydd.data.initial import INITIAL, noise, real
@@ -128,7 +129,7 @@ def test_centres_that_share_their_nearest_image_get_different_ones():
     centres = torch.tensor([[1.5], [-1.0], [-2.0]], dtype=torch.float64)
     assert (centres - pixels.T).abs().argmin(1).tolist() == [0, 0, 0]
     # -1 is the closest and has 0; then 1.5 has 10, and -2 what is left nearest to it
-    assert _nearest(centres, pixels).tolist() == [1, 0, 3]
+    assert nearest(centres, pixels).tolist() == [1, 0, 3]
 
 
 def test_kmeans_never_repeats_an_image_however_many_are_wanted(digits):

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from raydd.data.trajectory import InMemory, check_window, step_norms
+from raydd.data.expert_file import step_norms
+from raydd.data.trajectory import InMemory, check_window
 from raydd.numerics.flat import layout_of
 from raydd.numerics.rng import generator
 
@@ -89,6 +90,35 @@ def test_bad_windows_are_refused_in_one_line(window, span, named):
 def test_the_longest_window_is_allowed():
     check_window((0, 3), 2, 5)
     assert InMemory(paths()).segment((3, 3), 2, generator(0)).epoch == 3
+
+
+def test_a_window_between_two_epochs_holds_reals_but_no_whole_one():
+    check_window((1.2, 1.8), 2, 5, whole=False)
+    for window in ((1.8, 1.2), (-0.1, 1), (1, 3.5), (math.nan, 2)):
+        with pytest.raises(ValueError, match="window"):
+            check_window(window, 2, 5, whole=False)
+
+
+def test_snapshots_and_norms_of_memory():
+    trajectories = [path.clone() for path in paths()]
+    trajectories[1][3, 0] += 3  # the first number goes 4 and then 2 back, the others 1 on
+    source = InMemory(trajectories, layout_of({"a": torch.zeros(1), "b": torch.zeros(1, 3)}))
+    assert ([*source.experts], source.kept) == ([0, 1, 2], None)
+    assert source.snapshot(2, 4).tolist() == [204] * 4
+    source.snapshot(2, 4).zero_()
+    assert source.snapshot(2, 4).tolist() == [204] * 4
+    third = math.sqrt(3)
+    expected = torch.tensor([[0, 0], [1, third], [1, third], [4, third], [2, third], [1, third]], dtype=torch.float64)
+    torch.testing.assert_close(source.norms(1), expected)
+    assert source.norms(1)[3, 0] == 4
+
+
+def test_without_a_layout_theta_is_one_tensor():
+    source = InMemory(paths())
+    assert source.layout == layout_of({"theta": torch.zeros(4)})
+    assert source.norms(0).tolist() == [[0.0]] + [[2.0]] * 5
+    with pytest.raises(ValueError, match="layout has 3 parameters but the trajectories 4"):
+        InMemory(paths(), layout_of({"a": torch.zeros(3)}))
 
 
 @pytest.mark.parametrize("bad", [[], [torch.zeros(3)], [torch.zeros(3, 2), torch.zeros(3, 4)], [torch.zeros(0, 4)]])

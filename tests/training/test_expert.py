@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from raydd.config import DataConfig, ExpertConfig
+from raydd.config import DataConfig, ExpertConfig, GsamConfig, SmoothConfig
 from raydd.numerics.augment import augment
 from raydd.numerics.rng import generator
 from raydd.training.expert import measure_accuracy, train_expert
+from raydd.training.steps import STEPS
 from raydd.workspace import open_workspace
 
 SMALL = 200
@@ -101,11 +102,36 @@ def test_every_setting_of_the_optimiser_counts(work):
             {"milestones": (1,)},
             {"milestones": (1,), "gamma": 0.5},
             {"draw": augment("none")},
+            {"optimizer": "gsam"},
+            {"optimizer": "gsam", "gsam": GsamConfig(rho=0.5)},
+            {"optimizer": "gsam", "gsam": GsamConfig(alpha=1)},
+            {"optimizer": "smooth"},
+            {"optimizer": "smooth", "momentum": 0.3},
+            {"optimizer": "smooth", "smooth": SmoothConfig(low=0.25)},
+            {"optimizer": "smooth", "smooth": SmoothConfig(high=0.75)},
+            {"optimizer": "smooth", "smooth": SmoothConfig(epochs=2)},
+            {"optimizer": "smooth", "smooth": SmoothConfig(mu=2)},
+            {"optimizer": "smooth", "smooth": SmoothConfig(norm=2)},
         )
     ]
     assert len({tuple(end.tolist()) for end in ends}) == len(ends)
-    same = train(work, momentum=0.3)[-1].theta  # plain SGD knows no momentum
-    assert torch.equal(same, ends[0])
+    unused = {"gsam": GsamConfig(rho=0.5), "smooth": SmoothConfig(mu=2)}
+    assert torch.equal(train(work, momentum=0.3, **unused)[-1].theta, ends[0])  # plain SGD knows none of these
+    sharp = train(work, optimizer="gsam", momentum=0.3)[-1].theta
+    assert torch.equal(sharp, train(work, optimizer="gsam")[-1].theta)
+
+
+def test_smoothness_without_constraint_is_momentum(work):
+    free = SmoothConfig(epochs=0, mu=0)
+    snapshots = train(work, optimizer="smooth", smooth=free), train(work, optimizer="momentum")
+    assert all(torch.equal(a.theta, b.theta) for a, b in zip(*snapshots, strict=True))
+    assert [a.train_loss for a in snapshots[0]][1:] == [b.train_loss for b in snapshots[1]][1:]
+
+
+def test_the_weight_of_the_loss_follows_the_epochs(work):
+    ends = [train(work, optimizer="smooth", smooth=SmoothConfig(epochs=epochs, mu=0)) for epochs in (2, 3)]
+    same = [torch.equal(a.theta, b.theta) for a, b in zip(*ends, strict=True)]
+    assert same == [True, True, False, False]  # both start at half the loss; then one is at 1, the other at 0.75
 
 
 def test_snapshots_are_copies_on_the_cpu_and_the_first_is_the_start(work, device):
@@ -142,15 +168,17 @@ def test_a_longer_training_begins_as_the_shorter_one(work):
     assert all(torch.equal(a.theta, b.theta) for a, b in zip(short, long, strict=False))
 
 
-def test_experts_learn(work):
-    config = ExpertConfig(epochs=8, batch_size=32, lr=0.1)
+@pytest.mark.parametrize("optimizer", STEPS)
+def test_experts_learn(work, optimizer):
+    config = ExpertConfig(epochs=8, batch_size=32, lr=0.1, optimizer=optimizer)
     snapshots = list(train_expert(config, work.build, *feeds(work, None), augment("none"), (0, 0)))
-    assert snapshots[-1].accuracy > 0.9 > 0.4 > snapshots[0].accuracy
+    assert snapshots[-1].accuracy > 0.85 > 0.4 > snapshots[0].accuracy
     assert snapshots[-1].train_loss < 0.5 * snapshots[1].train_loss
 
 
-def test_running_statistics_are_kept_where_a_network_has_them(work):
-    normalised = train(work_of("ConvNetW8BN"))
+@pytest.mark.parametrize("optimizer", STEPS)
+def test_running_statistics_are_kept_where_a_network_has_them(work, optimizer):
+    normalised = train(work_of("ConvNetW8BN"), optimizer=optimizer)
     assert {tuple(snapshot.buffers.shape) for snapshot in normalised} == {(2 * 8 + 2 * 8,)}
     mean, variance = normalised[0].buffers.view(2, 2, 8).unbind(1)
     assert torch.equal(mean, torch.zeros(2, 8))

@@ -1,0 +1,60 @@
+"""Plain numbers and names of a document, and where its two files go."""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raydd.data.files import write_atomic
+from raydd.report.figure import save_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Document = dict[str, Any]
+
+
+def plain(value: Any) -> Any:
+    """Infinities and NaN, which JSON does not have, as None."""
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    return value if math.isfinite(value) else None
+
+
+def names_of(folders: Sequence[Path]) -> list[str]:
+    """What folders are called in a legend: their last part, or the whole path where two would be the same."""
+    last = [folder.absolute().name for folder in folders]
+    return [name if last.count(name) == 1 else str(folder) for name, folder in zip(last, folders, strict=True)]
+
+
+def default_out(folders: Sequence[Path], analysis: str) -> Path:
+    """Where a figure goes: beside the one folder it is of, or here when it is of several."""
+    if len(folders) != 1:
+        return Path(f"{analysis}.png")
+    folder = folders[0] if folders[0].name not in ("", "..") else folders[0].resolve()
+    return folder.with_name(f"{folder.name}-{analysis}.png")
+
+
+def check_out(out: Path, analysis: str) -> None:
+    """Refuse a place where the two files of an analysis cannot go, before anything is computed.
+
+    Raises:
+        ValueError: Not a PNG's name, or numbers would replace a JSON file of something else.
+    """
+    if out.suffix != ".png":
+        raise ValueError(f"--out {out}: figures are PNG; use {out.with_suffix('.png')}")
+    path = out.with_suffix(".json")
+    try:
+        own = not path.exists() or json.loads(path.read_bytes())["analysis"] == analysis
+    except (ValueError, KeyError, TypeError, OSError):
+        own = False
+    if not own:
+        raise ValueError(f"{path} is not of this analysis and would be replaced; name another --out")
+
+
+def save(numbers: Document, draw: Callable[[Document], "Figure"], out: Path) -> dict[str, str]:
+    """Write a document and its figure; returns what was written."""
+    path = out.with_suffix(".json")
+    write_atomic(path, json.dumps(numbers, indent=1, allow_nan=False).encode() + b"\n")
+    return {"figure": str(save_figure(draw(numbers), out)), "numbers": str(path)}

@@ -1,0 +1,139 @@
+"""A trajectory and its convexified form in one plane, with their accuracy.
+
+Shapes: `P` parameters.
+"""
+
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
+
+from raydd.analyse.buffers import SPLIT
+from raydd.analyse.document import Document, names_of
+from raydd.config import DataConfig
+from raydd.console import Screen
+from raydd.data.buffer import ArrowBuffer
+from raydd.data.convexified import Convexified
+from raydd.data.datasets import DATASETS
+from raydd.data.feed import Feed
+from raydd.data.transform import load_transform
+from raydd.numerics.flat import Layout, seeded, split
+from raydd.numerics.rng import generator
+from raydd.report.landscape import principal_plane
+from raydd.settings import Tree, build
+from raydd.training.expert import measure_accuracy
+from raydd.workspace import Workspace, open_workspace
+
+STATISTICS_IMAGES, STATISTICS_BATCH = 2048, 256
+
+
+def landscape(
+    folder: Path,
+    expert: int = 0,
+    waypoints: tuple[int, ...] = (),
+    *,
+    images: Tree | None = None,
+    device: torch.device,
+    screen: Screen,
+) -> Document:
+    """An expert's trajectory and its convexified form in the former's principal plane, with their accuracy.
+
+    The accuracy of stored snapshots is the buffer's own; elsewhere a network is run on the same split.
+    BatchNorm's running statistics, which such points do not have, are measured on 2,048 training images.
+
+    Args:
+        folder: A buffer with a snapshot an epoch.
+        expert: Its number.
+        waypoints: Epochs that the convexified trajectory passes, beside the first and the last.
+        images: ``dataset`` and ``size`` of `DataConfig`, where the buffer's name does not lead to its images.
+        device: Where networks run.
+        screen: Where progress is told.
+
+    Raises:
+        ValueError: A convexified buffer, no such expert, no validation accuracy, or other images than its own.
+
+    Reference:
+        Zhong et al., arXiv 2406.19827 (MCT), Eq. 7-9 and Fig. 1a.
+    """
+    buffer = ArrowBuffer(folder)
+    stored = _stored_accuracy(buffer, expert)
+    source = Convexified(buffer, waypoints)
+    kept = list(source.kept)
+    epochs = range(buffer.epochs + 1)
+    points = torch.stack([source.point(expert, t) for t in epochs])
+    work = _work(buffer, images or {}, device)
+    network = seeded(work.build, generator(0, "landscape")).to(device)
+    feeds = work.feed(work.dataset.train), work.feed(work.dataset.validation)
+    accuracy = []
+    with screen.progress("landscape", len(epochs)) as update:
+        for t in epochs:
+            at_kept = t in kept  # there the two paths are one network
+            accuracy.append(stored[t] if at_kept else accuracy_at(points[t], network, buffer.layout, *feeds))
+            update(t + 1, "points measured")
+    snapshots = torch.stack([buffer.snapshot(expert, t) for t in epochs])
+    plane = principal_plane(snapshots)
+    paths = {"trajectory": (snapshots, stored), "convexified": (points, accuracy)}
+    return {
+        "analysis": "landscape",
+        "name": names_of([folder])[0],
+        "folder": str(folder),
+        "expert": expert,
+        "split": SPLIT,
+        "kept": kept,
+        "epochs": list(epochs),
+        "explained": plane.explained.tolist(),
+        **{
+            key: dict(zip("xy", plane.project(path).T.tolist(), strict=True)) | {"accuracy": values}
+            for key, (path, values) in paths.items()
+        },
+    }
+
+
+def _stored_accuracy(buffer: ArrowBuffer, expert: int) -> list[float]:
+    if buffer.kept is not None:
+        kept = ", ".join(map(str, buffer.kept))
+        raise ValueError(f"{buffer.folder} keeps epochs {kept} alone; give a buffer with a snapshot an epoch")
+    if expert not in buffer.experts:
+        raise ValueError(f"--expert {expert}: {buffer.folder} holds {', '.join(map(str, buffer.experts))}")
+    accuracy: list[float] = buffer.accuracy[buffer.experts.index(expert)].tolist()
+    if any(map(math.isnan, accuracy)):
+        raise ValueError(
+            f"{buffer.folder} has no validation accuracy; train experts with --set data.validation=0.1, say"
+        )
+    return accuracy
+
+
+def _work(buffer: ArrowBuffer, images: Tree, device: torch.device) -> Workspace:
+    """The images and the network that a buffer's experts were trained with."""
+    spec = buffer.spec
+    own = {"dataset": spec.dataset, "preprocessing": spec.preprocessing["kind"]}
+    recipe: Tree = {key: spec.recipe[key] for key in ("augment", "validation") if key in spec.recipe}
+    data = build(DataConfig, own, recipe, images)
+    if data.dataset == spec.dataset and spec.dataset not in DATASETS:
+        raise ValueError(f"{buffer.folder} is of {spec.dataset}, a path when it was made; name it with --dataset PATH")
+    work = open_workspace(data, spec.network, device, load_transform(buffer.folder))
+    if work.dataset.fingerprint != spec.fingerprint:
+        raise ValueError(
+            f"{data.dataset} has fingerprint {work.dataset.fingerprint!r}, the images of {buffer.folder} had "
+            f"{spec.fingerprint!r}; name its own --dataset, and --size where they were resized"
+        )
+    return work
+
+
+def accuracy_at(theta: Tensor, network: nn.Module, layout: Layout, train: Feed, validation: Feed) -> float:
+    """The accuracy of parameters (P,), a fraction; the network is left with them.
+
+    Args:
+        theta: The point, on any device.
+        network: Of theta's layout, on the device of the images.
+        layout: Of theta.
+        train: Training images for BatchNorm's running statistics; not read by other networks.
+        validation: Images that the accuracy is measured on.
+    """
+    network.load_state_dict(split(theta.to(validation.targets.device), layout), strict=False)
+    rows = torch.randperm(len(train), generator=generator(0, "statistics"))[:STATISTICS_IMAGES]
+    parts = rows.tensor_split(-(-len(rows) // STATISTICS_BATCH))  # of one size, since each counts the same
+    update_bn((train(part)[0] for part in parts), network)
+    return measure_accuracy(network, validation)

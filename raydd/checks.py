@@ -1,0 +1,143 @@
+"""What must hold before a distillation starts; nothing here writes.
+
+A run folder holds a run once it has a ``config.yaml``.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from raydd.config import DistillConfig
+from raydd.data.buffer import ArrowBuffer, verify
+from raydd.data.initial import real
+from raydd.data.trajectory import check_window
+from raydd.data.transform import load_transform
+from raydd.methods import METHODS
+from raydd.numerics.rng import generator
+from raydd.numerics.windows import growing
+from raydd.recipe import check_labels, start_window
+from raydd.settings import build
+from raydd.workspace import Workspace, open_workspace
+
+
+def check(config: DistillConfig, work: Workspace) -> None:
+    """Refuse, before anything is written, what cannot run.
+
+    Raises:
+        ValueError: Unknown method; more images a class than there are; a window beyond the experts, or
+            that does not grow; labels that cannot be learned; no validation split to select on.
+    """
+    check_method(config)
+    real(work.dataset, work.transform, config.ipc, generator(config.seed, "check"))
+    check_start(config, config.experts.epochs)
+    check_labels(config)
+    check_selection(config, work)
+
+
+def check_method(config: DistillConfig) -> None:
+    """Refuse an unknown method, before anything is loaded."""
+    if config.method not in METHODS:
+        raise ValueError(f"unknown method {config.method!r}; use one of {', '.join(METHODS)}")
+
+
+def check_start(config: DistillConfig, epochs: int) -> None:
+    """Refuse a window of start epochs that experts of so many epochs cannot serve."""
+    low, current, high = start_window(config, epochs)
+    check_window((low, high), config.span, epochs)
+    growing(low, current, high, config.window.interval)
+
+
+def check_selection(config: DistillConfig, work: Workspace) -> None:
+    """Refuse scores on a validation split that there is none of."""
+    if config.evaluate_every is not None and not len(work.dataset.validation):
+        raise ValueError(
+            f"evaluate_every = {config.evaluate_every} needs a validation split; use --set data.validation=0.1"
+        )
+
+
+def open_buffer(
+    folder: Path, config: DistillConfig, device: torch.device, most: int | None = None
+) -> tuple[ArrowBuffer, Workspace]:
+    """Open a buffer and the workspace it belongs to; its preprocessing is the experts' own.
+
+    Every byte is read once and compared with its checksum, so that no run starts on damaged experts.
+
+    Args:
+        folder: The buffer's.
+        config: The run that shall use it.
+        device: Where the run computes.
+        most: Use the first so many experts; None uses all.
+
+    Raises:
+        ValueError: The buffer is damaged, or of another network, data set or preprocessing.
+    """
+    buffer = ArrowBuffer(folder, most)
+    buffer.expect(network=config.experts.network)
+    if buffer.spec.preprocessing["kind"] != config.data.preprocessing:
+        raise ValueError(
+            f"{folder} has preprocessing {buffer.spec.preprocessing['kind']!r}, not {config.data.preprocessing!r}; "
+            f"use --set data.preprocessing={buffer.spec.preprocessing['kind']} or another --buffer"
+        )
+    if (held := buffer.spec.recipe["validation"]) != config.data.validation:
+        raise ValueError(
+            f"{folder} held out data.validation={held} of the training images, not {config.data.validation}; "
+            f"use --set data.validation={held} or another --buffer"
+        )
+    transform = load_transform(folder)
+    work = open_workspace(config.data, config.experts.network, device, transform)
+    buffer.expect(fingerprint=work.dataset.fingerprint, preprocessing_hash=transform.hash)
+    for problem in verify(folder):
+        raise ValueError(f"{folder / problem.file} is damaged: {problem.what}")
+    return buffer, work
+
+
+def settle(config: DistillConfig, buffer: ArrowBuffer, folder: Path) -> DistillConfig:
+    """The configuration as it really runs: the buffer's own recipe, and a number of CPU threads.
+
+    A resumed run keeps the threads it had; they are part of it, since sums depend on them.
+    """
+    before = read_config(folder)
+    threads = config.threads or (before.threads if before else None) or len(os.sched_getaffinity(0))
+    recipe = {key: value for key, value in buffer.spec.recipe.items() if key in type(config.experts).model_fields}
+    experts = {"network": buffer.spec.network, "num_experts": len(buffer.experts)} | recipe
+    return build(DistillConfig, config.model_dump(), {"threads": threads, "experts": experts})
+
+
+def read_config(folder: Path) -> DistillConfig | None:
+    """The configuration of a run folder, or None where it holds no run.
+
+    Raises:
+        ValueError: If its config.yaml cannot be read.
+    """
+    path = folder / "config.yaml"
+    if not path.exists():
+        return None
+    try:
+        return build(DistillConfig, yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, UnicodeDecodeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{path} is no configuration of this raydd ({error}); name another --out") from None
+
+
+def claim(folder: Path, resume: bool) -> None:
+    """Refuse a folder that holds a run already, unless it shall be resumed.
+
+    Raises:
+        ValueError: Naming the folder and the remedy.
+    """
+    if not resume and (folder / "config.yaml").exists():
+        raise ValueError(f"{folder} holds a run already; go on with --resume, or name another --out")
+
+
+def first_difference(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> str | None:
+    """The first setting that differs, with both values, or None."""
+    for key, value in now.items():
+        other = before.get(key)
+        if isinstance(value, dict) and isinstance(other, dict):
+            if inner := first_difference(other, value, f"{prefix}{key}."):
+                return inner
+        elif value != other:
+            return f"{prefix}{key} was {other!r} and is {value!r}"
+    return None

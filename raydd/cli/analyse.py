@@ -1,0 +1,141 @@
+"""Commands that look into experts and runs: a table, a figure and its numbers."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from raydd.cli.options import AsJson, DatasetOption, DeviceOption, dataset_word, given, known_device
+
+app = typer.Typer(help="Look into experts and runs: tables, figures and their numbers.", no_args_is_help=True)
+
+Out = Annotated[
+    Path | None, typer.Option(help="The PNG; its numbers go beside it as JSON. None: beside a single input, else here.")
+]
+Buffers = Annotated[list[Path], typer.Argument(metavar="BUFFER...", help="Folders of `raydd experts`.")]
+Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of `raydd distill`.")]
+Waypoints = Annotated[
+    str, typer.Option(help="Epochs that the convexified trajectory passes between the first and the last, with commas.")
+]
+
+
+@app.command(epilog="Example: raydd analyse experts buffers/sgd buffers/gsam --out experts.png")
+def experts(buffers: Buffers, out: Out = None, as_json: AsJson = False) -> None:
+    """How smooth experts are and how accurate: Avg_Var, and curves by epoch."""
+    from raydd.analyse.buffers import experts as measure
+    from raydd.report.curves import draw_experts
+    from raydd.report.tables import experts_table
+
+    _show("experts", buffers, out, as_json, lambda: measure(buffers), (experts_table, draw_experts))
+
+
+@app.command(epilog="Example: raydd analyse landscape buffers/sgd --expert 0 --waypoints 6,25")
+def landscape(  # noqa: PLR0913, PLR0917 - one a flag
+    buffer: Annotated[Path, typer.Argument(help="A folder of `raydd experts`.")],
+    expert: Annotated[int, typer.Option(help="The expert's number.")] = 0,
+    waypoints: Waypoints = "",
+    dataset: DatasetOption = None,
+    size: Annotated[int | None, typer.Option(help="Side in pixels that the images were resized to, if so.")] = None,
+    device: DeviceOption = "auto",
+    out: Out = None,
+    as_json: AsJson = False,
+) -> None:
+    """A trajectory and its convexified form in the plane that shows most, with validation accuracy."""
+    from raydd.analyse.landscape import landscape as measure
+    from raydd.console import Screen
+    from raydd.report.landscape import draw_landscape
+    from raydd.report.tables import landscape_table
+    from raydd.workspace import resolve_device
+
+    images = given(dataset=dataset and dataset_word(dataset), size=size)
+    points, where, screen = epochs_of(waypoints), resolve_device(known_device(device)), Screen(as_json)
+    _show(
+        "landscape",
+        [buffer],
+        out,
+        as_json,
+        lambda: measure(buffer, expert, points, images=images, device=where, screen=screen),
+        (landscape_table, draw_landscape),
+    )
+
+
+@app.command(epilog="Example: raydd analyse storage buffers/sgd --waypoints 6,25")
+def storage(buffers: Buffers, waypoints: Waypoints = "", out: Out = None, as_json: AsJson = False) -> None:
+    """What experts take on disk, and what their convexified form takes."""
+    from raydd.analyse.buffers import storage as measure
+    from raydd.report.bars import draw_storage
+    from raydd.report.tables import storage_table
+
+    points = epochs_of(waypoints)
+    _show("storage", buffers, out, as_json, lambda: measure(buffers, points), (storage_table, draw_storage))
+
+
+@app.command(epilog="Example: raydd analyse matching runs/digits")
+def matching(
+    run: Annotated[Path, typer.Argument(help="A folder of `raydd distill`.")], out: Out = None, as_json: AsJson = False
+) -> None:
+    """The matching loss by start epoch, over a run that was probed (--set probe_every=10)."""
+    from raydd.analyse.runs import matching as measure
+    from raydd.report.curves import draw_matching
+    from raydd.report.tables import matching_table
+
+    _show("matching", [run], out, as_json, lambda: measure(run), (matching_table, draw_matching))
+
+
+@app.command(epilog="Example: raydd analyse labels runs/digits-datm-ipc1 runs/digits-datm-ipc10")
+def labels(runs: Runs, out: Out = None, as_json: AsJson = False) -> None:
+    """How far soft labels spread over the classes, over runs that were probed."""
+    from raydd.analyse.runs import labels as measure
+    from raydd.report.curves import draw_labels
+    from raydd.report.tables import labels_table
+
+    _show("labels", runs, out, as_json, lambda: measure(runs), (labels_table, draw_labels))
+
+
+@app.command(epilog="Example: raydd analyse memory runs/digits-datm runs/digits-dpd")
+def memory(runs: Runs, out: Out = None, as_json: AsJson = False) -> None:
+    """The memory that runs held, over their outer steps (a device: the most so far)."""
+    from raydd.analyse.runs import memory as measure
+    from raydd.report.curves import draw_memory
+    from raydd.report.tables import memory_table
+
+    _show("memory", runs, out, as_json, lambda: measure(runs), (memory_table, draw_memory))
+
+
+def epochs_of(text: str) -> tuple[int, ...]:
+    """Epochs from words with commas; none from nothing.
+
+    >>> epochs_of("6,25"), epochs_of("")
+    ((6, 25), ())
+    """
+    try:
+        return tuple(int(word) for word in text.split(",") if word.strip())
+    except ValueError:
+        raise ValueError(f"--waypoints {text!r} are no epochs; give whole numbers with commas, such as 6,25") from None
+
+
+def _show(
+    name: str,
+    inputs: list[Path],
+    out: Path | None,
+    as_json: bool,
+    measure: Callable[[], dict[str, Any]],
+    views: tuple[Callable[[dict[str, Any]], Any], Callable[[dict[str, Any]], Any]],
+) -> None:
+    """Measure, write figure and numbers, and print the table."""
+    from raydd.analyse.document import check_out, default_out, save
+    from raydd.console import Screen
+
+    tabulate, draw = views
+    target = out or default_out(inputs, name)
+    check_out(target, name)
+    numbers = measure()
+    outputs = save(numbers, draw, target)
+
+    def show(console: Any) -> None:
+        console.print(tabulate(numbers))
+        for kind, path in outputs.items():
+            console.print(f"{kind}: {path}", markup=False)
+
+    Screen(as_json).result(numbers | {"outputs": outputs}, show)

@@ -1,0 +1,36 @@
+"""Points that stand for others: centres by k-means, and the points nearest to them.
+
+Shapes: `n` points, `D` numbers a point, `m` centres.
+"""
+
+import torch
+from torch import Tensor
+
+
+def centres(points: Tensor, count: int, rng: torch.Generator) -> Tensor:
+    """The centres (count, D) of clusters of points (n, D), by scikit-learn's KMeans started by k-means++."""
+    from sklearn.cluster import KMeans
+
+    seed = int(torch.randint(2**31, (), generator=rng))
+    found = KMeans(count, n_init=1, random_state=seed).fit(points.double().numpy())
+    return torch.from_numpy(found.cluster_centers_)
+
+
+def nearest(middles: Tensor, points: Tensor, each: int = 1) -> Tensor:
+    """The rows of the points nearest to each centre, (m * each,), a centre's own together.
+
+    No row is chosen twice: the closest pairs of centre and point are served first, and a centre takes no
+    more than ``each``.
+
+    >>> nearest(torch.tensor([[0.0], [9.0]]), torch.tensor([[8.0], [1.0], [5.0], [0.0]]), each=2)
+    tensor([3, 1, 0, 2])
+    """
+    distances = torch.cdist(middles.double(), points.double(), compute_mode="donot_use_mm_for_euclid_dist")
+    chosen: list[list[int]] = [[] for _ in middles]
+    for _ in range(len(middles) * each):
+        centre, row = divmod(int(distances.argmin()), len(points))
+        chosen[centre].append(row)
+        distances[:, row] = torch.inf
+        if len(chosen[centre]) == each:
+            distances[centre] = torch.inf
+    return torch.tensor([row for rows in chosen for row in rows])

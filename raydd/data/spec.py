@@ -1,0 +1,90 @@
+"""What a trajectory buffer is of."""
+
+import dataclasses
+import json
+import reprlib
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from raydd.numerics.flat import Layout, Slot
+
+SCHEMA = 1
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 120
+
+
+@dataclass(frozen=True)
+class BufferSpec:
+    """What a buffer is of: two buffers with equal specs hold the same experts, however many.
+
+    Attributes:
+        dataset: Its name or path.
+        fingerprint: Of the data set's stored bytes.
+        preprocessing_hash: Of the preprocessing object.
+        preprocessing: The preprocessing's JSON-able metadata, its ``kind`` among it.
+        network: Its name.
+        channels: Of an image.
+        size: Of an image, in pixels.
+        classes: How many.
+        layout: Where each parameter lies in theta (P,).
+        buffer_layout: Where each running statistic lies in the vector (Q,); empty without BatchNorm.
+        recipe: The experts' hyper-parameters, JSON-able.
+        seed: Of the run.
+        schema_version: Of the files.
+        kept: The epochs whose snapshots are kept of a convexified trajectory, from 0 to K; None keeps all.
+    """
+
+    dataset: str
+    fingerprint: str
+    preprocessing_hash: str
+    preprocessing: dict[str, Any]
+    network: str
+    channels: int
+    size: int
+    classes: int
+    layout: Layout
+    buffer_layout: Layout
+    recipe: dict[str, Any]
+    seed: int
+    schema_version: int = SCHEMA
+    kept: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.kept is not None and (self.kept[:1] != (0,) or not ascends(self.kept)):
+            raise ValueError(f"the kept epochs {self.kept} do not ascend from 0 to a last one; give at least those two")
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values; ``kept`` only where it is set, since files that keep all epochs never had it."""
+        values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self), allow_nan=False))
+        return {key: value for key, value in values.items() if key != "kept" or value is not None}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "BufferSpec":
+        """From `to_json`'s."""
+        layouts = {
+            key: tuple(Slot(name, tuple(shape), offset) for name, shape, offset in values[key])
+            for key in ("layout", "buffer_layout")
+        }
+        kept = values.get("kept")
+        return cls(**{**values, **layouts, "kept": None if kept is None else tuple(map(int, kept))})
+
+    def difference(self, other: "BufferSpec") -> str | None:
+        """The first field that differs, with both values, or None."""
+        mine, theirs = _leaves(self.to_json()), _leaves(other.to_json())
+        for name in [*mine, *(name for name in theirs if name not in mine)]:
+            if mine.get(name) != theirs.get(name):
+                return f"{name} is {_SHORT.repr(mine.get(name))} instead of {_SHORT.repr(theirs.get(name))}"
+        return None
+
+
+def ascends(epochs: tuple[int, ...]) -> bool:
+    """Whether there are two epochs at least, each later than the one before."""
+    return len(epochs) > 1 and all(before < after for before, after in pairwise(epochs))
+
+
+def _leaves(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
+    for key, value in values.items():
+        leaves |= _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return leaves

@@ -1,0 +1,109 @@
+"""The short tables that stand beside the figures; the same documents, the numbers that matter."""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+MOST_ROWS = 8
+
+
+def _table(title: str, rows: Sequence[dict[str, str]]) -> Table:
+    """A table of rows that have the same columns; the first column is text, the others are numbers."""
+    table = Table(title=Text(title, style="table.title"), title_justify="left")
+    for index, column in enumerate(rows[0]):
+        table.add_column(column, justify="right" if index else "left")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row.values()))  # as they are: a path may hold what looks like markup
+    return table
+
+
+def _number(value: float | None, digits: str = ".3g") -> str:
+    return "-" if value is None else format(value, digits)
+
+
+def _spread(found: dict[str, float | None], scale: float = 1, digits: str = ".1f") -> str:
+    mean, std = found["mean"], found["std"]
+    return "-" if mean is None or std is None else f"{scale * mean:{digits}} ± {scale * std:{digits}}"
+
+
+def experts_table(numbers: dict[str, Any]) -> Table:
+    """Smoothness and accuracy of each buffer's experts."""
+    rows = [
+        {
+            "buffer": buffer["name"],
+            "experts": str(buffer["experts"]),
+            "epochs": str(buffer["epochs"]),
+            "Avg_Var": _spread(buffer["avg_var"], digits=".2g"),
+            "last": _spread(buffer["last"], 100),
+            "best": _spread(buffer["best"], 100),
+        }
+        for buffer in numbers["buffers"]
+    ]
+    title = f"Avg_Var: mean over epochs of |theta_t - theta_t-1|^2; last, best: {numbers['split']} accuracy in %"
+    return _table(f"{title}; mean ± std over experts", rows)
+
+
+def landscape_table(numbers: dict[str, Any]) -> Table:
+    """Accuracy of both paths at the kept epochs, and at their worst after the start."""
+    first, second = numbers["explained"]
+    rows = []
+    for key in ("trajectory", "convexified"):
+        accuracy = [100 * value for value in numbers[key]["accuracy"]]
+        kept = {f"epoch {t}": f"{accuracy[t]:.1f}" for t in numbers["kept"]}
+        # A path that only rises never falls from one epoch to the next.
+        fall = max((a - b for a, b in pairwise(accuracy)), default=0.0)
+        rows.append({"path": key} | kept | {"largest fall": f"{max(fall, 0):.1f}"})
+    title = f"expert {numbers['expert']}: {numbers['split']} accuracy in %; the plane explains "
+    return _table(f"{title}{100 * first:.1f} % + {100 * second:.1f} % of the trajectory's variance", rows)
+
+
+def storage_table(numbers: dict[str, Any]) -> Table:
+    """Bytes an expert, full and convexified."""
+    rows = [
+        {
+            "buffer": buffer["name"],
+            "experts": str(buffer["experts"]),
+            "bytes an expert": _number(buffer["full_bytes"], ",.0f"),
+            "convexified": _number(buffer["convexified_bytes"], ",.0f"),
+            "ratio": "-" if buffer["ratio"] is None else f"{100 * buffer['ratio']:.1f} %",
+        }
+        for buffer in numbers["buffers"]
+    ]
+    return _table("size on disk", rows)
+
+
+def matching_table(numbers: dict[str, Any]) -> Table:
+    """First and last loss of some start epochs, the first and the last of them among these."""
+    first, last = numbers["losses"][0], numbers["losses"][-1]
+    gaps = max(1, min(MOST_ROWS, len(first)) - 1)
+    chosen = sorted({round(index * (len(first) - 1) / gaps) for index in range(gaps + 1)})
+    rows = [{"start epoch": str(t), "first": _number(first[t]), "last": _number(last[t])} for t in chosen]
+    steps = f"outer steps {numbers['steps'][0]} and {numbers['steps'][-1]}"
+    return _table(f"{numbers['name']}: matching loss on an expert that takes no part, {steps}", rows)
+
+
+def labels_table(numbers: dict[str, Any]) -> Table:
+    """Spread of the labels at the first and the last measure."""
+    rows = []
+    for run in numbers["runs"]:
+        found = [value for value in run["label_std"] if value is not None]
+        rows.append({"run": run["name"], "first": _number(found[0], ".4f"), "last": _number(found[-1], ".4f")})
+    return _table("std over classes of softmax(labels), mean over images", rows)
+
+
+def memory_table(numbers: dict[str, Any]) -> Table:
+    """The most that each run held."""
+    rows = [
+        {"run": run["name"], "process": _most(run["resident_mb"]), "device": _most(run["device_mb"])}
+        for run in numbers["runs"]
+    ]
+    return _table("largest memory while distilling, in MB", rows)
+
+
+def _most(values: Sequence[float | None]) -> str:
+    most = max((value for value in values if value is not None), default=math.nan)
+    return "-" if math.isnan(most) else f"{most:,.0f}"

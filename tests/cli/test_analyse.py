@@ -1,0 +1,277 @@
+"""`raydd analyse`: its documents against numbers worked by hand, its figures, its refusals."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from raydd.analyse.document import default_out
+from raydd.analyse.landscape import accuracy_at
+from raydd.cli import run
+from raydd.config import DataConfig
+from raydd.data.buffer import ArrowBuffer, create_buffer, refresh_manifest, write_expert
+from raydd.data.convexified import Convexified, convexify
+from raydd.data.expert_file import ExpertTrajectory
+from raydd.data.spec import BufferSpec
+from raydd.numerics.flat import FlatModel, flatten, layout_of
+from raydd.workspace import open_workspace
+
+NAN = float("nan")
+SPEC = BufferSpec(
+    dataset="toy",
+    fingerprint="f" * 16,
+    preprocessing_hash="a" * 16,
+    preprocessing={"kind": "raw01"},
+    network="MLP",
+    channels=1,
+    size=8,
+    classes=2,
+    layout=layout_of({"w": torch.zeros(1, 2), "b": torch.zeros(1)}),
+    buffer_layout=(),
+    recipe={"optimizer": "gsam"},
+    seed=0,
+)
+# Steps of lengths (5, 1), (0, 2), (1, 0) and twice those: squared 26, 4, 1 and 104, 16, 4.
+THETA = [[0.0, 0, 0], [3, 4, 1], [3, 4, 3], [3, 5, 3]]
+ACCURACY = [[0.1, 0.5, 0.75, 0.5], [0.25, 0.5, 0.625, 0.75]]
+
+
+def buffer(folder, accuracy=ACCURACY):
+    create_buffer(folder, SPEC)
+    for index, scores in enumerate(accuracy):
+        theta = torch.tensor(THETA) * (index + 1)
+        write_expert(folder, SPEC, index, ExpertTrajectory(theta, None, range(4), scores, [NAN, 1, 1, 1]))
+    refresh_manifest(folder)
+    (folder / "preprocessing.arrow").write_bytes(b"not read here")
+    return folder
+
+
+def probed(folder, losses=((0.9, 1.25), (0.8, None)), spread=(0.2, 0.25), steps=(0, 10)):
+    folder.mkdir(parents=True)
+    rows = [
+        dict(zip(("step", "losses", "label_std"), row, strict=True)) for row in zip(steps, losses, spread, strict=True)
+    ]
+    (folder / "probe.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def document(capfd, *arguments):
+    """The document a command prints, after checking the two files that it wrote."""
+    capfd.readouterr()
+    assert run([*map(str, arguments), "--json"]) == 0
+    out = capfd.readouterr().out
+    assert out.count("\n") == 1
+    found = json.loads(out)
+    outputs = found.pop("outputs")
+    assert json.loads(Path(outputs["numbers"]).read_text()) == found
+    with Image.open(outputs["figure"]) as picture:
+        assert min(picture.size) > 300
+    assert Path(outputs["figure"]).stat().st_size > 5000
+    assert found["analysis"] == arguments[1]
+    return found
+
+
+def refusal(capfd, folder, *arguments):
+    """The one line that refuses a command; nothing is written."""
+    before = sorted(folder.rglob("*"))
+    capfd.readouterr()
+    assert run([*map(str, arguments)]) == 2
+    out, err = capfd.readouterr()
+    assert (out, err.count("\n")) == ("", 1), err
+    assert sorted(folder.rglob("*")) == before
+    return err
+
+
+def test_experts_of_two_buffers(capfd, tmp_path):
+    full, small = buffer(tmp_path / "full"), tmp_path / "small"
+    convexify(full, small, (1,))
+    found = document(capfd, "analyse", "experts", full, small, "--out", tmp_path / "figure.png")
+    assert found["split"] == "validation"
+    a, b = found["buffers"]
+    assert (a["name"], a["experts"], a["epochs"]) == ("gsam, full", 2, 3)
+    # Expert 0: (26 + 4 + 1) / 3, expert 1: four times that.
+    assert a["avg_var"] == {"mean": pytest.approx(2.5 * 31 / 3), "std": pytest.approx(1.5 * 31 / 3)}
+    assert a["change"]["epochs"] == [1, 2, 3]
+    assert a["change"]["mean"] == pytest.approx([65, 10, 2.5])
+    assert a["change"]["std"] == pytest.approx([39, 6, 1.5])
+    assert a["last"] == {"mean": 0.625, "std": 0.125}
+    assert a["best"] == {"mean": 0.75, "std": 0}
+    assert a["accuracy"]["mean"] == pytest.approx([0.175, 0.5, 0.6875, 0.625])
+    for key in ("avg_var", "change"):
+        assert {name: pytest.approx(value) for name, value in a[key].items()} == b[key]
+    assert b["accuracy"]["epochs"] == [0, 1, 3]
+    assert b["accuracy"]["mean"] == pytest.approx([0.175, 0.5, 0.625])
+
+
+def test_experts_without_a_validation_split(capfd, tmp_path):
+    folder = buffer(tmp_path / "blind", [[NAN] * 4] * 2)
+    (found,) = document(capfd, "analyse", "experts", folder)["buffers"]
+    assert found["last"] == found["best"] == {"mean": None, "std": None}
+    assert (tmp_path / "blind-experts.png").is_file()
+
+
+def test_storage_is_what_convexifying_writes(capfd, tmp_path):
+    full, small = buffer(tmp_path / "full"), tmp_path / "small"
+    convexify(full, small, (2,))
+    found = document(capfd, "analyse", "storage", full, small, "--waypoints", "2", "--out", tmp_path / "a.png")
+    a, b = found["buffers"]
+    sizes = [(folder / "expert-00000.arrow").stat().st_size for folder in (full, small)]
+    assert (a["full_bytes"], a["convexified_bytes"]) == tuple(sizes)
+    assert a["ratio"] == sizes[1] / sizes[0]
+    assert (b["full_bytes"], b["convexified_bytes"], b["ratio"]) == (None, sizes[1], None)
+    assert a["kept"] == b["kept"] == [0, 2, 3]
+    assert a["total_bytes"] == sum(path.stat().st_size for path in full.glob("expert-*"))
+
+
+def test_landscape_of_a_trained_expert(capfd, small_buffer, tmp_path):
+    flags = ("--expert", "1", "--waypoints", "1", "--device", "cpu", "--out", tmp_path / "figure.png")
+    found = document(capfd, "analyse", "landscape", small_buffer, *flags)
+    source = ArrowBuffer(small_buffer)
+    assert (found["epochs"], found["kept"], found["expert"]) == ([0, 1, 2, 3], [0, 1, 3], 1)
+    stored = source.accuracy[1].tolist()
+    assert found["trajectory"]["accuracy"] == stored
+    path = Convexified(source, (1,))
+    work = open_workspace(DataConfig(), "MLP", torch.device("cpu"))
+    x, y = next(work.feed(work.dataset.validation).in_order())
+    between = float((FlatModel(work.build)(path.point(1, 2), x).argmax(dim=1) == y).double().mean())
+    assert found["convexified"]["accuracy"] == [stored[0], stored[1], between, stored[3]]
+
+    theta = torch.stack([source.snapshot(1, t) for t in range(4)]).double()
+    centred = theta - theta.mean(dim=0)
+    singular = torch.linalg.svdvals(centred)
+    share = (singular.square() / singular.square().sum())[:2]
+    torch.testing.assert_close(torch.tensor(found["explained"]).double(), share)
+    xy = torch.tensor([found["trajectory"][axis] for axis in "xy"]).double()
+    torch.testing.assert_close(xy.square().sum(dim=1), singular[:2].square())
+    axes = torch.linalg.lstsq(centred, xy.T).solution  # the least-norm axes that give these coordinates
+    points = torch.stack([path.point(1, t) for t in range(4)]).double() - theta.mean(dim=0)
+    shown = torch.tensor([found["convexified"][axis] for axis in "xy"]).double()
+    torch.testing.assert_close((points @ axes).T, shown)
+
+
+def test_a_stored_snapshot_scores_what_its_buffer_says(small_buffer):
+    source = ArrowBuffer(small_buffer)
+    work = open_workspace(DataConfig(), "MLP", torch.device("cpu"))
+    feeds = work.feed(work.dataset.train), work.feed(work.dataset.validation)
+    network = work.build()
+    found = [accuracy_at(source.snapshot(0, t), network, source.layout, *feeds) for t in range(4)]
+    assert found == source.accuracy[0].tolist()
+
+
+def test_running_statistics_are_measured_anew():
+    """BatchNorm's own are of another point: whatever they were, the score is the same."""
+    work = open_workspace(DataConfig(), "MLP", torch.device("cpu"))
+    feeds = work.feed(work.dataset.train), work.feed(work.dataset.validation)
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 10))
+    theta, layout = flatten(dict(network.named_parameters())), layout_of(dict(network.named_parameters()))
+    first = accuracy_at(theta, network, layout, *feeds)
+    with torch.no_grad():
+        network[1].running_mean.fill_(1e6)
+    assert accuracy_at(theta, network, layout, *feeds) == first
+    x = torch.cat([x for x, _ in work.feed(work.dataset.train).in_order()]).flatten(1)
+    torch.testing.assert_close(network[1].running_mean, x.mean(dim=0), atol=0.005, rtol=0)
+
+
+def test_matching_loss_by_start_epoch(capfd, tmp_path):
+    found = document(capfd, "analyse", "matching", probed(tmp_path / "run"))
+    assert (found["name"], found["start_epochs"], found["steps"]) == ("run", [0, 1], [0, 10])
+    assert found["losses"] == [[0.9, 1.25], [0.8, None]]
+    assert (tmp_path / "run-matching.png").is_file()
+
+
+def test_a_step_that_was_repeated_counts_once(capfd, tmp_path):
+    losses = ((0.9, 1.0), (float("inf"), 1.0), (0.5, 0.5))
+    run_folder = probed(tmp_path / "run", losses, (None,) * 3, steps=(0, 20, 0))
+    found = document(capfd, "analyse", "matching", run_folder)
+    assert (found["steps"], found["losses"]) == ([0, 20], [[0.5, 0.5], [None, 1.0]])
+
+
+def test_labels_of_two_runs_of_one_name(capfd, tmp_path):
+    runs = [probed(tmp_path / "a" / "run"), probed(tmp_path / "b" / "run", spread=(0.1, 0.125))]
+    found = document(capfd, "analyse", "labels", *runs, "--out", tmp_path / "labels.png")["runs"]
+    assert [entry["label_std"] for entry in found] == [[0.2, 0.25], [0.1, 0.125]]
+    assert [entry["name"] for entry in found] == [str(path) for path in runs]
+
+
+def test_memory_with_and_without_a_device(capfd, tmp_path):
+    rows = [{"step": 1, "resident_mb": 100.5, "device_mb": None}, {"step": 2, "resident_mb": 120, "device_mb": 7.0}]
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "memory.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (found,) = document(capfd, "analyse", "memory", tmp_path / "run")["runs"]
+    assert (found["steps"], found["resident_mb"], found["device_mb"]) == ([1, 2], [100.5, 120], [None, 7.0])
+
+
+def test_a_table_and_the_files_are_named(capfd, tmp_path):
+    folder = probed(tmp_path / "[red]run")  # what looks like markup is shown as it is
+    assert run(["analyse", "matching", str(folder)]) == 0
+    out = capfd.readouterr().out
+    assert "start epoch" in out
+    assert "[red]run-matching.png" in out
+    assert run(["analyse", "matching", str(folder)]) == 0  # again: its own files may be replaced
+
+
+def test_where_figures_go(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert default_out([Path("runs/a")], "labels") == Path("runs/a-labels.png")
+    assert default_out([Path("runs/a"), Path("b")], "labels") == Path("labels.png")
+    assert default_out([Path(".")], "labels") == tmp_path.with_name(f"{tmp_path.name}-labels.png")
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("", ["is empty"]),
+        ('{"step": 1, "losses": [0.5]}\n{"st', ["line 2"]),
+        ('{"step": 1, "losses": "no"}\n', ["line 1"]),
+        ('{"losses": [1]}\n', ["line 1", "step"]),
+        ("[1]\n", ["line 1"]),
+        ('{"step": 1, "losses": [1]}\n{"step": 2, "losses": [1, 2]}\n', ["[1, 2]"]),
+    ],
+)
+def test_broken_records_are_refused(capfd, tmp_path, text, named):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "probe.jsonl").write_text(text)
+    err = refusal(capfd, tmp_path, "analyse", "matching", folder)
+    assert [word for word in ["probe.jsonl", *named] if word not in err] == []
+
+
+def test_what_was_not_recorded_is_refused(capfd, tmp_path):
+    hard = probed(tmp_path / "hard", spread=(None, None))
+    assert "hard labels" in refusal(capfd, tmp_path, "analyse", "labels", probed(tmp_path / "soft"), hard)
+    assert "memory.jsonl" in refusal(capfd, tmp_path, "analyse", "memory", hard)
+    assert "probe_every" in refusal(capfd, tmp_path, "analyse", "matching", tmp_path)
+    assert "does not exist" in refusal(capfd, tmp_path, "analyse", "matching", tmp_path / "no")
+
+
+def test_figures_that_would_replace_something_else_are_refused(capfd, tmp_path):
+    folder = probed(tmp_path / "run")
+    err = refusal(capfd, tmp_path, "analyse", "matching", folder, "--out", tmp_path / "a.pdf")
+    assert "a.png" in err
+    for text in ('{"analysis": "labels"}', '{"spec": 1}', "[]", "no json"):
+        (tmp_path / "manifest.json").write_text(text)
+        err = refusal(capfd, tmp_path, "analyse", "matching", folder, "--out", tmp_path / "manifest.png")
+        assert "manifest.json" in err
+        assert (tmp_path / "manifest.json").read_text() == text
+
+
+def test_landscapes_that_cannot_be_are_refused(capfd, small_buffer, images, tmp_path):
+    folder = shutil.copytree(small_buffer, tmp_path / "buffer")
+
+    def refused(where, *flags):
+        return refusal(capfd, tmp_path, "analyse", "landscape", where, "--device", "cpu", *flags)
+
+    assert "0, 1" in refused(folder, "--expert", "7")
+    assert "'1,x'" in refused(folder, "--waypoints", "1,x")
+    assert "between 0 and 3" in refused(folder, "--waypoints", "9")
+    assert "fingerprint" in refused(folder, "--dataset", images)
+    assert "--device" in refused(folder, "--device", "gpu")
+    convexify(folder, tmp_path / "small")
+    assert "0, 3" in refused(tmp_path / "small")
+    assert "validation" in refused(buffer(tmp_path / "blind", [[NAN] * 4]))
+    assert "--dataset" in refused(buffer(tmp_path / "toy"))
