@@ -10,9 +10,10 @@ from typing import Any
 import torch
 import yaml
 
-from raydd.config import DistillConfig
+from raydd.config import DistillConfig, WindowConfig
 from raydd.data.buffer import ArrowBuffer, verify
-from raydd.data.initial import real
+from raydd.data.convexified import knots
+from raydd.data.initial import clusters_of, real
 from raydd.data.trajectory import check_window
 from raydd.data.transform import load_transform
 from raydd.methods import METHODS
@@ -27,12 +28,16 @@ def check(config: DistillConfig, work: Workspace) -> None:
     """Refuse, before anything is written, what cannot run.
 
     Raises:
-        ValueError: Unknown method; more images a class than there are; a window beyond the experts, or
-            that does not grow; labels that cannot be learned; no validation split to select on.
+        ValueError: Unknown method; more images a class than there are, or than clusters can share; a
+            window beyond the experts, or that does not grow; waypoints beyond them; one expert, that shall
+            take no part; labels that cannot be learned; no validation split to select on.
     """
     check_method(config)
     real(work.dataset, work.transform, config.ipc, generator(config.seed, "check"))
+    clusters_of(config.ipc, config.clusters)
     check_start(config, config.experts.epochs)
+    knots(config.waypoints, config.experts.epochs)
+    check_experts(config)
     check_labels(config)
     check_selection(config, work)
 
@@ -44,10 +49,19 @@ def check_method(config: DistillConfig) -> None:
 
 
 def check_start(config: DistillConfig, epochs: int) -> None:
-    """Refuse a window of start epochs that experts of so many epochs cannot serve."""
+    """Refuse a window of start epochs that experts of so many epochs cannot serve; one that is yet to be found can."""
+    if config.window.auto:
+        config = config.model_copy(update={"window": WindowConfig()})
     low, current, high = start_window(config, epochs)
     check_window((low, high), config.span, epochs)
     growing(low, current, high, config.window.interval)
+
+
+def check_experts(config: DistillConfig) -> None:
+    """Refuse to leave the only expert out."""
+    asked = "window.auto" if config.window.auto else "probe_every" if config.probe_every else None
+    if asked and config.experts.num_experts < 2:
+        raise ValueError(f"{asked} needs an expert that takes no part, and there is but 1; use --num-experts 2 or more")
 
 
 def check_selection(config: DistillConfig, work: Workspace) -> None:
@@ -102,7 +116,7 @@ def settle(config: DistillConfig, buffer: ArrowBuffer, folder: Path) -> DistillC
     before = read_config(folder)
     threads = config.threads or (before.threads if before else None) or len(os.sched_getaffinity(0))
     recipe = {key: value for key, value in buffer.spec.recipe.items() if key in type(config.experts).model_fields}
-    experts = {"network": buffer.spec.network, "num_experts": len(buffer.experts)} | recipe
+    experts = {"network": buffer.spec.network, "num_experts": len(buffer.experts), "kept": None} | recipe
     return build(DistillConfig, config.model_dump(), {"threads": threads, "experts": experts})
 
 

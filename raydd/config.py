@@ -238,6 +238,7 @@ class EvaluateConfig(Config):
         seeds: Fresh networks a cell.
         seed: Of the first network; the others count on from it.
         protocol: A name of `raydd.PROTOCOLS`.
+        epochs: Epochs on a synthetic set; None takes the protocol's.
         real_epochs: Epochs on the whole data set; None takes the protocol's.
     """
 
@@ -246,4 +247,5 @@ class EvaluateConfig(Config):
     seeds: Count = 5
     seed: int = 0
     protocol: str = "mtt"
+    epochs: Count | None = None
     real_epochs: Count | None = None

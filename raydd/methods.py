@@ -47,14 +47,16 @@ def ftd(setup: Setup) -> Recipe:
 def tesla(setup: Setup) -> Recipe:
     """TESLA: MTT with the graph of one student step, and soft labels from the expert that is matched.
 
-    The set is scored with the labels that all experts together give its images at epoch T+ + M.
+    The set is scored with the labels that all experts together give its images after their last epoch: the
+    paper leaves open which expert labels the finished set.
 
     Reference:
         Cui et al., arXiv 2211.10586, sections 3.2 (constant memory) and 3.4 (soft labels).
 
     Differs:
-        The constant-memory gradient of the paper holds every student step's weights constant, as
-        ``backprop: truncated`` does; the official code halves it besides. ``backprop: adjoint`` has the exact
+        The labels' own dependence on the images counts in the gradient. The constant-memory gradient of the
+        paper holds every student step's weights constant, as ``backprop: truncated`` does; the official code
+        halves it besides. ``backprop: adjoint`` has the exact
         gradient in the same memory.
     """
     return matching(setup)

@@ -180,10 +180,13 @@ def leaves(config: DistillConfig) -> dict[str, Leaf]:
 
 
 def labels_from_expert(work: Workspace) -> Labels:
-    """Soft labels (N, K): what the expert says of the images at the segment's end; they carry no gradient."""
+    """Soft labels (N, K): what the expert says of the images at the segment's end.
+
+    They change with the images, and that counts in the gradient: held constant, the loss rises where labels
+    are soft (digits, 1 image a class).
+    """
     model = FlatModel(work.build)
 
-    @torch.no_grad()
     def labels(synset: SyntheticSet, segment: Segment) -> Tensor:
         return torch.softmax(model(segment.target, synset.images), dim=1)
 
@@ -191,22 +194,17 @@ def labels_from_expert(work: Workspace) -> Labels:
 
 
 def label_by_experts(setup: Setup) -> Finish:
-    """Gives a set the labels that all experts together give its images at the end of the last segment.
+    """Gives a set the labels that all experts together give its images after their last epoch.
 
-    Probabilities are averaged over the experts at epoch T+ + M, and kept as their logarithms.
+    Probabilities are averaged over the experts, and kept as their logarithms.
     """
-    config, source = setup.config, setup.source
-    model = FlatModel(setup.work.build)
-    epoch = start_window(config, source.epochs)[-1] + config.span
+    source, model = setup.source, FlatModel(setup.work.build)
 
     @torch.no_grad()
     def finish(synset: SyntheticSet) -> SyntheticSet:
-        said = [
-            torch.log_softmax(model(source.snapshot(expert, epoch).to(synset.images), synset.images), dim=1)
-            for expert in source.experts
-        ]
-        labels = torch.logsumexp(torch.stack(said), dim=0) - math.log(len(said))
-        return synset.with_leaves({"labels": labels})
+        thetas = (source.snapshot(expert, source.epochs).to(synset.images) for expert in source.experts)
+        said = torch.stack([torch.log_softmax(model(theta, synset.images), dim=1) for theta in thetas])
+        return synset.with_leaves({"labels": torch.logsumexp(said, dim=0) - math.log(len(said))})
 
     return finish
 

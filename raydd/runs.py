@@ -145,7 +145,9 @@ class Run:
             if self._distillation.kept["step"] > self._saved:
                 self._save(self._distillation.kept, done=step.step - 1)
             self._log.records.append(_record(step))
-            if step.rolled_back_to is None:
+            if step.rolled_back_to is not None:  # what was measured since is of sets that are no more
+                self._log.probes = [entry for entry in self._log.probes if entry["step"] <= self._distillation.step]
+            else:
                 if _due(step.step, self.config.evaluate_every):
                     self._score(step.step)
                 self._look(step.step)

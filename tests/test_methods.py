@@ -2,18 +2,23 @@
 
 import itertools
 import math
+from importlib import resources
 
 import pytest
 import torch
+import yaml
 
-from raydd.checks import open_buffer
+from raydd.checks import check, open_buffer, settle
 from raydd.config import DistillConfig
 from raydd.data.buffer import ArrowBuffer, refresh_manifest
+from raydd.data.convexified import convexify
+from raydd.data.synset import SyntheticSet
 from raydd.data.trajectory import InMemory
 from raydd.distill.loop import Distillation
 from raydd.experts import Job, Trainer, prepare
-from raydd.methods import METHODS, complete
+from raydd.methods import DEFAULTS, METHODS, complete
 from raydd.numerics.rng import generator
+from raydd.preset import load_preset
 from raydd.recipe import Recipe, Setup, initial, leaves
 from raydd.runs import Run
 from raydd.settings import build
@@ -98,10 +103,31 @@ def test_it_runs_from_the_start_that_the_settings_ask_for(method, source, device
 def test_its_loss_goes_down(method, layer, source):
     """On one segment and without augmentation, so that only learning changes the loss."""
     still = {"window": {"low": 1, "high": 1}, "data": {"augment": "none"}, "steps": 40}
-    steps, _ = distil(toy(method, still, layer), InMemory(source.trajectories[:1], source.layout))
+    steps, _ = distil(toy(method, still, layer), one(source))
     losses = [step.loss for step in steps]
     assert all(math.isfinite(loss) for loss in losses)
     assert sum(losses[-5:]) < 0.95 * sum(losses[:5])
+
+
+def one(source):
+    return InMemory(source.trajectories[:1], source.layout)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        {"labels": "own"},
+        {"labels": "own", "batch_size": 7},
+        {"lr": {"lr": 0, "start": 0.2}},  # labels that follow the images, and images alone
+        {"initial": "noise", "lr": {"images": 200, "lr": 0, "start": 0.5}},
+    ],
+)
+def test_the_truncated_gradient_leads_downwards_whatever_the_labels(layer, source):
+    still = {"window": {"low": 1, "high": 1}, "data": {"augment": "none"}, "steps": 40}
+    config = toy("tesla", still, layer)
+    assert config.backprop == "truncated"
+    losses = [step.loss for step in distil(config, one(source))[0]]
+    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
 
 
 @each_method
@@ -155,13 +181,82 @@ def test_killed_at_any_step_it_resumes_to_the_same_bits(method, layer, folder, t
 
 
 @each_method
-def test_batch_norm_experts_work_from_training_to_a_set(method, tmp_path):
+def test_batch_norm_experts_work_from_training_to_a_set(method, batch_norm, tmp_path):
     config = toy(method, {"experts": {"network": "ConvNetW8BN"}, "evaluate_every": 5})
-    buffer, work = open_buffer(train_buffer(tmp_path / "buffer", config), config, CPU)
+    buffer, work = batch_norm.open(config)
     assert buffer.running_stats(1, 2).numel() == 2 * 8 * 2
     steps = list(Run(config, tmp_path / "run", buffer, work).steps())
     assert all(math.isfinite(step.loss) and step.stepped for step in steps)
     assert (tmp_path / "run" / "synset.arrow").exists()
+
+
+def leaf_settings(tree, prefix=()):
+    """Every value of a tree of settings, with the way to it."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from leaf_settings(value, (*prefix, key))
+        else:
+            yield (*prefix, key), value
+
+
+OWN = [(method, path, value) for method, tree in DEFAULTS.items() for path, value in leaf_settings(tree)]
+
+
+def at(config, path):
+    for key in path:
+        config = getattr(config, key)
+    return config
+
+
+def nested(path, value):
+    for key in reversed(path):
+        value = {key: value}
+    return value
+
+
+@pytest.mark.parametrize(("method", "path", "value"), OWN)
+def test_what_a_method_has_of_its_own_fills_what_is_unset_alone(method, path, value):
+    assert at(complete(build(DistillConfig, {"method": method})), path) == value
+    general = at(DistillConfig(), path)
+    assert general != value
+    said = build(DistillConfig, {"method": method}, nested(path, general))
+    assert at(complete(said), path) == general
+    for other, tree in DEFAULTS.items():
+        if path not in dict(leaf_settings(tree)):
+            assert at(complete(build(DistillConfig, {"method": other})), path) == general
+    beside = {"lr": {"images": 3}, "experts": {"epochs": 7}, "pruning": {"metric": "squared"}, "window": {"low": 1}}
+    filled = complete(build(DistillConfig, {"method": method}, beside))
+    assert at(filled, path) == value
+    assert (filled.lr.images, filled.experts.epochs, filled.pruning.metric, filled.window.low) == (3, 7, "squared", 1)
+
+
+def test_the_methods_own_values_are_their_papers():
+    own = {method: {".".join(path): value for path, value in leaf_settings(tree)} for method, tree in DEFAULTS.items()}
+    datm = {"initial": "correctly_classified", "lr.labels": 5.0, "experts.optimizer": "gsam"}
+    assert own == {
+        "ftd": {"ema": 0.9995, "experts.optimizer": "gsam"},
+        "tesla": {"backprop": "truncated", "labels": "expert"},
+        "datm": datm,
+        "dpd": datm | {"pruning.rate": 0.1},
+        "ast": {
+            "initial": "representative",
+            "intermediate": "equal",
+            "balance": 8.0,
+            "perturbation": 0.1,
+            "experts.optimizer": "smooth",
+        },
+        "mct": {"window.continuous": True},
+    }
+    assert toy("datm").lr.labels_momentum == 0.9
+
+
+@pytest.mark.parametrize("method", [*METHODS, "bright"])
+def test_completing_twice_is_completing_once(method):
+    config = complete(build(DistillConfig, {"method": method, "steps": 7}))
+    assert complete(config) == config
+    assert config.steps == 7
+    if method not in DEFAULTS:
+        assert config == build(DistillConfig, {"method": method, "steps": 7})
 
 
 @pytest.mark.parametrize("backprop", ["full", "adjoint", "truncated"])
@@ -204,3 +299,157 @@ def test_a_new_method_is_a_function_and_a_row(folder, tmp_path, monkeypatch):
     run = Run(config, tmp_path / "run", buffer, work)
     losses = [step.loss for step in run.steps()]
     assert losses[-1] < 0.01 * losses[0]
+
+
+class Buffers:
+    """Buffers of two networks on digits, trained when one is first asked for."""
+
+    def __init__(self, folder):
+        self._folder, self._made = folder, {}
+
+    def open(self, config):
+        """The buffer of a configuration's experts, and its workspace, as a run gets them."""
+        kind = config.data.preprocessing, config.experts.optimizer, config.experts.kept
+        if kind not in self._made:
+            self._made[kind] = train_buffer(self._folder / str(len(self._made)), config)
+            self._made[kind] = open_buffer(self._made[kind], config, CPU)
+        return self._made[kind]
+
+
+@pytest.fixture(scope="module")
+def batch_norm(tmp_path_factory):
+    return Buffers(tmp_path_factory.mktemp("batch-norm"))
+
+
+@pytest.fixture(scope="module")
+def buffers(tmp_path_factory):
+    return Buffers(tmp_path_factory.mktemp("buffers"))
+
+
+EPOCHS = 8
+SMALL = {
+    "steps": 2,
+    "student_steps": 2,
+    "span": 2,
+    "window": {"high": 4},
+    "threads": 1,
+    "experts": {"network": "MLP", "num_experts": 2, "epochs": EPOCHS, "lr": 0.05},
+}
+
+
+def small(method, *layers):
+    return complete(build(DistillConfig, SMALL, {"method": method}, *layers))
+
+
+def test_smooth_experts_lead_elsewhere(buffers, tmp_path):
+    results = []
+    for optimizer in ("momentum", "smooth", "gsam"):
+        config = small("mtt", {"experts": {"optimizer": optimizer}})
+        run = Run(config, tmp_path / optimizer, *buffers.open(config))
+        assert all(math.isfinite(step.loss) for step in run.steps())
+        results.append(SyntheticSet.load(tmp_path / optimizer / "synset.arrow").images)
+    assert not any(torch.equal(a, b) for a, b in itertools.combinations(results, 2))
+
+
+def distilled(config, buffer, work, out):
+    list(itertools.islice(Run(config, out, buffer, work).steps(), 2))
+    list(Run(config, out, buffer, work, resume=True).steps())
+    return SyntheticSet.load(out / "synset.arrow")
+
+
+def test_convexified_experts_give_what_the_full_ones_do_and_only_to_a_method_that_convexifies(buffers, tmp_path):
+    full = small("mct", {"waypoints": [3], "steps": 5, "checkpoint_every": 2})
+    source, work = buffers.open(full)
+    kept = small("mct", {"steps": 5, "checkpoint_every": 2, "experts": {"kept": [3]}})
+    straight = buffers.open(kept)
+    assert straight[0].kept == (0, 3, EPOCHS)
+    convexify(source.folder, tmp_path / "written", [3])
+    written = open_buffer(tmp_path / "written", kept, CPU)
+    first = distilled(full, source, work, tmp_path / "full")
+    assert same(first, distilled(kept, *straight, tmp_path / "kept"))
+    assert same(first, distilled(kept, *written, tmp_path / "again"))
+    assert (
+        settle(small("mct"), straight[0], tmp_path / "new").experts.kept
+        == settle(small("mct"), written[0], tmp_path / "new").experts.kept
+        == (3,)
+    )
+    assert settle(kept, source, tmp_path / "new").experts.kept is None
+    for method in sorted(set(METHODS) - {"mct"}):
+        with pytest.raises(ValueError, match=r"is convexified \(MCT\): use --method mct, or a full buffer") as caught:
+            Run(small(method, {"experts": {"kept": [3]}}), tmp_path / method, *straight)
+        assert "\n" not in str(caught.value)
+        assert not (tmp_path / method).exists()
+    with pytest.raises(ValueError, match=r"waypoints \(4,\) are not \(3,\)"):
+        Run(small("mct", {"waypoints": [4]}), tmp_path / "other", *straight)
+    assert not (tmp_path / "other").exists()
+
+
+def shipped():
+    """(data set, file's stem, ipc) of every cell in the folder of presets."""
+    for folder in sorted((resources.files("raydd") / "presets").iterdir(), key=lambda folder: folder.name):
+        for file in sorted(folder.iterdir(), key=lambda file: file.name):
+            for ipc in yaml.safe_load(file.read_text())["ipc"]:
+                yield folder.name, file.name.removesuffix(".yaml"), ipc
+
+
+CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100, "tiny_imagenet": 200}
+
+
+def shrunk(dataset, preset, ipc):
+    """A shipped cell on digits with two MLPs of few epochs; what it switches on is as shipped."""
+    tree = load_preset(dataset, preset, ipc)
+    config = complete(build(DistillConfig, tree))
+    window, share, span = config.window, EPOCHS / config.experts.epochs, min(config.span, 3)
+    low = int(window.low * share)
+    current = None if window.current is None else max(low, int(window.current * share))
+    high = min(EPOCHS - span, max(int(window.high * share), low if current is None else current + 1))
+    passed = [1 + int(epoch * share) for epoch in config.waypoints]
+    fewer = min(ipc, 2)
+    layers = {
+        "ipc": fewer,
+        "steps": 2,
+        "student_steps": 2,
+        "span": span,
+        "window": {"low": low, "current": current, "high": high, "interval": 1},
+        "batch_size": 7 if config.batch_size and config.batch_size < ipc * CLASSES[dataset] else config.batch_size,
+        "clusters": config.clusters and max(1, config.clusters * fewer // ipc),
+        "waypoints": passed,
+        "lr": {"images": min(config.lr.images, 20)},
+        "threads": 1,
+        "data": {"dataset": "digits"},
+        "experts": {
+            "network": "MLP",
+            "num_experts": 2,
+            "epochs": EPOCHS,
+            "milestones": [int(epoch * share) for epoch in config.experts.milestones],
+            "kept": config.experts.kept and passed,
+        },
+    }
+    return config, complete(build(DistillConfig, tree, layers))
+
+
+@pytest.mark.parametrize(("dataset", "preset", "ipc"), list(shipped()))
+def test_every_shipped_cell_runs(dataset, preset, ipc, buffers, tmp_path):
+    published, config = shrunk(dataset, preset, ipc)
+    buffer, work = buffers.open(config)
+    config = settle(config, buffer, tmp_path / "run")
+    check(config, work)
+    recipe = METHODS[config.method](Setup(config, work, buffer))
+    objective, size = recipe.objective, len(recipe.synset.images)
+    assert (recipe.gate, recipe.ema) == (published.gate, published.ema)
+    assert ("labels" in recipe.learn) == (published.lr.labels > 0) == (config.method in ("datm", "dpd"))
+    assert objective.between == (config.method == "ast")
+    assert ((objective.batch_size or size) < size) == (
+        published.batch_size is not None and published.batch_size < ipc * CLASSES[dataset]
+    )
+    assert (objective.window(0) != objective.window(1)) == (published.window.current is not None)
+    steps = list(Run(config, tmp_path / "run", buffer, work).steps())
+    assert [step.step for step in steps] == [1, 2]
+    assert all(math.isfinite(step.loss) for step in steps)
+    synset = SyntheticSet.load(tmp_path / "run" / "synset.arrow")
+    assert synset.label_kind == ("logits" if config.method in ("tesla", "datm", "dpd") else "hard")
+    assert torch.isfinite(synset.images).all()
+    assert torch.isfinite(synset.targets).all()
+    moved = any(step.stepped for step in steps)
+    assert torch.equal(synset.images, recipe.synset.images) != moved
+    assert moved or recipe.gate is not None

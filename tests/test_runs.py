@@ -336,3 +336,38 @@ def test_the_commit_is_known_in_a_checkout_only(monkeypatch):
     assert found is None or (len(found) == 12 and int(found, 16) >= 0)
     monkeypatch.setattr(subprocess, "run", missing)
     assert commit() is None
+
+
+def memories(out):
+    return [json.loads(line) for line in (out / "memory.jsonl").read_text().splitlines()]
+
+
+def test_memory_is_noted_once_at_every_checkpoint_whether_resumed_or_not(tmp_path, experts):
+    list(start(tmp_path / "whole", experts).steps())
+    assert [line["step"] for line in memories(tmp_path / "whole")] == [3, 6, 7]
+    assert all(50 < line["resident_mb"] < 20_000 and line["device_mb"] is None for line in memories(tmp_path / "whole"))
+    for killed in (4, 5, 7):
+        out = tmp_path / str(killed)
+        list(itertools.islice(start(out, experts).steps(), killed))
+        list(start(out, experts, resume=True).steps())
+        assert [line["step"] for line in memories(out)] == [3, 6, 7]
+
+
+def test_what_a_method_makes_of_the_learned_set_is_scored_and_saved_and_never_fed_back(
+    tmp_path, experts, scored, monkeypatch
+):
+    def bright(synset):
+        return synset.with_leaves({"images": synset.images + 1})
+
+    original = runs.METHODS["mtt"]
+    run = start(tmp_path / "plain", experts, {"evaluate_every": 2})
+    plain = [step.loss for step in run.steps()]
+    monkeypatch.setitem(runs.METHODS, "mtt", lambda setup: original(setup)._replace(finish=bright))
+    seen, scored[:] = [images for images, _, _ in scored], []
+    assert [step.loss for step in start(tmp_path / "bright", experts, {"evaluate_every": 2}).steps()] == plain
+    assert len(scored) == len(seen) == 6
+    for (images, _, _), before in zip(scored, seen, strict=True):
+        assert torch.equal(images, before + 1)
+    for name in ("synset", "best", "last"):
+        found, before = (SyntheticSet.load(tmp_path / run / f"{name}.arrow").images for run in ("bright", "plain"))
+        assert torch.equal(found, before + 1)

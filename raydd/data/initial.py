@@ -165,6 +165,17 @@ def correctly_classified_mean(
     return images, torch.where(count > 0, total / count.clamp(min=1), first)
 
 
+def clusters_of(ipc: int, clusters: int | None) -> int:
+    """Clusters a class: as many as asked for, or one an image.
+
+    Raises:
+        ValueError: If they cannot stand for equally many images each.
+    """
+    if clusters is not None and ipc % clusters:
+        raise ValueError(f"clusters {clusters} does not divide ipc {ipc}; use --set clusters with a divisor of it")
+    return clusters or ipc
+
+
 def representative(
     dataset: Dataset, transform: Transform, ipc: int, rng: torch.Generator, experts: Experts
 ) -> tuple[Tensor, Tensor]:
@@ -184,9 +195,7 @@ def representative(
     Differs:
         The official code clusters logits; the paper, and this, the features before the last layer.
     """
-    clusters = experts.clusters or ipc
-    if ipc % clusters:
-        raise ValueError(f"clusters {clusters} does not divide ipc {ipc}; use --set clusters with a divisor of it")
+    clusters = clusters_of(ipc, experts.clusters)
     expert, images = experts.pick(rng), []
     for rows in _shuffled_classes(dataset, ipc, rng):
         members = transform(dataset.train.take(rows.sort().values))

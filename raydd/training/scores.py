@@ -59,6 +59,7 @@ class Matrix:
         data: Which real images.
         device: Where each worker trains.
         real_epochs: Epochs on the whole data; None takes the protocol's.
+        epochs: Epochs on a synthetic set; None takes the protocol's.
     """
 
     entries: tuple[Entry, ...]
@@ -68,6 +69,7 @@ class Matrix:
     data: DataConfig
     device: str
     real_epochs: int | None = None
+    epochs: int | None = None
 
     def jobs(self) -> list[Job]:
         """Every training; the long ones, on whole data, first."""
@@ -87,6 +89,8 @@ class Scorer:
         """The test accuracy of one training, in [0, 1]; the same whoever does it."""
         matrix, entry = self._matrix, self._matrix.entries[job.entry]
         protocol = PROTOCOLS[matrix.protocol]
+        if matrix.epochs is not None:
+            protocol = replace(protocol, epochs=matrix.epochs, plain_epochs=matrix.epochs)
         if matrix.real_epochs is not None:
             protocol = replace(protocol, real_epochs=matrix.real_epochs)
         if not entry.sets:
@@ -132,7 +136,9 @@ def summarise(matrix: Matrix, results: Sequence[tuple[Job, float]]) -> list[dict
                     "kind": entry.kind,
                     "dataset": Path(matrix.data.dataset).name,
                     "network": network,
-                    "protocol": matrix.protocol,
+                    "protocol": matrix.protocol
+                    if matrix.epochs is None
+                    else f"{matrix.protocol}, {matrix.epochs} epochs",
                     "selection": entry.selection,
                     "ipc": entry.sets[0].ipc if entry.sets else None,
                     "networks": len(values),
@@ -176,7 +182,7 @@ def plan(
         entries += baselines(synset, work, seeds)
     epochs = config.real_epochs or PROTOCOLS[config.protocol].real_epochs
     entries.append(Entry(f"whole data, {epochs} epochs", "whole", ()))
-    return Matrix(tuple(entries), chosen, seeds, config.protocol, data, device, epochs), work
+    return Matrix(tuple(entries), chosen, seeds, config.protocol, data, device, epochs, config.epochs), work
 
 
 def _check_fit(synset: SyntheticSet, work: Workspace, named: bool) -> None:

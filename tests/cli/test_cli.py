@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import typer
+import yaml
 
 from raydd.api import evaluate
 from raydd.cli import app, run
@@ -21,7 +22,7 @@ RAY = JOB | {"--num-workers", "--address", "--out"}
 FLAGS = {
     "quickstart": JOB | {"--out"},
     "experts": RAY | {"--dataset", "--network", "--num-experts", "--epochs", "--optimizer"},
-    "distill": RAY | {"--method", "--dataset", "--network", "--ipc", "--buffer", "--preset", "--resume"},
+    "distill": RAY | {"--method", "--dataset", "--network", "--ipc", "--buffer", "--preset", "--resume", "--window"},
     "evaluate": RAY | {"--dataset", "--nets", "--seeds", "--protocol"},
     "datasets": COMMON | {"--set"},
     "export": COMMON | {"--out", "--format"},
@@ -162,6 +163,58 @@ def test_distill_document_and_run_folder(capfd, small_buffer, tmp_path):
 
 
 WINDOW = ("--set", "window.high=1", "--set", "threads=1")
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("0:1", {"low": 0, "current": None, "high": 1}),
+        ("1:1", {"low": 1, "current": None, "high": 1}),
+        ("0:0:1", {"low": 0, "current": 0, "high": 1}),
+    ],
+)
+def test_window_words_lie_over_the_preset(word, expected, small_buffer, tmp_path):
+    preset = tmp_path / "preset.yaml"
+    preset.write_text("steps: 1\nstudent_steps: 1\nthreads: 1\nwindow: {low: 1, current: 1, high: 9, interval: 7}\n")
+    flags = ("--preset", str(preset), "--network", "MLP", "--buffer", str(small_buffer), "--window", word)
+    assert run(["distill", *flags, "--out", str(tmp_path / "run")]) == 0
+    found = SyntheticSet.load(tmp_path / "run" / "synset.arrow").recipe["window"]
+    assert found == {**expected, "interval": 7, "continuous": False, "auto": False}
+
+
+def test_window_auto_finds_one_and_a_resumed_run_keeps_it(capfd, small_buffer, tmp_path, monkeypatch):
+    monkeypatch.setattr("raydd.window_search.PILOT_STEPS", 2)
+    out = tmp_path / "run"
+    flags = ("--network", "MLP", "--buffer", str(small_buffer), "--out", str(out), "--window", "auto", "--json")
+    flags += ("--set", "threads=1", "--set", "steps=2", "--set", "student_steps=1")
+    assert run(["distill", *flags]) == 0  # the preset's window reaches beyond these experts: it is not asked
+    assert "window 0-1: mean loss" in capfd.readouterr().err
+    found = json.loads((out / "window.json").read_text())
+    assert (found["low"], found["high"]) == (0, 1)
+    window = yaml.safe_load((out / "config.yaml").read_text())["window"]
+    names = ("low", "current", "high")
+    assert [window[name] for name in names] == [found[name] for name in names]
+    assert window["auto"] is False
+    assert (out / "window.png").stat().st_size > 5000
+    before = {name: (out / name).read_bytes() for name in ("synset.arrow", "config.yaml", "window.json")}
+    assert run(["distill", *flags, "--resume"]) == 0
+    assert "mean loss" not in capfd.readouterr().err
+    assert {name: (out / name).read_bytes() for name in before} == before
+
+
+@pytest.mark.parametrize("method", ["ftd", "tesla", "datm", "dpd", "ast", "mct"])
+def test_every_method_distils_and_its_run_can_be_looked_at(capfd, method, small_buffer, tmp_path):
+    out = tmp_path / "run"
+    flags = ("--method", method, "--network", "MLP", "--buffer", str(small_buffer), "--out", str(out))
+    flags += ("--window", "0:1", "--set", "span=2", "--set", "waypoints=[]", "--set", "threads=1")
+    flags += ("--set", "steps=2", "--set", "student_steps=1", "--set", "probe_every=1")
+    assert document(capfd, "distill", *flags)["method"] == method
+    assert SyntheticSet.load(out / "synset.arrow").recipe["method"] == method
+    recorded = [json.loads(line) for line in (out / "probe.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in recorded] == [0, 1, 2]
+    for command in ("matching", "memory", *(["labels"] if method in ("datm", "dpd") else [])):
+        found = document(capfd, "analyse", command, str(out), "--out", str(tmp_path / f"{command}.png"))
+        assert all(Path(path).is_file() for path in found["outputs"].values())
 
 
 def test_distill_without_a_window_fits_it_to_the_buffer(capfd, small_buffer, tmp_path):

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from raydd.cli import run
-from raydd.data.buffer import verify
+from raydd.data.buffer import refresh_manifest, verify
 from raydd.data.datasets import load_dataset
 from raydd.data.synset import SyntheticSet
 
@@ -85,6 +85,37 @@ def distill(buffer, *more):
         ("distill --set span=51 --set window.high=null", ["span", "51"]),
         ("distill --set window.high=60", ["60", "50"]),
         ("distill --set window.low=12", ["12", "10"]),
+        ("distill --window 0", ["--window '0'", "0:20", "0:4:20", "auto"]),
+        ("distill --window 0:1:2:3", ["--window '0:1:2:3'"]),
+        ("distill --window 0:-3", ["--window '0:-3'"]),
+        ("distill --window 0:1.5", ["--window '0:1.5'"]),
+        ("distill --window :5", ["--window ':5'"]),
+        ("distill --window Auto", ["--window 'Auto'", "auto"]),
+        ("distill --window 0:60", ["window (0, 60)", "50"]),
+        ("distill --window 5:3", ["window (5, 3)"]),
+        ("distill --window 0:9:5", ["window 0, 9, 5", "T- <= T <= T+"]),
+        ("distill --window 4:2:9", ["window 4, 2, 9"]),
+        ("distill --window auto --set span=51", ["span", "51"]),
+        ("distill --window auto --set experts.num_experts=1", ["window.auto", "--num-experts 2"]),
+        ("distill --set probe_every=5 --set experts.num_experts=1", ["probe_every", "--num-experts 2"]),
+        ("distill --method tesla --set lr.labels=3", ["lr.labels = 3", "labels = expert"]),
+        ("distill --method datm --set initial=real", ["lr.labels = 5", "initial = real", "lr.labels=0"]),
+        ("distill --set lr.labels=2", ["lr.labels = 2", "initial=correctly_classified"]),
+        ("distill --method ast --ipc 4 --set clusters=3", ["clusters 3", "ipc 4"]),
+        ("distill --method mct --set waypoints=[50]", ["waypoints [50]", "between 0 and 50"]),
+        ("distill --method dpd --set pruning.rate=1", ["pruning.rate", "1"]),
+        ("distill --method dpd --set pruning.metric=cosine", ["pruning.metric", "'cosine'"]),
+        ("distill --set initial=best", ["initial", "'best'", "representative"]),
+        ("distill --set balance=1", ["balance", "1"]),
+        ("distill --preset cifar10/mtt-official", ["'cifar10/mtt-official'"]),
+        ("analyse expert nowhere", ["'expert'"]),
+        ("analyse experts", ["BUFFER"]),
+        ("analyse experts nowhere", ["nowhere"]),
+        ("analyse landscape nowhere --waypoints six", ["--waypoints 'six'", "6,25"]),
+        ("analyse storage nowhere", ["nowhere"]),
+        ("analyse matching nowhere", ["nowhere"]),
+        ("analyse labels nowhere", ["nowhere"]),
+        ("analyse memory nowhere", ["nowhere"]),
         ("distill --buffer nowhere", ["nowhere", "raydd experts"]),
         ("distill --device foo", ["'foo'", "cuda"]),
         ("experts --device foo", ["'foo'", "cuda"]),
@@ -157,6 +188,37 @@ def test_a_window_beyond_the_experts(refused, small_buffer):
     assert "window" in line
     assert "3" in line
     assert "span" in refused(*distill(small_buffer, "--set", "span=4"))
+
+
+def test_methods_on_the_buffer_they_cannot_use(refused, small_buffer, tmp_path):
+    folder = tmp_path / "straight"
+    assert run(["buffer", "convexify", str(small_buffer), str(folder)]) == 0
+    for method in ("mtt", "ftd", "tesla", "datm", "dpd", "ast"):
+        line = refused(*distill(folder, "--method", method, "--window", "0:1", "--set", "span=2"))
+        assert "is convexified (MCT): use --method mct, or a full buffer" in line
+    assert "waypoints (2,) are not ()" in refused(
+        *distill(folder, "--method", "mct", "--window", "0:1", "--set", "span=2", "--set", "waypoints=[2]")
+    )
+    assert "convexified already" in refused("buffer", "convexify", folder, tmp_path / "again")
+
+
+def test_looking_at_the_only_expert(refused, small_buffer, tmp_path):
+    folder = shutil.copytree(small_buffer, tmp_path / "buffer")
+    (folder / "expert-00001.arrow").unlink()
+    refresh_manifest(folder)
+    assert "probe_every" in refused(*distill(folder, "--set", "probe_every=1"))
+    assert "window.auto" in refused(*distill(folder, "--window", "auto"))
+
+
+def test_analyses_of_a_run_that_was_not_measured(refused, small_buffer, tmp_path):
+    assert run([str(word) for word in distill(small_buffer, "--out", tmp_path / "run")]) == 0
+    for command in ("matching", "labels"):
+        line = refused("analyse", command, tmp_path / "run")
+        assert "probe" in line
+    assert run([str(word) for word in distill(small_buffer, "--set", "probe_every=1", "--out", tmp_path / "hard")]) == 0
+    line = refused("analyse", "labels", tmp_path / "hard")
+    assert "labels" in line
+    assert str(tmp_path / "hard") in line
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "emptied", "removed"])

@@ -8,8 +8,11 @@ from raydd.data.clusters import nearest
 from raydd.data.coreset import CORESETS, kmeans
 from raydd.data.datasets import load_dataset
 from raydd.data.feed import Feed
-from raydd.data.initial import INITIAL, noise, real
+from raydd.data.initial import INITIAL, Experts, noise, real
+from raydd.data.trajectory import InMemory
 from raydd.data.transform import fit_transform
+from raydd.models.zoo import build
+from raydd.numerics.flat import FlatModel, split
 from raydd.numerics.rng import generator
 
 KINDS = ["raw01", "normalise", "zca"]
@@ -168,3 +171,174 @@ def test_in_order_is_in_order(digits):
     assert torch.equal(torch.cat([x for x, _ in batches]), feed(torch.arange(len(feed)))[0])
     assert torch.equal(torch.cat([y for _, y in batches]), digits.validation.targets)
     assert max(len(y) for _, y in batches) == 64
+
+
+def trained(digits, kind="raw01"):
+    """An MLP's weights after a few passes over the training digits, and the data's preprocessing."""
+    transform, rows = fit_transform(kind, digits), torch.arange(len(digits.train))
+    x, y = transform(digits.train.take(rows)), digits.train.targets
+    thetas = []
+    for seed in (0, 1):
+        theta = MLP.init(generator(seed, "theta"))
+        for _ in range(70):
+            at = theta.clone().requires_grad_()
+            loss = torch.nn.functional.cross_entropy(MLP(at, x), y)
+            theta = theta - 0.5 * torch.autograd.grad(loss, at)[0]
+        thetas.append(theta)
+    return transform, thetas
+
+
+MLP = FlatModel(lambda: build("MLP", channels=1, size=8, classes=10))
+SOFT = ["correctly_classified", "correctly_classified_mean"]
+
+
+def experts(thetas, model=MLP, clusters=None):
+    """Experts that have stood at these weights from the last epoch on, and elsewhere before."""
+    paths = [torch.stack([torch.zeros_like(theta), theta]) for theta in thetas]
+    return Experts(model, InMemory(paths, model.layout), torch.device("cpu"), clusters)
+
+
+def confused(theta):
+    """The same network with its answers moved on by one class: it is right about almost nothing."""
+    parts = split(theta.clone(), MLP.layout)
+    for name in ("classifier.weight", "classifier.bias"):
+        parts[name].copy_(parts[name].roll(1, 0).clone())
+    return torch.cat([part.flatten() for part in parts.values()])
+
+
+@pytest.mark.parametrize("name", SOFT)
+def test_soft_starts_are_real_images_that_an_expert_gets_right_with_its_logits(name, digits):
+    data = marked(digits)
+    transform, thetas = trained(data)
+    everything = transform(data.train.take(torch.arange(len(data.train))))
+    wrong = (MLP(thetas[0], everything).argmax(1) != data.train.targets).float().mean()
+    assert 0.02 < wrong < 0.5
+    picked = []
+    for seed in range(6):
+        images, labels = INITIAL[name](data, transform, 5, generator(seed), experts(thetas))
+        classes = torch.arange(10).repeat_interleave(5)
+        rows = rows_of(images)
+        assert len(set(rows)) == 50
+        assert set(rows) <= set(data.train.index.tolist())
+        assert [int(data.train.labels[row]) for row in rows] == classes.tolist()
+        assert torch.equal(images, torch.from_numpy(data.train.images[rows]) / 255)
+        assert torch.equal(labels.argmax(1), classes)
+        said = [MLP(theta, images) for theta in thetas]
+        if name == "correctly_classified":
+            (expert,) = [place for place, logits in enumerate(said) if torch.allclose(logits, labels, atol=1e-5)]
+            picked.append(expert)
+            assert torch.equal(said[expert].argmax(1), classes)
+        else:
+            for row, label in enumerate(classes.tolist()):
+                right = [logits[row].double() for logits in said if int(logits[row].argmax()) == label]
+                torch.testing.assert_close(labels[row].double(), sum(right) / len(right), rtol=0, atol=1e-5)
+    if name == "correctly_classified":
+        assert set(picked) == {0, 1}
+
+
+@pytest.mark.parametrize("name", SOFT)
+def test_where_no_expert_is_right_labels_are_right_all_the_same(name, digits):
+    transform, thetas = trained(digits)
+    wrong = confused(thetas[0])
+    images, labels = INITIAL[name](digits, transform, 20, generator(0), experts([wrong]))
+    classes = torch.arange(10).repeat_interleave(20)
+    said = MLP(wrong, images)
+    assert (said.argmax(1) == classes).float().mean() < 0.2
+    assert torch.isfinite(labels).all()
+    assert torch.equal(labels.argmax(1), classes)
+    torch.testing.assert_close(labels.sort(1).values, said.sort(1).values)
+    for label in range(10):
+        rows = torch.nonzero(digits.train.targets == label).flatten()
+        answers = MLP(wrong, transform(digits.train.take(rows)))
+        gaps = (answers.max(1).values - answers[:, label]).sort().values
+        mine = said[classes == label]
+        chosen = mine.max(1).values - mine[:, label]
+        torch.testing.assert_close(chosen.sort().values, gaps[:20], rtol=0, atol=1e-5)
+        assert (chosen[1:] - chosen[:-1]).min() > -1e-5  # the right ones first, then the nearest misses
+
+
+def test_an_untrained_expert_gives_a_start_too(digits):
+    transform = fit_transform("normalise", digits)
+    for name in SOFT:
+        images, labels = INITIAL[name](digits, transform, 3, generator(0), experts([MLP.init(generator(0))]))
+        assert labels.argmax(1).tolist() == [label for label in range(10) for _ in range(3)]
+        assert torch.isfinite(labels).all()
+        assert images.shape == (30, 1, 8, 8)
+
+
+class Corner(torch.nn.Module):
+    """Sees but the last two pixels, ten times as large."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.tensor(0.0))
+
+    def features(self, x):
+        return self.scale * x[:, 0, -1, -2:]
+
+    def forward(self, x):
+        return self.features(x).repeat(1, 5)
+
+
+def grouped(digits):
+    """Digits whose last pixels tell three groups of each class apart; all other pixels are noise."""
+    labels, rng = digits.train.labels, np.random.default_rng(0)
+    images = rng.integers(0, 256, digits.train.images.shape).astype(np.uint8)
+    group = np.zeros(len(labels), int)
+    for label in range(10):
+        rows = np.flatnonzero(labels == label)
+        group[rows] = np.arange(len(rows)) % 3
+    images[:, 0, -1, -2:] = 80 * group[:, None] + rng.integers(0, 12, (len(labels), 2))
+    images[:, 0, 0, 0], images[:, 0, 0, 1] = np.arange(len(images)) // 256, np.arange(len(images)) % 256
+    return replace(digits, train=replace(digits.train, images=images, index=np.arange(len(labels)))), group
+
+
+@pytest.mark.parametrize(("ipc", "clusters"), [(3, None), (3, 3), (6, 3), (12, 3)])
+def test_representatives_are_the_images_nearest_to_the_middles_of_what_an_expert_sees(ipc, clusters, digits):
+    data, group = grouped(digits)
+    theta, model = torch.tensor([10.0]), FlatModel(Corner)
+    start = INITIAL["representative"]
+    images, labels = start(data, fit_transform("raw01", data), ipc, generator(0), experts([theta], model, clusters))
+    assert labels.tolist() == [label for label in range(10) for _ in range(ipc)]
+    rows, each = rows_of(images), ipc // 3
+    assert len(set(rows)) == 10 * ipc
+    for label in range(10):
+        mine = rows[label * ipc : (label + 1) * ipc]
+        parts = [mine[place : place + each] for place in range(0, ipc, each)]
+        assert sorted(int(group[part[0]]) for part in parts) == [0, 1, 2]
+        for part in parts:
+            members = np.flatnonzero((data.train.labels == label) & (group == group[part[0]]))
+            seen = data.train.images[members][:, 0, -1, -2:].astype(float)
+            order = np.argsort(((seen - seen.mean(0)) ** 2).sum(1), kind="stable")
+            far = ((seen - seen.mean(0)) ** 2).sum(1)
+            found = [float(far[np.flatnonzero(members == row)[0]]) for row in part]
+            assert found == pytest.approx(far[order[:each]].tolist())
+
+
+def test_representatives_repeat_with_their_generator(digits):
+    data, _ = grouped(digits)
+    given = fit_transform("raw01", data), 4
+    network = experts([torch.tensor([10.0])], FlatModel(Corner))
+    first, again, other = (INITIAL["representative"](data, *given, generator(seed), network)[0] for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize(("ipc", "clusters"), [(4, 3), (2, 4), (1, 2)])
+def test_clusters_that_cannot_share_the_images_are_refused(ipc, clusters, digits):
+    network = experts([torch.zeros(MLP.size)], clusters=clusters)
+    message = f"clusters {clusters} does not divide ipc {ipc}; use --set clusters with a divisor of it"
+    with pytest.raises(ValueError, match=message):
+        INITIAL["representative"](digits, fit_transform("raw01", digits), ipc, generator(0), network)
+
+
+@pytest.mark.parametrize("name", sorted(set(INITIAL) - {"noise"}))
+def test_no_start_has_more_images_than_a_class(name, digits):
+    least = int(torch.bincount(digits.train.targets).min())
+    given = digits, fit_transform("raw01", digits)
+    network = experts([MLP.init(generator(0))])
+    with pytest.raises(ValueError, match=f"use --ipc {least} or less") as caught:
+        INITIAL[name](*given, least + 1, generator(0), network)
+    assert "\n" not in str(caught.value)
+    if name != "representative":  # k-means of so many clusters takes a minute
+        assert len(INITIAL[name](*given, least, generator(0), network)[0]) == 10 * least

@@ -1,0 +1,134 @@
+"""Every method on one data set, beside random and k-means selections and the whole data: one table.
+
+python benchmarks/methods.py --dataset digits --write
+python benchmarks/methods.py --dataset shared/data/cifar10-jpeg --plan benchmarks/methods-cifar10.yaml --write
+
+A plan is a YAML of settings that lie over the presets: ``all``, ``methods`` by name, ``ipc`` by number (each
+again with ``all`` and ``methods``), and ``buffers``, a folder of experts for every optimizer. Finished runs and
+experts are kept in --out and in the cache, so that the same command goes on where it was stopped.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from raydd import api
+from raydd.config import DistillConfig, EvaluateConfig, ExpertsConfig
+from raydd.data.synset import SyntheticSet
+from raydd.methods import METHODS, complete
+from raydd.preset import load_preset
+from raydd.runs import commit
+from raydd.settings import build, dump, merge
+
+
+def settings(plan: dict[str, Any], method: str, ipc: int) -> dict[str, Any]:
+    """What a plan says of a method and an ipc."""
+    tree: dict[str, Any] = {}
+    own = plan.get("ipc", {}).get(ipc, {})
+    for part in (plan, own):
+        for layer in (part.get("all"), part.get("methods", {}).get(method)):
+            merge(tree, layer or {})
+    return tree
+
+
+def configure(options: argparse.Namespace, plan: dict[str, Any], method: str, ipc: int) -> DistillConfig:
+    """The whole configuration: method's defaults, preset, plan."""
+    said = {"method": method, "ipc": ipc, "data": {"dataset": options.dataset}, "threads": 1, "seed": options.seed}
+    preset = load_preset(options.dataset, method, ipc)
+    return complete(build(DistillConfig, preset, said, settings(plan, method, ipc)))
+
+
+def buffer_of(config: DistillConfig, plan: dict[str, Any]) -> Path:
+    """The experts of a run: the plan's, or the cache's, trained first where they lack."""
+    given = plan.get("buffers", {}).get(config.experts.optimizer)
+    return Path(given) if given else api.train_experts(ExpertsConfig(data=config.data, experts=config.experts))
+
+
+def distill(config: DistillConfig, buffer: Path, out: Path) -> None:
+    """One run in a process of its own; what is finished is left as it is."""
+    if (out / "synset.arrow").exists():
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    preset = out.parent / f"{out.name}.yaml"
+    preset.write_text(dump(config), encoding="utf-8")
+    words = ["distill", "--preset", str(preset), "--buffer", str(buffer), "--out", str(out), "--resume"]
+    subprocess.run([sys.executable, "-m", "raydd", *words], check=True)
+
+
+def table(scores: list[dict[str, Any]]) -> str:
+    """Scores as Markdown: a row a set, a column an ipc, per cent."""
+    cells = {(score["name"].split(",")[0], score["ipc"]): score for score in scores if score["ipc"] is not None}
+    names, ipcs = list(dict.fromkeys(name for name, _ in cells)), sorted({ipc for _, ipc in cells})
+    lines = ["| | " + " | ".join(f"ipc {ipc:g}" for ipc in ipcs) + " |", "|---|" + "---|" * len(ipcs)]
+    for name in names:
+        row = (cells.get((name, ipc)) for ipc in ipcs)
+        shown = ("" if s is None else f"{100 * s['mean']:.1f} ± {100 * s['std']:.1f}" for s in row)
+        lines.append(f"| {name} | " + " | ".join(shown) + " |")
+    lines += [
+        f"| {s['name']} | " + " | ".join([f"{100 * s['mean']:.1f} ± {100 * s['std']:.1f}"] * len(ipcs)) + " |"
+        for s in scores
+        if s["ipc"] is None
+    ]
+    return "\n".join(lines)
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", default="digits")
+    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--ipc", type=int, nargs="+", default=[1, 10])
+    parser.add_argument("--plan", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("runs/methods"))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, default=5, help="fresh networks a cell")
+    parser.add_argument("--epochs", type=int, help="epochs on a synthetic set; none takes the protocol's")
+    parser.add_argument("--real-epochs", type=int, help="epochs on the whole data")
+    parser.add_argument("--write", action="store_true", help="record the result beside this script")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Train experts, distill every cell, score all of them in one evaluation, and print the table."""
+    options, start = parse(), time.monotonic()
+    name = Path(options.dataset).name
+    if Path(options.dataset).exists():
+        options.dataset = str(Path(options.dataset).resolve())
+    plan = yaml.safe_load(options.plan.read_text(encoding="utf-8")) if options.plan else {}
+    cells = [(method, ipc) for ipc in options.ipc for method in options.methods.split(",")]
+    configs = {cell: configure(options, plan, *cell) for cell in cells}
+    buffers = {cell: buffer_of(config, plan) for cell, config in configs.items()}
+    runs = {cell: options.out / name / f"{cell[0]}-ipc{cell[1]}" for cell in cells}
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        list(pool.map(lambda cell: distill(configs[cell], buffers[cell], runs[cell]), cells))
+    synsets = [SyntheticSet.load(runs[cell] / "synset.arrow") for cell in cells]
+    titles = [f"{method}, {ipc} a class" for method, ipc in cells]
+    asked = EvaluateConfig(seeds=options.seeds, epochs=options.epochs, real_epochs=options.real_epochs)
+    scores = api.evaluate(synsets, asked, names=titles)
+    print(table(scores))
+    result = {
+        "command": "python benchmarks/methods.py " + " ".join(sys.argv[1:]),
+        "commit": commit(),
+        "machine": f"{len(os.sched_getaffinity(0))} cores, {platform.machine()}, CPU",
+        "versions": {package: version(package) for package in ("raydd", "ray", "torch")},
+        "minutes": round((time.monotonic() - start) / 60, 1),
+        "settings": {f"{method}-ipc{ipc}": configs[method, ipc].model_dump(mode="json") for method, ipc in cells},
+        "scores": scores,
+    }
+    if options.write:
+        target = Path(__file__).with_name(f"methods-{name}.json")
+        target.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
