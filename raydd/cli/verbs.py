@@ -38,11 +38,14 @@ def quickstart(
     from raydd import api
     from raydd.config import DistillConfig, ExpertsConfig
     from raydd.console import Screen
+    from raydd.methods import complete
     from raydd.preset import load_preset
     from raydd.settings import build, parse_settings
 
     screen, where = Screen(as_json), api.Where(num_workers=2, device=known_device(device))
-    config = build(DistillConfig, load_preset("digits", "mtt", 1), {"seed": seed}, parse_settings(settings or ()))
+    config = complete(
+        build(DistillConfig, load_preset("digits", "mtt", 1), {"seed": seed}, parse_settings(settings or ()))
+    )
     api.check_early(config, where)
     experts = ExpertsConfig(data=config.data, experts=config.experts, seed=config.seed)
     buffer = api.train_experts(experts, out / "buffer", where=where, screen=screen)
