@@ -53,8 +53,8 @@ EVALUATION = EvaluateConfig()
 
 def default_buffer(config: ExpertsConfig) -> Path:
     """Where the cache keeps the buffer of a configuration: one folder for any number of experts."""
-    tree = config.model_dump(mode="json")
-    tree["experts"].pop("num_experts")
+    experts = config.experts
+    tree = config.model_dump(mode="json") | {"experts": {"network": experts.network, **experts.recipe()}}
     digest = hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:12]
     name = f"{Path(config.data.dataset).name}-{config.experts.network.replace(':', '-')}-{digest}"
     return default_cache() / "buffers" / name
@@ -157,7 +157,10 @@ def distill(
     if buffer is None:
         buffer, most = _cached_buffer(config, where, screen), config.experts.num_experts
     experts, work = open_buffer(Path(buffer), config, target, most)
-    config = settle(config, experts, out)
+    asked, config = config, settle(config, experts, out)
+    if asked.experts.optimizer != config.experts.optimizer:
+        kinds = f"{config.experts.optimizer}, not {asked.experts.optimizer}"
+        screen.note(f"{buffer}: these experts were trained by {kinds} as the settings ask; going on with them")
     check(config, work)
     torch.set_num_threads(config.threads or 1)
     if config.window.auto:
@@ -183,7 +186,10 @@ def _found_window(
 ) -> DistillConfig:
     """The configuration with the window that trial finds, or that a resumed run found."""
     if before is not None:
-        return config.model_copy(update={"window": before.window})
+        if not (out / "window.json").exists():
+            raise ValueError(f"{out} was started without --window auto; resume it with the window it had")
+        found = {name: getattr(before.window, name) for name in ("low", "current", "high")}
+        return config.model_copy(update={"window": config.window.model_copy(update=found | {"auto": False})})
     screen.note(f"window: trying ranges of start epochs, {PILOT_STEPS} outer steps each")
     search = find_window(config, buffer, work, screen.note)
     write_atomic(out / "window.json", json.dumps(search.to_json(), indent=1).encode() + b"\n")
@@ -195,7 +201,7 @@ def check_early(config: DistillConfig, where: Where) -> Workspace:
     """Refuse what cannot run before experts are trained for it.
 
     Raises:
-        ValueError: See `raydd.runs.check`.
+        ValueError: See `raydd.checks.check`.
     """
     config = complete(config)
     plain = config.data.model_copy(update={"preprocessing": "raw01"})  # checks need no fitted preprocessing

@@ -34,9 +34,10 @@ def check(config: DistillConfig, work: Workspace) -> None:
     """
     check_method(config)
     real(work.dataset, work.transform, config.ipc, generator(config.seed, "check"))
-    clusters_of(config.ipc, config.clusters)
+    if config.initial == "representative":
+        clusters_of(config.ipc, config.clusters)
     check_start(config, config.experts.epochs)
-    knots(config.waypoints, config.experts.epochs)
+    check_lines(config)
     check_experts(config)
     check_labels(config)
     check_selection(config, work)
@@ -46,6 +47,26 @@ def check_method(config: DistillConfig) -> None:
     """Refuse an unknown method, before anything is loaded."""
     if config.method not in METHODS:
         raise ValueError(f"unknown method {config.method!r}; use one of {', '.join(METHODS)}")
+
+
+def check_lines(config: DistillConfig) -> None:
+    """Refuse settings of convexified trajectories without those, or that contradict each other.
+
+    Raises:
+        ValueError: Naming the settings.
+    """
+    knots(config.waypoints, config.experts.epochs)
+    used = {
+        "waypoints": config.waypoints,
+        "window.continuous": config.window.continuous,
+        "experts.kept": config.experts.kept is not None,
+    }
+    for name in (name for name, value in used.items() if value and not config.convexify):
+        raise ValueError(f"{name} is for convexified trajectories; use --method mct, --set convexify=true, or drop it")
+    if config.experts.kept is not None and config.waypoints not in ((), config.experts.kept):
+        raise ValueError(
+            f"waypoints {config.waypoints} and experts.kept {config.experts.kept} differ; give both the same epochs"
+        )
 
 
 def check_start(config: DistillConfig, epochs: int) -> None:

@@ -113,7 +113,7 @@ class WindowConfig(Config):
         current: T, the upper end at outer step 0, from which it grows to ``high``; None starts at ``high``.
         high: T+, in epochs; None fits the experts: their last epoch less the span.
         interval: I, outer steps an epoch of growth.
-        continuous: Draw between whole epochs too (MCT; convexified experts only).
+        continuous: Draw between whole epochs too (MCT; needs ``convexify``).
         auto: Find low, current and high by trial before the run (DATM, appendix A.6).
     """
 
@@ -180,7 +180,8 @@ class DistillConfig(Config):
         intermediate: Match inside the segment too, with equal or varied (k / M) weights.
         balance: theta of AST's balanced inner loss; None leaves the loss as it is.
         perturbation: rho, relative size of AST's perturbation of the starting weights.
-        waypoints: Epochs between the first and the last that a convexified trajectory passes (MCT).
+        convexify: Match straight lines between the experts' snapshots instead of their own steps (MCT).
+        waypoints: Epochs between the first and the last that such a line passes.
         checkpoint_every: Outer steps between resumable checkpoints.
         evaluate_every: Outer steps between scores on the validation split; None scores only the end.
         probe_every: Outer steps between measures of the matching loss on the buffer's last expert, which
@@ -211,6 +212,7 @@ class DistillConfig(Config):
     intermediate: Literal["none", "equal", "varied"] = "none"
     balance: Annotated[float, Field(gt=1)] | None = None
     perturbation: NonNegative = 0.0
+    convexify: bool = False
     waypoints: tuple[Count, ...] = ()
     checkpoint_every: Count = 10
     evaluate_every: Count | None = None

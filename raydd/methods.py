@@ -8,7 +8,6 @@ the others, or with another method's: ``--method mtt --set pruning.rate=0.1``.
 from collections.abc import Callable
 
 from raydd.config import DistillConfig
-from raydd.data.convexified import Convexified
 from raydd.recipe import Recipe, Setup, matching
 from raydd.settings import Tree, build
 
@@ -118,9 +117,7 @@ def mct(setup: Setup) -> Recipe:
     Differs:
         The gradient is exact; the official code has TESLA's, halved.
     """
-    config = setup.config
-    source = Convexified(setup.source, config.waypoints, config.window.continuous)
-    return matching(setup._replace(source=source))
+    return matching(setup)
 
 
 _DATM: Tree = {
@@ -151,7 +148,7 @@ DEFAULTS: dict[str, Tree] = {
         "perturbation": 0.1,
         "experts": {"optimizer": "smooth"},
     },
-    "mct": {"window": {"continuous": True}},
+    "mct": {"convexify": True, "window": {"continuous": True}},
 }
 """What a method sets where neither a preset nor the user does."""
 

@@ -7,7 +7,6 @@ import resource
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -23,8 +22,8 @@ class Probe:
     """Measures the matching loss on one expert, from every epoch that leaves room for a segment.
 
     The loss is Eq. 1 of the papers whatever the method adds to it: over all parameters, at the end of the
-    segment, from weights as the expert had them. Every measure draws the same batches and views, so that two
-    of them differ by the synthetic set alone.
+    segment, from weights as the expert had them; students train as the method's do. Every measure draws the
+    same batches and views, so that two of them differ by the synthetic set alone.
 
     Attributes:
         objective: What the run matches.
@@ -52,10 +51,6 @@ class Probe:
         start, target = source.snapshot(self.expert, t), source.snapshot(self.expert, t + span)
         return Segment(start, target, float(t), None, self.expert)
 
-    def record(self, synset: SyntheticSet, step: int) -> dict[str, Any]:
-        """What is kept of a moment: the losses, and how far soft labels spread; None for classes."""
-        return {"step": step, "losses": self.losses(synset), "label_std": label_spread(synset)}
-
 
 def label_spread(synset: SyntheticSet) -> float | None:
     """The standard deviation over the K classes of each image's soft label (ddof 0), averaged; None for classes.
@@ -69,7 +64,10 @@ def label_spread(synset: SyntheticSet) -> float | None:
 
 
 def memory(device: torch.device) -> dict[str, float | None]:
-    """Memory of this process now, in MB, and the most its tensors have taken on a GPU; None on the CPU."""
+    """Memory of this process now, in MB, and the most its tensors have taken on a GPU; None on the CPU.
+
+    What a process holds rises to what it needed at most: see `raydd.memory`.
+    """
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
         resident = pages * resource.getpagesize() / 1e6

@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from raydd.config import DistillConfig
+from raydd.data.convexified import Convexified
 from raydd.data.initial import INITIAL, SOFT, Experts
 from raydd.data.synset import SyntheticSet
 from raydd.data.trajectory import Segment, TrajectorySource
@@ -27,6 +29,7 @@ from raydd.numerics.windows import growing
 from raydd.probe import Probe
 from raydd.workspace import Workspace
 
+AT_ONCE = 512  # images
 Finish = Callable[[SyntheticSet], SyntheticSet]
 
 
@@ -79,6 +82,8 @@ def matching(setup: Setup) -> Recipe:
         ValueError: The experts cannot serve the window, or the labels cannot be learned.
     """
     config, last = setup.config, setup.source.epochs
+    if config.convexify:
+        setup = setup._replace(source=Convexified(setup.source, config.waypoints, config.window.continuous))
     window = growing(*start_window(config, last), config.window.interval)
     setup.source.segment(window(config.steps), config.span, generator(config.seed, "check"))
     labels, finish = LABELS[config.labels](setup)
@@ -187,8 +192,13 @@ def labels_from_expert(work: Workspace) -> Labels:
     """
     model = FlatModel(work.build)
 
+    def say(theta: Tensor, images: Tensor) -> Tensor:
+        return torch.softmax(model(theta, images), dim=1)
+
     def labels(synset: SyntheticSet, segment: Segment) -> Tensor:
-        return torch.softmax(model(segment.target, synset.images), dim=1)
+        parts = synset.images.split(AT_ONCE)  # each is computed again in the backward sweep: no graph is kept
+        said = [checkpoint(say, segment.target, part, use_reentrant=False, preserve_rng_state=False) for part in parts]
+        return torch.cat(said)
 
     return labels
 
@@ -203,10 +213,14 @@ def label_by_experts(setup: Setup) -> Finish:
     @torch.no_grad()
     def finish(synset: SyntheticSet) -> SyntheticSet:
         thetas = (source.snapshot(expert, source.epochs).to(synset.images) for expert in source.experts)
-        said = torch.stack([torch.log_softmax(model(theta, synset.images), dim=1) for theta in thetas])
+        said = torch.stack([_log_probabilities(model, theta, synset.images) for theta in thetas])
         return synset.with_leaves({"labels": torch.logsumexp(said, dim=0) - math.log(len(said))})
 
     return finish
+
+
+def _log_probabilities(model: FlatModel, theta: Tensor, images: Tensor) -> Tensor:
+    return torch.cat([torch.log_softmax(model(theta, part), dim=1) for part in images.split(AT_ONCE)])
 
 
 LABELS: dict[str, Callable[[Setup], tuple[Labels, Finish]]] = {

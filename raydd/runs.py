@@ -22,8 +22,8 @@ from raydd.data.files import open_arrow, sweep, write_atomic
 from raydd.data.synset import SyntheticSet
 from raydd.data.tensors import flatten_tree, load_tensors, save_tensors, unflatten_tree
 from raydd.distill.loop import Distillation, Step
-from raydd.methods import METHODS
-from raydd.probe import Probe, memory
+from raydd.methods import METHODS, complete
+from raydd.probe import Probe, label_spread, memory
 from raydd.recipe import Recipe, Setup
 from raydd.settings import dump
 from raydd.training.protocol import PROTOCOLS
@@ -74,6 +74,7 @@ class Run:
     resume: bool = False
 
     def __post_init__(self) -> None:
+        self.config = complete(self.config)
         check_start(self.config, self.buffer.epochs)
         check_selection(self.config, self.work)
         self._claim_folder()
@@ -126,7 +127,7 @@ class Run:
             )
         self._distillation.load_state_dict(unflatten_tree(tensors, metadata["plain"]))
         self._saved = self._distillation.step
-        self._log = Log(**{name: metadata[name] for name in vars(self._log)})
+        self._log = Log(**{name: metadata.get(name, []) for name in vars(self._log)})
 
     def _buffer_identity(self) -> str:
         """What all experts' bytes hash to."""
@@ -162,7 +163,9 @@ class Run:
             and _due(step, self.config.probe_every)
             and step not in {entry["step"] for entry in self._log.probes}
         ):
-            self._log.probes.append(self._probe.record(self._distillation.result, step))
+            result = self._distillation.result
+            losses, spread = self._probe.losses(result), label_spread(self._finish_set(result))
+            self._log.probes.append({"step": step, "losses": losses, "label_std": spread})
 
     def _save(self, state: dict[str, Any], done: int) -> None:
         tensors, plain = flatten_tree(state)

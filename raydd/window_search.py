@@ -6,9 +6,10 @@ takes no part. The decider asks for trials and knows nothing of how they are mad
 Shapes: `T` start epochs 0 to K - M.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 
@@ -16,7 +17,9 @@ from raydd.config import DistillConfig, WindowConfig
 from raydd.data.buffer import ArrowBuffer
 from raydd.data.trajectory import Segment, TrajectorySource
 from raydd.distill.loop import Distillation
+from raydd.distill.trajectory import TrajectoryMatching
 from raydd.methods import METHODS
+from raydd.numerics.windows import fixed
 from raydd.recipe import Setup
 from raydd.runs import without_last
 from raydd.workspace import Workspace
@@ -43,9 +46,14 @@ class Trial(NamedTuple):
     after: Sequence[float]
     missed: Sequence[int]
 
+    def to_json(self) -> dict[str, Any]:
+        """As plain values; a loss that is not finite is None."""
+        losses = {name: [x if math.isfinite(x) else None for x in getattr(self, name)] for name in ("before", "after")}
+        return self._asdict() | losses
+
     def harms(self, part: slice) -> bool:
         """Whether the mean loss over a part of the start epochs rose."""
-        return sum(self.after[part]) > sum(self.before[part])
+        return not sum(self.after[part]) <= sum(self.before[part])  # a student that diverged is harmed too
 
 
 @dataclass(frozen=True)
@@ -63,7 +71,7 @@ class Search:
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
-        return {**asdict(self), "trials": [trial._asdict() for trial in self.trials]}
+        return {**asdict(self), "trials": [trial.to_json() for trial in self.trials]}
 
 
 def search(pilot: Callable[[int, int], Trial], last: int) -> Search:
@@ -124,20 +132,18 @@ def find_window(config: DistillConfig, buffer: ArrowBuffer, work: Workspace, tel
     Raises:
         ValueError: The buffer has one expert, or the method matches no trajectories.
     """
-    reduced = without_last(buffer)
-    start: list[float] = []  # every trial starts from the same set
+    whole = WindowConfig(continuous=config.window.continuous)
+    recipe = METHODS[config.method](Setup(config.model_copy(update={"window": whole}), work, without_last(buffer)))
+    if recipe.probe is None:
+        raise ValueError(f"window.auto: method {config.method} matches no trajectories; set window.high instead")
+    look, matched = recipe.probe(buffer.experts[-1]), cast(TrajectoryMatching, recipe.objective)
+    start = look.losses(recipe.synset)
 
     def pilot(low: int, high: int) -> Trial:
-        window = WindowConfig(low=low, high=high, continuous=config.window.continuous)
-        recipe = METHODS[config.method](Setup(config.model_copy(update={"window": window}), work, reduced))
-        if recipe.probe is None:
-            raise ValueError(f"window.auto: method {config.method} matches no trajectories; set window.high instead")
-        look = recipe.probe(buffer.experts[-1])
-        objective: Any = recipe.objective
-        noting = _Noting(objective.source)
-        objective = replace(objective, source=noting)
-        run = Distillation(objective, recipe.synset, recipe.learn, config.seed, gate=recipe.gate, ema=recipe.ema)
-        start[:] = start or look.losses(recipe.synset)
+        noting = _Noting(matched.source)
+        objective = replace(matched, source=cast(TrajectorySource, noting), window=fixed(low, high))
+        # Without the running mean of the images, which fifty steps hardly move.
+        run = Distillation(objective, recipe.synset, recipe.learn, config.seed, gate=recipe.gate)
         steps = list(run.run(PILOT_STEPS))
         missed = [int(t) for t, step in zip(noting.starts, steps, strict=False) if not step.loss <= 1]
         trial = Trial(low, high, tuple(start), look.losses(run.result), missed)

@@ -43,6 +43,10 @@ REFUSED = [
     ("mtt", {"window": {"low": 2, "high": 1}}, ["window (2, 1) holds no epoch"]),
     ("mct", {"waypoints": [3]}, ["waypoints [3]", "between 0 and 3"]),
     ("mct", {"waypoints": [2, 1]}, ["waypoints [2, 1]", "rising"]),
+    ("mtt", {"waypoints": [1]}, ["waypoints is for convexified", "--method mct", "convexify=true"]),
+    ("datm", {"window": {"continuous": True}}, ["window.continuous is for convexified", "--method mct"]),
+    ("mtt", {"experts": {"kept": [1]}}, ["experts.kept is for convexified", "--method mct"]),
+    ("mct", {"waypoints": [1], "experts": {"kept": [2]}}, ["waypoints (1,)", "experts.kept (2,)", "the same epochs"]),
     ("ast", {"ipc": 4, "clusters": 3}, ["clusters 3", "ipc 4", "--set clusters"]),
     ("mtt", {"probe_every": 1, "experts": {"num_experts": 1}}, ["probe_every", "there is but 1", "--num-experts 2"]),
     ("mtt", {"window": {"auto": True}, "experts": {"num_experts": 1}}, ["window.auto", "--num-experts 2"]),
@@ -80,6 +84,7 @@ def test_what_cannot_run_on_a_buffer_is_refused_before_anything_is_written(
         {"probe_every": 1},
         {"window": {"auto": True, "high": 40}},
         {"ipc": 4, "clusters": 2},
+        {"convexify": True, "waypoints": [1], "experts": {"kept": [1]}},
         {"initial": "correctly_classified", "labels": "own", "lr": {"labels": 3}},
     ],
 )

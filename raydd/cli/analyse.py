@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from raydd.cli.options import AsJson, DatasetOption, DeviceOption, dataset_word, given, known_device
+from raydd.cli.options import AsJson, DatasetOption, DeviceOption, dataset_word, epochs_of, given, known_device
 
 app = typer.Typer(help="Look into experts and runs: tables, figures and their numbers.", no_args_is_help=True)
 
@@ -101,18 +101,6 @@ def memory(runs: Runs, out: Out = None, as_json: AsJson = False) -> None:
     from raydd.report.tables import memory_table
 
     _show("memory", runs, out, as_json, lambda: measure(runs), (memory_table, draw_memory))
-
-
-def epochs_of(text: str) -> tuple[int, ...]:
-    """Epochs from words with commas; none from nothing.
-
-    >>> epochs_of("6,25"), epochs_of("")
-    ((6, 25), ())
-    """
-    try:
-        return tuple(int(word) for word in text.split(",") if word.strip())
-    except ValueError:
-        raise ValueError(f"--waypoints {text!r} are no epochs; give whole numbers with commas, such as 6,25") from None
 
 
 def _show(

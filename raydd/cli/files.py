@@ -8,6 +8,7 @@ import typer
 from raydd.cli.options import (
     AsJson,
     Settings,
+    epochs_of,
     printer,
     show_document,
 )
@@ -108,11 +109,7 @@ def buffer_convexify(
     from raydd.console import Screen
     from raydd.data.convexified import convexify
 
-    try:
-        epochs = [int(word) for word in waypoints.split(",")] if waypoints else []
-    except ValueError:
-        raise ValueError(f"--waypoints {waypoints!r} are not epochs; give them as 6,25") from None
-    experts, kept, before, after = convexify(buffer, out, epochs)
+    experts, kept, before, after = convexify(buffer, out, epochs_of(waypoints))
     sizes = {"before": before, "after": after, "ratio": after / before}
     document = {"experts": experts, "kept": [*kept], "bytes": sizes, "outputs": {"folder": str(out)}}
     said = f"{out}: {experts} experts at epochs {', '.join(map(str, kept))}"

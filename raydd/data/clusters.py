@@ -10,9 +10,11 @@ from torch import Tensor
 def centres(points: Tensor, count: int, rng: torch.Generator) -> Tensor:
     """The centres (count, D) of clusters of points (n, D), by scikit-learn's KMeans started by k-means++."""
     from sklearn.cluster import KMeans
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     seed = int(torch.randint(2**31, (), generator=rng))
-    found = KMeans(count, n_init=1, random_state=seed).fit(points.double().numpy())
+    with threadpool_limits(1):  # sums depend on the number of threads, and no setting knows of these
+        found = KMeans(count, n_init=1, random_state=seed).fit(points.double().numpy())
     return torch.from_numpy(found.cluster_centers_)
 
 

@@ -40,7 +40,8 @@ def growing(low: float, current: float, high: float, interval: int) -> Window:
         Guo et al., arXiv 2310.05773, Algorithm 1.
 
     Differs:
-        The official sampling leaves the upper end out; this one includes it, as Algorithm 1 does.
+        The official sampling leaves the upper end out; this one includes it, as Algorithm 1 does. As printed,
+        Algorithm 1 grows T at step 0 too; here T holds for I steps first.
 
     >>> window = growing(0, 2, 4, interval=10)
     >>> [window(step) for step in (0, 9, 10, 25, 999)]
