@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.func import functional_call
 
+import raydd.recipe
 from raydd.config import DistillConfig
 from raydd.data.convexified import Convexified
 from raydd.data.trajectory import InMemory
@@ -254,6 +255,21 @@ def test_tesla_is_scored_with_the_mean_probabilities_of_all_experts_after_their_
     assert (expected - network(source.trajectories[0][EPOCHS].double(), images).softmax(1)).abs().max() > 0.01
     assert torch.equal(finished.images, recipe.synset.images)
     assert finished.labels.requires_grad is False
+
+
+def test_labels_and_their_gradient_do_not_depend_on_how_many_images_are_asked_about_at_once(work, source, monkeypatch):
+    config = toy("tesla", {"backprop": "adjoint"})
+    synset = composed(config, work, source).synset
+    found = []
+    for at_once in (512, 3):
+        monkeypatch.setattr(raydd.recipe, "AT_ONCE", at_once)
+        recipe = composed(config, work, source)
+        images = synset.images.clone().requires_grad_()
+        loss, _ = recipe.objective.loss(synset.with_leaves({"images": images}), None, 0, generator(1))
+        (gradient,) = torch.autograd.grad(loss, images)
+        found.append((loss.detach(), gradient, recipe.finish(synset).labels))
+    for whole, parts in zip(*found, strict=True):
+        torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("method", sorted(set(METHODS) - {"tesla"}))
