@@ -16,21 +16,6 @@ SHIPPED = sorted(
     for file in folder.iterdir()
 )
 
-# The published hyper-parameters of MTT, arXiv 2203.11932, and the experts' of its appendix.
-PUBLISHED = """
-set           ipc  zca  N   M  T+  images  lr.lr  start  batch
-cifar10       1    y    50  2  2   100     1e-7   0.01   all
-cifar10       10   y    30  2  20  100     1e-5   0.001  all
-cifar10       50   n    30  2  40  1000    1e-5   0.001  all
-cifar100      1    y    20  3  20  1000    1e-5   0.01   all
-cifar100      10   n    20  2  20  1000    1e-5   0.01   all
-cifar100      50   y    80  2  40  1000    1e-5   0.01   125
-tiny_imagenet 1    n    10  2  10  10000   1e-4   0.01   all
-tiny_imagenet 10   n    20  2  40  10000   1e-4   0.01   200
-tiny_imagenet 50   n    20  2  40  10000   1e-4   0.01   300
-"""
-ROWS = [line.split() for line in PUBLISHED.strip().splitlines()[1:]]
-
 
 def refused(kind, *layers):
     """The message that a configuration is refused with, on one line."""
