@@ -107,7 +107,8 @@ def open_buffer(
         most: Use the first so many experts; None uses all.
 
     Raises:
-        ValueError: The buffer is damaged, or of another network, data set or preprocessing.
+        ValueError: The buffer is damaged, of another network, data set or preprocessing, or convexified
+            where the settings want the experts' own steps.
     """
     buffer = ArrowBuffer(folder, most)
     buffer.expect(network=config.experts.network)
@@ -116,6 +117,8 @@ def open_buffer(
             f"{folder} has preprocessing {buffer.spec.preprocessing['kind']!r}, not {config.data.preprocessing!r}; "
             f"use --set data.preprocessing={buffer.spec.preprocessing['kind']} or another --buffer"
         )
+    if buffer.kept is not None and not config.convexify:
+        raise ValueError(f"{folder} is convexified (MCT): use --method mct, or a full buffer")
     if (held := buffer.spec.recipe["validation"]) != config.data.validation:
         raise ValueError(
             f"{folder} held out data.validation={held} of the training images, not {config.data.validation}; "

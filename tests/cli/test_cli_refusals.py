@@ -196,7 +196,7 @@ def test_methods_on_the_buffer_they_cannot_use(refused, small_buffer, tmp_path):
     for method in ("mtt", "ftd", "tesla", "datm", "dpd", "ast"):
         line = refused(*distill(folder, "--method", method, "--window", "0:1", "--set", "span=2"))
         assert "is convexified (MCT): use --method mct, or a full buffer" in line
-    assert "waypoints (2,) are not ()" in refused(
+    assert "waypoints (2,) and experts.kept () differ" in refused(
         *distill(folder, "--method", "mct", "--window", "0:1", "--set", "span=2", "--set", "waypoints=[2]")
     )
     assert "convexified already" in refused("buffer", "convexify", folder, tmp_path / "again")
