@@ -245,7 +245,7 @@ def test_the_methods_own_values_are_their_papers():
             "perturbation": 0.1,
             "experts.optimizer": "smooth",
         },
-        "mct": {"window.continuous": True},
+        "mct": {"convexify": True, "window.continuous": True},
     }
     assert toy("datm").lr.labels_momentum == 0.9
 
