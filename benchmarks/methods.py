@@ -65,6 +65,13 @@ def distill(config: DistillConfig, buffer: Path, out: Path) -> None:
     subprocess.run([sys.executable, "-m", "raydd", *words], check=True)
 
 
+def told(config: DistillConfig) -> dict[str, Any]:
+    """A configuration as it is recorded: the data set by name, since its place is this machine's affair."""
+    tree = config.model_dump(mode="json")
+    tree["data"]["dataset"] = Path(config.data.dataset).name
+    return tree
+
+
 def table(scores: list[dict[str, Any]]) -> str:
     """Scores as Markdown: a row a set, a column an ipc, per cent."""
     cells = {(score["name"].split(",")[0], score["ipc"]): score for score in scores if score["ipc"] is not None}
@@ -122,7 +129,7 @@ def main() -> None:
         "machine": f"{len(os.sched_getaffinity(0))} cores, {platform.machine()}, CPU",
         "versions": {package: version(package) for package in ("raydd", "ray", "torch")},
         "minutes": round((time.monotonic() - start) / 60, 1),
-        "settings": {f"{method}-ipc{ipc}": configs[method, ipc].model_dump(mode="json") for method, ipc in cells},
+        "settings": {f"{method}-ipc{ipc}": told(configs[method, ipc]) for method, ipc in cells},
         "scores": scores,
     }
     if options.write:

@@ -89,7 +89,7 @@ def test_what_cannot_run_on_a_buffer_is_refused_before_anything_is_written(
     ],
 )
 def test_what_can_run_is_let_through(method, layer, work):
-    check(toy(method, layer), work)
+    assert check(toy(method, layer), work) is None
 
 
 def test_a_window_is_checked_against_the_experts_that_are_there():

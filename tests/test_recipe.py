@@ -207,7 +207,8 @@ def test_the_outer_loss_of_every_method_is_its_papers(method, work, source):
 
 @pytest.mark.parametrize(("method", "layer", "part"), ALONE)
 def test_every_part_is_had_with_any_method(method, layer, part, work, source):
-    compare(toy(method, layer), PAPERS[method]._replace(**part), work, source)
+    epochs = compare(toy(method, layer), PAPERS[method]._replace(**part), work, source)
+    assert 0 <= min(epochs) <= max(epochs) < EPOCHS
 
 
 @pytest.mark.parametrize(
