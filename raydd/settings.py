@@ -4,7 +4,7 @@ import difflib
 import json
 import shlex
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -91,15 +91,20 @@ def _explain(kind: type[Config], error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         known = list(_keys_at(kind, place[:-1]))
         near = difflib.get_close_matches(place[-1], known, n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else "known keys: " + ", ".join(sorted(known))
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known keys: {', '.join(sorted(known))}"
         return f"unknown setting {key!r}; {hint}"
-    return f"{key} = {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{key} = {first['input']!r}: {message[0].lower()}{message[1:]}"
 
 
-def _keys_at(kind: type[Config], place: list[str]) -> Iterable[str]:
+def _keys_at(kind: Any, place: list[str]) -> Iterable[str]:
+    """The keys that a part of a configuration takes; none where they are free."""
     for part in place:
-        kind = kind.model_fields[part].annotation  # type: ignore[assignment]
-    return kind.model_fields.keys()
+        if isinstance(kind, type) and issubclass(kind, Config):
+            kind = kind.model_fields[part].annotation if part in kind.model_fields else None
+        else:
+            kind = (get_args(kind) or (None,))[-1]  # a mapping's values
+    return kind.model_fields.keys() if isinstance(kind, type) and issubclass(kind, Config) else ()
 
 
 def dump(config: Config) -> str:
@@ -130,3 +135,32 @@ def words(config: Config, prefix: str = "", beside: Config | None = None) -> str
             text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
             parts.append(shlex.quote(f"{prefix}{key}={text}"))
     return " ".join(parts)
+
+
+def flat(tree: Config | Mapping[str, Any], prefix: str = "") -> Tree:
+    """The values of a configuration, or of a tree, by dotted name; tuples as lists.
+
+    >>> flat({"lr": {"images": 10}, "span": 2})
+    {'lr.images': 10, 'span': 2}
+    """
+    found: Tree = {}
+    for key, value in dict(tree).items():
+        if isinstance(value, Config | Mapping):
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return found
+
+
+def nested(values: Mapping[str, Any]) -> Tree:
+    """Values by dotted name as a tree: what `flat` undoes.
+
+    >>> nested({"lr.images": 10, "span": 2})
+    {'lr': {'images': 10}, 'span': 2}
+    """
+    tree: Tree = {}
+    for key, value in values.items():
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        merge(tree, value)
+    return tree

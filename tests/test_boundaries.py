@@ -36,6 +36,7 @@ LAYERS = (
     ("runs", "analyse"),
     ("window_search",),
     ("experts",),
+    ("tuning",),
     ("remote",),
     ("api",),
     ("ablation",),

@@ -1,0 +1,233 @@
+"""A search space: what is distilled, what is searched, how, and for how long. One YAML a space.
+
+Shipped spaces are files of ``tune_spaces/``; a user's is a path.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+
+from raydd.config import DistillConfig
+from raydd.methods import complete
+from raydd.parts import Count
+from raydd.preset import expand_preset, load_preset
+from raydd.settings import Config, Tree, build, flat, merge, nested
+from raydd.tuning.domains import Domain
+from raydd.tuning.expressions import Expression, parse
+from raydd.tuning.plan import METRICS, Budget, Scheduler, SearchSettings
+
+ATTEMPTS = 10_000
+
+
+class Space(Config):
+    """A search space.
+
+    Attributes:
+        name: The stem of its file.
+        method: A name of `raydd.METHODS`.
+        dataset: Whose preset is taken; ``data.dataset`` in ``set`` may name another place of the same images.
+        ipc: Synthetic images a class; may be searched, and the preset follows it.
+        preset: Another preset, shipped or a file; None takes data set's and method's own.
+        buffer: A folder of experts; None takes the cache's.
+        set: Settings over the preset's.
+        domains: What is searched, by the settings' dotted names.
+        constraints: What must hold of every trial's settings.
+        metrics: accuracy, or accuracy and seconds: what is best is then a front.
+        search: How values are proposed.
+        scheduler: How trials are stopped early.
+        budget: How long it goes on.
+        seed: Every draw of the search and of each trial comes from it.
+    """
+
+    name: str = "space"
+    method: str = "mtt"
+    dataset: str = "digits"
+    ipc: Count = 1
+    preset: str | None = None
+    buffer: str | None = None
+    set: Tree = Field(default_factory=dict)
+    domains: dict[str, Domain]
+    constraints: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ("accuracy",)
+    search: SearchSettings = SearchSettings()
+    scheduler: Scheduler = Scheduler()
+    budget: Budget = Budget()
+    seed: int = 0
+
+    @property
+    def directions(self) -> dict[str, Literal["max", "min"]]:
+        """Whether each metric shall be large or small."""
+        return {name: METRICS[name] for name in self.metrics}
+
+    @cached_property
+    def rules(self) -> tuple[Expression, ...]:
+        """The constraints, read."""
+        return tuple(parse(text) for text in self.constraints)
+
+    @cached_property
+    def conditions(self) -> dict[str, Expression]:
+        """By setting: when it is searched, where that is not always."""
+        return {key: parse(domain.when) for key, domain in self.domains.items() if domain.when is not None}
+
+    @cached_property
+    def narrowed(self) -> dict[str, Domain]:
+        """The domains without the ends that the constraints rule out.
+
+        Raises:
+            ValueError: Nothing is left of one.
+        """
+        settings = self.settings({})
+        bounds = {key: self._extent(key, settings) for key in self.domains}
+        numbers = {key: ends for key, ends in bounds.items() if ends is not None}
+        for _ in range(len(self.rules) * len(numbers) + 1):
+            before = dict(numbers)
+            for rule in self.rules:
+                numbers = rule.narrow(numbers, settings)
+            if numbers == before:
+                break
+        found = dict(self.domains)
+        for key, (low, high) in numbers.items():
+            left = self.domains[key].within(low, high)
+            if left is None:
+                raise ValueError(f"domains.{key}: {self._impossible(key)}")
+            found[key] = left
+        return found
+
+    def _extent(self, key: str, settings: Mapping[str, Any]) -> tuple[float, float] | None:
+        """The least and the largest value that a searched setting may have, its own where it is not searched too."""
+        ends, usual = self.domains[key].extent(), settings[key]
+        if ends is None or key not in self.conditions:
+            return ends
+        return (min(ends[0], usual), max(ends[1], usual)) if isinstance(usual, int | float) else None
+
+    def _impossible(self, key: str) -> str:
+        rules = [rule for rule in self.rules if key in rule.names]
+        settings = self.settings({})
+        others = dict.fromkeys(name for rule in rules for name in rule.names if name not in self.domains)
+        fixed = ", ".join(f"{name} = {settings[name]}" for name in others)
+        text = "no value is left by " + " and ".join(repr(rule.text) for rule in rules)
+        return text + (f" with {fixed}" if fixed else "") + "; widen the domain, or change what stands beside it"
+
+    @cached_property
+    def _bases(self) -> dict[int, tuple[DistillConfig, dict[str, Any]]]:
+        return {}
+
+    def _base(self, ipc: int) -> tuple[DistillConfig, dict[str, Any]]:
+        if ipc not in self._bases:
+            base = self._configured({"ipc": ipc})
+            self._bases[ipc] = base, flat(base)
+        return self._bases[ipc]
+
+    def settings(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """All settings of a trial by dotted name."""
+        return self._base(values.get("ipc", self.ipc))[1] | dict(values)
+
+    def config(self, values: Mapping[str, Any]) -> DistillConfig:
+        """The configuration that a trial runs, complete.
+
+        Its sums are those of one thread, and it is scored ``budget.reports`` times, unless ``set`` says otherwise.
+
+        Raises:
+            ValueError: A value that a setting does not take.
+        """
+        return self._configured(values)
+
+    def _configured(self, values: Mapping[str, Any]) -> DistillConfig:
+        ipc = values.get("ipc", self.ipc)
+        preset = expand_preset(self.preset, ipc) if self.preset else load_preset(self.dataset, self.method, ipc)
+        own: Tree = {"method": self.method, "ipc": ipc, "seed": self.seed, "data": {"dataset": self.dataset}}
+        layers = ({"threads": 1}, preset, own, self.set, nested(values))
+        config = complete(build(DistillConfig, *layers))
+        if "evaluate_every" in config.model_fields_set and config.evaluate_every is not None:
+            return config
+        every = max(1, config.steps // self.budget.reports)
+        return build(DistillConfig, config.model_dump(exclude_unset=True), {"evaluate_every": every})
+
+    def draw(self, suggest: Callable[[str, Domain], Any]) -> dict[str, Any]:
+        """Values of the settings that are searched, in their order.
+
+        Args:
+            suggest: Proposes a value of a domain; asked only for those whose condition holds.
+        """
+        values: dict[str, Any] = {}
+        for key, domain in self.narrowed.items():
+            if self.searched(key, values):
+                values[key] = suggest(key, domain)
+        return values
+
+    def searched(self, key: str, values: Mapping[str, Any]) -> bool:
+        """Whether a setting is searched, given the values of those above it."""
+        return key not in self.conditions or self.conditions[key].holds(self.settings(values), null=False)
+
+    def violated(self, values: Mapping[str, Any]) -> str | None:
+        """The first constraint that does not hold, or None."""
+        settings = self.settings(values)
+        return next((rule.text for rule in self.rules if not rule.holds(settings, null=True)), None)
+
+    def grid(self) -> list[dict[str, Any]]:
+        """All allowed points, the first domain's value changing slowest.
+
+        Raises:
+            ValueError: A domain whose values cannot be counted.
+        """
+        for key, domain in self.narrowed.items():
+            if domain.finite() is None:
+                raise ValueError(f"domains.{key}: {domain.kind} has no end of values, and a grid needs one; use choice")
+        points: list[dict[str, Any]] = [{}]
+        for key, domain in self.narrowed.items():
+            points = list(itertools.chain.from_iterable(self._branches(point, key, domain) for point in points))
+        return [point for point in points if self.violated(point) is None]
+
+    def _branches(self, point: dict[str, Any], key: str, domain: Domain) -> Iterator[dict[str, Any]]:
+        if self.searched(key, point):
+            yield from (point | {key: value} for value in domain.finite() or ())
+        else:
+            yield point
+
+    def preset_values(self) -> dict[str, Any] | None:
+        """The preset's own values, under those of ``search.first``; None where they lie outside the space."""
+        over = self.search.first if isinstance(self.search.first, dict) else {}
+        ipc = over.get("ipc", self.ipc)
+        settings = self._base(ipc)[1] | over
+        values: dict[str, Any] = {}
+        for key, domain in self.narrowed.items():
+            if self.searched(key, values):
+                if not domain.has(settings[key]):
+                    return None
+                values[key] = settings[key]
+        return None if self.violated(values) else values
+
+    def sample(self, rng: torch.Generator) -> dict[str, Any]:
+        """A point at random: every value drawn by itself, until all constraints hold.
+
+        Raises:
+            ValueError: None was found in `ATTEMPTS`.
+        """
+        failed: dict[str, int] = {}
+        for _ in range(ATTEMPTS):
+            values = self.draw(lambda key, domain: domain.at(float(torch.rand((), generator=rng, dtype=torch.float64))))
+            rule = self.violated(values)
+            if rule is None:
+                return values
+            failed[rule] = failed.get(rule, 0) + 1
+        worst = max(failed, key=lambda rule: failed[rule])
+        raise ValueError(f"constraint {worst!r} failed in {failed[worst]} of {ATTEMPTS} draws; widen its domains")
+
+    def with_settings(self, settings: Tree) -> "Space":
+        """The space with settings fixed: what is fixed is searched no more."""
+        said = flat(settings)
+        fixed: Tree = {}
+        merge(fixed, self.set)
+        merge(fixed, settings)
+        kept = {key: domain for key, domain in self.domains.items() if key not in said}
+        if not kept:
+            raise ValueError("--set fixes every setting that is searched; leave one, or use raydd distill")
+        space = self.model_copy(update={"domains": kept, "set": fixed, "seed": settings.get("seed", self.seed)})
+        if isinstance(self.search.first, dict):
+            first = {key: value for key, value in self.search.first.items() if key not in said}
+            space = space.model_copy(update={"search": self.search.model_copy(update={"first": first})})
+        return Space.model_validate(space.model_dump(exclude_unset=True))
