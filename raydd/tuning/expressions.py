@@ -5,8 +5,9 @@ pruning.rate > 0``: numbers, text, true, false, null, + - * /, comparisons, in, 
 """
 
 import ast
+import math
 import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,7 +72,7 @@ class Expression:
         except (TypeError, ZeroDivisionError) as error:
             raise ValueError(f"{self.text!r} cannot be computed: {error}") from None
 
-    def narrow(self, bounds: dict[str, Bounds], settings: Settings) -> dict[str, Bounds]:
+    def narrow(self, bounds: dict[str, Bounds], settings: Settings, whole: Container[str] = ()) -> dict[str, Bounds]:
         """Bounds of searched settings that leave out only what can never hold.
 
         Sums on both sides of <, <=, > and >= are looked at; anything else narrows nothing.
@@ -79,12 +80,13 @@ class Expression:
         Args:
             bounds: The least and the largest value of each searched setting.
             settings: All others.
+            whole: Those of the searched settings that are whole numbers.
         """
         narrowed = dict(bounds)
-        for less, more in _orderings(self.tree):
+        for less, more, strict in _orderings(self.tree):
             low, high = _linear(less, narrowed, settings), _linear(more, narrowed, settings)
             if low is not None and high is not None:
-                _tighten(narrowed, low, high)
+                _tighten(narrowed, low, high, whole if strict else ())
         return narrowed
 
 
@@ -167,8 +169,8 @@ def _compare(node: ast.Compare, settings: Settings, null: bool) -> bool:
     return True
 
 
-def _orderings(node: ast.expr) -> Iterator[tuple[ast.expr, ast.expr]]:
-    """The pairs (less, more) that must hold for the expression to hold."""
+def _orderings(node: ast.expr) -> Iterator[tuple[ast.expr, ast.expr, bool]]:
+    """The pairs (less, more) that must hold for the expression to hold, and whether they may not be equal."""
     match node:
         case ast.BoolOp(op=ast.And(), values=parts):
             for part in parts:
@@ -176,9 +178,9 @@ def _orderings(node: ast.expr) -> Iterator[tuple[ast.expr, ast.expr]]:
         case ast.Compare(left=first, ops=ops, comparators=rest):
             for left, op, right in zip((first, *rest), ops, rest, strict=False):
                 if isinstance(op, (ast.Lt, ast.LtE)):
-                    yield left, right
+                    yield left, right, isinstance(op, ast.Lt)
                 elif isinstance(op, (ast.Gt, ast.GtE)):
-                    yield right, left
+                    yield right, left, isinstance(op, ast.Gt)
 
 
 Linear = tuple[dict[str, float], float]
@@ -205,8 +207,11 @@ def _linear(node: ast.expr, bounds: Mapping[str, Bounds], settings: Settings) ->
     return None
 
 
-def _tighten(bounds: dict[str, Bounds], less: Linear, more: Linear) -> None:
-    """Put bounds nearer where less <= more would fail for every value of the other settings."""
+def _tighten(bounds: dict[str, Bounds], less: Linear, more: Linear, strict: Container[str]) -> None:
+    """Put bounds nearer where less <= more would fail for every value of the other settings.
+
+    The limit itself is no bound of those in ``strict``, which are whole numbers.
+    """
     factors = {key: less[0].get(key, 0) - more[0].get(key, 0) for key in (*less[0], *more[0])}
     rest = less[1] - more[1]  # sum of factor x setting + rest <= 0
     least = {key: min(factor * end for end in bounds[key]) for key, factor in factors.items()}
@@ -214,6 +219,11 @@ def _tighten(bounds: dict[str, Bounds], less: Linear, more: Linear) -> None:
         low, high = bounds[key]
         limit = -(rest + sum(value for other, value in least.items() if other != key))
         if factor > 0:
-            bounds[key] = low, min(high, limit / factor)
+            bounds[key] = low, min(high, _below(limit / factor) if key in strict else limit / factor)
         elif factor < 0:
-            bounds[key] = max(low, limit / factor), high
+            bounds[key] = max(low, -_below(-limit / factor) if key in strict else limit / factor), high
+
+
+def _below(limit: float) -> float:
+    """The greatest whole number below a limit."""
+    return math.ceil(limit) - 1.0

@@ -83,10 +83,11 @@ class Space(Config):
         settings = self.settings({})
         bounds = {key: self._extent(key, settings) for key in self.domains}
         numbers = {key: ends for key, ends in bounds.items() if ends is not None}
+        whole = {key for key in numbers if self.domains[key].whole}
         for _ in range(len(self.rules) * len(numbers) + 1):
             before = dict(numbers)
             for rule in self.rules:
-                numbers = rule.narrow(numbers, settings)
+                numbers = rule.narrow(numbers, settings, whole)
             if numbers == before:
                 break
         found = dict(self.domains)

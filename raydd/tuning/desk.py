@@ -1,0 +1,125 @@
+"""What is done next in a search and what is known of it, whoever runs the trials. Knows nothing of Ray."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from raydd.tuning.results import State
+from raydd.tuning.search import Ask, Search
+
+NOTED = ("accuracy", "seconds", "step", "loss", "memory_mb")
+"""What the study keeps of a trial's reports."""
+
+
+@dataclass
+class Row:
+    """A trial as a person watches it.
+
+    Attributes:
+        number: Its place in the search.
+        values: Its settings.
+        steps: Outer steps it has to take.
+        step: Outer steps it has reported.
+        accuracy: The best on the validation split so far; None before the first report.
+        state: running while it is in hand.
+    """
+
+    number: int
+    values: Mapping[str, Any]
+    steps: int
+    step: int = 0
+    accuracy: float | None = None
+    state: State | str = "running"
+
+
+class Status(NamedTuple):
+    """Where a search stands.
+
+    Attributes:
+        rows: The trials that were in hand since the search was started or resumed.
+        done: Trials that are finished, earlier ones included.
+        total: Trials wanted.
+        seconds_left: An estimate; None before the first report.
+        note: Something worth a line, or empty.
+    """
+
+    rows: tuple[Row, ...]
+    done: int
+    total: int
+    seconds_left: float | None
+    note: str = ""
+
+
+@dataclass
+class Desk:
+    """Hands out trials, those left unfinished first; takes their reports; decides who stops.
+
+    Args:
+        search: The study.
+        total: Trials that the search shall have in the end.
+        show: Called whenever something changed.
+    """
+
+    search: Search
+    total: int
+    show: Callable[[Status], None]
+    rows: dict[int, Row] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._waiting = self.search.unfinished()
+        self._before = len(self.search) - len(self._waiting)
+        self._start = time.monotonic()
+
+    @property
+    def left(self) -> int:
+        """Trials that are still to be run or finished."""
+        return max(0, self.total - self._before)
+
+    def next(self) -> Ask | None:
+        """A trial to run; None when there is none left."""
+        if self._waiting:
+            ask = self._waiting.pop(0)
+        elif len(self.search) < self.total and (new := self.search.ask()) is not None:
+            ask = new
+        else:
+            return None
+        self.rows[ask.number] = Row(ask.number, ask.values, self.search.space.config(ask.values).steps)
+        return ask
+
+    def result(self, number: int, report: Mapping[str, Any]) -> bool:
+        """Take a trial's report; True if it shall stop."""
+        row = self.rows[number]
+        row.step, row.accuracy = int(report["step"]), float(report["accuracy"])
+        metrics = {name: float(report[name]) for name in NOTED}
+        stop = self.search.report(number, int(report["index"]), metrics)
+        if stop:
+            self.search.prune(number, metrics)
+            self._end(number, f"trial {number}: stopped early at step {row.step}, accuracy {row.accuracy:.3f}")
+        else:
+            self._tell("")
+        return stop
+
+    def complete(self, number: int, report: Mapping[str, Any]) -> None:
+        """A trial ran to its end, or told why it cannot."""
+        if reason := report.get("failed"):
+            self.fail(number, str(reason))
+            return
+        self.search.complete(number, {name: float(report[name]) for name in NOTED})
+        self._end(number, f"trial {number}: accuracy {float(report['accuracy']):.3f} on validation images")
+
+    def fail(self, number: int, reason: str) -> None:
+        """A trial cannot go on."""
+        self.search.fail(number, reason)
+        self._end(number, f"trial {number} failed: {reason}")
+
+    def _end(self, number: int, note: str) -> None:
+        self.rows[number].state = self.search.records()[number].state
+        self._tell(note)
+
+    def _tell(self, note: str) -> None:
+        ended = [row for row in self.rows.values() if row.state != "running"]
+        work = len(ended) + sum(row.step / max(1, row.steps) for row in self.rows.values() if row.state == "running")
+        seconds = time.monotonic() - self._start
+        left = seconds / work * (self.left - work) if work else None
+        self.show(Status(tuple(self.rows.values()), self._before + len(ended), self.total, left, note))
