@@ -3,7 +3,6 @@
 Each takes a configuration, does the whole job, and tells of its progress through a `Screen`.
 """
 
-import hashlib
 import json
 import os
 import time
@@ -17,10 +16,10 @@ from raydd.checks import check, claim, open_buffer, read_config, settle
 from raydd.config import DistillConfig, EvaluateConfig, ExpertsConfig
 from raydd.console import Screen, clock, left
 from raydd.data.buffer import ArrowBuffer, expert_path, refresh_manifest
-from raydd.data.cache import default_cache
 from raydd.data.datasets import Split
 from raydd.data.files import write_atomic
 from raydd.data.synset import SyntheticSet
+from raydd.experts import default_buffer
 from raydd.families import check_method, needs_experts
 from raydd.memory import keep_memory
 from raydd.methods import complete
@@ -50,15 +49,6 @@ class Where(NamedTuple):
 
 HERE = Where()
 EVALUATION = EvaluateConfig()
-
-
-def default_buffer(config: ExpertsConfig) -> Path:
-    """Where the cache keeps the buffer of a configuration: one folder for any number of experts."""
-    experts = config.experts
-    tree = config.model_dump(mode="json") | {"experts": {"network": experts.network, **experts.recipe()}}
-    digest = hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:12]
-    name = f"{Path(config.data.dataset).name}-{config.experts.network.replace(':', '-')}-{digest}"
-    return default_cache() / "buffers" / name
 
 
 def train_experts(
@@ -157,7 +147,8 @@ def distill(
     before = read_config(out)
     most = before.experts.num_experts if before else None
     if buffer is None and needs_experts(config):
-        buffer, most = _cached_buffer(config, where, screen), config.experts.num_experts
+        buffer = cached_buffer(config, check_early(config, where), where, screen)
+        most = config.experts.num_experts
     if buffer is None:
         experts, work = None, open_workspace(config.data, config.experts.network, target)
     else:
@@ -216,8 +207,8 @@ def check_early(config: DistillConfig, where: Where) -> Workspace:
     return work
 
 
-def _cached_buffer(config: DistillConfig, where: Where, screen: Screen) -> Path:
-    work = check_early(config, where)
+def cached_buffer(config: DistillConfig, work: Workspace, where: Where, screen: Screen) -> Path:
+    """The cache's buffer of a configuration's experts; those missing are trained after saying how long it may take."""
     wanted = ExpertsConfig(data=config.data, experts=config.experts, seed=config.seed)
     folder, total = default_buffer(wanted), config.experts.num_experts
     missing = sum(not expert_path(folder, index).exists() for index in range(total))

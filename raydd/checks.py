@@ -4,16 +4,20 @@ A run folder holds a run once it has a ``config.yaml``.
 """
 
 import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from torch import Tensor
 
 from raydd.config import DistillConfig, WindowConfig
 from raydd.data.buffer import ArrowBuffer, verify
 from raydd.data.convexified import knots
 from raydd.data.initial import clusters_of, real
+from raydd.data.synset import SyntheticSet
 from raydd.data.trajectory import check_window
 from raydd.data.transform import Transform, load_transform
 from raydd.families import check_family, check_method
@@ -23,6 +27,8 @@ from raydd.recipe import leaves, tiles_of
 from raydd.settings import build
 from raydd.trajectories import start_window
 from raydd.workspace import Workspace, open_workspace
+
+_LEARNED = re.compile(r"leaves/|mean$")
 
 
 def check(config: DistillConfig, work: Workspace) -> None:
@@ -126,7 +132,7 @@ def check_selection(config: DistillConfig, work: Workspace) -> None:
 
 
 def open_buffer(
-    folder: Path, config: DistillConfig, device: torch.device, most: int | None = None
+    folder: Path, config: DistillConfig, device: torch.device, most: int | None = None, *, verified: bool = False
 ) -> tuple[ArrowBuffer, Workspace]:
     """Open a buffer and the workspace it belongs to; its preprocessing is the experts' own.
 
@@ -137,6 +143,7 @@ def open_buffer(
         config: The run that shall use it.
         device: Where the run computes.
         most: Use the first so many experts; None uses all.
+        verified: The bytes have been compared already, as for all trials of a search; they are not read again.
 
     Raises:
         ValueError: The buffer is damaged, of another network, data set or preprocessing, or convexified
@@ -159,7 +166,7 @@ def open_buffer(
     transform = load_transform(folder)
     work = open_workspace(config.data, config.experts.network, device, transform)
     buffer.expect(fingerprint=work.dataset.fingerprint, preprocessing_hash=transform.hash)
-    for problem in verify(folder):
+    for problem in () if verified else verify(folder):
         raise ValueError(f"{folder / problem.file} is damaged: {problem.what}")
     return buffer, work
 
@@ -201,6 +208,41 @@ def claim(folder: Path, resume: bool) -> None:
     """
     if not resume and (folder / "config.yaml").exists():
         raise ValueError(f"{folder} holds a run already; go on with --resume, or name another --out")
+
+
+def check_learned(
+    checkpoint: Path, theirs: dict[str, Tensor], mine: dict[str, Tensor], history: Sequence[dict[str, Any]]
+) -> Path | None:
+    """Refuse to go on from another run's checkpoint where what it learned does not fit, or its best set is missing.
+
+    Args:
+        checkpoint: The other run's ``state.arrow``; its ``best.arrow`` lies beside it, or a folder above.
+        theirs: The tensors of its state, by path.
+        mine: The same of this run.
+        history: Its scores.
+
+    Returns:
+        The file of its best set; None without scores.
+
+    Raises:
+        ValueError: Learned parts of other names or shapes, both named; or the best set is of a later score.
+    """
+    there, here = (
+        {name.removeprefix("leaves/"): tuple(found[name].shape) for name in sorted(found) if _LEARNED.match(name)}
+        for found in (theirs, mine)
+    )
+    if there != here:
+        raise ValueError(
+            f"{checkpoint} learned {there}, and this run learns {here}; take one of the same ipc and parts"
+        )
+    if not history:
+        return None
+    top = max(entry["mean"] for entry in history)
+    first = next(entry for entry in history if entry["mean"] == top)
+    for path in (folder / "best.arrow" for folder in checkpoint.parents[:2]):
+        if path.exists() and first in SyntheticSet.load(path).history[-1:]:
+            return path
+    raise ValueError(f"{checkpoint} lies without the best.arrow of its scores; copy both right after a score")
 
 
 def first_difference(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> str | None:

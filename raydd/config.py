@@ -163,7 +163,10 @@ class DistillConfig(Config):
         convexify: Match straight lines between the experts' snapshots instead of their own steps (MCT).
         waypoints: Epochs between the first and the last that such a line passes.
         checkpoint_every: Outer steps between resumable checkpoints.
-        evaluate_every: Outer steps between scores on the validation split; None scores only the end.
+        evaluate_every: Outer steps between scores on the validation split, by which the result is chosen; the last
+            step is scored too. None scores none and takes the last.
+        evaluate_networks: Fresh networks a score, which is their mean accuracy.
+        evaluate_epochs: Epochs of a score's networks on the set; None takes those of the protocol mtt.
         probe_every: Outer steps between measures of the matching loss on the buffer's last expert, which
             then takes no part; None takes none.
         threads: CPU threads; part of the run, since sums depend on it. None takes one a core, or what a
@@ -201,6 +204,8 @@ class DistillConfig(Config):
     waypoints: tuple[Count, ...] = ()
     checkpoint_every: Count = 10
     evaluate_every: Count | None = None
+    evaluate_networks: Count = 2
+    evaluate_epochs: Count | None = None
     probe_every: Count | None = None
     threads: Count | None = None
     preset: str = "defaults"
@@ -226,7 +231,7 @@ class EvaluateConfig(Config):
         seed: Of the first network; the others count on from it.
         protocol: A name of `raydd.PROTOCOLS`.
         epochs: Epochs on a synthetic set; None takes the protocol's.
-        real_epochs: Epochs on the whole data set; None takes the protocol's.
+        real_epochs: Epochs on the whole data set; None takes the protocol's, 0 leaves the whole data set out.
     """
 
     dataset: str | None = None
@@ -235,4 +240,4 @@ class EvaluateConfig(Config):
     seed: int = 0
     protocol: str = "mtt"
     epochs: Count | None = None
-    real_epochs: Count | None = None
+    real_epochs: Annotated[int, Field(ge=0)] | None = None

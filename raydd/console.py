@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
@@ -15,6 +16,8 @@ from rich.text import Text
 PLAIN_SECONDS = 10.0
 Update = Callable[[float, str], None]
 """(done so far, what to say beside it)."""
+Redraw = Callable[[Callable[[], RenderableType], str], None]
+"""(what draws the picture, the same in a line)."""
 
 
 class Screen:
@@ -44,6 +47,16 @@ class Screen:
             task = bar.add_task(title, total=total, words="")
             yield lambda done, words: bar.update(task, completed=done, words=words)
 
+    @contextmanager
+    def live(self, title: str) -> Iterator[Redraw]:
+        """A picture that is drawn anew in place on a terminal; elsewhere a plain line every ten seconds."""
+        if not self._err.is_terminal:
+            plain = self._plain(title, 0)
+            yield lambda draw, words: plain(0, words)
+            return
+        with Live(console=self._err, transient=True, refresh_per_second=2) as live:
+            yield lambda draw, words: live.update(Group(draw(), Text(f"{title}: {words}")))
+
     def _plain(self, title: str, total: float) -> Update:
         last = time.monotonic()
 
@@ -51,7 +64,8 @@ class Screen:
             nonlocal last
             if time.monotonic() - last >= PLAIN_SECONDS:
                 last = time.monotonic()
-                self.note(f"{title}: {done:g} of {total:g} {words}".rstrip())
+                counted = f"{done:g} of {total:g} " if total else ""
+                self.note(f"{title}: {counted}{words}".rstrip())
 
         return update
 

@@ -1,5 +1,7 @@
-"""Experts of one buffer: what is missing, and training it. Nothing here knows of Ray."""
+"""Experts of one buffer: where it is kept, what is missing, and training it. Nothing here knows of Ray."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -7,8 +9,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from raydd.config import DataConfig, ExpertConfig
+from raydd.config import DataConfig, ExpertConfig, ExpertsConfig
 from raydd.data.buffer import create_buffer, expert_path, finished, write_expert
+from raydd.data.cache import default_cache
 from raydd.data.convexified import knots
 from raydd.data.expert_file import ExpertTrajectory, step_norm
 from raydd.data.spec import BufferSpec
@@ -101,6 +104,15 @@ class Collector:
             columns.train_loss,  # type: ignore[arg-type]
             None if self._kept is None else np.stack(self._norms),
         )
+
+
+def default_buffer(config: ExpertsConfig) -> Path:
+    """Where the cache keeps the buffer of a configuration: one folder for any number of experts."""
+    experts = config.experts
+    tree = config.model_dump(mode="json") | {"experts": {"network": experts.network, **experts.recipe()}}
+    digest = hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:12]
+    name = f"{Path(config.data.dataset).name}-{config.experts.network.replace(':', '-')}-{digest}"
+    return default_cache() / "buffers" / name
 
 
 def buffer_spec(job: Job, work: Workspace) -> BufferSpec:

@@ -11,7 +11,7 @@ _SEGMENTS = ("labels", "window", "pruning", "intermediate", "balance", "perturba
 FOREIGN: dict[str, tuple[str, ...]] = {
     "trajectories": ("statistic",),
     "statistics": _SEGMENTS,
-    "nothing": ("statistic", *_SEGMENTS, "gate", "ema", "evaluate_every", "probe_every"),
+    "nothing": ("statistic", *_SEGMENTS, "gate", "ema", "probe_every"),
 }
 """By what is matched: the settings that mean nothing there."""
 

@@ -7,6 +7,7 @@ end, ``synset.arrow`` and ``synset.png``; with ``probe_every`` also ``probe.json
 import hashlib
 import json
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -14,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from raydd.checks import check_selection, check_start, claim, first_difference, read_config
+from raydd.checks import check_learned, check_selection, check_start, claim, first_difference, read_config
 from raydd.config import DistillConfig
 from raydd.data.buffer import ArrowBuffer, expert_path
 from raydd.data.files import open_arrow, sweep, write_atomic
@@ -29,8 +31,6 @@ from raydd.settings import dump
 from raydd.training.protocol import PROTOCOLS
 from raydd.training.student import evaluate
 from raydd.workspace import Workspace
-
-SELECTION_NETWORKS = 2
 
 
 @dataclass
@@ -63,6 +63,10 @@ class Run:
         work: Data set, preprocessing, network, device.
         resume: Go on from the folder's checkpoint, where there is one.
 
+    Attributes:
+        seconds: Spent in outer steps by this process; scores and checkpoints are not counted.
+        saved: The outer step of the last checkpoint.
+
     Raises:
         ValueError: The folder holds a run already and ``resume`` is False, or its configuration differs.
     """
@@ -91,7 +95,8 @@ class Run:
             ema=recipe.ema,
             keep_every=self.config.checkpoint_every,
         )
-        self._saved, self._identity, self._log = 0, self._buffer_identity(), Log()
+        self.seconds, self.saved = 0.0, 0
+        self._identity, self._log = self._buffer_identity(), Log()
         if self.folder.exists():
             sweep(self.folder)
         if self.resume and self._checkpoint.exists():
@@ -107,6 +112,11 @@ class Run:
                 f"probe_every = {self.config.probe_every}: method {self.config.method} matches no trajectories; drop it"
             )
         return recipe.probe(self.buffer.experts[-1])
+
+    @property
+    def history(self) -> tuple[dict[str, Any], ...]:
+        """Scores on the validation split so far, oldest first: ``step, split, networks, mean``."""
+        return tuple(self._log.history)
 
     @property
     def _checkpoint(self) -> Path:
@@ -125,9 +135,25 @@ class Run:
         if metadata["buffer"] != self._identity:
             named = "none" if self.buffer is None else self.buffer.folder
             raise ValueError(f"{self.folder} was started with other experts than {named}; name its --buffer")
+        self._load(tensors, metadata)
+
+    def _load(self, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
         self._distillation.load_state_dict(unflatten_tree(tensors, metadata["plain"]))
-        self._saved = self._distillation.step
+        self.saved = self._distillation.step
         self._log = Log(**{name: metadata.get(name, []) for name in vars(self._log)})
+
+    def inherit(self, checkpoint: Path) -> None:
+        """Go on from another run's set, momenta, step and scores, though its settings differ; see `check_learned`.
+
+        Args:
+            checkpoint: The other run's ``state.arrow``. All of it is at once this run's own checkpoint.
+        """
+        tensors, metadata = load_tensors(checkpoint)
+        own, _ = flatten_tree(self._distillation.state_dict())
+        if best := check_learned(checkpoint, tensors, own, metadata["history"]):
+            write_atomic(self.folder / "best.arrow", best.read_bytes())
+        self._load(tensors, metadata)
+        self._save(self._distillation.state_dict(), done=self.saved)
 
     def _buffer_identity(self) -> str:
         """What all experts' bytes hash to; nothing where there are none."""
@@ -141,22 +167,39 @@ class Run:
         """Take the outer steps that are left, yielding each; then write the result.
 
         A checkpoint is written every ``checkpoint_every`` steps, at states that a rollback would
-        return to, so that a killed run goes on to the same bits.
+        return to, so that a killed run goes on to the same bits; at such a step it holds the score too.
         """
         self._look(self._distillation.step)
-        for step in self._distillation.run(self.config.steps):
-            if self._distillation.kept["step"] > self._saved:
+        for step in self._timed(self._distillation.run(self.config.steps)):
+            if self._distillation.kept["step"] > self.saved:
                 self._save(self._distillation.kept, done=step.step - 1)
             self._log.records.append(_record(step))
             if step.rolled_back_to is not None:  # what was measured since is of sets that are no more
                 self._log.probes = [entry for entry in self._log.probes if entry["step"] <= self._distillation.step]
             else:
-                if _due(step.step, self.config.evaluate_every):
-                    self._score(step.step)
                 self._look(step.step)
+                self._score_if_due(step.step)
             yield step
-        self._save(self._distillation.state_dict(), done=self.config.steps)
+        last = self._distillation.step
+        if self.config.evaluate_every is not None and [entry["step"] for entry in self.history[-1:]] != [last]:
+            self._score(last)  # there was no step to take
+        self._save(self._distillation.state_dict(), done=last)
         self._finish()
+
+    def _timed(self, steps: Iterator[Step]) -> Iterator[Step]:
+        start = time.perf_counter()
+        for step in steps:
+            self.seconds += time.perf_counter() - start
+            yield step
+            start = time.perf_counter()
+
+    def _score_if_due(self, step: int) -> None:
+        """Score a due step and the last; where a checkpoint is due too it is written at once, so that none is lost."""
+        every = self.config.evaluate_every
+        if _due(step, every) or (every is not None and step == self.config.steps):
+            self._score(step)
+            if _due(step, self.config.checkpoint_every):
+                self._save(self._distillation.state_dict(), done=step)
 
     def _look(self, step: int) -> None:
         """Measure the matching loss on the expert that takes no part, once at each due step."""
@@ -176,7 +219,7 @@ class Run:
         if self.config.probe_every is not None:
             _write_lines(self.folder / "probe.jsonl", self._log.probes)
         self._note_memory(done)
-        self._saved = state["step"]
+        self.saved = state["step"]
 
     def _note_memory(self, step: int) -> None:
         path = self.folder / "memory.jsonl"
@@ -188,9 +231,10 @@ class Run:
         """Accuracy on the validation split of the set as it stands; the best set so far is kept."""
         work, synset = self.work, self._finish_set(self._distillation.result)
         feed, protocol = work.feed(work.dataset.validation), PROTOCOLS["mtt"]
-        scores = [
-            evaluate(synset, work.build, feed, protocol, work.augment, seed) for seed in range(SELECTION_NETWORKS)
-        ]
+        if (epochs := self.config.evaluate_epochs) is not None:
+            protocol = replace(protocol, epochs=epochs, plain_epochs=epochs)
+        seeds = range(self.config.evaluate_networks)
+        scores = [evaluate(synset, work.build, feed, protocol, work.augment, seed) for seed in seeds]
         mean = sum(scores) / len(scores)
         best = max((entry["mean"] for entry in self._log.history), default=-1.0)
         self._log.history.append({"step": step, "split": "validation", "networks": len(scores), "mean": mean})

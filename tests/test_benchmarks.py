@@ -1,6 +1,8 @@
 """The scripts in benchmarks/ still find what they import, and their plans what they set."""
 
 import importlib.util
+import json
+import math
 from pathlib import Path
 
 import pytest
@@ -36,3 +38,64 @@ def test_every_row_of_a_plan_is_a_configuration_that_its_method_takes(path):
             check_family(config)
             assert config.method in METHODS
             assert row in METHODS or config != complete(DistillConfig(method=config.method))
+
+
+@pytest.fixture(scope="module")
+def search():
+    return load(FOLDER / "search.py")
+
+
+def two_searches(search, folder, objective):
+    spaces = {name: search.space(name, seed=3, samples=16, startup=4) for name in search.ALGORITHMS}
+    return {name: search.searched(found, folder / f"{name}.journal", objective) for name, found in spaces.items()}
+
+
+def test_tpe_and_random_search_differ_in_nothing_but_what_follows_the_startup(search, tmp_path):
+    def accuracy(number, values):
+        return {"accuracy": 1 / (1 + abs(math.log10(values["lr.images"])))}
+
+    found = two_searches(search, tmp_path, accuracy)
+    tpe, random = found["tpe"], found["random"]
+    assert [len(tpe), len(random)] == [16, 16]
+    assert tpe[:4] == random[:4]
+    assert all(one["values"] != other["values"] for one, other in zip(tpe[4:], random[4:], strict=True))
+    assert [trial["accuracy"] for trial in tpe] == [accuracy(0, trial["values"])["accuracy"] for trial in tpe]
+
+
+def test_a_trial_whose_loss_diverges_is_spent_and_counts_nothing(search, tmp_path):
+    def accuracy(number, values):
+        if number % 2:
+            raise FloatingPointError("loss is nan")
+        return {"accuracy": 0.5}
+
+    for trials in two_searches(search, tmp_path, accuracy).values():
+        assert [trial["accuracy"] for trial in trials] == [0.5, 0.0] * 8
+
+
+def test_searches_are_summed_up_by_the_best_so_far(search):
+    tpe, random = [[0.2, 0.1, 0.8, 0.4], [0.0, 0.4, 0.4, 0.6]], [[0.2, 0.3, 0.1, 0.1], [0.0, 0.4, 0.7, 0.8]]
+    found = search.summary({"tpe": tpe, "random": random}, startup=2)
+    assert found["best"]["tpe"]["2"]["values"] == [0.2, 0.4]
+    assert found["best"]["tpe"]["4"]["mean"] == pytest.approx(0.7)
+    assert found["best"]["random"]["4"] == {
+        "values": [0.3, 0.8],
+        "mean": pytest.approx(0.55),
+        "std": pytest.approx(0.125**0.5),
+    }
+    assert found["area"]["tpe"]["values"] == pytest.approx([0.5, 0.35])
+    assert found["tpe_less_random"]["best"]["4"]["values"] == pytest.approx([0.5, -0.2])
+    assert found["tpe_less_random"]["area"]["values"] == pytest.approx([0.225, -0.125])
+    assert found["tpe_wins"] is True
+    assert search.summary({"tpe": random, "random": tpe}, startup=2)["tpe_wins"] is False
+
+
+def test_what_is_recorded_of_the_searches_follows_from_their_trials(search):
+    record = json.loads((FOLDER / "search.json").read_text(encoding="utf-8"))
+    accuracies, startup = record["accuracies"], record["startup"]
+    assert {len(one) for found in accuracies.values() for one in found} == {record["samples"]}
+    assert [one[:startup] for one in accuracies["tpe"]] == [one[:startup] for one in accuracies["random"]]
+    again = search.summary(accuracies, startup)
+    assert {key: record[key] for key in again} == again
+    assert record["space"] == search.SPACE
+    best = {name: [trial["accuracy"] for trial in found] for name, found in record["winners"].items()}
+    assert best == {name: [max(one) for one in found] for name, found in accuracies.items()}

@@ -39,7 +39,7 @@ LAYERS = (
     ("tuning",),
     ("remote",),
     ("api",),
-    ("ablation",),
+    ("ablation", "tuner"),
     ("cli",),
     ("__main__",),
 )

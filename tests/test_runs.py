@@ -1,6 +1,8 @@
 import itertools
 import json
+import shutil
 import subprocess
+import time
 from dataclasses import replace
 
 import pytest
@@ -125,15 +127,15 @@ def test_the_set_is_the_best_on_the_validation_split_and_the_last_is_kept(tmp_pa
     out, results = tmp_path / "run", []
     run = start(out, experts, {"evaluate_every": 2})
     for step in run.steps():
-        if step.step % 2 == 0:
+        if step.step in (2, 4, 6, 7):  # every second, and the last
             results.append(run._distillation.result.images)
     assert [(size, seed) for _, size, seed in scored] == [
-        (len(experts[1].dataset.validation), seed) for _ in range(3) for seed in (0, 1)
+        (len(experts[1].dataset.validation), seed) for _ in range(4) for seed in (0, 1)
     ]
     for place, (images, _, _) in enumerate(scored):
         assert torch.equal(images, results[place // 2])
     best, last, chosen = (SyntheticSet.load(out / f"{name}.arrow") for name in ("best", "last", "synset"))
-    assert torch.equal(chosen.images, results[1])  # scores 0.31, 0.51, 0.41
+    assert torch.equal(chosen.images, results[1])  # scores 0.31, 0.51, 0.41, 0.51
     assert torch.equal(best.images, results[1])
     assert torch.equal(last.images, run._distillation.result.images)
     assert not torch.equal(last.images, chosen.images)
@@ -143,8 +145,10 @@ def test_the_set_is_the_best_on_the_validation_split_and_the_last_is_kept(tmp_pa
         (2, "validation", 2),
         (4, "validation", 2),
         (6, "validation", 2),
+        (7, "validation", 2),
     ]
-    assert [entry["mean"] for entry in chosen.history] == pytest.approx([0.31, 0.51, 0.41])
+    assert [entry["mean"] for entry in chosen.history] == pytest.approx([0.31, 0.51, 0.41, 0.51])
+    assert run.history == chosen.history
     assert last.history == chosen.history
 
 
@@ -166,6 +170,134 @@ def test_scores_are_real_accuracies(tmp_path, experts, monkeypatch):
     assert synset.history[0]["mean"] == sum(values) / 2
 
 
+def test_no_step_is_scored_once(tmp_path, experts, scored):
+    layer = {"steps": 0, "evaluate_every": 1}
+    for resume in (False, True):
+        run = start(tmp_path / "a", experts, layer, resume=resume)
+        assert list(run.steps()) == []
+        assert [(entry["step"], entry["mean"]) for entry in run.history] == [(0, pytest.approx(0.31))]
+    assert len(scored) == 2
+    assert SyntheticSet.load(tmp_path / "a" / "synset.arrow").history == run.history
+
+
+def test_networks_and_epochs_of_a_score_are_settings(tmp_path, experts, monkeypatch):
+    seen = []
+
+    def score(synset, build, feed, protocol, augment, seed):
+        seen.append((protocol.epochs, protocol.plain_epochs, seed))
+        return 0.1 * seed
+
+    monkeypatch.setattr(runs, "evaluate", score)
+    run = start(tmp_path / "a", experts, {"evaluate_every": 7, "evaluate_networks": 3, "evaluate_epochs": 5})
+    list(run.steps())
+    assert seen == [(5, 5, 0), (5, 5, 1), (5, 5, 2)]
+    assert [(entry["networks"], entry["mean"]) for entry in run.history] == [(3, pytest.approx(0.1))]
+    list(start(tmp_path / "b", experts, {"evaluate_every": 7}).steps())
+    assert seen[3:] == [(1000, 1000, 0), (1000, 1000, 1)]
+
+
+def test_seconds_are_of_outer_steps_alone(tmp_path, experts, monkeypatch):
+    monkeypatch.setattr(runs, "evaluate", lambda *rest: time.sleep(0.05) or 0.5)
+    run, found, begin = start(tmp_path / "a", experts, {"evaluate_every": 1, "evaluate_networks": 1}), [], time.time()
+    for _ in run.steps():
+        found.append(run.seconds)
+        time.sleep(0.05)  # nor is what the caller does
+    assert found == sorted(set(found))
+    assert found[0] > 0
+    assert time.time() - begin - run.seconds > 0.69  # seven scores, and as much outside
+
+
+def heir(out, experts, donor, *layers):
+    run = start(out, experts, {"evaluate_every": 3}, *layers)
+    run.inherit(donor)
+    return run
+
+
+def test_a_run_goes_on_from_another_ones_state_with_its_own_settings(tmp_path, experts, scored):
+    donor = start(tmp_path / "donor", experts, {"evaluate_every": 3})
+    list(itertools.islice(donor.steps(), 6))  # scores 0.31 and 0.51
+    state = tmp_path / "donor" / "checkpoint" / "state.arrow"
+    run = heir(tmp_path / "heir", experts, state, {"lr": {"images": 90}})
+    assert (run.saved, run.history) == (6, donor.history)
+    left, here = (
+        load_tensors(out / "checkpoint" / "state.arrow")[0] for out in (tmp_path / "donor", tmp_path / "heir")
+    )
+    assert left.keys() == here.keys()
+    assert all(torch.equal(value, here[name]) for name, value in left.items())
+    assert (tmp_path / "heir" / "best.arrow").read_bytes() == (tmp_path / "donor" / "best.arrow").read_bytes()
+    assert [step.step for step in run.steps()] == [7]
+    plain = heir(tmp_path / "plain", experts, state)
+    list(plain.steps())
+    far, near = (SyntheticSet.load(tmp_path / name / "last.arrow").images for name in ("heir", "plain"))
+    begin = left["leaves/images"]
+    assert torch.allclose(far - begin, (near - begin) * 90 / 20, atol=1e-4)  # one momentum, two step sizes
+    assert not torch.equal(near, begin)
+    assert torch.equal(
+        SyntheticSet.load(tmp_path / "heir" / "synset.arrow").images,
+        SyntheticSet.load(tmp_path / "donor" / "best.arrow").images,
+    )  # 0.51 stays the best
+    assert run.history[-1]["step"] == 7
+
+
+def test_an_heir_that_is_killed_goes_on_from_what_it_inherited(tmp_path, experts, monkeypatch):
+    monkeypatch.setattr(runs, "evaluate", lambda synset, *rest: float(synset.images.std()) / 10 + rest[-1])
+    list(itertools.islice(start(tmp_path / "donor", experts, {"evaluate_every": 3}).steps(), 4))
+    state, layer = tmp_path / "donor" / "checkpoint" / "state.arrow", {"lr": {"images": 90}}
+    list(heir(tmp_path / "whole", experts, state, layer).steps())
+    heir(tmp_path / "killed", experts, state, layer)
+    again = start(tmp_path / "killed", experts, {"evaluate_every": 3}, layer, resume=True)
+    assert [step.step for step in again.steps()] == [4, 5, 6, 7]
+    assert bits(tmp_path / "killed") == bits(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("layer", "named"),
+    [
+        ({"ipc": 2}, ["'images': (10, 1, 8, 8)", "'images': (20, 1, 8, 8)", "the same ipc"]),
+        ({"lr": {"lr": 0}}, ["'lr': ()", "this run learns {'images': (10, 1, 8, 8)}"]),
+        ({"ema": 0.9}, ["'mean': (10, 1, 8, 8)"]),
+    ],
+)
+def test_what_was_learned_otherwise_is_not_inherited(layer, named, tmp_path, experts):
+    list(start(tmp_path / "donor", experts).steps())
+    with pytest.raises(ValueError, match="learned") as caught:
+        heir(tmp_path / "heir", experts, tmp_path / "donor" / "checkpoint" / "state.arrow", layer)
+    assert "\n" not in str(caught.value)
+    assert [word for word in named if word not in str(caught.value)] == [], str(caught.value)
+    assert sorted(tree(tmp_path / "heir")) == ["config.yaml"]
+
+
+def test_a_best_set_of_another_score_is_not_inherited(tmp_path, experts, scored):
+    """A copy of state and best set beside one another is as good; one of two moments is none."""
+    list(itertools.islice(start(tmp_path / "donor", experts, {"evaluate_every": 3}).steps(), 3))
+    state, copy = tmp_path / "donor" / "checkpoint" / "state.arrow", tmp_path / "copy"
+    copy.mkdir()
+    (copy / "state.arrow").write_bytes(state.read_bytes())
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"without the best\.arrow of its scores") as caught:
+            heir(tmp_path / "heir", experts, copy / "state.arrow")
+        assert "\n" not in str(caught.value)
+        shutil.rmtree(tmp_path / "heir")
+        if not (copy / "best.arrow").exists():
+            first = (tmp_path / "donor" / "best.arrow").read_bytes()
+            list(start(tmp_path / "donor", experts, {"evaluate_every": 3}, resume=True).steps())
+            (copy / "best.arrow").write_bytes((tmp_path / "donor" / "best.arrow").read_bytes())
+    (copy / "best.arrow").write_bytes(first)
+    assert heir(tmp_path / "heir", experts, copy / "state.arrow").saved == 3
+    assert (tmp_path / "heir" / "best.arrow").read_bytes() == first
+
+
+def test_bytes_that_were_checked_already_are_not_read_again(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "buffer")
+    path = tmp_path / "buffer" / "expert-00001.arrow"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"expert-00001\.arrow is damaged"):
+        open_buffer(tmp_path / "buffer", toy(), CPU)
+    assert open_buffer(tmp_path / "buffer", toy(), CPU, verified=True)[0].experts == (0, 1)
+
+
 @pytest.mark.parametrize("killed", range(8))
 @pytest.mark.parametrize("layer", [{}, {"evaluate_every": 2}])
 def test_killed_after_any_step_it_goes_on_to_the_same_bits(killed, layer, tmp_path, experts, monkeypatch):
@@ -179,8 +311,13 @@ def test_killed_after_any_step_it_goes_on_to_the_same_bits(killed, layer, tmp_pa
     if (out / "metrics.jsonl").exists():  # as long as the checkpoint
         done = load_tensors(out / "checkpoint" / "state.arrow")[1]["plain"]["step"]
         assert [line["step"] for line in metrics(out)] == list(range(1, done + 1))
-    rest = [step.step for step in start(out, experts, layer, resume=True).steps()]
-    assert rest == list(range(max(0, killed - 1) // 3 * 3 + 1, 8))  # from the last multiple of 3 before the kill
+    again = start(out, experts, layer, resume=True)
+    rest = [step.step for step in again.steps()]
+    saved = max(0, killed - 1) // 3 * 3  # the last multiple of 3 before the kill,
+    if killed == 6 and layer:
+        saved = 6  # or at it, where a score was due too
+    assert rest == list(range(saved + 1, 8))
+    assert again.saved == 7
     assert bits(out) == bits(tmp_path / "whole")
 
 
@@ -368,7 +505,7 @@ def test_what_a_method_makes_of_the_learned_set_is_scored_and_saved_and_never_fe
     monkeypatch.setitem(runs.METHODS, "mtt", lambda setup: original(setup)._replace(finish=bright))
     seen, scored[:] = [images for images, _, _ in scored], []
     assert [step.loss for step in start(tmp_path / "bright", experts, {"evaluate_every": 2}).steps()] == plain
-    assert len(scored) == len(seen) == 6
+    assert len(scored) == len(seen) == 8
     for (images, _, _), before in zip(scored, seen, strict=True):
         assert torch.equal(images, before + 1)
     for name in ("synset", "best", "last"):

@@ -8,6 +8,7 @@ import typer
 from raydd.cli.ablate import app as ablate
 from raydd.cli.analyse import app as analyse
 from raydd.cli.files import app as files
+from raydd.cli.tune import app as tune
 from raydd.cli.verbs import app as verbs
 
 INTERRUPTED = 130
@@ -20,6 +21,7 @@ app = typer.Typer(
 )
 app.add_typer(verbs)
 app.add_typer(ablate)
+app.add_typer(tune)
 app.add_typer(files)
 app.add_typer(analyse, name="analyse")
 
@@ -37,7 +39,7 @@ def run(arguments: list[str] | None = None) -> int:
             raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted; the same command goes on (distill: with --resume)", INTERRUPTED)
+        return _fail("interrupted; the same command goes on (distill and tune: with --resume)", INTERRUPTED)
     except typer.Exit as error:
         return error.exit_code
     except typer.TyperException as error:

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import NamedTuple
 
 import ray
@@ -34,7 +34,8 @@ def session(address: str | None = None) -> Iterator[None]:
     if ours:
         _start(address)
     try:
-        yield
+        with redirect_stdout(sys.stderr):  # Ray tells of dead workers there, and stdout is for results
+            yield
     except RayError as error:
         raise RuntimeError(f"Ray: {' '.join(str(error).split())[-300:]}") from error
     finally:

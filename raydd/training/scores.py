@@ -221,8 +221,9 @@ def plan(
     seeds = range(config.seed, config.seed + config.seeds)
     for synset in {round(synset.ipc): synset for synset in reversed(synsets)}.values():
         entries += baselines(synset, work, seeds, experts)
-    epochs = config.real_epochs or PROTOCOLS[config.protocol].real_epochs
-    entries.append(Entry(f"whole data, {epochs} epochs", "whole", ()))
+    epochs = PROTOCOLS[config.protocol].real_epochs if config.real_epochs is None else config.real_epochs
+    if epochs:
+        entries.append(Entry(f"whole data, {epochs} epochs", "whole", ()))
     return Matrix(tuple(entries), chosen, seeds, config.protocol, data, device, epochs, config.epochs), work
 
 

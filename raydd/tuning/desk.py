@@ -95,23 +95,29 @@ class Desk:
         stop = self.search.report(number, int(report["index"]), metrics)
         if stop:
             self.search.prune(number, metrics)
-            self._end(number, f"trial {number}: stopped early at step {row.step}, accuracy {row.accuracy:.3f}")
+            self._end(number, f"trial {number}: stopped early at step {row.step} with {100 * row.accuracy:.1f} %")
         else:
             self._tell("")
         return stop
 
     def complete(self, number: int, report: Mapping[str, Any]) -> None:
-        """A trial ran to its end, or told why it cannot."""
+        """A trial ran to its end, or told why it cannot; one that was stopped has ended already."""
+        if self.rows[number].state != "running":
+            return
         if reason := report.get("failed"):
             self.fail(number, str(reason))
             return
         self.search.complete(number, {name: float(report[name]) for name in NOTED})
-        self._end(number, f"trial {number}: accuracy {float(report['accuracy']):.3f} on validation images")
+        self._end(number, f"trial {number}: {100 * float(report['accuracy']):.1f} % on validation images")
 
     def fail(self, number: int, reason: str) -> None:
         """A trial cannot go on."""
         self.search.fail(number, reason)
         self._end(number, f"trial {number} failed: {reason}")
+
+    def note(self, text: str) -> None:
+        """Something worth a line."""
+        self._tell(text)
 
     def _end(self, number: int, note: str) -> None:
         self.rows[number].state = self.search.records()[number].state

@@ -17,7 +17,8 @@ class SearchSettings(Config):
     Attributes:
         algorithm: tpe (Optuna's tree-structured Parzen estimator, of one metric or several), random or grid.
         startup: Trials at random before tpe looks at results.
-        first: The first trial: preset (the preset's own values), none, or values over the preset's.
+        first: The first trial: preset (the preset's own values), none, or values over the preset's. It is never
+            stopped early: the best is held against it.
     """
 
     algorithm: Literal["tpe", "random", "grid"] = "tpe"

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from raydd.config import DistillConfig
 from raydd.methods import complete
+from raydd.numerics.rng import generator
 from raydd.parts import Count
 from raydd.preset import expand_preset, load_preset
 from raydd.settings import Config, Tree, build, flat, merge, nested
@@ -201,6 +202,17 @@ class Space(Config):
                     return None
                 values[key] = settings[key]
         return None if self.violated(values) else values
+
+    @cached_property
+    def spared(self) -> bool:
+        """Whether trial 0 is the preset's own, which is never stopped early."""
+        return self.search.algorithm != "grid" and self.search.first != "none" and self.preset_values() is not None
+
+    def example(self) -> dict[str, Any]:
+        """A point of the space: the preset's own, or the grid's first, or one at random."""
+        if (own := self.preset_values()) is not None:
+            return own
+        return self.grid()[0] if self.search.algorithm == "grid" else self.sample(generator(self.seed, "example"))
 
     def sample(self, rng: torch.Generator) -> dict[str, Any]:
         """A point at random: every value drawn by itself, until all constraints hold.

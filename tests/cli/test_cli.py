@@ -32,6 +32,11 @@ FLAGS = {
     | {"--method", "--dataset", "--network", "--ipc", "--buffer", "--preset", "--seeds", "--protocol"}
     | {"--epochs", "--real-epochs"},
     "evaluate": RAY | {"--dataset", "--nets", "--seeds", "--protocol", "--buffer"},
+    "tune": RAY
+    | {"--space", "--num-samples", "--max-concurrent", "--time-budget", "--resume", "--gpus-per-trial"}
+    | {"--dataset", "--network", "--buffer", "--seeds", "--protocol", "--epochs", "--real-epochs"}
+    | {"--mlflow", "--wandb"},
+    "spaces": COMMON,
     "datasets": COMMON | {"--set"},
     "export": COMMON | {"--out", "--format"},
     "analyse experts": COMMON | {"--out"},
@@ -336,7 +341,7 @@ def test_interrupted_is_130_in_one_line(capfd, monkeypatch):
     monkeypatch.setattr("raydd.data.datasets.load_dataset", _interrupt)
     assert run(["datasets", "digits"]) == 130
     err = capfd.readouterr().err
-    assert err == "raydd: interrupted; the same command goes on (distill: with --resume)\n"
+    assert err == "raydd: interrupted; the same command goes on (distill and tune: with --resume)\n"
 
 
 def _interrupt(*_, **__):

@@ -90,7 +90,7 @@ def test_the_driver_is_interrupted_then_killed_then_ends(tmp_path, trained_here,
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out) == (130, "")
     lines = [line for line in err.splitlines() if "training" not in line]
-    assert lines == ["raydd: interrupted; the same command goes on (distill: with --resume)"]
+    assert lines == ["raydd: interrupted; the same command goes on (distill and tune: with --resume)"]
     first = settled(folder)
     assert 1 <= len(first) < 5
 

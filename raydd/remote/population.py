@@ -1,0 +1,105 @@
+"""Population based training by Ray Tune: the worse take over the sets of the better, and their settings, changed."""
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import PopulationBasedTraining, TrialScheduler
+
+from raydd.remote.trials import Books, Way, number_of, send
+from raydd.tuning.desk import Desk
+from raydd.tuning.handover import begin, hand_over, keep, told
+from raydd.tuning.trial import Report, Task, run_trial, trial_folder
+
+TOKEN = "kept"
+"""The file of Tune's checkpoints: it names, below the trials' folder, where the set and all beside it are kept."""
+
+
+class Population(Books, PopulationBasedTraining):  # type: ignore[misc]
+    """Ray Tune's own decisions on who takes over whom, at every ``grace``-th report of a trial.
+
+    What is taken over, and with what settings the trial goes on, is decided by `raydd.tuning`, so that a resumed
+    search knows it too. The preset's own trial takes nothing over: the best is held against it.
+    """
+
+    def __init__(self, desk: Desk, task: Task) -> None:
+        plan = task.space.scheduler
+        super().__init__(
+            desk,
+            time_attr="index",
+            metric="now",
+            mode="max",
+            perturbation_interval=plan.grace,
+            quantile_fraction=min(0.5, 1 / plan.reduction),
+            custom_explore_fn=dict,  # asked for, but never called: see `_get_new_config`
+            log_config=False,
+        )
+        self._task = task
+
+    def on_trial_result(self, controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        """Nothing is taken over at the last report: no step would be left."""
+        if self.told(trial, result):
+            return str(TrialScheduler.STOP)
+        if "failed" in result or result["step"] >= self._task.space.config({}).steps:
+            return str(TrialScheduler.CONTINUE)
+        return str(super().on_trial_result(controller, trial, result))
+
+    def _quantiles(self) -> tuple[list[Trial], list[Trial]]:
+        lower, upper = super()._quantiles()
+        return [trial for trial in lower if number_of(trial) or not self._task.space.spared], upper
+
+    def _get_new_config(self, trial: Trial, trial_to_clone: Trial) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Tune's hook for other ways to explore: what the trial goes on with."""
+        donor, number = self._trial_state[trial_to_clone], number_of(trial)
+        with donor.last_checkpoint.as_directory() as token:
+            kept = self._task.folder / "trials" / Path(token, TOKEN).read_text(encoding="utf-8")
+        taken = self._desk.taken(number) + 1
+        hand_over(kept, trial_folder(self._task.folder, number), taken)
+        values = self._desk.take_over(number, number_of(trial_to_clone), donor.last_result)
+        return {"trial": number, "values": values, "taken": taken}, {}
+
+
+def member(config: Mapping[str, Any], task: Task) -> None:
+    """One trial of a population, in a worker."""
+    send(_reports(config, task))
+
+
+def _reports(config: Mapping[str, Any], task: Task) -> Iterator[tuple[Report, tune.Checkpoint | None]]:
+    """A trial's reports, each new one with what others can take over.
+
+    Of those that were told before a restart only the last is told again, and it alone: others belong to sets that are
+    no more. The last of all is for nobody, as no step is left.
+    """
+    number, values, taken = int(config["trial"]), config["values"], int(config["taken"])
+    folder, steps = trial_folder(task.folder, number), task.space.config(values).steps
+    inherited = begin(folder, taken)
+    before = told(folder, inherited)
+    with tempfile.TemporaryDirectory() as token:
+        for report in run_trial(task, number, values, inherited):
+            if report.index > before and report.step < steps:
+                kept = keep(folder, taken, report.index, most=task.space.scheduler.grace + 1)
+                Path(token, TOKEN).write_text(kept.relative_to(folder.parent).as_posix(), encoding="utf-8")
+                yield report, tune.Checkpoint.from_directory(token)
+            elif report.index >= before:
+                yield report, None
+
+
+def population(desk: Desk, task: Task) -> Way:
+    """All trials are begun, and take turns where there are too few workers for them.
+
+    Each writes a checkpoint with every score, since others may go on from it.
+    """
+    config = task.space.config({})
+    every = config.evaluate_every
+    if every is not None and every % config.checkpoint_every:
+        task = task._replace(space=task.space.with_settings({"checkpoint_every": every}))
+    asks = {ask.number: ask.values for ask in desk.rest()}
+    params = {
+        "trial": tune.grid_search(list(asks)),
+        "values": tune.sample_from(lambda config: asks[config["trial"]]),
+        "taken": tune.sample_from(lambda config: desk.taken(config["trial"])),
+    }
+    return Way(task, member, Population(desk, task), None, params, 1)

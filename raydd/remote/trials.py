@@ -1,0 +1,91 @@
+"""What all ways of running trials by Ray Tune have in common: the books that are kept, and what a worker sends."""
+
+import math
+import os
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from ray import tune
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import TrialScheduler
+from ray.tune.search import Searcher
+
+from raydd.memory import keep_memory
+from raydd.tuning.desk import Desk
+from raydd.tuning.trial import Report, Task
+
+RESTARTS = 3
+FAILURES = (ValueError, RuntimeError, FloatingPointError, MemoryError, OSError)
+"""What would happen again: the trial has failed, and the search goes on. A dead worker's trial is taken up again."""
+
+
+class Way(NamedTuple):
+    """How Tune comes by trials, runs them, and decides on them.
+
+    Attributes:
+        task: What all trials share.
+        trainable: A trial in a worker, by Tune's settings of it and the ``task``.
+        scheduler: Is told of every report, and decides.
+        searcher: Is asked for trials; None where ``params`` names them all.
+        params: Tune's parameter space.
+        samples: How often a trial is drawn from that.
+    """
+
+    task: Task
+    trainable: Callable[..., None]
+    scheduler: TrialScheduler
+    searcher: Searcher | None
+    params: Mapping[str, Any]
+    samples: int
+
+
+class Shared:
+    """Stays one object where Tune copies its settings, and is left out where it stores them."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Shared":
+        return self
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return Shared, ()
+
+
+class Books(Shared):
+    """The part of a scheduler that keeps the books: every report and every end goes to the desk."""
+
+    def __init__(self, desk: Desk, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._desk = desk
+
+    def told(self, trial: Trial, result: Mapping[str, Any]) -> bool:
+        """Take a report; True if the trial shall stop."""
+        return "failed" not in result and self._desk.result(number_of(trial), result)
+
+    def on_trial_complete(self, controller: Any, trial: Trial, result: dict[str, Any]) -> None:
+        """It ran to its end, was stopped, or told why it cannot go on."""
+        self._desk.complete(number_of(trial), result)
+
+    def on_trial_error(self, controller: Any, trial: Trial) -> None:
+        """Its worker died: once too often, or Tune is about to start it again."""
+        if trial.status != Trial.ERROR:  # so it is while Tune puts it back into the queue
+            reason = str(trial.get_error() or "its worker died").strip().splitlines()[-1]
+            self._desk.fail(number_of(trial), f"{reason} ({RESTARTS} restarts); is there memory enough?")
+
+
+def number_of(trial: Trial) -> int:
+    """The trial's place in the search."""
+    return int(trial.config["trial"])
+
+
+def send(reports: Iterable[tuple[Report, tune.Checkpoint | None]]) -> None:
+    """Run a trial in a worker: send its reports, or why there are no more."""
+    keep_memory()
+    try:
+        for report, checkpoint in reports:
+            tune.report(report._asdict(), checkpoint=checkpoint)
+    except FAILURES as error:
+        if os.environ.get("RAYDD_TRACEBACK"):
+            traceback.print_exc()
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        # Tune takes no report without the metrics that its searchers and schedulers go by.
+        tune.report({"failed": reason, "index": 0, "accuracy": math.nan, "now": math.nan})

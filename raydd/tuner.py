@@ -1,0 +1,258 @@
+"""Searching hyper-parameters: `raydd.tune`.
+
+A search folder holds ``space.yaml``, ``study.journal`` (which ``optuna-dashboard`` opens), a run folder a trial below
+``trials/`` with TensorBoard's event files, and at the end ``results.parquet``, ``best.yaml``, ``best/``,
+``scores.json`` and ``figures/``.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypedDict, Unpack
+
+import yaml
+
+from raydd.api import HERE, Where, cached_buffer, check_early, check_workers, estimate_seconds, evaluate, save_scores
+from raydd.checks import open_buffer
+from raydd.config import EvaluateConfig, ExpertsConfig
+from raydd.console import Screen, clock, left
+from raydd.data.files import write_atomic
+from raydd.data.synset import SyntheticSet
+from raydd.families import needs_experts
+from raydd.report.picture import grid, save_png
+from raydd.report.trials import trial_line, trial_table
+from raydd.settings import Tree, dump
+from raydd.tuning.desk import Desk, Status
+from raydd.tuning.figures import save_figures
+from raydd.tuning.results import Record, accuracy_of, front, save_results, winner
+from raydd.tuning.search import Search
+from raydd.tuning.shipped import load_space, make_space, with_settings
+from raydd.tuning.space import Space
+from raydd.tuning.trial import Task, trial_folder
+from raydd.workspace import Workspace, resolve_device
+
+TEST = EvaluateConfig(real_epochs=0)
+"""How the winner is scored: 5 fresh networks, beside selections of real images; the whole data set is left out."""
+
+
+class Options(TypedDict, total=False):
+    """What a search may be told beside its space.
+
+    Attributes:
+        num_samples: Trials in the end; the space's own number if it is not given.
+        max_concurrent: Trials at once.
+        time_budget: Seconds after which trials are stopped where they stand.
+        gpus_per_trial: GPUs a trial, a fraction where several share one.
+        buffer: A folder of experts, instead of the space's or the cache's.
+        settings: Settings to fix, as nested values; what is fixed is searched no more.
+        evaluation: How the winner is scored on the test images.
+        mlflow: A tracking address or folder of MLflow, where results are sent too.
+        wandb: A project of Weights & Biases, likewise.
+    """
+
+    num_samples: int
+    max_concurrent: int
+    time_budget: float
+    gpus_per_trial: float
+    buffer: str
+    settings: Tree
+    evaluation: EvaluateConfig
+    mlflow: str
+    wandb: str
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a search found.
+
+    Attributes:
+        folder: Where it all is.
+        space: What was searched.
+        trials: A record a trial.
+        best: The trial of the best accuracy on validation images; None while none has reported.
+        scores: Records as of `raydd.evaluate`: the best trial and the preset, and selections of real images, on the
+            test images.
+        outputs: By name, the files that were written.
+    """
+
+    folder: Path
+    space: Space
+    trials: tuple[Record, ...]
+    best: Record | None
+    scores: tuple[dict[str, Any], ...]
+    outputs: Mapping[str, Path]
+
+    @cached_property
+    def synset(self) -> SyntheticSet:
+        """The best trial's synthetic set."""
+        return SyntheticSet.load(self.folder / "best" / "synset.arrow")
+
+    @property
+    def front(self) -> list[Record]:
+        """The complete trials that none other beats in every metric."""
+        return front(self.trials, self.space.directions)
+
+
+def tune(
+    space: Space | Mapping[str, Any] | str | Path | None,
+    out: Path | str | None = None,
+    *,
+    resume: bool = False,
+    where: Where = HERE,
+    screen: Screen | None = None,
+    **options: Unpack[Options],
+) -> Results:
+    """Search the settings of a method by validation accuracy; score the best on the test images.
+
+    Args:
+        space: A shipped space's name, a YAML file, nested values, or a space. None goes on with the one of ``out``.
+        out: The search folder; None takes ``runs/tune-`` and the space's name.
+        resume: Go on with the folder's search: finished trials stay, others go on from their checkpoints.
+        where: Ray workers that train missing experts, the cluster, and the device of all.
+        screen: Where progress is told.
+        **options: See `Options`.
+
+    Returns:
+        The trials, the best, its scores and where everything is.
+
+    Raises:
+        ValueError: A space that cannot be searched, or a folder that holds another search; nothing is written.
+        RuntimeError: Ray failed; all that trials have reported is kept, and ``resume`` goes on.
+    """
+    from raydd.remote.session import session
+
+    screen = screen or Screen()
+    check_workers(where)
+    space, folder = _claim(space, out, resume, options)
+    work = check_early(space.config(space.example()), where)
+    task = Task(space, None, folder, resolve_device(where.device).type)
+    with session(where.address):  # once for experts, trials and scores
+        if needs_experts(space.config({})):
+            task = task._replace(buffer=_shared_buffer(space, work, where, screen))
+        write_atomic(folder / "space.yaml", dump(space).encode())
+        search = Search(space, folder / "study.journal")
+        _run(task, search, screen, options)
+        return _conclude(task, search, where, screen, options.get("evaluation", TEST))
+
+
+def _claim(
+    asked: Space | Mapping[str, Any] | str | Path | None, out: Path | str | None, resume: bool, options: Options
+) -> tuple[Space, Path]:
+    """The space with all that was said over it, and its folder, which holds no other search."""
+    space = _read(asked, out, resume)
+    if settings := options.get("settings"):
+        space = with_settings(space, settings)
+    if (samples := options.get("num_samples")) is not None:
+        if samples < 1:
+            raise ValueError(f"--num-samples {samples}: at least 1 trial is needed")
+        space = space.model_copy(update={"budget": space.budget.model_copy(update={"samples": samples})})
+    if buffer := options.get("buffer"):
+        space = space.model_copy(update={"buffer": buffer})
+    folder = Path(out or Path("runs") / f"tune-{space.name}").absolute()
+    if (folder / "space.yaml").exists() and not resume:
+        raise ValueError(f"{folder} holds a search already; go on with --resume, or name another --out")
+    return space, folder
+
+
+def _read(asked: Space | Mapping[str, Any] | str | Path | None, out: Path | str | None, resume: bool) -> Space:
+    match asked:
+        case None:
+            stored = Path(out or "") / "space.yaml"
+            if not resume or out is None or not stored.exists():
+                raise ValueError("--space is missing: name one, such as datm_digits, or --resume with the --out of one")
+            return make_space(yaml.safe_load(stored.read_text(encoding="utf-8")), str(stored))
+        case Space():
+            return asked
+        case Mapping():
+            return make_space(asked)
+        case _:
+            return load_space(asked)
+
+
+def _shared_buffer(space: Space, work: Workspace, where: Where, screen: Screen) -> Path:
+    """The experts that trials share, complete and sound; those that a trial trains for itself are told of."""
+    config = space.config({})
+    folder = Path(space.buffer) if space.buffer else cached_buffer(config, work, where, screen)
+    open_buffer(folder, config, resolve_device(where.device))
+    own = [key for key in space.domains if key.startswith("experts.") and key != "experts.num_experts"]
+    if own:
+        wanted = ExpertsConfig(data=config.data, experts=config.experts, seed=config.seed)
+        seconds = estimate_seconds(wanted, work, 1)
+        screen.note(
+            f"{' and '.join(own)}: a trial with other experts than {folder} trains its own first, about "
+            f"{clock(seconds)} each; trials with equal ones share them"
+        )
+    return folder.absolute()
+
+
+def _run(task: Task, search: Search, screen: Screen, options: Options) -> None:
+    """Run the trials that are left."""
+    from raydd.remote.tune import Limits, Loggers, callbacks, run_trials
+
+    space = task.space
+    total = space.budget.samples or len(space.grid())
+    limits = Limits(
+        options.get("max_concurrent", space.budget.concurrent),
+        options.get("time_budget", space.budget.seconds),
+        options.get("gpus_per_trial"),
+    )
+    loggers = callbacks(Loggers(options.get("mlflow"), options.get("wandb")), space.name)
+    with screen.live(space.name) as update:
+
+        def show(status: Status) -> None:
+            if status.note:
+                screen.note(status.note)
+            update(lambda: trial_table(status.rows), trial_line(status.done, status.total, left(status.seconds_left)))
+
+        desk = Desk(search, total, show)
+        if not desk.left:
+            screen.note(f"{task.folder}: all {total} trials are done")
+            return
+        screen.note(f"{task.folder}: {desk.left} of {total} trials of {space.name} ({', '.join(space.domains)})")
+        run_trials(task, desk, limits, loggers)
+
+
+def _conclude(task: Task, search: Search, where: Where, screen: Screen, evaluation: EvaluateConfig) -> Results:
+    """Write what was found, and score the best trial on the test images."""
+    space, folder, records = task.space, task.folder, tuple(search.records())
+    outputs = {"study": folder / "study.journal", "results": save_results(records, folder / "results.parquet")}
+    outputs |= save_figures(records, space, folder / "figures")
+    best = winner(records, space.directions)
+    scores: list[dict[str, Any]] = []
+    if best is not None:
+        outputs |= _keep_best(task, best)
+        rows = {f"best: trial {best.number}": _kept_set(task, best.number)}
+        first = records[0]
+        if best.number and first.state == "complete" and first.values == space.preset_values():
+            rows["preset: trial 0"] = _kept_set(task, 0)
+        scores = evaluate([*rows.values()], evaluation, names=[*rows], where=where, screen=screen)
+        outputs["scores"] = save_scores(scores, folder / "scores.json")
+    unfinished = sum(record.state == "unfinished" for record in records)
+    if unfinished:
+        screen.note(f"{unfinished} trials are unfinished: the same command with --resume goes on with them")
+    return Results(folder, space, records, best, tuple(scores), outputs)
+
+
+def _kept_set(task: Task, number: int) -> SyntheticSet:
+    """A trial's result; of one that was stopped, its best set so far."""
+    folder = trial_folder(task.folder, number)
+    whole = folder / "synset.arrow"
+    return SyntheticSet.load(whole if whole.exists() else folder / "best.arrow")
+
+
+def _keep_best(task: Task, best: Record) -> dict[str, Path]:
+    """The best trial's settings as a preset, and its set."""
+    folder, synset = task.folder, _kept_set(task, best.number)
+    preset = f"search {task.space.name}, trial {best.number}"
+    config = task.space.config(best.values).model_copy(update={"preset": preset})
+    buffer = f" --buffer {task.space.buffer}" if task.space.buffer else ""
+    head = (
+        f"# {preset}: accuracy {accuracy_of(best):.4f} on validation images, {best.state} at step {best.step}.\n"
+        f"# raydd distill --preset {os.path.relpath(folder / 'best.yaml')}{buffer} --out runs/best\n"
+    )
+    write_atomic(folder / "best.yaml", (head + dump(config)).encode())
+    synset.save(folder / "best" / "synset.arrow")
+    save_png(grid(synset), folder / "best" / "synset.png")
+    return {name: folder / name for name in ("best.yaml", "best/synset.arrow", "best/synset.png")}
