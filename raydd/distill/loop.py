@@ -9,6 +9,7 @@ from torch import Tensor
 from raydd.data.synset import SyntheticSet
 from raydd.data.transform import Transform
 from raydd.numerics.rng import generator
+from raydd.numerics.sgd import Sgd
 
 State = TypeVar("State")
 
@@ -140,10 +141,7 @@ class Distillation:
             learn[name].clamp(leaf)
             leaf.requires_grad_()
         self._learn = learn
-        self._optimizers = {
-            name: torch.optim.SGD([self._leaves[name]], lr=leaf.lr, momentum=leaf.momentum)
-            for name, leaf in learn.items()
-        }
+        self._optimizers = {name: Sgd([self._leaves[name]], leaf.lr, leaf.momentum) for name, leaf in learn.items()}
         self._mean = synset.images.detach().clone() if ema is not None else None
         self._state = objective.init(generator(seed, "objective"))
         self.step = 0
@@ -236,7 +234,7 @@ class Distillation:
         return {
             "step": self.step,
             "leaves": {name: leaf.detach().clone() for name, leaf in self._leaves.items()},
-            "momentum": {name: _momentum(optimizer) for name, optimizer in self._optimizers.items()},
+            "momentum": {name: _copied(optimizer.velocities[0]) for name, optimizer in self._optimizers.items()},
             "mean": None if self._mean is None else self._mean.clone(),
             "objective": _copied(self._state),
         }
@@ -250,19 +248,10 @@ class Distillation:
                 self._mean.copy_(state["mean"])
         for name, optimizer in self._optimizers.items():
             value = state["momentum"][name]
-            leaf = self._leaves[name]
-            optimizer.state.clear()
-            if value is not None:
-                optimizer.state[leaf]["momentum_buffer"] = value.clone().to(leaf)
+            optimizer.velocities[0] = None if value is None else value.clone().to(self._leaves[name])
         self._state = _copied(state["objective"])
         self.step, self._attempt = state["step"], 0
         self._kept = self.state_dict()
-
-
-def _momentum(optimizer: torch.optim.SGD) -> Tensor | None:
-    (leaf,) = optimizer.param_groups[0]["params"]
-    value: Tensor | None = optimizer.state[leaf].get("momentum_buffer")
-    return None if value is None else value.clone()
 
 
 def _copied(state: Any) -> Any:

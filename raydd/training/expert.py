@@ -14,6 +14,7 @@ from raydd.data.feed import Feed
 from raydd.numerics.augment import Augment
 from raydd.numerics.flat import flatten, running_statistics, seeded
 from raydd.numerics.rng import generator
+from raydd.numerics.sgd import Sgd
 from raydd.training.steps import STEPS
 
 HEAVY = ("momentum", "smooth")  # the steps that are followed with heavy-ball momentum
@@ -65,7 +66,7 @@ def train_expert(
     """
     path = (seed[0], "expert", seed[1])
     network = seeded(build, generator(*path, "init")).to(train.targets.device)
-    optimizer, schedule = make_optimizer(network, config)
+    optimizer = make_optimizer(network, config)
     step = STEPS[config.optimizer](config)
     yield _snapshot(network, 0, validation, float("nan"))
     for epoch in range(1, config.epochs + 1):
@@ -75,7 +76,7 @@ def train_expert(
             loss = step(network, augment.draw(x.shape, draws)(x), y, epoch)
             optimizer.step()
             total += loss * len(y)
-        schedule.step()
+        optimizer.end_epoch()
         mean = float(total) / len(train)
         if not torch.isfinite(total):
             raise FloatingPointError(
@@ -84,13 +85,10 @@ def train_expert(
         yield _snapshot(network, epoch, validation, mean)
 
 
-def make_optimizer(
-    network: nn.Module, config: ExpertConfig
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """SGD with the momentum of ``config.optimizer``, and its schedule, stepped once an epoch."""
+def make_optimizer(network: nn.Module, config: ExpertConfig) -> Sgd:
+    """SGD with the momentum of ``config.optimizer``, and its schedule."""
     momentum = config.momentum if config.optimizer in HEAVY else 0.0
-    optimizer = torch.optim.SGD(network.parameters(), lr=config.lr, momentum=momentum, weight_decay=config.weight_decay)
-    return optimizer, torch.optim.lr_scheduler.MultiStepLR(optimizer, list(config.milestones), config.gamma)
+    return Sgd(network.parameters(), config.lr, momentum, config.weight_decay, config.milestones, config.gamma)
 
 
 def measure_accuracy(network: nn.Module, images: Feed) -> float:

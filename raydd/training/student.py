@@ -15,6 +15,7 @@ from raydd.numerics.cutmix import cutmix
 from raydd.numerics.flat import seeded
 from raydd.numerics.losses import cross_entropy
 from raydd.numerics.rng import generator
+from raydd.numerics.sgd import Sgd
 from raydd.training.expert import measure_accuracy
 from raydd.training.protocol import Protocol
 
@@ -88,20 +89,17 @@ def _fit_and_test(  # noqa: PLR0913, PLR0917 - the two verbs above differ in the
     seed: int,
 ) -> float:
     network = seeded(build, generator(seed, "student", "init")).to(test.targets.device).train()
-    optimizer = torch.optim.SGD(
-        network.parameters(), lr=lr, momentum=protocol.momentum, weight_decay=protocol.weight_decay
-    )
     milestones = [int(epochs * part) for part in protocol.milestones]
-    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, protocol.gamma)
+    optimizer = Sgd(network.parameters(), lr, protocol.momentum, protocol.weight_decay, milestones, protocol.gamma)
     order, draws = generator(seed, "student", "order"), generator(seed, "student", "augment")
     boxes = generator(seed, "student", "cutmix")
     for _ in range(epochs):
         for x, y in epoch(order):
             loss = _loss(network, augment.draw(x.shape, draws)(x), y, protocol.cutmix, boxes)
-            optimizer.zero_grad()
+            network.zero_grad()
             loss.backward()
             optimizer.step()
-        schedule.step()
+        optimizer.end_epoch()
     return measure_accuracy(network, test)
 
 

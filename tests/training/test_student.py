@@ -11,6 +11,7 @@ from raydd.numerics.augment import augment
 from raydd.numerics.cutmix import cutmix
 from raydd.numerics.formation import PLAIN, Formation, decode
 from raydd.numerics.rng import generator
+from raydd.numerics.sgd import Sgd
 from raydd.training import student
 from raydd.training.protocol import PROTOCOLS, Protocol
 from raydd.training.student import evaluate, evaluate_real
@@ -105,12 +106,12 @@ def test_the_upper_end_is_the_same_on_real_images(lr, work, trained):
 def test_the_step_size_falls_to_a_tenth_at_half(work, monkeypatch):
     rates = []
 
-    class Spy(torch.optim.SGD):
-        def step(self, closure=None):
-            rates.append(self.param_groups[0]["lr"])
-            return super().step(closure)
+    class Spy(Sgd):
+        def step(self):
+            rates.append(self.lr)
+            return super().step()
 
-    monkeypatch.setattr(torch.optim, "SGD", Spy)
+    monkeypatch.setattr(student, "Sgd", Spy)
     protocol = replace(SHORT, epochs=5, batch_size=256)
     evaluate(synset(work), work.build, work.feed(work.dataset.test), protocol, work.augment, 0)
     assert rates == pytest.approx([0.05, 0.05, 0.005, 0.005, 0.005])
@@ -185,12 +186,12 @@ def test_protocols_are_the_published_ones():
 def test_the_step_size_of_tgdd_falls_twice(work, monkeypatch):
     rates = []
 
-    class Spy(torch.optim.SGD):
-        def step(self, closure=None):
-            rates.append(self.param_groups[0]["lr"])
-            return super().step(closure)
+    class Spy(Sgd):
+        def step(self):
+            rates.append(self.lr)
+            return super().step()
 
-    monkeypatch.setattr(torch.optim, "SGD", Spy)
+    monkeypatch.setattr(student, "Sgd", Spy)
     protocol = replace(PROTOCOLS["tgdd"], epochs=12)
     evaluate(synset(work, 1), work.build, work.feed(work.dataset.test), protocol, work.augment, 0)
     assert rates == pytest.approx([0.01] * 8 + [0.002] * 2 + [0.0004] * 2)
