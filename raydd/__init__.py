@@ -1,6 +1,6 @@
 """raydd: distributed dataset distillation on Ray.
 
-Three verbs: `train_experts`, `distill`, `evaluate`; what flows between them: trajectories
+Four verbs: `train_experts`, `distill`, `tune`, `evaluate`; what flows between them: trajectories
 (`ArrowBuffer`) and synthetic sets (`SyntheticSet`).
 """
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from raydd.methods import METHODS
     from raydd.models.zoo import NETWORKS
     from raydd.training.protocol import PROTOCOLS
+    from raydd.tuner import Results, tune
+    from raydd.tuning.shipped import load_space
+    from raydd.tuning.space import Space
 
 _HOMES = {
     "train_experts": "api",
@@ -38,6 +41,10 @@ _HOMES = {
     "METHODS": "methods",
     "NETWORKS": "models.zoo",
     "PROTOCOLS": "training.protocol",
+    "Results": "tuner",
+    "tune": "tuner",
+    "load_space": "tuning.shipped",
+    "Space": "tuning.space",
 }
 
 __all__ = [
@@ -53,13 +60,17 @@ __all__ = [
     "ExpertConfig",
     "ExpertsConfig",
     "InMemory",
+    "Results",
     "Segment",
+    "Space",
     "SyntheticSet",
     "Where",
     "distill",
     "evaluate",
     "load_dataset",
+    "load_space",
     "train_experts",
+    "tune",
 ]
 
 
