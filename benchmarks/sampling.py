@@ -31,9 +31,9 @@ from raydd.data.spec import BufferSpec
 from raydd.data.synset import SyntheticSet
 from raydd.data.trajectory import InMemory, TrajectorySource
 from raydd.data.transform import Transform
-from raydd.distill.loop import Distillation, Leaf
-from raydd.distill.networks import Look, Snapshots
-from raydd.distill.statistics import StatisticMatching, features
+from raydd.distillation.loop import Distillation, Leaf
+from raydd.distillation.networks import Look, Snapshots
+from raydd.distillation.statistics import StatisticMatching, features
 from raydd.models.zoo import build
 from raydd.numerics.augment import augment
 from raydd.numerics.flat import FlatModel

@@ -12,7 +12,7 @@ import torch
 
 from raydd.data.synset import SyntheticSet
 from raydd.data.trajectory import Segment
-from raydd.distill.trajectory import TrajectoryMatching, undisturbed
+from raydd.distillation.trajectory import TrajectoryMatching, undisturbed
 from raydd.numerics.distances import normalized_mse
 from raydd.numerics.rng import generator
 

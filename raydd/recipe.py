@@ -15,7 +15,7 @@ from raydd.data.initial import ASKS_EXPERTS, INITIAL, SOFT, Experts
 from raydd.data.synset import SyntheticSet
 from raydd.data.trajectory import TrajectorySource
 from raydd.data.transform import Transform
-from raydd.distill.loop import Leaf, Objective, pixel_leaf
+from raydd.distillation.loop import Leaf, Objective, pixel_leaf
 from raydd.numerics.flat import FlatModel
 from raydd.numerics.formation import Formation, encode
 from raydd.numerics.rng import generator

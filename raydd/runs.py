@@ -23,7 +23,7 @@ from raydd.data.buffer import ArrowBuffer, expert_path
 from raydd.data.files import open_arrow, sweep, write_atomic
 from raydd.data.synset import SyntheticSet
 from raydd.data.tensors import flatten_tree, load_tensors, save_tensors, unflatten_tree
-from raydd.distill.loop import Distillation, Step
+from raydd.distillation.loop import Distillation, Step
 from raydd.methods import METHODS, complete
 from raydd.probe import Probe, label_spread, memory
 from raydd.recipe import Recipe, Setup

@@ -30,11 +30,8 @@ def build(kind: type[C], *layers: Mapping[str, Any]) -> C:
     >>> build(ExpertConfig, {"epochs": 5}, {"lr": 0.1}).epochs
     5
     """
-    tree: Tree = {}
-    for layer in layers:
-        merge(tree, layer)
     try:
-        return kind.model_validate(tree)
+        return kind.model_validate(merged(*layers))
     except ValidationError as error:
         raise ValueError(_explain(kind, error)) from None
 
@@ -48,6 +45,14 @@ def merge(tree: Tree, layer: Mapping[str, Any]) -> None:
             merge(tree[key], value)
         else:
             tree[key] = value
+
+
+def merged(*layers: Mapping[str, Any]) -> Tree:
+    """Layers of nested values as one tree, later layers over earlier ones."""
+    tree: Tree = {}
+    for layer in layers:
+        merge(tree, layer)
+    return tree
 
 
 def parse_settings(settings: Iterable[str]) -> Tree:

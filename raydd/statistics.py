@@ -5,9 +5,9 @@ from functools import partial
 from typing import Any
 
 from raydd.config import DistillConfig
-from raydd.distill.networks import Mixed, Networks, RandomInit, Snapshots, Trained
-from raydd.distill.queue import Queue
-from raydd.distill.statistics import STATISTICS, RealImages, StatisticMatching
+from raydd.distillation.networks import Mixed, Networks, RandomInit, Snapshots, Trained
+from raydd.distillation.queue import Queue
+from raydd.distillation.statistics import STATISTICS, RealImages, StatisticMatching
 from raydd.numerics.augment import augment
 from raydd.numerics.flat import FlatModel
 from raydd.numerics.statistics import Distance, cosine, gaussian, means

@@ -15,7 +15,7 @@ from raydd.config import DistillConfig
 from raydd.data.convexified import Convexified
 from raydd.data.synset import SyntheticSet
 from raydd.data.trajectory import Segment
-from raydd.distill.trajectory import Labels, TrajectoryMatching, Weight, own_labels, undisturbed, unweighted
+from raydd.distillation.trajectory import Labels, TrajectoryMatching, Weight, own_labels, undisturbed, unweighted
 from raydd.numerics.distances import Distance, along, at_end, pruned
 from raydd.numerics.flat import FlatModel
 from raydd.numerics.losses import balance, cross_entropy

@@ -18,12 +18,13 @@ from raydd.api import HERE, Where, cached_buffer, check_early, check_workers, es
 from raydd.checks import open_buffer
 from raydd.config import EvaluateConfig, ExpertsConfig
 from raydd.console import Screen, clock, left
+from raydd.data.datasets import DATASETS
 from raydd.data.files import write_atomic
 from raydd.data.synset import SyntheticSet
 from raydd.families import needs_experts
 from raydd.report.picture import grid, save_png
 from raydd.report.trials import trial_line, trial_table
-from raydd.settings import Tree, dump
+from raydd.settings import Tree, dump, flat, merged
 from raydd.tuning.desk import Desk, Status
 from raydd.tuning.figures import save_figures
 from raydd.tuning.results import Record, accuracy_of, front, save_results, winner
@@ -47,7 +48,7 @@ class Options(TypedDict, total=False):
         gpus_per_trial: GPUs a trial, a fraction where several share one.
         buffer: A folder of experts, instead of the space's or the cache's.
         settings: Settings to fix, as nested values; what is fixed is searched no more.
-        evaluation: How the winner is scored on the test images.
+        evaluation: How the winner is scored on the test images; None leaves them alone.
         mlflow: A tracking address or folder of MLflow, where results are sent too.
         wandb: A project of Weights & Biases, likewise.
     """
@@ -58,7 +59,7 @@ class Options(TypedDict, total=False):
     gpus_per_trial: float
     buffer: str
     settings: Tree
-    evaluation: EvaluateConfig
+    evaluation: EvaluateConfig | None
     mlflow: str
     wandb: str
 
@@ -148,12 +149,23 @@ def _claim(
         if samples < 1:
             raise ValueError(f"--num-samples {samples}: at least 1 trial is needed")
         space = space.model_copy(update={"budget": space.budget.model_copy(update={"samples": samples})})
+    space = _anywhere(space)
     if buffer := options.get("buffer"):
         space = space.model_copy(update={"buffer": buffer})
     folder = Path(out or Path("runs") / f"tune-{space.name}").absolute()
     if (folder / "space.yaml").exists() and not resume:
         raise ValueError(f"{folder} holds a search already; go on with --resume, or name another --out")
     return space, folder
+
+
+def _anywhere(space: Space) -> Space:
+    """The space with its paths made absolute, since workers run elsewhere."""
+    data = flat(space.set).get("data.dataset")
+    paths = {"preset": space.preset, "buffer": space.buffer}
+    changed: Tree = {key: str(Path(path).absolute()) for key, path in paths.items() if path and Path(path).exists()}
+    if isinstance(data, str) and data not in DATASETS and Path(data).exists():
+        changed["set"] = merged(space.set, {"data": {"dataset": str(Path(data).absolute())}})
+    return space.model_copy(update=changed)
 
 
 def _read(asked: Space | Mapping[str, Any] | str | Path | None, out: Path | str | None, resume: bool) -> Space:
@@ -214,7 +226,7 @@ def _run(task: Task, search: Search, screen: Screen, options: Options) -> None:
         run_trials(task, desk, limits, loggers)
 
 
-def _conclude(task: Task, search: Search, where: Where, screen: Screen, evaluation: EvaluateConfig) -> Results:
+def _conclude(task: Task, search: Search, where: Where, screen: Screen, evaluation: EvaluateConfig | None) -> Results:
     """Write what was found, and score the best trial on the test images."""
     space, folder, records = task.space, task.folder, tuple(search.records())
     outputs = {"study": folder / "study.journal", "results": save_results(records, folder / "results.parquet")}
@@ -222,7 +234,8 @@ def _conclude(task: Task, search: Search, where: Where, screen: Screen, evaluati
     best = winner(records, space.directions)
     scores: list[dict[str, Any]] = []
     if best is not None:
-        outputs |= _keep_best(task, best)
+        outputs |= _keep_best(task, best, search.changes(best.number))
+    if best is not None and evaluation is not None:
         rows = {f"best: trial {best.number}": _kept_set(task, best.number)}
         first = records[0]
         if best.number and first.state == "complete" and first.values == space.preset_values():
@@ -242,16 +255,19 @@ def _kept_set(task: Task, number: int) -> SyntheticSet:
     return SyntheticSet.load(whole if whole.exists() else folder / "best.arrow")
 
 
-def _keep_best(task: Task, best: Record) -> dict[str, Path]:
-    """The best trial's settings as a preset, and its set."""
+def _keep_best(task: Task, best: Record, changes: int) -> dict[str, Path]:
+    """The best trial's settings as a preset, and its set; both are said to differ where the settings changed on the way."""
     folder, synset = task.folder, _kept_set(task, best.number)
     preset = f"search {task.space.name}, trial {best.number}"
     config = task.space.config(best.values).model_copy(update={"preset": preset})
     buffer = f" --buffer {task.space.buffer}" if task.space.buffer else ""
-    head = (
-        f"# {preset}: accuracy {accuracy_of(best):.4f} on validation images, {best.state} at step {best.step}.\n"
-        f"# raydd distill --preset {os.path.relpath(folder / 'best.yaml')}{buffer} --out runs/best\n"
+    remake = (
+        f"raydd distill --preset {os.path.relpath(folder / 'best.yaml')}{buffer} --out runs/best"
+        if not changes
+        else f"Its settings changed {changes} times on the way, and these are the last: they alone do not remake its set."
     )
+    head = f"# {preset}: accuracy {accuracy_of(best):.4f} on validation images, {best.state} at step {best.step}.\n"
+    head += f"# Its set is best/synset.arrow.\n# {remake}\n"
     write_atomic(folder / "best.yaml", (head + dump(config)).encode())
     synset.save(folder / "best" / "synset.arrow")
     save_png(grid(synset), folder / "best" / "synset.png")

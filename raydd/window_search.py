@@ -16,8 +16,8 @@ import torch
 from raydd.config import DistillConfig, WindowConfig
 from raydd.data.buffer import ArrowBuffer
 from raydd.data.trajectory import Segment, TrajectorySource
-from raydd.distill.loop import Distillation
-from raydd.distill.trajectory import TrajectoryMatching
+from raydd.distillation.loop import Distillation
+from raydd.distillation.trajectory import TrajectoryMatching
 from raydd.methods import METHODS
 from raydd.numerics.windows import fixed
 from raydd.recipe import Setup

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import raydd
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "raydd"
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -26,7 +28,7 @@ LAYERS = (
     ("models",),
     ("data",),
     ("workspace",),
-    ("training", "distill", "report"),
+    ("training", "distillation", "report"),
     ("probe",),
     ("recipe",),
     ("trajectories", "statistics"),  # families of methods
@@ -154,3 +156,12 @@ def test_the_wheel_ships_the_data_files() -> None:
     assert (ROOT / "tune_spaces").is_dir()
     assert (PACKAGE / "py.typed").is_file()
     assert not {"include", "exclude", "only-include"} & set(wheel), "these may leave presets/*.yaml or py.typed out"
+
+
+def test_no_public_name_is_hidden_by_a_module_of_the_same_name() -> None:
+    """An import of `raydd.name` would put the module in the place of what ``raydd.name`` was."""
+    modules = {path.stem for path in PACKAGE.glob("*.py")} | {path.name for path in PACKAGE.iterdir() if path.is_dir()}
+    code = "import raydd; names = [getattr(raydd, n) for n in 2 * raydd.__all__]; print(raydd.distill.__qualname__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "distill\n"
+    assert not set(raydd.__all__) & modules

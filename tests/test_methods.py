@@ -14,7 +14,7 @@ from raydd.data.buffer import ArrowBuffer, refresh_manifest
 from raydd.data.convexified import convexify
 from raydd.data.synset import SyntheticSet
 from raydd.data.trajectory import InMemory
-from raydd.distill.loop import Distillation, Leaf
+from raydd.distillation.loop import Distillation, Leaf
 from raydd.experts import Job, Trainer, prepare
 from raydd.families import needs_experts
 from raydd.methods import DEFAULTS, METHODS, complete

@@ -15,7 +15,7 @@ from raydd.data.convexified import Convexified
 from raydd.data.initial import INITIAL, SOFT, Experts
 from raydd.data.trajectory import InMemory
 from raydd.data.transform import Transform
-from raydd.distill.loop import Distillation, Leaf
+from raydd.distillation.loop import Distillation, Leaf
 from raydd.methods import METHODS, complete
 from raydd.numerics.flat import FlatModel
 from raydd.numerics.rng import generator

@@ -7,8 +7,8 @@ from torch.func import functional_call
 
 from raydd.config import DistillConfig
 from raydd.data.trajectory import InMemory
-from raydd.distill.loop import Distillation
-from raydd.distill.statistics import STATISTICS
+from raydd.distillation.loop import Distillation
+from raydd.distillation.statistics import STATISTICS
 from raydd.methods import METHODS, complete
 from raydd.numerics.augment import augment
 from raydd.numerics.flat import FlatModel

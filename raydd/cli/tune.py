@@ -37,7 +37,7 @@ def tune(  # noqa: PLR0913, PLR0917 - one a flag
     settings: Settings = None,
     gpus_per_trial: Annotated[float | None, typer.Option(help="GPUs a trial, such as 0.25.")] = None,
     num_workers: Workers = None,
-    seeds: Annotated[int, typer.Option(help="Fresh networks that score the best on the test images.")] = 5,
+    seeds: Annotated[int, typer.Option(help="Fresh networks that score the best on the test images; 0: none.")] = 5,
     protocol: Annotated[str, typer.Option(help="mtt, dm, tgdd or dcbench, of that score.")] = "mtt",
     epochs: Annotated[int | None, typer.Option(help="Epochs of that score; the protocol's if none.")] = None,
     real_epochs: Annotated[int, typer.Option(help="Epochs on the whole data beside it; 0 leaves it out.")] = 0,
@@ -69,7 +69,7 @@ def tune(  # noqa: PLR0913, PLR0917 - one a flag
         settings={key: value for key, value in said.items() if value != {}},
     )
     screen, where = Screen(as_json), api.Where(num_workers, address, known_device(device))
-    options["evaluation"] = build(EvaluateConfig, scoring)
+    options["evaluation"] = build(EvaluateConfig, scoring) if seeds else None
     show_results(screen, search(space, out, resume=resume, where=where, screen=screen, **options))
 
 
@@ -100,6 +100,7 @@ def show_results(screen: Any, results: Any) -> None:
         if best is not None:
             words = " ".join(f"{key}={value}" for key, value in best.values.items())
             console.print(f"best: trial {best.number}: {words}", markup=False)
+        if results.scores:
             console.print(score_table(list(results.scores)))
         for name, path in outputs.items():
             console.print(f"{name}: {path}", markup=False)

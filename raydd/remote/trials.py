@@ -66,10 +66,13 @@ class Books(Shared):
         self._desk.complete(number_of(trial), result)
 
     def on_trial_error(self, controller: Any, trial: Trial) -> None:
-        """Its worker died: once too often, or Tune is about to start it again."""
-        if trial.status != Trial.ERROR:  # so it is while Tune puts it back into the queue
+        """Its worker died: once too often; or Tune starts it anew, or gives it up where it had not begun yet."""
+        number = number_of(trial)
+        if not trial.should_recover():
             reason = str(trial.get_error() or "its worker died").strip().splitlines()[-1]
-            self._desk.fail(number_of(trial), f"{reason} ({RESTARTS} restarts); is there memory enough?")
+            self._desk.fail(number, f"{reason} ({RESTARTS} restarts); is there memory enough?")
+        elif trial.status != Trial.ERROR:  # so it is while Tune puts it back into the queue
+            self._desk.note(f"trial {number}: its worker died; --resume goes on with the trial")
 
 
 def number_of(trial: Trial) -> int:

@@ -6,11 +6,15 @@ file. So every call, a resumed one too, begins a fresh Tune run, and nothing of 
 
 import importlib.util
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import ray
 from ray import tune
 from ray.tune.experiment import Trial
+from ray.tune.logger import TBXLoggerCallback
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
@@ -19,6 +23,8 @@ from raydd.remote.session import Plan, plan, resources
 from raydd.remote.trials import RESTARTS, Books, Shared, Way, number_of, send
 from raydd.tuning.desk import Desk
 from raydd.tuning.trial import Task, run_trial
+
+DEFAULT_LOGGERS = "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"
 
 
 class Limits(NamedTuple):
@@ -113,8 +119,8 @@ def run_trials(task: Task, desk: Desk, limits: Limits, loggers: Sequence[Any]) -
         RuntimeError: Tune itself failed; what was reported is kept.
     """
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what fails is told in a line, not by tracebacks
-    layout = _layout(task, desk.left, limits)
     way = WAYS.get(task.space.scheduler.name, proposals)(desk, task)
+    layout = _layout(task, desk.left, limits, turns=way.searcher is None)
     share = {"cpu": float(layout.cpus)} | ({"gpu": layout.gpus} if layout.gpus else {})
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(way.trainable, task=way.task), share),
@@ -133,18 +139,37 @@ def run_trials(task: Task, desk: Desk, limits: Limits, loggers: Sequence[Any]) -
             name="trials",
             storage_path=str(task.folder),
             verbose=0,
-            callbacks=[_Recoveries(desk), *loggers],
+            callbacks=[_Recoveries(desk), TBXLoggerCallback(), *loggers],
             failure_config=tune.FailureConfig(max_failures=RESTARTS),
         ),
     )
     try:
-        tuner.fit()
+        with _only_our_loggers():
+            tuner.fit()
     except tune.TuneError as error:
         raise RuntimeError(f"Ray Tune: {' '.join(str(error).split())[-300:]}") from error
 
 
-def _layout(task: Task, trials: int, limits: Limits) -> Plan:
-    """Trials at once, and each one's share of CPUs and GPUs."""
+@contextmanager
+def _only_our_loggers() -> Iterator[None]:
+    """Without Tune's own JSON and CSV files, which repeat what the study has, and which it leaves open."""
+    before = os.environ.get(DEFAULT_LOGGERS)
+    os.environ[DEFAULT_LOGGERS] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[DEFAULT_LOGGERS]
+        else:
+            os.environ[DEFAULT_LOGGERS] = before
+
+
+def _layout(task: Task, trials: int, limits: Limits, turns: bool) -> Plan:
+    """Trials at once, and each one's share of CPUs and GPUs.
+
+    Trials that take ``turns`` all begin, and only their shares limit how many run at once: then a share may be larger
+    than what it uses, though never larger than a node.
+    """
     cpus, gpus = resources()
     threads = task.space.config({}).threads or 1
     if threads > cpus:
@@ -153,9 +178,10 @@ def _layout(task: Task, trials: int, limits: Limits) -> Plan:
     each = layout.gpus if limits.gpus is None or task.device != "cuda" else limits.gpus
     if each > gpus and task.device == "cuda":
         raise ValueError(f"--gpus-per-trial {each:g}: the machine has {gpus:g}; use less")
-    # Such a share that no more than that fit at once: trials that take turns are all begun, whatever the limit.
-    share = threads if layout.workers == cpus // threads else 1 + cpus // (layout.workers + 1)
-    return layout._replace(cpus=share, gpus=each)
+    if turns and layout.workers < min(cpus // threads, trials):
+        largest = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+        threads = min(largest, 1 + cpus // (layout.workers + 1))
+    return layout._replace(cpus=threads, gpus=each)
 
 
 def callbacks(loggers: Loggers, name: str) -> list[Any]:

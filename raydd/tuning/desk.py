@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from raydd.tuning.results import State
+from raydd.tuning.population import perturb
+from raydd.tuning.results import State, text_of
 from raydd.tuning.search import Ask, Search
 
 NOTED = ("accuracy", "seconds", "step", "loss", "memory_mb")
@@ -87,6 +88,10 @@ class Desk:
         self.rows[ask.number] = Row(ask.number, ask.values, self.search.space.config(ask.values).steps)
         return ask
 
+    def rest(self) -> list[Ask]:
+        """All trials that are left."""
+        return list(iter(self.next, None))
+
     def result(self, number: int, report: Mapping[str, Any]) -> bool:
         """Take a trial's report; True if it shall stop."""
         row = self.rows[number]
@@ -109,6 +114,24 @@ class Desk:
             return
         self.search.complete(number, {name: float(report[name]) for name in NOTED})
         self._end(number, f"trial {number}: {100 * float(report['accuracy']):.1f} % on validation images")
+
+    def taken(self, number: int) -> int:
+        """How often a trial has taken over another's set."""
+        return len(self.search.changes(number))
+
+    def take_over(self, number: int, donor: int, report: Mapping[str, Any]) -> dict[str, Any]:
+        """A trial goes on from another's report.
+
+        Returns:
+            With what settings: the other's, changed.
+        """
+        row, before = self.rows[number], self.rows[donor].values
+        values = perturb(self.search.space, before, "perturb", number, self.taken(number) + 1)
+        self.search.change(number, values, {name: float(report[name]) for name in NOTED})
+        row.values, row.step, row.accuracy = values, int(report["step"]), float(report["accuracy"])
+        changed = ", ".join(f"{key} {text_of(value)}" for key, value in values.items() if value != before.get(key))
+        self._tell(f"trial {number}: goes on from trial {donor} at step {row.step} with {changed or 'its settings'}")
+        return values
 
     def fail(self, number: int, reason: str) -> None:
         """A trial cannot go on."""

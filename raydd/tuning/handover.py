@@ -78,6 +78,12 @@ def begin(folder: Path, taken: int) -> Path | None:
     return source
 
 
+def clear(folder: Path) -> None:
+    """Remove what a trial kept and took over, once it has ended."""
+    for path in (folder / "kept", folder / "taken", *folder.glob("taken-*")):
+        _remove(path)
+
+
 def told(folder: Path, inherited: Path | None) -> int:
     """How many scores a trial begins with: of its own checkpoint, else of the one that it takes over."""
     places = [folder / STATE, *([inherited / STATE.name] if inherited is not None else [])]

@@ -83,7 +83,7 @@ class Search:
     def unfinished(self) -> list[Ask]:
         """The trials that an earlier process left running, oldest first."""
         left = [trial for trial in self._trials()[: self._earlier] if not trial.state.is_finished()]
-        return [Ask(trial.number, self._values(trial.params)) for trial in left]
+        return [Ask(trial.number, self._settings(trial)) for trial in left]
 
     def report(self, number: int, index: int, metrics: Metrics) -> bool:
         """Note what a trial has reached, and decide whether it shall stop.
@@ -114,6 +114,22 @@ class Search:
         self._storage.set_trial_intermediate_value(trial._trial_id, index, accuracy)
         return hopeless or index >= stop_at
 
+    def change(self, number: int, values: Mapping[str, Any], metrics: Metrics) -> None:
+        """Note that a trial goes on with other settings, from another trial's set: population based training.
+
+        Args:
+            number: The trial.
+            values: Its settings from now on, by dotted name.
+            metrics: What the other trial's set has reached, and so this one.
+        """
+        trial = self._trials()[number]
+        self._storage.set_trial_user_attr(trial._trial_id, "changes", [*self.changes(number), dict(values)])
+        self._note(trial, metrics)
+
+    def changes(self, number: int) -> list[dict[str, Any]]:
+        """The settings that a trial went on with, one after the other, after those it began with."""
+        return list(self._trials()[number].user_attrs.get("changes", []))
+
     def complete(self, number: int, metrics: Metrics) -> None:
         """Finish a trial that ran to its end; a metric that is no number makes it a failed one."""
         self._finish(number, TrialState.COMPLETE, metrics)
@@ -142,8 +158,12 @@ class Search:
     def _values(self, params: Mapping[str, Any]) -> dict[str, Any]:
         return {key: _decode(self.space.narrowed[key], value) for key, value in params.items()}
 
+    def _settings(self, trial: FrozenTrial) -> dict[str, Any]:
+        """What a trial runs with now."""
+        return next(reversed(self.changes(trial.number)), None) or self._values(trial.params)
+
     def _record(self, trial: FrozenTrial) -> Record:
-        state, values = STATES.get(trial.state.name, "unfinished"), self._values(trial.params)
+        state, values = STATES.get(trial.state.name, "unfinished"), self._settings(trial)
         metrics = dict(trial.user_attrs.get("metrics", {}))
         step = int(metrics.pop("step", 0))
         reports = tuple(sorted(trial.intermediate_values.items()))

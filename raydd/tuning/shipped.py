@@ -15,6 +15,7 @@ from raydd.families import check_method
 from raydd.numerics.rng import generator
 from raydd.settings import Tree, build
 from raydd.tuning.plan import METRICS
+from raydd.tuning.population import check_changeable
 from raydd.tuning.space import Space
 
 FIXED = (
@@ -115,16 +116,23 @@ def _check_plan(space: Space) -> None:
             raise ValueError(f"metrics: {metric!r} is unknown; use {' and '.join(METRICS)}")
     if space.metrics[:1] != ("accuracy",) or len(set(space.metrics)) != len(space.metrics):
         raise ValueError(f"metrics: {list(space.metrics)}; begin with accuracy, and name each once")
-    name, algorithm = space.scheduler.name, space.search.algorithm
-    if name != "none" and len(space.metrics) > 1:
-        raise ValueError(f"scheduler.name: {name} goes by one metric, and here are {len(space.metrics)}; use none")
-    if name == "pbt" and algorithm != "random":
-        raise ValueError(f"search.algorithm: pbt changes settings by itself, not by {algorithm}; use random")
+    _check_scheduler(space)
+    algorithm = space.search.algorithm
     if space.budget.samples is None and algorithm != "grid":
         raise ValueError(f"budget.samples: {algorithm} needs a number of trials, such as 16")
     first = space.search.first
     if isinstance(first, dict):
         _check_known(first, space.domains, "search.first")
+
+
+def _check_scheduler(space: Space) -> None:
+    name, algorithm = space.scheduler.name, space.search.algorithm
+    if name != "none" and len(space.metrics) > 1:
+        raise ValueError(f"scheduler.name: {name} goes by one metric, and here are {len(space.metrics)}; use none")
+    if name == "pbt" and algorithm != "random":
+        raise ValueError(f"search.algorithm: pbt changes settings by itself, not by {algorithm}; use random")
+    if name == "pbt":
+        check_changeable(space)
 
 
 def _check_known(names: Iterable[str], known: Mapping[str, Any], place: str) -> None:

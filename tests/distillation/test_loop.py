@@ -6,7 +6,7 @@ import torch
 
 from raydd.data.synset import SyntheticSet
 from raydd.data.transform import Transform
-from raydd.distill.loop import Distillation, Leaf, pixel_leaf
+from raydd.distillation.loop import Distillation, Leaf, pixel_leaf
 from raydd.numerics.rng import generator
 
 LEARN = {"images": Leaf(5.0, 0.5), "labels": Leaf(2.0, 0.9), "lr": Leaf(0.01, 0.5)}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from raydd.data.synset import SyntheticSet
-from raydd.distill.networks import Look, lesson
+from raydd.distillation.networks import Look, lesson
 from raydd.numerics.flat import FlatModel
 
 Batch = Callable[[int, torch.Generator], tuple[Tensor, Tensor]]

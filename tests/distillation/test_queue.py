@@ -7,7 +7,7 @@ from torch import nn
 from raydd.data.synset import SyntheticSet
 from raydd.data.tensors import flatten_tree, unflatten_tree
 from raydd.data.transform import Transform
-from raydd.distill.queue import FIRST, Queue
+from raydd.distillation.queue import FIRST, Queue
 from raydd.models.zoo import build
 from raydd.numerics.flat import FlatModel
 from raydd.numerics.rng import generator

@@ -9,7 +9,7 @@ from raydd.data.convexified import Convexified
 from raydd.data.synset import SyntheticSet
 from raydd.data.trajectory import InMemory
 from raydd.data.transform import Transform
-from raydd.distill.networks import Mixed, RandomInit, Snapshots, Trained, descended, slope
+from raydd.distillation.networks import Mixed, RandomInit, Snapshots, Trained, descended, slope
 from raydd.models.zoo import build
 from raydd.numerics.augment import augment
 from raydd.numerics.flat import FlatModel

@@ -5,8 +5,8 @@ from torch import nn
 from raydd.data.synset import SyntheticSet
 from raydd.data.trajectory import InMemory
 from raydd.data.transform import Transform
-from raydd.distill.loop import Distillation, Leaf
-from raydd.distill.trajectory import TrajectoryMatching
+from raydd.distillation.loop import Distillation, Leaf
+from raydd.distillation.trajectory import TrajectoryMatching
 from raydd.models.zoo import build
 from raydd.numerics.augment import augment
 from raydd.numerics.flat import FlatModel

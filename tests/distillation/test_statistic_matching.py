@@ -10,10 +10,10 @@ from raydd.data.feed import Feed
 from raydd.data.synset import SyntheticSet
 from raydd.data.trajectory import InMemory
 from raydd.data.transform import Transform
-from raydd.distill.loop import Distillation, Leaf
-from raydd.distill.networks import Look, Mixed, RandomInit, Snapshots, Trained
-from raydd.distill.queue import Queue
-from raydd.distill.statistics import STATISTICS, RealImages, StatisticMatching
+from raydd.distillation.loop import Distillation, Leaf
+from raydd.distillation.networks import Look, Mixed, RandomInit, Snapshots, Trained
+from raydd.distillation.queue import Queue
+from raydd.distillation.statistics import STATISTICS, RealImages, StatisticMatching
 from raydd.models.zoo import build
 from raydd.numerics.augment import augment
 from raydd.numerics.flat import FlatModel

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from raydd.data.feed import Feed
 from raydd.data.synset import SyntheticSet
-from raydd.distill.networks import Look, Networks, slope
+from raydd.distillation.networks import Look, Networks, slope
 from raydd.numerics.augment import Augment
 from raydd.numerics.flat import FlatModel
 from raydd.numerics.losses import cross_entropy

@@ -1,0 +1,46 @@
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "examples"
+SCRIPTS = sorted(FOLDER.glob("*.py"))
+WRITTEN = {
+    "experts_and_distill": ("buffer/manifest.json", "run/synset.arrow", "run/synset.png"),
+    "tune": ("results.parquet", "best.yaml", "best/synset.arrow", "scores.json", "figures/values.png"),
+    "tune_own_space": ("results.parquet", "best.yaml", "figures/pareto.png", "trials/0003/synset.arrow"),
+}
+PRINTED = {
+    "experts_and_distill": r"^MTT +\d+\.\d ± \d+\.\d %$",
+    "tune": r"^trial 2: (complete|pruned), \d+\.\d % on validation images$",
+    "tune_own_space": r"^trial \d: \d+\.\d % on validation images in \d+\.\d+ s, \{'student_steps': \d+, 'span'",
+}
+
+
+@pytest.mark.remote
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_an_example_runs_from_any_directory(script, cache, tmp_path):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "RAYDD_CACHE": str(cache)}
+    words = [sys.executable, str(script), "--smoke"]
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert re.search(PRINTED[script.stem], done.stdout, re.MULTILINE), done.stdout
+    (out,) = (tmp_path / "runs").iterdir()
+    assert all((out / name).stat().st_size for name in WRITTEN[script.stem])
+
+
+def test_the_readme_tells_of_every_example():
+    text = (FOLDER / "README.md").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"^\| \[(\w+\.py)\]\(\1\) \|", text, re.MULTILINE)) == [path.name for path in SCRIPTS]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_examples_are_short_and_say_how_long_they_take(script):
+    text = script.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 70
+    told = text.split('"""')[1]
+    assert re.search(r"About \w+ minutes? on two cores", told)
+    assert f"python examples/{script.name} [--smoke]" in told
