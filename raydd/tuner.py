@@ -234,7 +234,7 @@ def _conclude(task: Task, search: Search, where: Where, screen: Screen, evaluati
     best = winner(records, space.directions)
     scores: list[dict[str, Any]] = []
     if best is not None:
-        outputs |= _keep_best(task, best, search.changes(best.number))
+        outputs |= _keep_best(task, best, len(search.changes(best.number)))
     if best is not None and evaluation is not None:
         rows = {f"best: trial {best.number}": _kept_set(task, best.number)}
         first = records[0]
@@ -256,7 +256,7 @@ def _kept_set(task: Task, number: int) -> SyntheticSet:
 
 
 def _keep_best(task: Task, best: Record, changes: int) -> dict[str, Path]:
-    """The best trial's settings as a preset, and its set; both are said to differ where the settings changed on the way."""
+    """The best trial's settings as a preset, and its set; where they changed on the way, the preset says so."""
     folder, synset = task.folder, _kept_set(task, best.number)
     preset = f"search {task.space.name}, trial {best.number}"
     config = task.space.config(best.values).model_copy(update={"preset": preset})
@@ -264,7 +264,7 @@ def _keep_best(task: Task, best: Record, changes: int) -> dict[str, Path]:
     remake = (
         f"raydd distill --preset {os.path.relpath(folder / 'best.yaml')}{buffer} --out runs/best"
         if not changes
-        else f"Its settings changed {changes} times on the way, and these are the last: they alone do not remake its set."
+        else f"Its settings changed {changes} times, and these are the last: they alone do not remake the set."
     )
     head = f"# {preset}: accuracy {accuracy_of(best):.4f} on validation images, {best.state} at step {best.step}.\n"
     head += f"# Its set is best/synset.arrow.\n# {remake}\n"
