@@ -6,11 +6,11 @@ A search folder holds ``space.yaml``, ``study.journal`` (which ``optuna-dashboar
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any, TypedDict, Unpack, cast
 
 import yaml
 
@@ -123,18 +123,22 @@ def tune(
         RuntimeError: Ray failed; all that trials have reported is kept, and ``resume`` goes on.
     """
     from raydd.remote.session import session
+    from raydd.remote.tune import Loggers, callbacks
 
     screen = screen or Screen()
     check_workers(where)
     space, folder = _claim(space, out, resume, options)
+    loggers = callbacks(Loggers(options.get("mlflow"), options.get("wandb")), space.name)
     work = check_early(space.config(space.example()), where)
     task = Task(space, None, folder, resolve_device(where.device).type)
+    search = Search(space, folder / "study.journal")
+    write_atomic(folder / "space.yaml", dump(space).encode())
+    if space.search.algorithm != "grid" and space.search.first != "none" and not space.spared:
+        screen.note("the preset's own values lie outside the space: no trial has them")
     with session(where.address):  # once for experts, trials and scores
         if needs_experts(space.config({})):
             task = task._replace(buffer=_shared_buffer(space, work, where, screen))
-        write_atomic(folder / "space.yaml", dump(space).encode())
-        search = Search(space, folder / "study.journal")
-        _run(task, search, screen, options)
+        _run(task, search, screen, options, loggers)
         return _conclude(task, search, where, screen, options.get("evaluation", TEST))
 
 
@@ -145,9 +149,10 @@ def _claim(
     space = _read(asked, out, resume)
     if settings := options.get("settings"):
         space = with_settings(space, settings)
+    for name, flag in (("num_samples", "--num-samples"), ("max_concurrent", "--max-concurrent")):
+        if (asked_for := cast(int, options.get(name, 1))) < 1:
+            raise ValueError(f"{flag} {asked_for}: at least 1 trial is needed")
     if (samples := options.get("num_samples")) is not None:
-        if samples < 1:
-            raise ValueError(f"--num-samples {samples}: at least 1 trial is needed")
         space = space.model_copy(update={"budget": space.budget.model_copy(update={"samples": samples})})
     space = _anywhere(space)
     if buffer := options.get("buffer"):
@@ -199,9 +204,9 @@ def _shared_buffer(space: Space, work: Workspace, where: Where, screen: Screen) 
     return folder.absolute()
 
 
-def _run(task: Task, search: Search, screen: Screen, options: Options) -> None:
+def _run(task: Task, search: Search, screen: Screen, options: Options, loggers: Sequence[Any]) -> None:
     """Run the trials that are left."""
-    from raydd.remote.tune import Limits, Loggers, callbacks, run_trials
+    from raydd.remote.tune import Limits, run_trials
 
     space = task.space
     total = space.budget.samples or len(space.grid())
@@ -210,7 +215,6 @@ def _run(task: Task, search: Search, screen: Screen, options: Options) -> None:
         options.get("time_budget", space.budget.seconds),
         options.get("gpus_per_trial"),
     )
-    loggers = callbacks(Loggers(options.get("mlflow"), options.get("wandb")), space.name)
     with screen.live(space.name) as update:
 
         def show(status: Status) -> None:
@@ -243,6 +247,8 @@ def _conclude(task: Task, search: Search, where: Where, screen: Screen, evaluati
         scores = evaluate([*rows.values()], evaluation, names=[*rows], where=where, screen=screen)
         outputs["scores"] = save_scores(scores, folder / "scores.json")
     unfinished = sum(record.state == "unfinished" for record in records)
+    if best is None:
+        screen.note("no trial has come to its first score yet")
     if unfinished:
         screen.note(f"{unfinished} trials are unfinished: the same command with --resume goes on with them")
     return Results(folder, space, records, best, tuple(scores), outputs)

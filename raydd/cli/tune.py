@@ -88,6 +88,7 @@ def spaces(as_json: AsJson = False) -> None:
 def show_results(screen: Any, results: Any) -> None:
     """The best trial, its scores, and where everything is."""
     from raydd.console import score_table
+    from raydd.report.trials import settings_text
 
     outputs = {name: str(path) for name, path in results.outputs.items()}
     best, trials = results.best, results.trials
@@ -98,8 +99,8 @@ def show_results(screen: Any, results: Any) -> None:
     def show(console: Any) -> None:
         console.print(", ".join(f"{count} {state}" for state, count in counts.items()), markup=False)
         if best is not None:
-            words = " ".join(f"{key}={value}" for key, value in best.values.items())
-            console.print(f"best: trial {best.number}: {words}", markup=False)
+            found = f"{100 * best.metrics['accuracy']:.1f} % on validation images"
+            console.print(f"best: trial {best.number}, {found}: {settings_text(best.values)}", markup=False)
         if results.scores:
             console.print(score_table(list(results.scores)))
         for name, path in outputs.items():

@@ -9,6 +9,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import ray
@@ -195,13 +196,23 @@ def callbacks(loggers: Loggers, name: str) -> list[Any]:
         _ask_for("mlflow")
         from ray.air.integrations.mlflow import MLflowLoggerCallback
 
-        found.append(MLflowLoggerCallback(tracking_uri=loggers.mlflow, experiment_name=f"raydd-{name}"))
+        # Settings at the end: a population's change on the way.
+        place = _tracking(loggers.mlflow)
+        found.append(MLflowLoggerCallback(place, experiment_name=f"raydd-{name}", log_params_on_trial_end=True))
     if loggers.wandb is not None:
         _ask_for("wandb")
         from ray.air.integrations.wandb import WandbLoggerCallback
 
         found.append(WandbLoggerCallback(project=loggers.wandb, group=name))
     return found
+
+
+def _tracking(place: str) -> str:
+    """An MLflow address; a folder's is that of a database in it, since MLflow keeps no plain files any more."""
+    if "://" in place:
+        return place
+    Path(place).mkdir(parents=True, exist_ok=True)
+    return f"sqlite:///{Path(place).absolute() / 'mlflow.db'}"
 
 
 def _ask_for(package: str) -> None:

@@ -5,8 +5,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from raydd.report.trials import settings_text
 from raydd.tuning.population import perturb
-from raydd.tuning.results import State, text_of
+from raydd.tuning.results import State
 from raydd.tuning.search import Ask, Search
 
 NOTED = ("accuracy", "seconds", "step", "loss", "memory_mb")
@@ -129,7 +130,7 @@ class Desk:
         values = perturb(self.search.space, before, "perturb", number, self.taken(number) + 1)
         self.search.change(number, values, {name: float(report[name]) for name in NOTED})
         row.values, row.step, row.accuracy = values, int(report["step"]), float(report["accuracy"])
-        changed = ", ".join(f"{key} {text_of(value)}" for key, value in values.items() if value != before.get(key))
+        changed = settings_text({key: value for key, value in values.items() if value != before.get(key)})
         self._tell(f"trial {number}: goes on from trial {donor} at step {row.step} with {changed or 'its settings'}")
         return values
 

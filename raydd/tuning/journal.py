@@ -67,10 +67,15 @@ def open_study(space: Space, storage: JournalStorage, file: Path) -> optuna.Stud
             warnings.simplefilter("ignore", ExperimentalWarning)
             study.set_metric_names(list(space.directions))
         study.set_user_attr("space", settings)
-    before = study.user_attrs["space"]
-    other = [key for key in sorted(settings | before) if settings.get(key) != before.get(key)]
-    if other:
-        raise ValueError(f"{file} is of a search with another {other[0]}; resume with that one, or use another --out")
+    before, now = (flat({"space": tree}) for tree in (study.user_attrs["space"], settings))
+    for key in sorted(before | now):
+        if before.get(key) != now.get(key):
+            name = key.removeprefix("space.")
+            was, wanted = (tree.get(key, "the default") for tree in (before, now))
+            raise ValueError(
+                f"{file.parent} is of a search with another {name} (was {was}, now {wanted}); repeat what it was, or "
+                "use another --out"
+            )
     return study
 
 

@@ -239,7 +239,8 @@ class Space(Config):
         kept = {key: domain for key, domain in self.domains.items() if key not in said}
         if not kept:
             raise ValueError("--set fixes every setting that is searched; leave one, or use raydd distill")
-        space = self.model_copy(update={"domains": kept, "set": fixed, "seed": settings.get("seed", self.seed)})
+        own = {key: settings[key] for key in ("ipc", "seed") if key in settings}  # the preset follows ipc
+        space = self.model_copy(update={"domains": kept, "set": fixed} | own)
         if isinstance(self.search.first, dict):
             first = {key: value for key, value in self.search.first.items() if key not in said}
             space = space.model_copy(update={"search": self.search.model_copy(update={"first": first})})

@@ -113,8 +113,10 @@ def test_a_finished_search_is_not_run_again_and_can_be_extended(finished, tmp_pa
     assert more.trials[:3] == results.trials
     assert [trial.state for trial in more.trials] == ["complete"] * 4
     assert {path: path.stat().st_mtime_ns for path in times} == times
-    with pytest.raises(ValueError, match=r"another domains; resume with that one"):
+    before = (results.folder / "space.yaml").read_bytes()
+    with pytest.raises(ValueError, match=r"another domains\.span\.choice \(was the default, now \[1, 2\]\); repeat"):
         tune(results.folder, SPACE | {"domains": {"span": {"choice": [1, 2]}}}, resume=True)
+    assert (results.folder / "space.yaml").read_bytes() == before
 
 
 def test_changing_test_labels_changes_no_trials_score_and_no_choice(ray2, tmp_path):

@@ -300,7 +300,7 @@ def test_a_finished_trial_stays_as_it_is(tmp_path):
 def test_a_file_of_another_search_is_refused_but_a_longer_one_goes_on(tmp_path):
     file = tmp_path / "study.journal"
     Search(asha(), file).ask()
-    with pytest.raises(ValueError, match=r"study\.journal is of a search with another seed; resume with that one"):
+    with pytest.raises(ValueError, match=r"is of a search with another seed \(was the default, now 3\); repeat"):
         Search(asha(seed=3), file)
     with pytest.raises(ValueError, match="another constraints"):
         Search(asha(constraints=["window.low + 5 <= window.high"]), file)
