@@ -5,7 +5,6 @@ A search folder holds ``space.yaml``, ``study.journal`` (which ``optuna-dashboar
 ``scores.json`` and ``figures/``.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,16 +21,17 @@ from raydd.data.datasets import DATASETS
 from raydd.data.files import write_atomic
 from raydd.data.synset import SyntheticSet
 from raydd.families import needs_experts
-from raydd.report.picture import grid, save_png
 from raydd.report.trials import trial_line, trial_table
 from raydd.settings import Tree, dump, flat, merged
+from raydd.tuning.best import keep_best, kept_set
 from raydd.tuning.desk import Desk, Status
 from raydd.tuning.figures import save_figures
-from raydd.tuning.results import Record, accuracy_of, front, save_results, winner
+from raydd.tuning.journal import alone
+from raydd.tuning.results import Record, front, save_results, winner
 from raydd.tuning.search import Search
-from raydd.tuning.shipped import load_space, make_space, with_settings
+from raydd.tuning.shipped import check_space, load_space, make_space, with_settings
 from raydd.tuning.space import Space
-from raydd.tuning.trial import Task, trial_folder
+from raydd.tuning.trial import Task
 from raydd.workspace import Workspace, resolve_device
 
 TEST = EvaluateConfig(real_epochs=0)
@@ -131,14 +131,15 @@ def tune(
     loggers = callbacks(Loggers(options.get("mlflow"), options.get("wandb")), space.name)
     work = check_early(space.config(space.example()), where)
     task = Task(space, None, folder, resolve_device(where.device).type)
-    search = Search(space, folder / "study.journal")
-    write_atomic(folder / "space.yaml", dump(space).encode())
     if space.search.algorithm != "grid" and space.search.first != "none" and not space.spared:
         screen.note("the preset's own values lie outside the space: no trial has them")
-    with session(where.address):  # once for experts, trials and scores
+    with alone(folder), session(where.address):  # once for experts, trials and scores
+        limits = _limits(task, options)
+        search = Search(space, folder / "study.journal")
         if needs_experts(space.config({})):
             task = task._replace(buffer=_shared_buffer(space, work, where, screen))
-        _run(task, search, screen, options, loggers)
+        write_atomic(folder / "space.yaml", dump(space).encode())
+        _run(task, search, screen, limits, loggers)
         return _conclude(task, search, where, screen, options.get("evaluation", TEST))
 
 
@@ -154,12 +155,17 @@ def _claim(
             raise ValueError(f"{flag} {asked_for}: at least 1 trial is needed")
     if (samples := options.get("num_samples")) is not None:
         space = space.model_copy(update={"budget": space.budget.model_copy(update={"samples": samples})})
-    space = _anywhere(space)
     if buffer := options.get("buffer"):
         space = space.model_copy(update={"buffer": buffer})
+    if (share := options.get("gpus_per_trial")) is not None and share <= 0:
+        raise ValueError(f"--gpus-per-trial {share:g}: give a part of a GPU, such as 0.25, or several")
+    space = _anywhere(space)
+    check_space(space)
     folder = Path(out or Path("runs") / f"tune-{space.name}").absolute()
     if (folder / "space.yaml").exists() and not resume:
         raise ValueError(f"{folder} holds a search already; go on with --resume, or name another --out")
+    if not (folder / "space.yaml").exists():
+        (folder / "study.journal").unlink(missing_ok=True)  # of one that was refused before it began
     return space, folder
 
 
@@ -204,17 +210,28 @@ def _shared_buffer(space: Space, work: Workspace, where: Where, screen: Screen) 
     return folder.absolute()
 
 
-def _run(task: Task, search: Search, screen: Screen, options: Options, loggers: Sequence[Any]) -> None:
+def _limits(task: Task, options: Options) -> Any:
+    """What a run of trials may take; more than a machine has is refused."""
+    from raydd.remote.tune import Limits, check_limits
+
+    budget = task.space.budget
+    limits = Limits(
+        options.get("max_concurrent", budget.concurrent),
+        options.get("time_budget", budget.seconds),
+        options.get("gpus_per_trial"),
+    )
+    check_limits(task, limits)
+    return limits
+
+
+def _run(task: Task, search: Search, screen: Screen, limits: Any, loggers: Sequence[Any]) -> None:
     """Run the trials that are left."""
-    from raydd.remote.tune import Limits, run_trials
+    from raydd.remote.tune import run_trials
 
     space = task.space
     total = space.budget.samples or len(space.grid())
-    limits = Limits(
-        options.get("max_concurrent", space.budget.concurrent),
-        options.get("time_budget", space.budget.seconds),
-        options.get("gpus_per_trial"),
-    )
+    if space.search.algorithm == "grid":
+        total = min(total, len(space.grid()))
     with screen.live(space.name) as update:
 
         def show(status: Status) -> None:
@@ -234,16 +251,17 @@ def _conclude(task: Task, search: Search, where: Where, screen: Screen, evaluati
     """Write what was found, and score the best trial on the test images."""
     space, folder, records = task.space, task.folder, tuple(search.records())
     outputs = {"study": folder / "study.journal", "results": save_results(records, folder / "results.parquet")}
-    outputs |= save_figures(records, space, folder / "figures")
     best = winner(records, space.directions)
+    (folder / "scores.json").unlink(missing_ok=True)  # an earlier call's, of what was best then
     scores: list[dict[str, Any]] = []
     if best is not None:
-        outputs |= _keep_best(task, best, len(search.changes(best.number)))
+        outputs |= keep_best(task, best, len(search.changes(best.number)))
+    outputs |= save_figures(records, space, folder / "figures")
     if best is not None and evaluation is not None:
-        rows = {f"best: trial {best.number}": _kept_set(task, best.number)}
+        rows = {f"best: trial {best.number}": kept_set(task, best.number)}
         first = records[0]
         if best.number and first.state == "complete" and first.values == space.preset_values():
-            rows["preset: trial 0"] = _kept_set(task, 0)
+            rows[f"{'preset' if space.search.first == 'preset' else 'first'}: trial 0"] = kept_set(task, 0)
         scores = evaluate([*rows.values()], evaluation, names=[*rows], where=where, screen=screen)
         outputs["scores"] = save_scores(scores, folder / "scores.json")
     unfinished = sum(record.state == "unfinished" for record in records)
@@ -252,29 +270,3 @@ def _conclude(task: Task, search: Search, where: Where, screen: Screen, evaluati
     if unfinished:
         screen.note(f"{unfinished} trials are unfinished: the same command with --resume goes on with them")
     return Results(folder, space, records, best, tuple(scores), outputs)
-
-
-def _kept_set(task: Task, number: int) -> SyntheticSet:
-    """A trial's result; of one that was stopped, its best set so far."""
-    folder = trial_folder(task.folder, number)
-    whole = folder / "synset.arrow"
-    return SyntheticSet.load(whole if whole.exists() else folder / "best.arrow")
-
-
-def _keep_best(task: Task, best: Record, changes: int) -> dict[str, Path]:
-    """The best trial's settings as a preset, and its set; where they changed on the way, the preset says so."""
-    folder, synset = task.folder, _kept_set(task, best.number)
-    preset = f"search {task.space.name}, trial {best.number}"
-    config = task.space.config(best.values).model_copy(update={"preset": preset})
-    buffer = f" --buffer {task.space.buffer}" if task.space.buffer else ""
-    remake = (
-        f"raydd distill --preset {os.path.relpath(folder / 'best.yaml')}{buffer} --out runs/best"
-        if not changes
-        else f"Its settings changed {changes} times, and these are the last: they alone do not remake the set."
-    )
-    head = f"# {preset}: accuracy {accuracy_of(best):.4f} on validation images, {best.state} at step {best.step}.\n"
-    head += f"# Its set is best/synset.arrow.\n# {remake}\n"
-    write_atomic(folder / "best.yaml", (head + dump(config)).encode())
-    synset.save(folder / "best" / "synset.arrow")
-    save_png(grid(synset), folder / "best" / "synset.png")
-    return {name: folder / name for name in ("best.yaml", "best/synset.arrow", "best/synset.png")}

@@ -47,7 +47,8 @@ class Sgd:
     ) -> None:
         self._parameters = list(parameters)
         self.lr, self._momentum, self._decay = lr, momentum, weight_decay
-        self._milestones, self._gamma, self._epoch = Counter(milestones), gamma, 0
+        self._milestones, self._gamma, self._epoch = Counter(milestones), gamma, -1
+        self.end_epoch()  # one that is no epoch: a milestone 0 counts from the start
         self.velocities: list[Tensor | None] = [None] * len(self._parameters)
 
     @torch.no_grad()

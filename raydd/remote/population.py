@@ -31,7 +31,7 @@ class Population(Books, PopulationBasedTraining):  # type: ignore[misc]
         super().__init__(
             desk,
             time_attr="index",
-            metric="now",
+            metric="accuracy",
             mode="max",
             perturbation_interval=plan.grace,
             quantile_fraction=min(0.5, 1 / plan.reduction),

@@ -16,8 +16,12 @@ from raydd.tuning.desk import Desk
 from raydd.tuning.trial import Report, Task
 
 RESTARTS = 3
-FAILURES = (ValueError, RuntimeError, FloatingPointError, MemoryError, OSError)
-"""What would happen again: the trial has failed, and the search goes on. A dead worker's trial is taken up again."""
+FAILURES = (ValueError, RuntimeError, FloatingPointError, MemoryError)
+"""What would happen again: the trial has failed, and the search goes on.
+
+Anything else, such as a fault of a disk or of a GPU, and a dead worker are no fault of the trial: it is taken up again,
+in a new process.
+"""
 
 
 class Way(NamedTuple):
@@ -87,6 +91,8 @@ def send(reports: Iterable[tuple[Report, tune.Checkpoint | None]]) -> None:
         for report, checkpoint in reports:
             tune.report(report._asdict(), checkpoint=checkpoint)
     except FAILURES as error:
+        if "CUDA error" in str(error):  # nothing that this process does on its GPU will work again
+            raise
         if os.environ.get("RAYDD_TRACEBACK"):
             traceback.print_exc()
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -173,16 +173,29 @@ def _layout(task: Task, trials: int, limits: Limits, turns: bool) -> Plan:
     """
     cpus, gpus = resources()
     threads = task.space.config({}).threads or 1
-    if threads > cpus:
-        raise ValueError(f"a trial takes {threads} threads and the machine has {cpus} CPUs; use --set threads={cpus}")
     layout = plan(limits.concurrent, trials, cpus // threads, gpus if task.device == "cuda" else 0)
     each = layout.gpus if limits.gpus is None or task.device != "cuda" else limits.gpus
-    if each > gpus and task.device == "cuda":
-        raise ValueError(f"--gpus-per-trial {each:g}: the machine has {gpus:g}; use less")
     if turns and layout.workers < min(cpus // threads, trials):
-        largest = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
-        threads = min(largest, 1 + cpus // (layout.workers + 1))
+        threads = min(int(largest("CPU")), 1 + cpus // (layout.workers + 1))
     return layout._replace(cpus=threads, gpus=each)
+
+
+def largest(kind: str) -> float:
+    """The most of a resource that one node of the connected cluster has."""
+    return max((float(node["Resources"].get(kind, 0)) for node in ray.nodes() if node["Alive"]), default=0.0)
+
+
+def check_limits(task: Task, limits: Limits) -> None:
+    """Refuse trials that no node can ever hold.
+
+    Raises:
+        ValueError: Naming the setting and what there is.
+    """
+    threads, cpus, gpus = task.space.config({}).threads or 1, largest("CPU"), largest("GPU")
+    if threads > cpus:
+        raise ValueError(f"a trial takes {threads} threads, and no machine has more than {cpus:g} CPUs; set less")
+    if task.device == "cuda" and (limits.gpus or 0) > gpus:
+        raise ValueError(f"--gpus-per-trial {limits.gpus:g}: no machine has more than {gpus:g}; use less")
 
 
 def callbacks(loggers: Loggers, name: str) -> list[Any]:

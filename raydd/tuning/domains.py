@@ -97,7 +97,7 @@ class Domain(Config):
     def has(self, value: Any) -> bool:
         """Whether a value is one of its."""
         if self.choice is not None:
-            return any(value == other and type(value) is type(other) for other in self.choice)
+            return any(value == other and isinstance(value, bool) == isinstance(other, bool) for other in self.choice)
         if isinstance(value, bool) or not isinstance(value, int | float) or not self.low <= value <= self.high:
             return False
         return not self.whole or (value == int(value) and (int(value) - int(self.low)) % self.step == 0)

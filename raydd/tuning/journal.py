@@ -1,8 +1,11 @@
 """The file of a search: Optuna's journal, opened, mended and held to be of the same space."""
 
+import fcntl
 import json
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import optuna
@@ -18,6 +21,22 @@ from raydd.tuning.space import Space
 
 STALE_SECONDS = 3  # age of a lock left by a killed writer; a live one holds it for milliseconds
 WAYS = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep a search folder for this process; the hold ends with the process, however that ends.
+
+    Raises:
+        ValueError: Another process works in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ValueError(f"{folder}: another search works in it; wait for its end, or use another --out") from None
+        yield
 
 
 def open_storage(file: Path) -> JournalStorage:
@@ -59,9 +78,8 @@ def open_study(space: Space, storage: JournalStorage, file: Path) -> optuna.Stud
         study = optuna.load_study(study_name=names[0], storage=storage, sampler=RandomSampler(), pruner=NopPruner())
     else:
         study = new_study(space, RandomSampler(), space.name, storage)
-    settings = space.model_dump(mode="json", exclude={"name", "buffer", "budget"}, exclude_defaults=True)
-    said = {key: value for key, value in flat(space.set).items() if key != "data.dataset"}  # images may have moved
-    settings = json.loads(json.dumps(settings | {"set": said, "reports": space.budget.reports}))
+    settings = space.model_dump(mode="json", exclude={"name", "budget"}, exclude_defaults=True)
+    settings = json.loads(json.dumps(settings | {"set": flat(space.set), "reports": space.budget.reports}))
     if "space" not in study.user_attrs:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)

@@ -30,7 +30,7 @@ class Scheduler(Config):
     """How trials are stopped early, by the accuracies they report.
 
     Attributes:
-        name: none, asha (asynchronous successive halving), median, hyperband (with tpe: BOHB), or pbt (population
+        name: none, asha (asynchronous successive halving), median, hyperband, or pbt (population
             based training: the worse take over the sets of the better, and their settings, changed).
         grace: Reports before which no trial is stopped.
         reduction: One trial in so many goes on past a rung.

@@ -144,8 +144,9 @@ def load_results(path: AnyPath) -> list[dict[str, Any]]:
 def winner(records: Sequence[Record], directions: Mapping[str, str]) -> Record | None:
     """The trial of the best accuracy among the complete ones.
 
-    Where none is complete, among the pruned and unfinished ones that have reported. The lower number wins a tie. With
-    several metrics too it is accuracy that decides; `front` has the others.
+    Where none is complete, among the pruned and unfinished ones that have reported. With several metrics too
+    it is accuracy that decides, and of equal ones the fewer seconds; `front` has the others. Then the lower number
+    wins.
 
     Args:
         records: In any order.
@@ -155,7 +156,9 @@ def winner(records: Sequence[Record], directions: Mapping[str, str]) -> Record |
     for states in (("complete",), ("pruned", "unfinished")):
         scored = [(record, score) for record in _of(records, *states) if (score := accuracy_of(record)) is not None]
         if scored:
-            return max(scored, key=lambda pair: sign * pair[1])[0]  # max keeps the first, which has the lower number
+            cheap = "seconds" in directions
+            # max keeps the first, which has the lower number
+            return max(scored, key=lambda pair: (sign * pair[1], -pair[0].metrics.get("seconds", 0) * cheap))[0]
     return None
 
 

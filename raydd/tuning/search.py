@@ -198,7 +198,7 @@ class Search:
 
     def _judge(self, number: int, index: int, accuracy: float) -> tuple[bool, Mapping[str, Any]]:
         """Whether the scheduler stops a trial at a report, and the marks it then bears (the rungs it came to)."""
-        if len(self.space.directions) > 1 or index >= self.space.budget.reports:
+        if len(self.space.directions) > 1 or index >= self.space.reports(self._values(self._trials()[number].params)):
             return False, {}  # of several metrics none alone decides; and after the last report nothing is left to save
         copied = self._copy(RandomSampler(seed=0))
         trial = copied.get_trials()[number]
@@ -235,7 +235,7 @@ def _pruner(space: Space) -> BasePruner:
     if plan.name == "median":
         return MedianPruner(n_startup_trials=4, n_warmup_steps=plan.grace)
     if plan.name == "hyperband":
-        reports = max(plan.grace, space.budget.reports)
+        reports = max(plan.grace, space.reports({}))
         return HyperbandPruner(min_resource=plan.grace, max_resource=reports, reduction_factor=plan.reduction)
     return NopPruner()
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from raydd.config import DistillConfig
 from raydd.families import check_method
 from raydd.numerics.rng import generator
 from raydd.settings import Tree, build
@@ -87,7 +88,7 @@ def check_space(space: Space) -> None:
         ValueError: Naming the key, what is wrong and the remedy.
     """
     _check_plan(space)
-    check_method(space.config({}))
+    _check_fixed(space.config({}))
     known = space.settings({})
     for key in space.domains:
         if key in FIXED:
@@ -123,6 +124,12 @@ def _check_plan(space: Space) -> None:
     first = space.search.first
     if isinstance(first, dict):
         _check_known(first, space.domains, "search.first")
+
+
+def _check_fixed(config: DistillConfig) -> None:
+    check_method(config)
+    if config.window.auto:
+        raise ValueError("window.auto = True: no trial looks for a window of its own; search window.high instead")
 
 
 def _check_scheduler(space: Space) -> None:

@@ -4,6 +4,7 @@ Shipped spaces are files of ``tune_spaces/``; a user's is a path.
 """
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import Any, Literal
@@ -12,6 +13,7 @@ import torch
 from pydantic import Field
 
 from raydd.config import DistillConfig
+from raydd.data.datasets import DATASETS
 from raydd.methods import complete
 from raydd.numerics.rng import generator
 from raydd.parts import Count
@@ -81,6 +83,8 @@ class Space(Config):
         Raises:
             ValueError: Nothing is left of one.
         """
+        if "ipc" in self.domains:  # what stands beside a domain then changes from trial to trial
+            return dict(self.domains)
         settings = self.settings({})
         bounds = {key: self._extent(key, settings) for key in self.domains}
         numbers = {key: ends for key, ends in bounds.items() if ends is not None}
@@ -131,7 +135,8 @@ class Space(Config):
     def config(self, values: Mapping[str, Any]) -> DistillConfig:
         """The configuration that a trial runs, complete.
 
-        Its sums are those of one thread, and it is scored ``budget.reports`` times, unless ``set`` says otherwise.
+        Its sums are those of one thread, and it is scored ``budget.reports`` times at most, unless ``set`` says
+        otherwise.
 
         Raises:
             ValueError: A value that a setting does not take.
@@ -146,8 +151,13 @@ class Space(Config):
         config = complete(build(DistillConfig, *layers))
         if "evaluate_every" in config.model_fields_set and config.evaluate_every is not None:
             return config
-        every = max(1, config.steps // self.budget.reports)
+        every = max(1, math.ceil(config.steps / self.budget.reports))
         return build(DistillConfig, config.model_dump(exclude_unset=True), {"evaluate_every": every})
+
+    def reports(self, values: Mapping[str, Any]) -> int:
+        """How often a trial is scored: at every due step and at the last."""
+        config = self.config(values)
+        return max(1, math.ceil(config.steps / (config.evaluate_every or 1)))
 
     def draw(self, suggest: Callable[[str, Domain], Any]) -> dict[str, Any]:
         """Values of the settings that are searched, in their order.
@@ -231,15 +241,25 @@ class Space(Config):
         raise ValueError(f"constraint {worst!r} failed in {failed[worst]} of {ATTEMPTS} draws; widen its domains")
 
     def with_settings(self, settings: Tree) -> "Space":
-        """The space with settings fixed: what is fixed is searched no more."""
+        """The space with settings fixed: what is fixed is searched no more.
+
+        A registered data set brings its own preset; a path is another place of the same images.
+
+        Raises:
+            ValueError: Nothing is left to search, or the method shall be another.
+        """
         said = flat(settings)
+        if said.get("method", self.method) != self.method:
+            raise ValueError(f"--set method={said['method']}: the space is of {self.method}; name another --space")
         fixed: Tree = {}
         merge(fixed, self.set)
         merge(fixed, settings)
         kept = {key: domain for key, domain in self.domains.items() if key not in said}
         if not kept:
             raise ValueError("--set fixes every setting that is searched; leave one, or use raydd distill")
-        own = {key: settings[key] for key in ("ipc", "seed") if key in settings}  # the preset follows ipc
+        own: Tree = {key: settings[key] for key in ("ipc", "seed") if key in settings}  # the preset follows ipc
+        if said.get("data.dataset") in DATASETS:
+            own["dataset"] = said["data.dataset"]
         space = self.model_copy(update={"domains": kept, "set": fixed} | own)
         if isinstance(self.search.first, dict):
             first = {key: value for key, value in self.search.first.items() if key not in said}

@@ -90,6 +90,8 @@ def run_trial(task: Task, number: int, values: Mapping[str, Any], inherited: Pat
         FloatingPointError: The loss stays infinite or NaN; the checkpoint is kept.
     """
     keep_memory()
+    if resolve_device(task.device).type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
     folder = trial_folder(task.folder, number)
     if (folder / "synset.arrow").exists():
         yield from Book(folder, SyntheticSet.load(folder / "synset.arrow").history).reports
@@ -178,15 +180,13 @@ def _told(run: Run, book: Book, loss: float, seconds: float) -> Iterator[Report]
 def _open(task: Task, number: int, values: Mapping[str, Any]) -> Run:
     """The trial's run, at its checkpoint where there is one."""
     config, device = complete(task.space.config(values)), resolve_device(task.device)
-    if config.window.auto:
-        raise ValueError("window.auto = True: a trial looks for no window of its own; search window.high instead")
     folder, buffer = trial_folder(task.folder, number), _experts(task, number, config)
     if buffer is None:
         experts, work = None, open_workspace(config.data, config.experts.network, device)
     else:
         own = task.space.buffer is not None and "experts.num_experts" not in values
         most = None if own else config.experts.num_experts  # of a buffer that was named all count, as in a distillation
-        experts, work = open_buffer(buffer, config, device, most, verified=_shared(task, config))
+        experts, work = open_buffer(buffer, config, device, most, verified=shares(task, config))
         if "experts.num_experts" in values and most and len(experts.experts) < most:
             raise ValueError(
                 f"experts.num_experts {most}: {buffer} has {len(experts.experts)}; train more, or search fewer"
@@ -200,7 +200,7 @@ def _open(task: Task, number: int, values: Mapping[str, Any]) -> Run:
 def _experts(task: Task, number: int, config: DistillConfig) -> Path | None:
     """The buffer that a trial reads: the search's, or that of its own settings in the cache; None if it needs none."""
     folder = _cached(config)
-    if task.buffer is not None and task.buffer.absolute() != folder and _shared(task, config):
+    if task.buffer is not None and task.buffer.absolute() != folder and shares(task, config):
         return task.buffer  # the user's own
     if not needs_experts(config):
         return None
@@ -208,7 +208,7 @@ def _experts(task: Task, number: int, config: DistillConfig) -> Path | None:
     return folder
 
 
-def _shared(task: Task, config: DistillConfig) -> bool:
+def shares(task: Task, config: DistillConfig) -> bool:
     """Whether a trial's experts are those of the space's own settings, however many: then they have been checked."""
     return task.buffer is not None and _cached(config) == _cached(task.space.config({}))
 

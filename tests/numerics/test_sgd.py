@@ -9,7 +9,7 @@ from raydd.numerics.sgd import Sgd
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize("decay", [0.0, 0.01])
-@pytest.mark.parametrize("milestones", [(), (2, 3), (2, 2)])
+@pytest.mark.parametrize("milestones", [(), (2, 3), (2, 2), (0, 1)])
 def test_every_bit_is_that_of_torchs_optimiser_and_schedule(device, momentum, decay, milestones):
     torch.manual_seed(0)
     ours = [torch.randn(shape, device=device, requires_grad=True) for shape in ((3, 4), (5,), ())]

@@ -19,6 +19,7 @@ from raydd.console import Screen
 from raydd.data.synset import SyntheticSet
 from raydd.preset import expand_preset
 from raydd.settings import build
+from raydd.tuning.journal import alone
 from raydd.tuning.results import load_results
 
 pytestmark = pytest.mark.remote
@@ -159,6 +160,38 @@ def test_asha_stops_what_is_bad_and_failures_are_results(ray2, tmp_path):
     assert "rollbacks" in failed.error
     assert [note for note in notes if note == f"trial 2 failed: {failed.error}"]
     assert load_results(tmp_path / "asha" / "results.parquet")[2]["error"] == failed.error
+
+
+def test_what_no_machine_holds_and_what_another_holds_is_refused_before_anything_is_trained(ray2, tmp_path):
+    out = tmp_path / "refused"
+    for words, tree, options in (
+        ("takes 99 threads, and no machine", SPACE | {"set": QUICK | {"threads": 99}}, {}),
+        ("--max-concurrent 0: at least 1", SPACE, {"max_concurrent": 0}),
+        ("--gpus-per-trial -1", SPACE, {"gpus_per_trial": -1.0}),
+        ("unknown setting 'lr.imagez'", raydd.Space(domains={"lr.imagez": {"choice": [1]}}), {}),
+        ("needs a package that is not installed", SPACE, {"mlflow": "nowhere"}),
+    ):
+        with pytest.raises(ValueError, match=words):
+            tune(out, tree, **options)
+    with alone(out), pytest.raises(ValueError, match="another search works in it"):
+        tune(out, SPACE)
+    assert [path.name for path in out.iterdir()] == [".lock"]
+
+
+def test_the_best_of_fewer_experts_of_a_named_buffer_says_what_it_had(ray2, tmp_path):
+    buffer = raydd.train_experts(
+        raydd.ExpertsConfig(experts=build(raydd.ExpertConfig, QUICK["experts"])), tmp_path / "b"
+    )
+    tree = SPACE | {
+        "domains": {"experts.num_experts": {"choice": [1, 2]}},
+        "search": {"algorithm": "grid"},
+        "budget": {},
+    }
+    results, _ = tune(tmp_path / "few", tree, buffer=str(buffer))
+    assert [trial.state for trial in results.trials] == ["complete", "complete"]
+    assert results.trials[0].metrics["accuracy"] != results.trials[1].metrics["accuracy"]
+    head = (results.folder / "best.yaml").read_text().partition("method:")[0]
+    assert f"It had the first {results.best.values['experts.num_experts']} experts of {buffer}" in head
 
 
 def test_two_metrics_give_a_front(ray2, tmp_path):

@@ -117,11 +117,18 @@ def test_tpe_looks_at_results_after_its_start(tmp_path):
     assert values[0][6:] != values[1][6:]
 
 
-def test_tpe_takes_running_trials_into_account(tmp_path):
-    alone, beside = (drive(Search(space(), tmp_path / f"{name}.journal"), 8) for name in ("alone", "beside"))
-    asked = [beside.ask().values for _ in range(4)]
-    assert asked[0] == alone.ask().values
-    assert len({repr(values) for values in asked}) == 4
+def test_tpe_keeps_away_from_running_trials(tmp_path):
+    """Two searches equal but for one trial, which runs in one and failed, and so counts for nothing, in the other."""
+    found = {}
+    for name in ("running", "failed"):
+        search = drive(Search(space(), tmp_path / f"{name}.journal"), 12)
+        asked = search.ask()
+        if name == "failed":
+            search.fail(asked.number, "gone")
+        found[name] = (asked, search.ask())
+    assert found["running"][0] == found["failed"][0]
+    assert found["running"][1].number == found["failed"][1].number
+    assert found["running"][1].values != found["failed"][1].values
 
 
 def test_a_point_is_not_tried_twice_while_others_are_left(tmp_path):

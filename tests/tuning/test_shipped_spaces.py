@@ -236,7 +236,7 @@ def test_the_first_trial_is_the_preset(name):
     values = space.preset_values()
     assert values is not None
     preset = complete(build(DistillConfig, load_preset(space.dataset, space.method, space.ipc)))
-    ours = {"threads", "evaluate_every", "experts.kept"}  # how it is computed, scored and stored
+    ours = {"threads", "evaluate_every", "evaluate_epochs", "experts.kept"}  # how it is computed, scored and stored
     said, wanted = flat(space.config(values)), flat(preset)
     assert {key: value for key, value in said.items() if value != wanted[key] and key not in ours} == {}
 

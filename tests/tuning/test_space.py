@@ -134,6 +134,7 @@ def test_a_grid_has_every_allowed_point_once_in_order() -> None:
         (TREE | {"budget": {}}, ["budget.samples", "such as 16"]),
         (TREE | {"method": "dtm"}, ["unknown method 'dtm'"]),
         (TREE | {"set": {"steps": "many"}}, ["steps = 'many'"]),
+        (TREE | {"set": {"window": {"auto": True}}}, ["window.auto = True", "search window.high instead"]),
     ],
 )  # fmt: skip
 def test_a_space_that_cannot_be_searched_names_file_key_and_remedy(tree, words, tmp_path) -> None:
@@ -155,6 +156,35 @@ def test_an_unreadable_or_missing_file_is_said(tmp_path) -> None:
         with pytest.raises(ValueError, match=words):
             load_space(path)
     assert load_space("datm_digits").name == "datm_digits"
+
+
+def test_nothing_is_narrowed_by_what_changes_with_the_images_a_class() -> None:
+    """window.high is 2, 20 and 40 in these presets; the span may go up to the largest."""
+    domains = {"ipc": {"choice": [1, 10, 50]}, "span": {"integer": [3, 30]}}
+    tree = {"method": "mtt", "dataset": "cifar10", "domains": domains, "constraints": ["span <= window.high"]}
+    space = make_space(tree | {"budget": {"samples": 4}})
+    samples = [space.sample(generator(0, k)) for k in range(60)]
+    assert {values["ipc"] for values in samples} == {10, 50}
+    assert max(values["span"] for values in samples) > 20
+
+
+def test_a_registered_data_set_brings_its_preset_and_a_path_does_not(tmp_path) -> None:
+    space = load_space("datm_cifar10")
+    other = with_settings(space, {"data": {"dataset": "cifar100"}})
+    assert other.config({}).preset == "cifar100/datm.yaml, ipc 10"
+    moved = with_settings(space, {"data": {"dataset": str(tmp_path)}, "ipc": 1})
+    assert (moved.config({}).preset, moved.config({}).data.dataset) == ("cifar10/datm.yaml, ipc 1", str(tmp_path))
+    with pytest.raises(ValueError, match="--set method=mtt: the space is of datm"):
+        with_settings(space, {"method": "mtt"})
+
+
+@pytest.mark.parametrize("steps", [0, 1, 4, 5, 9, 11, 12, 150])
+@pytest.mark.parametrize("reports", [1, 5])
+def test_a_trial_is_scored_as_often_as_it_says_and_at_most_as_often_as_asked(steps: int, reports: int) -> None:
+    space = make_space(TREE | {"set": {"steps": steps}, "budget": {"samples": 1, "reports": reports}})
+    every = space.config({}).evaluate_every
+    due = {step for step in range(1, steps + 1) if step % every == 0} | {steps}
+    assert space.reports({}) == len(due) <= reports
 
 
 def test_fixing_everything_is_refused() -> None:
@@ -197,4 +227,5 @@ def test_a_domain_between_two_numbers_keeps_its_steps() -> None:
     assert Domain(choice=(1, 2)).within(5, 6).choice == (1, 2)
     assert not Domain(integer=(0, 10), step=4).has(6)
     assert not Domain(choice=(1, 2)).has(True)
+    assert Domain(choice=(1, 5)).has(5.0)
     assert not Domain(uniform=(0, 3)).has(None)

@@ -272,7 +272,6 @@ def test_a_loss_that_is_no_number_ends_the_trial(small_buffer, tmp_path, monkeyp
     ("settings", "named"),
     [
         ({"data": {"validation": 0}}, ["evaluate_every = 2", "validation split", "data.validation=0.1"]),
-        ({"window": {"auto": True}}, ["window.auto", "search window.high"]),
         ({"ipc": 1000}, ["ipc 1000"]),
     ],
 )
