@@ -115,7 +115,9 @@ def test_a_finished_search_is_not_run_again_and_can_be_extended(finished, tmp_pa
     assert [trial.state for trial in more.trials] == ["complete"] * 4
     assert {path: path.stat().st_mtime_ns for path in times} == times
     before = (results.folder / "space.yaml").read_bytes()
-    with pytest.raises(ValueError, match=r"another domains\.span\.choice \(was the default, now \[1, 2\]\); repeat"):
+    with pytest.raises(
+        ValueError, match=r"another domains\.lr\.images\S+ \(was \[0\.1, 100\.0\], now the default\); repeat"
+    ):
         tune(results.folder, SPACE | {"domains": {"span": {"choice": [1, 2]}}}, resume=True)
     assert (results.folder / "space.yaml").read_bytes() == before
 
@@ -168,7 +170,7 @@ def test_what_no_machine_holds_and_what_another_holds_is_refused_before_anything
         ("takes 99 threads, and no machine", SPACE | {"set": QUICK | {"threads": 99}}, {}),
         ("--max-concurrent 0: at least 1", SPACE, {"max_concurrent": 0}),
         ("--gpus-per-trial -1", SPACE, {"gpus_per_trial": -1.0}),
-        ("unknown setting 'lr.imagez'", raydd.Space(domains={"lr.imagez": {"choice": [1]}}), {}),
+        ("unknown setting 'lr.imagez'", raydd.Space(domains={"lr.imagez": {"choice": [1]}}, budget={"samples": 1}), {}),
         ("needs a package that is not installed", SPACE, {"mlflow": "nowhere"}),
     ):
         with pytest.raises(ValueError, match=words):
@@ -236,13 +238,13 @@ def test_a_killed_worker_goes_on_from_its_checkpoint(ray2, tmp_path, kill_worker
 
 def test_time_that_is_up_leaves_trials_to_be_resumed(ray2, tmp_path):
     tree = SPACE | {"set": QUICK | {"steps": 100_000, "evaluate_every": 2}, "budget": {"samples": 2}}
-    stopped, notes = tune(tmp_path / "late", tree, time_budget=15.0)
+    stopped, notes = tune(tmp_path / "late", tree, time_budget=12.0)
     assert [trial.state for trial in stopped.trials] == ["unfinished"] * len(stopped.trials)
     assert [note for note in notes if "unfinished: the same command with --resume" in note]
     reached = stopped.trials[0].step
     assert reached >= 2
     assert stopped.synset.ipc == 1  # the best set so far
-    later, _ = tune(tmp_path / "late", tree, time_budget=15.0, resume=True)
+    later, _ = tune(tmp_path / "late", tree, time_budget=12.0, resume=True)
     assert later.trials[0].step > reached
 
 
