@@ -70,13 +70,14 @@ class Desk:
 
     def __post_init__(self) -> None:
         self._waiting = self.search.unfinished()
-        self._before = len(self.search) - len(self._waiting)
+        self._unfinished = len(self._waiting)
+        self._before = len(self.search) - self._unfinished
         self._start = time.monotonic()
 
     @property
     def left(self) -> int:
         """Trials that are still to be run or finished."""
-        return max(0, self.total - self._before)
+        return max(self._unfinished, self.total - self._before)
 
     def next(self) -> Ask | None:
         """A trial to run; None when there is none left."""
