@@ -9,10 +9,9 @@ from raydd.api import EVALUATION, HERE, Where, distill, evaluate
 from raydd.config import DistillConfig, EvaluateConfig
 from raydd.console import Screen
 from raydd.methods import complete
-from raydd.models.zoo import find
 from raydd.report.bars import draw_ablation
 from raydd.settings import Tree, build
-from raydd.training.protocol import PROTOCOLS
+from raydd.training.scores import check_scoring
 
 ABLATIONS: dict[str, dict[str, Tree]] = {
     "tgdd": {
@@ -82,10 +81,7 @@ def ablate(
         ValueError: There is no ablation of the method, a row cannot run, or was started with other settings.
     """
     screen, out, sets = screen or Screen(), Path(out), {}
-    if evaluation.protocol not in PROTOCOLS:
-        raise ValueError(f"unknown protocol {evaluation.protocol!r}; use one of {', '.join(PROTOCOLS)}")
-    for network in evaluation.networks:
-        find(network)
+    check_scoring(evaluation)
     for name, row in rows(config).items():
         folder = out / re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
         screen.note(f"{name}: {folder}")

@@ -23,6 +23,7 @@ from raydd.data.synset import SyntheticSet
 from raydd.families import needs_experts
 from raydd.report.trials import trial_line, trial_table
 from raydd.settings import Tree, dump, flat, merged
+from raydd.training.scores import check_scoring
 from raydd.tuning.best import keep_best, kept_set
 from raydd.tuning.desk import Desk, Status
 from raydd.tuning.figures import save_figures
@@ -127,6 +128,8 @@ def tune(
 
     screen = screen or Screen()
     check_workers(where)
+    if (evaluation := options.get("evaluation", TEST)) is not None:
+        check_scoring(evaluation)
     space, folder = _claim(space, out, resume, options)
     loggers = callbacks(Loggers(options.get("mlflow"), options.get("wandb")), space.name)
     work = check_early(space.config(space.example()), where)
@@ -140,7 +143,7 @@ def tune(
             task = task._replace(buffer=_shared_buffer(space, work, where, screen))
         write_atomic(folder / "space.yaml", dump(space).encode())
         _run(task, search, screen, limits, loggers)
-        return _conclude(task, search, where, screen, options.get("evaluation", TEST))
+        return _conclude(task, search, where, screen, evaluation)
 
 
 def _claim(

@@ -202,7 +202,7 @@ def callbacks(loggers: Loggers, name: str) -> list[Any]:
     """Tune's own senders to MLflow and Weights & Biases.
 
     Raises:
-        ValueError: The package is not installed.
+        ValueError: The package is not installed, or Weights & Biases has no key.
     """
     found: list[Any] = []
     if loggers.mlflow is not None:
@@ -214,6 +214,7 @@ def callbacks(loggers: Loggers, name: str) -> list[Any]:
         found.append(MLflowLoggerCallback(place, experiment_name=f"raydd-{name}", log_params_on_trial_end=True))
     if loggers.wandb is not None:
         _ask_for("wandb")
+        _ask_for_key()
         from ray.air.integrations.wandb import WandbLoggerCallback
 
         found.append(WandbLoggerCallback(project=loggers.wandb, group=name))
@@ -226,6 +227,12 @@ def _tracking(place: str) -> str:
         return place
     Path(place).mkdir(parents=True, exist_ok=True)
     return f"sqlite:///{Path(place).absolute() / 'mlflow.db'}"
+
+
+def _ask_for_key() -> None:
+    offline = os.environ.get("WANDB_MODE") in ("offline", "disabled")
+    if not (offline or os.environ.get("WANDB_API_KEY") or (Path.home() / ".netrc").exists()):
+        raise ValueError("--wandb: there is no key; set WANDB_API_KEY, run wandb login, or set WANDB_MODE=offline")
 
 
 def _ask_for(package: str) -> None:

@@ -18,6 +18,7 @@ from raydd.data.initial import ASKS_EXPERTS
 from raydd.data.real import Experts
 from raydd.data.synset import SyntheticSet
 from raydd.memory import keep_memory
+from raydd.models.zoo import find
 from raydd.numerics.flat import FlatModel
 from raydd.numerics.rng import generator
 from raydd.settings import build
@@ -185,6 +186,18 @@ def summarise(matrix: Matrix, results: Sequence[tuple[Job, float]]) -> list[dict
     return records
 
 
+def check_scoring(config: EvaluateConfig) -> None:
+    """Refuse an unknown protocol or network, before anything is made that they shall score.
+
+    Raises:
+        ValueError: Naming it and those that are known.
+    """
+    if config.protocol not in PROTOCOLS:
+        raise ValueError(f"unknown protocol {config.protocol!r}; use one of {', '.join(PROTOCOLS)}")
+    for network in config.networks:
+        find(network)
+
+
 def plan(
     synsets: Sequence[SyntheticSet],
     names: Sequence[str] | None,
@@ -204,8 +217,7 @@ def plan(
     Raises:
         ValueError: Unknown data set, network or protocol, or sets or experts that do not fit the images.
     """
-    if config.protocol not in PROTOCOLS:
-        raise ValueError(f"unknown protocol {config.protocol!r}; use one of {', '.join(PROTOCOLS)}")
+    check_scoring(config)
     first = synsets[0]
     data = build(DistillConfig, first.recipe).data if first.recipe else DataConfig(dataset=first.dataset)
     if config.dataset is not None:

@@ -172,6 +172,8 @@ def test_what_no_machine_holds_and_what_another_holds_is_refused_before_anything
         ("--gpus-per-trial -1", SPACE, {"gpus_per_trial": -1.0}),
         ("unknown setting 'lr.imagez'", raydd.Space(domains={"lr.imagez": {"choice": [1]}}, budget={"samples": 1}), {}),
         ("needs a package that is not installed", SPACE, {"mlflow": "nowhere"}),
+        ("unknown protocol 'x'; use one of mtt", SPACE, {"evaluation": raydd.EvaluateConfig(protocol="x")}),
+        ("'Conv'", SPACE, {"evaluation": raydd.EvaluateConfig(networks=("Conv",))}),
     ):
         with pytest.raises(ValueError, match=words):
             tune(out, tree, **options)
