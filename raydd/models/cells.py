@@ -1,0 +1,157 @@
+"""Networks made of one repeated cell, as NAS-Bench-201 has them.
+
+Shapes: `B` batch, `C H W` maps, `K` classes.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Self, cast
+
+import torch
+from torch import Tensor, nn
+
+from raydd.models.classifier import Classifier
+
+EDGES = ((1, 0), (2, 0), (2, 1), (3, 0), (3, 1), (3, 2))
+"""The edges of a cell as (node that reads, node that is read), in the order of an arch string."""
+CELLS = 5
+"""Cells of a stage in the paper, N."""
+
+
+def _convolution(inputs: int, width: int, kernel: int, stride: int = 1) -> nn.Sequential:
+    """Activation, convolution, norm: the order of the paper."""
+    convolution = nn.Conv2d(inputs, width, kernel, stride, padding=kernel // 2, bias=False)
+    return nn.Sequential(nn.ReLU(), convolution, nn.BatchNorm2d(width))
+
+
+# Each takes the channels of the map, which it keeps.
+OPERATIONS: dict[str, Callable[[int], nn.Module | None]] = {
+    "none": lambda width: None,
+    "skip_connect": lambda width: nn.Identity(),
+    "nor_conv_1x1": lambda width: _convolution(width, width, 1),
+    "nor_conv_3x3": lambda width: _convolution(width, width, 3),
+    "avg_pool_3x3": lambda width: nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False),
+}
+
+
+class Cell(nn.Module):
+    """Four nodes; each but the first is the sum of an operation on every node before it.
+
+    Node 0 is what comes in and node 3 what goes out. A node that no edge reaches is zero.
+
+    Args:
+        operations: A key of `OPERATIONS` for each of `EDGES`.
+        width: Channels of every node.
+
+    >>> cell = Cell(("skip_connect", "none", "avg_pool_3x3", "skip_connect", "none", "skip_connect"), width=2)
+    >>> list(cell.edges), cell(torch.ones(1, 2, 4, 4)).unique()
+    (['1<-0', '2<-1', '3<-0', '3<-2'], tensor([2.]))
+    """
+
+    def __init__(self, operations: tuple[str, ...], width: int) -> None:
+        super().__init__()
+        made = {f"{to}<-{of}": OPERATIONS[name](width) for (to, of), name in zip(EDGES, operations, strict=True)}
+        self.edges = nn.ModuleDict({edge: module for edge, module in made.items() if module is not None})
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (B, width, H, W) to the same shape."""
+        nodes = [x]
+        for to in range(1, 4):
+            edges = [(self.edges[edge], nodes[of]) for of in range(to) if (edge := f"{to}<-{of}") in self.edges]
+            read = [module(node) for module, node in edges] or [torch.zeros_like(x)]
+            nodes.append(sum(read[1:], start=read[0]))
+        return nodes[-1]
+
+
+class Reduction(nn.Module):
+    """``body(x) + shortcut(x)`` at half the side: the residual block between two stages.
+
+    Args:
+        inputs: Channels that come in.
+        width: Channels that go out.
+    """
+
+    def __init__(self, inputs: int, width: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(_convolution(inputs, width, 3, stride=2), _convolution(width, width, 3))
+        # Odd sides are rounded up, as the convolution of stride 2 does it.
+        self.shortcut = nn.Sequential(nn.AvgPool2d(2, ceil_mode=True), nn.Conv2d(inputs, width, 1, bias=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (B, inputs, H, W) to (B, width, H / 2, W / 2), rounded up."""
+        return cast(Tensor, self.body(x)) + cast(Tensor, self.shortcut(x))
+
+
+def cell_network(channels: int, classes: int, operations: tuple[str, ...], *, cells: int = CELLS) -> Classifier:
+    """A stem, three stages of ``cells`` equal cells at 16, 32 and 64 channels, averaged to 64 features.
+
+    A stage begins with a residual block that halves the map; the first has none. It runs on any image.
+
+    Args:
+        channels: Channels of an image, C.
+        classes: How many logits, K.
+        operations: A key of `OPERATIONS` for each of `EDGES`.
+        cells: Cells of a stage, N.
+
+    Reference: arXiv 2001.00326, section 2.1 and Figure 1.
+
+    Differs: An edge of the operation none is left out, where the official code multiplies by zero, so that
+    nothing passes it, no infinity either. The shortcut of a residual block rounds odd sides up; the official
+    code cannot run on them.
+    """
+    layers: list[nn.Module] = [nn.Conv2d(channels, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16)]
+    for stage in range(3):
+        width = 16 * 2**stage
+        layers += [Reduction(width // 2, width)] if stage else []
+        layers += [Cell(operations, width) for _ in range(cells)]
+    layers += [nn.BatchNorm2d(64), nn.ReLU(), nn.AdaptiveAvgPool2d(1)]
+    return Classifier(nn.Sequential(*layers), 64, classes)
+
+
+@dataclass(frozen=True)
+class CellRow:
+    """A network of NAS-Bench-201: the operations of its cell, and how often a stage repeats it.
+
+    Attributes:
+        operations: A key of `OPERATIONS` for each edge, in the order of an arch string.
+        cells: Cells of a stage, N; written after the arch string as `` N=1`` where it is not the paper's 5.
+
+    Raises:
+        ValueError: In one line: not six known operations, or no cells.
+    """
+
+    operations: tuple[str, ...]
+    cells: int = CELLS
+
+    def __post_init__(self) -> None:
+        check_count("cells of a stage, N,", self.cells)
+        if len(self.operations) != len(EDGES):
+            raise ValueError(f"a cell of {len(self.operations)} operations: give {len(EDGES)}, one an edge")
+        for name in self.operations:
+            if name not in OPERATIONS:
+                raise ValueError(f"unknown operation {name!r} of a cell: choose from {', '.join(OPERATIONS)}")
+
+    def __str__(self) -> str:
+        edges = list(zip(EDGES, self.operations, strict=True))
+        nodes = ("".join(f"|{name}~{of}" for (to, of), name in edges if to == node) + "|" for node in (1, 2, 3))
+        return "+".join(nodes) + ("" if self.cells == CELLS else f" N={self.cells}")
+
+    @property
+    def values(self) -> tuple[int | str, ...]:
+        """The six operations, then the number of cells."""
+        return (*self.operations, self.cells)
+
+    @classmethod
+    def of(cls, values: Sequence[Any]) -> Self:
+        """The row of its `values`."""
+        return cls(tuple(values[:-1]), values[-1])
+
+    def network(self, channels: int, size: int, classes: int) -> Classifier:
+        """The network, freshly initialised; it is the same for every ``size``."""
+        return cell_network(channels, classes, self.operations, cells=self.cells)
+
+
+def check_count(what: str, number: object) -> None:
+    """Refuse, in one line, what is no whole number of at least 1."""
+    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+        raise ValueError(f"{what} is {number!r}: use a whole number of at least 1")
