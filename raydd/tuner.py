@@ -35,6 +35,7 @@ from raydd.tuning.space import Space
 from raydd.tuning.trial import Task
 from raydd.workspace import Workspace, resolve_device
 
+JOURNAL = "study.journal"
 TEST = EvaluateConfig(real_epochs=0)
 """How the winner is scored: 5 fresh networks, beside selections of real images; the whole data set is left out."""
 
@@ -120,7 +121,7 @@ def tune(
         The trials, the best, its scores and where everything is.
 
     Raises:
-        ValueError: A space that cannot be searched, or a folder that holds another search; nothing is written.
+        ValueError: A space that cannot be searched, or a folder that holds another search; nothing is trained.
         RuntimeError: Ray failed; all that trials have reported is kept, and ``resume`` goes on.
     """
     from raydd.remote.session import session
@@ -137,11 +138,13 @@ def tune(
     if space.search.algorithm != "grid" and space.search.first != "none" and not space.spared:
         screen.note("the preset's own values lie outside the space: no trial has them")
     with alone(folder), session(where.address):  # once for experts, trials and scores
-        limits = _limits(task, options)
-        search = Search(space, folder / "study.journal")
+        limits, journal = _limits(task, options), folder / JOURNAL
+        if journal.exists():
+            Search(space, journal)  # refuses another search before anything is trained
         if needs_experts(space.config({})):
             task = task._replace(buffer=_shared_buffer(space, work, where, screen))
         write_atomic(folder / "space.yaml", dump(space).encode())
+        search = Search(space, journal)
         _run(task, search, screen, limits, loggers)
         return _conclude(task, search, where, screen, evaluation)
 
@@ -165,10 +168,8 @@ def _claim(
     space = _anywhere(space)
     check_space(space)
     folder = Path(out or Path("runs") / f"tune-{space.name}").absolute()
-    if (folder / "space.yaml").exists() and not resume:
+    if not resume and any((folder / name).exists() for name in ("space.yaml", JOURNAL)):
         raise ValueError(f"{folder} holds a search already; go on with --resume, or name another --out")
-    if not (folder / "space.yaml").exists():
-        (folder / "study.journal").unlink(missing_ok=True)  # of one that was refused before it began
     return space, folder
 
 
@@ -253,7 +254,7 @@ def _run(task: Task, search: Search, screen: Screen, limits: Any, loggers: Seque
 def _conclude(task: Task, search: Search, where: Where, screen: Screen, evaluation: EvaluateConfig | None) -> Results:
     """Write what was found, and score the best trial on the test images."""
     space, folder, records = task.space, task.folder, tuple(search.records())
-    outputs = {"study": folder / "study.journal", "results": save_results(records, folder / "results.parquet")}
+    outputs = {"study": folder / JOURNAL, "results": save_results(records, folder / "results.parquet")}
     best = winner(records, space.directions)
     (folder / "scores.json").unlink(missing_ok=True)  # an earlier call's, of what was best then
     scores: list[dict[str, Any]] = []

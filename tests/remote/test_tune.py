@@ -21,6 +21,8 @@ from raydd.preset import expand_preset
 from raydd.settings import build
 from raydd.tuning.journal import alone
 from raydd.tuning.results import load_results
+from raydd.tuning.search import Search
+from raydd.tuning.shipped import make_space
 
 pytestmark = pytest.mark.remote
 
@@ -180,6 +182,22 @@ def test_what_no_machine_holds_and_what_another_holds_is_refused_before_anything
     with alone(out), pytest.raises(ValueError, match="another search works in it"):
         tune(out, SPACE)
     assert [path.name for path in out.iterdir()] == [".lock"]
+
+
+def test_a_journal_is_never_removed_whoever_else_works_there(ray2, tmp_path):
+    """Another search that still trains its experts, and one whose space.yaml is gone."""
+    space = make_space(SPACE)
+    journal = tmp_path / "out" / "study.journal"
+    asked = Search(space, journal).ask()
+    before = journal.read_bytes()
+    with pytest.raises(ValueError, match="holds a search already; go on with --resume"):
+        tune(journal.parent, SPACE)
+    with alone(journal.parent), pytest.raises(ValueError, match="another search works in it"):
+        tune(journal.parent, SPACE, resume=True)
+    with pytest.raises(ValueError, match="another seed"):
+        tune(journal.parent, SPACE | {"seed": 5}, resume=True)
+    assert journal.read_bytes() == before
+    assert Search(space, journal).unfinished() == [asked]
 
 
 def test_the_best_of_fewer_experts_of_a_named_buffer_says_what_it_had(ray2, tmp_path):
