@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
@@ -19,42 +18,24 @@ from raydd.console import Screen, clock, left
 from raydd.data.buffer import ArrowBuffer, expert_path, refresh_manifest
 from raydd.data.datasets import Split
 from raydd.data.files import write_atomic
-from raydd.data.manifest import read_manifest
 from raydd.data.store import local_folder
 from raydd.data.synset import SyntheticSet
 from raydd.experts import Job, default_buffer, outlet_of
 from raydd.families import check_method, needs_experts
 from raydd.memory import keep_memory
 from raydd.methods import complete
-from raydd.needs import Need, check_room, kept_sets, of_distillation, of_experts, parameters_of
 from raydd.report.picture import grid, save_png
 from raydd.report.window import save_window_figure
 from raydd.rollouts import Spread
 from raydd.runs import Run
 from raydd.settings import words
 from raydd.training.expert import train_expert
+from raydd.where import HERE as HERE
+from raydd.where import Where as Where
+from raydd.where import check_workers as check_workers
+from raydd.where import distillation_need, experts_need, own_device, rollers
 from raydd.window_search import PILOT_STEPS, find_window
 from raydd.workspace import Workspace, open_workspace, resolve_device
-
-
-class Where(NamedTuple):
-    """Where the work is done.
-
-    Attributes:
-        num_workers: Ray workers asked for; as many as fit are started. None takes one a CPU.
-        address: Of a Ray cluster; None starts a local Ray.
-        device: auto, cpu or cuda.
-        gpus_per_worker: GPUs a worker of experts or rollouts: a part such as 0.25, by which four share one GPU, or
-            whole ones; None shares the GPUs as the number of workers asks.
-    """
-
-    num_workers: int | None = None
-    address: str | None = None
-    device: str = "auto"
-    gpus_per_worker: float | None = None
-
-
-HERE = Where()
 
 
 def train_experts(
@@ -99,7 +80,7 @@ def train_experts(
             refresh_manifest(folder)
         screen.note(f"{shown}: all {total} experts are there")
         return place
-    need = _experts_need(job, len(missing), where, outlet is None)
+    need = experts_need(job, len(missing), where, outlet is None)
     screen.note(f"{shown}: training {len(missing)} of {total} experts ({config.experts.network}), {need.words()}")
     with session(where.address), screen.progress("experts", len(missing) * config.experts.epochs) as update:
         share, grows = where.gpus_per_worker, where.address is not None
@@ -110,19 +91,6 @@ def train_experts(
             update(step.epochs, f"epochs, {step.done}/{step.total} experts {left(step.seconds_left)}")
     screen.note(f"{shown}: {total} experts")
     return place
-
-
-def _experts_need(job: Job, missing: int, where: Where, here: bool) -> Need:
-    """What training experts takes; refused where this machine, or the disk of a folder here, has no room."""
-    plain = job.data.model_copy(update={"preprocessing": "raw01"})  # of all preprocessing the batches are as large
-    work = open_workspace(plain, job.experts.network, torch.device("cpu"))
-    need = of_experts(job.experts, work, read_manifest(job.folder)[0], missing)
-    workers = min(missing, where.num_workers or len(os.sched_getaffinity(0)))
-    alone = where.address is None and job.device == "cpu"
-    asked = need._replace(memory=need.memory if alone else 0, disk=need.disk if here else 0)
-    remedies = ("use fewer --num-workers or a smaller --set experts.batch_size", "name an --out with room")
-    check_room(asked, job.folder, work.device, workers=min(workers, len(os.sched_getaffinity(0))), remedies=remedies)
-    return need
 
 
 def estimate_seconds(config: ExpertsConfig, work: Workspace, workers: int) -> float:
@@ -174,7 +142,7 @@ def distill(
     check_workers(where)
     check_method(config)
     claim(out, resume)
-    config, target = complete(config), resolve_device(where.device)
+    config, target = complete(config), own_device(config, where)
     before = read_config(out)
     most = before.experts.num_experts if before else None
     if buffer is None and needs_experts(config):
@@ -190,7 +158,7 @@ def distill(
         kinds = f"{config.experts.optimizer}, not {asked.experts.optimizer}"
         screen.note(f"{buffer}: these experts were trained by {kinds} as the settings ask; going on with them")
     check(config, work)
-    need = _checked_need(config, work, out, where)
+    need = distillation_need(config, work, out, where)
     torch.set_num_threads(config.threads or 1)
     if config.window.auto and experts:
         config = _found_window(config, before, experts, work, out, screen)
@@ -203,16 +171,6 @@ def distill(
     synset = SyntheticSet.load(out / "synset.arrow")
     save_png(grid(synset), out / "synset.png")
     return synset
-
-
-def _checked_need(config: DistillConfig, work: Workspace, out: Path, where: Where) -> Need:
-    """What a run takes; one that this machine has no room for is refused. Other nodes are not looked at."""
-    need = of_distillation(config, work, parameters_of(work), kept_sets(config))
-    workers = min(config.rollouts, where.num_workers or len(os.sched_getaffinity(0))) if where.address is None else 1
-    lighter = "use --set backprop=adjoint" if config.backprop == "full" else "use a smaller --set batch_size"
-    remedies = (f"{lighter}, or fewer --num-workers" if workers > 1 else lighter, "name an --out with room")
-    check_room(need, out, work.device, workers=workers, remedies=remedies)
-    return need
 
 
 def _follow(run: Run, screen: Screen) -> None:
@@ -231,8 +189,7 @@ def _follow(run: Run, screen: Screen) -> None:
 @contextmanager
 def _others(config: DistillConfig, where: Where, screen: Screen) -> Iterator[Spread | None]:
     """Ray actors for the rollouts of a run; None where it has one a step, or one worker on this machine makes all."""
-    cores = len(os.sched_getaffinity(0)) // (config.threads or 1)
-    workers = min(config.rollouts, where.num_workers or cores)
+    workers = min(config.rollouts, where.num_workers or rollers(config))
     if config.rollouts == 1 or (workers <= 1 and where.address is None):
         yield None
         return
@@ -268,7 +225,7 @@ def check_early(config: DistillConfig, where: Where) -> Workspace:
     """
     config = complete(config)
     plain = config.data.model_copy(update={"preprocessing": "raw01"})  # checks need no fitted preprocessing
-    work = open_workspace(plain, config.experts.network, resolve_device(where.device))
+    work = open_workspace(plain, config.experts.network, own_device(config, where))
     check(config, work)
     return work
 
@@ -284,9 +241,3 @@ def cached_buffer(config: DistillConfig, work: Workspace, where: Where, screen: 
         screen.note(f"no finished buffer in the cache: training experts first, about {clock(seconds)}")
     train_experts(wanted, folder, where=where, screen=screen)
     return folder
-
-
-def check_workers(where: Where) -> None:
-    """Refuse fewer than one worker."""
-    if where.num_workers is not None and where.num_workers < 1:
-        raise ValueError(f"--num-workers {where.num_workers}: at least 1 worker is needed")

@@ -100,6 +100,8 @@ def of_distillation(config: DistillConfig, work: Workspace, theta: Tensor, check
     images = config.ipc * len(data.classes)
     pixels = FLOAT * images * data.channels * data.size**2
     seen = images * (tiles_of(config) if config.formation.factor > 1 else 1)
+    if config.formation.decode == "bounded":
+        seen = min(seen, images)  # how many more there are depends on the bound
     batch = min(config.batch_size or seen, seen)
     path = graph = 0
     if config.match == "trajectories":
@@ -107,7 +109,8 @@ def of_distillation(config: DistillConfig, work: Workspace, theta: Tensor, check
         path = FLOAT * theta.numel() * (config.student_steps + 1 + 2)
         graph = held * step_bytes(work, theta, batch, True)
     elif config.match == "statistics":
-        graph = step_bytes(work, theta, max(1, seen // len(data.classes)), False)
+        each = seen // len(data.classes)
+        graph = step_bytes(work, theta, max(1, min(each, config.statistic.batch_synthetic or each)), False)
     files = pixels * (4 + checkpoints) + RUN_FILES  # the set, its checkpoint with momenta, the best set
     return Need(path + graph + 4 * pixels, files)
 

@@ -39,7 +39,7 @@ LAYERS = (
     ("runs", "analyse"),
     ("window_search",),
     ("experts",),
-    ("tuning",),
+    ("tuning", "where"),
     ("remote",),
     ("api",),
     ("evaluation",),

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import ray
 import torch
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import ActorDiedError, RayError, RayTaskError
 from torch import Tensor
 
 from raydd.data.buffer import ArrowBuffer
@@ -18,6 +18,7 @@ from raydd.rollouts import Roller, Task
 
 ATTEMPTS, STARTS = 3, 8
 PAUSE_SECONDS = 0.5
+_STARTING = -1  # in the place of a rollout's number
 NOTE_SECONDS, PATIENCE_SECONDS = 30.0, 900.0
 
 
@@ -57,11 +58,12 @@ class Crew:
         gpu = self._device != "cpu" and any(node.gpus for node in nodes)
         if self._device == "cuda" and not gpu:
             raise ValueError("--device cuda: the cluster has no free GPU; use --device cpu")
-        if threads > (most := max(int(node.cpus) for node in nodes)):
+        if threads > (most := max(int(node.cpus) for node in nodes)) > 0:
             raise ValueError(f"threads = {threads}: no node has more than {most} free CPUs; use --set threads=1")
         room = [node._replace(cpus=node.cpus // threads) for node in nodes]
         layout = spread(self._asked, task.config.rollouts, room, gpu, self._share)
-        self._count, self._make = task.config.rollouts, self._maker(layout, threads)
+        self._count, self._workers = task.config.rollouts, layout.workers
+        self._make = self._maker(layout, threads)
         source, note = share(task.source) if isinstance(task.source, ArrowBuffer) else (task.source, "")
         self._task = ray.put(task._replace(source=source))
         for line in filter(None, (layout.note, note)):
@@ -123,26 +125,30 @@ class Crew:
         actor, index = self._running.pop(reference)
         try:
             found = ray.get(reference)
-        except RayActorError as error:
-            if "creation task" in str(error):
+        except RayTaskError as error:
+            what = "a worker could not start" if index is None else f"rollout {index} failed"
+            raise RuntimeError(f"{what}: {error.cause}") from error
+        except RayError as error:  # the actor, its node, or what it made
+            if isinstance(error, ActorDiedError) and error.actor_init_failed:
                 raise RuntimeError(f"a worker could not start: {str(error).strip().splitlines()[-1]}") from error
+            ray.kill(actor)
             self._bury(index, waiting, deaths)
             return None
-        except RayTaskError as error:
-            raise RuntimeError(f"rollout {index} failed: {error.cause}") from error
+        if index is None:
+            deaths.pop(_STARTING, None)
         self._idle.append(actor)
         return None if index is None else (index, found)
 
     def _bury(self, index: int | None, waiting: list[int], deaths: dict[int, int]) -> None:
         """Replace an actor that died, in a while: one that is hired at once may land on the node that has just died."""
-        key = -1 if index is None else index
+        key = _STARTING if index is None else index
         deaths[key] = died = deaths.get(key, 0) + 1
         if index is not None:
             waiting.insert(0, index)
-        if died >= (STARTS if index is None else ATTEMPTS):
+        if died >= (STARTS + self._workers if index is None else ATTEMPTS):
             what = "workers that started" if index is None else f"the worker of rollout {index}"
             raise RuntimeError(f"{what} died {died} times in one step; is there memory enough? --resume goes on")
         self._note("a worker died: replaced, its part of the step is made again")
         if index is None:
-            time.sleep(PAUSE_SECONDS * died)
+            time.sleep(PAUSE_SECONDS)
         self._hire()

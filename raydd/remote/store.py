@@ -2,7 +2,7 @@
 
 Where a node sees the buffer's folder its files are memory-mapped, and the page cache is what its processes share. Other
 nodes read Ray's object store, which maps each expert into every process of the node, or, where the buffer is too large
-for it, a copy on their own disk, memory-mapped.
+for it, a copy on their own disk, memory-mapped. Copies stay in ``<cache>/copies``, which may be deleted between runs.
 """
 
 import fcntl
@@ -20,7 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raydd.data.buffer import ArrowBuffer, expert_path
 from raydd.data.cache import default_cache
-from raydd.data.files import ArrowTable, atomic_path, open_arrow, parse_arrow
+from raydd.data.files import ArrowTable, atomic_path, open_arrow, parse_arrow, sweep
 from raydd.remote.librarian import Librarian
 
 SHARE = 0.5
@@ -71,6 +71,7 @@ class RemoteBuffer(ArrowBuffer):
             return parse_arrow(ray.get(self._files[expert]), f"expert {expert} of {self.folder}")
         copies = default_cache() / "copies" / self._state["digest"]
         with _alone(copies):
+            sweep(copies)  # of processes that were killed as they copied
             self._copy_file(expert, expert_path(copies, expert), size)
         return open_arrow(expert_path(copies, expert))
 
@@ -109,10 +110,14 @@ def share(buffer: ArrowBuffer, way: Way | None = None) -> Shared:
 
     Returns:
         The buffer to send to tasks and actors, and what was chosen.
+
+    Raises:
+        ValueError: It would have to be copied, and this process is outside of the cluster (``ray://``).
     """
     nodes = [node for node in ray.nodes() if node["Alive"]]
     here = ray.get_runtime_context().get_node_id()
-    others = [node for node in nodes if node["NodeID"] != here]
+    client = ray.util.client.ray.is_connected()  # such a driver is on no node of the cluster
+    others = [node for node in nodes if client or node["NodeID"] != here]
     sizes = {index: expert_path(buffer.folder, index).stat().st_size for index in buffer.experts}
     total = sum(sizes.values())
     held = f"{buffer.folder} ({total / 1e6:.0f} MB)"
@@ -122,13 +127,19 @@ def share(buffer: ArrowBuffer, way: Way | None = None) -> Shared:
     room = min(node["Resources"].get("object_store_memory", 0.0) for node in nodes)
     if way is None:
         way = "store" if unseen and total <= SHARE * room else "copy"
+    if client and unseen and way == "copy":
+        raise ValueError(
+            f"{held} is too large for the cluster's object store, and a driver outside of the cluster cannot hand out "
+            "copies; submit it as a job, or put the buffer at an URI"
+        )
     state = _state(buffer, sizes)
     if way == "store":
         files = {index: _put(expert_path(buffer.folder, index)) for index in sizes}
         return Shared(RemoteBuffer(state, files, None), f"{held}: in the object store ({room / 1e6:.0f} MB a node)")
     paths = {index: expert_path(buffer.folder, index).absolute() for index in sizes}
     affinity = NodeAffinitySchedulingStrategy(here, soft=False)
-    librarian = ray.remote(Librarian).options(num_cpus=0, scheduling_strategy=affinity, max_concurrency=4).remote(paths)
+    options = {"num_cpus": 0, "max_concurrency": 4, "max_restarts": -1, "max_task_retries": -1}
+    librarian = ray.remote(Librarian).options(scheduling_strategy=affinity, **options).remote(paths)
     ray.get(librarian.ready.remote())
     why = (
         f"memory-mapped on {len(nodes) - len(unseen)} of {len(nodes)} nodes, copied to the others' disks (more than "

@@ -7,6 +7,7 @@ import time
 
 import pytest
 import torch
+from ray.exceptions import ObjectLostError
 
 from raydd.api import Where, distill
 from raydd.checks import open_buffer
@@ -78,12 +79,15 @@ def test_more_rollouts_are_another_run(here):
     assert not equal(here(1), here(4))
 
 
-def test_the_command_gives_the_same_set_with_one_worker_and_two(ray2, small_buffer, here, tmp_path, capfd):
+def test_the_command_gives_the_same_set_with_one_worker_and_two(ray2, small_buffer, tmp_path, monkeypatch):
+    hired, hire = [], Crew._hire
+    monkeypatch.setattr(Crew, "_hire", lambda self: (hired.append(1), hire(self))[1])
     words = ["distill", "--network", "MLP", "--buffer", str(small_buffer), "--rollouts", "4", "--json"]
     for workers in ("1", "2"):
         out = tmp_path / workers
         sets = [f"--set={name}={value}" for name, value in (("steps", 3), ("student_steps", 2), ("window.high", 1))]
         assert command([*words, *sets, "--num-workers", workers, "--out", str(out)]) == 0
+    assert len(hired) == 2  # one worker is this process
     one, two = (SyntheticSet.load(tmp_path / workers / "synset.arrow") for workers in ("1", "2"))
     assert torch.equal(one.images, two.images)
     assert torch.equal(one.lr, two.lr)
@@ -144,6 +148,24 @@ def test_what_raises_in_an_actor_is_told_in_one_line(ray2, small_buffer, tmp_pat
         pytest.raises(RuntimeError, match="rollout 0 failed: the expert's file is broken"),
     ):
         list(steps_of(tmp_path / "run", small_buffer, crew, 2))
+
+
+def test_a_result_that_is_lost_is_made_again(ray2, small_buffer, here, tmp_path, monkeypatch):
+    """The actor lives, and what it made is gone with a node."""
+    get, lost = ray2.get, []
+
+    def losing(reference, **options):
+        found = get(reference, **options)
+        if isinstance(found, tuple) and len(lost) < 2:
+            lost.append(1)
+            raise ObjectLostError(reference.hex(), None, "")
+        return found
+
+    monkeypatch.setattr("raydd.remote.rollouts.ray.get", losing)
+    with Crew(2, "cpu", print) as crew:
+        list(steps_of(tmp_path / "run", small_buffer, crew, 4))
+    assert len(lost) == 2
+    assert equal(state(tmp_path / "run"), here(4))
 
 
 def test_too_many_threads_for_the_cluster_are_refused(ray2, small_buffer, tmp_path):

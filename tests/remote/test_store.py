@@ -45,6 +45,7 @@ CLUSTER = """
         notes = []
         import raydd.remote.store
         raydd.remote.store._sees = lambda node, folder: False
+        raydd.remote.store.SHARE = float(sys.argv[3])
         with Crew(2, "cpu", notes.append) as crew:
             run = Run(config, out, buffer, work, spread=crew.start)
             folder.rename(folder.with_name("away"))  # from here on only what Ray has can be read
@@ -130,15 +131,18 @@ def test_it_pickles_small_and_carries_no_bytes_of_experts(ray2, large):
     assert len(pickle.dumps(large)) < 1000
 
 
-def test_a_node_without_the_folder_distills_to_the_same_bits(tmp_path, small_buffer):
+@pytest.mark.parametrize(
+    ("share", "way"), [(0.5, "in the object store"), pytest.param(0, "copied to the others'", marks=pytest.mark.slow)]
+)
+def test_a_node_without_the_folder_distills_to_the_same_bits(tmp_path, small_buffer, share, way):
     folder = tmp_path / "buffer"
     shutil.copytree(small_buffer, folder)
     script = tmp_path / "cluster.py"
     script.write_text(textwrap.dedent(CLUSTER))
-    words = [sys.executable, str(script), str(folder), str(tmp_path / "there")]
+    words = [sys.executable, str(script), str(folder), str(tmp_path / "there"), str(share)]
     done = subprocess.run(words, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
-    assert "in the object store" in json.loads(done.stdout.splitlines()[-1])[0]
+    assert way in json.loads(done.stdout.splitlines()[-1])[0]
     values = {"steps": 3, "student_steps": 2, "span": 1, "rollouts": 4, "threads": 1, "window": {"high": 1}}
     config = build(DistillConfig, values, {"experts": {"network": "MLP", "num_experts": 2, "epochs": 3}})
     here = distill(config, tmp_path / "here", buffer=small_buffer, where=Where(1, device="cpu"))
