@@ -24,7 +24,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import torch
 
-from raydd.data.buffer import ArrowBuffer, create_buffer, describe, refresh_manifest, write_expert
+from raydd.data.about import describe
+from raydd.data.buffer import ArrowBuffer, create_buffer, refresh_manifest, write_expert
 from raydd.data.expert_file import ExpertTrajectory
 from raydd.data.files import write_atomic
 from raydd.data.spec import BufferSpec

@@ -29,7 +29,8 @@ import torch
 import yaml
 
 from raydd.config import DataConfig, ExpertConfig
-from raydd.data.buffer import describe, refresh_manifest, write_expert
+from raydd.data.about import describe
+from raydd.data.buffer import refresh_manifest, write_expert
 from raydd.data.expert_file import ExpertTrajectory
 from raydd.data.files import write_atomic
 from raydd.experts import Job, buffer_spec, prepare

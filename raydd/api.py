@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import torch
@@ -82,9 +82,10 @@ def train_experts(
         return place
     need = experts_need(job, len(missing), where, outlet is None)
     screen.note(f"{shown}: training {len(missing)} of {total} experts ({config.experts.network}), {need.words()}")
-    with session(where.address), screen.progress("experts", len(missing) * config.experts.epochs) as update:
-        share, grows = where.gpus_per_worker, where.address is not None
-        steps = train_missing(job, missing, where.num_workers, gpus_per_worker=share, grows=grows, outlet=outlet)
+    share, grows = where.gpus_per_worker, where.address is not None
+    steps = train_missing(job, missing, where.num_workers, gpus_per_worker=share, grows=grows, outlet=outlet)
+    total_epochs = len(missing) * config.experts.epochs
+    with session(where.address), closing(steps), screen.progress("experts", total_epochs) as update:  # in this order
         for step in steps:
             if step.note:
                 screen.note(step.note)

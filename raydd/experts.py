@@ -3,21 +3,22 @@
 import hashlib
 import json
 import os
+import shutil
 import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from raydd.config import DataConfig, ExpertConfig, ExpertsConfig
-from raydd.data.buffer import create_buffer, describe, expert_path, finished
+from raydd.data.buffer import create_buffer, expert_path, finished
 from raydd.data.cache import default_cache
 from raydd.data.convexified import knots
 from raydd.data.expert_file import Array
 from raydd.data.files import AnyPath, sweep, writer
-from raydd.data.outlet import Entry, Outlet, entry_of, summary
+from raydd.data.outlet import Entry, Outlet, entry_of, put
 from raydd.data.places import Store
 from raydd.data.spec import BufferSpec
 from raydd.data.spool import PIECE_BYTES, Piece, Row, Rows, Spool, pieces
@@ -32,6 +33,7 @@ from raydd.workspace import Workspace, open_workspace, resolve_device
 STREAM = "RAYDD_EXPERTS_STREAM"
 """Set in a worker's environment, it sends its experts to the driver although it may see the buffer's folder."""
 PART_SECONDS = 0.5
+KEEP_FREE = 10  # experts for which a disk must have room, if one that is in a store is to stay on it
 
 
 class Job(NamedTuple):
@@ -171,8 +173,10 @@ class Trainer:
                     yield []
                 spool.finish()
         if self._store:
-            self._store.put(path, path.name)
-            self._entry = entry_of(self._folder, index, self._spec)
+            self._entry, size = entry_of(self._folder, index, self._spec), path.stat().st_size
+            put(self._store, path)
+            if shutil.disk_usage(path.parent).free < KEEP_FREE * size:  # else it stays, for who reads it here
+                path.unlink()
 
     def _set_aside_if_broken(self, path: Path, index: int) -> None:
         try:
@@ -206,11 +210,6 @@ def outlet_of(place: AnyPath) -> tuple[Path | str, Outlet | None]:
     uri = os.fspath(place)
     folder = open_store(uri).local
     return (folder, None) if folder is not None else (uri, Outlet(uri))
-
-
-def describe_place(place: AnyPath) -> dict[str, Any]:
-    """A buffer in JSON-able words; of one in a store what its manifest says, so that nothing is fetched."""
-    return summary(os.fspath(place)) if is_uri(place) else describe(place)
 
 
 def buffer_spec(job: Job, work: Workspace) -> BufferSpec:

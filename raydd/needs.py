@@ -132,7 +132,8 @@ def of_experts(config: ExpertConfig, work: Workspace, spec: BufferSpec, missing:
     expert = rows * (itemsize * parameters + FLOAT * statistics) + beside + OVERHEAD
     batch = min(config.batch_size, len(work.dataset.train))
     graph = step_bytes(work, torch.zeros(parameters), batch, config.optimizer == "smooth")
-    return Need(graph + 3 * FLOAT * parameters, missing * expert)
+    # One more: an expert is spooled to a file of its own before it is written.
+    return Need(graph + 3 * FLOAT * parameters, (missing + 1) * expert)
 
 
 def check_room(need: Need, folder: Path, device: torch.device, *, workers: int = 1, remedies: tuple[str, str]) -> None:

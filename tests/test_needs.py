@@ -70,7 +70,7 @@ def test_the_disk_of_experts_is_that_of_their_files(tmp_path, work, kept, storag
         trainer.train(index)
     found = sum(expert_path(job.folder, index).stat().st_size for index in missing)
     wanted = of_experts(recipe, work, buffer_spec(job, work), len(missing)).disk
-    assert found <= wanted <= found + 2 * needs.OVERHEAD
+    assert 1.5 * found <= wanted <= 1.5 * found + 3 * needs.OVERHEAD  # an expert is spooled before it is written
 
 
 TAKEN = """

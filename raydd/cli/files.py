@@ -141,15 +141,14 @@ def buffer_import(  # noqa: PLR0913, PLR0917 - one a flag
 ) -> None:
     """Make a buffer of experts that another project trained; what its files do not say is given here."""
     from raydd.console import Screen
-    from raydd.data.store import shown, written_folder
+    from raydd.data.store import shown
     from raydd.interop.expert_import import describe_import, import_experts
     from raydd.settings import merged, parse_settings
 
     data = given(dataset=dataset and dataset_word(dataset), preprocessing=preprocessing)
     said = merged({"data": data, "experts": given(network=network)}, parse_settings(settings or ()))
     screen = Screen(as_json)
-    with written_folder(out, screen.note) as folder:
-        imported = import_experts(paths, folder, said, layout=format, screen=screen)
+    imported = import_experts(paths, out, said, layout=format, screen=screen)
     show_document(screen, describe_import(imported, shown(out)))
 
 
@@ -157,7 +156,7 @@ def buffer_import(  # noqa: PLR0913, PLR0917 - one a flag
 def buffer_info(folder: BufferArgument, as_json: AsJson = False) -> None:
     """Say what a buffer holds."""
     from raydd.console import Screen
-    from raydd.data.buffer import describe
+    from raydd.data.about import describe
     from raydd.data.store import local_folder
 
     screen = Screen(as_json)

@@ -78,8 +78,8 @@ def experts(  # noqa: PLR0913, PLR0917 - one a flag
     from raydd import api
     from raydd.config import ExpertsConfig
     from raydd.console import Screen
+    from raydd.data.about import describe_place
     from raydd.data.places import shown
-    from raydd.experts import describe_place
     from raydd.settings import build, parse_settings
 
     flags = {

@@ -4,7 +4,6 @@ The expert files are the truth, each self-describing; the manifest's list of the
 `refresh_manifest` derives. Shapes: see `raydd.data.expert_file`.
 """
 
-import math
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,13 +30,15 @@ __all__ = [
     "ArrowBuffer",
     "Problem",
     "create_buffer",
-    "describe",
     "expert_path",
     "finished",
     "refresh_manifest",
     "verify",
     "write_expert",
 ]
+
+
+OPEN_FILES = 256  # that a buffer maps at once: a process may often have no more than 1024 open
 
 
 class Problem(NamedTuple):
@@ -148,8 +149,13 @@ class ArrowBuffer:
 
     def _table(self, expert: int) -> ArrowTable:
         if expert not in self._tables:
-            self._tables[expert] = _open(self.folder, expert, self.spec)
+            if len(self._tables) >= OPEN_FILES:
+                self._tables.clear()
+            self._tables[expert] = self._opened(expert)
         return self._tables[expert]
+
+    def _opened(self, expert: int) -> ArrowTable:
+        return _open(self.folder, expert, self.spec)
 
     def _rows(self, expert: int) -> int:
         return len(self._table(expert).columns["epoch"])
@@ -276,22 +282,3 @@ def _wrong(folder: AnyPath, index: int, spec: BufferSpec, entry: dict[str, Any] 
         what = next(f"{key} is {now[key]} instead of {entry[key]}" for key in now if now[key] != entry.get(key))
         return f"it does not fit the manifest ({what}): run `raydd experts` again"
     return not_finite(table.columns)
-
-
-def describe(folder: AnyPath) -> dict[str, Any]:
-    """A buffer in JSON-able words; accuracies are fractions, their std that over the experts (ddof 0)."""
-    buffer = ArrowBuffer(folder)
-    spreads = [{"mean": float(a.mean()), "std": float(a.std(correction=0))} for a in buffer.accuracy.T]
-    first, last = (None if math.isnan(spreads[t]["mean"]) else spreads[t] for t in (0, -1))
-    named = ("dataset", "fingerprint", "network", "channels", "size", "classes", "recipe", "seed", "storage")
-    return {
-        **{name: getattr(buffer.spec, name) for name in named},
-        "preprocessing": buffer.spec.preprocessing.get("kind"),
-        "experts": len(buffer.experts),
-        "epochs": buffer.epochs,
-        "kept": None if buffer.kept is None else [*buffer.kept],
-        "parameters": buffer.parameters,
-        "bytes": sum(expert_path(folder, index).stat().st_size for index in buffer.experts),
-        "accuracy": {"first": first, "last": last},
-        "rounding": buffer.rounding,
-    }

@@ -4,17 +4,20 @@ Workers put finished experts there themselves, each from its own node. The proce
 manifest after each; an expert that was put and not committed yet is found again, and read once to see that it is whole.
 """
 
-from statistics import mean, pstdev
+import json
+import time
+from pathlib import Path
 from typing import Any
 
 from raydd.data.expert_file import expert_numbers, expert_path, open_expert
 from raydd.data.files import AnyPath
 from raydd.data.manifest import manifest_entry, read_manifest, write_manifest
 from raydd.data.spec import BufferSpec
-from raydd.data.store import MANIFEST, fetch, mirror, open_store
+from raydd.data.store import MANIFEST, PREPROCESSING, Store, fetch, mirror, open_store
 
-PREPROCESSING = "preprocessing.arrow"
 Entry = dict[str, Any]
+PAUSES = (2.0, 10.0)
+"""Seconds before a store that did not take a file is tried again; the file system has tried thrice already."""
 
 
 class Outlet:
@@ -37,6 +40,7 @@ class Outlet:
         self.store, self.folder = open_store(uri), mirror(uri)
         self.entries: dict[int, Entry] = {}
         self._spec: BufferSpec | None = None
+        self._looked_at: set[int] = set()
         fetch(uri, (MANIFEST, PREPROCESSING))
 
     def open(self, spec: BufferSpec, here: set[int]) -> set[int]:
@@ -50,21 +54,28 @@ class Outlet:
             The experts that are there.
 
         Raises:
+            ValueError: Another run has made another buffer there meanwhile.
             OSError: The store cannot be read or written.
         """
         self._spec = spec
         self.store.sweep()
-        there, listed = self.store.names(), read_manifest(self.folder)[1]
+        there, listed = self.store.names(), dict[int, Entry]()
+        if MANIFEST in there:
+            fetch(self.store.uri, (MANIFEST, PREPROCESSING))
+            found, listed = read_manifest(self.folder)
+            if difference := found.difference(spec):
+                raise ValueError(f"{self.store.shown} holds another buffer: {difference}; name another place")
+        if PREPROCESSING not in there:
+            put(self.store, self.folder / PREPROCESSING)
+        self._looked_at = {*listed}
         if MANIFEST not in there:
-            listed = {}
-            self.store.put(self.folder / PREPROCESSING, PREPROCESSING)
             self._commit()
         for index, entry in listed.items():
             if there.get(entry["file"]) == entry["bytes"]:
                 self.entries[index] = entry
         unsent = {index for index in here - self.entries.keys() if expert_path("", index).name not in there}
         for index in sorted(unsent):
-            self.store.put(expert_path(self.folder, index), expert_path("", index).name)
+            put(self.store, expert_path(self.folder, index))
             self.entries[index] = entry_of(self.folder, index, spec)
         self._take_unlisted(there, spec)
         self._commit()
@@ -88,9 +99,33 @@ class Outlet:
                 path.replace(f"{path}.bad")
 
     def _commit(self) -> None:
+        """Put the manifest, which keeps the experts that another run has committed since `open`."""
         assert self._spec is not None
-        write_manifest(self.folder, self._spec, [entry for _, entry in sorted(self.entries.items())])
-        self.store.put(self.folder / MANIFEST, MANIFEST)
+        others = {index: entry for index, entry in self._listed().items() if index not in self._looked_at}
+        write_manifest(self.folder, self._spec, [entry for _, entry in sorted((others | self.entries).items())])
+        put(self.store, self.folder / MANIFEST)
+
+    def _listed(self) -> dict[int, Entry]:
+        """What the store's manifest lists now."""
+        try:
+            return {entry["index"]: entry for entry in json.loads(self.store.read(MANIFEST))["experts"]}
+        except (FileNotFoundError, ValueError, KeyError, TypeError):  # it is replaced
+            return {}
+
+
+def put(store: Store, path: Path) -> None:
+    """Put a file under its own name; a store that does not take it is tried again.
+
+    Raises:
+        OSError: As of `raydd.data.places.Store.put`.
+    """
+    for pause in PAUSES:
+        try:
+            store.put(path, path.name)
+            return
+        except OSError:
+            time.sleep(pause)
+    store.put(path, path.name)
 
 
 def entry_of(folder: AnyPath, index: int, spec: BufferSpec) -> Entry:
@@ -101,21 +136,3 @@ def entry_of(folder: AnyPath, index: int, spec: BufferSpec) -> Entry:
     """
     path = expert_path(folder, index)
     return manifest_entry(path, index, open_expert(path, index, spec, "train it anew"))
-
-
-def summary(uri: str) -> dict[str, Any]:
-    """A buffer in a store in JSON-able words, of its manifest alone: no expert is fetched.
-
-    Raises:
-        ValueError: There is no buffer.
-        OSError: The store cannot be read.
-    """
-    spec, entries = read_manifest(fetch(uri, (MANIFEST,)))
-    last = [entry["accuracy"] for entry in entries.values() if entry["accuracy"] is not None]
-    named = ("dataset", "fingerprint", "network", "channels", "size", "classes", "recipe", "seed", "storage")
-    return {
-        **{name: getattr(spec, name) for name in named},
-        "experts": len(entries),
-        "bytes": sum(entry["bytes"] for entry in entries.values()),
-        "accuracy": {"first": None, "last": {"mean": mean(last), "std": pstdev(last)} if last else None},
-    }

@@ -18,6 +18,8 @@ from raydd.data.spec import BufferSpec
 from raydd.data.storage import FULL, STORAGES, narrowed
 
 PIECE_BYTES = 16 << 20
+KEPT = ("norm", "buffers", "rounding")
+"""Values of a row that a spool holds until its end; theta is in its file."""
 
 
 class Row(NamedTuple):
@@ -129,7 +131,9 @@ class Spool:
         values = piece.theta if isinstance(piece, Row) else piece
         if isinstance(piece, Row):
             empty = None if piece.theta is None else piece.theta[:0].copy()  # that it is kept is known, not the values
-            self._rows.append(piece._replace(theta=empty))
+            # Copies: what came in a message is a view of all of it, which would stay in the object store.
+            own = {name: kept.copy() for name in KEPT if (kept := getattr(piece, name)) is not None}
+            self._rows.append(piece._replace(theta=empty, **own))
         rest = memoryview(b"" if values is None else np.ascontiguousarray(values).view(np.uint8).data)
         while rest:  # the system may take less than it is given
             rest = rest[self._file.write(rest) :]

@@ -24,7 +24,9 @@ from raydd.data.places import KNOWN, Store, is_uri, open_store, shown
 
 __all__ = ["Store", "copy_buffer", "fetch", "is_uri", "local_folder", "mirror", "open_store", "shown", "written_folder"]
 
-MANIFEST = "manifest.json"
+MANIFEST, PREPROCESSING = "manifest.json", "preprocessing.arrow"
+UNSENT = "unsent"
+"""A file of a mirror in which something is being written, or was when its writer was stopped."""
 STREAMS = 4  # files that are fetched at once: an object store limits each, not their sum
 Tell = Callable[[str], None]
 _EXPERT = re.compile(r"expert-\d{5,}\.arrow")
@@ -38,7 +40,14 @@ def mirror(uri: str) -> Path:
     return default_cache() / "mirrors" / f"{name}-{hashlib.sha256(shown(uri).encode()).hexdigest()[:12]}"
 
 
-def fetch(uri: str, names: Collection[str] | None = None, *, tell: Tell | None = None, anew: bool = False) -> Path:
+def fetch(
+    uri: str,
+    names: Collection[str] | None = None,
+    *,
+    tell: Tell | None = None,
+    anew: bool = False,
+    keep: bool = False,
+) -> Path:
     """Bring this node's mirror of a store up to date: what is missing there, or of other bytes.
 
     One process of a node fetches, the others wait for it. The manifest comes last. Experts that the store has no more
@@ -49,6 +58,7 @@ def fetch(uri: str, names: Collection[str] | None = None, *, tell: Tell | None =
         names: Files to fetch; None fetches all of a buffer's.
         tell: Where a line is told of what was fetched.
         anew: Fetch also what the mirror has.
+        keep: Keep what the mirror has of the same buffer, since it is still to be put there.
 
     Returns:
         The mirror; empty where the store is.
@@ -65,7 +75,7 @@ def fetch(uri: str, names: Collection[str] | None = None, *, tell: Tell | None =
         there = {name: size for name, size in store.names().items() if _FILE.fullmatch(name)}
         if not manifest:
             there.pop(MANIFEST, None)
-        _remove_gone(folder, there, manifest)
+        _remove_gone(folder, there, manifest, keep)
         changed = [*there] if anew else _changed(store, folder, there, manifest)
         wanted = sorted((name for name in changed if names is None or name in names), key=_order)
         total = sum(there[name] for name in wanted)
@@ -113,12 +123,19 @@ def _parsed(manifest: bytes) -> tuple[Any, dict[str, str]]:
         return None, {}
 
 
-def _remove_gone(folder: Path, there: Collection[str], manifest: bytes) -> None:
-    """Remove what the mirror has of a buffer that is there no more, or of experts that the store has lost."""
+def _remove_gone(folder: Path, there: Collection[str], manifest: bytes, keep: bool) -> None:
+    """Remove what the mirror has of a buffer that is there no more, or of experts that the store has lost.
+
+    A mirror without a manifest is of a node that trains: what it has is still to be put there.
+    """
     known = (folder / MANIFEST).read_bytes() if (folder / MANIFEST).exists() else b""
     (before, listed), (now, _) = _parsed(known), _parsed(manifest)
-    for path in sorted(folder.iterdir()):
-        if path.name not in there and _FILE.fullmatch(path.name) and (before != now or path.name in listed):
+    if keep and now in (None, before):
+        return
+    other = before not in (None, now)
+    for path in filter(lambda path: _FILE.fullmatch(path.name), sorted(folder.iterdir())):
+        gone = path.name not in there and (other or path.name in listed)
+        if gone or (other and path.name == PREPROCESSING):  # of the same name and size in every buffer
             path.unlink()
 
 
@@ -190,6 +207,8 @@ def local_folder(place: AnyPath, tell: Tell | None = None, *, anew: bool = False
 def written_folder(place: AnyPath, tell: Tell | None = None) -> Iterator[Path]:
     """A folder to write a buffer into; of an URI its mirror, whose files are put there when the block ends well.
 
+    What a block that was stopped has written is in the folder that the next one gets.
+
     Args:
         place: A folder or an URI.
         tell: Where a line is told of what was there already.
@@ -198,9 +217,15 @@ def written_folder(place: AnyPath, tell: Tell | None = None) -> Iterator[Path]:
         The folder, with what the place held.
     """
     own = open_store(os.fspath(place)).local if is_uri(place) else Path(place)
-    yield own or fetch(os.fspath(place), tell=tell)
-    if own is None:
-        copy_buffer(mirror(os.fspath(place)), place)
+    if own is not None:
+        yield own
+        return
+    marker = mirror(os.fspath(place)) / UNSENT
+    folder = fetch(os.fspath(place), tell=tell, keep=marker.exists())
+    marker.touch()
+    yield folder
+    copy_buffer(folder, place)
+    marker.unlink()
 
 
 def copy_buffer(source: AnyPath, target: AnyPath, tell: Tell | None = None) -> dict[str, int]:

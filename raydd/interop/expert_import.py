@@ -20,6 +20,7 @@ from raydd.data.files import open_arrow
 from raydd.data.spec import BufferSpec
 from raydd.data.spool import Rows, Spool, pieces
 from raydd.data.storage import STORAGES
+from raydd.data.store import written_folder
 from raydd.data.transform import Transform, fit_transform, load_transform, save_transform
 from raydd.interop.expert_files import FORMATS, ForeignExpert, Format, Source, find_experts
 from raydd.interop.expert_layers import Target
@@ -71,7 +72,7 @@ def import_experts(
 
     Args:
         paths: Folders or files of `FORMATS`.
-        out: The buffer's folder.
+        out: The buffer's folder, or an URI.
         settings: Those of `ExpertsConfig` that are known of these experts: data set, network, preprocessing, how
             they were trained. What is missing is taken from the project's own defaults, which the buffer's recipe
             says.
@@ -82,24 +83,33 @@ def import_experts(
         ValueError: No such files, files that are damaged or hold code, another network's experts, experts that are
             not finite, differ in length or never move, or a folder with another buffer. Experts before are kept.
     """
-    screen, out = screen or Screen(), Path(out)
+    screen = screen or Screen()
     layout, sources = find_experts([Path(path).expanduser() for path in paths], layout)
     _check_settings(settings, layout)
     work = _images(settings)
     target = Target(work.network, seeded(work.build, generator(0, "layout")))
-    buffer, accuracy = _begin(out, work, target, settings, (layout, sources[0]))
-    screen.note(_words(accuracy, work))
-    done, count = finished(out, buffer.spec), 0
-    experts = _experts(FORMATS[layout], sources, target, buffer.config.experts.epochs)
+    with written_folder(out, screen.note) as folder:
+        buffer, accuracy = _begin(folder, work, target, settings, (layout, sources[0]))
+        screen.note(_words(accuracy, work))
+        experts = _experts(FORMATS[layout], sources, target, buffer.config.experts.epochs)
+        count, new = _take(buffer, experts, len(sources), screen)
+    return Imported(layout, buffer.config, count, new, accuracy, buffer.assumed)
+
+
+def _take(
+    buffer: "_Buffer", experts: Iterator[tuple[float, ForeignExpert]], sources: int, screen: Screen
+) -> tuple[int, int]:
+    """Write the experts that the buffer lacks; how many there are, and how many of them were lacking."""
+    done, count = finished(buffer.folder, buffer.spec), 0
     try:
-        with screen.progress("importing files", len(sources)) as update:
+        with screen.progress("importing files", sources) as update:
             for index, (share, expert) in enumerate(experts):
                 update(share, expert.place)
                 (_check_same if index in done else _write)(buffer, index, expert)
                 count = index + 1
     finally:
-        refresh_manifest(out)
-    return Imported(layout, buffer.config, count, count - len(done & set(range(count))), accuracy, buffer.assumed)
+        refresh_manifest(buffer.folder)
+    return count, count - len(done & set(range(count)))
 
 
 @dataclass(frozen=True, eq=False)

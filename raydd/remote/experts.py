@@ -1,7 +1,7 @@
 """Experts trained in parallel by Ray actors into a trajectory buffer."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import NamedTuple
 
 import ray
@@ -51,7 +51,7 @@ def train_missing(
     grows: bool = False,
     patience_seconds: float = PATIENCE_SECONDS,
     outlet: Outlet | None = None,
-) -> Iterator[Progress]:
+) -> Generator[Progress]:
     """Train the missing experts on the connected Ray, yielding progress; then rewrite the manifest.
 
     A worker that dies, alone or with its node, is replaced and its expert trained anew, to the same bytes.

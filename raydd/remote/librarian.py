@@ -1,6 +1,7 @@
 """Handing out the bytes of files; it loads nothing but numpy, since it is a process of its own."""
 
 import os
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ class Librarian:
     """
 
     def __init__(self, paths: dict[int, Path]) -> None:
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         self._files = {index: os.open(path, os.O_RDONLY) for index, path in paths.items()}
 
     def ready(self) -> bool:

@@ -56,12 +56,7 @@ class RemoteBuffer(ArrowBuffer):
     def __reduce__(self) -> Any:
         return RemoteBuffer, (self._state, self._files, self._librarian)
 
-    def _table(self, expert: int) -> ArrowTable:
-        if expert not in self._tables:
-            self._tables[expert] = self._found(expert)
-        return self._tables[expert]
-
-    def _found(self, expert: int) -> ArrowTable:
+    def _opened(self, expert: int) -> ArrowTable:
         path, size = expert_path(self.folder, expert), self._state["sizes"][expert]
         if path.is_file() and path.stat().st_size == size:
             table = open_arrow(path)

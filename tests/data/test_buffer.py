@@ -7,16 +7,17 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
 
+from raydd.data.about import describe
 from raydd.data.buffer import (
     ArrowBuffer,
     create_buffer,
-    describe,
     expert_path,
     finished,
     refresh_manifest,
@@ -510,3 +511,19 @@ def test_drawing_adds_little_private_memory(tmp_path):
         reader.communicate("")
         assert reader.returncode == 0
     assert sum(added) < 0.5 * size  # a private copy in each would be 2.0
+
+
+def test_many_experts_are_read_with_few_files_open(tmp_path, monkeypatch):
+    create_buffer(tmp_path, SPEC)
+    for index in range(9):
+        write_expert(tmp_path, SPEC, index, expert(index))
+    monkeypatch.setattr("raydd.data.buffer.OPEN_FILES", 4)
+    buffer = ArrowBuffer(tmp_path)
+
+    def mapped():
+        return sum(f"{tmp_path}/expert-" in line for line in Path("/proc/self/maps").read_text().splitlines())
+
+    for _ in range(2):
+        for index in range(9):
+            assert torch.equal(buffer.snapshot(index, 1), expert(index).theta[1])
+            assert mapped() <= 4

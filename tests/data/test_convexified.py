@@ -8,10 +8,10 @@ from itertools import pairwise
 import pytest
 import torch
 
+from raydd.data.about import describe
 from raydd.data.buffer import (
     ArrowBuffer,
     create_buffer,
-    describe,
     expert_path,
     finished,
     refresh_manifest,

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from raydd.config import DataConfig, ExpertConfig
-from raydd.data.buffer import ArrowBuffer, describe, expert_path, verify
+from raydd.data.about import describe, describe_place
+from raydd.data.buffer import ArrowBuffer, expert_path, verify
 from raydd.data.manifest import read_manifest
-from raydd.data.store import fetch, local_folder, mirror, open_store, shown
+from raydd.data.store import Store, fetch, local_folder, mirror, open_store, shown
 from raydd.data.transform import load_transform
-from raydd.experts import Given, Job, Part, Trainer, describe_place, outlet_of, prepare
+from raydd.experts import Given, Job, Part, Trainer, outlet_of, prepare
 
 FILES = ["expert-00000.arrow", "expert-00001.arrow", "manifest.json", "preprocessing.arrow"]
 
@@ -126,6 +127,7 @@ def test_an_expert_that_could_not_be_sent_is_sent_by_the_next_run(place, at, mon
 
     with monkeypatch.context() as patch:
         patch.setattr("raydd.data.places.Store.put", fail)
+        patch.setattr("raydd.data.outlet.PAUSES", ())
         with pytest.raises(OSError, match="cannot be written"):
             train(job, place, 0)
     path = expert_path(outlet.folder, 0)
@@ -182,3 +184,64 @@ def test_a_file_uri_is_a_folder(tmp_path):
     assert outlet_of("a") == (Path.cwd() / "a", None)
     with pytest.raises(ValueError, match="is no place for a buffer"):
         outlet_of("ftp://host/a")
+
+
+def test_a_store_that_fails_for_a_while_ends_no_run(place, at, monkeypatch):
+    outlet, job, _ = begin(place)
+    put, failed = Store.put, []
+
+    def failing(self, local, name):
+        if failed.count(name) < 2:
+            failed.append(name)
+            raise OSError(f"{self.shown} cannot be written")
+        put(self, local, name)
+
+    monkeypatch.setattr("raydd.data.places.Store.put", failing)
+    monkeypatch.setattr("raydd.data.outlet.PAUSES", (0.01, 0.01))
+    outlet.add(train(job, place, 0).entry)
+    assert failed == ["expert-00000.arrow"] * 2 + ["manifest.json"] * 2
+    assert [entry["index"] for entry in manifest(place)["experts"]] == [0]
+
+
+def test_a_full_disk_keeps_no_copy_of_what_is_in_the_store(place, at, monkeypatch):
+    _, job, _ = begin(place)
+    usage = shutil.disk_usage(job.folder)
+    size = expert_path(job.folder, train(job, place, 0).entry["index"]).stat().st_size
+    monkeypatch.setattr("raydd.experts.shutil.disk_usage", lambda folder: usage._replace(free=10 * size - 1))
+    train(job, place, 1)
+    assert "expert-00001.arrow" in names(place)
+    assert [expert_path(job.folder, index).exists() for index in range(2)] == [True, False]
+
+
+def test_two_runs_into_one_place_keep_each_others_experts(place, at):
+    """They began at once, before any had made the buffer; a third that wants another buffer is refused."""
+    settings = {"lr": 0.01}, {"lr": 0.01}, {"lr": 0.5}
+    runs = []
+    for name, recipe in zip(("one", "two", "three"), settings, strict=True):
+        at(name)
+        experts = ExpertConfig(network="MLP", num_experts=2, epochs=3, **recipe)
+        runs.append((name, experts, outlet_of(place)[1]))
+    jobs = []
+    for name, experts, outlet in runs[:2]:
+        at(name)
+        jobs.append(prepare(Job(DataConfig(), experts, 0, outlet.folder, "cpu"), outlet)[0])
+    for index, (name, _, outlet) in enumerate(runs[:2]):
+        at(name)
+        outlet.add(train(jobs[index], place, index).entry)
+    assert [entry["index"] for entry in manifest(place)["experts"]] == [0, 1]
+    at("three")
+    _, experts, outlet = runs[2]
+    with pytest.raises(ValueError, match=r"holds another buffer: recipe\.lr is 0\.01 instead of 0.5") as caught:
+        prepare(Job(DataConfig(), experts, 0, outlet.folder, "cpu"), outlet)
+    assert str(caught.value).startswith(shown(place))
+    at("driver")
+    assert verify(local_folder(place)) == []
+
+
+def test_a_buffer_that_lost_its_preprocessing_gets_it_again(place, at):
+    """A run was killed between the two, by an older version that put the manifest first."""
+    begin(place)
+    before = open_store(place).read("preprocessing.arrow")
+    open_store(place).delete("preprocessing.arrow")
+    begin(place)
+    assert open_store(place).read("preprocessing.arrow") == before

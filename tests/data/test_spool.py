@@ -193,3 +193,22 @@ def test_large_columns_are_let_go_of_as_they_are_read(tmp_path):
     assert len(calls) >= 3
     table.release()
     assert table.columns["theta"][4, -1] == 10 * 2**20 - 1
+
+
+def test_no_message_is_held_once_its_values_are_taken(tmp_path):
+    """What comes from a worker is a view of its message, which stays in the object store for as long as the view."""
+    spec = SPECS["kept in bfloat16"]
+    rows = Rows(spec, 0)
+    theta, buffers, accuracy, loss = (column[0] for column in snapshots(spec))
+    row = rows.row(theta, buffers, 0, accuracy, loss)
+    messages = []
+
+    def came(values):
+        message = np.frombuffer(bytearray(values.tobytes()), values.dtype)
+        messages.append(weakref.ref(message))
+        return message[:].reshape(values.shape)
+
+    names = ("norm", "theta", "buffers", "rounding")
+    with Spool(tmp_path, spec, 0) as spool:
+        spool.add(row._replace(**{name: came(getattr(row, name)) for name in names}))
+        assert [message() is None for message in messages] == [True] * 4

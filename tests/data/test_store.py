@@ -548,6 +548,56 @@ def test_what_is_written_for_a_place_gets_there(place, tmp_path):
     assert ("expert-00003.arrow" in there(place)) == place.startswith("file:")  # that is the folder itself
 
 
+def test_what_was_written_before_a_stop_is_there_for_the_next(place, tmp_path):
+    """Also when it was stopped as it was put there; a mirror that nobody writes to is cleared of what is gone."""
+
+    def stopped(index):
+        with written_folder(place) as folder:
+            create_buffer(folder, SPEC)
+            write_expert(folder, SPEC, index, expert(index))
+            refresh_manifest(folder)
+            raise KeyboardInterrupt
+
+    for index in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            stopped(index)
+    times = [expert_path(mirror(place), index).stat().st_mtime_ns for index in range(2)]
+    found = open_store(place)
+    (tmp_path / "begun").mkdir()
+    create_buffer(tmp_path / "begun", SPEC)  # the first thing that is put
+    found.put(tmp_path / "begun" / "manifest.json", "manifest.json")
+    with written_folder(place) as folder:
+        assert times == [expert_path(folder, index).stat().st_mtime_ns for index in range(2)]
+        make(folder)
+    assert there(place) == contents(make(tmp_path / "full"))
+    for name in found.names():
+        found.delete(name)
+    with written_folder(place) as folder:
+        assert list(contents(folder)) == ["unsent"]
+        make(folder)
+
+
+def test_a_new_buffer_under_an_old_name_has_its_own_preprocessing(place, tmp_path):
+    """Whose file is as large as that of the one before, and which a look at the manifest does not fetch."""
+    copy_buffer(make(tmp_path / "old"), place)
+    fetch(place)
+    new = make(tmp_path / "new", spec=dataclasses.replace(SPEC, preprocessing_hash="b" * 16), generation=1)
+    for name, data in contents(new).items():
+        (tmp_path / "file").write_bytes(data)
+        open_store(place).put(tmp_path / "file", name)
+    fetch(place, ("manifest.json",))
+    assert contents(fetch(place)) == contents(new)
+
+
+def test_what_a_worker_has_not_sent_yet_is_not_removed_by_a_fetch(place, tmp_path):
+    """A node that trains has no manifest in its mirror until somebody reads there."""
+    copy_buffer(make(tmp_path / "full"), place)
+    mirror(place).mkdir(parents=True)
+    write_expert(mirror(place), SPEC, 7, expert(7))
+    fetch(place)
+    assert expert_path(mirror(place), 7).exists()
+
+
 WORDS = ["--set", "steps=2", "--set", "student_steps=1", "--set", "window.high=1", "--set", "threads=1"]
 
 

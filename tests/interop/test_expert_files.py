@@ -15,6 +15,7 @@ from raydd.console import Screen
 from raydd.data.buffer import ArrowBuffer, expert_path, verify
 from raydd.data.datasets import load_dataset
 from raydd.data.manifest import read_manifest
+from raydd.data.store import open_store
 from raydd.data.transform import fit_transform, load_transform
 from raydd.interop.expert_files import find_experts, load_mapped
 from raydd.interop.expert_import import import_experts
@@ -388,6 +389,21 @@ def test_an_interrupted_import_goes_on(tmp_path):
     replays(folder, _2=[expert(4)])
     assert bring(folder, tmp_path / "out").new == 1
     assert torch.equal(ArrowBuffer(tmp_path / "out").snapshot(4, 1), flat(expert(4)[1]))
+
+
+def test_an_import_goes_to_an_uri_and_is_not_begun_anew_when_it_was_stopped(tmp_path, s3, monkeypatch):
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setattr("raydd.data.store.default_cache", lambda: tmp_path / "cache")
+    place = s3("bucket/imported")
+    folder = replays(tmp_path / "mtt", _0=[expert(0), expert(1)], _1=[expert(2), expert(3)])
+    with pytest.raises(KeyboardInterrupt):
+        bring(folder, place, screen=Stopped())
+    assert open_store(place).names() == {}
+    assert bring(folder, place).new == 2
+    bring(folder, tmp_path / "whole")
+    for name in open_store(place).names():
+        assert open_store(place).read(name) == (tmp_path / "whole" / name).read_bytes()
+    assert len(open_store(place).names()) == 6
 
 
 def test_a_folder_with_other_experts_is_refused(tmp_path, small_buffer):

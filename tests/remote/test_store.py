@@ -11,9 +11,13 @@ import pytest
 import torch
 
 from raydd.api import Where, distill
-from raydd.config import DistillConfig
-from raydd.data.buffer import ArrowBuffer, expert_path
+from raydd.config import DataConfig, DistillConfig, ExpertConfig
+from raydd.data.buffer import ArrowBuffer, expert_path, refresh_manifest, write_expert
+from raydd.data.expert_file import ExpertTrajectory
+from raydd.data.manifest import read_manifest
 from raydd.data.synset import SyntheticSet
+from raydd.experts import Job, prepare
+from raydd.numerics.rng import generator
 from raydd.remote.store import RemoteBuffer, share
 from raydd.settings import build
 
@@ -32,7 +36,7 @@ CLUSTER = """
     from raydd.settings import build
 
     if __name__ == "__main__":
-        folder, out, store = Path(sys.argv[1]), Path(sys.argv[2]), 200_000_000
+        folder, out, store, recipe = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[4]), json.loads(sys.argv[5])
         cluster = Cluster(
             initialize_head=True,
             head_node_args={"num_cpus": 0, "include_dashboard": False, "object_store_memory": store},
@@ -40,7 +44,7 @@ CLUSTER = """
         cluster.add_node(num_cpus=2, object_store_memory=store)
         ray.init(address=cluster.address, namespace="raydd", log_to_driver=False, logging_level="error")
         values = {"steps": 3, "student_steps": 2, "span": 1, "rollouts": 4, "threads": 1, "window": {"high": 1}}
-        config = build(DistillConfig, values, {"experts": {"network": "MLP", "num_experts": 2, "epochs": 3}})
+        config = build(DistillConfig, values, {"experts": recipe})
         buffer, work = open_buffer(folder, config, torch.device("cpu"))
         notes = []
         import raydd.remote.store
@@ -137,15 +141,36 @@ def test_it_pickles_small_and_carries_no_bytes_of_experts(ray2, large):
 def test_a_node_without_the_folder_distills_to_the_same_bits(tmp_path, small_buffer, share, way):
     folder = tmp_path / "buffer"
     shutil.copytree(small_buffer, folder)
-    script = tmp_path / "cluster.py"
+    check_elsewhere(folder, {"network": "MLP", "num_experts": 2, "epochs": 3}, share, 200_000_000, way)
+
+
+def check_elsewhere(folder, recipe, share, store, way):
+    """A node that cannot see the buffer's folder distills from it to what is distilled here; the folder is moved."""
+    out = folder.parent
+    script = out / "cluster.py"
     script.write_text(textwrap.dedent(CLUSTER))
-    words = [sys.executable, str(script), str(folder), str(tmp_path / "there"), str(share)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=240)
+    words = [sys.executable, script, folder, out / "there", share, store, json.dumps(recipe)]
+    done = subprocess.run([*map(str, words)], capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr
     assert way in json.loads(done.stdout.splitlines()[-1])[0]
     values = {"steps": 3, "student_steps": 2, "span": 1, "rollouts": 4, "threads": 1, "window": {"high": 1}}
-    config = build(DistillConfig, values, {"experts": {"network": "MLP", "num_experts": 2, "epochs": 3}})
-    here = distill(config, tmp_path / "here", buffer=small_buffer, where=Where(1, device="cpu"))
-    there = SyntheticSet.load(tmp_path / "there" / "synset.arrow")
+    config = build(DistillConfig, values, {"experts": recipe})
+    here = distill(config, out / "here", buffer=folder.with_name("away"), where=Where(1, device="cpu"))
+    there = SyntheticSet.load(out / "there" / "synset.arrow")
     assert torch.equal(here.images, there.images)
     assert torch.equal(here.lr, there.lr)
+
+
+@pytest.mark.slow
+def test_a_buffer_twice_the_object_stores_size_still_distills(tmp_path, cache):
+    """Experts of random walks, since only their size matters; Ray refuses stores much smaller than this."""
+    store, recipe = 80_000_000, {"network": "ConvNetW128", "num_experts": 8, "epochs": 35}
+    job, missing = prepare(Job(DataConfig(), ExpertConfig(**recipe), 0, tmp_path / "buffer", "cpu"))
+    spec = read_manifest(job.folder)[0]
+    parameters = sum(slot.numel for slot in spec.layout)
+    for index in missing:
+        theta = 0.01 * torch.randn(36, parameters, generator=generator(0, index)).cumsum(0)
+        write_expert(job.folder, spec, index, ExpertTrajectory(theta, None, range(36), [0.5] * 36, [1.0] * 36))
+    refresh_manifest(job.folder)
+    assert sum(path.stat().st_size for path in job.folder.iterdir()) > 2 * store
+    check_elsewhere(job.folder, recipe, 0.5, store, "copied to the others' disks (more than 50% of an object store")
