@@ -35,7 +35,7 @@ from raydd.data.synset import SyntheticSet
 from raydd.data.tensors import load_tensors
 from raydd.experts import Job, Trainer, prepare
 
-EXPERTS, EPOCHS, STEPS = 12, 60, 240
+EXPERTS, EPOCHS, STEPS = 12, 60, 160
 KEEPER = """
 import json, sys
 import ray
@@ -233,7 +233,8 @@ def distills(chaos: Chaos, scratch: Path, buffer: Path, wanted: SyntheticSet, ki
 def distillation(buffer: Path) -> list[str]:
     """The command that distills, without where it is done."""
     settings = {"steps": STEPS, "student_steps": 10, "span": 1, "threads": 1, "checkpoint_every": 10}
-    words = ["distill", "--buffer", str(buffer), "--rollouts", "4", "--network", "MLP"]
+    # 50 images a class: gradients too large for a message go through the nodes' object stores.
+    words = ["distill", "--buffer", str(buffer), "--rollouts", "4", "--network", "MLP", "--ipc", "50"]
     return words + [f"--set={name}={value}" for name, value in settings.items()]
 
 

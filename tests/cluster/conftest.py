@@ -17,11 +17,14 @@ NEEDED = ("ip", "nsenter", "rsync", "setpriv", "ssh", "ssh-keygen", "sshd", "uns
 
 # What a host does first, as process 1 of its own: a network card, this machine's disk read-only and small disks of its
 # own where something is written, and sshd. Arguments: name, last byte of the address, Python's environment, a folder
-# with keys and with what all hosts see as /mnt.
+# with keys and with what all hosts see as /mnt, the repository (seen even where a small disk would hide it).
 BOOT = r"""
 set -e
 hostname "$1"
 bench="$4"
+mount -t tmpfs -o mode=755 run /run
+mkdir /run/repository
+mount --bind "$5" /run/repository
 mount -t tmpfs -o mode=755 home /home
 mkdir -p /home/raydd/.ssh /home/raydd/raydd/.venv
 chmod 700 /home/raydd/.ssh
@@ -30,10 +33,10 @@ cp "$bench/keys/authorized_keys" /home/raydd/.ssh/
 cp /etc/skel/.bashrc /home/raydd/
 mount --bind "$3" /home/raydd/raydd/.venv
 mount --bind "$bench/shared" /mnt
-mount -t tmpfs -o mode=755 run /run
 mount -t tmpfs -o mode=1777 tmp /tmp
 mount -t tmpfs -o mode=1777 tmp /var/tmp
 mount -t tmpfs -o mode=1777 shm /dev/shm
+[ -e "$5" ] || { mkdir -p "$5"; mount --bind /run/repository "$5"; mount -o remount,bind,ro "$5"; }
 sed 's#^root:.*#root:x:0:0:root:/home/raydd:/bin/bash#' /etc/passwd > /run/passwd
 printf '127.0.0.1 localhost\n10.83.0.%s %s\n' "$2" "$1" > /run/hosts
 mount --bind /run/passwd /etc/passwd
@@ -89,7 +92,7 @@ class Host:
         self._switch, self._port = switch, f"port{number}"
         self._started = []
         words = ["unshare", "--net", "--mount", "--pid", "--fork", "--uts", "--ipc", "--mount-proc", "--kill-child"]
-        words += ["bash", "-c", BOOT, "boot", name, str(number), sys.prefix, str(bench)]
+        words += ["bash", "-c", BOOT, "boot", name, str(number), sys.prefix, str(bench), str(ROOT)]
         with (bench / f"{name}.log").open("wb") as log:
             self.process = start(words, stdout=log, stderr=log)
         self.pid = child(self.process)
