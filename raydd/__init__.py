@@ -4,6 +4,14 @@ Four verbs: `train_experts`, `distill`, `tune`, `evaluate`; what flows between t
 (`ArrowBuffer`) and synthetic sets (`SyntheticSet`). A set can also rank architectures (`rank_architectures`), be the
 memory of class-incremental learning (`evaluate_continual`), and come from or go to other projects' files
 (`read_synset`, `write_synset`).
+
+What these names give and take beside each other is found in its module: `raydd.data.datasets.Dataset` of
+`load_dataset`, `raydd.tuner.Results` of `tune`, `raydd.data.trajectory` for sources of trajectories of one's own.
+
+>>> import raydd
+>>> config = raydd.DistillConfig(method="random", ipc=2)
+>>> config.method in raydd.METHODS, config.data.dataset in raydd.DATASETS, config.experts.network
+(True, True, 'ConvNetW32')
 """
 
 from importlib import import_module
@@ -14,9 +22,8 @@ if TYPE_CHECKING:
     from raydd.config import DataConfig, DistillConfig, EvaluateConfig, ExpertConfig, ExpertsConfig
     from raydd.continual import evaluate_continual
     from raydd.data.buffer import ArrowBuffer
-    from raydd.data.datasets import DATASETS, Dataset, load_dataset
+    from raydd.data.datasets import DATASETS, load_dataset
     from raydd.data.synset import SyntheticSet
-    from raydd.data.trajectory import InMemory, Segment
     from raydd.evaluation import evaluate
     from raydd.interop.reading import read_synset
     from raydd.interop.writing import write_synset
@@ -24,7 +31,7 @@ if TYPE_CHECKING:
     from raydd.models.zoo import NETWORKS
     from raydd.nas import NasConfig, rank_architectures
     from raydd.training.protocol import PROTOCOLS
-    from raydd.tuner import Results, tune
+    from raydd.tuner import tune
     from raydd.tuning.shipped import load_space
     from raydd.tuning.space import Space
 
@@ -45,15 +52,11 @@ _HOMES = {
     "ExpertsConfig": "config",
     "ArrowBuffer": "data.buffer",
     "DATASETS": "data.datasets",
-    "Dataset": "data.datasets",
     "load_dataset": "data.datasets",
     "SyntheticSet": "data.synset",
-    "InMemory": "data.trajectory",
-    "Segment": "data.trajectory",
     "METHODS": "methods",
     "NETWORKS": "models.zoo",
     "PROTOCOLS": "training.protocol",
-    "Results": "tuner",
     "tune": "tuner",
     "load_space": "tuning.shipped",
     "Space": "tuning.space",
@@ -66,15 +69,11 @@ __all__ = [
     "PROTOCOLS",
     "ArrowBuffer",
     "DataConfig",
-    "Dataset",
     "DistillConfig",
     "EvaluateConfig",
     "ExpertConfig",
     "ExpertsConfig",
-    "InMemory",
     "NasConfig",
-    "Results",
-    "Segment",
     "Space",
     "SyntheticSet",
     "Where",
@@ -91,8 +90,15 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Load a public name from its module when it is first asked for, so that importing stays cheap."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'raydd' has no attribute {name!r}")
-    return getattr(import_module(f"raydd.{_HOMES[name]}"), name)
+if not TYPE_CHECKING:  # a type checker would take any name for one that is found so
+
+    def __getattr__(name: str) -> Any:
+        """Load a public name from its module when it is first asked for, so that importing stays cheap."""
+        if name not in _HOMES:
+            raise AttributeError(f"module 'raydd' has no attribute {name!r}")
+        return getattr(import_module(f"raydd.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """The public names, also those that are not loaded yet: what a notebook completes to."""
+    return sorted({*globals(), *__all__})

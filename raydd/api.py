@@ -22,6 +22,7 @@ from raydd.data.store import local_folder
 from raydd.data.synset import SyntheticSet
 from raydd.experts import Job, default_buffer, outlet_of
 from raydd.families import check_method, needs_experts
+from raydd.live import follow
 from raydd.memory import keep_memory
 from raydd.methods import complete
 from raydd.report.picture import grid, save_png
@@ -63,6 +64,8 @@ def train_experts(
         ValueError: Unknown data set or network, or a folder that holds another buffer; nothing is written.
         RuntimeError: An expert failed; those finished are kept, and the same call goes on.
         OSError: The URI cannot be read or written.
+
+    Example: examples/experts_and_distill.py (it starts a Ray).
     """
     from raydd.remote.experts import prepare, train_missing
     from raydd.remote.session import check_share, session
@@ -132,11 +135,17 @@ def distill(
         screen: Where progress is told.
 
     Returns:
-        The synthetic set; also ``out/synset.arrow``.
+        The synthetic set; also ``out/synset.arrow``. Beside it ``frames/`` shows it at about 20 outer steps, and
+        ``tensorboard/`` tells TensorBoard of all.
 
     Raises:
         ValueError: Whatever cannot run is refused before anything is written.
         FloatingPointError: The loss stays infinite or NaN; the checkpoint is kept.
+
+    >>> import tempfile, raydd
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     raydd.distill(raydd.DistillConfig(method="random", ipc=2, threads=1), folder).images.shape
+    torch.Size([20, 1, 8, 8])
     """
     screen, out = screen or Screen(), Path(out)
     keep_memory()
@@ -168,23 +177,10 @@ def distill(
         told = words(config.model_copy(update={"preset": DistillConfig().preset}), beside=DistillConfig())
         screen.note(f"preset {config.preset}: {told} (all else as by default; {out / 'config.yaml'} has everything)")
         screen.note(f"needs {need.words()}")
-        _follow(run, screen)
+        follow(run, screen)
     synset = SyntheticSet.load(out / "synset.arrow")
     save_png(grid(synset), out / "synset.png")
     return synset
-
-
-def _follow(run: Run, screen: Screen) -> None:
-    """Take a run's steps, telling of each."""
-    config, start, first = run.config, time.monotonic(), None
-    with screen.progress(f"{config.method}, ipc {config.ipc}", config.steps) as update:
-        for step in run.steps():
-            first = step.step if first is None else first
-            if step.rolled_back_to is not None:
-                screen.note(f"step {step.step}: loss {step.loss}, rolled back to step {step.rolled_back_to}")
-            pace = (time.monotonic() - start) / (step.step - first + 1)
-            rest = left(pace * (config.steps - step.step))
-            update(step.step, f"loss {step.loss:.4f}, lr {step.lr:.2e} {rest}")
 
 
 @contextmanager

@@ -222,7 +222,13 @@ class DistillConfig(Config):
 
 
 class ExpertsConfig(Config):
-    """A buffer of experts: the images, the experts, and the seed of every draw."""
+    """A buffer of experts.
+
+    Attributes:
+        data: The images.
+        experts: The experts.
+        seed: Every draw comes from it, by the expert's number.
+    """
 
     data: DataConfig = DataConfig()
     experts: ExpertConfig = ExpertConfig()

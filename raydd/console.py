@@ -9,14 +9,20 @@ from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 PLAIN_SECONDS = 10.0
+DRAW_SECONDS = 0.5
+DRAW_SHARE = 0.01  # of the time may be spent on drawing
+DRAW_WIDTH = 60
 Update = Callable[[float, str], None]
 """(done so far, what to say beside it)."""
 Redraw = Callable[[Callable[[], RenderableType], str], None]
 """(what draws the picture, the same in a line)."""
+Show = Callable[[float, str, Callable[[], RenderableType]], None]
+"""(done so far, what to say beside it, what draws the picture below it)."""
 
 
 class Screen:
@@ -38,7 +44,7 @@ class Screen:
     @contextmanager
     def progress(self, title: str, total: float) -> Iterator[Update]:
         """A live bar on a terminal; elsewhere a plain line every ten seconds."""
-        if not self._err.is_terminal:
+        if not self._moves:
             yield self._plain(title, total)
             return
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -49,12 +55,48 @@ class Screen:
     @contextmanager
     def live(self, title: str) -> Iterator[Redraw]:
         """A picture that is drawn anew in place on a terminal; elsewhere a plain line every ten seconds."""
-        if not self._err.is_terminal:
+        if not self._moves:
             plain = self._plain(title, 0)
             yield lambda draw, words: plain(0, words)
             return
         with Live(console=self._err, transient=True, refresh_per_second=2) as live:
             yield lambda draw, words: live.update(Group(draw(), Text(f"{title}: {words}")))
+
+    @property
+    def _moves(self) -> bool:
+        """Whether what was written can be written over."""
+        return self._err.is_terminal and not self._err.is_dumb_terminal
+
+    @property
+    def draws(self) -> bool:
+        """Whether pictures can be drawn: a terminal of 256 colours or more that is 60 columns wide."""
+        console = self._err
+        colours = not console.no_color and console.color_system in {"256", "truecolor"}
+        return self._moves and colours and not console.options.ascii_only and console.width >= DRAW_WIDTH
+
+    @contextmanager
+    def watch(self, title: str, total: float) -> Iterator[Show]:
+        """A panel with a bar and a picture below it, where pictures can be drawn; elsewhere as `progress`.
+
+        It is drawn at most twice a second, and so seldom that it takes a hundredth of the time.
+        """
+        if not self.draws:
+            with self.progress(title, total) as update:
+                yield lambda done, words, draw: update(done, words)
+            return
+        bar = Progress(BarColumn(bar_width=None), MofNCompleteColumn(), TimeElapsedColumn(), expand=True)
+        task, due = bar.add_task(title, total=total), 0.0
+
+        def show(done: float, words: str, draw: Callable[[], RenderableType]) -> None:
+            nonlocal due
+            if (now := time.monotonic()) < due:
+                return
+            bar.update(task, completed=done)
+            live.update(Panel(Group(bar, Text(words), draw()), title=Text(title)), refresh=True)
+            due = now + max(DRAW_SECONDS, (time.monotonic() - now) / DRAW_SHARE)
+
+        with Live(console=self._err, transient=True, auto_refresh=False) as live:
+            yield show
 
     def _plain(self, title: str, total: float) -> Update:
         last = time.monotonic()

@@ -139,6 +139,8 @@ def evaluate_continual(  # noqa: PLR0913 - as `evaluate`, and two more
     Raises:
         ValueError: Impossible steps, what only `evaluate` does, an unknown data set, network, protocol or baseline, or
             sets or experts that do not fit the images.
+
+    Example: examples/continual_learning.py (it starts a Ray).
     """
     screen, png = screen or Screen(), Path(out) / "continual.png"
     keep_memory()

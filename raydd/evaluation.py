@@ -66,6 +66,8 @@ def evaluate(
 
     Raises:
         ValueError: Unknown data set, network, protocol or score, or sets or experts that do not fit the images.
+
+    Example: examples/experts_and_distill.py (it starts a Ray).
     """
     screen = screen or Screen()
     keep_memory()

@@ -117,6 +117,8 @@ def rank_architectures(
     Raises:
         ValueError: In one line, before anything is trained: what is unknown, does not fit, or is missing.
         RuntimeError: A training failed; those that are finished are kept.
+
+    Example: examples/rank_architectures.py (it starts a Ray).
     """
     screen, out = screen or Screen(), Path(out)
     keep_memory()

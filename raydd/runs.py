@@ -16,15 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from raydd.checks import (
-    check_learned,
-    check_selection,
-    check_start,
-    claim,
-    first_difference,
-    read_config,
-    without_last,
-)
+from raydd.checks import check_learned, check_selection, check_start, claim, first_difference, read_config, without_last
 from raydd.config import DistillConfig
 from raydd.data.buffer import ArrowBuffer, expert_path
 from raydd.data.files import open_arrow, sweep, write_atomic
@@ -134,6 +126,11 @@ class Run:
     def history(self) -> tuple[dict[str, Any], ...]:
         """Scores on the validation split so far, oldest first: ``step, split, networks, mean``."""
         return tuple(self._log.history)
+
+    @property
+    def synset(self) -> SyntheticSet:
+        """The set as it stands, a copy; labels that experts give at the end are not there yet."""
+        return self._distillation.result
 
     @property
     def _checkpoint(self) -> Path:

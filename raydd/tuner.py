@@ -126,6 +126,8 @@ def tune(
     Raises:
         ValueError: A space that cannot be searched, or a folder that holds another search; nothing is trained.
         RuntimeError: Ray failed; all that trials have reported is kept, and ``resume`` goes on.
+
+    Example: examples/tune.py, and examples/tune_own_space.py for a space of one's own (they start a Ray).
     """
     from raydd.remote.session import session
     from raydd.remote.tune import Loggers, callbacks

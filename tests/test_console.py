@@ -3,6 +3,7 @@ import json
 
 import pytest
 from rich.console import Console
+from rich.text import Text
 
 from raydd import console
 from raydd.console import Screen, clock, left
@@ -85,3 +86,101 @@ def test_progress_on_a_terminal_is_a_bar_that_goes_away(monkeypatch):
     assert "5 s left" in text
     assert "a note\n" in text.replace("\r", "")
     assert "\x1b[2K" in text  # the bar's line is erased
+
+
+def terminal(screen, **options):
+    """Puts a screen on a terminal; returns what it is sent."""
+    file = io.StringIO()
+    options = {"force_terminal": True, "color_system": "truecolor", "width": 80, "height": 30} | options
+    screen._err = Console(file=file, **options)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("options", "environment", "draws"),
+    [
+        ({}, {}, True),
+        ({"color_system": "256"}, {}, True),
+        ({"width": 60}, {}, True),
+        ({"width": 59}, {}, False),
+        ({"color_system": "standard"}, {}, False),
+        ({"color_system": None}, {}, False),
+        ({"force_terminal": False}, {}, False),
+        ({}, {"NO_COLOR": "1"}, False),
+        ({}, {"TERM": "dumb"}, False),
+        ({"color_system": "auto"}, {"TERM": "xterm-256color", "COLORTERM": ""}, True),
+        ({"color_system": "auto"}, {"TERM": "xterm", "COLORTERM": ""}, False),
+        ({"color_system": "auto"}, {"TERM": "xterm", "COLORTERM": "truecolor"}, True),
+        ({"color_system": "auto"}, {"TERM": "dumb", "COLORTERM": "truecolor"}, False),
+    ],
+)
+def test_pictures_are_drawn_where_the_terminal_can(options, environment, draws, monkeypatch):
+    for name in ("NO_COLOR", "FORCE_COLOR", "TERM"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    screen, asked = Screen(), []
+    file = terminal(screen, **options)
+    assert screen.draws == draws
+    with screen.watch("mtt", 40) as show:
+        show(7, "5 s left", lambda: asked.append(0) or Text("PICTURE"))
+        screen.note("a note")
+    text = file.getvalue().replace("\r", "")
+    assert ("PICTURE" in text) == draws == bool(asked)
+    assert "a note\n" in text
+    if options.get("force_terminal", True) and environment.get("TERM") != "dumb":
+        assert "7/40" in text
+        assert "5 s left" in text
+    else:
+        assert text == "a note\n"
+
+
+def test_letters_that_a_terminal_has_not_are_not_drawn(monkeypatch):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    screen, file = Screen(), io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    screen._err = Console(file=file, force_terminal=True, color_system="truecolor", width=80)
+    assert not screen.draws
+
+
+def test_the_panel_is_drawn_when_it_is_due_and_goes_away(monkeypatch, ticking):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    screen, drawn = Screen(), []
+    file = terminal(screen)
+
+    def draw():
+        drawn.append(ticking[0] - 100)
+        ticking[0] += {1: 0.25, 26: 0.25, 51: 0.0625}.get(drawn[-1], 0)  # what drawing takes
+        return Text("PICTURE")
+
+    with screen.watch("a [bold]title[/bold]", 400) as show:
+        for quarter in range(4 * 58):
+            ticking[0] = 100 + quarter / 4
+            show(quarter, "words [x]", draw)
+    assert drawn == [0, 0.5, 1, 26, 51, 57.25, 57.75]
+    text = file.getvalue()
+    assert "a [bold]title[/bold]" in text
+    assert "words [x]" in text
+    assert text.rstrip("\r\n").endswith("\x1b[2K")  # its lines are erased
+
+
+def test_a_dumb_terminal_has_plain_lines(monkeypatch, ticking):
+    monkeypatch.setenv("TERM", "dumb")
+    screen = Screen()
+    file = terminal(screen, color_system="auto")
+    with screen.progress("experts", 40) as update, screen.watch("mtt", 40) as show, screen.live("trials") as redraw:
+        ticking[0] = 110
+        update(7, "5 s left")
+        show(8, "loss 1", lambda: pytest.fail("nothing is drawn"))
+        redraw(lambda: pytest.fail("nothing is drawn"), "2 done")
+    assert file.getvalue() == "experts: 7 of 40 5 s left\nmtt: 8 of 40 loss 1\ntrials: 2 done\n"
+
+
+def test_away_from_a_terminal_the_panel_is_a_line_every_ten_seconds(capsys, ticking):
+    with Screen().watch("mtt", 40) as show:
+        for second in range(25):
+            ticking[0] = 100 + second
+            show(second, f"loss {second}", lambda: pytest.fail("nothing is drawn"))
+    out, err = capsys.readouterr()
+    assert (out, err.splitlines()) == ("", ["mtt: 10 of 40 loss 10", "mtt: 20 of 40 loss 20"])

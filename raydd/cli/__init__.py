@@ -2,19 +2,25 @@
 
 import os
 import sys
+import traceback
+from typing import Annotated
 
 import typer
 
 from raydd.cli.ablate import app as ablate
 from raydd.cli.analyse import app as analyse
 from raydd.cli.continual import app as continual
+from raydd.cli.doctor import app as doctor
 from raydd.cli.evaluate import app as evaluate
 from raydd.cli.files import app as files
 from raydd.cli.nas import app as nas
+from raydd.cli.report import app as report
 from raydd.cli.tune import app as tune
 from raydd.cli.verbs import app as verbs
 
 INTERRUPTED = 130
+REFUSALS = (ValueError, FileExistsError, NotADirectoryError)  # the latter two: a path that cannot be written
+FAILURES = (RuntimeError, FloatingPointError, OSError, MemoryError)
 
 app = typer.Typer(
     name="raydd",
@@ -28,8 +34,33 @@ app.add_typer(ablate)
 app.add_typer(continual)
 app.add_typer(tune)
 app.add_typer(nas)
+app.add_typer(report)
 app.add_typer(files)
 app.add_typer(analyse, name="analyse")
+app.add_typer(doctor)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import PackageNotFoundError, version
+
+        found = {}
+        for name in ("raydd", "torch", "ray"):
+            try:
+                found[name] = version(name)
+            except PackageNotFoundError:
+                found[name] = "not installed"
+        print(f"raydd {found['raydd']} (torch {found['torch']}, ray {found['ray']})")
+        raise typer.Exit()
+
+
+@app.callback()
+def _all_commands(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print versions, and end.")
+    ] = False,
+) -> None:
+    pass
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -39,6 +70,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code; errors are one line on stderr."""
+    if "_RAYDD_COMPLETE" in os.environ:
+        from raydd.cli.completion import complete_values
+
+        complete_values(app)
     try:
         code = typer.main.get_command(app).main(arguments, prog_name="raydd", standalone_mode=False)
         if code == INTERRUPTED:  # typer's answer to Ctrl-C
@@ -51,10 +86,26 @@ def run(arguments: list[str] | None = None) -> int:
     except typer.TyperException as error:
         usage = getattr(error, "format_message", lambda: "")().strip()
         return _fail(f"{usage or 'a command is needed'} (see raydd --help)", 2)
-    except (ValueError, FileExistsError, NotADirectoryError) as error:  # the latter two: a path that cannot be written
+    except Exception as error:
+        return _failed(error)
+
+
+def _failed(error: Exception) -> int:
+    """The exit code of an error that is told in one line; any other is raised on."""
+    if _while_importing(error):
+        line = f"{type(error).__name__}: {error}; `raydd doctor` says what is wrong with the installation"
+        return _fail(line, 1)
+    if isinstance(error, REFUSALS):
         return _fail(str(error), 2)
-    except (RuntimeError, FloatingPointError, OSError, MemoryError) as error:
+    if isinstance(error, FAILURES):
         return _fail(str(error) or type(error).__name__, 1)
+    raise error
+
+
+def _while_importing(error: Exception) -> bool:
+    """Whether a module could not be imported: it is missing, or its own lines raised the error."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return isinstance(error, ImportError) or any(frame.f_code.co_name == "<module>" for frame, _ in frames)
 
 
 def _fail(message: str, code: int) -> int:

@@ -35,13 +35,14 @@ def quickstart(
     device: DeviceOption = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Experts, a distilled set and its scores, on the bundled digits: the whole job in a few minutes."""
+    """Experts, a distilled set, its scores and a report, on the bundled digits: the whole job in a few minutes."""
     from raydd import api
     from raydd.config import DistillConfig, ExpertsConfig
     from raydd.console import Screen
     from raydd.evaluation import evaluate, save_scores
     from raydd.methods import complete
     from raydd.preset import load_preset
+    from raydd.report.page.build import write_report
     from raydd.settings import build, parse_settings
 
     screen, where = Screen(as_json), api.Where(num_workers=2, device=known_device(device))
@@ -55,7 +56,11 @@ def quickstart(
     scores = evaluate([synset], where=where, screen=screen)
     save_scores(scores, out / "scores.json")
     outputs = {name: str(out / name) for name in ("config.yaml", "metrics.jsonl", "synset.arrow", "synset.png")}
-    show_scores(screen, scores, outputs | {"buffer": str(buffer), "scores.json": str(out / "scores.json")})
+    outputs |= {"buffer": str(buffer), "scores.json": str(out / "scores.json")}
+    outputs |= {"report": str(write_report([out], out / "report.html"))}
+    show_scores(screen, scores, outputs)
+    if not as_json:
+        print(f"open {outputs['report']}")
 
 
 @app.command(epilog="Example: raydd experts --dataset digits --num-experts 20 --num-workers 2")

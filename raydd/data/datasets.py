@@ -138,6 +138,10 @@ DATASETS: dict[str, Row] = {
     "tiny_imagenet": Row(200, 3, 64, *IMAGENET, True, find_tiny_imagenet),
     **{name: Row(10, 3, 128, *IMAGENET, True, partial(find_imagenet, name=name), resize=True) for name in SUBSETS},
 }
+"""The data sets that have a name: those of the distillation papers, and scikit-learn's digits, which need no download.
+
+A script may add a row of its own; a path needs none.
+"""
 
 
 def default_root() -> Path:
@@ -166,8 +170,15 @@ def load_dataset(
         validation: Part of each class of the training images that is held out, in [0, 1).
         root: Folder of raw data of the named data sets; ``$RAYDD_DATA`` or ``~/.cache/raydd/data``.
 
+    Returns:
+        The data set; its images are memory-mapped, and only those that are taken are read.
+
     Raises:
         ValueError: Unknown name, missing path, unreadable or unlabelled images; one line with the remedy.
+
+    >>> digits = load_dataset("digits")
+    >>> len(digits.classes), digits.channels, digits.size, len(digits.train), len(digits.validation), len(digits.test)
+    (10, 1, 8, 1293, 145, 359)
     """
     if not 0 <= validation < 1:
         raise ValueError(f"validation is {validation}: give a fraction of the training images in [0, 1)")

@@ -51,6 +51,9 @@ def read_synset(
         formation: How stored images become those that networks see, where the layout keeps mosaics; a number is
             their factor alone, with the recorded decoding where the recorded factor is the same.
 
+    Returns:
+        The set, the layout of its files, and what was assumed, a line each. `write_synset` has an example.
+
     Raises:
         ValueError: Missing or damaged files, files with code, no data set named, or a set that does not fit it.
     """

@@ -13,6 +13,8 @@ from raydd.recipe import Recipe, Setup
 from raydd.settings import Tree, build
 
 METHODS: dict[str, Callable[[Setup], Recipe]] = trajectory.METHODS | statistic.METHODS | coreset.METHODS
+"""The methods by name, as ``DistillConfig.method`` takes them; a script may add a row of its own."""
+
 DEFAULTS: dict[str, Tree] = trajectory.DEFAULTS | statistic.DEFAULTS | coreset.DEFAULTS
 """What a method sets where neither a preset nor the user does."""
 

@@ -61,6 +61,7 @@ NETWORKS: dict[str, Network] = {
     "ResNet18BN": Network(partial(resnet, blocks=(2, 2, 2, 2), norm=nn.BatchNorm2d), smallest=2),
     "DenseNet121": Network(partial(densenet, blocks=(6, 12, 24, 16)), smallest=2),
 }
+"""The networks that have a name; parts after it change their width, depth and layers, see above."""
 
 _PARTS: dict[str, tuple[str, str]] = {
     "NN": ("norm", "none"),

@@ -43,8 +43,15 @@ def load_space(name: str | Path) -> Space:
     Args:
         name: Of a shipped space, or a path of a YAML file.
 
+    Returns:
+        The space, which is known to be searchable.
+
     Raises:
         ValueError: In one line, naming the file, the key and the remedy.
+
+    >>> space = load_space("datm_digits")
+    >>> space.method, space.dataset, space.budget.samples
+    ('datm', 'digits', 32)
     """
     path = folder() / f"{name}.yaml"
     if not str(name).isidentifier() or not path.is_file():

@@ -48,6 +48,8 @@ FLAGS = {
     | {"--space", "--num-samples", "--max-concurrent", "--time-budget", "--resume", "--gpus-per-trial"}
     | {"--dataset", "--network", "--buffer", "--seeds", "--protocol", "--epochs", "--real-epochs"}
     | {"--mlflow", "--wandb"},
+    "doctor": COMMON,
+    "report": COMMON | {"--out"},
     "spaces": COMMON,
     "datasets": COMMON | {"--set"},
     "export": COMMON | {"--out", "--format", "--hard"},

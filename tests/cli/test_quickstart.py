@@ -22,6 +22,6 @@ def test_quickstart_distills_digits_and_scores_them_honestly(beside):
     assert scores["whole"]["mean"] > scores["distilled"]["mean"]
     for path in document["outputs"].values():
         assert (folder / path).exists()
-    assert {"config.yaml", "metrics.jsonl", "synset.arrow", "synset.png"} <= set(document["outputs"])
+    assert {"config.yaml", "metrics.jsonl", "synset.arrow", "synset.png", "report"} <= set(document["outputs"])
     assert len(SyntheticSet.load(folder / "run" / "synset.arrow").images) == 10
     assert not (folder / "runs").exists()

@@ -14,7 +14,10 @@ WRITTEN = {
         "ddranking/images.pt",
         "hf/data/train-00000-of-00001.parquet",
     ),
+    "own_dataset": ("shapes/ring/0039.png", "run/synset.arrow", "run/synset.png"),
+    "own_method": ("dm/synset.arrow", "spread/synset.arrow", "spread/config.yaml"),
     "rank_architectures": ("set/synset.arrow", "nas/nas.json", "nas/ranking.csv", "nas/nas.png", "nas/real.json"),
+    "submit_to_cluster": ("manifest.json", "expert-00001.arrow"),
     "tune": ("results.parquet", "best.yaml", "best/synset.arrow", "scores.json", "figures/values.png"),
     "tune_own_space": ("results.parquet", "best.yaml", "figures/pareto.png", "trials/0003/synset.arrow"),
 }
@@ -22,15 +25,24 @@ PRINTED = {
     "continual_learning": r"^DM +5 steps: (\d+\.\d ){5}% of the classes seen$",
     "experts_and_distill": r"^MTT +\d+\.\d ± \d+\.\d %$",
     "other_projects": r"^theirs +MLP +\d+\.\d ± \d+\.\d %$",
+    "own_dataset": r"^shapes: cross, disc, ring, square; \d+ training, \d+ validation and 32 test images; no test .*\n"
+    r"DM +\d+\.\d ± \d+\.\d %$",
+    "own_method": r"^dm +\d+\.\d ± \d+\.\d %\nspread +\d+\.\d ± \d+\.\d %$",
     "rank_architectures": r"^  its best is ConvNetW\d+D\d\w+: \d+\.\d % when it is trained on real data",
+    "submit_to_cluster": r"^raysubmit_\w+ has succeeded; its last lines:(\n.*){1,5}",
     "tune": r"^trial 2: (complete|pruned), \d+\.\d % on validation images$",
     "tune_own_space": r"^trial \d: \d+\.\d % on validation images in \d+\.\d+ s, \{'student_steps': \d+, 'span'",
 }
 
 
+SLOW = {"submit_to_cluster"}
+"""A Ray with a dashboard takes long to start."""
+
+
 def run_beside(script):
     """The script, run from another directory beside the tests before its own."""
-    return pytest.param(script, marks=pytest.mark.beside(sys.executable, str(script), "--smoke", OMP_NUM_THREADS="1"))
+    marks = [pytest.mark.beside(sys.executable, str(script), "--smoke", OMP_NUM_THREADS="1")]
+    return pytest.param(script, marks=[*marks, pytest.mark.slow] if script.stem in SLOW else marks)
 
 
 @pytest.mark.remote
@@ -55,3 +67,8 @@ def test_examples_are_short_and_say_how_long_they_take(script):
     told = text.split('"""')[1]
     assert re.search(r"About \w+ minutes? on two cores", told)
     assert f"python examples/{script.name} [--smoke]" in told
+
+
+def test_the_first_example_is_the_whole_job_in_twenty_lines():
+    text = re.sub(r'""".*?"""', "", (FOLDER / "experts_and_distill.py").read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert len([line for line in text.splitlines() if line.strip() and not line.strip().startswith("#")]) <= 20

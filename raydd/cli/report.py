@@ -1,0 +1,55 @@
+"""The command that makes a page of runs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from raydd.cli.options import AsJson
+
+app = typer.Typer()
+Runs = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="RUN...",
+        help="Folders of distill, tune, nas, continual, ablate or experts, or files scores.json and synset.arrow.",
+    ),
+]
+PAGE = "report.html"
+
+
+@app.command(epilog="Example: raydd report runs/quickstart")
+def report(
+    runs: Runs,
+    out: Annotated[
+        Path | None,
+        typer.Option(help=f"The page; by default {PAGE} in the run's folder, of several runs {PAGE} here."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """One HTML page of a run, or of several side by side, that needs no network and no second file."""
+    from raydd.console import Screen
+    from raydd.report.page.build import write_report
+
+    page = page_path(runs, out)
+    write_report(runs, page)
+    screen, document = Screen(as_json), {"runs": [str(run) for run in runs], "outputs": {"report": str(page)}}
+    screen.result(document, lambda console: console.print(f"open {page}", markup=False))
+
+
+def page_path(runs: Sequence[Path], out: Path | None) -> Path:
+    """Where the page of runs goes.
+
+    Raises:
+        ValueError: It is no name of a page, or cannot be a file.
+    """
+    if out is None:
+        if len(runs) != 1:
+            return Path(PAGE)
+        return runs[0] / PAGE if runs[0].is_dir() else runs[0].parent / PAGE
+    if out.is_dir():
+        raise ValueError(f"--out {out} is a folder; name a file, such as {out / PAGE}")
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"--out {out}: a report is a page; use {out.with_suffix('.html')}")
+    return out

@@ -1,0 +1,108 @@
+"""TensorBoard's event files of a run: ``tensorboard/events.out.tfevents.*``.
+
+Each event is written at once, so that a killed run leaves all it has told of. A run that goes back to a step says so
+in the file, and TensorBoard forgets what came after it.
+"""
+
+import importlib
+import socket
+import struct
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, BinaryIO
+
+from PIL import Image
+
+FOLDER = "tensorboard"
+MISSING = "no files for TensorBoard: tensorboardX is not installed; for the next run, uv pip install tensorboardX"
+
+
+class Events:
+    """An event file, made with the first event.
+
+    Args:
+        folder: Where it goes, among those of the run's earlier processes.
+        done: The outer step at which this process begins; what others told of later ones is forgotten.
+        config: What the first file tells of the run: its settings.
+        note: Is told where they cannot be written.
+    """
+
+    def __init__(self, folder: Path, done: int, config: str, note: Callable[[str], None]) -> None:
+        self._folder, self._done, self._config, self._note = folder, done, config, note
+        self._kinds: Any = None
+        self._file: BinaryIO | None = None
+        self._missing = False
+
+    def add(self, step: int, scalars: Mapping[str, float], picture: Path | None = None) -> None:
+        """What was measured at an outer step, by name, and the PNG that was made of it."""
+        if not self._open():
+            return
+        kind = self._kinds.Summary
+        values = [kind.Value(tag=name, simple_value=value) for name, value in scalars.items()]
+        if picture is not None:
+            values.append(kind.Value(tag="synthetic images", image=self._image(picture)))
+        self._write(step, summary=kind(value=values))
+
+    def go_back(self, step: int) -> None:
+        """Forget what was told of later outer steps than this."""
+        if self._open():
+            self._write(step + 1, session_log=self._kinds.SessionLog(status=self._kinds.SessionLog.START))
+
+    def close(self) -> None:
+        """No more events will come."""
+        if self._file is not None:
+            self._file.close()
+
+    def _open(self) -> bool:
+        """Whether there is a file to write to."""
+        if self._file is not None or self._missing:
+            return not self._missing
+        try:
+            self._kinds = _kinds()
+        except ImportError:
+            self._missing = True
+            self._note(MISSING)
+            return False
+        self._folder.mkdir(parents=True, exist_ok=True)
+        before = len([*self._folder.glob("events.out.tfevents.*")])
+        name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{before:04d}"
+        self._file = (self._folder / name).open("xb", buffering=0)
+        self._write(0, file_version="brain.Event:2")
+        if before:
+            self.go_back(self._done)
+        else:
+            self._write(0, summary=self._kinds.text("config", f"```yaml\n{self._config}\n```"))
+        return True
+
+    def _image(self, path: Path) -> Any:
+        with Image.open(path) as picture:
+            width, height, channels = *picture.size, len(picture.getbands())
+        data = path.read_bytes()
+        return self._kinds.Summary.Image(height=height, width=width, colorspace=channels, encoded_image_string=data)
+
+    def _write(self, step: int, **what: Any) -> None:
+        """One record: its length and its bytes, each before its checksum."""
+        assert self._file is not None
+        data = self._kinds.Event(wall_time=time.time(), step=step, **what).SerializeToString()
+        size = struct.pack("<Q", len(data))
+        sums = (struct.pack("<I", self._kinds.checksum(part)) for part in (size, data))
+        self._file.write(b"".join((size, next(sums), data, next(sums))))
+
+
+def _kinds() -> SimpleNamespace:
+    """The messages of tensorboardX, which comes with Ray Tune.
+
+    Raises:
+        ImportError: It is not installed.
+    """
+    load = importlib.import_module
+    event = load("tensorboardX.proto.event_pb2")
+    return SimpleNamespace(
+        Event=event.Event,
+        SessionLog=event.SessionLog,
+        Summary=load("tensorboardX.proto.summary_pb2").Summary,
+        text=load("tensorboardX.summary").text,
+        checksum=load("tensorboardX.record_writer").masked_crc32c,
+    )

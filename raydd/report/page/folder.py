@@ -1,0 +1,199 @@
+"""What a distillation's folder holds, read for its page; a run that is not finished is read as far as it came.
+
+Shapes: none.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from raydd.data.synset import SyntheticSet
+from raydd.data.tensors import load_tensors
+from raydd.report.page.documents import Score
+from raydd.report.page.scored import is_scored, read_scores
+
+Record = dict[str, Any]
+NOT_RECORDED = "not recorded"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A distillation's files.
+
+    Attributes:
+        path: The folder, or the file of a set that stands alone.
+    """
+
+    path: Path
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder; None of a file that stands alone."""
+        return self.path if self.path.is_dir() else None
+
+    @property
+    def name(self) -> str:
+        """What the run is called: its folder's name."""
+        return self.path.absolute().name
+
+    @cached_property
+    def synset(self) -> SyntheticSet | None:
+        """The result; None of a run that is not finished.
+
+        Raises:
+            ValueError: The file is damaged.
+        """
+        file = self.path / "synset.arrow" if self.folder else self.path
+        return SyntheticSet.load(file) if file.is_file() else None
+
+    @property
+    def home(self) -> str:
+        """Where the run is, as a command can name it."""
+        return str(self.path if self.path.name not in ("", "..") else self.path.resolve())
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end."""
+        return self.synset is not None
+
+    @cached_property
+    def settings_text(self) -> str:
+        """``config.yaml`` as it is; of a set that stands alone the settings it carries."""
+        file = self.path / "config.yaml"
+        if file.is_file():
+            return file.read_text(encoding="utf-8")
+        return str(yaml.safe_dump(self.synset.recipe, sort_keys=False)) if self.synset and self.synset.recipe else ""
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """The settings, nested; a run of another version may have more or fewer.
+
+        Raises:
+            ValueError: The file is no YAML of settings.
+        """
+        try:
+            found = yaml.safe_load(self.settings_text) or {}
+        except (yaml.YAMLError, UnicodeDecodeError):
+            found = None
+        if not isinstance(found, dict):
+            raise ValueError(f"{self.path / 'config.yaml'} holds no settings; restore it, or distill the run again")
+        return found
+
+    def setting(self, name: str, usual: Any = None) -> Any:
+        """A setting by its dotted name."""
+        value: Any = self.settings
+        for part in name.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        return usual if value is None else value
+
+    @cached_property
+    def records(self) -> list[Record]:
+        """``metrics.jsonl`` by outer step: ``step, loss, lr, stepped``; of a step that was repeated the last."""
+        return self._by_step("metrics.jsonl")
+
+    @cached_property
+    def rollbacks(self) -> int:
+        """How often the run went back to an earlier step, since its loss was not finite."""
+        return sum("rolled_back_to" in record for record in self._lines("metrics.jsonl"))
+
+    @cached_property
+    def memory(self) -> list[Record]:
+        """``memory.jsonl``: ``step, resident_mb, device_mb``."""
+        return self._by_step("memory.jsonl")
+
+    @cached_property
+    def probes(self) -> list[Record]:
+        """``probe.jsonl``: ``step, losses, label_std``; empty where the run looked at no expert."""
+        return self._by_step("probe.jsonl")
+
+    @cached_property
+    def history(self) -> list[Record]:
+        """Scores on the validation split: ``step, split, networks, mean``; of an unfinished run from its checkpoint."""
+        if self.synset is not None:
+            return list(self.synset.history)
+        state = self.path / "checkpoint" / "state.arrow"
+        return list(load_tensors(state)[1].get("history", [])) if state.is_file() else []
+
+    @cached_property
+    def search(self) -> dict[str, Any] | None:
+        """``window.json``: the trials that found the window; None where it was given."""
+        file = self.path / "window.json"
+        if not file.is_file():
+            return None
+        try:
+            found = json.loads(file.read_bytes())
+            return {key: found[key] for key in ("low", "current", "high", "trials")}
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{file} is damaged ({error!r}); distill the run again") from None
+
+    @cached_property
+    def scores(self) -> list[Score]:
+        """The rows of ``scores.json`` that are of this run's set; empty where it was not scored."""
+        if self.folder is None or not is_scored(self.path):
+            return []
+        rows = [row for row in read_scores(self.path).scores if row.alone]
+        name = self._scored_as
+        if name is None:  # of the quick start, which says no more than its rows
+            own = [row for row in rows if row.asked] or [row for row in rows if row.kind == "distilled"] or rows
+            name = own[0].name if own else ""
+        return [row for row in rows if row.name == name]
+
+    @property
+    def _scored_as(self) -> str | None:
+        """What ``scores.json`` calls this run's set: "" where it is of others, None where it does not say of which."""
+        sets = json.loads((self.path / "scores.json").read_bytes()).get("sets")
+        if not sets:
+            return None
+        file = self.path / "synset.arrow"
+        digest = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
+        return next((str(one["name"]) for one in sets if one.get("digest") == digest), "")
+
+    @property
+    def last_step(self) -> int:
+        """The outer step of the last checkpoint."""
+        return int(self.records[-1]["step"]) if self.records else 0
+
+    def _lines(self, name: str) -> list[Record]:
+        file = self.path / name
+        if not file.is_file():
+            return []
+        found = []
+        for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+            try:
+                record = json.loads(line)
+                found.append({**record, "step": int(record["step"])})
+            except (ValueError, KeyError, TypeError):
+                raise ValueError(f"{file}, line {number} is no record of a run; distill the run again") from None
+        return found
+
+    def _by_step(self, name: str) -> list[Record]:
+        found = {record["step"]: record for record in self._lines(name)}
+        return [found[step] for step in sorted(found)]
+
+
+def reading(value: Any) -> float | None:
+    """A number of a record; None where it was not measured, or is no finite number.
+
+    >>> reading("nan"), reading(None), reading(0.5)
+    (None, None, 0.5)
+    """
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        return None
+    return found if math.isfinite(found) else None
+
+
+def is_distilled(path: Path) -> bool:
+    """Whether it is a folder of ``raydd distill``, or the file of a synthetic set."""
+    if path.is_dir():
+        own = (path / "config.yaml").is_file() and not (path / "manifest.json").is_file()
+        return own or (path / "synset.arrow").is_file()
+    return path.suffix == ".arrow" and path.is_file()
