@@ -1,7 +1,7 @@
 """A data set of one's own: a folder of images with a folder a class.
 
 Four kinds of shapes are drawn first; put the path of your images in their place. A folder of Parquet in Hugging Face's
-image layout, or an .npz, is taken likewise. DM then makes five images a class. About a minute on two cores:
+image layout, or an .npz, is taken likewise. DM then makes five images a class. About two minutes on two cores:
 
     python examples/own_dataset.py [--smoke]
 """

@@ -96,6 +96,7 @@ class Screen:
             due = now + max(DRAW_SECONDS, (time.monotonic() - now) / DRAW_SHARE)
 
         with Live(console=self._err, transient=True, auto_refresh=False) as live:
+            live.update(Panel(bar, title=Text(title)), refresh=True)
             yield show
 
     def _plain(self, title: str, total: float) -> Update:

@@ -30,6 +30,7 @@ class Album:
     """
 
     def __init__(self, run: Run, screen: Screen) -> None:
+        self._note = screen.note
         self._run, self._due, self._scored = run, frame_steps(run.config.steps), len(run.history)
         config = (run.folder / "config.yaml").read_text(encoding="utf-8")
         self._events = Events(run.folder / FOLDER, run.saved, config, screen.note)
@@ -55,7 +56,10 @@ class Album:
     def _tell(self, step: int, scalars: dict[str, float]) -> None:
         picture: Path | None = None
         if step in self._due:
-            picture = save_frame(self._run.folder, step, self._run.synset)
+            try:
+                picture = save_frame(self._run.folder, step, self._run.synset)
+            except OSError as error:  # a picture less ends no run
+                self._note(f"no frame of step {step}: {error}")
             held = memory(self._run.work.device)
             scalars |= {f"memory/{name}": value for name, value in held.items() if value is not None}
         self._events.add(step, scalars, picture)

@@ -441,6 +441,45 @@ def test_without_tensorboardx_it_is_said_once_and_the_frames_are_there(
     assert held(tmp_path) == held(whole)
 
 
+class FullDisk:
+    """A file of a disk that takes a few bytes more, and then none."""
+
+    def __init__(self, left):
+        self.data, self.left = bytearray(), left
+
+    def write(self, data):
+        if not self.left:
+            raise OSError(28, "No space left on device")
+        taken = bytes(data[: self.left])
+        self.data, self.left = self.data + taken, self.left - len(taken)
+        return len(taken)
+
+    def close(self):
+        pass
+
+
+def test_a_disk_without_room_for_pictures_ends_no_run(small_buffer, whole, tmp_path, monkeypatch, capsys):
+    def full(*rest):
+        raise OSError(28, "No space left on device")
+
+    disks, opened = [], events.Path.open
+
+    def room(self, mode="r", **options):
+        if "tfevents" not in self.name:
+            return opened(self, mode, **options)
+        disks.append(FullDisk(200))
+        return disks[-1]
+
+    monkeypatch.setattr(live, "save_frame", full)
+    monkeypatch.setattr(events.Path, "open", room)
+    distilled(tmp_path, small_buffer)
+    told = capsys.readouterr().err
+    assert "no frame of step 7: [Errno 28] No space left on device" in told
+    assert told.count("TensorBoard's file ends at step") == 1
+    assert [len(disk.data) for disk in disks] == [200]
+    assert (tmp_path / "synset.arrow").read_bytes() == (whole / "synset.arrow").read_bytes()
+
+
 def test_several_rollouts_a_step_are_shown_as_one_is(small_buffer, tmp_path, monkeypatch):
     layer = {"rollouts": 2}
     distilled(tmp_path / "whole", small_buffer, layer)
@@ -531,6 +570,13 @@ def test_images_are_wrapped_into_the_terminal(side, width, height, across, shown
     assert [name for row in names for name in row] == list("abcdefghijklmnopqrstuvwxy")[:found]
     assert sum(cells) == found * drawn_side * drawn_side // 2
     assert len(cells) == len(names) * drawn_side // 2
+
+
+def test_a_name_sends_no_orders_to_the_terminal():
+    """Classes of a folder data set are named by its folders."""
+    shown = drawn(synset(1, 1, side=16, classes=("\x1b]0;x\x07",)))
+    assert "?]0;x?" in shown.splitlines()[0]
+    assert "\x1b]" not in shown
 
 
 def test_colours_are_those_of_the_pixels_means():

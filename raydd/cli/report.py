@@ -33,7 +33,10 @@ def report(
     from raydd.report.page.build import write_report
 
     page = page_path(runs, out)
-    write_report(runs, page)
+    try:
+        write_report(runs, page)
+    except PermissionError as error:
+        raise ValueError(f"{page} cannot be written ({error.strerror}); name another place by --out") from None
     screen, document = Screen(as_json), {"runs": [str(run) for run in runs], "outputs": {"report": str(page)}}
     screen.result(document, lambda console: console.print(f"open {page}", markup=False))
 
@@ -47,7 +50,7 @@ def page_path(runs: Sequence[Path], out: Path | None) -> Path:
     if out is None:
         if len(runs) != 1:
             return Path(PAGE)
-        return runs[0] / PAGE if runs[0].is_dir() else runs[0].parent / PAGE
+        return runs[0] / PAGE if runs[0].is_dir() else runs[0].with_name(f"{runs[0].stem}-{PAGE}")
     if out.is_dir():
         raise ValueError(f"--out {out} is a folder; name a file, such as {out / PAGE}")
     if out.suffix.lower() not in (".html", ".htm"):

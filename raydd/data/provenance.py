@@ -2,12 +2,16 @@
 
 import subprocess
 from pathlib import Path
+from typing import Any
 
 
 def commit() -> str | None:
     """The commit of the source tree that runs, or None where it is no checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
+    here = Path(__file__)
+    git = ["git", "-C", str(here.parent)]
+    options: dict[str, Any] = {"capture_output": True, "text": True, "check": True, "timeout": 10}
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip() or None
+        subprocess.run([*git, "ls-files", "--error-unmatch", here.name], **options)  # else it is another project's tree
+        return subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], **options).stdout.strip() or None
     except (OSError, subprocess.SubprocessError):
         return None

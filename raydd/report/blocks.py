@@ -60,7 +60,10 @@ class Tiles:
 
 def _row(tiles: Sequence[Tile]) -> RenderResult:
     height, width = tiles[0].pixels.shape[:2]
-    yield Segment(" ".join(set_cell_size(tile.name, width) for tile in tiles))
+    names = (
+        "".join(sign if sign.isprintable() else "?" for sign in tile.name) for tile in tiles
+    )  # they may be folders'
+    yield Segment(" ".join(set_cell_size(name, width) for name in names))
     yield Segment.line()
     for top in range(0, height, 2):
         for place, tile in enumerate(tiles):

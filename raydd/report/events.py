@@ -61,20 +61,25 @@ class Events:
             return not self._missing
         try:
             self._kinds = _kinds()
-        except ImportError:
+        except (ImportError, TypeError):  # the latter: of a protobuf that it does not fit
             self._missing = True
             self._note(MISSING)
             return False
-        self._folder.mkdir(parents=True, exist_ok=True)
         before = len([*self._folder.glob("events.out.tfevents.*")])
         name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{before:04d}"
-        self._file = (self._folder / name).open("xb", buffering=0)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._file = (self._folder / name).open("xb", buffering=0)
+        except OSError as error:
+            self._missing = True
+            self._note(f"no files for TensorBoard: {error}")
+            return False
         self._write(0, file_version="brain.Event:2")
         if before:
             self.go_back(self._done)
         else:
             self._write(0, summary=self._kinds.text("config", f"```yaml\n{self._config}\n```"))
-        return True
+        return not self._missing
 
     def _image(self, path: Path) -> Any:
         with Image.open(path) as picture:
@@ -88,7 +93,13 @@ class Events:
         data = self._kinds.Event(wall_time=time.time(), step=step, **what).SerializeToString()
         size = struct.pack("<Q", len(data))
         sums = (struct.pack("<I", self._kinds.checksum(part)) for part in (size, data))
-        self._file.write(b"".join((size, next(sums), data, next(sums))))
+        rest = memoryview(b"".join((size, next(sums), data, next(sums))))
+        try:
+            while rest:  # the system may take less than it is given
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:  # what follows a torn record is not read
+            self._missing = True
+            self._note(f"TensorBoard's file ends at step {step}: {error}")
 
 
 def _kinds() -> SimpleNamespace:

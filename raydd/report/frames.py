@@ -61,7 +61,7 @@ def layout(synset: SyntheticSet) -> Layout:
 
 def pixels_of(synset: SyntheticSet, places: list[int]) -> Tensor:
     """Some images of a set as pictures (n, C, H, W) in [0, 1], on the CPU; the others are not decoded."""
-    chosen = torch.tensor(places, device=synset.images.device)
+    chosen = torch.tensor(places, dtype=torch.long, device=synset.images.device)
     return replace(synset, images=synset.images.detach()[chosen], labels=synset.labels[chosen]).pixels().cpu()
 
 

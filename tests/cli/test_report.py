@@ -27,7 +27,19 @@ def test_the_page_lies_in_the_runs_folder(digits, capfd):
 
 def test_the_page_of_a_file_lies_beside_it(digits, capfd):
     assert run(["report", str(digits / "synset.arrow"), "--json"]) == 0
-    assert json.loads(capfd.readouterr().out)["outputs"] == {"report": str(digits / "report.html")}
+    assert json.loads(capfd.readouterr().out)["outputs"] == {"report": str(digits / "synset-report.html")}
+
+
+def test_a_folder_that_cannot_be_written_asks_for_another_place(digits, monkeypatch, capfd):
+    def refuse(runs, out):
+        raise PermissionError(13, "Permission denied", str(out))
+
+    monkeypatch.setattr("raydd.report.page.build.write_report", refuse)
+    assert run(["report", str(digits)]) == 2
+    page = digits / "report.html"
+    assert (
+        capfd.readouterr().err == f"raydd: {page} cannot be written (Permission denied); name another place by --out\n"
+    )
 
 
 def test_the_page_of_several_lies_here(digits, tmp_path, monkeypatch, capfd):

@@ -1,6 +1,7 @@
 """Every command line and Python block of the documentation, run in smoke size; commands.yaml tells how, or why not."""
 
 import ast
+import doctest
 import re
 import shlex
 import shutil
@@ -258,6 +259,25 @@ NAMED = {"dataset": DATASETS.__getitem__, "protocol": PROTOCOLS.__getitem__}  # 
 NAMED |= {"preset": lambda name: expand_preset(name, 1)}
 
 
+def check_words(words: tuple[str, ...]) -> None:
+    """Refuse words behind ``raydd`` with an unknown flag, setting or name.
+
+    Raises:
+        typer.TyperException: The command line does not take them.
+        ValueError: There is no such setting or name.
+        KeyError: There is no such name.
+    """
+    context = parsed(words)
+    verb, given = context.command.name, context.params
+    build(CONFIGS.get(verb, DistillConfig), parse_settings(given.get("settings") or ()))
+    for name, check in CHECKS.items():
+        if given.get(name) is not None:
+            check(given[name])
+    for name, check in (NAMED | {"space": SPACES.__getitem__ if verb == "nas" else load_space}).items():
+        if (word := given.get(name)) is not None and not is_path(word, "" if name == "preset" else "/"):
+            check(word)
+
+
 @pytest.mark.parametrize("command", RAYDD, ids=names(RAYDD))
 def test_flags_settings_and_names_are_real(command) -> None:
     if HELP & {*command.words}:
@@ -265,16 +285,29 @@ def test_flags_settings_and_names_are_real(command) -> None:
             parsed(command.words[1:])
         assert ended.value.exit_code == 0
         return
-    context = parsed(command.words[1:])
-    verb, given = context.command.name, context.params
-    settings = parse_settings(given.get("settings") or ())
-    build(CONFIGS.get(verb, DistillConfig), settings)
-    for name, check in CHECKS.items():
-        if given.get(name) is not None:
-            check(given[name])
-    for name, check in (NAMED | {"space": SPACES.__getitem__ if verb == "nas" else load_space}).items():
-        if (word := given.get(name)) is not None and not is_path(word, "" if name == "preset" else "/"):
-            check(word)
+    check_words(command.words[1:])
+    assert row_of(command, "run") or row_of(command, "elsewhere")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "evaluate runs/a --net MLP",
+        "buffer inspect runs/a",
+        "distill --ipc many",
+        "distill --set stepz=3",
+        "evaluate runs/a --set steps=3",
+        "distill --method mttt",
+        "experts --dataset cifar11",
+        "evaluate runs/a --nets ConvNet,ResNet19",
+        "distill --preset cifar10/nobody",
+        "tune --space datm_nothing",
+        "nas runs/a --space convnet721",
+    ],
+)
+def test_a_wrong_word_is_seen(words) -> None:
+    with pytest.raises((typer.TyperException, ValueError, KeyError)):
+        check_words(tuple(words.split()))
 
 
 def is_path(word: str, *separators: str) -> bool:
@@ -591,7 +624,8 @@ def run_block(block: Block, variables: dict[str, Any]) -> None:
         if block.doc == row["in"] and re.search(row["match"], block.text):
             assert row["why"]
             return
-    tree = ast.fix_missing_locations(Smaller().visit(ast.parse(block.text)))
+    text = doctest.script_from_examples(block.text) if ">>> " in block.text else block.text
+    tree = ast.fix_missing_locations(Smaller().visit(ast.parse(text)))
     exec(compile(tree, f"{block.doc}:{block.line}", "exec"), variables)
 
 

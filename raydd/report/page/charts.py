@@ -194,11 +194,11 @@ def _curve(curve: Curve, across: Axis, up: Axis, index: int) -> str:
             parts[-1].append((across.at(curve.x[at]), up.at(value)))
         else:
             parts.append([])
-    path = "".join("M" + "L".join(f"{left:.1f} {top:.1f}" for left, top in part) for part in parts if len(part) > 1)
+    path = "".join("M" + "L".join(f"{left:.3f} {top:.3f}" for left, top in part) for part in parts if len(part) > 1)
     marked = [place for part in parts for place in part if len(kept) <= FEW or len(part) == 1]
     kind = f"{colour(index)}{'' if curve.name else ' thin'}"
     drawn = f'<path class="line {kind}"{dashes(index) if curve.name else ""} d="{path}"/>' if path else ""
-    drawn += "".join(f'<circle class="mark {kind}" cx="{left:.1f}" cy="{top:.1f}" r="2.5"/>' for left, top in marked)
+    drawn += "".join(f'<circle class="mark {kind}" cx="{left:.3f}" cy="{top:.3f}" r="2.5"/>' for left, top in marked)
     return f"<g>{drawn}<title>{escape(curve.name)}</title></g>" if curve.name else f"<g>{drawn}</g>"
 
 

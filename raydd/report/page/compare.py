@@ -51,6 +51,8 @@ def compare_section(paths: Sequence[Path], names: Sequence[str]) -> Section:
     runs = {name: RunFolder(path) for name, path in zip(names, paths, strict=True) if is_distilled(path)}
     scores = {name: _rows(path, name) for name, path in zip(names, paths, strict=True) if is_scored(path)}
     body = _scores([row for rows in scores.values() for row in rows]) if scores else ""
+    if chosen := [name for name, found in scores.items() if not found]:
+        body += paragraph(f"Left out here, as their only scores are of sets chosen on test: {', '.join(chosen)}.")
     if runs:
         body += _curves(runs) + _pictures(runs) + _settings(runs)
     if not body:
@@ -84,7 +86,8 @@ def _scores(rows: Sequence[Score]) -> str:
     told = paragraph("Test accuracy in per cent, mean ± standard deviation over fresh networks, and how many they are.")
     shown = table(columns, cells, "Test accuracy of the runs in %, mean ± std (number of networks)")
     each = {network: [row for row in rows if row.network == network] for network in networks}
-    charts = "".join(_bars(network, found) for network, found in each.items() if len(found) > 1)
+    alike = len({(row.dataset, row.protocol) for row in rows}) == 1
+    charts = "".join(_bars(network, found) for network, found in each.items() if len(found) > 1 and alike)
     return told + shown + charts + _tests(rows)
 
 
@@ -129,7 +132,11 @@ def _curves(runs: Mapping[str, RunFolder]) -> str:
     groups: dict[str, dict[str, RunFolder]] = {}
     for name, run in runs.items():
         alike = {key: value for key, value in flat(run.settings).items() if key not in UNTOLD | {"seed"}}
-        groups.setdefault(json.dumps(alike, sort_keys=True) if alike else name, {})[name] = run
+        members = groups.setdefault(json.dumps(alike, sort_keys=True) if alike else name, {})
+        if run.setting("seed") in [other.setting("seed") for other in members.values()]:
+            groups[name] = {name: run}  # the same run once more is no other seed
+        else:
+            members[name] = run
     curves: dict[str, list[Curve]] = {}
     banded = []
     for members in groups.values():

@@ -108,7 +108,8 @@ def _overview(run: RunFolder) -> Section:
     body = ""
     if not run.finished:
         told = f"This run is unfinished: its last checkpoint is at outer step {run.last_step} of "
-        told += f"{run.setting('steps', '?')}. What follows is of what there is. To go on with it:"
+        told += f"{run.setting('steps', '?')}. What follows is of what there is. "
+        told += "To go on with it (add its --buffer, where one was named):"
         body = f'<div class="notice">{paragraph(told)}{code(resume_command(run))}</div>'
     pairs = [("method", str(run.setting("method", NOT_RECORDED)))]
     pairs += [("data set", str(run.setting("data.dataset", synset.dataset if synset else NOT_RECORDED)))]
@@ -134,7 +135,7 @@ def _protocol(run: RunFolder) -> list[tuple[str, str]]:
     if not run.scores:
         return []
     row = run.scores[0]
-    fresh = f"{_plural(row.networks, 'fresh network')}, ± their standard deviation" if row.spread else "1 fresh network"
+    fresh = _plural(row.networks, "fresh network") + (", ± their standard deviation" if row.networks > 1 else "")
     chosen = f"{row.selection}: {SELECTIONS.get(row.selection, 'see the settings')}"
     return [("seeds", fresh), ("protocol", row.protocol), ("selection", chosen)]
 

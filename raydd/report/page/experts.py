@@ -103,7 +103,8 @@ def _ends(found: dict[str, float] | None, count: int) -> str:
     """Mean and standard deviation (n, as `raydd buffer info` has it) of an accuracy over the experts."""
     if found is None:
         return "accuracy not measured"
-    return f"{spread(found['mean'], found['std'] if count > 1 else None)} % ({count} experts)"
+    over = f"{count} experts, std over n" if count > 1 else "1 expert"
+    return f"{spread(found['mean'], found['std'] if count > 1 else None)} % ({over})"
 
 
 def _chart(epochs: Sequence[float], values: Array, y: str, title: str) -> str:

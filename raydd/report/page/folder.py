@@ -153,7 +153,7 @@ class RunFolder:
             return None
         file = self.path / "synset.arrow"
         digest = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
-        return next((str(one["name"]) for one in sets if one.get("digest") == digest), "")
+        return next((str(one["name"]) for one in sets if isinstance(one, dict) and one.get("digest") == digest), "")
 
     @property
     def last_step(self) -> int:

@@ -37,7 +37,7 @@ def _told(run: RunFolder, sheet: Sheet) -> str:
     """What is shown, in words; what a hand can do is not said on paper."""
     words = "A row a class" if sheet.columns > 1 else "An image a class"
     words += ", preprocessing undone"
-    if run.setting("formation.factor", 1) > 1:
+    if str(run.setting("formation.factor", 1)) != "1":
         words += ", mosaics shown whole"
     synset, hint = run.synset, ""
     if synset is not None:

@@ -22,7 +22,7 @@ def dashes(index: int) -> str:
     >>> dashes(1)
     ' stroke-dasharray="7 3"'
     """
-    found = DASHES[index % len(DASHES)]
+    found = DASHES[(index + index // COLOURS) % len(DASHES)]
     return f' stroke-dasharray="{found}"' if found else ""
 
 
@@ -38,7 +38,7 @@ def mark(index: int, left: float, top: float) -> str:
         f"M{left - 4.5:.1f} {top - 1.5:.1f}h3v-3h3v3h3v3h-3v3h-3v-3h-3Z",
         f"M{left - 5:.1f} {top - 2:.1f}h10v4h-10Z",
     )
-    return f'<path class="point {colour(index)}" d="{shapes[index % len(shapes)]}"/>'
+    return f'<path class="point {colour(index)}" d="{shapes[(index + index // COLOURS) % len(shapes)]}"/>'
 
 
 def dash(index: int) -> str:

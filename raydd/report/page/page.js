@@ -142,7 +142,7 @@
       const share = (at - floor) / (ceiling - floor);
       return log ? bottom * (top / bottom) ** share : bottom + share * (top - bottom);
     };
-    const short = (value) => String(Number(value.toPrecision(4)));
+    const short = (value) => String(Math.abs(value) < 1e4 ? Number(value.toPrecision(4)) : Math.round(value));
     const curves = all("g", chart).filter((group) => group.querySelector("title")).map((group) => ({
       name: group.querySelector("title").textContent,
       points: [
@@ -151,6 +151,7 @@
       ],
     })).filter((curve) => curve.points.length);
     if (!curves.length) continue;
+    chart.setAttribute("aria-label", chart.querySelector(":scope > title").textContent);
     for (const group of all("g > title, svg > title", chart)) group.remove(); // the tooltip says it
     const reader = document.createElementNS("http://www.w3.org/2000/svg", "line");
     reader.setAttribute("class", "reader");
@@ -167,7 +168,7 @@
         line.append(element("span", name), element("span", short(toY(point[1]))));
         return line;
       });
-      tip.replaceChildren(element("b", `at ${short(toX(middle))}`), ...lines);
+      tip.replaceChildren(element("b", `at ${Number(toX(middle).toFixed(Math.max(0, 3 - Math.floor(Math.log10(high - low)))))}`), ...lines);
       place(event.clientX, box.top + (ceiling / chart.viewBox.baseVal.height) * box.height, box.bottom);
     });
     chart.addEventListener("pointerleave", () => { reader.remove(); hide(); });

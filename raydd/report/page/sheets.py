@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from raydd.data.synset import SyntheticSet
-from raydd.report.frames import FOLDER, INDEX, MOST_CLASSES, MOST_IMAGES, frame_path, layout, pixels_of
+from raydd.report.frames import FOLDER, INDEX, MOST_IMAGES, MOST_PIXELS, frame_path, layout, pixels_of
 from raydd.report.page.documents import Document, read_document
 from raydd.report.page.folder import RunFolder
 from raydd.report.page.html import png_size
@@ -110,8 +110,8 @@ def members_of(synset: SyntheticSet) -> list[list[int]]:
         if 2 * int((labels == own).sum()) > len(labels):
             places = shown.places()
             return [places[row * shown.images : (row + 1) * shown.images] for row in range(shown.classes)]
-    found = [torch.nonzero(labels == label).flatten() for label in range(min(len(synset.classes), MOST_CLASSES))]
-    return [numbers[:MOST_IMAGES].tolist() for numbers in found]
+    most = min(MOST_IMAGES, max(1, MOST_PIXELS // (shown.classes * shown.height * shown.width)))
+    return [torch.nonzero(labels == label).flatten()[:most].tolist() for label in range(shown.classes)]
 
 
 def result_picture(synset: SyntheticSet, members: Sequence[Sequence[int]], columns: int) -> bytes:
@@ -151,6 +151,8 @@ def _frames(folder: Path, frames: Frames, last: int | None) -> tuple[list[Stop],
     of = "" if last is None else f" of {last}"
     found = []
     for step in frames.steps:
+        if not frame_path(folder, step).exists():  # a run that goes back removes it before it makes it again
+            continue
         size = frames.columns * frames.size[1], len(frames.classes) * frames.size[0]
         found.append(Stop(step, f"step {step}{of}", _whole_png(frame_path(folder, step), size)))
     total = sum(len(stop.png) for stop in found)

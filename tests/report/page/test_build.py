@@ -159,6 +159,10 @@ def test_runs_that_differ_in_their_seed_alone_are_one_curve_with_a_band(small_bu
     assert 'class="band c0"' in shared
     assert ">seed</th>" in shared  # the one setting in which they differ
     check_page(html)
+    shutil.copytree(folders[1], tmp_path / "again")
+    again = build_page([folders[1], tmp_path / "again"])
+    assert "mean of" not in again, "the same run twice is not two seeds"
+    assert "seed-1" in again
 
 
 def test_kinds_that_have_nothing_in_common_follow_each_other(digits, small_buffer):

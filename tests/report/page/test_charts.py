@@ -146,6 +146,12 @@ def test_curves_are_told_apart_without_colour_too():
     assert chart.legend == [f"c{index}" for index in range(7)]
 
 
+def test_the_eighth_curve_does_not_look_like_the_first():
+    curves = [Curve(f"c{index}", [0, 1], [index, index]) for index in range(14)]
+    chart = Chart(lines(curves, x="x", y="y", title="t"))
+    assert len({(path.get("class"), path.get("stroke-dasharray")) for path in chart.all("path", "line")}) == 14
+
+
 def test_one_curve_needs_no_legend():
     assert Chart(lines([Curve("a", [0, 1], [1, 2])], x="x", y="y", title="t")).legend == []
 

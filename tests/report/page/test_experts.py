@@ -19,15 +19,18 @@ from raydd.report.page.experts import buffer_headline, buffer_sections, is_buffe
 def test_the_words_are_the_manifests(small_buffer, read):
     page, about = read(buffer_sections(small_buffer)), describe(small_buffer)
     last = about["accuracy"]["last"]
-    assert page.definitions["last accuracy"] == f"{100 * last['mean']:.1f} ± {100 * last['std']:.1f} % (2 experts)"
+    assert (
+        page.definitions["last accuracy"]
+        == f"{100 * last['mean']:.1f} ± {100 * last['std']:.1f} % (2 experts, std over n)"
+    )
     assert page.definitions["network"] == f"MLP, {about['parameters']:,} parameters"
     assert page.definitions["experts"] == "2, of 3 epochs each"
     assert page.definitions["fingerprint of the data"] == about["fingerprint"]
     assert page.definitions["optimizer"] == about["recipe"]["optimizer"]
     assert page.definitions["seed"] == str(about["seed"])
     assert buffer_headline(small_buffer) == (
-        f"2 experts, MLP on digits, 3 epochs: {100 * last['mean']:.1f} ± {100 * last['std']:.1f} % (2 experts) "
-        "on validation images"
+        f"2 experts, MLP on digits, 3 epochs: {100 * last['mean']:.1f} ± {100 * last['std']:.1f} % "
+        "(2 experts, std over n) on validation images"
     )
 
 
