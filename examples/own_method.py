@@ -2,7 +2,7 @@
 
 DM makes the mean features of synthetic images those of real ones, class by class. This method matches how far the
 features spread too: more than DM's first moment, less than M3D's kernel, which has them all. Networks, real images,
-augmentation and the loop are DM's. Both are distilled, and scored alike. About three minutes on two cores:
+augmentation and the loop are DM's. Both are distilled, and scored alike. About a minute on two cores:
 
     python examples/own_method.py [--smoke]
 """
