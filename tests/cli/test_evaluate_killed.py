@@ -123,6 +123,7 @@ def undisturbed(synset):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.remote
 def test_a_killed_evaluation_goes_on_and_repeats_nothing(words, synset, tmp_path, monkeypatch, capfd):
     cache = tmp_path / "cache"

@@ -167,6 +167,7 @@ def title(pid):
         return ""
 
 
+@pytest.mark.slow
 def test_a_killed_driver_goes_on_with_the_settings_that_were_taken_over(ray2, population, tree, tmp_path):
     journal = tmp_path / "study.journal"
     words = [sys.executable, "-c", DRIVER, json.dumps(tree), str(tmp_path)]

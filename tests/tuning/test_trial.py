@@ -57,9 +57,10 @@ def lasting(reports):
 
 
 def bits(folder):
-    measured = {"memory.jsonl", "reports.json"}
-    files = (path for path in folder.rglob("*") if path.is_file() and path.name not in measured)
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+    """All files of a run but what is measured, and what is made for a person who looks on, of which a trial has none."""
+    beside = {"memory.jsonl", "reports.json", "frames", "tensorboard"}
+    files = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return {path.as_posix(): (folder / path).read_bytes() for path in files if not beside & {*path.parts}}
 
 
 def refusal(*arguments):
