@@ -57,7 +57,7 @@ def lasting(reports):
 
 
 def bits(folder):
-    """All files of a run but what is measured, and what is made for a person who looks on, of which a trial has none."""
+    """All files of a run but what is measured, and what is made for who looks on, of which a trial has none."""
     beside = {"memory.jsonl", "reports.json", "frames", "tensorboard"}
     files = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     return {path.as_posix(): (folder / path).read_bytes() for path in files if not beside & {*path.parts}}
