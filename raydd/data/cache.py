@@ -94,7 +94,7 @@ def _slug(name: str) -> str:
 
 def _write(folder: Path, content: Content) -> None:
     """Writes the folder under another name and renames it; a concurrent writer's folder is waited for, and as good."""
-    with _removed_on_failure(folder.parent), _one_at_a_time(folder.parent):
+    with _removed_on_failure(folder.parent), one_at_a_time(folder.parent):
         if folder.is_dir():
             return
         unfinished = folder.with_name(f".{folder.name}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
@@ -129,11 +129,11 @@ def _removed_on_failure(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _one_at_a_time(folder: Path) -> Iterator[None]:
-    """Holds a folder, so that of a node's workers one decodes while the others wait; the hold ends with the process."""
+def one_at_a_time(folder: Path) -> Iterator[None]:
+    """Holds a folder, so that of a node's processes one writes there while the others wait; ends with the process."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError):  # a file system without locks: each decodes for itself
+        with contextlib.suppress(OSError):  # a file system without locks: each works for itself
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:

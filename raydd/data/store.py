@@ -5,7 +5,6 @@ node's mirror, a folder of the cache, and whoever reads opens that.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -17,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from raydd.data.cache import default_cache
+from raydd.data.cache import default_cache, one_at_a_time
 from raydd.data.files import AnyPath, open_arrow, sweep, write_atomic
 from raydd.data.manifest import read_manifest, write_manifest
 from raydd.data.places import KNOWN, Store, is_uri, open_store, shown
@@ -69,7 +68,7 @@ def fetch(
     """
     store, folder = open_store(uri), mirror(uri)
     folder.mkdir(parents=True, exist_ok=True)
-    with _one_at_a_time(folder):
+    with one_at_a_time(folder):
         sweep(folder)
         manifest = _manifest(store)  # before the names, so that all that it lists is among them
         there = {name: size for name, size in store.names().items() if _FILE.fullmatch(name)}
@@ -88,18 +87,6 @@ def fetch(
         done = f"fetched {len(wanted)} files, {total:,} bytes, into" if wanted else "nothing new to fetch into"
         tell(f"{store.shown}: {done} {folder}")
     return folder
-
-
-@contextlib.contextmanager
-def _one_at_a_time(folder: Path) -> Iterator[None]:
-    """Holds a folder, so that of a node's processes one fetches while the others wait; ends with the process."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # a file system without locks: each fetches for itself
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _manifest(store: Store) -> bytes:

@@ -5,12 +5,9 @@ nodes read Ray's object store, which maps each expert into every process of the 
 for it, a copy on their own disk, memory-mapped. Copies stay in ``<cache>/copies``, which may be deleted between runs.
 """
 
-import fcntl
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -19,7 +16,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raydd.data.buffer import ArrowBuffer, expert_path
-from raydd.data.cache import default_cache
+from raydd.data.cache import default_cache, one_at_a_time
 from raydd.data.files import ArrowTable, atomic_path, open_arrow, parse_arrow, sweep
 from raydd.remote.librarian import Librarian
 
@@ -65,7 +62,8 @@ class RemoteBuffer(ArrowBuffer):
         if self._files:
             return parse_arrow(ray.get(self._files[expert]), f"expert {expert} of {self.folder}")
         copies = default_cache() / "copies" / self._state["digest"]
-        with _alone(copies):
+        copies.mkdir(parents=True, exist_ok=True)
+        with one_at_a_time(copies):
             sweep(copies)  # of processes that were killed as they copied
             self._copy_file(expert, expert_path(copies, expert), size)
         return open_arrow(expert_path(copies, expert))
@@ -83,15 +81,6 @@ class RemoteBuffer(ArrowBuffer):
         with atomic_path(path) as temporary, temporary.open("wb") as file:
             while file.tell() < size:
                 file.write(ray.get(self._librarian.read.remote(expert, file.tell())))
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """No other process of this node copies into the folder meanwhile."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def share(buffer: ArrowBuffer, way: Way | None = None) -> Shared:

@@ -76,8 +76,8 @@ def _space(path: Path) -> Space:
 
 
 def _rows(path: Path) -> list[Row]:
-    """A row a trial: of the results, or of the study where the search has not come to its end."""
-    if (path / RESULTS).is_file():
+    """A row a trial: of the results, or of the study where the search has not come to its end, or goes on again."""
+    if (path / RESULTS).is_file() and not _goes_on(path):
         return [*load_results(path / RESULTS)]
     if not (path / JOURNAL).is_file():
         return []
@@ -88,6 +88,12 @@ def _rows(path: Path) -> list[Row]:
         except ValueError:
             told = f"is damaged, or not of {SPACE} beside it; use another --out"
             raise ValueError(f"{path / JOURNAL} {told}") from None
+
+
+def _goes_on(path: Path) -> bool:
+    """Whether the study has been written since the results, which are the last that a search writes."""
+    results, journal = path / RESULTS, path / JOURNAL
+    return journal.is_file() and journal.stat().st_mtime_ns > results.stat().st_mtime_ns
 
 
 def _best(rows: Sequence[Row], space: Space) -> Row | None:

@@ -1,6 +1,7 @@
 """Searches on a page: trials that were really distilled, and files that a search really wrote, read back."""
 
 import json
+import os
 import shutil
 import zlib
 
@@ -10,7 +11,7 @@ import raydd
 from raydd.api import Where
 from raydd.report.page.searches import is_search, tune_headline, tune_sections
 from raydd.training.matrix import Outcome
-from raydd.tuning.results import load_results
+from raydd.tuning.results import load_results, save_results
 from raydd.tuning.trial import run_trial
 
 SPACE = {
@@ -173,6 +174,17 @@ def test_a_killed_search_is_read_from_its_study_which_stays_as_it_is(tuned, read
     again = f"raydd tune --space {tmp_path / 'space.yaml'} --out runs/again"
     assert page.codes[:2] == [f"raydd tune --resume --out {tmp_path}", again]
     assert "on the test images" not in tune_headline(tmp_path)
+
+
+def test_a_search_that_goes_on_again_is_not_shown_as_it_ended_before(tuned, read, tmp_path):
+    """Its results are those of two trials; since then its study has been written."""
+    for name in ("space.yaml", "study.journal"):
+        shutil.copy(tuned.folder / name, tmp_path)
+    results = save_results(tuned.trials[:2], tmp_path / "results.parquet")
+    ended = (tmp_path / "study.journal").stat().st_mtime_ns
+    for later, trials in ((1, 2), (-1, 6)):
+        os.utime(results, ns=(ended + later, ended + later))
+        assert len(read(tune_sections(tmp_path)).tables[0].rows) == trials
 
 
 def test_a_search_without_scores_says_so(tuned, read, tmp_path):
