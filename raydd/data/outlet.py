@@ -66,7 +66,7 @@ class Outlet:
             if difference := found.difference(spec):
                 raise ValueError(f"{self.store.shown} holds another buffer: {difference}; name another place")
         if PREPROCESSING not in there:
-            put(self.store, self.folder / PREPROCESSING)
+            self.store.put(self.folder / PREPROCESSING, PREPROCESSING)  # at once: who may not write is told so now
         self._looked_at = {*listed}
         if MANIFEST not in there:
             self._commit()

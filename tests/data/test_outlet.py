@@ -245,3 +245,15 @@ def test_a_buffer_that_lost_its_preprocessing_gets_it_again(place, at):
     open_store(place).delete("preprocessing.arrow")
     begin(place)
     assert open_store(place).read("preprocessing.arrow") == before
+
+
+def test_who_may_not_write_is_told_so_at_once(place, at, monkeypatch):
+    def refuse(self, local, name):
+        raise OSError(f"{self.shown} cannot be written")
+
+    waited = []
+    monkeypatch.setattr("raydd.data.places.Store.put", refuse)
+    monkeypatch.setattr("raydd.data.outlet.time.sleep", waited.append)
+    with pytest.raises(OSError, match="cannot be written"):
+        begin(place)
+    assert waited == []
