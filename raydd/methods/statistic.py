@@ -6,6 +6,7 @@ its row of `DEFAULTS`.
 
 from collections.abc import Callable
 
+from raydd.data.imagenet import SUBSETS
 from raydd.recipe import Recipe, Setup
 from raydd.settings import Tree
 from raydd.statistics import statistics
@@ -123,9 +124,17 @@ _TGDD: Tree = {
     "checkpoint_every": 200,
     "space": "pixels",
     "formation": {"factor": 2},
-    "lr": {"images": 0.01, "lr": 0.0},
+    "lr": {"lr": 0.0},
     "experts": {"optimizer": "momentum", "weight_decay": 5e-4, "epochs": 60, "num_experts": 5},
 }
+
+_SCALED = {"": 0.01, **dict.fromkeys(SUBSETS, 0.1)}
+
+PER_IMAGE: dict[str, dict[str, float]] = {"tgdd": _SCALED, "dance": _SCALED}
+"""``lr.images`` per stored image of a class, by method and data set; "" stands for all others.
+
+Of tgdd: arXiv 2512.02469, implementation details. Of dance: the published code of arXiv 2406.01063, on the same data.
+"""
 
 METHODS: dict[str, Callable[[Setup], Recipe]] = {
     "dc": dc,
