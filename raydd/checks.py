@@ -17,6 +17,7 @@ from raydd.config import DistillConfig, WindowConfig
 from raydd.data.buffer import ArrowBuffer, verify
 from raydd.data.convexified import knots
 from raydd.data.initial import clusters_of, real
+from raydd.data.mirroring import check_buffer, recorded
 from raydd.data.synset import SyntheticSet
 from raydd.data.trajectory import check_window
 from raydd.data.transform import Transform, load_transform
@@ -158,6 +159,7 @@ def open_buffer(
         )
     if buffer.kept is not None and config.match == "trajectories" and not config.convexify:
         raise ValueError(f"{folder} is convexified (MCT): use --method mct, or a full buffer")
+    check_buffer(folder, buffer.spec.recipe, config.data)
     if (held := buffer.spec.recipe["validation"]) != config.data.validation:
         raise ValueError(
             f"{folder} held out data.validation={held} of the training images, not {config.data.validation}; "
@@ -212,9 +214,18 @@ def read_config(folder: Path) -> DistillConfig | None:
     if not path.exists():
         return None
     try:
-        return build(DistillConfig, yaml.safe_load(path.read_text(encoding="utf-8")))
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = tree.get("data")
+        return build(DistillConfig, tree, {"data": recorded(data)} if isinstance(data, dict) else {})
     except (yaml.YAMLError, UnicodeDecodeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path} is no configuration of this raydd ({error}); name another --out") from None
+
+
+def as_before(config: DistillConfig, before: DistillConfig | None) -> DistillConfig:
+    """The configuration of a resumed run, which goes on to mirror images, or not, where nobody says."""
+    if before is None or config.data.flip is not None:
+        return config
+    return config.model_copy(update={"data": config.data.model_copy(update={"flip": before.data.flip})})
 
 
 def claim(folder: Path, resume: bool) -> None:

@@ -129,6 +129,7 @@ PROTOCOLS = {
 }
 DATAS = {  # which images is in the fingerprint, and how they are preprocessed in the set's own transform
     "augment": ("none", True),
+    "flip": (True, False),  # what comes of it is in the images' own field
     "validation": (0.2, False),
     "dataset": ("other", False),
     "size": (16, False),
