@@ -15,6 +15,9 @@ from raydd.recipe import check_labels
 from raydd.settings import build, merge
 from raydd.statistics import check_distance
 
+HELD = (
+    "# The paper trains on all training images; here 10 % of them are held out. --set data.validation=0 is its split.\n"
+)
 TRAJECTORIES = {"mtt", "ftd", "tesla", "datm", "dpd", "ast", "mct"}  # the others: test_preset_statistics.py
 
 # Cazenavette et al., arXiv 2203.11932; T- is 0 and every start epoch may be drawn from the first step on.
@@ -267,3 +270,14 @@ def test_official_values_are_a_preset_of_the_same_method():
     assert official["gate"] == 1.1
     assert official["preset"] == "cifar10/datm-official.yaml, ipc 1"
     assert load_preset("cifar10", "no_such-official", 1) == {}
+
+
+def test_presets_of_papers_say_what_is_held_out_and_how_not_to():
+    """Digits have no paper; every other preset trains on nine tenths of what its paper trains on."""
+    home = resources.files("raydd") / "presets"
+    files = [file for data in home.iterdir() if data.name != "digits" for file in data.iterdir()]
+    assert len(files) > 60
+    assert [str(file) for file in files if file.read_text(encoding="utf-8").count(HELD) != 1] == []
+    for file in files:
+        assert "validation" not in str(yaml.safe_load(file.read_text(encoding="utf-8")))
+    assert DistillConfig().data.validation == 0.1

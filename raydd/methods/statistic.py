@@ -2,6 +2,9 @@
 
 A method is a function from a `Setup` to a `Recipe`, and one row of `METHODS`. What it sets without being asked is
 its row of `DEFAULTS`.
+
+Differs, in all of them: the papers train experts, and choose images, from all training images; here 10 % are held out
+for validation unless ``data.validation`` says otherwise (0 is the papers' split).
 """
 
 from collections.abc import Callable
@@ -57,7 +60,10 @@ def tgdd(setup: Setup) -> Recipe:
     Differs:
         Algorithm 1 prints the start inside its loop; it is drawn once. As in the official code, every class takes
         an optimiser step of its own, and at most 200 decoded images a class are looked at; that code also trains
-        its experts with CutMix, which the paper does not tell of.
+        its experts with CutMix, which the paper does not tell of. The paper's text lists six operations of
+        augmentation for matching (color, crop, cutout, flip, scale, rotate); as in its code, color, crop and cutout
+        are what both sides share. That code clamps pixels to [0, 1] once an outer step; here each class's step is
+        followed by it. It reports the best epoch on the test images; protocol ``tgdd`` has the last.
     """
     return statistics(setup)
 
