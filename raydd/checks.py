@@ -128,7 +128,8 @@ def check_selection(config: DistillConfig, work: Workspace) -> None:
     """Refuse scores on a validation split that there is none of."""
     if config.evaluate_every is not None and not len(work.dataset.validation):
         raise ValueError(
-            f"evaluate_every = {config.evaluate_every} needs a validation split; use --set data.validation=0.1"
+            f"evaluate_every = {config.evaluate_every} needs a validation split; use --set data.validation=0.1, "
+            "or drop it: the result is then the last step"
         )
 
 

@@ -141,9 +141,12 @@ def tune(
     space, folder = _claim(space, out, resume, options)
     place, space = space.buffer, space.model_copy(update={"buffer": space.buffer and shown(space.buffer)})
     loggers = callbacks(Loggers(options.get("mlflow"), options.get("wandb")), space.name)
-    work = check_early(space.config(space.example()), where)
+    example = space.config(space.example())
+    if not example.data.validation:
+        raise ValueError("data.validation = 0 leaves no images to compare trials by; use --set data.validation=0.1")
+    work = check_early(example, where)
     task = Task(space, None, folder, resolve_device(where.device).type)
-    if run_mirrors(example := space.config(space.example())):
+    if run_mirrors(example):
         screen.once(mirror_words(example.data.dataset))
     if space.search.algorithm != "grid" and space.search.first != "none" and not space.spared:
         screen.note("the preset's own values lie outside the space: no trial has them")
