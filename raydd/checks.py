@@ -160,7 +160,6 @@ def open_buffer(
         )
     if buffer.kept is not None and config.match == "trajectories" and not config.convexify:
         raise ValueError(f"{folder} is convexified (MCT): use --method mct, or a full buffer")
-    check_buffer(folder, buffer.spec.recipe, config.data)
     if (held := buffer.spec.recipe["validation"]) != config.data.validation:
         raise ValueError(
             f"{folder} held out data.validation={held} of the training images, not {config.data.validation}; "
@@ -169,6 +168,7 @@ def open_buffer(
     transform = load_transform(folder)
     work = open_workspace(config.data, config.experts.network, device, transform)
     buffer.expect(fingerprint=work.dataset.fingerprint, preprocessing_hash=transform.hash)
+    check_buffer(folder, buffer.spec.recipe, config.data)
     for problem in () if verified else verify(folder):
         raise ValueError(f"{folder / problem.file} is damaged: {problem.what}")
     return buffer, work
