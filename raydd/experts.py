@@ -258,9 +258,9 @@ def prepare(job: Job, outlet: Outlet | None = None) -> tuple[Job, list[int]]:
     transform = load_transform(job.folder) if stored.exists() else None
     work = open_workspace(job.data, job.experts.network, torch.device("cpu"), transform)
     spec = buffer_spec(job, work)
-    there = read_manifest(job.folder)[0] if (job.folder / MANIFEST).exists() else None
-    if there and there.fingerprint == spec.fingerprint:
-        check_buffer(outlet.store.shown if outlet else job.folder, there.recipe, job.data)
+    before = read_manifest(job.folder)[0] if (job.folder / MANIFEST).exists() else None
+    if before and before.fingerprint == spec.fingerprint:
+        check_buffer(outlet.store.shown if outlet else job.folder, before.recipe, job.data)
     try:
         create_buffer(job.folder, spec)
     except ValueError as error:
