@@ -8,6 +8,7 @@ import yaml
 from raydd.checks import check_lines, check_start
 from raydd.config import DistillConfig
 from raydd.data.datasets import DATASETS
+from raydd.data.imagenet import SUBSETS
 from raydd.families import check_method, check_statistic
 from raydd.methods import complete
 from raydd.preset import expand_preset, load_preset
@@ -45,6 +46,18 @@ cifar100      10  y   20 2 40   1000   1e-5 0.01  all   1     0.9995
 cifar100      50  y   80 2 40   1000   1e-5 0.01  1000  1     0.999
 tiny_imagenet 1   n   30 2 10   10000  1e-4 0.01  all   1     0.999
 tiny_imagenet 10  n   20 2 40   10000  1e-4 0.01  500   1     0.999
+"""
+
+# What authors of MTT and FTD told users of their code of ImageNet subsets.
+MTT_SUBSETS = """
+ipc zca N  M high images lr   start batch
+1   n   20 2 10   100000 1e-6 0.01  all
+10  n   20 2 10   100000 1e-6 0.01  20
+"""
+FTD_SUBSETS = """
+ipc zca N  M high images lr   start batch alpha ema
+1   n   20 2 10   10000  1e-4 0.01  all   1     0.999
+10  n   20 2 10   10000  1e-4 0.001 all   1     0.999
 """
 
 # Guo et al., arXiv 2310.05773, Table 6 in its own order; lr and start of MTT, alpha of FTD.
@@ -150,6 +163,17 @@ def test_ftd(row):
     assert found == wanted
 
 
+@pytest.mark.parametrize("name", SUBSETS)
+def test_imagenet_subsets(name):
+    for row in rows(MTT_SUBSETS):
+        found, wanted = both("mtt", row | {"set": name}, {})
+        assert found == wanted
+    for row in rows(FTD_SUBSETS):
+        own = {"ema": row["ema"], "experts": {"gsam": {"rho": 0.01, "alpha": row["alpha"]}}}
+        found, wanted = both("ftd", row | {"set": name}, own)
+        assert found == wanted
+
+
 @cells(DATM)
 def test_datm(row):
     found, wanted = both("datm", row, soft(row))
@@ -250,6 +274,7 @@ def test_no_table_has_a_cell_that_is_not_shipped_or_the_other_way_round():
     expected = {(row["set"], preset, int(row["ipc"])) for preset, table in tables.items() for row in rows(table)}
     ast = {(row["set"], preset, int(row["ipc"])) for preset in AST for row in rows(MTT)}
     expected |= ast - {("tiny_imagenet", preset, 50) for preset in AST}
+    expected |= {(name, preset, ipc) for name in SUBSETS for preset in ("mtt", "ftd") for ipc in (1, 10)}
     found = {cell for cell in shipped() if trajectories(cell[1])}
     assert {cell for cell in found if cell[0] != "digits"} == expected
 
