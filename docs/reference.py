@@ -12,7 +12,7 @@ import yaml
 
 import raydd
 from raydd.cli import app
-from raydd.methods import DEFAULTS
+from raydd.methods import DEFAULTS, PER_IMAGE
 from raydd.settings import Config, flat
 
 ROOT = Path(__file__).parents[1]
@@ -158,7 +158,13 @@ def defaults(method: str) -> str:
     tree = DEFAULTS.get(method)
     if not tree:
         return "Unasked, it sets nothing: these are the defaults of `raydd distill`."
-    return "Unasked, it sets:\n\n```yaml\n" + yaml.safe_dump(tree, sort_keys=False, default_flow_style=None) + "```"
+    shown = "Unasked, it sets:\n\n```yaml\n" + yaml.safe_dump(tree, sort_keys=False, default_flow_style=None) + "```"
+    rates = PER_IMAGE.get(method)
+    if rates is None:
+        return shown
+    others = sorted({rate for name, rate in rates.items() if name and rate != rates[""]})
+    special = [f"{rate:g} x ipc for {', '.join(name for name in rates if rates[name] == rate)}" for rate in others]
+    return f"{shown}\n\nand `lr.images`: {rates['']:g} x ipc; {'; '.join(special)}."
 
 
 def presets(method: str) -> str:

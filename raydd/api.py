@@ -12,12 +12,14 @@ from pathlib import Path
 
 import torch
 
-from raydd.checks import check, claim, open_buffer, read_config, settle
+from raydd.checks import as_before, check, claim, open_buffer, read_config, settle
 from raydd.config import DistillConfig, ExpertsConfig
 from raydd.console import Screen, clock, left
 from raydd.data.buffer import ArrowBuffer, expert_path, refresh_manifest
 from raydd.data.datasets import Split
 from raydd.data.files import write_atomic
+from raydd.data.mirroring import mirrors, run_mirrors
+from raydd.data.mirroring import words as mirror_words
 from raydd.data.store import local_folder
 from raydd.data.synset import SyntheticSet
 from raydd.experts import Job, default_buffer, outlet_of
@@ -83,6 +85,8 @@ def train_experts(
             refresh_manifest(folder)
         screen.note(f"{shown}: all {total} experts are there")
         return place
+    if mirrors(config.data):
+        screen.once(mirror_words(config.data.dataset))
     need = experts_need(job, len(missing), where, outlet is None)
     screen.note(f"{shown}: training {len(missing)} of {total} experts ({config.experts.network}), {need.words()}")
     share, grows = where.gpus_per_worker, where.address is not None
@@ -152,8 +156,10 @@ def distill(
     check_workers(where)
     check_method(config)
     claim(out, resume)
-    config, target = complete(config), own_device(config, where)
     before = read_config(out)
+    config, target = as_before(complete(config), before), own_device(config, where)
+    if run_mirrors(config):
+        screen.once(mirror_words(config.data.dataset))
     most = before.experts.num_experts if before else None
     if buffer is None and needs_experts(config):
         buffer = cached_buffer(config, check_early(config, where), where, screen)

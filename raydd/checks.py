@@ -17,6 +17,7 @@ from raydd.config import DistillConfig, WindowConfig
 from raydd.data.buffer import ArrowBuffer, verify
 from raydd.data.convexified import knots
 from raydd.data.initial import clusters_of, real
+from raydd.data.mirroring import check_buffer, recorded
 from raydd.data.synset import SyntheticSet
 from raydd.data.trajectory import check_window
 from raydd.data.transform import Transform, load_transform
@@ -127,7 +128,8 @@ def check_selection(config: DistillConfig, work: Workspace) -> None:
     """Refuse scores on a validation split that there is none of."""
     if config.evaluate_every is not None and not len(work.dataset.validation):
         raise ValueError(
-            f"evaluate_every = {config.evaluate_every} needs a validation split; use --set data.validation=0.1"
+            f"evaluate_every = {config.evaluate_every} needs a validation split; use --set data.validation=0.1, "
+            "or drop it: the result is then the last step"
         )
 
 
@@ -166,6 +168,7 @@ def open_buffer(
     transform = load_transform(folder)
     work = open_workspace(config.data, config.experts.network, device, transform)
     buffer.expect(fingerprint=work.dataset.fingerprint, preprocessing_hash=transform.hash)
+    check_buffer(folder, buffer.spec.recipe, config.data)
     for problem in () if verified else verify(folder):
         raise ValueError(f"{folder / problem.file} is damaged: {problem.what}")
     return buffer, work
@@ -212,9 +215,18 @@ def read_config(folder: Path) -> DistillConfig | None:
     if not path.exists():
         return None
     try:
-        return build(DistillConfig, yaml.safe_load(path.read_text(encoding="utf-8")))
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = tree.get("data")
+        return build(DistillConfig, tree, {"data": recorded(data)} if isinstance(data, dict) else {})
     except (yaml.YAMLError, UnicodeDecodeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path} is no configuration of this raydd ({error}); name another --out") from None
+
+
+def as_before(config: DistillConfig, before: DistillConfig | None) -> DistillConfig:
+    """The configuration of a resumed run, which goes on to mirror images, or not, where nobody says."""
+    if before is None or config.data.flip is not None:
+        return config
+    return config.model_copy(update={"data": config.data.model_copy(update={"flip": before.data.flip})})
 
 
 def claim(folder: Path, resume: bool) -> None:

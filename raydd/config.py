@@ -41,6 +41,8 @@ class DataConfig(Config):
         validation: Fraction of the training set held out for honest selection.
         preprocessing: normalise (mean and standard deviation), zca or raw01.
         augment: Augmentation of experts, students and evaluation.
+        flip: Whether augmentation may mirror images left and right; None mirrors those of a named data set where that
+            changes no class (not digits), and none of a path.
     """
 
     dataset: str = "digits"
@@ -48,6 +50,7 @@ class DataConfig(Config):
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.1
     preprocessing: Preprocessing = "normalise"
     augment: AugmentName = "dsa"
+    flip: bool | None = None
 
 
 class ExpertConfig(Config):
@@ -249,6 +252,7 @@ class EvaluateConfig(Config):
         epochs: Epochs on a synthetic set; None takes the protocol's.
         real_epochs: Epochs on the whole data set; None takes the protocol's, 0 leaves the whole data set out.
         augment: Augmentation of all trainings; None takes that of the data the first set was distilled with.
+        flip: Whether augmentation may mirror images; None takes that of the data the first set was distilled with.
         validation: Fraction of the training images held out; the same.
         scores: Robust scores of every set, names of `raydd.training.robust.SCORES`; none does no training for them.
         score_weight: w of LRS, gamma of ARS.
@@ -268,6 +272,7 @@ class EvaluateConfig(Config):
     epochs: Count | None = None
     real_epochs: Annotated[int, Field(ge=0)] | None = None
     augment: AugmentName | None = None
+    flip: bool | None = None
     validation: Annotated[float, Field(ge=0, lt=1)] | None = None
     scores: tuple[str, ...] = ()
     score_weight: Annotated[float, Field(ge=0, le=1)] = 0.5

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from raydd.api import HERE, Where, check_workers
 from raydd.config import DataConfig, EvaluateConfig
 from raydd.console import Screen, left
+from raydd.data import mirroring
 from raydd.data.buffer import ArrowBuffer
 from raydd.data.coreset import CORESETS, MEASURED
 from raydd.data.datasets import Dataset
@@ -149,10 +150,13 @@ def do_matrix(
     Raises:
         RuntimeError: A training failed; those that are finished are kept, and the same call goes on.
     """
+    screen = screen or Screen()
+    if matrix.data.augment != "none" and dataset.flip:
+        screen.once(mirroring.words(matrix.data.dataset))
     rows = twins(matrix, dataset)
     distinct = sorted(set(rows))
     fewer = replace(matrix, entries=tuple(matrix.entries[row] for row in distinct))
-    outcomes = _do(fewer, dataset, fresh, where, screen or Screen())
+    outcomes = _do(fewer, dataset, fresh, where, screen)
     return {job: outcomes[job._replace(entry=distinct.index(rows[job.entry]))] for job in matrix.jobs()}
 
 

@@ -18,11 +18,13 @@ from raydd.data.cache import default_cache
 from raydd.data.convexified import knots
 from raydd.data.expert_file import Array
 from raydd.data.files import AnyPath, sweep, writer
+from raydd.data.manifest import read_manifest
+from raydd.data.mirroring import check_buffer, data_recipe
 from raydd.data.outlet import Entry, Outlet, entry_of, put
 from raydd.data.places import Store
 from raydd.data.spec import BufferSpec
 from raydd.data.spool import PIECE_BYTES, Piece, Row, Rows, Spool, pieces
-from raydd.data.store import is_uri, mirror, open_store
+from raydd.data.store import MANIFEST, is_uri, mirror, open_store
 from raydd.data.transform import Transform, load_transform, save_transform
 from raydd.memory import keep_memory
 from raydd.numerics.flat import layout_of, running_statistics, seeded
@@ -193,6 +195,8 @@ def default_buffer(config: ExpertsConfig) -> Path:
     """Where the cache keeps the buffer of a configuration: one folder for any number of experts."""
     experts = config.experts
     tree = config.model_dump(mode="json") | {"experts": {"network": experts.network, **experts.recipe()}}
+    del tree["data"]["flip"]  # as before there was a choice
+    tree["data"] |= data_recipe(config.data)
     digest = hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:12]
     name = f"{Path(config.data.dataset).name}-{config.experts.network.replace(':', '-')}-{digest}"
     return default_cache() / "buffers" / name
@@ -231,7 +235,7 @@ def buffer_spec(job: Job, work: Workspace) -> BufferSpec:
         classes=len(dataset.classes),
         layout=layout_of(dict(network.named_parameters())),
         buffer_layout=layout_of(running_statistics(network)),
-        recipe=job.experts.recipe() | {"augment": job.data.augment, "validation": job.data.validation},
+        recipe=job.experts.recipe() | data_recipe(job.data),
         seed=job.seed,
         kept=None if waypoints is None else knots(waypoints, job.experts.epochs, "experts.kept"),
         storage=job.experts.storage,
@@ -254,6 +258,9 @@ def prepare(job: Job, outlet: Outlet | None = None) -> tuple[Job, list[int]]:
     transform = load_transform(job.folder) if stored.exists() else None
     work = open_workspace(job.data, job.experts.network, torch.device("cpu"), transform)
     spec = buffer_spec(job, work)
+    before = read_manifest(job.folder)[0] if (job.folder / MANIFEST).exists() else None
+    if before and before.fingerprint == spec.fingerprint:
+        check_buffer(outlet.store.shown if outlet else job.folder, before.recipe, job.data)
     try:
         create_buffer(job.folder, spec)
     except ValueError as error:

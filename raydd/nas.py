@@ -242,8 +242,9 @@ def _rungs(config: NasConfig, epochs: int) -> Rungs | None:
 
 
 def _epochs(matrix: Matrix, work: Workspace) -> int:
-    """Epochs of a training on a proxy set."""
-    return matrix.protocol.plain_epochs if work.augment.plain else matrix.protocol.epochs
+    """Epochs of a training on a proxy set; of the shortest, where they differ."""
+    found = [matrix.protocol.on(row.sets[0].dataset, row.sets[0].ipc) for row in matrix.entries if row.sets]
+    return min(protocol.plain_epochs if work.augment.plain else protocol.epochs for protocol in found)
 
 
 def _title(config: NasConfig) -> str:

@@ -82,7 +82,8 @@ class Run:
     spread: Spread | None = None
 
     def __post_init__(self) -> None:
-        self.config = complete(self.config)
+        data = self.config.data.model_copy(update={"flip": self.work.dataset.flip})
+        self.config = complete(self.config).model_copy(update={"data": data})
         check_start(self.config, self.buffer.epochs if self.buffer else self.config.experts.epochs)
         check_selection(self.config, self.work)
         if self.config.keep_scored and self.config.evaluate_every is None:

@@ -19,6 +19,8 @@ from raydd.config import EvaluateConfig, ExpertsConfig
 from raydd.console import Screen, clock, left
 from raydd.data.datasets import DATASETS
 from raydd.data.files import write_atomic
+from raydd.data.mirroring import recorded, run_mirrors
+from raydd.data.mirroring import words as mirror_words
 from raydd.data.store import is_uri, local_folder, shown
 from raydd.data.synset import SyntheticSet
 from raydd.evaluation import evaluate, save_scores
@@ -139,8 +141,13 @@ def tune(
     space, folder = _claim(space, out, resume, options)
     place, space = space.buffer, space.model_copy(update={"buffer": space.buffer and shown(space.buffer)})
     loggers = callbacks(Loggers(options.get("mlflow"), options.get("wandb")), space.name)
-    work = check_early(space.config(space.example()), where)
+    example = space.config(space.example())
+    if not example.data.validation:
+        raise ValueError("data.validation = 0 leaves no images to compare trials by; use --set data.validation=0.1")
+    work = check_early(example, where)
     task = Task(space, None, folder, resolve_device(where.device).type)
+    if run_mirrors(example):
+        screen.once(mirror_words(example.data.dataset))
     if space.search.algorithm != "grid" and space.search.first != "none" and not space.spared:
         screen.note("the preset's own values lie outside the space: no trial has them")
     with alone(folder), session(where.address):  # once for experts, trials and scores
@@ -272,9 +279,10 @@ def _conclude(task: Task, search: Search, where: Where, screen: Screen, evaluati
         first = records[0]
         if best.number and first.state == "complete" and first.values == space.preset_values():
             rows[f"{'preset' if space.search.first == 'preset' else 'first'}: trial 0"] = kept_set(task, 0)
-        if evaluation.augment is None:  # a space may search it, and all rows are scored as the winner was distilled
-            own = next(iter(rows.values())).recipe["data"]["augment"]
-            evaluation = evaluation.model_copy(update={"augment": own})
+        own = recorded(next(iter(rows.values())).recipe["data"])
+        for key in ("augment", "flip"):  # a space may search them, and all rows are scored as the winner was distilled
+            if getattr(evaluation, key) is None:
+                evaluation = evaluation.model_copy(update={key: own[key]})
         scores = evaluate([*rows.values()], evaluation, names=[*rows], where=where, screen=screen)
         outputs["scores"] = save_scores(scores, folder / "scores.json")
     unfinished = sum(record.state == "unfinished" for record in records)

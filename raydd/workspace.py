@@ -1,6 +1,6 @@
 """What every verb works with: a data set, its preprocessing, a network and a device."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -9,6 +9,7 @@ from torch import nn
 from raydd.config import DataConfig
 from raydd.data.datasets import Dataset, Split, load_dataset
 from raydd.data.feed import Feed
+from raydd.data.mirroring import flips
 from raydd.data.transform import Transform, fit_transform
 from raydd.models.zoo import build, find
 from raydd.numerics.augment import Augment, augment
@@ -62,6 +63,7 @@ def open_workspace(
     if network is not None:
         find(network)  # names first: loading decodes the images into the cache
     dataset = load_dataset(data.dataset, size=data.size, validation=data.validation)
+    dataset = replace(dataset, flip=flips(data))
     if network is not None:
         shape = {"channels": dataset.channels, "size": dataset.size, "classes": len(dataset.classes)}
         seeded(partial(build, network, **shape), generator(0, "check"))

@@ -8,18 +8,20 @@ import pytest
 import torch
 import yaml
 
+from raydd.api import distill
 from raydd.checks import check, open_buffer, settle
 from raydd.config import DistillConfig
 from raydd.data.buffer import ArrowBuffer, refresh_manifest
 from raydd.data.convexified import convexify
+from raydd.data.imagenet import SUBSETS
 from raydd.data.synset import SyntheticSet
 from raydd.data.trajectory import InMemory
 from raydd.distillation.loop import Distillation, Leaf
 from raydd.experts import Job, Trainer, prepare
 from raydd.families import needs_experts
-from raydd.methods import DEFAULTS, METHODS, complete
+from raydd.methods import DEFAULTS, METHODS, PER_IMAGE, complete
 from raydd.numerics.rng import generator
-from raydd.preset import load_preset
+from raydd.preset import load_preset, preset_layers
 from raydd.recipe import Recipe, Setup, initial, leaves
 from raydd.runs import Run
 from raydd.settings import build
@@ -341,7 +343,7 @@ def test_what_a_method_has_of_its_own_fills_what_is_unset_alone(method, path, va
     said = build(DistillConfig, {"method": method}, nested(path, general))
     assert at(complete(said), path) == general
     for other, tree in DEFAULTS.items():
-        if path not in dict(leaf_settings(tree)):
+        if path not in dict(leaf_settings(tree)) and (path != ("lr", "images") or other not in PER_IMAGE):
             assert at(complete(build(DistillConfig, {"method": other})), path) == general
     beside = {"lr": {"momentum": 0.3}, "experts": {"lr": 7}, "pruning": {"metric": "squared"}, "window": {"low": 1}}
     beside |= {"statistic": {"lr": 2}, "formation": {"bound": 9}}
@@ -372,7 +374,6 @@ def test_the_methods_own_values_are_their_papers():
         "checkpoint_every": 200,
         "space": "pixels",
         "formation.factor": 2,
-        "lr.images": 0.01,
         "lr.lr": 0.0,
         "statistic.each_class": True,
         "statistic.batch_real": 128,
@@ -438,6 +439,34 @@ def test_the_methods_own_values_are_their_papers():
     assert (tgdd.of, tgdd.distance, tgdd.region) == ("features", "means", 7)
     assert complete(build(DistillConfig, {"method": "dsa"})).statistic.augment == "dsa"
     assert toy("datm").lr.labels_momentum == 0.9
+
+
+@pytest.mark.parametrize("method", ["tgdd", "dance"])
+@pytest.mark.parametrize("dataset", ["cifar10", "svhn", "tiny_imagenet", "own/letters", *SUBSETS])
+@pytest.mark.parametrize(("ipc", "times"), [(1, 1), (3, 3), (10, 10), (20, 20), (50, 50)])
+def test_the_learning_rate_of_the_images_grows_with_ipc_as_published(method, dataset, ipc, times):
+    tree = {"method": method, "ipc": ipc, "data": {"dataset": dataset}}
+    hundredths = times * (10 if dataset in SUBSETS else 1)
+    assert complete(build(DistillConfig, tree)).lr.images == hundredths / 100
+    assert complete(build(DistillConfig, tree, {"lr": {"images": 7}})).lr.images == 7
+
+
+@pytest.mark.parametrize(("method", "ipc", "rate"), [("tgdd", 1, 0.003), ("tgdd", 10, 0.1), ("dance", 1, 0.003)])
+def test_a_preset_and_a_user_have_the_last_word_on_it(method, ipc, rate):
+    """The tuned values of digits stay."""
+    preset, said = preset_layers(None, {"method": method, "ipc": ipc}, {})
+    assert complete(build(DistillConfig, preset, said)).lr.images == rate
+    preset, said = preset_layers(None, {"method": method, "ipc": 5}, {})  # no row of its own
+    assert complete(build(DistillConfig, preset, said)).lr.images == 0.05
+
+
+def test_a_run_writes_the_learning_rate_that_it_has(tmp_path):
+    config = {"method": "tgdd", "ipc": 3, "steps": 0, "formation": {"factor": 1}, "threads": 1}
+    small = {"num_experts": 1, "epochs": 1, "network": "MLP"}
+    config = build(DistillConfig, config, {"experts": small})
+    buffer = train_buffer(tmp_path / "buffer", config)
+    distill(config, tmp_path / "run", buffer=buffer)
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["lr"]["images"] == 0.03
 
 
 @pytest.mark.parametrize("method", [*METHODS, "bright"])

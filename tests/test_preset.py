@@ -8,6 +8,7 @@ import yaml
 from raydd.checks import check_lines, check_start
 from raydd.config import DistillConfig
 from raydd.data.datasets import DATASETS
+from raydd.data.imagenet import SUBSETS
 from raydd.families import check_method, check_statistic
 from raydd.methods import complete
 from raydd.preset import expand_preset, load_preset
@@ -15,6 +16,9 @@ from raydd.recipe import check_labels
 from raydd.settings import build, merge
 from raydd.statistics import check_distance
 
+HELD = (
+    "# The paper trains on all training images; here 10 % of them are held out. --set data.validation=0 is its split.\n"
+)
 TRAJECTORIES = {"mtt", "ftd", "tesla", "datm", "dpd", "ast", "mct"}  # the others: test_preset_statistics.py
 
 # Cazenavette et al., arXiv 2203.11932; T- is 0 and every start epoch may be drawn from the first step on.
@@ -42,6 +46,18 @@ cifar100      10  y   20 2 40   1000   1e-5 0.01  all   1     0.9995
 cifar100      50  y   80 2 40   1000   1e-5 0.01  1000  1     0.999
 tiny_imagenet 1   n   30 2 10   10000  1e-4 0.01  all   1     0.999
 tiny_imagenet 10  n   20 2 40   10000  1e-4 0.01  500   1     0.999
+"""
+
+# What authors of MTT and FTD told users of their code of ImageNet subsets.
+MTT_SUBSETS = """
+ipc zca N  M high images lr   start batch
+1   n   20 2 10   100000 1e-6 0.01  all
+10  n   20 2 10   100000 1e-6 0.01  20
+"""
+FTD_SUBSETS = """
+ipc zca N  M high images lr   start batch alpha ema
+1   n   20 2 10   10000  1e-4 0.01  all   1     0.999
+10  n   20 2 10   10000  1e-4 0.001 all   1     0.999
 """
 
 # Guo et al., arXiv 2310.05773, Table 6 in its own order; lr and start of MTT, alpha of FTD.
@@ -147,6 +163,17 @@ def test_ftd(row):
     assert found == wanted
 
 
+@pytest.mark.parametrize("name", SUBSETS)
+def test_imagenet_subsets(name):
+    for row in rows(MTT_SUBSETS):
+        found, wanted = both("mtt", row | {"set": name}, {})
+        assert found == wanted
+    for row in rows(FTD_SUBSETS):
+        own = {"ema": row["ema"], "experts": {"gsam": {"rho": 0.01, "alpha": row["alpha"]}}}
+        found, wanted = both("ftd", row | {"set": name}, own)
+        assert found == wanted
+
+
 @cells(DATM)
 def test_datm(row):
     found, wanted = both("datm", row, soft(row))
@@ -247,6 +274,7 @@ def test_no_table_has_a_cell_that_is_not_shipped_or_the_other_way_round():
     expected = {(row["set"], preset, int(row["ipc"])) for preset, table in tables.items() for row in rows(table)}
     ast = {(row["set"], preset, int(row["ipc"])) for preset in AST for row in rows(MTT)}
     expected |= ast - {("tiny_imagenet", preset, 50) for preset in AST}
+    expected |= {(name, preset, ipc) for name in SUBSETS for preset in ("mtt", "ftd") for ipc in (1, 10)}
     found = {cell for cell in shipped() if trajectories(cell[1])}
     assert {cell for cell in found if cell[0] != "digits"} == expected
 
@@ -267,3 +295,14 @@ def test_official_values_are_a_preset_of_the_same_method():
     assert official["gate"] == 1.1
     assert official["preset"] == "cifar10/datm-official.yaml, ipc 1"
     assert load_preset("cifar10", "no_such-official", 1) == {}
+
+
+def test_presets_of_papers_say_what_is_held_out_and_how_not_to():
+    """Digits have no paper; every other preset trains on nine tenths of what its paper trains on."""
+    home = resources.files("raydd") / "presets"
+    files = [file for data in home.iterdir() if data.name != "digits" for file in data.iterdir()]
+    assert len(files) > 60
+    assert [str(file) for file in files if file.read_text(encoding="utf-8").count(HELD) != 1] == []
+    for file in files:
+        assert "validation" not in str(yaml.safe_load(file.read_text(encoding="utf-8")))
+    assert DistillConfig().data.validation == 0.1

@@ -97,7 +97,7 @@ def open_work(buffer: ArrowBuffer, images: Tree, device: torch.device) -> Worksp
     """
     spec = buffer.spec
     own = {"dataset": spec.dataset, "preprocessing": spec.preprocessing["kind"]}
-    recipe: Tree = {key: spec.recipe[key] for key in ("augment", "validation") if key in spec.recipe}
+    recipe: Tree = {key: spec.recipe[key] for key in ("augment", "flip", "validation") if key in spec.recipe}
     data = settle(DataConfig, own, recipe, images)
     if data.dataset == spec.dataset and spec.dataset not in DATASETS:
         raise ValueError(f"{buffer.folder} is of {spec.dataset}, a path when it was made; name it with --dataset PATH")

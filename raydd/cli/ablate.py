@@ -33,7 +33,7 @@ def ablate(  # noqa: PLR0913, PLR0917 - one a flag
     ] = None,
     preset: Annotated[str | None, typer.Option(help="A shipped preset such as cifar10/tgdd, or a YAML file.")] = None,
     seeds: Annotated[int, typer.Option(help="Fresh networks a row.")] = 5,
-    protocol: Annotated[str, typer.Option(help="mtt, dm, tgdd or dcbench.")] = "mtt",
+    protocol: Annotated[str, typer.Option(help="mtt, datm, ast, dm, dcbench or tgdd.")] = "mtt",
     epochs: Annotated[int | None, typer.Option(help="Epochs on a synthetic set; none takes the protocol's.")] = None,
     real_epochs: Annotated[int | None, typer.Option(help="Epochs on the whole data.")] = None,
     out: Annotated[Path | None, typer.Option(help="A folder; again goes on where it stopped.")] = None,

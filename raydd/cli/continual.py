@@ -33,7 +33,7 @@ def continual(  # noqa: PLR0913, PLR0917 - one a flag
     nets: Annotated[str | None, typer.Option(help="Networks, with commas; none takes the experts'.")] = None,
     seeds: Annotated[int, typer.Option(help="Runs, each with a class order and networks of its own.")] = 5,
     protocol: Annotated[
-        str, typer.Option(help="mtt, dm, tgdd, dcbench, or a YAML file of a protocol's fields.")
+        str, typer.Option(help="mtt, datm, ast, dm, dcbench, tgdd, or a YAML file of a protocol's fields.")
     ] = "mtt",
     baselines: Annotated[
         str, typer.Option(help="Selections beside the sets, with commas, or none.")

@@ -68,7 +68,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one a flag
     nets: Nets = None,
     seeds: Annotated[int, typer.Option(help="Fresh networks a cell.")] = 5,
     protocol: Annotated[
-        str, typer.Option(help="mtt, dm, tgdd, dcbench, or a YAML file of a protocol's fields.")
+        str, typer.Option(help="mtt, datm, ast, dm, dcbench, tgdd, or a YAML file of a protocol's fields.")
     ] = "mtt",
     baselines: Baselines = None,
     scores: Annotated[str | None, typer.Option(help="Robust scores, with commas: lrs,ars,hlr,ior.")] = None,

@@ -33,14 +33,17 @@ def datasets(
     from raydd.config import ExpertsConfig
     from raydd.console import Screen
     from raydd.data.datasets import DATASETS, load_dataset
+    from raydd.data.mirroring import flips
     from raydd.settings import build, parse_settings
 
     if name is None:
         listed = {
-            key: {"classes": row.classes, "channels": row.channels, "size": row.size} for key, row in DATASETS.items()
+            key: {"classes": row.classes, "channels": row.channels, "size": row.size, "flip": row.flip}
+            for key, row in DATASETS.items()
         }
         lines = [
-            f"{key:20} {row.classes:4} classes, {row.channels} x {row.size} x {row.size}"
+            f"{key:20} {row.classes:4} classes, {row.channels} x {row.size} x {row.size}, "
+            f"{'mirrored in training' if row.flip else 'never mirrored unless data.flip=true'}"
             for key, row in DATASETS.items()
         ]
         Screen(as_json).result({"datasets": listed}, lambda console: console.print("\n".join(lines)))
@@ -55,6 +58,7 @@ def datasets(
         "train": len(data.train),
         "validation": len(data.validation),
         "test": len(data.test),
+        "flip": flips(config),
         "fingerprint": data.fingerprint,
         "note": data.note,
     }

@@ -33,7 +33,7 @@ def nas(  # noqa: PLR0913, PLR0917 - one a flag
     sample: Annotated[int | None, typer.Option(help="Architectures drawn from the space; all if none.")] = None,
     seeds: Annotated[int, typer.Option(help="Fresh networks an architecture and set.")] = 1,
     top: Annotated[str, typer.Option(help="Sizes of the tops, with commas.")] = "5,10,20",
-    protocol: Annotated[str, typer.Option(help="mtt, dm, tgdd, dcbench, or a YAML file.")] = "dm",
+    protocol: Annotated[str, typer.Option(help="mtt, datm, ast, dm, dcbench, tgdd, or a YAML file.")] = "dm",
     epochs: Annotated[int | None, typer.Option(help="Epochs on a proxy set; the protocol's if none.")] = None,
     real_epochs: Annotated[int | None, typer.Option(help="Epochs on the whole data; the protocol's if none.")] = None,
     real: Annotated[

@@ -40,7 +40,7 @@ def tune(  # noqa: PLR0913, PLR0917 - one a flag
     gpus_per_trial: Annotated[float | None, typer.Option(help="GPUs a trial, such as 0.25.")] = None,
     num_workers: Workers = None,
     seeds: Annotated[int, typer.Option(help="Fresh networks that score the best on the test images; 0: none.")] = 5,
-    protocol: Annotated[str, typer.Option(help="mtt, dm, tgdd or dcbench, of that score.")] = "mtt",
+    protocol: Annotated[str, typer.Option(help="mtt, datm, ast, dm, dcbench or tgdd, of that score.")] = "mtt",
     epochs: Annotated[int | None, typer.Option(help="Epochs of that score; the protocol's if none.")] = None,
     real_epochs: Annotated[int, typer.Option(help="Epochs on the whole data beside it; 0 leaves it out.")] = 0,
     mlflow: Annotated[str | None, typer.Option(help="Send results to this MLflow address or folder too.")] = None,

@@ -64,7 +64,7 @@ class Dataset:
         classes: Names of the K classes, in label order.
         mean: Mean of each channel, pixels in [0, 1].
         std: Standard deviation of each channel.
-        flip: Whether an image may be mirrored without changing its class.
+        flip: Whether training may mirror images: known to change no class, or asked for.
         train: Training images without the validation split.
         validation: Training images held out for choosing; the same in every run.
         test: Test images.
@@ -202,7 +202,7 @@ def _dataset(name: str, row: Row | None, content: Stored, validation: float) -> 
         classes=content.classes,
         mean=mean,
         std=std,
-        flip=row.flip if row else True,
+        flip=row is not None and row.flip,
         train=Split(images["train"], labels["train"], kept),
         validation=Split(images["train"], labels["train"], held),
         test=Split(images["test"], labels["test"], np.arange(len(labels["test"]))),

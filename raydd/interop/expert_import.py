@@ -15,6 +15,7 @@ from torch import Tensor
 
 from raydd.config import ExpertsConfig
 from raydd.console import Screen
+from raydd.data import mirroring
 from raydd.data.buffer import create_buffer, expert_path, finished, refresh_manifest
 from raydd.data.files import open_arrow
 from raydd.data.spec import BufferSpec
@@ -189,7 +190,7 @@ def _open(folder: Path, work: Workspace, target: Target, settings: Tree, kind: t
         kind: The files' layout, and the experts' last epoch.
     """
     layout, epochs = kind
-    defaults = merged(NOWHERE, FORMATS[layout].recipe(epochs))
+    defaults = merged(NOWHERE, FORMATS[layout].recipe(epochs), mirroring.assumed(settings["data"]["dataset"]))
     config = build(ExpertsConfig, defaults, settings, {"experts": {"epochs": epochs}})
     names = {*flat(defaults), "data.preprocessing"} - set(flat(settings))
     assumed = {name: value for name, value in flat(config).items() if name in names}
@@ -197,10 +198,9 @@ def _open(folder: Path, work: Workspace, target: Target, settings: Tree, kind: t
     transform = load_transform(folder) if stored.exists() else fit_transform(wanted, work.dataset)
     if transform.kind != wanted:
         raise ValueError(f"{folder} has preprocessing {transform.kind!r}, not {wanted!r}; name another --out")
-    recipe = config.experts.recipe() | {"augment": config.data.augment, "validation": config.data.validation}
+    recipe = config.experts.recipe() | mirroring.data_recipe(config.data)
     recipe["imported"] = {"format": layout, "assumed": sorted(assumed)}
-    spec = _spec(work, target, transform, config, recipe)
-    create_buffer(folder, spec)
+    create_buffer(folder, spec := _spec(work, target, transform, config, recipe))
     if not stored.exists():
         save_transform(folder, transform)
     return _Buffer(folder, config, spec, replace(work, transform=transform), assumed)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from raydd.config import DataConfig
 from raydd.data.datasets import Dataset, load_dataset
+from raydd.data.mirroring import flips, recorded
 from raydd.data.synset import SyntheticSet
 from raydd.data.transform import Transform, fit_transform
 from raydd.interop import sidecar
@@ -151,6 +152,7 @@ def _data(case: _Case) -> DataConfig:
     known: dict[str, Any] = {}
     if case.beside:
         known = {"dataset": case.beside.dataset, **case.beside.recipe.get("data", {})}
+        known = recorded(known) if "data" in case.beside.recipe else known
         known["preprocessing"] = case.beside.preprocessing.kind
     known |= case.given
     if "dataset" not in known:
@@ -159,7 +161,7 @@ def _data(case: _Case) -> DataConfig:
     if "preprocessing" not in known:
         kind = DataConfig().preprocessing
         case.notes.append(f"preprocessing is not kept: taken as {kind}; for others give --preprocessing zca or raw01")
-    return build(DataConfig, known)
+    return build(DataConfig, {"flip": flips(build(DataConfig, known))}, known)
 
 
 def _check_preprocessing(case: _Case, config: DataConfig, dataset: Dataset, transform: Transform) -> None:

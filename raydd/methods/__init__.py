@@ -15,6 +15,9 @@ from raydd.settings import Tree, build
 METHODS: dict[str, Callable[[Setup], Recipe]] = trajectory.METHODS | statistic.METHODS | coreset.METHODS
 """The methods by name, as ``DistillConfig.method`` takes them; a script may add a row of its own."""
 
+PER_IMAGE: dict[str, dict[str, float]] = statistic.PER_IMAGE
+"""``lr.images`` per stored image of a class, where it grows with ``ipc``: by method and data set, "" is all others."""
+
 DEFAULTS: dict[str, Tree] = trajectory.DEFAULTS | statistic.DEFAULTS | coreset.DEFAULTS
 """What a method sets where neither a preset nor the user does."""
 
@@ -24,5 +27,11 @@ def complete(config: DistillConfig) -> DistillConfig:
 
     >>> complete(DistillConfig(method="dpd")).pruning.rate, complete(DistillConfig()).pruning.rate
     (0.1, 0.0)
+    >>> complete(DistillConfig(method="tgdd", ipc=20)).lr.images
+    0.2
     """
-    return build(DistillConfig, DEFAULTS.get(config.method, {}), config.model_dump(exclude_unset=True))
+    rates, scaled = PER_IMAGE.get(config.method), {}
+    if rates is not None:
+        rate = rates.get(config.data.dataset, rates[""])
+        scaled = {"lr": {"images": round(rate * config.ipc, 12)}}  # 0.3, not 0.30000000000000004
+    return build(DistillConfig, DEFAULTS.get(config.method, {}), scaled, config.model_dump(exclude_unset=True))

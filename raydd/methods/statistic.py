@@ -2,10 +2,14 @@
 
 A method is a function from a `Setup` to a `Recipe`, and one row of `METHODS`. What it sets without being asked is
 its row of `DEFAULTS`.
+
+Differs, in all of them: the papers train experts, and choose images, from all training images; here 10 % are held out
+for validation unless ``data.validation`` says otherwise (0 is the papers' split).
 """
 
 from collections.abc import Callable
 
+from raydd.data.imagenet import SUBSETS
 from raydd.recipe import Recipe, Setup
 from raydd.settings import Tree
 from raydd.statistics import statistics
@@ -56,7 +60,10 @@ def tgdd(setup: Setup) -> Recipe:
     Differs:
         Algorithm 1 prints the start inside its loop; it is drawn once. As in the official code, every class takes
         an optimiser step of its own, and at most 200 decoded images a class are looked at; that code also trains
-        its experts with CutMix, which the paper does not tell of.
+        its experts with CutMix, which the paper does not tell of. The paper's text lists six operations of
+        augmentation for matching (color, crop, cutout, flip, scale, rotate); as in its code, color, crop and cutout
+        are what both sides share. That code clamps pixels to [0, 1] once an outer step; here each class's step is
+        followed by it. It reports the best epoch on the test images; protocol ``tgdd`` has the last.
     """
     return statistics(setup)
 
@@ -123,9 +130,17 @@ _TGDD: Tree = {
     "checkpoint_every": 200,
     "space": "pixels",
     "formation": {"factor": 2},
-    "lr": {"images": 0.01, "lr": 0.0},
+    "lr": {"lr": 0.0},
     "experts": {"optimizer": "momentum", "weight_decay": 5e-4, "epochs": 60, "num_experts": 5},
 }
+
+_SCALED = {"": 0.01, **dict.fromkeys(SUBSETS, 0.1)}
+
+PER_IMAGE: dict[str, dict[str, float]] = {"tgdd": _SCALED, "dance": _SCALED}
+"""``lr.images`` per stored image of a class, by method and data set; "" stands for all others.
+
+Of tgdd: arXiv 2512.02469, implementation details. Of dance: the published code of arXiv 2406.01063, on the same data.
+"""
 
 METHODS: dict[str, Callable[[Setup], Recipe]] = {
     "dc": dc,

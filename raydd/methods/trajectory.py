@@ -2,6 +2,9 @@
 
 A method is a function from a `Setup` to a `Recipe`, and one row of `METHODS`. What it sets without being asked is
 its row of `DEFAULTS`.
+
+Differs, in all of them: the papers train experts, and choose images, from all training images; here 10 % are held out
+for validation unless ``data.validation`` says otherwise (0 is the papers' split).
 """
 
 from collections.abc import Callable
@@ -37,7 +40,8 @@ def ftd(setup: Setup) -> Recipe:
 
     Differs:
         The running mean of the images is scored on fresh networks; the official score comes from a
-        network that was trained on the raw images before.
+        network that was trained on the raw images before. The official code has settings for networks with
+        BatchNorm; no preset here has them. Segments match parameters alone, under each batch's own statistics.
     """
     return matching(setup)
 
@@ -71,7 +75,13 @@ def datm(setup: Setup) -> Recipe:
     Differs:
         The official code averages the logits of all experts that are right
         (``initial: correctly_classified_mean``), leaves the window's upper end out, and steps only where the
-        loss is at most 1 (``gate``), which the paper does not tell of.
+        loss is at most 1 (``gate``), which the paper does not tell of. It also has settings for networks with
+        BatchNorm, which no preset here has: segments match parameters alone, under each batch's own statistics,
+        and an expert that is asked about images is asked in evaluation mode. That code evaluates with batches of
+        128, protocol ``datm``; unasked, sets are evaluated with 256. Of the networks in the paper's appendix A.8 the
+        MLP has one hidden layer of 128 units, where ``MLP`` has two; on Tiny ImageNet its ResNet, LeNet and AlexNet
+        begin with a stride of 2, and its VGG has another one in the last max pooling. Here the strides are those of
+        32 x 32 images, and the larger map is averaged at the end.
     """
     return matching(setup)
 
@@ -100,7 +110,9 @@ def ast(setup: Setup) -> Recipe:
 
     Differs:
         Students use plain SGD as in Algorithm 2, where the official code gives them momentum 0.9; the official
-        logarithm of Eq. 20 is to base 5, and its perturbation scales whole tensors with rho 1.
+        logarithm of Eq. 20 is to base 5, and its perturbation scales whole tensors with rho 1. The paper evaluates
+        with the learning rate halved at 500 epochs, protocol ``ast``; unasked, sets are evaluated by ``mtt``, which
+        divides it by ten there.
     """
     return matching(setup)
 

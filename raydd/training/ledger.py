@@ -24,6 +24,8 @@ from raydd.training.matrix import Entry, Job, Matrix, Outcome
 
 SCHEMA = 1
 """To be raised whenever a training's result changes for the same key."""
+LATER = {"rule": None, "strategy": None, "lengths": ()}
+"""Fields of a protocol that younger versions have, as they are of older ones: such keys stay as they were."""
 
 Key = dict[str, Any]
 
@@ -88,8 +90,9 @@ class Keys:
         """The key of a job that runs to its end."""
         matrix, data = self._matrix, self._dataset
         entry, synset = matrix.entries[job.entry], matrix.set_of(job)
-        protocol = matrix.protocol.model_dump(mode="json", exclude={"name"})
-        unused = ("real_epochs",) if synset else ("epochs", "plain_epochs")
+        protocol = matrix.protocol.on(synset.dataset, synset.ipc) if synset else matrix.protocol
+        unused = {"name", *(("real_epochs",) if synset else ("epochs", "plain_epochs", "lengths"))}
+        unused |= {name for name, usual in LATER.items() if getattr(protocol, name) == usual}
         key = {
             "schema": SCHEMA,
             "raydd": self._version,
@@ -98,7 +101,7 @@ class Keys:
             "device": matrix.device,
             "data": {"fingerprint": data.fingerprint, "classes": len(data.classes), "flip": data.flip},
             "transform": (synset or matrix.look()).transform.hash,
-            "protocol": {name: value for name, value in protocol.items() if name not in unused},
+            "protocol": protocol.model_dump(mode="json", exclude=unused),
             "augment": matrix.data.augment if entry.augment else "none",
             "network": str(matrix.rows.get(job.network, job.network)),
             "seed": job.seed,

@@ -21,7 +21,6 @@ from raydd.data.synset import SyntheticSet
 from raydd.memory import keep_memory
 from raydd.models import spaces, zoo
 from raydd.models.spaces import Row
-from raydd.numerics.augment import augment
 from raydd.training.halving import Rungs
 from raydd.training.protocol import Protocol
 from raydd.training.student import Watch, evaluate, evaluate_real
@@ -186,7 +185,8 @@ class Scorer:
     def _train(self, job: Job, watch: Watch | None) -> float:
         matrix, entry, synset = self._matrix, self._matrix.entries[job.entry], self._sets.set_of(job)
         work = self._work(synset or self._sets.look())
-        augmented = work.augment if entry.augment else augment("none")
+        own = matrix.data.augment if entry.augment else "none"
+        augmented = matrix.protocol.augmentation(own, flip=work.dataset.flip)
         build = partial(self._build, job.network, work, len(entry.classes or work.dataset.classes))
         test = self._feed(work, entry.split, entry.classes)
         if synset is None:

@@ -14,6 +14,7 @@ import torch
 
 from raydd.config import DataConfig, EvaluateConfig, ExpertConfig
 from raydd.data.coreset import CORESETS
+from raydd.data.mirroring import flips, recorded
 from raydd.data.synset import SyntheticSet
 from raydd.models.zoo import find
 from raydd.training.baselines import baselines, open_experts
@@ -172,18 +173,28 @@ def _data(synsets: Sequence[SyntheticSet], config: EvaluateConfig) -> DataConfig
     Raises:
         ValueError: The sets were distilled with different augmentations, and none was asked for.
     """
-    known = [
-        DataConfig.model_validate({key: value for key, value in found.items() if key in DataConfig.model_fields})
-        for found in (synset.recipe.get("data", {"dataset": synset.dataset}) for synset in synsets)
-    ]
+    known = [_data_of(synset) for synset in synsets]
     kinds = dict.fromkeys(data.augment for data in known)
     if config.augment is None and len(kinds) > 1:
         raise ValueError(
             f"the sets were distilled with the augmentations {' and '.join(kinds)}, and one evaluation takes one; "
             f"say which, such as --set augment={next(iter(kinds))}"
         )
-    given = config.model_dump(include={"dataset", "augment", "validation"}, exclude_none=True)
+    if config.flip is None and len({flips(data) for data in known if (config.augment or data.augment) != "none"}) > 1:
+        raise ValueError(
+            "some of the sets were distilled with mirror images (data.flip) and others without, and one evaluation "
+            "takes one; say which, such as --set flip=false"
+        )
+    given = config.model_dump(include={"dataset", "augment", "flip", "validation"}, exclude_none=True)
     return known[0].model_copy(update=given)
+
+
+def _data_of(synset: SyntheticSet) -> DataConfig:
+    """The real images as a set's recipe has them, as far as it says."""
+    if (found := synset.recipe.get("data")) is None:
+        return DataConfig(dataset=synset.dataset)
+    fields = {key: value for key, value in found.items() if key in DataConfig.model_fields}
+    return DataConfig.model_validate(recorded(fields))
 
 
 def _beside(synsets: Sequence[SyntheticSet], ground: Ground, config: EvaluateConfig) -> list[Entry]:

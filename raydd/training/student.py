@@ -59,6 +59,7 @@ def evaluate(
     Returns:
         Fraction of test images classified correctly, in [0, 1].
     """
+    protocol = protocol.on(synset.dataset, synset.ipc)
     synset = synset.to(test.targets.device).decoded()
     images, targets = synset.images, synset.targets
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from raydd.checks import check, open_buffer, settle
+from raydd.checks import as_before, check, open_buffer, read_config, settle
 from raydd.config import DistillConfig, ExpertsConfig
 from raydd.data.buffer import expert_path, refresh_manifest
 from raydd.data.files import write_atomic
@@ -182,7 +182,9 @@ def _told(run: Run, book: Book, loss: float, seconds: float) -> Iterator[Report]
 def _open(task: Task, number: int, values: Mapping[str, Any]) -> Run:
     """The trial's run, at its checkpoint where there is one."""
     config, device = complete(task.space.config(values)), resolve_device(task.device)
-    folder, buffer = trial_folder(task.folder, number), _experts(task, number, config)
+    folder = trial_folder(task.folder, number)
+    config = as_before(config, read_config(folder))
+    buffer = _experts(task, number, config)
     if buffer is None:
         experts, work = None, open_workspace(config.data, config.experts.network, device)
     else:

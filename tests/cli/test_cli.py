@@ -137,12 +137,14 @@ def test_no_command_is_refused_with_the_help(capfd):
 
 def test_datasets_document(capfd, images):
     listed = document(capfd, "datasets")["datasets"]
-    assert listed["digits"] == {"classes": 10, "channels": 1, "size": 8}
+    assert listed["digits"] == {"classes": 10, "channels": 1, "size": 8, "flip": False}
+    assert listed["cifar10"]["flip"] is True
     digits = document(capfd, "datasets", "digits")
     assert (digits["train"], digits["validation"], digits["test"], digits["size"]) == (1293, 145, 359, 8)
     folder = document(capfd, "datasets", str(images), "--set", "data.size=6", "--set", "data.validation=0.25")
     assert (folder["name"], folder["classes"], folder["size"]) == ("images", ["cat", "dog"], 6)
-    assert (folder["train"], folder["validation"], folder["test"]) == (6, 2, 2)
+    assert (folder["train"], folder["validation"], folder["test"], folder["flip"]) == (6, 2, 2, False)
+    assert document(capfd, "datasets", str(images), "--set", "data.flip=true")["flip"] is True
 
 
 def test_experts_document_of_a_whole_buffer(capfd, small_buffer):

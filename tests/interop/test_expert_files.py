@@ -3,14 +3,17 @@
 import json
 import os
 import re
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from raydd.checks import open_buffer
 from raydd.cli import run
+from raydd.config import DistillConfig
 from raydd.console import Screen
 from raydd.data.buffer import ArrowBuffer, expert_path, verify
 from raydd.data.datasets import load_dataset
@@ -23,6 +26,7 @@ from raydd.interop.expert_layers import Target, by_layer
 from raydd.models.zoo import build
 from raydd.numerics.flat import split
 from raydd.numerics.rng import generator
+from raydd.settings import build as settle
 
 NETWORK = "ConvNetW4D2"
 SETTINGS = {"data": {"dataset": "digits", "preprocessing": "normalise"}, "experts": {"network": NETWORK}}
@@ -125,6 +129,28 @@ def ours(buffer, index, epoch):
 
 
 IMAGES = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(9))
+
+
+@pytest.mark.parametrize("flip", [None, True, False])
+def test_experts_of_own_data_are_taken_to_have_seen_mirror_images(flip, tmp_path):
+    """The other projects mirror all data; with that buffer a run that mirrors none is refused."""
+    digits, own = load_dataset("digits"), tmp_path / "own.npz"
+    pixels = {f"x_{name}": split.images[split.index][:, 0] for name, split in digits_of(digits).items()}
+    np.savez(own, **pixels, **{f"y_{name}": split.labels[split.index] for name, split in digits_of(digits).items()})
+    said = {} if flip is None else {"flip": flip}
+    settings = SETTINGS | {"data": SETTINGS["data"] | {"dataset": str(own)} | said}
+    found = bring(replays(tmp_path / "theirs", _0=[expert(0)]), tmp_path / "buffer", settings)
+    assert found.assumed.get("data.flip") is (True if flip is None else None)
+    assert ArrowBuffer(tmp_path / "buffer").spec.recipe.get("flip", True) is (flip is not False)
+    for asked in (None, True, False):
+        data = {"dataset": str(own), "validation": 0, "flip": asked}
+        config = settle(DistillConfig, {"data": data, "experts": {"network": NETWORK, "epochs": 2}})
+        with nullcontext() if bool(asked) is (flip is not False) else pytest.raises(ValueError, match=r"data\.flip="):
+            open_buffer(tmp_path / "buffer", config, torch.device("cpu"))
+
+
+def digits_of(dataset):
+    return {"train": dataset.train, "test": dataset.test}
 
 
 def test_replay_buffers_by_the_command_line(tmp_path, capfd):

@@ -24,7 +24,7 @@ from raydd.training import ledger as module
 from raydd.training.halving import Rungs
 from raydd.training.ledger import Kept, Keys, Ledger, commits, known
 from raydd.training.matrix import Entry, Job, Matrix, Outcome
-from raydd.training.protocol import Protocol
+from raydd.training.protocol import Length, Protocol
 from raydd.workspace import open_workspace
 
 DATA = DataConfig()
@@ -123,9 +123,13 @@ PROTOCOLS = {
     "cutmix": (0.5, True),
     "real_epochs": (3, False),
     "name": ("q", False),
+    "rule": ("dsa_idc", True),
+    "strategy": ("color_crop", True),
+    "lengths": ((Length(datasets=("digits",), ipc=2, epochs=7),), True),
 }
 DATAS = {  # which images is in the fingerprint, and how they are preprocessed in the set's own transform
     "augment": ("none", True),
+    "flip": (True, False),  # what comes of it is in the images' own field
     "validation": (0.2, False),
     "dataset": ("other", False),
     "size": (16, False),
@@ -164,6 +168,15 @@ def test_every_field_of_what_decides_a_result_is_looked_at_here():
 )
 def test_one_field_at_a_time(matrix, dataset, change, field, other, differs):
     assert (text(change(matrix, **{field: other}), dataset) != text(matrix, dataset)) is differs
+
+
+def test_the_keys_of_older_versions_are_found(matrix, dataset):
+    """Fields that their protocols did not have are left out where they change nothing."""
+    older = {"epochs", "plain_epochs", "lr", "momentum", "weight_decay", "batch_size", "milestones", "gamma", "cutmix"}
+    elsewhere = with_protocol(matrix, lengths=(Length(datasets=("svhn",), ipc=2, epochs=7),))
+    for one in (matrix, elsewhere):
+        assert Keys(one, dataset).of(JOB)["protocol"].keys() == older
+    assert Keys(elsewhere, dataset).of(WHOLE)["protocol"].keys() == older - {"epochs", "plain_epochs"} | {"real_epochs"}
 
 
 @pytest.mark.parametrize("field", DATASET)
@@ -300,7 +313,7 @@ from raydd.config import DataConfig
 from raydd.data.synset import SyntheticSet
 from raydd.training.ledger import Keys, Ledger
 from raydd.training.matrix import Entry, Job, Matrix
-from raydd.training.protocol import Protocol
+from raydd.training.protocol import Length, Protocol
 from raydd.workspace import open_workspace
 
 protocol = Protocol(name="other", epochs=6, plain_epochs=5, real_epochs=2, lr=None)

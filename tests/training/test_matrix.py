@@ -95,6 +95,17 @@ def test_an_entry_may_go_without_augmentation(augmented, name, synset, work):
     assert score(entry(synset, augment=augmented), data=DataConfig(augment=name)) == expected
 
 
+@pytest.mark.parametrize("flip", [None, True])
+def test_a_protocol_may_have_a_rule_of_its_own_for_images_that_are_augmented(flip, synset, work):
+    """Digits are mirrored where that is asked for, and nowhere else."""
+    protocol, data = SHORT.model_copy(update={"rule": "dsa_idc", "strategy": "color_flip_crop"}), DataConfig(flip=flip)
+    seen = augment("dsa_idc", flip=bool(flip), strategy="color_flip_crop")
+    wanted = evaluate(synset, builder(work), work.feed(work.dataset.test), protocol, seen, 7)
+    assert score(entry(synset), protocol=protocol, data=data).value == wanted
+    plain = evaluate(synset, builder(work), work.feed(work.dataset.test), protocol, augment("none"), 7)
+    assert score(entry(synset, augment=False), protocol=protocol, data=data).value == plain
+
+
 def places(labels, classes):
     """Rows whose class is one of these, and its place among them; counted out."""
     found = [(row, classes.index(label)) for row, label in enumerate(labels.tolist()) if label in classes]

@@ -1,9 +1,14 @@
 """Protocols by name and from files; every refusal is one line that names the file and the remedy."""
 
 import os
+from collections import Counter
 
 import pytest
 
+from raydd.data.datasets import DATASETS
+from raydd.data.imagenet import SUBSETS
+from raydd.numerics.augment import augment
+from raydd.numerics.rng import generator
 from raydd.settings import dump
 from raydd.training.protocol import PROTOCOLS, find_protocol
 
@@ -36,15 +41,20 @@ def test_a_name_is_its_row(name):
 
 def test_the_published_numbers():
     """The last tables of the papers, a second time."""
-    mtt, dm, dcbench, tgdd = (PROTOCOLS[name] for name in ("mtt", "dm", "dcbench", "tgdd"))
-    assert set(PROTOCOLS) == {"mtt", "dm", "dcbench", "tgdd"}
+    mtt, datm, ast, dm, dcbench, tgdd = PROTOCOLS.values()
+    assert [*PROTOCOLS] == ["mtt", "datm", "ast", "dm", "dcbench", "tgdd"]
     assert (mtt.epochs, mtt.plain_epochs, mtt.lr, mtt.batch_size) == (1000, 1000, None, 256)
+    assert datm == mtt.model_copy(update={"name": "datm", "batch_size": 128})
+    assert ast == mtt.model_copy(update={"name": "ast", "gamma": 0.5})
     for protocol in (dm, dcbench):
         assert (protocol.epochs, protocol.plain_epochs, protocol.lr, protocol.batch_size) == (1000, 300, 0.01, 256)
     for protocol in (mtt, dm, dcbench):
         assert (protocol.milestones, protocol.gamma, protocol.cutmix) == ((0.5,), 0.1, 0)
     assert (tgdd.epochs, tgdd.plain_epochs, tgdd.lr, tgdd.batch_size) == (1500, 1500, 0.01, 64)
     assert (tgdd.milestones, tgdd.gamma, tgdd.cutmix) == ((2 / 3, 5 / 6), 0.2, 0.5)
+    assert tgdd.rule == "dsa_idc"
+    assert set(tgdd.strategy.split("_")) == {"color", "crop", "flip", "scale", "rotate"}
+    assert all((one.rule, one.strategy, one.lengths) == (None, None, ()) for one in (mtt, datm, ast, dm, dcbench))
     assert {(protocol.momentum, protocol.weight_decay) for protocol in PROTOCOLS.values()} == {(0.9, 5e-4)}
 
 
@@ -62,6 +72,9 @@ def test_a_whole_file_is_its_fields_and_the_stem_its_name(write):
         "milestones": (0.5,),
         "gamma": 0.1,
         "cutmix": 0.0,
+        "rule": None,
+        "strategy": None,
+        "lengths": (),
     }
 
 
@@ -104,7 +117,7 @@ def test_an_unknown_name_is_told_all_names(word):
         ("\0", "is no YAML"),
         (b"\xff\xfe\xfa", "is no YAML"),
         ("epochs: 300\n", r"lacks plain_epochs, real_epochs, lr; give them, or a base"),
-        ("base: mtt2\n", r"base 'mtt2' is unknown; use one of mtt, dm, dcbench, tgdd"),
+        ("base: mtt2\n", r"base 'mtt2' is unknown; use one of mtt, datm, ast, dm, dcbench, tgdd"),
         ("base: [mtt]\n", r"base \['mtt'\] is unknown"),
         ("base: {mtt: 1}\n", r"base \{'mtt': 1\} is unknown"),
         ("base: ''\n", "base '' is unknown"),
@@ -123,6 +136,9 @@ def test_an_unknown_name_is_told_all_names(word):
         ("base: mtt\ngamma: 0\n", "gamma = 0: .* greater than 0"),
         ("base: mtt\ncutmix: 1.5\n", "cutmix = 1.5: .* less than or equal to 1"),
         ("base: mtt\nepochs: {high: 3}\n", "epochs = .* integer"),
+        ("base: mtt\nrule: dsa_ibc\n", "rule = 'dsa_ibc'"),
+        ("base: mtt\nstrategy: color_crap\n", "strategy = 'color_crap': unknown operation 'crap'"),
+        ("base: mtt\nlengths: [{datasets: [digits], ipc: 1}]\n", "lengths.0.epochs"),
     ],
 )
 def test_a_file_that_is_no_protocol_is_refused_by_its_name(write, text, words):
@@ -144,6 +160,42 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path):
     (tmp_path / "folder.yaml").mkdir()
     assert os.strerror(2) in refusal(str(tmp_path / "none.yaml"))
     assert os.strerror(21) in refusal(str(tmp_path / "folder.yaml"))
+
+
+@pytest.mark.parametrize("name", SUBSETS)
+@pytest.mark.parametrize(("ipc", "epochs"), [(1, 2000), (10, 1000), (50, 1500), (2.5, 1500)])
+def test_tgdd_trains_imagenet_subsets_by_their_size(name, ipc, epochs):
+    found = PROTOCOLS["tgdd"].on(name, ipc)
+    assert (found.epochs, found.plain_epochs, found.name, found.lengths) == (epochs, epochs, "tgdd", ())
+    assert PROTOCOLS["tgdd"].lasting(7).on(name, ipc).epochs == 7
+
+
+@pytest.mark.parametrize("name", [name for name in DATASETS if name not in SUBSETS])
+@pytest.mark.parametrize("ipc", [1, 10])
+def test_other_data_train_for_1500_epochs_under_tgdd(name, ipc):
+    assert PROTOCOLS["tgdd"].on(name, ipc).epochs == 1500
+    assert PROTOCOLS["mtt"].on(name, ipc) == PROTOCOLS["mtt"]
+
+
+def test_tgdd_augments_by_its_rule_whatever_rule_the_data_have():
+    """Naive: flip and color in each draw, one of three beside them, never cutout, and no flip of what must not be."""
+    for own, flip in (("dsa", True), ("dsa_idc", True), ("dsa", False)):
+        found, rng = PROTOCOLS["tgdd"].augmentation(own, flip=flip), generator(0)
+        drawn = [tuple(name for name, _ in found.draw((4, 3, 8, 8), rng).steps) for _ in range(300)]
+        others = [[name for name in names if name not in ("flip", "color")] for names in drawn]
+        assert all(names[:-1] == (("flip", "color") if flip else ("color",)) for names in drawn)
+        assert {len(names) for names in others} == {1}
+        counts = Counter(names[0] for names in others)
+        assert counts.keys() == {"crop", "scale", "rotate"}
+        assert min(counts.values()) > 70  # 100 each are expected, of 8 standard deviation
+    assert PROTOCOLS["tgdd"].augmentation("none", flip=True).plain
+
+
+@pytest.mark.parametrize("name", ["mtt", "datm", "ast", "dm", "dcbench"])
+@pytest.mark.parametrize("own", ["dsa", "dsa_idc"])
+def test_other_protocols_augment_as_the_data_do(name, own):
+    assert PROTOCOLS[name].augmentation(own, flip=True) == augment(own)
+    assert PROTOCOLS[name].augmentation(own, flip=False) == augment(own, flip=False)
 
 
 def test_other_numbers_of_epochs_are_told_in_the_name():

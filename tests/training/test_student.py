@@ -1,4 +1,5 @@
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -7,6 +8,7 @@ from torch import nn
 from raydd.config import DataConfig
 from raydd.data.initial import noise, real
 from raydd.data.synset import SyntheticSet
+from raydd.models.zoo import build
 from raydd.numerics.augment import augment
 from raydd.numerics.cutmix import cutmix
 from raydd.numerics.formation import PLAIN, Formation, decode
@@ -174,14 +176,17 @@ def test_protocols_are_the_published_ones():
     del common["tgdd"]
     assert {name: (p.epochs, p.plain_epochs, p.real_epochs, p.lr) for name, p in common.items()} == {
         "mtt": (1000, 1000, 50, None),
+        "datm": (1000, 1000, 50, None),
+        "ast": (1000, 1000, 50, None),
         "dm": (1000, 300, 50, 0.01),
         "dcbench": (1000, 300, 50, 0.01),
     }
     for name, protocol in PROTOCOLS.items():
         assert protocol.name == name
         assert (protocol.momentum, protocol.weight_decay) == (0.9, 5e-4)
-    for protocol in common.values():
-        assert (protocol.batch_size, protocol.milestones, protocol.gamma, protocol.cutmix) == (256, (0.5,), 0.1, 0.0)
+    for name, protocol in common.items():
+        assert (protocol.batch_size, protocol.gamma) == (128 if name == "datm" else 256, 0.5 if name == "ast" else 0.1)
+        assert (protocol.milestones, protocol.cutmix) == ((0.5,), 0.0)
     assert (tgdd.epochs, tgdd.plain_epochs, tgdd.real_epochs, tgdd.lr) == (1500, 1500, 50, 0.01)
     assert (tgdd.batch_size, tgdd.gamma, tgdd.cutmix) == (64, 0.2, 0.5)
     assert [int(1500 * part) for part in tgdd.milestones] == [1000, 1250]
@@ -199,6 +204,40 @@ def test_the_step_size_of_tgdd_falls_twice(work, monkeypatch):
     protocol = PROTOCOLS["tgdd"].model_copy(update={"epochs": 12})
     evaluate(synset(work, 1), work.build, work.feed(work.dataset.test), protocol, work.augment, 0)
     assert rates == pytest.approx([0.01] * 8 + [0.002] * 2 + [0.0004] * 2)
+
+
+def rates_of(monkeypatch, protocol, data, work):
+    """The learning rate of every step of a student under a protocol, whose steps are not taken."""
+    rates = []
+
+    class Spy(Sgd):
+        def step(self):
+            rates.append(self.lr)
+
+    monkeypatch.setattr(student, "Sgd", Spy)
+    linear = partial(build, "ConvNetW1D1", channels=1, size=8, classes=10)
+    evaluate(data, linear, work.feed(work.dataset.test), protocol, augment("none"), 0)
+    return rates
+
+
+def test_the_learning_rate_of_ast_is_halved_after_500_of_1000_epochs(work, monkeypatch):
+    rates = rates_of(monkeypatch, PROTOCOLS["ast"], synset(work, 1), work)
+    assert rates == pytest.approx([0.05] * 500 + [0.025] * 500)
+
+
+def test_datm_takes_batches_of_128(work, monkeypatch):
+    rates = rates_of(monkeypatch, PROTOCOLS["datm"].lasting(4), synset(work, 13), work)
+    assert rates == pytest.approx([0.05] * 4 + [0.005] * 4)  # 130 images are two batches
+
+
+@pytest.mark.parametrize(("ipc", "epochs"), [(1, 2000), (10, 1000)])
+def test_tgdd_trains_an_imagenet_subset_by_its_size(ipc, epochs, work, monkeypatch):
+    data = replace(synset(work, ipc), dataset="imagenet_nette")
+    rates = rates_of(monkeypatch, PROTOCOLS["tgdd"].model_copy(update={"batch_size": 256}), data, work)
+    falls = [epochs * 2 // 3, epochs * 5 // 6 - epochs * 2 // 3, epochs - epochs * 5 // 6]
+    assert rates == pytest.approx(
+        [rate for rate, count in zip((0.01, 2e-3, 4e-4), falls, strict=True) for _ in range(count)]
+    )
 
 
 @pytest.mark.parametrize("factor", [2, 3])
