@@ -132,7 +132,7 @@ def _scale(path: Path, train: NDArray[Any], test: NDArray[Any]) -> tuple[Bytes, 
         return _of_fractions, ROUNDED_NOTE
     if low >= 0 and high <= 255:
         return _of_bytes, ""
-    if train.dtype == np.uint16:
+    if (kind, train.dtype.itemsize) == ("u", 2):
         return _of_words, SCALED_NOTE
     raise ValueError(f"{said}: {BYTES_ONLY}")
 

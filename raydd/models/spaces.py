@@ -250,7 +250,7 @@ def load_rows(path: str | Path, read: Callable[[str], object]) -> tuple[ConvNetR
 
     Args:
         path: The file, UTF-8.
-        read: Its text as lists and mappings: ``yaml.safe_load``, which this layer does not import.
+        read: Its text as lists and mappings: `raydd.safe_yaml.parse_yaml` for YAML, which this layer does not import.
 
     Raises:
         ValueError: In one line, naming the file, the row and the remedy.

@@ -77,7 +77,7 @@ def test_twelve_bits_are_scaled_by_their_own_white() -> None:
 @pytest.mark.parametrize("values", [np.ones((8, 8), np.float32), np.ones((8, 8), np.int32)], ids=["float", "int"])
 def test_pixels_of_unknown_range_are_refused(values: np.ndarray) -> None:
     data = encoded(Image.fromarray(values), "TIFF")
-    with pytest.raises(Unreadable, match="pixels of mode [FI], whose range is unknown; save 8 or 16 bits"):
+    with pytest.raises(Unreadable, match=r"pixels of mode [FI], whose range is unknown; save 8 or 16 bits"):
         header(data)
 
 
@@ -222,7 +222,7 @@ def test_absurd_sizes_are_refused_by_the_header(side: int) -> None:
 def test_truncated_pictures_are_refused(kind: str) -> None:
     data = encoded(Image.fromarray(COLOURS), kind)
     for length in (len(data) // 4, len(data) // 2, len(data) - 20):
-        with pytest.raises(Unreadable, match="damaged|not a picture"):
+        with pytest.raises(Unreadable, match=r"damaged|not a picture"):
             read(data[:length])
 
 
