@@ -64,8 +64,8 @@ class ConvNetRow:
     pooling: str = "avg"
 
     def __post_init__(self) -> None:
-        for what, number in (("width", self.width), ("depth", self.depth)):
-            check_count(f"{what} of a ConvNet", number)
+        for what, number, most in (("width", self.width, 4096), ("depth", self.depth, 64)):
+            check_count(f"{what} of a ConvNet", number, most)
         for what, words in _SPELLED.items():
             word = getattr(self, what)
             if word not in tuple(words):
