@@ -4,7 +4,8 @@ import io
 import pickle
 import re
 import warnings
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,12 @@ from raydd.data.files import write_atomic
 
 _CODE = re.compile(r"GLOBAL (\S+)")
 _PROTOCOL = re.compile(r"pickle protocol (\d+)")
+_ZIP = b"PK\x03\x04"
+_DEPTH = 32
+_MOST = 10_000_000
+_REPEATED = 16 << 20
+"""Bytes of a tensor that may repeat fewer numbers, as an expanded one does."""
+_SEARCHED = 64 << 20
 _SCALAR: Callable[..., Any] = np.float64(0).__reduce__()[0]  # type: ignore[assignment]
 # Result files of the DC family keep accuracies as NumPy numbers; the older name is what NumPy 1 wrote.
 _NUMBERS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
@@ -33,7 +40,14 @@ def load(path: Path) -> Any:
     """
     if not path.is_file():
         raise ValueError(f"{path} does not exist: copy it beside the others, or name another layout")
+    value = _loaded(path)
+    _check_held(value, path)
+    return value
+
+
+def _loaded(path: Path) -> Any:
     try:
+        _check_packed(path)
         with torch.serialization.safe_globals(_NUMBERS), warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -48,8 +62,71 @@ def load(path: Path) -> Any:
                 "from: save it again with torch.save's default, 2"
             ) from None
         raise _damaged(path) from None
-    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError, EOFError, OSError, AssertionError):
+    except Exception:  # torch raises whatever its parts raise
         raise _damaged(path) from None
+
+
+def _check_packed(path: Path) -> None:
+    """Refuse an archive that unpacks to more than it is: torch packs nothing."""
+    with path.open("rb") as file:
+        if file.read(4) != _ZIP:
+            return
+    with zipfile.ZipFile(path) as archive:
+        _check_stored(sum(info.file_size for info in archive.infolist()), path)
+
+
+def _check_stored(size: int, path: Path) -> None:
+    """Refuse what takes more bytes than its file has."""
+    if size > path.stat().st_size:
+        raise _damaged(path)
+
+
+def _check_held(value: Any, path: Path) -> None:
+    """Refuse a value that holds itself, is nested too deeply, or whose tensors hold more than the file.
+
+    Raises:
+        ValueError: It is such a value.
+    """
+    storages: dict[int, Any] = {}
+    for tensor in _tensors(value, path):
+        if tensor.layout == torch.strided and not tensor.is_meta:
+            storage = tensor.untyped_storage()
+            storages[storage.data_ptr()] = storage
+            if tensor.numel() * tensor.element_size() > max(storage.nbytes(), _REPEATED):
+                raise ValueError(
+                    f"{path} holds {described(tensor)}, which repeats few numbers: save plain tensors again"
+                )
+    _check_stored(sum(storage.nbytes() for storage in storages.values()), path)
+    with path.open("rb") as file:
+        old = file.read(4) != _ZIP
+    if (
+        old and path.stat().st_size <= _SEARCHED
+    ):  # in torch's older format numbers may be left out, and are anything then
+        content = path.read_bytes()
+        if any(bytes(_bytes(storage)) not in content for storage in storages.values()):
+            raise _damaged(path)
+
+
+def _tensors(value: Any, path: Path) -> Iterator[Tensor]:
+    """All tensors of a value, in order."""
+    above: list[int] = []
+    left: list[tuple[Any, int]] = [(value, 0)]
+    seen = 0
+    while left:
+        one, depth = left.pop()
+        del above[depth:]
+        if isinstance(one, Tensor):
+            yield one
+        elif isinstance(one, dict | list | tuple):
+            seen += len(one)
+            if id(one) in above or depth > _DEPTH or seen > _MOST:
+                raise ValueError(f"{path} holds a value that repeats itself or has no end: save plain tensors again")
+            above.append(id(one))
+            left += [(inner, depth + 1) for inner in (one.values() if isinstance(one, dict) else one)]
+
+
+def _bytes(storage: Any) -> memoryview:
+    return torch.empty(0, dtype=torch.uint8).set_(storage).numpy().data
 
 
 def _damaged(path: Path) -> ValueError:
