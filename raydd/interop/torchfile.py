@@ -22,7 +22,6 @@ _DEPTH = 32
 _MOST = 10_000_000
 _REPEATED = 16 << 20
 """Bytes of a tensor that may repeat fewer numbers, as an expanded one does."""
-_SEARCHED = 64 << 20
 _SCALAR: Callable[..., Any] = np.float64(0).__reduce__()[0]  # type: ignore[assignment]
 # Result files of the DC family keep accuracies as NumPy numbers; the older name is what NumPy 1 wrote.
 _NUMBERS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
@@ -47,10 +46,14 @@ def load(path: Path) -> Any:
 
 def _loaded(path: Path) -> Any:
     try:
-        _check_packed(path)
+        with path.open("rb") as file:
+            zipped = file.read(4) == _ZIP
+        if zipped:
+            with zipfile.ZipFile(path) as archive:  # torch packs nothing
+                _check_stored(sum(info.file_size for info in archive.infolist()), path)
         with torch.serialization.safe_globals(_NUMBERS), warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu" if zipped else _Zeroed(path), weights_only=True)
     except pickle.UnpicklingError as error:
         if code := _CODE.search(str(error)):
             raise ValueError(
@@ -66,13 +69,17 @@ def _loaded(path: Path) -> Any:
         raise _damaged(path) from None
 
 
-def _check_packed(path: Path) -> None:
-    """Refuse an archive that unpacks to more than it is: torch packs nothing."""
-    with path.open("rb") as file:
-        if file.read(4) != _ZIP:
-            return
-    with zipfile.ZipFile(path) as archive:
-        _check_stored(sum(info.file_size for info in archive.infolist()), path)
+class _Zeroed:
+    """Bounds and zeroes what torch's older format makes before it reads numbers into it, which a file may leave out."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._size = path, 0
+
+    def __call__(self, storage: Any, location: str) -> Any:
+        """The storage, on the CPU."""
+        self._size += storage.nbytes()
+        _check_stored(self._size, self._path)
+        return storage.fill_(0)
 
 
 def _check_stored(size: int, path: Path) -> None:
@@ -97,14 +104,6 @@ def _check_held(value: Any, path: Path) -> None:
                     f"{path} holds {described(tensor)}, which repeats few numbers: save plain tensors again"
                 )
     _check_stored(sum(storage.nbytes() for storage in storages.values()), path)
-    with path.open("rb") as file:
-        old = file.read(4) != _ZIP
-    if (
-        old and path.stat().st_size <= _SEARCHED
-    ):  # in torch's older format numbers may be left out, and are anything then
-        content = path.read_bytes()
-        if any(bytes(_bytes(storage)) not in content for storage in storages.values()):
-            raise _damaged(path)
 
 
 def _tensors(value: Any, path: Path) -> Iterator[Tensor]:
@@ -123,10 +122,6 @@ def _tensors(value: Any, path: Path) -> Iterator[Tensor]:
                 raise ValueError(f"{path} holds a value that repeats itself or has no end: save plain tensors again")
             above.append(id(one))
             left += [(inner, depth + 1) for inner in (one.values() if isinstance(one, dict) else one)]
-
-
-def _bytes(storage: Any) -> memoryview:
-    return torch.empty(0, dtype=torch.uint8).set_(storage).numpy().data
 
 
 def _damaged(path: Path) -> ValueError:

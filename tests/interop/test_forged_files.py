@@ -85,7 +85,9 @@ def test_numbers_that_the_older_format_leaves_out(tmp_path: Path) -> None:
     assert torch.equal(load(path), value)
     start = data.index(value.numpy().tobytes()) - 8
     keys = data.rindex(b"]q\x00X", 0, start)
-    path.write_bytes(data[:keys] + b"]q\x00." + b"\1" * 16_000)  # no keys: nothing is read, and the length would do
+    path.write_bytes(data[:keys] + b"]q\x00.")  # no keys: nothing is read
     refused(path, "is not a whole file of torch.save")
+    path.write_bytes(data[:keys] + b"]q\x00." + b"\1" * 16_000)  # the length would do
+    assert torch.equal(load(path), torch.zeros_like(value))  # and not what happens to be in the memory
     path.write_bytes(data[:-100])
     refused(path, "is not a whole file of torch.save")
