@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 
 from raydd.config import DistillConfig, WindowConfig
@@ -25,6 +24,7 @@ from raydd.families import check_family, check_method
 from raydd.numerics.rng import generator
 from raydd.numerics.windows import growing
 from raydd.recipe import leaves, tiles_of
+from raydd.safe_yaml import parse_yaml
 from raydd.settings import build
 from raydd.trajectories import start_window
 from raydd.workspace import Workspace, open_workspace
@@ -215,10 +215,10 @@ def read_config(folder: Path) -> DistillConfig | None:
     if not path.exists():
         return None
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = parse_yaml(path.read_text(encoding="utf-8"))
         data = tree.get("data")
         return build(DistillConfig, tree, {"data": recorded(data)} if isinstance(data, dict) else {})
-    except (yaml.YAMLError, UnicodeDecodeError, AttributeError, ValueError) as error:
+    except (AttributeError, ValueError) as error:
         raise ValueError(f"{path} is no configuration of this raydd ({error}); name another --out") from None
 
 

@@ -38,6 +38,8 @@ class DataConfig(Config):
     Attributes:
         dataset: A registered name or a path.
         size: Side in pixels that images of a path are resized to; None keeps theirs.
+        channels: 1 reads all images as grey, such as grey pictures stored as RGB, and 3 as RGB; None keeps what the
+            files have.
         validation: Fraction of the training set held out for honest selection.
         preprocessing: normalise (mean and standard deviation), zca or raw01.
         augment: Augmentation of experts, students and evaluation.
@@ -47,6 +49,7 @@ class DataConfig(Config):
 
     dataset: str = "digits"
     size: Count | None = None
+    channels: Literal[1, 3] | None = None
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.1
     preprocessing: Preprocessing = "normalise"
     augment: AugmentName = "dsa"

@@ -3,26 +3,55 @@
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from unicodedata import category
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.segment import Segment
 from rich.text import Text
 
 PLAIN_SECONDS = 10.0
 DRAW_SECONDS = 0.5
 DRAW_SHARE = 0.01  # of the time may be spent on drawing
 DRAW_WIDTH = 60
+_HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+_KEPT = {"\n", "\t", "\u200c", "\u200d"}
 Update = Callable[[float, str], None]
 """(done so far, what to say beside it)."""
 Redraw = Callable[[Callable[[], RenderableType], str], None]
 """(what draws the picture, the same in a line)."""
 Show = Callable[[float, str, Callable[[], RenderableType]], None]
 """(done so far, what to say beside it, what draws the picture below it)."""
+
+
+def visible(text: str) -> str:
+    r"""Text that no terminal or page obeys: control characters and those that turn its direction as their numbers.
+
+    Line ends and tabs stay, and so do the joiners that some scripts are written with.
+
+    >>> visible(chr(27) + "[31m cat")
+    '\\x1b[31m cat'
+    """
+    if text.isprintable():
+        return text
+    return "".join(_number(one) if category(one) in _HIDDEN and one not in _KEPT else one for one in text)
+
+
+def _number(one: str) -> str:
+    return one.encode("unicode_escape").decode()
+
+
+class _Terminal(Console):
+    """A console on which whatever text is rendered is `visible`."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=visible(segment.text))
 
 
 class Screen:
@@ -34,8 +63,8 @@ class Screen:
 
     def __init__(self, as_json: bool = False) -> None:
         self._json, self._said = as_json, set[str]()
-        self._err = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
-        self._out = Console(highlight=False, emoji=False, soft_wrap=True)
+        self._err = _Terminal(stderr=True, highlight=False, emoji=False, soft_wrap=True)
+        self._out = _Terminal(highlight=False, emoji=False, soft_wrap=True)
 
     def note(self, text: str) -> None:
         """One line for the person."""
@@ -46,6 +75,10 @@ class Screen:
         if text not in self._said:
             self._said.add(text)
             self.note(text)
+
+    def say(self, text: str) -> None:
+        """One line of the result."""
+        self._out.print(text, markup=False)
 
     @contextmanager
     def progress(self, title: str, total: float) -> Iterator[Update]:

@@ -18,7 +18,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import Field
 
 from raydd.analyse.document import Document, check_out, save
@@ -35,6 +34,7 @@ from raydd.models.spaces import SPACES, ConvNetRow, Row, load_rows, nasbench201,
 from raydd.numerics.rng import generator
 from raydd.parts import Count
 from raydd.report.ranking import draw_ranking, ranking_csv
+from raydd.safe_yaml import parse_yaml
 from raydd.settings import Config
 from raydd.training.architectures import Outcomes, Real, counted, judged, proxy_of, read_real, save_real, trained
 from raydd.training.halving import Rungs
@@ -161,7 +161,7 @@ def architectures(config: NasConfig) -> tuple[int, dict[str, Row]]:
     if name in SPACES:
         space: Sequence[Row] = SPACES[name] if config.cells is None else nasbench201(config.cells)
     elif Path(name).suffix in (".yaml", ".yml") or Path(name).exists():
-        space = load_rows(name, yaml.safe_load)
+        space = load_rows(name, parse_yaml)
     else:
         near = difflib.get_close_matches(name, SPACES, n=1)
         hint = f"did you mean {near[0]}?" if near else f"use {', '.join(SPACES)}, or a YAML file of rows"

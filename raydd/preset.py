@@ -3,8 +3,7 @@
 from importlib import resources
 from pathlib import Path
 
-import yaml
-
+from raydd.safe_yaml import parse_yaml, read_yaml
 from raydd.settings import Tree, merge
 
 
@@ -17,7 +16,7 @@ def load_preset(dataset: str, method: str, ipc: int) -> Tree:
     file = resources.files("raydd") / "presets" / dataset / f"{method}.yaml"
     if not dataset.isidentifier() or not file.is_file():
         return {}
-    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    content = parse_yaml(file.read_text(encoding="utf-8"))
     tree: Tree = {"method": method.removesuffix("-official"), "ipc": ipc, "data": {"dataset": dataset}}
     merge(tree, content.get("all", {}))
     exact = content.get("ipc", {}).get(ipc)
@@ -44,10 +43,7 @@ def expand_preset(name: str, ipc: int) -> Tree:
     path = Path(name)
     if not path.is_file():
         raise ValueError(f"--preset {name!r} is neither shipped, such as digits/mtt, nor a YAML file")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
-        content = None
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise ValueError(f"preset file {path} holds no mapping; it needs lines such as 'steps: 150'")
     return content

@@ -2,12 +2,15 @@
 
 import difflib
 import json
+import reprlib
 import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+
+from raydd.safe_yaml import MAX_DEPTH, parse_yaml
 
 
 class Config(BaseModel):
@@ -18,6 +21,8 @@ class Config(BaseModel):
 
 C = TypeVar("C", bound=Config)
 Tree = dict[str, Any]
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = 120
 
 
 def build(kind: type[C], *layers: Mapping[str, Any]) -> C:
@@ -67,6 +72,8 @@ def parse_settings(settings: Iterable[str]) -> Tree:
     tree: Tree = {}
     for setting in settings:
         key, equals, text = setting.partition("=")
+        if key.count(".") > MAX_DEPTH:
+            raise ValueError(f"--set {_SHORT.repr(setting)} names no setting; use a name such as lr.images")
         if not equals or not all(key.split(".")):
             raise ValueError(f"--set {setting!r} is not of the form a.b=value, for example --set steps=150")
         value: Any = _read_value(setting, text)
@@ -78,9 +85,9 @@ def parse_settings(settings: Iterable[str]) -> Tree:
 
 def _read_value(setting: str, text: str) -> Any:
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ValueError(f"--set {setting!r}: {text!r} is not a YAML value; quote it") from None
+        value = parse_yaml(text)
+    except ValueError as error:
+        raise ValueError(f"--set {_SHORT.repr(setting)} has no YAML value ({error}); quote it") from None
     if isinstance(value, str):  # YAML 1.1 reads 1e-5 as text
         try:
             return float(value)

@@ -11,8 +11,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypedDict, Unpack, cast
 
-import yaml
-
 from raydd.api import HERE, Where, cached_buffer, check_early, check_workers, estimate_seconds
 from raydd.checks import open_buffer
 from raydd.config import EvaluateConfig, ExpertsConfig
@@ -26,6 +24,7 @@ from raydd.data.synset import SyntheticSet
 from raydd.evaluation import evaluate, save_scores
 from raydd.families import needs_experts
 from raydd.report.trials import trial_line, trial_table
+from raydd.safe_yaml import read_yaml
 from raydd.settings import Tree, dump, flat, merged
 from raydd.training.scores import check_scoring
 from raydd.tuning.best import keep_best, kept_set
@@ -202,7 +201,7 @@ def _read(asked: Space | Mapping[str, Any] | str | Path | None, out: Path | str 
             stored = Path(out or "") / "space.yaml"
             if not resume or out is None or not stored.exists():
                 raise ValueError("--space is missing: name one, such as datm_digits, or --resume with the --out of one")
-            return make_space(yaml.safe_load(stored.read_text(encoding="utf-8")), str(stored))
+            return make_space(read_yaml(stored), str(stored))
         case Space():
             return asked
         case Mapping():

@@ -62,7 +62,7 @@ def open_workspace(
     """
     if network is not None:
         find(network)  # names first: loading decodes the images into the cache
-    dataset = load_dataset(data.dataset, size=data.size, validation=data.validation)
+    dataset = load_dataset(data.dataset, size=data.size, channels=data.channels, validation=data.validation)
     dataset = replace(dataset, flip=flips(data))
     if network is not None:
         shape = {"channels": dataset.channels, "size": dataset.size, "classes": len(dataset.classes)}

@@ -80,7 +80,7 @@ def test_set_refuses_words_without_key_or_value(word):
 
 @pytest.mark.parametrize("word", ["a=[1", "a={b: ", "a='x", "a=\tb: c"])
 def test_set_refuses_what_is_no_yaml(word):
-    with pytest.raises(ValueError, match="is not a YAML value") as caught:
+    with pytest.raises(ValueError, match="has no YAML value") as caught:
         parse_settings([word])
     assert "\n" not in str(caught.value)
 
@@ -188,7 +188,7 @@ def test_a_preset_is_shipped_or_a_file(tmp_path: Path):
 def test_a_preset_file_must_hold_a_mapping(content, tmp_path: Path):
     file = tmp_path / "mine.yaml"
     file.write_bytes(content)
-    with pytest.raises(ValueError, match="holds no mapping") as caught:
+    with pytest.raises(ValueError, match=r"mine.yaml (holds no mapping|is no YAML)") as caught:
         expand_preset(str(file), 1)
     assert type(caught.value) is ValueError
     assert "\n" not in str(caught.value)

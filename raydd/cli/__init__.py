@@ -111,5 +111,7 @@ def _while_importing(error: Exception) -> bool:
 def _fail(message: str, code: int) -> int:
     if os.environ.get("RAYDD_TRACEBACK"):
         raise
-    print(f"raydd: {' '.join(message.split())}", file=sys.stderr)
+    from raydd.console import visible
+
+    print(visible(f"raydd: {' '.join(message.split())}"), file=sys.stderr)
     return code

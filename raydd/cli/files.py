@@ -49,7 +49,7 @@ def datasets(
         Screen(as_json).result({"datasets": listed}, lambda console: console.print("\n".join(lines)))
         return
     config = build(ExpertsConfig, {"data": {"dataset": name}}, parse_settings(settings or ())).data
-    data = load_dataset(config.dataset, size=config.size, validation=config.validation)
+    data = load_dataset(config.dataset, size=config.size, channels=config.channels, validation=config.validation)
     document = {
         "name": data.name,
         "classes": list(data.classes),

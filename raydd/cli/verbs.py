@@ -60,7 +60,7 @@ def quickstart(
     outputs |= {"report": str(write_report([out], out / "report.html"))}
     show_scores(screen, scores, outputs)
     if not as_json:
-        print(f"open {outputs['report']}")
+        screen.say(f"open {outputs['report']}")
 
 
 @app.command(epilog="Example: raydd experts --dataset digits --num-experts 20 --num-workers 2")

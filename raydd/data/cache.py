@@ -1,7 +1,7 @@
 """Decoded images on disk: uint8 ``.npy`` files and a JSON, written once, memory-mapped by all.
 
 A data set lies in ``<cache>/datasets/<name>-<key>/``. The key covers the files it was read from
-(path, size and modification time of each), the image size and the version of this layout. A folder
+(path, size and modification time of each), the images' form and the version of this layout. A folder
 is written under another name and renamed, so that what has the right name is whole.
 
 Shapes: `n` images of a part, `C H W` image.
@@ -25,9 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raydd.data.decode import REMEDY
-from raydd.data.source import Content, Images, Labels, Part, Source
+from raydd.data.source import Content, Form, Images, Labels, Part, Source
 
-SCHEMA = 1
+SCHEMA = 2  # of what is read and how: 2 scales 16 bits, turns by EXIF, lays transparency on white
 PARTS = ("train", "test")
 
 
@@ -57,15 +57,15 @@ def default_cache() -> Path:
     return Path(os.environ.get("RAYDD_CACHE") or "~/.cache/raydd").expanduser()
 
 
-def stored(source: Source, cache: Path, size: int | None) -> Stored:
+def stored(source: Source, cache: Path, form: Form) -> Stored:
     """The data set from the cache; decoded into it first where it is not there.
 
     Raises:
         ValueError: The source cannot be read, or the cache folder is damaged or cannot be written.
     """
-    folder = cache / "datasets" / f"{_slug(source.name)}-{key(source, size)}"
+    folder = cache / "datasets" / f"{_slug(source.name)}-{key(source, form)}"
     if not folder.is_dir():
-        content = source.read(size)
+        content = source.read(form)
         try:
             _write(folder, content)
         except OSError as error:
@@ -75,8 +75,8 @@ def stored(source: Source, cache: Path, size: int | None) -> Stored:
     return _open(folder)
 
 
-def key(source: Source, size: int | None) -> str:
-    """16 hex digits that change with any file of the source, the size and the layout's version."""
+def key(source: Source, form: Form) -> str:
+    """16 hex digits that change with any file of the source, the form and the layout's version."""
     files = []
     for path in source.files:
         try:
@@ -84,7 +84,7 @@ def key(source: Source, size: int | None) -> str:
         except OSError as error:
             raise ValueError(f"{path} cannot be read ({error.strerror}): put it back, or mend its rights") from error
         files.append([str(path.resolve()), status.st_size, status.st_mtime_ns])
-    identity = json.dumps([SCHEMA, source.name, files, size])
+    identity = json.dumps([SCHEMA, source.name, files, *form])
     return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
 
@@ -104,7 +104,7 @@ def _write(folder: Path, content: Content) -> None:
             for name, part in zip(PARTS, (content.train, content.test), strict=True):
                 _write_part(unfinished, name, part, digest)
             _check_alike(unfinished)
-            about = {"schema": SCHEMA, "classes": content.classes, "note": content.note}
+            about = {"schema": SCHEMA, "classes": content.classes, "note": content.finish()}
             about["fingerprint"] = digest.hexdigest()[:16]
             (unfinished / "dataset.json").write_text(json.dumps(about, indent=1) + "\n")
             os.rename(unfinished, folder)

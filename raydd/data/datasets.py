@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raydd.data.cache import Stored, default_cache, stored
+from raydd.data.decode import MAX_SIDE
 from raydd.data.folders import find_folder
 from raydd.data.imagenet import SUBSETS
 from raydd.data.loaders import find_digits, find_imagenet, find_tiny_imagenet, find_torchvision
-from raydd.data.source import Images, Labels, Source, holdout
-from raydd.data.tables import find_npz, find_parquet, parquet_files
+from raydd.data.npz import find_npz
+from raydd.data.source import Form, Images, Labels, Source, holdout
+from raydd.data.tables import find_parquet, parquet_files
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,6 +146,12 @@ A script may add a row of its own; a path needs none.
 """
 
 
+CONSTANT_NOTE = (
+    "a channel is the same in all training pixels: its standard deviation 0 is taken as 1, and networks learn nothing "
+    "from it"
+)
+
+
 def default_root() -> Path:
     """The folder of raw data: ``$RAYDD_DATA``, else ``~/.cache/raydd/data``."""
     return Path(os.environ.get("RAYDD_DATA") or "~/.cache/raydd/data").expanduser()
@@ -154,6 +162,7 @@ def load_dataset(
     *,
     cache: Path | None = None,
     size: int | None = None,
+    channels: int | None = None,
     validation: float = 0.1,
     root: Path | None = None,
 ) -> Dataset:
@@ -167,6 +176,7 @@ def load_dataset(
         name_or_path: A key of `DATASETS`, or a path. A name comes first; ``./digits`` is a path.
         cache: Folder of decoded data sets; ``$RAYDD_CACHE`` or ``~/.cache/raydd`` by default.
         size: Height and width in pixels that images are resized (shorter side) and centre-cropped to.
+        channels: 1 reads all images as grey, 3 as RGB; None keeps what the files have.
         validation: Part of each class of the training images that is held out, in [0, 1).
         root: Folder of raw data of the named data sets; ``$RAYDD_DATA`` or ``~/.cache/raydd/data``.
 
@@ -182,21 +192,25 @@ def load_dataset(
     """
     if not 0 <= validation < 1:
         raise ValueError(f"validation is {validation}: give a fraction of the training images in [0, 1)")
-    if size is not None and size < 1:
-        raise ValueError(f"size is {size}: give a height and width in pixels of at least 1")
+    if size is not None and not 1 <= size <= MAX_SIDE:
+        raise ValueError(f"size is {size}: give a height and width in pixels of at least 1 and at most {MAX_SIDE}")
+    if channels not in (None, 1, 3):
+        raise ValueError(f"channels is {channels}: give 1 (grey) or 3 (RGB)")
     name = str(name_or_path)
     row = DATASETS.get(name)
     source = row.find((root or default_root()).expanduser()) if row else _find_path(name)
     if row and row.resize:
         size = size or row.size
-    content = stored(source, (cache or default_cache()).expanduser(), size)
+    content = stored(source, (cache or default_cache()).expanduser(), Form(size, channels))
     return _dataset(source.name, row, content, validation)
 
 
 def _dataset(name: str, row: Row | None, content: Stored, validation: float) -> Dataset:
     images, labels = content.images, content.labels
     kept, held = holdout(labels["train"], validation, "validation", name)
-    mean, std = (row.mean, row.std) if row else _statistics(content, kept)
+    known = row is not None and row.channels == images["train"].shape[1]
+    mean, std, constant = (row.mean, row.std, False) if row and known else _statistics(content, kept)
+    notes = (content.note, _lacking(content), CONSTANT_NOTE if constant else "")
     return Dataset(
         name=name,
         classes=content.classes,
@@ -207,18 +221,32 @@ def _dataset(name: str, row: Row | None, content: Stored, validation: float) -> 
         validation=Split(images["train"], labels["train"], held),
         test=Split(images["test"], labels["test"], np.arange(len(labels["test"]))),
         fingerprint=content.fingerprint,
-        note=content.note,
+        note="; ".join(note for note in notes if note),
     )
 
 
-def _statistics(content: Stored, rows: NDArray[np.int64]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation a channel over rows, from whole numbers; a constant channel has std 1."""
+def _lacking(content: Stored) -> str:
+    """What is missing in the test split, as a note; empty where each class has an image."""
+    counts = np.bincount(content.labels["test"], minlength=len(content.classes))
+    names = [content.classes[label] for label in np.flatnonzero(counts == 0)]
+    if not names:
+        return ""
+    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return f"the test split has no image of {len(names)} of {len(counts)} classes ({shown})"
+
+
+def _statistics(content: Stored, rows: NDArray[np.int64]) -> tuple[tuple[float, ...], tuple[float, ...], bool]:
+    """Mean and standard deviation a channel over rows, from whole numbers, and whether a channel is constant.
+
+    A constant channel has standard deviation 1, so that it can be divided by.
+    """
     sums, squares = content.moments[rows].sum(0)
     pixels = len(rows) * content.images["train"].shape[2] * content.images["train"].shape[3]
     mean = sums / (pixels * 255)
     variance = np.maximum(squares / (pixels * 255**2) - mean**2, 0)
-    std = np.where(squares * pixels == sums**2, 1.0, np.sqrt(variance))
-    return tuple(mean.tolist()), tuple(std.tolist())
+    constant = np.array([pixels * int(square) == int(total) ** 2 for total, square in zip(sums, squares, strict=True)])
+    std = np.where(constant, 1.0, np.sqrt(variance))
+    return tuple(mean.tolist()), tuple(std.tolist()), bool(constant.any())
 
 
 def _find_path(text: str) -> Source:

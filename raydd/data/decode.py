@@ -3,20 +3,26 @@
 Shapes: `b` images of a chunk, `C H W` image.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from io import BytesIO
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from raydd.data.picture import Unreadable, decoding, header, quiet
+from raydd.data.source import Form
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 CHUNK = 128
+CHUNK_BYTES = 16 << 20
+MAX_SIDE = 2048
+NAMED = 3
 REMEDY = "give one size for all images, for example --set data.size=64"
 
 
@@ -28,108 +34,172 @@ class Blob(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Findings:
+    """What was found while images were decoded.
+
+    Attributes:
+        failed: Names of the images that cannot be read, with the reason.
+        notes: What was decided, in words, and for how many images.
+    """
+
+    failed: dict[str, str] = field(default_factory=dict)
+    notes: Counter[str] = field(default_factory=Counter)
+
+    def finish(self) -> str:
+        """The notes in one line, once all images are decoded.
+
+        Raises:
+            ValueError: Images cannot be read: how many, the first of them, and what to do.
+        """
+        shown = [f"{name} ({reason})" for name, reason in islice(self.failed.items(), NAMED)]
+        if len(self.failed) == 1:
+            raise ValueError(f"{shown[0].replace(' (', ' is not a readable image (', 1)}: repair or remove it")
+        if self.failed:
+            raise ValueError(
+                f"{len(self.failed)} images are not readable, such as {', '.join(shown)}: repair or remove them"
+            )
+        return "; ".join(
+            f"{note} ({count} image{'s' if count > 1 else ''})" for note, count in sorted(self.notes.items())
+        )
+
+
+@dataclass(frozen=True)
 class Decoder:
     """How every image of a data set is decoded.
 
     Attributes:
-        mode: Pillow's mode, ``L`` where every training image is grey, else ``RGB``.
+        channels: 1 where every training image is grey or grey is asked for, else 3.
         size: Side in pixels that images are resized (shorter side) and centre-cropped to; None
             asks for images that are square and alike already.
         side: Width and height of the first image, that all others must have when size is None.
         origin: The first image's name.
+        findings: What is found on the way; ask `Findings.finish` at the end.
     """
 
-    mode: str
+    channels: int
     size: int | None
     side: tuple[int, int]
     origin: str
+    findings: Findings
 
-    def one(self, blob: Blob) -> NDArray[np.uint8]:
+    def chunks(self, blobs: Iterable[Blob]) -> Iterator[NDArray[np.uint8]]:
+        """Images in order, as arrays (b, C, H, W); decoded by a pool of threads.
+
+        An image that cannot be read is black here, and ends `Findings.finish`.
+        """
+        iterator = iter(blobs)
+        width, height = self._shape
+        length = max(1, min(CHUNK, CHUNK_BYTES // (self.channels * width * height)))
+        with quiet(), ThreadPoolExecutor() as pool:
+            while batch := list(islice(iterator, 16 * length)):
+                parts = [batch[i : i + length] for i in range(0, len(batch), length)]
+                for images, findings in pool.map(self._many, parts):
+                    self.findings.failed.update(findings.failed)
+                    self.findings.notes.update(findings.notes)
+                    yield images
+
+    @property
+    def _shape(self) -> tuple[int, int]:
+        return self.side if self.size is None else (self.size, self.size)
+
+    def _many(self, blobs: list[Blob]) -> tuple[NDArray[np.uint8], Findings]:
+        findings = Findings()
+        return np.stack([self._one(blob, findings) for blob in blobs]), findings
+
+    def _one(self, blob: Blob, findings: Findings) -> NDArray[np.uint8]:
         """One image (C, H, W).
 
         Raises:
-            ValueError: It cannot be read, or its size is not the others'.
+            ValueError: Its size is not the others'.
         """
-        image = opened(blob, self.mode)
-        if self.size is None and image.size != self.side:
-            raise ValueError(
-                f"images differ in size, {self.origin} is {pixels(self.side)} and "
-                f"{blob.name} is {pixels(image.size)}: {REMEDY}"
-            )
-        pixel = np.asarray(cropped(image, self.size), dtype=np.uint8)
+        width, height = self._shape
+        try:
+            with decoding(blob.read(), self.channels) as (image, notes):
+                if self.size is None and image.size != self.side:
+                    raise ValueError(
+                        f"images differ in size, {self.origin} is {pixels(self.side)} and "
+                        f"{blob.name} is {pixels(image.size)}: {REMEDY}"
+                    )
+                pixel = np.array(cropped(image, self.size), dtype=np.uint8)
+        except Unreadable as error:
+            findings.failed[blob.name] = str(error)
+            return np.zeros((self.channels, height, width), dtype=np.uint8)
+        findings.notes.update(notes)
         return pixel.reshape(*pixel.shape[:2], -1).transpose(2, 0, 1)
 
-    def chunks(self, blobs: Iterable[Blob]) -> Iterator[NDArray[np.uint8]]:
-        """Images in order, as arrays (b, C, H, W); decoded by a pool of threads."""
-        iterator = iter(blobs)
-        with ThreadPoolExecutor() as pool:
-            while batch := list(islice(iterator, 16 * CHUNK)):
-                yield from pool.map(self._many, [batch[i : i + CHUNK] for i in range(0, len(batch), CHUNK)])
 
-    def _many(self, blobs: list[Blob]) -> NDArray[np.uint8]:
-        return np.stack([self.one(blob) for blob in blobs])
-
-
-def decoder(blobs: Iterable[Blob], size: int | None) -> Decoder:
+def decoder(blobs: Iterable[Blob], form: Form) -> Decoder:
     """The decoder for a data set, from its training images' headers up to the first with colour.
 
     Raises:
-        ValueError: No image, one that cannot be read, or a first one that is not square without a size.
+        ValueError: No image, none that can be read, or a first one that is not square without a size.
     """
     first: tuple[str, tuple[int, int]] | None = None
-    mode = "L"
-    for blob in blobs:
-        image = opened(blob)
-        first = first or (blob.name, image.size)
-        if image.mode not in ("1", "L", "LA"):
-            mode = "RGB"
-            break
+    channels, findings = form.channels or 1, Findings()
+    with quiet():
+        for blob in blobs:
+            try:
+                found = header(blob.read(), upright=first is None)
+            except Unreadable as error:
+                findings.failed[blob.name] = str(error)
+                continue
+            first = first or (blob.name, found.size)
+            if form.channels is None and not found.grey:
+                channels = 3
+            if form.channels is not None or not found.grey:
+                break
     if first is None:
+        findings.finish()
         raise ValueError("there is no image to decode: add training images")
     origin, side = first
-    if size is None and side[0] != side[1]:
-        raise ValueError(f"{origin} is {pixels(side)}, which is not square: {REMEDY}")
-    return Decoder(mode, size, side, origin)
+    check_side(origin, side, form.size)
+    return Decoder(channels, form.size, side, origin, findings)
 
 
-def opened(blob: Blob, mode: str | None = None) -> "Image":
-    """The image of a blob: its header alone, or decoded and converted to a mode.
+def check_side(origin: str, side: tuple[int, int], size: int | None) -> None:
+    """Refuse images that need a size and have none.
 
     Raises:
-        ValueError: The file is not an image or is damaged; names it.
+        ValueError: They are not square, or too large to be learned as they are.
     """
-    from PIL import Image
-
-    try:
-        image = Image.open(BytesIO(blob.read()))
-        return image.convert(mode) if mode else image
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        reason = type(error).__name__
-        raise ValueError(f"{blob.name} is not a readable image ({reason}): remove or repair it") from error
+    if size is None and side[0] != side[1]:
+        raise ValueError(f"{origin} is {pixels(side)}, which is not square: {REMEDY}")
+    if size is None and max(side) > MAX_SIDE:
+        raise ValueError(f"{origin} is {pixels(side)}, more than {MAX_SIDE} a side: {REMEDY}")
 
 
 def cropped(image: "Image", size: int | None) -> "Image":
-    """The image with its shorter side resized to ``size`` (bilinear) and its centre cut out."""
+    """The image with its shorter side resized to ``size`` (bilinear) and its centre cut out.
+
+    Raises:
+        Unreadable: It is so long and narrow that resizing would take gigabytes.
+    """
     from PIL.Image import Resampling
 
     if size is None or image.size == (size, size):
         return image
     scale = size / min(image.size)
     width, height = (max(size, round(side * scale)) for side in image.size)
+    if width * height > max(1 << 24, 16 * size * size):
+        raise Unreadable(f"{pixels(image.size)}, too long and narrow for size {size}")
     image = image.resize((width, height), Resampling.BILINEAR)
     left, top = (width - size) // 2, (height - size) // 2
     return image.crop((left, top, left + size, top + size))
 
 
-def resized(images: NDArray[np.uint8], size: int | None) -> NDArray[np.uint8]:
-    """Arrays (b, H, W, C), resized and centre-cropped to (b, size, size, C)."""
+def reshaped(images: NDArray[np.uint8], form: Form) -> NDArray[np.uint8]:
+    """Arrays (b, H, W, C), resized and centre-cropped to a form's size and with its channels."""
     from PIL import Image
 
-    if size is None or images.shape[1:3] == (size, size):
-        return images
-    squeezed = images[..., 0] if images.shape[-1] == 1 else images
-    frames = np.stack([np.asarray(cropped(Image.fromarray(frame), size)) for frame in squeezed])
-    return frames.reshape(len(images), size, size, images.shape[-1])
+    if form.size is not None and images.shape[1:3] != (form.size, form.size):
+        squeezed = images[..., 0] if images.shape[-1] == 1 else images
+        frames = np.stack([np.asarray(cropped(Image.fromarray(frame), form.size)) for frame in squeezed])
+        images = frames.reshape(len(images), form.size, form.size, images.shape[-1])
+    if form.channels == 3 and images.shape[-1] == 1:
+        return images.repeat(3, axis=-1)
+    if form.channels == 1 and images.shape[-1] == 3:
+        return np.stack([np.asarray(Image.fromarray(frame).convert("L")) for frame in images])[..., None]
+    return images
 
 
 def pixels(side: tuple[int, int]) -> str:

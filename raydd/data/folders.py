@@ -2,15 +2,20 @@
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from raydd.data.decode import Blob, Decoder, decoder
-from raydd.data.source import Content, Labels, Part, Source, checked_labels, holdout
+from raydd.data.labels import checked_labels
+from raydd.data.picture import read_file
+from raydd.data.source import Content, Form, Labels, Part, Source, holdout
 
 TEST_SHARE = 0.2
 TEST_NOTE = "no test images are given: a fixed stratified 20 % of the images is the test split"
+SYSTEM = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "$recycle.bin"}
+"""What systems put beside people's files, in lower case; hidden files are left out anyhow."""
 
 Labelled = list[tuple[Path, int]]
 
@@ -19,7 +24,7 @@ def find_folder(root: Path, name: str) -> Source:
     """An image folder: ``root/train/<class>/*`` with ``root/test`` (or ``val``), or ``root/<class>/*``.
 
     Without test images a fixed stratified 20 % of the images is held out as the test split; the
-    content's note says so. Hidden files are ignored, and so are loose files beside class folders.
+    content's note says so. Hidden files and those of `SYSTEM` are ignored, and so are loose files beside class folders.
 
     Raises:
         ValueError: No class folder, an empty one, or a test class that training does not have.
@@ -31,34 +36,45 @@ def find_folder(root: Path, name: str) -> Source:
         raise ValueError(
             f"{train_root} has no class folders: put images into {train_root / '<class>'}/, one folder a class"
         )
-    classes = [folder.name for folder in folders]
-    train = labelled(train_root, classes)
+    classes = [class_name(folder) for folder in folders]
+    train = labelled(train_root, [folder.name for folder in folders])
     test_root = next((root / part for part in ("test", "val", "validation") if (root / part).is_dir()), None)
     if not split or test_root is None:
         return one_part(name, classes, train)
-    extra = [folder.name for folder in subfolders(test_root) if folder.name not in classes]
+    tests = subfolders(test_root)
+    extra = [folder for folder in tests if class_name(folder) not in classes]
     if extra:
-        raise ValueError(f"{test_root / extra[0]} is a class that {train_root} does not have: rename or remove it")
-    test = labelled(test_root, [folder.name for folder in subfolders(test_root)], classes)
+        raise ValueError(f"{extra[0]} is a class that {train_root} does not have: rename or remove it")
+    test = labelled(test_root, [folder.name for folder in tests], [folder.name for folder in folders])
     if not test:
         raise ValueError(f"{test_root} has no class folders: put test images there, or remove it to hold out 20 %")
     return two_parts(name, classes, train, test)
 
 
+def class_name(folder: Path) -> str:
+    """A folder's name as text, in which bytes that are no UTF-8 are written as their numbers."""
+    return os.fsencode(folder.name).decode("utf-8", "backslashreplace")
+
+
+def seen(name: str) -> bool:
+    """Whether a file or folder is a person's own: neither hidden nor put there by a system."""
+    return not name.startswith(".") and name.casefold() not in SYSTEM
+
+
 def subfolders(root: Path) -> list[Path]:
-    """The folders directly in a folder, by name; hidden ones are left out. None where there is no folder."""
+    """A person's folders directly in a folder, by name. None where there is no folder."""
     if not root.is_dir():
         return []
-    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return sorted(path for path in root.iterdir() if path.is_dir() and seen(path.name))
 
 
 def files_below(folder: Path) -> list[Path]:
-    """All files of a folder and the folders in it, by path; hidden ones are left out."""
-    found: list[Path] = []
+    """All of a person's files of a folder and the folders in it, by path."""
+    files: list[Path] = []
     for parent, inner, names in os.walk(folder):
-        inner[:] = [name for name in inner if not name.startswith(".")]
-        found += [Path(parent, name) for name in names if not name.startswith(".")]
-    return sorted(found)
+        inner[:] = [name for name in inner if seen(name)]
+        files += [Path(parent, name) for name in names if seen(name)]
+    return sorted(files)
 
 
 def labelled(root: Path, folders: Sequence[str], classes: Sequence[str] | None = None) -> Labelled:
@@ -91,10 +107,10 @@ def one_part(name: str, classes: Sequence[str], pairs: Labelled) -> Source:
 def two_parts(name: str, classes: Sequence[str], train: Labelled, test: Labelled, note: str = "") -> Source:
     """A source of image files with their labels."""
 
-    def read(size: int | None) -> Content:
+    def read(form: Form) -> Content:
         checked_labels(labels_of(train), len(classes), name, every=True)
-        plan = decoder(blobs(train), size)
-        return Content(tuple(classes), part(train, plan), part(test, plan), note)
+        plan = decoder(blobs(train), form)
+        return Content(tuple(classes), part(train, plan), part(test, plan), note, plan.findings)
 
     return Source(name, tuple(path for path, _ in train + test), read)
 
@@ -106,7 +122,7 @@ def labels_of(pairs: Labelled) -> Labels:
 
 def blobs(pairs: Labelled) -> list[Blob]:
     """Labelled files as encoded images."""
-    return [Blob(str(path), path.read_bytes) for path, _ in pairs]
+    return [Blob(str(path), partial(read_file, path)) for path, _ in pairs]
 
 
 def part(pairs: Labelled, plan: Decoder) -> Part:

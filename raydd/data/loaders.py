@@ -15,7 +15,8 @@ import numpy as np
 
 from raydd.data.folders import Labelled, labelled, subfolders, two_parts
 from raydd.data.imagenet import SUBSETS
-from raydd.data.source import Content, Source, checked_labels, from_array, holdout
+from raydd.data.labels import checked_labels
+from raydd.data.source import Content, Form, Source, from_array, holdout
 
 TIMEOUT_SECONDS = 20.0
 ELSEWHERE = (
@@ -26,13 +27,13 @@ ELSEWHERE = (
 def find_digits(root: Path) -> Source:
     """scikit-learn's 8x8 digits; a fixed stratified 20 % is the test split."""
 
-    def read(size: int | None) -> Content:
+    def read(form: Form) -> Content:
         from sklearn.datasets import load_digits
 
         bunch = load_digits()
         images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
         labels = checked_labels(bunch.target, 10, "digits", every=True)
-        parts = [from_array(images[rows], labels[rows], size) for rows in holdout(labels, 0.2, "test", "digits")]
+        parts = [from_array(images[rows], labels[rows], form) for rows in holdout(labels, 0.2, "test", "digits")]
         return Content(tuple("0123456789"), parts[0], parts[1], "a fixed stratified 20 % is the test split")
 
     return Source("digits", (), read)
@@ -104,10 +105,10 @@ def find_torchvision(root: Path, *, name: str) -> Source:
     files = tuple(root / file for file in row.files)
     if not all(file.is_file() for file in files):
         _download(root, name)
-    return Source(name, files, lambda size: _read_torchvision(root, name, size))
+    return Source(name, files, lambda form: _read_torchvision(root, name, form))
 
 
-def _read_torchvision(root: Path, name: str, size: int | None) -> Content:
+def _read_torchvision(root: Path, name: str, form: Form) -> Content:
     row = TORCHVISION[name]
     try:
         train, test = (row.open(root, part) for part in (False, True))
@@ -116,8 +117,12 @@ def _read_torchvision(root: Path, name: str, size: int | None) -> Content:
     classes = tuple("0123456789") if row.digits else tuple(train.classes)
     labels = checked_labels(getattr(train, row.labels), len(classes), f"{name} train", every=True)
     tests = checked_labels(getattr(test, row.labels), len(classes), f"{name} test", every=False)
-    parts = (from_array(_channels_last(train), labels, size), from_array(_channels_last(test), tests, size))
-    return Content(classes, *parts)
+    images = _channels_last(train), _channels_last(test)
+    for found, one in zip(images, (labels, tests), strict=True):
+        if found.dtype != np.uint8 or found.ndim != 4 or len(found) != len(one):
+            said = ValueError(f"{found.dtype} images {found.shape} for {len(one)} labels")
+            raise ValueError(_how_to_get(name, root, "is damaged", said))
+    return Content(classes, from_array(images[0], labels, form), from_array(images[1], tests, form))
 
 
 def _channels_last(data: Any) -> Any:
@@ -179,9 +184,11 @@ def find_tiny_imagenet(root: Path) -> Source:
         )
     order = {wnid: label for label, wnid in enumerate(wnids)}
     test: Labelled = []
-    for line in listing.read_text().splitlines():
+    for line in _lines(listing):
         image, _, rest = line.partition("\t")
         wnid = rest.partition("\t")[0]
+        if "/" in image:
+            raise ValueError(f"{listing} names the image {image!r}, which is outside: unpack the archive again")
         if wnid not in order:
             raise ValueError(
                 f"{listing} names the class {wnid!r}, which {home / 'train'} lacks: unpack the archive again"
@@ -191,9 +198,13 @@ def find_tiny_imagenet(root: Path) -> Source:
     return two_parts("tiny_imagenet", _words(home, wnids), train, test)
 
 
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8", errors="backslashreplace").splitlines()
+
+
 def _words(home: Path, wnids: list[str]) -> list[str]:
     path = home / "words.txt"
-    lines = path.read_text().splitlines() if path.is_file() else []
+    lines = _lines(path) if path.is_file() else []
     words = {wnid: text for wnid, _, text in (line.partition("\t") for line in lines)}
     return [words.get(wnid, wnid).partition(",")[0] for wnid in wnids]
 

@@ -6,6 +6,7 @@ Shapes: `n` images of a part, `b` images of a chunk, `C H W` image, `K` classes.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,8 +14,28 @@ from numpy.typing import NDArray
 
 from raydd.numerics.rng import generator
 
+if TYPE_CHECKING:
+    from raydd.data.decode import Findings
+
 Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
+Bytes = Callable[[NDArray[Any]], Images]
+
+
+def _as_they_are(images: NDArray[Any]) -> Images:
+    return images
+
+
+class Form(NamedTuple):
+    """What images are stored as, where it is not as the files have them.
+
+    Attributes:
+        size: Side in pixels that they are resized and cropped to; None keeps theirs.
+        channels: 1 (grey) or 3 (RGB); None keeps theirs.
+    """
+
+    size: int | None = None
+    channels: int | None = None
 
 
 @dataclass(frozen=True)
@@ -39,12 +60,23 @@ class Content:
         train: Training images.
         test: Test images.
         note: What a reader had to decide by itself, for example how the test images were chosen.
+        findings: What decoding finds.
     """
 
     classes: tuple[str, ...]
     train: Part
     test: Part
     note: str = ""
+    findings: "Findings | None" = None
+
+    def finish(self) -> str:
+        """All notes in one line, once both parts are decoded.
+
+        Raises:
+            ValueError: Images cannot be read.
+        """
+        notes = (self.note, self.findings.finish() if self.findings else "")
+        return "; ".join(note for note in notes if note)
 
 
 @dataclass(frozen=True)
@@ -54,56 +86,31 @@ class Source:
     Attributes:
         name: Short name, a part of the cache folder's name and of the seeds of its splits.
         files: The files whose paths, sizes and modification times identify the content.
-        read: Reads the content, at an image size in pixels or at the files' own (None).
+        read: Reads the content in a form.
     """
 
     name: str
     files: tuple[Path, ...]
-    read: Callable[[int | None], Content]
+    read: Callable[[Form], Content]
 
 
-def from_array(images: Images, labels: Labels, size: int | None) -> Part:
-    """A part that is in memory already; images are (n, H, W, C)."""
-
-    def chunks() -> Iterator[Images]:
-        from raydd.data.decode import resized
-
-        for start in range(0, len(images), 1024):
-            yield resized(images[start : start + 1024], size).transpose(0, 3, 1, 2)
-
-    return Part(labels, chunks)
-
-
-def checked_labels(labels: object, classes: int, origin: str, *, every: bool) -> Labels:
-    """Labels as int64 (n,), each known to be one of 0..K-1.
+def from_array(images: NDArray[Any], labels: Labels, form: Form, to_bytes: Bytes = _as_they_are) -> Part:
+    """A part that is in memory already.
 
     Args:
-        labels: Any array of whole numbers (n,) or (n, 1).
-        classes: K.
-        origin: Where they come from, for the error.
-        every: Whether each class must occur, as it must in training labels.
-
-    Raises:
-        ValueError: Labels that are not whole numbers, outside 0..K-1, or a class without an image.
+        images: (n, H, W, C).
+        labels: (n,).
+        form: What is stored.
+        to_bytes: Makes 0..255 of the numbers of a chunk.
     """
-    array = np.asarray(labels)
-    if array.dtype.kind not in "iu" or array.size == 0 or array.size != len(array):
-        raise ValueError(
-            f"{origin} has labels of type {array.dtype} and shape {array.shape}: give one whole number "
-            "0..K-1 an image, for at least one image"
-        )
-    values = array.reshape(-1).astype(np.int64)
-    low, high = int(values.min()), int(values.max())
-    if low < 0 or high >= classes:
-        wrong = low if low < 0 else high
-        raise ValueError(f"{origin} has the label {wrong}: labels must be 0..{classes - 1}, one of {classes} classes")
-    missing = np.flatnonzero(np.bincount(values, minlength=classes) == 0)
-    if every and missing.size:
-        raise ValueError(
-            f"{origin} has no image of class {missing[0]}: number the classes 0..K-1 without a gap, "
-            "with at least one training image each"
-        )
-    return values
+
+    def chunks() -> Iterator[Images]:
+        from raydd.data.decode import reshaped
+
+        for start in range(0, len(images), 1024):
+            yield reshaped(to_bytes(images[start : start + 1024]), form).transpose(0, 3, 1, 2)
+
+    return Part(labels, chunks)
 
 
 def holdout(labels: Labels, fraction: float, *path: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -1,9 +1,7 @@
-"""Readers of Parquet in Hugging Face image layout, and of ``.npz`` archives."""
+"""The reader of Parquet in Hugging Face image layout."""
 
-import json
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,12 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raydd.data.decode import REMEDY, Blob, Decoder, decoder
+from raydd.data.bounds import check_declared, read_json
+from raydd.data.decode import Blob, Decoder, decoder
 from raydd.data.folders import TEST_NOTE, TEST_SHARE
-from raydd.data.source import Content, Labels, Part, Source, checked_labels, from_array, holdout
+from raydd.data.labels import ONE_LABEL, Column, column, joined, numbered
+from raydd.data.source import Content, Form, Labels, Part, Source, holdout
 
-COLUMNS = "columns image: struct<bytes, path> and label: int64"
-KEYS = ("x_train", "y_train", "x_test", "y_test")
+COLUMNS = "columns image: struct<bytes, path> and label: int64 or string"
+BATCH_BYTES = 64 << 20
 UNUSED_NOTE = "validation*.parquet is not used: the validation split is held out of the training images"
 INSTEAD_NOTE = "validation*.parquet is the test split: there is no test*.parquet"
 
@@ -48,21 +48,20 @@ def find_parquet(root: Path, name: str) -> Source:
     return Source(name, (*train, *used), partial(_read_parquet, name, train, used, note))
 
 
-def _read_parquet(name: str, train: list[Path], test: list[Path], note: str, size: int | None) -> Content:
+def _read_parquet(name: str, train: list[Path], test: list[Path], note: str, form: Form) -> Content:
     columns = [_labels(path) for path in train + test]
-    names = next((_class_names(path) for path in train), None)
-    raw = np.concatenate(columns[: len(train)])
-    classes = names or tuple(str(label) for label in range(int(raw.max(initial=-1)) + 1))
-    labels = checked_labels(raw, len(classes), str(train[0]), every=True)
-    plan = decoder(_blobs(train, None), size)
-    if test:
-        raw = np.concatenate(columns[len(train) :])
-        tests = checked_labels(raw, len(classes), str(test[0]), every=False)
-        return Content(classes, _part(train, labels, None, plan), _part(test, tests, None, plan), note)
+    names = next((found for path in train if (found := class_names(_schema(path), str(path)))), None)
+    tests = joined(columns[len(train) :]) if test else None
+    classes, labels, test_labels = numbered(joined(columns[: len(train)]), tests, names)
+    plan = decoder(_blobs(train, None), form)
+    if test_labels is not None:
+        parts = _part(train, labels, None, plan), _part(test, test_labels, None, plan)
+        return Content(classes, *parts, note, plan.findings)
     kept, held = holdout(labels, TEST_SHARE, "test", name)
     if not held.size:
         raise ValueError(f"{train[0]} has too few images for a test split: give at least 3 a class, or a test*.parquet")
-    return Content(classes, _part(train, labels, kept, plan), _part(train, labels, held, plan), TEST_NOTE)
+    parts = _part(train, labels, kept, plan), _part(train, labels, held, plan)
+    return Content(classes, *parts, TEST_NOTE, plan.findings)
 
 
 def _part(files: list[Path], labels: Labels, rows: NDArray[np.int64] | None, plan: Decoder) -> Part:
@@ -70,48 +69,88 @@ def _part(files: list[Path], labels: Labels, rows: NDArray[np.int64] | None, pla
     return Part(chosen, lambda: plan.chunks(_blobs(files, rows)))
 
 
-def _open(path: Path) -> Any:
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """A Parquet file, which is known to hold about as much as it says.
+
+    Raises:
+        ValueError: It cannot be read, or declares more rows or bytes than it can have.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        return pq.ParquetFile(path)
+        with pq.ParquetFile(path) as file:
+            _check_bounds(path, file.metadata)
+            yield file
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path} is not a readable Parquet file: copy it again") from error
 
 
-def _labels(path: Path) -> NDArray[Any]:
+def _check_bounds(path: Path, metadata: Any) -> None:
+    stored, rows = path.stat().st_size, metadata.num_rows
+    if rows > stored:
+        raise ValueError(f"{path} says that it has {rows} rows in {stored} bytes: it is damaged; write it again")
+    groups = (metadata.row_group(index) for index in range(metadata.num_row_groups))
+    check_declared(sum(group.total_byte_size for group in groups), stored, str(path))
+
+
+def _schema(path: Path) -> Any:
+    with opened(path) as file:
+        return file.schema_arrow
+
+
+def _labels(path: Path) -> Column:
     """The label column of a file, once its schema is known to be right."""
     import pyarrow as pa
 
-    with _open(path) as file:
-        schema = file.schema_arrow
-        missing = [column for column in ("image", "label") if column not in schema.names]
-        if missing:
-            raise ValueError(
-                f"{path} has no column {missing[0]} (it has {', '.join(schema.names)}): rename its columns to {COLUMNS}"
-            )
-        image = schema.field("image").type
-        if not pa.types.is_struct(image) or image.get_field_index("bytes") < 0:
-            raise ValueError(f"{path} has images of type {image}: write {COLUMNS}")
-        try:
-            column = file.read(columns=["label"]).column("label")
-        except (pa.ArrowException, OSError) as error:
-            raise ValueError(f"{path} is not a readable Parquet file: copy it again") from error
-        if column.null_count:
-            raise ValueError(f"{path} has {column.null_count} images without a label: remove those rows")
-        return np.asarray(column.to_numpy())
+    schema = _schema(path)
+    missing = [name for name in ("image", "label") if name not in schema.names]
+    if missing:
+        raise ValueError(
+            f"{path} has no column {missing[0]} (it has {', '.join(schema.names)}): rename its columns to {COLUMNS}"
+        )
+    image = schema.field("image").type
+    place = image.get_field_index("bytes") if pa.types.is_struct(image) else -1
+    if place < 0 or not (pa.types.is_binary(kind := image.field(place).type) or pa.types.is_large_binary(kind)):
+        raise ValueError(f"{path} has images of type {image}: write {COLUMNS}")
+    with opened(path) as file:
+        return label_column(file.read(columns=["label"]).column("label"), str(path))
 
 
-def _class_names(path: Path) -> tuple[str, ...] | None:
-    """The class names in the schema's Hugging Face metadata; None where there are none."""
-    with _open(path) as file:
-        metadata = file.schema_arrow.metadata or {}
-    try:
-        features = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"]
-        return tuple(str(name) for name in features["label"]["names"]) or None
-    except (KeyError, TypeError, ValueError):
-        return None
+def label_column(values: Any, origin: str) -> Column:
+    """A column of Parquet as labels: whole numbers, words, or a dictionary of either.
+
+    Raises:
+        ValueError: A type that holds no labels, or an image without one.
+    """
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(values.type):
+        values = values.cast(values.type.value_type)
+    if values.null_count:
+        row = values.is_null().index(True).as_py()
+        raise ValueError(
+            f"{origin} has {values.null_count} images without a label, the first in row {row}: remove those rows"
+        )
+    kind = values.type
+    known = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_string)
+    if not any(is_kind(kind) for is_kind in (*known, pa.types.is_large_string, pa.types.is_string_view)):
+        raise ValueError(f"{origin} has labels of type {kind}: {ONE_LABEL}")
+    words = np.array(values.to_pylist(), dtype=object) if "string" in str(kind) else values.to_numpy()
+    return column(np.asarray(words), origin)
+
+
+def class_names(schema: Any, origin: str) -> tuple[str, ...] | None:
+    """The class names in a schema's Hugging Face metadata; None where there are none.
+
+    Raises:
+        ValueError: The metadata are no JSON.
+    """
+    found = read_json((schema.metadata or {}).get(b"huggingface", b"{}"), f"{origin}: its Hugging Face metadata")
+    for key in ("info", "features", "label", "names"):
+        found = found.get(key) if isinstance(found, dict) else None
+    return tuple(str(name) for name in found) or None if isinstance(found, list) else None
 
 
 def _blobs(files: Sequence[Path], rows: NDArray[np.int64] | None) -> Iterator[Blob]:
@@ -127,63 +166,12 @@ def _given(encoded: bytes) -> Callable[[], bytes]:
 
 
 def _encoded(path: Path) -> Iterator[tuple[str, bytes]]:
-    import pyarrow as pa
-
-    with _open(path) as file:
-        row = 0
-        try:
-            for batch in file.iter_batches(batch_size=1024, columns=["image"]):
-                for value in batch.column("image").field("bytes").to_pylist():
-                    yield f"{path} row {row}", value or b""
-                    row += 1
-        except (pa.ArrowException, OSError) as error:
-            raise ValueError(f"{path} is not readable after row {row}: copy it again") from error
-
-
-def find_npz(path: Path, name: str) -> Source:
-    """An ``.npz`` with ``x_train, y_train, x_test, y_test``; images are uint8 NHWC, NCHW or NHW."""
-    return Source(name, (path,), partial(_read_npz, path))
-
-
-def _read_npz(path: Path, size: int | None) -> Content:
-    arrays = _npz_arrays(path)
-    train, test = (_channels_last(arrays[key], f"{path} {key}") for key in ("x_train", "x_test"))
-    if size is None and (train.shape[1:3] != test.shape[1:3] or train.shape[1] != train.shape[2]):
-        sizes = " and ".join(f"{images.shape[2]}x{images.shape[1]}" for images in (train, test))
-        raise ValueError(f"{path} has training and test images of {sizes}, not square and alike: {REMEDY}")
-    if train.shape[3] != test.shape[3]:
-        raise ValueError(f"{path} has {train.shape[3]} channels in x_train and {test.shape[3]} in x_test: use the same")
-    largest = int(np.max(arrays["y_train"], initial=-1)) if arrays["y_train"].dtype.kind in "iu" else 0
-    classes = tuple(str(label) for label in range(largest + 1))
-    labels = checked_labels(arrays["y_train"], len(classes), f"{path} y_train", every=True)
-    tests = checked_labels(arrays["y_test"], len(classes), f"{path} y_test", every=False)
-    if len(labels) != len(train) or len(tests) != len(test):
-        raise ValueError(f"{path} has other numbers of images and labels: x_* and y_* must be of one length")
-    return Content(classes, from_array(train, labels, size), from_array(test, tests, size))
-
-
-def _npz_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is not a readable .npz file: copy it again")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            found = {key: np.asarray(archive[key]) for key in KEYS if key in archive}
-    except (zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{path} is not a readable .npz file of numbers: save {', '.join(KEYS)} again") from error
-    missing = [key for key in KEYS if key not in found]
-    if missing:
-        raise ValueError(f"{path} has no {missing[0]}: save it with {', '.join(KEYS)}")
-    return found
-
-
-def _channels_last(images: NDArray[Any], origin: str) -> NDArray[np.uint8]:
-    """Images as (n, H, W, C)."""
-    if images.dtype != np.uint8:
-        raise ValueError(f"{origin} is of type {images.dtype}: save images as uint8, 0..255")
-    if images.ndim == 3:
-        return images[..., None]
-    if images.ndim == 4 and images.shape[3] in (1, 3):
-        return images
-    if images.ndim == 4 and images.shape[1] in (1, 3):
-        return images.transpose(0, 2, 3, 1)
-    raise ValueError(f"{origin} has shape {images.shape}: save NHWC, NCHW or NHW with 1 or 3 channels")
+    """Each image's name and bytes, a few megabytes at a time."""
+    with opened(path) as file:
+        metadata, row = file.metadata, 0
+        groups = (metadata.row_group(index) for index in range(metadata.num_row_groups))
+        each = sum(group.total_byte_size for group in groups) // max(1, metadata.num_rows)
+        for batch in file.iter_batches(batch_size=max(1, min(1024, BATCH_BYTES // max(1, each))), columns=["image"]):
+            for value in batch.column("image").field("bytes").to_pylist():
+                yield f"{path} row {row}", value or b""
+                row += 1

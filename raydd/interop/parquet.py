@@ -14,7 +14,7 @@ from torch import Tensor
 
 from raydd.data.decode import Blob
 from raydd.data.files import write_atomic
-from raydd.data.tables import parquet_files
+from raydd.data.tables import class_names, opened, parquet_files
 from raydd.interop.foreign import Foreign, Outgoing
 from raydd.interop.pictures import decoded, encode
 from raydd.interop.pixels import as_bytes
@@ -94,17 +94,13 @@ def read_parquet(path: Path, classes: tuple[str, ...]) -> Foreign:
     if "pixels" in joined:
         return Foreign(torch.from_numpy(joined["pixels"]), labels)
     note = "no column pixels: images are read from the pictures, 8 bits a pixel"
-    return Foreign(_pictures(files, tables), labels, notes=(note,), space="bytes")
+    images, notes = _pictures(files, tables)
+    return Foreign(images, labels, notes=(note, *notes), space="bytes")
 
 
 def _table(file: Path) -> Any:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        return pq.ParquetFile(file).read()
-    except (pa.ArrowException, OSError):
-        raise ValueError(f"{file} is not a readable Parquet file: copy it again") from None
+    with opened(file) as found:
+        return found.read()
 
 
 def _array(file: Path, table: Any, name: str) -> np.ndarray[Any, Any]:
@@ -128,12 +124,7 @@ def _array(file: Path, table: Any, name: str) -> np.ndarray[Any, Any]:
 
 
 def _same_classes(file: Path, table: Any, classes: tuple[str, ...]) -> None:
-    metadata = table.schema.metadata or {}
-    try:
-        features = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"]
-        names = tuple(str(name) for name in features["label"]["names"])
-    except (KeyError, TypeError, ValueError):
-        return
+    names = class_names(table.schema, str(file))
     if names and names != classes:
         raise ValueError(
             f"{file} has the classes {', '.join(names[:5])}, the data set has {', '.join(classes[:5])}: "
@@ -141,8 +132,8 @@ def _same_classes(file: Path, table: Any, classes: tuple[str, ...]) -> None:
         )
 
 
-def _pictures(files: list[Path], tables: list[Any]) -> Tensor:
-    """The column ``image`` as uint8 (N, C, H, W)."""
+def _pictures(files: list[Path], tables: list[Any]) -> tuple[Tensor, tuple[str, ...]]:
+    """The column ``image`` as uint8 (N, C, H, W), and notes."""
     found = []
     for file, table in zip(files, tables, strict=True):
         for row, picture in enumerate(table.column("image").to_pylist()):

@@ -16,6 +16,7 @@ from torch import Tensor
 from raydd.data.decode import Blob, decoder
 from raydd.data.files import write_atomic
 from raydd.data.folders import blobs, labelled, subfolders
+from raydd.data.source import Form
 from raydd.interop.foreign import Foreign, Outgoing, name_of
 
 _NUMBERED = re.compile(r"\d+_(.*)")
@@ -48,7 +49,8 @@ def read_pictures(root: Path, classes: tuple[str, ...]) -> Foreign:
         )
     pairs = labelled(root, sorted(folders, key=lambda name: labels[name] or 0))
     order = [labels[path.relative_to(root).parts[0]] for path, _ in pairs]
-    return Foreign(decoded(blobs(pairs)), torch.tensor(order), notes=notes)
+    images, found = decoded(blobs(pairs))
+    return Foreign(images, torch.tensor(order), notes=notes + found)
 
 
 def _label(folder: str, classes: Sequence[str]) -> int | None:
@@ -61,14 +63,16 @@ def _label(folder: str, classes: Sequence[str]) -> int | None:
     return None
 
 
-def decoded(pictures: Sequence[Blob]) -> Tensor:
-    """Encoded pictures as uint8 (N, C, H, W); C is 1 where all are grey.
+def decoded(pictures: Sequence[Blob]) -> tuple[Tensor, tuple[str, ...]]:
+    """Encoded pictures as uint8 (N, C, H, W), and notes; C is 1 where all are grey.
 
     Raises:
         ValueError: One cannot be read, or they are not square and alike.
     """
-    plan = decoder(pictures, None)
-    return torch.from_numpy(np.concatenate(list(plan.chunks(pictures))))
+    plan = decoder(pictures, Form())
+    found = torch.from_numpy(np.concatenate(list(plan.chunks(pictures))))
+    note = plan.findings.finish()
+    return found, (note,) if note else ()
 
 
 def write_pictures(out: Outgoing, folder: Path) -> list[Path]:

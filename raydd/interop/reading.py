@@ -67,7 +67,7 @@ def read_synset(
     beside = _beside(name, home, notes)
     case = _Case(name, home, beside, {} if data is None else data.model_dump(include=data.model_fields_set), notes)
     config = _data(case)
-    dataset = load_dataset(config.dataset, size=config.size, validation=config.validation)
+    dataset = load_dataset(config.dataset, size=config.size, channels=config.channels, validation=config.validation)
     transform = fit_transform(config.preprocessing, dataset)
     _check_preprocessing(case, config, dataset, transform)
     foreign = LAYOUTS[name].read(home, dataset.classes)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from raydd.config import DataConfig
+from raydd.data.bounds import read_json
 from raydd.data.files import write_atomic
 from raydd.data.synset import SyntheticSet
 from raydd.parts import FormationConfig
@@ -104,7 +105,7 @@ def read(folder: Path) -> Sidecar | None:
     if not path.is_file():
         return None
     try:
-        sidecar = build(Sidecar, json.loads(path.read_text(encoding="utf-8")))
+        sidecar = build(Sidecar, read_json(path.read_text(encoding="utf-8"), "it"))
         _check_data(sidecar)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} is not a sidecar of raydd ({error}): export again, or remove it") from None

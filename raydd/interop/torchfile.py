@@ -4,7 +4,8 @@ import io
 import pickle
 import re
 import warnings
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,11 @@ from raydd.data.files import write_atomic
 
 _CODE = re.compile(r"GLOBAL (\S+)")
 _PROTOCOL = re.compile(r"pickle protocol (\d+)")
+_ZIP = b"PK\x03\x04"
+_DEPTH = 32
+_MOST = 10_000_000
+_REPEATED = 16 << 20
+"""Bytes of a tensor that may repeat fewer numbers, as an expanded one does."""
 _SCALAR: Callable[..., Any] = np.float64(0).__reduce__()[0]  # type: ignore[assignment]
 # Result files of the DC family keep accuracies as NumPy numbers; the older name is what NumPy 1 wrote.
 _NUMBERS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
@@ -33,10 +39,21 @@ def load(path: Path) -> Any:
     """
     if not path.is_file():
         raise ValueError(f"{path} does not exist: copy it beside the others, or name another layout")
+    value = _loaded(path)
+    _check_held(value, path)
+    return value
+
+
+def _loaded(path: Path) -> Any:
     try:
+        with path.open("rb") as file:
+            zipped = file.read(4) == _ZIP
+        if zipped:
+            with zipfile.ZipFile(path) as archive:  # torch packs nothing
+                _check_stored(sum(info.file_size for info in archive.infolist()), path)
         with torch.serialization.safe_globals(_NUMBERS), warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu" if zipped else _Zeroed(path), weights_only=True)
     except pickle.UnpicklingError as error:
         if code := _CODE.search(str(error)):
             raise ValueError(
@@ -48,8 +65,63 @@ def load(path: Path) -> Any:
                 "from: save it again with torch.save's default, 2"
             ) from None
         raise _damaged(path) from None
-    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError, EOFError, OSError, AssertionError):
+    except Exception:  # torch raises whatever its parts raise
         raise _damaged(path) from None
+
+
+class _Zeroed:
+    """Bounds and zeroes what torch's older format makes before it reads numbers into it, which a file may leave out."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._size = path, 0
+
+    def __call__(self, storage: Any, location: str) -> Any:
+        """The storage, on the CPU."""
+        self._size += storage.nbytes()
+        _check_stored(self._size, self._path)
+        return storage.fill_(0)
+
+
+def _check_stored(size: int, path: Path) -> None:
+    """Refuse what takes more bytes than its file has."""
+    if size > path.stat().st_size:
+        raise _damaged(path)
+
+
+def _check_held(value: Any, path: Path) -> None:
+    """Refuse a value that holds itself, is nested too deeply, or whose tensors hold more than the file.
+
+    Raises:
+        ValueError: It is such a value.
+    """
+    storages: dict[int, Any] = {}
+    for tensor in _tensors(value, path):
+        if tensor.layout == torch.strided and not tensor.is_meta:
+            storage = tensor.untyped_storage()
+            storages[storage.data_ptr()] = storage
+            if tensor.numel() * tensor.element_size() > max(storage.nbytes(), _REPEATED):
+                raise ValueError(
+                    f"{path} holds {described(tensor)}, which repeats few numbers: save plain tensors again"
+                )
+    _check_stored(sum(storage.nbytes() for storage in storages.values()), path)
+
+
+def _tensors(value: Any, path: Path) -> Iterator[Tensor]:
+    """All tensors of a value, in order."""
+    above: list[int] = []
+    left: list[tuple[Any, int]] = [(value, 0)]
+    seen = 0
+    while left:
+        one, depth = left.pop()
+        del above[depth:]
+        if isinstance(one, Tensor):
+            yield one
+        elif isinstance(one, dict | list | tuple):
+            seen += len(one)
+            if id(one) in above or depth > _DEPTH or seen > _MOST:
+                raise ValueError(f"{path} holds a value that repeats itself or has no end: save plain tensors again")
+            above.append(id(one))
+            left += [(inner, depth + 1) for inner in (one.values() if isinstance(one, dict) else one)]
 
 
 def _damaged(path: Path) -> ValueError:

@@ -124,7 +124,7 @@ class CellRow:
     cells: int = CELLS
 
     def __post_init__(self) -> None:
-        check_count("cells of a stage, N,", self.cells)
+        check_count("cells of a stage, N,", self.cells, 100)
         if len(self.operations) != len(EDGES):
             raise ValueError(f"a cell of {len(self.operations)} operations: give {len(EDGES)}, one an edge")
         for name in self.operations:
@@ -151,7 +151,7 @@ class CellRow:
         return cell_network(channels, classes, self.operations, cells=self.cells)
 
 
-def check_count(what: str, number: object) -> None:
-    """Refuse, in one line, what is no whole number of at least 1."""
-    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-        raise ValueError(f"{what} is {number!r}: use a whole number of at least 1")
+def check_count(what: str, number: object, most: int) -> None:
+    """Refuse, in one line, what is no whole number from 1 to ``most``: networks of more parts fill the memory."""
+    if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= most:
+        raise ValueError(f"{what} is {number!r}: use a whole number of at least 1 and at most {most}")

@@ -64,8 +64,8 @@ class ConvNetRow:
     pooling: str = "avg"
 
     def __post_init__(self) -> None:
-        for what, number in (("width", self.width), ("depth", self.depth)):
-            check_count(f"{what} of a ConvNet", number)
+        for what, number, most in (("width", self.width, 4096), ("depth", self.depth, 64)):
+            check_count(f"{what} of a ConvNet", number, most)
         for what, words in _SPELLED.items():
             word = getattr(self, what)
             if word not in tuple(words):
@@ -250,7 +250,7 @@ def load_rows(path: str | Path, read: Callable[[str], object]) -> tuple[ConvNetR
 
     Args:
         path: The file, UTF-8.
-        read: Its text as lists and mappings: ``yaml.safe_load``, which this layer does not import.
+        read: Its text as lists and mappings: `raydd.safe_yaml.parse_yaml` for YAML, which this layer does not import.
 
     Raises:
         ValueError: In one line, naming the file, the row and the remedy.

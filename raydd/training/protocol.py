@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import Field, field_validator
 
 from raydd.data.imagenet import SUBSETS
 from raydd.numerics.augment import Augment, augment
 from raydd.parts import AugmentName, Count, NonNegative, Positive
+from raydd.safe_yaml import read_yaml
 from raydd.settings import Config, build
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -179,11 +179,9 @@ def find_protocol(word: str) -> Protocol:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"protocol {path}: {error.strerror}; give a YAML file of a protocol's fields") from None
-    except (yaml.YAMLError, ValueError) as error:  # also an impossible date, or bytes that are no UTF-8
-        raise ValueError(f"protocol {path} is no YAML: {' '.join(str(error).split())}") from None
+        tree = read_yaml(path)
+    except ValueError as error:
+        raise ValueError(f"protocol {error}") from None
     if not isinstance(tree, dict):
         raise ValueError(f"protocol {path} holds no fields; write them one a line, such as 'epochs: 300'")
     return tree

@@ -1,6 +1,7 @@
 """The values that a search may give one setting."""
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -9,6 +10,9 @@ from raydd.settings import Config
 
 Kind = Literal["choice", "uniform", "log_uniform", "integer", "log_integer"]
 KINDS: tuple[Kind, ...] = ("choice", "uniform", "log_uniform", "integer", "log_integer")
+MAX_CHOICES = 1000
+MAX_WHOLE = 10**15
+"""Larger numbers are not exact in the arithmetic of draws."""
 
 
 class Domain(Config):
@@ -39,11 +43,10 @@ class Domain(Config):
             found = " and ".join(given) or "none of them"
             raise ValueError(f"a domain is one of {', '.join(KINDS)}; here is {found}")
         if self.choice is not None:
-            if not self.choice:
-                raise ValueError("choice [] is empty; give at least one value")
-            if any(value in self.choice[:index] for index, value in enumerate(self.choice)):
-                raise ValueError(f"choice {list(self.choice)} has a value twice; give each once")
+            _check_choice(self.choice)
             return self
+        if self.whole and max(abs(self.low), abs(self.high)) > MAX_WHOLE:
+            raise ValueError(f"{self.kind} [{self.low:g}, {self.high:g}] reaches beyond {MAX_WHOLE}; use uniform")
         if self.low > self.high:
             raise ValueError(f"{self.kind} [{self.low:g}, {self.high:g}] is empty; write the lower end first")
         if self.kind.startswith("log_") and self.low <= 0:
@@ -77,15 +80,15 @@ class Domain(Config):
         """Whether its values are whole numbers."""
         return self.kind.endswith("integer")
 
-    def finite(self) -> tuple[Any, ...] | None:
+    def finite(self) -> Sequence[Any] | None:
         """All values, where they can be counted; None where they cannot.
 
         >>> Domain(integer=(2, 6), step=2).finite(), Domain(uniform=(0, 1)).finite()
-        ((2, 4, 6), None)
+        (range(2, 7, 2), None)
         """
         if self.choice is not None:
             return self.choice
-        return tuple(range(int(self.low), int(self.high) + 1, self.step)) if self.whole else None
+        return range(int(self.low), int(self.high) + 1, self.step) if self.whole else None
 
     def extent(self) -> tuple[float, float] | None:
         """The least and the largest value; None where one is no number."""
@@ -131,3 +134,12 @@ class Domain(Config):
     def ends(self) -> tuple[float, float]:
         """The lower and the upper end of what is no choice, whole where its values are."""
         return (int(self.low), int(self.high)) if self.whole else (self.low, self.high)
+
+
+def _check_choice(choice: tuple[Any, ...]) -> None:
+    if not choice:
+        raise ValueError("choice [] is empty; give at least one value")
+    if len(choice) > MAX_CHOICES:
+        raise ValueError(f"choice has {len(choice)} values, at most {MAX_CHOICES}; use integer or uniform")
+    if any(value in choice[:index] for index, value in enumerate(choice)):
+        raise ValueError(f"choice {list(choice)} has a value twice; give each once")

@@ -7,6 +7,7 @@ pruning.rate > 0``: numbers, text, true, false, null, + - * /, comparisons, in, 
 import ast
 import math
 import operator
+import warnings
 from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,10 @@ _EQUAL: dict[type[ast.AST], Callable[[Any, Any], bool]] = {
     ast.In: lambda a, b: a in b,
     ast.NotIn: lambda a, b: a not in b,
 }
+MAX_CHARACTERS = 1000
+MAX_PARTS = 200
+MAX_DEPTH = 30
+_LARGEST = 1e300
 _WORDS = {"true": True, "false": False, "null": None, "none": None}
 _SHAPES: tuple[type[ast.AST], ...] = (
     *(ast.BoolOp, ast.UnaryOp, ast.BinOp, ast.Compare),
@@ -69,7 +74,7 @@ class Expression:
         """
         try:
             return bool(_value(self.tree, settings, null))
-        except (TypeError, ZeroDivisionError) as error:
+        except (TypeError, ArithmeticError) as error:
             raise ValueError(f"{self.text!r} cannot be computed: {error}") from None
 
     def narrow(self, bounds: dict[str, Bounds], settings: Settings, whole: Container[str] = ()) -> dict[str, Bounds]:
@@ -99,15 +104,28 @@ def parse(text: str) -> Expression:
     >>> parse("window.high + span <= 50").holds({"window.high": 40, "span": 5}, null=True)
     True
     """
+    if len(text) > MAX_CHARACTERS:
+        raise ValueError(f"{text[:40]!r}... has more than {MAX_CHARACTERS} characters; write several expressions")
     try:
-        tree = ast.parse(text.strip(), mode="eval").body
-    except (SyntaxError, ValueError):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what Python advises its own programs
+            tree = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
         raise ValueError(f"{text!r} is no expression; write one such as 'window.low <= window.high'") from None
-    for node in ast.walk(tree):
-        if not isinstance(node, (*_SHAPES, *_MARKS)):
+    nodes = list(ast.walk(tree))
+    if len(nodes) > MAX_PARTS or _deeper(tree, MAX_DEPTH):
+        raise ValueError(f"{text[:40]!r}... has too many parts; write several expressions")
+    for node in nodes:
+        known = not isinstance(node, ast.Constant) or isinstance(node.value, int | float | str | None)
+        if not (known and isinstance(node, (*_SHAPES, *_MARKS))):
             part = ast.unparse(node) if isinstance(node, ast.expr) else type(node).__name__
             raise ValueError(f"{text!r}: {part} is not understood; use settings, numbers, + - * / and comparisons")
     return Expression(text.strip(), tree)
+
+
+def _deeper(node: ast.AST, depth: int) -> bool:
+    """Whether an expression is nested deeper."""
+    return depth == 0 or any(_deeper(child, depth - 1) for child in ast.iter_child_nodes(node))
 
 
 def _dotted(node: ast.expr) -> str:
@@ -153,8 +171,16 @@ def _computed(node: ast.expr, settings: Settings, null: bool) -> Any:
             return not value if isinstance(op, ast.Not) else None if value is None else -value
         case ast.BinOp(left=left, op=op, right=right):
             sides = _value(left, settings, null), _value(right, settings, null)
-            return None if None in sides else _BINARY[type(op)](*sides)
+            return None if None in sides else _counted(type(op), *sides)
     raise AssertionError(ast.dump(node))  # parse lets nothing else through
+
+
+def _counted(op: type[ast.AST], left: Any, right: Any) -> float:
+    """A sum, product or quotient of numbers; of words and lists there is none."""
+    for side in (left, right):
+        if not isinstance(side, int | float):
+            raise TypeError(f"{side!r} is no number")
+    return float(_BINARY[op](left, right)) if op is ast.Div else _BINARY[op](left, right)
 
 
 def _compare(node: ast.Compare, settings: Settings, null: bool) -> bool:
@@ -189,14 +215,14 @@ Linear = tuple[dict[str, float], float]
 
 def _linear(node: ast.expr, bounds: Mapping[str, Bounds], settings: Settings) -> Linear | None:
     match node:
-        case ast.Constant(value=int() | float() as value):
+        case ast.Constant(value=int() | float() as value) if abs(value) < _LARGEST:
             return {}, float(value)
         case ast.Name() | ast.Attribute():
             name = _dotted(node)
             if name in bounds:
                 return {name: 1.0}, 0.0
             fixed = settings.get(name)
-            return ({}, float(fixed)) if isinstance(fixed, int | float) else None
+            return ({}, float(fixed)) if isinstance(fixed, int | float) and abs(fixed) < _LARGEST else None
         case ast.BinOp(left=left, op=ast.Add() | ast.Sub() as op, right=right):
             one, two = _linear(left, bounds, settings), _linear(right, bounds, settings)
             if one is None or two is None:

@@ -9,18 +9,27 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from raydd.config import DistillConfig
 from raydd.families import check_method
 from raydd.numerics.rng import generator
+from raydd.safe_yaml import read_yaml
 from raydd.settings import Tree, build
 from raydd.tuning.plan import METRICS
 from raydd.tuning.population import check_changeable
 from raydd.tuning.space import Space
 
 FIXED = (
-    *("method", "seed", "threads", "preset", "window.auto", "data.dataset", "data.validation", "data.size"),
+    *(
+        "method",
+        "seed",
+        "threads",
+        "preset",
+        "window.auto",
+        "data.dataset",
+        "data.validation",
+        "data.size",
+        "data.channels",
+    ),
     *("checkpoint_every", "evaluate_every", "evaluate_networks", "evaluate_epochs", "probe_every"),
 )
 """Settings that decide what a score means, or none at all: trials that differ in them could not be compared."""
@@ -61,10 +70,7 @@ def load_space(name: str | Path) -> Space:
         near = difflib.get_close_matches(str(name), known, n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else f"shipped are {', '.join(known)}"
         raise ValueError(f"--space {str(name)!r} is neither shipped nor a YAML file; {hint}")
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
+    tree = read_yaml(path)
     if not isinstance(tree, dict):
         raise ValueError(f"{path} holds no mapping; a space needs lines such as 'method: datm' and 'domains:'")
     return make_space({"name": path.stem} | tree, str(path))

@@ -7,7 +7,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -24,6 +24,8 @@ from raydd.tuning.expressions import Expression, parse
 from raydd.tuning.plan import METRICS, Budget, Scheduler, SearchSettings
 
 ATTEMPTS = 10_000
+MAX_POINTS = 100_000
+MAX_DOMAINS = 100
 
 
 class Space(Config):
@@ -53,8 +55,8 @@ class Space(Config):
     preset: str | None = None
     buffer: str | None = None
     set: Tree = Field(default_factory=dict)
-    domains: dict[str, Domain]
-    constraints: tuple[str, ...] = ()
+    domains: Annotated[dict[str, Domain], Field(max_length=MAX_DOMAINS)]
+    constraints: Annotated[tuple[str, ...], Field(max_length=MAX_DOMAINS)] = ()
     metrics: tuple[str, ...] = ("accuracy",)
     search: SearchSettings = SearchSettings()
     scheduler: Scheduler = Scheduler()
@@ -191,7 +193,10 @@ class Space(Config):
                 raise ValueError(f"domains.{key}: {domain.kind} has no end of values, and a grid needs one; use choice")
         points: list[dict[str, Any]] = [{}]
         for key, domain in self.narrowed.items():
-            points = list(itertools.chain.from_iterable(self._branches(point, key, domain) for point in points))
+            branches = itertools.chain.from_iterable(self._branches(point, key, domain) for point in points)
+            points = list(itertools.islice(branches, MAX_POINTS + 1))
+            if len(points) > MAX_POINTS:
+                raise ValueError(f"domains: the grid has more than {MAX_POINTS} points; use fewer values, or random")
         return [point for point in points if self.violated(point) is None]
 
     def _branches(self, point: dict[str, Any], key: str, domain: Domain) -> Iterator[dict[str, Any]]:

@@ -134,7 +134,7 @@ def test_bad_parquet_is_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": [1], "label": [0]}), path)
     check_refused(path, "images of type int64")
     write_parquet(path, pictures(4, 8, 8, 3), [0, 1, 2, -1], ["a", "b", "c"])
-    check_refused(path, "label -1: labels must be 0..2")
+    check_refused(path, "x.parquet row 3 has the label -1: give one label an image")
     write_parquet(path, pictures(4, 8, 8, 3), [0, 1, 3, 3], ["a", "b", "c"])
     check_refused(path, "label 3: labels must be 0..2")
     write_parquet(path, pictures(3, 8, 8, 3), [0, 2, 2])
@@ -190,11 +190,13 @@ def test_bad_image_folders_are_refused(tmp_path: Path) -> None:
     check_refused(root, "set/c has no images")
     (root / "c").rmdir()
     (root / "b" / "notes.txt").write_text("no image")
-    check_refused(root, r"set/b/notes.txt is not a readable image \(UnidentifiedImageError\): remove or repair")
+    check_refused(
+        root, r"set/b/notes.txt is not a readable image \(not a picture of a format that is read\): repair or remove"
+    )
     (root / "b" / "notes.txt").unlink()
     data = (root / "b" / "0.png").read_bytes()
     (root / "b" / "0.png").write_bytes(data[: len(data) // 2])
-    check_refused(root, r"set/b/0.png is not a readable image \(OSError\)")
+    check_refused(root, r"set/b/0.png is not a readable image \(damaged")
 
 
 def test_a_test_class_that_training_lacks_is_refused(tmp_path: Path) -> None:
@@ -250,16 +252,28 @@ def test_npz_layouts(tmp_path: Path, layout: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"x_train": pictures(6, 8, 8, 3).astype(np.float32)}, "x_train is of type float32: save images as uint8"),
+        ({"x_train": pictures(6, 8, 8, 3).astype(np.float32)}, "x_train of float32 and x_test of uint8: save both"),
+        ({"x_train": np.array(["a"] * 6)}, "x_train is of type <U1: save images as uint8"),
+        ({"x_train": np.zeros((6, 8, 8, 3), np.complex64)}, "x_train is of type complex64: save images as uint8"),
+        ({"x_train": np.zeros((6, 0, 0, 3), np.uint8)}, r"shape \(6, 0, 0, 3\), which holds no pixel"),
         ({"x_train": pictures(6, 8, 8, 5)}, r"shape \(6, 8, 8, 5\)"),
         ({"x_train": pictures(6, 8, 9, 3), "x_test": pictures(2, 8, 9, 3)}, "9x8 and 9x8, not square"),
         ({"x_test": pictures(2, 9, 9, 3)}, "8x8 and 9x9"),
         ({"x_test": pictures(2, 8, 8)}, "3 channels in x_train and 1"),
-        ({"y_train": np.array([0.0, 1, 2, 0, 1, 2])}, "labels of type float64"),
+        ({"y_train": np.array([0.0, 1.5, 2, 0, 1, 2])}, "y_train row 1 has the label 1.5: save whole numbers"),
+        ({"y_train": np.array([0.0, 1, np.nan, 0, 1, 2])}, "y_train row 2 has the label nan: save whole numbers"),
+        ({"y_train": np.eye(6)}, r"labels of type float64 and shape \(6, 6\)"),
+        ({"y_train": np.array([0, 1, 2, 0, 1, 2**63], np.uint64)}, "row 5 has the label 9223372036854775808"),
+        ({"y_train": np.array([0, 1, 2, 0, 1, 10**8])}, "y_train has the label 100000000 and 6 images"),
+        ({"y_train": np.array(["a", "b"] * 3)}, "y_train has words for labels and .*y_test has numbers"),
+        ({"classes": np.array(["a", "b"])}, "y_train has the label 2: labels must be 0..1"),
+        ({"classes": np.array(["a", "b", "a"])}, "names two classes 'a'"),
+        ({"classes": np.array(["a", "b", ""])}, "classes row 2 has no label"),
+        ({"classes": np.array(["a", "b", 3], dtype=object)}, "classes holds Python objects"),
         ({"y_train": np.array([0, 2, 2, 0, 2, 2])}, "no image of class 1"),
         ({"y_test": np.array([0, 3])}, "y_test has the label 3: labels must be 0..2"),
         ({"y_test": np.array([0])}, "of one length"),
-        ({"y_train": np.array([None] * 6)}, "a.npz"),
+        ({"y_train": np.array([None] * 6)}, "y_train holds Python objects, which are not read"),
     ],
 )
 def test_bad_npz_is_refused(tmp_path: Path, changes: dict[str, np.ndarray], match: str) -> None:

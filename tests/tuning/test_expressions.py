@@ -1,4 +1,5 @@
 import itertools
+import tracemalloc
 
 import pytest
 
@@ -41,6 +42,59 @@ def test_what_is_no_expression_is_refused_in_one_line(text: str) -> None:
         parse(text).names  # noqa: B018 - the names are read here
     assert "\n" not in str(caught.value)
     assert repr(text)[1:3] in str(caught.value) or "setting" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "'x' * 3000000000 == 'y'",
+        "3000000000 * 'x' == 'y'",
+        "[1] * 3000000000 == 2",
+        "'a' + 'b' == 'ab'",
+        "steps * 1000000000000 == 2",
+        "method * 9 == 'x'",
+        "9" * 400 + " / 1 > span",
+        "span * 1e308 * 1e308 / " + "9" * 400 + " > 1",
+    ],
+)
+def test_only_numbers_are_counted_with(text: str) -> None:
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="cannot be computed"):
+        parse(text).holds(SETTINGS, null=True)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("9 ** 9 ** 9 > 1", "is not understood"),
+        ("1 << 9999999999 > 1", "is not understood"),
+        ("[x for x in y] == 1", "is not understood"),
+        ("f'{span:9999999999}' == 'x'", "is not understood"),
+        ("b'a' == method", "is not understood"),
+        ("1j == span", "is not understood"),
+        ("... == span", "is not understood"),
+        ("9" * 5000 + " > 1", "more than 1000 characters"),
+        ("(" * 400 + "1" + ")" * 400, "is no expression"),
+        ("not " * 90 + "flag", "too many parts"),
+        ("-" * 900 + "1 < 2", "too many parts"),
+        ("1" + "+1" * 400 + " < 2", "too many parts"),
+        ("a" + ".a" * 300 + " < 2", "too many parts"),
+        ("[" + "1," * 400 + "] == steps", "too many parts"),
+    ],
+)
+def test_expressions_have_bounds(text: str, match: str) -> None:
+    with pytest.raises(ValueError, match=match) as caught:
+        parse(text)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 1100
+
+
+def test_numbers_too_large_for_arithmetic_narrow_nothing() -> None:
+    text = "a <= " + "9" * 400
+    assert parse(text).narrow({"a": (0.0, 5.0)}, {}) == {"a": (0.0, 5.0)}
+    assert parse(text).holds({"a": 3}, null=True)
 
 
 def test_what_cannot_be_computed_is_said() -> None:

@@ -134,6 +134,19 @@ def test_a_grid_has_every_allowed_point_once_in_order() -> None:
         (TREE | {"budget": {}}, ["budget.samples", "such as 16"]),
         (TREE | {"method": "dtm"}, ["unknown method 'dtm'"]),
         (TREE | {"set": {"steps": "many"}}, ["steps = 'many'"]),
+        (TREE | {"domains": {"span": {"integer": [1, 10**18]}}}, ["domains.span", "reaches beyond 10"]),
+        (TREE | {"domains": {"span": {"choice": [*range(1, 1002)]}}}, ["choice has 1001 values, at most 1000"]),
+        (TREE | {"domains": {f"a{i}": {"choice": [1]} for i in range(101)}}, ["domains", "at most 100"]),
+        (
+            TREE
+            | {
+                "search": {"algorithm": "grid"},
+                "budget": {},
+                "domains": {"steps": {"integer": [1, 10**12]}, "span": {"integer": [1, 3]}},
+            },
+            ["the grid has more than 100000 points"],
+        ),
+        (TREE | {"constraints": ["'x' * 3000000000 == 'y'"]}, ["cannot be computed"]),
         (TREE | {"set": {"window": {"auto": True}}}, ["window.auto = True", "search window.high instead"]),
     ],
 )  # fmt: skip
@@ -145,6 +158,12 @@ def test_a_space_that_cannot_be_searched_names_file_key_and_remedy(tree, words, 
     message = str(caught.value)
     assert "\n" not in message
     assert all(word in message for word in words), message
+
+
+def test_a_domain_of_endless_whole_numbers_takes_no_memory() -> None:
+    domain = Domain(integer=(1, 10**15))
+    assert domain.at(0.5) == 5 * 10**14 + 1
+    assert len(domain.finite()) == 10**15
 
 
 def test_an_unreadable_or_missing_file_is_said(tmp_path) -> None:

@@ -18,6 +18,7 @@ from raydd.data.synset import SyntheticSet
 from raydd.data.tensors import load_tensors
 from raydd.report.page.documents import Score
 from raydd.report.page.scored import is_scored, read_scores
+from raydd.safe_yaml import parse_yaml
 
 Record = dict[str, Any]
 NOT_RECORDED = "not recorded"
@@ -79,8 +80,8 @@ class RunFolder:
             ValueError: The file is no YAML of settings.
         """
         try:
-            found = yaml.safe_load(self.settings_text) or {}
-        except (yaml.YAMLError, UnicodeDecodeError):
+            found = parse_yaml(self.settings_text) or {}
+        except ValueError:
             found = None
         if not isinstance(found, dict):
             raise ValueError(f"{self.path / 'config.yaml'} holds no settings; restore it, or distill the run again")

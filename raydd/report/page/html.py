@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from raydd.console import visible
+
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -62,7 +64,7 @@ def escape(value: object) -> str:
     >>> escape('a < "b"')
     'a &lt; &quot;b&quot;'
     """
-    return html.escape(str(value))
+    return html.escape(visible(str(value)))
 
 
 def paragraph(text: str) -> str:

@@ -10,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from raydd.report.page.documents import Score
 from raydd.report.page.html import Section, code, definitions, details, paragraph, picture_file
 from raydd.report.page.scored import is_scored, read_scores
@@ -19,6 +17,7 @@ from raydd.report.page.trials import front_body, records_of, setting_chart, sett
 from raydd.report.scores import percent, spread
 from raydd.report.trials import settings_text
 from raydd.report.tuning import LOOKS, WORDS, Row
+from raydd.safe_yaml import parse_yaml
 from raydd.settings import build
 from raydd.tuning.results import SETTINGS, load_results, rows_of, winner
 from raydd.tuning.search import Search
@@ -64,11 +63,11 @@ def tune_sections(path: Path) -> list[Section]:
 
 def _space(path: Path) -> Space:
     try:
-        tree = yaml.safe_load((path / SPACE).read_text(encoding="utf-8"))
+        tree = parse_yaml((path / SPACE).read_text(encoding="utf-8"))
         if not isinstance(tree, dict):
             raise ValueError("it holds no mapping")
         return build(Space, tree)
-    except (OSError, yaml.YAMLError, ValueError) as error:
+    except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(
             f"{path / SPACE} is damaged ({reason}); `raydd tune` with another --out searches anew"
@@ -170,8 +169,8 @@ def _preset(path: Path) -> Mapping[str, Any]:
     if not (path / BEST).is_file():
         return {}
     try:
-        tree = yaml.safe_load((path / BEST).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, ValueError) as error:
+        tree = parse_yaml((path / BEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path / BEST} is damaged ({reason}); `raydd tune --resume` writes it anew") from None
     return tree if isinstance(tree, dict) else {}

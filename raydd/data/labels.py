@@ -1,0 +1,198 @@
+"""Labels as outside files have them -> classes 0..K-1 and their names.
+
+Shapes: `n` images, `K` classes.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raydd.data.source import Labels
+
+MAX_NAME = 200
+"""Characters of a class name; longer ones are no names."""
+ONE_LABEL = "give one label an image: a whole number 0..K-1, or a word"
+
+
+class Column(NamedTuple):
+    """Labels as they are in a file, checked one by one.
+
+    Attributes:
+        origin: Where they are from, for errors.
+        values: Whole numbers, int64 (n,), or words, objects (n,).
+    """
+
+    origin: str
+    values: NDArray[Any]
+
+    @property
+    def words(self) -> bool:
+        """Whether they are words."""
+        return self.values.dtype == object
+
+
+def column(values: NDArray[Any], origin: str) -> Column:
+    """Labels of any type as whole numbers or words.
+
+    Booleans are the words ``false`` and ``true``; floating-point numbers must be whole.
+
+    Args:
+        values: (n,) or (n, 1).
+        origin: Where they are from.
+
+    Raises:
+        ValueError: Labels of another type or shape, missing ones, ones that are not whole, or endless words.
+    """
+    if values.size == 0 or values.size != len(values):
+        raise ValueError(f"{origin} has labels of type {values.dtype} and shape {values.shape}: {ONE_LABEL}")
+    values = values.reshape(-1)
+    kind = values.dtype.kind
+    if kind == "b":
+        return Column(origin, np.array(["false", "true"], dtype=object)[values.astype(int)])
+    if kind in "iu":
+        return Column(origin, _whole(values, origin))
+    if kind == "f":
+        _refuse(~np.isfinite(values) | (values != np.round(values)), values, origin, "save whole numbers")
+        return Column(origin, _whole(values, origin))
+    if kind in "US" or (kind == "O" and all(value is None or isinstance(value, str) for value in values)):
+        return Column(origin, _words(values, origin))
+    raise ValueError(f"{origin} has labels of type {values.dtype}: {ONE_LABEL}")
+
+
+def _whole(values: NDArray[Any], origin: str) -> Labels:
+    _refuse((values < 0) | (values >= 2**63), values, origin, ONE_LABEL)
+    return values.astype(np.int64)
+
+
+def _words(values: NDArray[Any], origin: str) -> NDArray[Any]:
+    if values.dtype.kind == "S":
+        values = np.char.decode(values, "utf-8", "backslashreplace")
+    words = values.astype(object)
+    wrong = np.array([word is None or not 0 < len(word) <= MAX_NAME for word in words])
+    if wrong.any():
+        row = int(wrong.argmax())
+        said = f"a label of {len(words[row])} characters" if words[row] else "no label"
+        raise ValueError(f"{origin} row {row} has {said}: give each image the name of its class, or remove the row")
+    return words
+
+
+def _refuse(wrong: NDArray[np.bool_], values: NDArray[Any], origin: str, remedy: str) -> None:
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise ValueError(f"{origin} row {row} has the label {values[row]}: {remedy}")
+
+
+def joined(columns: Sequence[Column]) -> Column:
+    """The labels of several files of one split.
+
+    Raises:
+        ValueError: Some are words and some are numbers.
+    """
+    first = columns[0]
+    other = next((one for one in columns if one.words != first.words), None)
+    if other is not None:
+        raise _mixed(first, other)
+    return Column(first.origin, np.concatenate([one.values for one in columns]))
+
+
+def _mixed(first: Column, other: Column) -> ValueError:
+    words, numbers = (first, other) if first.words else (other, first)
+    return ValueError(f"{words.origin} has words for labels and {numbers.origin} has numbers: use one of them in all")
+
+
+def numbered(
+    train: Column, test: Column | None, names: Sequence[object] | None = None
+) -> tuple[tuple[str, ...], Labels, Labels | None]:
+    """Class names, and the labels of both splits as numbers.
+
+    Args:
+        train: Training labels; each class must occur.
+        test: Test labels, if there are any.
+        names: The class names that the file gives; without them the distinct words in order, or the numbers.
+
+    Raises:
+        ValueError: Labels outside of the classes, a class without a training image, or words against numbers.
+    """
+    if test is not None and test.words != train.words:
+        raise _mixed(train, test)
+    if names is not None:
+        classes = checked_names(names, train.origin)
+    elif train.words:
+        classes = tuple(sorted(set(train.values)))
+    else:
+        classes = _counted(train)
+    found = [None if one is None else _among(one, classes) for one in (train, test)]
+    first = checked_labels(found[0], len(classes), train.origin, every=True)
+    if test is None:
+        return classes, first, None
+    return classes, first, checked_labels(found[1], len(classes), test.origin, every=False)
+
+
+def _counted(train: Column) -> tuple[str, ...]:
+    """The names of classes that are numbers; K is bounded by the images, before anything is made of it."""
+    largest = int(train.values.max())
+    if largest >= len(train.values):
+        raise ValueError(
+            f"{train.origin} has the label {largest} and {len(train.values)} images: "
+            "number the classes 0..K-1 without a gap, with at least one training image each"
+        )
+    return tuple(str(label) for label in range(largest + 1))
+
+
+def _among(labels: Column, classes: tuple[str, ...]) -> NDArray[Any]:
+    if not labels.words:
+        return labels.values
+    order = {name: label for label, name in enumerate(classes)}
+    for row, word in enumerate(labels.values):
+        if word not in order:
+            shown = ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
+            raise ValueError(f"{labels.origin} row {row} has the label {word!r}, the classes are {shown}: rename it")
+    return np.array([order[word] for word in labels.values], dtype=np.int64)
+
+
+def checked_names(names: Sequence[object], origin: str) -> tuple[str, ...]:
+    """Class names as words, each once.
+
+    Raises:
+        ValueError: An empty or endless name, or one that stands twice.
+    """
+    words = tuple(str(name) for name in names)
+    for label, word in enumerate(words):
+        if not 0 < len(word) <= MAX_NAME:
+            raise ValueError(f"{origin} names class {label} with {len(word)} characters: use 1 to {MAX_NAME}")
+    if len(set(words)) < len(words):
+        twice = next(word for label, word in enumerate(words) if word in words[:label])
+        raise ValueError(f"{origin} names two classes {twice!r}: give each class a name of its own")
+    return words
+
+
+def checked_labels(labels: object, classes: int, origin: str, *, every: bool) -> Labels:
+    """Labels as int64 (n,), each known to be one of 0..K-1.
+
+    Args:
+        labels: Any array of whole numbers (n,) or (n, 1).
+        classes: K.
+        origin: Where they come from, for the error.
+        every: Whether each class must occur, as it must in training labels.
+
+    Raises:
+        ValueError: Labels that are not whole numbers, outside 0..K-1, or a class without an image.
+    """
+    array = np.asarray(labels)
+    if array.dtype.kind not in "iu" or array.size == 0 or array.size != len(array):
+        raise ValueError(f"{origin} has labels of type {array.dtype} and shape {array.shape}: {ONE_LABEL}")
+    low, high = int(array.min()), int(array.max())
+    if low < 0 or high >= classes:
+        wrong = low if low < 0 else high
+        raise ValueError(f"{origin} has the label {wrong}: labels must be 0..{classes - 1}, one of {classes} classes")
+    values = array.reshape(-1).astype(np.int64)
+    present = np.unique(values)
+    if every and len(present) < classes:
+        missing = next(label for label in range(classes) if label >= len(present) or present[label] != label)
+        raise ValueError(
+            f"{origin} has no image of class {missing}: number the classes 0..K-1 without a gap, "
+            "with at least one training image each"
+        )
+    return values
