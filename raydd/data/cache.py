@@ -97,9 +97,7 @@ def stored(source: Source, cache: Path, size: int | None) -> Stored:
     try:
         return _open(folder)
     except ValueError as error:
-        raise ValueError(
-            f"{folder} cannot be read back ({error}): set RAYDD_CACHE to a folder of another disk"
-        ) from None
+        raise ValueError(f"{folder} cannot be read back ({error}): set RAYDD_CACHE to another disk") from None
 
 
 def _remove_damaged(folder: Path) -> None:
@@ -231,7 +229,7 @@ def _open(folder: Path) -> Stored:
             _WHOLE.add(state)
     except OSError as error:
         raise ValueError(f"{error.filename} cannot be read: {error.strerror}") from None
-    images, labels = ({part: parts[part][place] for part in PARTS} for place in (0, 1))
+    images, labels = {part: parts[part][0] for part in PARTS}, {part: parts[part][1] for part in PARTS}
     return Stored(found.classes, images, labels, moments, found.fingerprint, found.note)
 
 

@@ -236,10 +236,12 @@ def open_arrow(path: AnyPath) -> ArrowTable:
         FileNotFoundError: There is no such file.
         ValueError: It is cut short, corrupted, or not an Arrow file of one record batch of numbers.
     """
-    with open_regular(path) as file:
-        if os.fstat(file.fileno()).st_size == 0:
-            raise ValueError(f"{path} cannot be read (it is empty)")
-        return parse_arrow(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), str(path))
+    try:
+        with open_regular(path) as file:
+            pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # refuses an empty file
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read ({error})") from None
+    return parse_arrow(pages, str(path))
 
 
 def parse_arrow(pages: mmap.mmap | np.ndarray[Any, Any], name: str) -> ArrowTable:

@@ -13,23 +13,26 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is a folder, a FIFO, a socket or a device.
-        OSError: It cannot be read.
+        ValueError: It is a folder, a FIFO, a socket or a device, or it cannot be opened; without the file's name.
     """
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        raise ValueError(f"{path} is not a regular file; name a file that raydd wrote")
-    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise ValueError(f"{path} is not a regular file; name a file that raydd wrote")
-    return file
+    try:
+        if stat.S_ISREG(os.stat(path).st_mode):
+            file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+            if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return file
+            file.close()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ValueError(error.strerror) from None
+    raise ValueError("it is not a regular file")
 
 
 def read_bytes(path: str | os.PathLike[str], most: int = MOST_BYTES) -> bytes:
     """The bytes of a regular file of at most ``most`` bytes.
 
     Raises:
-        ValueError: It is larger, or not a regular file.
+        ValueError: It is larger, not a regular file, or cannot be opened.
         OSError: There is none, or it cannot be read.
     """
     with open_regular(path) as file:

@@ -57,7 +57,7 @@ def packed(tensors: Tensors, metadata: dict[str, Any]) -> pa.Buffer:
         (name, str(value.dtype).removeprefix("torch."), list(value.shape), _raw(value))
         for name, value in tensors.items()
     ]
-    return packed_rows(rows, metadata, _digest(metadata, rows))
+    return packed_rows(rows, metadata, digest_of(metadata, rows))
 
 
 def packed_rows(rows: list[Any], metadata: Any, digest: str) -> pa.Buffer:
@@ -79,7 +79,7 @@ def load_tensors(path: Path) -> tuple[Tensors, dict[str, Any]]:
         ValueError: If the file is missing, truncated, corrupted or not one of ours.
     """
     rows, metadata, digest = _read(path)
-    if _digest(metadata, rows) != digest:
+    if digest_of(metadata, rows) != digest:
         raise ValueError(f"{path} is corrupted: its bytes do not match its checksum; make it again")
     return {name: _tensor(raw, _DTYPES[dtype], shape) for name, dtype, shape, raw in rows}, metadata
 
@@ -105,8 +105,7 @@ def _read(path: Path) -> tuple[list[Any], dict[str, Any], str]:
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist; name a file that raydd wrote") from None
     except (ValueError, OSError) as error:  # an empty one cannot be mapped
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ValueError(f"{path} is not a complete raydd file ({reason.removeprefix(f'{path} ')})") from None
+        raise ValueError(f"{path} is not a complete raydd file ({error}); make it again") from None
     try:
         batch = read_batch(data)
         if not batch.schema.remove_metadata().equals(_SCHEMA):
@@ -119,6 +118,11 @@ def _read(path: Path) -> tuple[list[Any], dict[str, Any], str]:
     except (ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{path} is not a complete raydd file ({reason}); make it again") from None
+
+
+def rows_of(data: bytes) -> list[Any]:
+    """Name, dtype, shape and bytes of each tensor in the bytes of a file."""
+    return _rows(read_batch(pa.py_buffer(data)))
 
 
 def _rows(batch: pa.RecordBatch) -> list[Any]:
@@ -190,7 +194,7 @@ def _tensor(raw: Any, dtype: torch.dtype, shape: list[int]) -> Tensor:
     return torch.frombuffer(bytearray(raw), dtype=dtype).reshape(shape)
 
 
-def _digest(metadata: Any, rows: list[Any]) -> str:
+def digest_of(metadata: Any, rows: list[Any]) -> str:
     """sha256 of all that a file says: its metadata, and each tensor's name, dtype, shape and bytes."""
     digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for name, dtype, shape, raw in rows:
