@@ -3,7 +3,6 @@
 Each takes a configuration, does the whole job, and tells of its progress through a `Screen`.
 """
 
-import json
 import os
 import time
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from raydd.config import DistillConfig, ExpertsConfig
 from raydd.console import Screen, clock, left
 from raydd.data.buffer import ArrowBuffer, expert_path, refresh_manifest
 from raydd.data.datasets import Split
-from raydd.data.files import write_atomic
+from raydd.data.document import write_document
 from raydd.data.mirroring import mirrors, run_mirrors
 from raydd.data.mirroring import words as mirror_words
 from raydd.data.store import local_folder
@@ -215,7 +214,7 @@ def _found_window(
         return config.model_copy(update={"window": config.window.model_copy(update=found | {"auto": False})})
     screen.note(f"window: trying ranges of start epochs, {PILOT_STEPS} outer steps each")
     search = find_window(config, buffer, work, screen.note)
-    write_atomic(out / "window.json", json.dumps(search.to_json(), indent=1).encode() + b"\n")
+    write_document(out / "window.json", search.to_json())
     save_window_figure(search.to_json(), out / "window.png")
     return config.model_copy(update={"window": search.window(config.window)})
 

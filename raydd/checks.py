@@ -15,8 +15,10 @@ from torch import Tensor
 from raydd.config import DistillConfig, WindowConfig
 from raydd.data.buffer import ArrowBuffer, verify
 from raydd.data.convexified import knots
+from raydd.data.document import unsealed_text
 from raydd.data.initial import clusters_of, real
 from raydd.data.mirroring import check_buffer, recorded
+from raydd.data.regular import read_text
 from raydd.data.synset import SyntheticSet
 from raydd.data.trajectory import check_window
 from raydd.data.transform import Transform, load_transform
@@ -153,14 +155,14 @@ def open_buffer(
     """
     buffer = ArrowBuffer(folder, most)
     buffer.expect(network=config.experts.network)
-    if buffer.spec.preprocessing["kind"] != config.data.preprocessing:
+    if buffer.spec.preprocessing.get("kind") != config.data.preprocessing:
         raise ValueError(
             f"{folder} has preprocessing {buffer.spec.preprocessing['kind']!r}, not {config.data.preprocessing!r}; "
             f"use --set data.preprocessing={buffer.spec.preprocessing['kind']} or another --buffer"
         )
     if buffer.kept is not None and config.match == "trajectories" and not config.convexify:
         raise ValueError(f"{folder} is convexified (MCT): use --method mct, or a full buffer")
-    if (held := buffer.spec.recipe["validation"]) != config.data.validation:
+    if (held := buffer.spec.recipe.get("validation")) != config.data.validation:
         raise ValueError(
             f"{folder} held out data.validation={held} of the training images, not {config.data.validation}; "
             f"use --set data.validation={held} or another --buffer"
@@ -215,11 +217,15 @@ def read_config(folder: Path) -> DistillConfig | None:
     if not path.exists():
         return None
     try:
-        tree = parse_yaml(path.read_text(encoding="utf-8"))
-        data = tree.get("data")
-        return build(DistillConfig, tree, {"data": recorded(data)} if isinstance(data, dict) else {})
-    except (AttributeError, ValueError) as error:
-        raise ValueError(f"{path} is no configuration of this raydd ({error}); name another --out") from None
+        tree = parse_yaml(unsealed_text(read_text(path)))
+        data = tree.get("data") if isinstance(tree, dict) else None
+        layers = {"data": recorded(data)} if isinstance(data, dict) else {}
+        return build(DistillConfig, tree if isinstance(tree, dict) else {"config": tree}, layers)
+    except ValueError as error:
+        reason = " ".join(str(error).split())[:400]
+        raise ValueError(f"{path} is no configuration of this raydd ({reason}); name another --out") from None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}); name another --out") from None
 
 
 def as_before(config: DistillConfig, before: DistillConfig | None) -> DistillConfig:

@@ -14,7 +14,7 @@ from raydd.data import mirroring
 from raydd.data.buffer import ArrowBuffer
 from raydd.data.coreset import CORESETS, MEASURED
 from raydd.data.datasets import Dataset
-from raydd.data.files import write_atomic
+from raydd.data.document import write_document
 from raydd.data.initial import ASKS_EXPERTS
 from raydd.data.kept import load_kept
 from raydd.data.provenance import commit
@@ -182,6 +182,8 @@ def _do(matrix: Matrix, dataset: Dataset, fresh: bool, where: Where, screen: Scr
 
     keys, ledger = Keys(matrix, dataset), Ledger(commit=commit())
     found = {} if fresh else known(matrix, keys, ledger)
+    if ledger.damaged:
+        screen.note(f"{len(ledger.damaged)} kept results are damaged, the first is {ledger.damaged[0]}: done again")
     jobs = matrix.jobs()
     left_to_do = len(jobs) - len(found)
     screen.note(f"evaluating: {len(jobs)} trainings on {dataset.name}, protocol {matrix.protocol.name}")
@@ -262,4 +264,4 @@ def report(records: Sequence[dict[str, Any]], config: EvaluateConfig, given: Map
 
 def save_scores(scores: Sequence[dict[str, Any]], path: Path, more: Mapping[str, Any] | None = None) -> Path:
     """Write scores as JSON, and what else there is to say of them."""
-    return write_atomic(path, json.dumps({"scores": list(scores), **(more or {})}, indent=1).encode() + b"\n")
+    return write_document(path, {"scores": list(scores), **(more or {})})

@@ -10,7 +10,6 @@ split, and the test images only say what the choice is worth, unless ``split`` a
 """
 
 import difflib
-import json
 import math
 import tempfile
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ from raydd.api import HERE, Where, check_workers
 from raydd.config import EvaluateConfig
 from raydd.console import Screen
 from raydd.data.coreset import CORESETS
+from raydd.data.document import write_document
 from raydd.data.files import write_atomic
 from raydd.data.initial import ASKS_EXPERTS
 from raydd.data.synset import SyntheticSet
@@ -284,7 +284,7 @@ def _document(
 def _write(document: Document, rows: dict[str, Row], out: Path) -> None:
     """``nas.json``, ``ranking.csv``, and ``nas.png`` where there is a ranking by real data."""
     if document["real"] is None:
-        write_atomic(out / "nas.json", json.dumps(document, indent=1, allow_nan=False).encode() + b"\n")
+        write_document(out / "nas.json", document)
         write_atomic(out / "ranking.csv", ranking_csv(document).encode())
         (out / "nas.png").unlink(missing_ok=True)  # of an earlier call
         return

@@ -5,25 +5,25 @@ end, ``synset.arrow`` and ``synset.png``; with ``probe_every`` also ``probe.json
 """
 
 import hashlib
-import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from raydd.checks import check_learned, check_selection, check_start, claim, first_difference, read_config, without_last
 from raydd.config import DistillConfig
 from raydd.data.buffer import ArrowBuffer, expert_path
+from raydd.data.document import read_log, sealed_text, write_log
 from raydd.data.files import open_arrow, sweep, write_atomic
 from raydd.data.kept import drop_kept, kept_path
 from raydd.data.provenance import commit as commit
 from raydd.data.synset import SyntheticSet
-from raydd.data.tensors import flatten_tree, load_tensors, save_tensors, unflatten_tree
+from raydd.data.tensors import flatten_tree
+from raydd.distillation.checkpoint import Checkpoint, MemoryDocument, check_state, load_checkpoint, save_checkpoint
 from raydd.distillation.loop import Distillation, Step
 from raydd.methods import METHODS, complete
 from raydd.probe import Probe, label_spread, memory
@@ -111,7 +111,7 @@ class Run:
         if self.resume and self._checkpoint.exists():
             self._restore()
         else:
-            write_atomic(self.folder / "config.yaml", dump(self.config).encode())
+            write_atomic(self.folder / "config.yaml", sealed_text(dump(self.config)).encode())
         drop_kept(self.folder, self._distillation.step)  # of steps that are taken again
 
     def _make_probe(self, recipe: Recipe) -> Probe | None:
@@ -146,16 +146,17 @@ class Run:
             )
 
     def _restore(self) -> None:
-        tensors, metadata = load_tensors(self._checkpoint)
-        if metadata["buffer"] != self._identity:
+        found = load_checkpoint(self._checkpoint)
+        if found.buffer != self._identity:
             named = "none" if self.buffer is None else self.buffer.folder
             raise ValueError(f"{self.folder} was started with other experts than {named}; name its --buffer")
-        self._load(tensors, metadata)
+        self._load(self._checkpoint, found)
 
-    def _load(self, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
-        self._distillation.load_state_dict(unflatten_tree(tensors, metadata["plain"]))
+    def _load(self, path: Path, found: Checkpoint) -> None:
+        check_state(path, found.state, self._distillation.state_dict())
+        self._distillation.load_state_dict(found.state)
         self.saved = self._distillation.step
-        self._log = Log(**{name: metadata.get(name, []) for name in vars(self._log)})
+        self._log = Log(**found.log)
 
     def inherit(self, checkpoint: Path) -> None:
         """Go on from another run's set, momenta, step and scores, though its settings differ; see `check_learned`.
@@ -163,11 +164,11 @@ class Run:
         Args:
             checkpoint: The other run's ``state.arrow``. All of it is at once this run's own checkpoint.
         """
-        tensors, metadata = load_tensors(checkpoint)
+        found = load_checkpoint(checkpoint)
         own, _ = flatten_tree(self._distillation.state_dict())
-        if best := check_learned(checkpoint, tensors, own, metadata["history"]):
+        if best := check_learned(checkpoint, found.tensors, own, found.log["history"]):
             write_atomic(self.folder / "best.arrow", best.read_bytes())
-        self._load(tensors, metadata)
+        self._load(checkpoint, found)
         drop_kept(self.folder, -1)  # they are of what was learned here before
         self._save(self._distillation.state_dict(), done=self.saved)
 
@@ -230,19 +231,18 @@ class Run:
             self._log.probes.append({"step": step, "losses": losses, "label_std": spread})
 
     def _save(self, state: dict[str, Any], done: int) -> None:
-        tensors, plain = flatten_tree(state)
-        save_tensors(self._checkpoint, tensors, {"plain": plain, "buffer": self._identity} | self._log.until(done))
-        _write_lines(self.folder / "metrics.jsonl", self._log.records)
+        save_checkpoint(self._checkpoint, Checkpoint(state, self._identity, self._log.until(done)))
+        write_log(self.folder / "metrics.jsonl", self._log.records)
         if self.config.probe_every is not None:
-            _write_lines(self.folder / "probe.jsonl", self._log.probes)
+            write_log(self.folder / "probe.jsonl", self._log.probes)
         self._note_memory(done)
         self.saved = state["step"]
 
     def _note_memory(self, step: int) -> None:
         path = self.folder / "memory.jsonl"
-        before = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        lines = [entry for entry in map(json.loads, before) if entry["step"] < step]
-        _write_lines(path, [*lines, {"step": step, **memory(self.work.device)}])
+        before = read_log(path, MemoryDocument, "remove it: the run goes on without it") if path.exists() else []
+        lines = [entry for entry in before if entry["step"] < step]
+        write_log(path, [*lines, {"step": step, **memory(self.work.device)}])
 
     def _score(self, step: int) -> None:
         """Accuracy on the validation split of the set as it stands; the best set so far is kept."""
@@ -283,10 +283,6 @@ class Run:
 
 def _due(step: int, every: int | None) -> bool:
     return every is not None and step % every == 0
-
-
-def _write_lines(path: Path, entries: Sequence[dict[str, Any]]) -> None:
-    write_atomic(path, "".join(json.dumps(entry, sort_keys=True) + "\n" for entry in entries).encode())
 
 
 def _record(step: Step) -> dict[str, Any]:

@@ -12,10 +12,12 @@ from raydd import runs
 from raydd.checks import check, open_buffer, settle
 from raydd.config import DistillConfig
 from raydd.data.buffer import refresh_manifest
+from raydd.data.document import read_log
 from raydd.data.kept import kept_paths, load_kept
 from raydd.data.synset import SyntheticSet
 from raydd.data.tensors import load_tensors
 from raydd.data.transform import load_transform
+from raydd.distillation.checkpoint import RecordDocument
 from raydd.experts import Job, Trainer, prepare
 from raydd.numerics.rng import generator
 from raydd.runs import Run, commit
@@ -74,7 +76,7 @@ def start(out, experts, *layers, **options):
 
 
 def metrics(out):
-    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return read_log(out / "metrics.jsonl", RecordDocument, "")
 
 
 def tree(out):

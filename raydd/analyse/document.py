@@ -1,12 +1,12 @@
 """Plain numbers and names of a document, and where its two files go."""
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raydd.data.files import write_atomic
+from raydd.data.document import parse, write_document
+from raydd.data.regular import read_bytes
 from raydd.report.figure import save_figure
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def check_out(out: Path, analysis: str) -> None:
         raise ValueError(f"--out {out}: figures are PNG; use {out.with_suffix('.png')}")
     path = out.with_suffix(".json")
     try:
-        own = not path.exists() or json.loads(path.read_bytes())["analysis"] == analysis
+        own = not path.exists() or parse(read_bytes(path))["analysis"] == analysis
     except (ValueError, KeyError, TypeError, OSError):
         own = False
     if not own:
@@ -56,5 +56,5 @@ def check_out(out: Path, analysis: str) -> None:
 def save(numbers: Document, draw: Callable[[Document], "Figure"], out: Path) -> dict[str, str]:
     """Write a document and its figure; returns what was written."""
     path = out.with_suffix(".json")
-    write_atomic(path, json.dumps(numbers, indent=1, allow_nan=False).encode() + b"\n")
+    write_document(path, numbers)
     return {"figure": str(save_figure(draw(numbers), out)), "numbers": str(path)}

@@ -1,12 +1,13 @@
 """What runs wrote down while distilling: matching losses, labels, memory."""
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from raydd.analyse.document import Document, names_of
+from raydd.data.document import read_log
+from raydd.distillation.checkpoint import AGAIN, LOGS
 
 MEMORY = ("resident_mb", "device_mb")
 REMEDY = {
@@ -75,16 +76,11 @@ def memory(runs: Sequence[Path]) -> Document:
 def _records(run: Path, name: str, read: Callable[[Document], Any]) -> dict[int, Any]:
     """What ``read`` finds in each line of a run's file, by outer step; a step that was repeated counts once."""
     path = run / name
-    if not path.is_file():
+    if not path.exists():
         what = f"has no {name}" if run.is_dir() else "does not exist"
         raise ValueError(f"{run} {what}; give a run folder of `raydd distill`, or {REMEDY[name]}")
-    found = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            record = json.loads(line)
-            found[int(record["step"])] = read(record)
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path}, line {number} is no record of a run ({error}); distill the run again") from None
+    records = read_log(path, LOGS[name], AGAIN)
+    found = {record["step"]: read(record) for record in records}
     if not found:
         raise ValueError(f"{path} is empty; let the run go on to its first measure")
     return dict(sorted(found.items()))

@@ -1,7 +1,8 @@
 """Bounds on what outside files say of themselves, checked before anything of that size is made."""
 
-import json
 from typing import Any
+
+from raydd.data.document import parse
 
 FREE_BYTES = 1 << 29
 """A file may unpack to this much however small it is."""
@@ -31,11 +32,9 @@ def read_json(text: str | bytes, origin: str) -> Any:
     """The values of a JSON text.
 
     Raises:
-        ValueError: It is no JSON, or nested too deeply.
+        ValueError: It is no JSON, or too large or too deeply nested.
     """
     try:
-        return json.loads(text)
-    except RecursionError:
-        raise ValueError(f"{origin} is nested too deeply: write it again") from None
+        return parse(text)
     except ValueError as error:
-        raise ValueError(f"{origin} is no JSON ({' '.join(str(error).split())}): write it again") from None
+        raise ValueError(f"{origin} is no JSON that is read ({' '.join(str(error).split())}): write it again") from None

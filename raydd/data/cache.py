@@ -12,23 +12,42 @@ import fcntl
 import hashlib
 import itertools
 import json
+import math
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
+from raydd.console import Screen
 from raydd.data.decode import REMEDY
+from raydd.data.document import Document, opened, sealed
+from raydd.data.regular import open_regular, read_bytes
 from raydd.data.source import Content, Form, Images, Labels, Part, Source
 
 SCHEMA = 2  # of what is read and how: 2 scales 16 bits, turns by EXIF, lays transparency on white
 PARTS = ("train", "test")
+
+
+_WHOLE: set[tuple[object, ...]] = set()
+"""Folders, as they were when this process compared them with their fingerprint."""
+
+
+class _About(Document):
+    """``dataset.json``; folders of older versions have no checksum of the moments."""
+
+    schema_: Annotated[Literal[2], Field(alias="schema")]
+    classes: Annotated[tuple[str, ...], Field(min_length=1)]
+    note: str
+    fingerprint: Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
+    moments: str | None = None
 
 
 @dataclass(frozen=True)
@@ -64,15 +83,34 @@ def stored(source: Source, cache: Path, form: Form) -> Stored:
         ValueError: The source cannot be read, or the cache folder is damaged or cannot be written.
     """
     folder = cache / "datasets" / f"{_slug(source.name)}-{key(source, form)}"
-    if not folder.is_dir():
-        content = source.read(form)
+    if folder.is_dir():
         try:
-            _write(folder, content)
-        except OSError as error:
-            raise ValueError(
-                f"{cache} cannot be written ({error.strerror}): set RAYDD_CACHE to another folder"
-            ) from error
-    return _open(folder)
+            return _open(folder)
+        except ValueError as error:
+            Screen().note(f"{folder} is a damaged copy of a data set ({error}): it is made again")
+    content = source.read(form)
+    try:
+        _remove_damaged(folder)
+        _write(folder, content)
+    except OSError as error:
+        raise ValueError(f"{cache} cannot be written ({error.strerror}): set RAYDD_CACHE to another folder") from error
+    try:
+        return _open(folder)
+    except ValueError as error:
+        raise ValueError(f"{folder} cannot be read back ({error}): set RAYDD_CACHE to another disk") from None
+
+
+def _remove_damaged(folder: Path) -> None:
+    """Put a folder that cannot be read out of the way, once: another process may have made it again meanwhile."""
+    if not folder.is_dir():
+        return
+    with one_at_a_time(folder.parent):
+        try:
+            _open(folder)
+        except ValueError:
+            away = folder.with_name(f".{folder.name}-{os.getpid()}-{secrets.token_hex(4)}.bad")
+            os.rename(folder, away)
+            shutil.rmtree(away, ignore_errors=True)
 
 
 def key(source: Source, form: Form) -> str:
@@ -105,8 +143,8 @@ def _write(folder: Path, content: Content) -> None:
                 _write_part(unfinished, name, part, digest)
             _check_alike(unfinished)
             about = {"schema": SCHEMA, "classes": content.classes, "note": content.finish()}
-            about["fingerprint"] = digest.hexdigest()[:16]
-            (unfinished / "dataset.json").write_text(json.dumps(about, indent=1) + "\n")
+            about |= {"fingerprint": digest.hexdigest()[:16], "moments": _moments_digest(unfinished)}
+            (unfinished / "dataset.json").write_bytes(sealed(about))
             os.rename(unfinished, folder)
         except BaseException as error:
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -169,12 +207,73 @@ def _check_alike(folder: Path) -> None:
         raise ValueError(f"training images are {train[1:]} and test images {test[1:]} (C, H, W): {REMEDY}")
 
 
+def _moments_digest(folder: Path) -> str:
+    return hashlib.sha256((folder / "train_moments.npy").read_bytes()).hexdigest()
+
+
 def _open(folder: Path) -> Stored:
+    """The data set in a folder; all of it is read once a process, and compared with its fingerprint.
+
+    Raises:
+        ValueError: It is damaged.
+    """
     try:
-        about = json.loads((folder / "dataset.json").read_text())
-        images = {part: np.load(folder / f"{part}_images.npy", mmap_mode="r", allow_pickle=False) for part in PARTS}
-        labels = {part: np.load(folder / f"{part}_labels.npy", allow_pickle=False) for part in PARTS}
-        moments = np.load(folder / "train_moments.npy", allow_pickle=False)
-        return Stored(tuple(about["classes"]), images, labels, moments, about["fingerprint"], about["note"])
-    except (OSError, ValueError, EOFError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder} is a damaged copy of a data set: delete that folder, it is made again") from error
+        found, _ = opened(read_bytes(folder / "dataset.json"), _About)
+        parts = {part: _open_part(folder, part, len(found.classes)) for part in PARTS}
+        train = parts["train"][0]
+        if train.shape[1:] != parts["test"][0].shape[1:]:
+            raise ValueError("training and test images differ in shape")
+        moments = _array(folder / "train_moments.npy", np.dtype(np.int64), (len(train), 2, train.shape[1]), None)
+        if (state := _state(folder)) not in _WHOLE:
+            _check_values(folder, found, parts)
+            _WHOLE.add(state)
+    except OSError as error:
+        raise ValueError(f"{error.filename} cannot be read: {error.strerror}") from None
+    images, labels = {part: parts[part][0] for part in PARTS}, {part: parts[part][1] for part in PARTS}
+    return Stored(found.classes, images, labels, moments, found.fingerprint, found.note)
+
+
+def _state(folder: Path) -> tuple[object, ...]:
+    """What changes when a file of a folder is replaced or written to."""
+    status = (path.stat() for path in sorted(folder.iterdir()))
+    return str(folder), *((one.st_ino, one.st_size, one.st_mtime_ns) for one in status)
+
+
+def _open_part(folder: Path, name: str, classes: int) -> tuple[Images, Labels]:
+    labels = _array(folder / f"{name}_labels.npy", np.dtype(np.int64), (None,), None)
+    if len(labels) and not (labels.min() >= 0 and labels.max() < classes):
+        raise ValueError(f"{name}_labels.npy has labels that are of no class")
+    images = _array(folder / f"{name}_images.npy", np.dtype(np.uint8), (len(labels), None, None, None), "r")
+    return images, labels
+
+
+def _array(path: Path, dtype: np.dtype[Any], shape: tuple[int | None, ...], mode: Literal["r"] | None) -> Any:
+    """An array of a ``.npy`` file that has the bytes its header claims; None is any length."""
+    with open_regular(path) as file:
+        try:
+            version = np.lib.format.read_magic(file)
+            if version != (1, 0):
+                raise ValueError(f"has version {version}")
+            found, fortran, kind = np.lib.format.read_array_header_1_0(file)
+        except Exception as error:  # NumPy parses it as Python, which may raise anything
+            raise ValueError(f"{path.name} is no array: {' '.join(str(error).split())[:100]}") from None
+        fits = len(found) == len(shape) and all(want in (None, have) for have, want in zip(found, shape, strict=True))
+        size = os.fstat(file.fileno()).st_size - file.tell()
+        if fortran or kind != dtype or not fits or math.prod(found) * dtype.itemsize != size:
+            raise ValueError(f"{path.name} is of {kind} and shape {found}, and has {size} bytes")
+    return np.load(path, mmap_mode=mode, allow_pickle=False)
+
+
+def _check_values(folder: Path, found: "_About", parts: Mapping[str, tuple[Images, Labels]]) -> None:
+    """Compare what a folder holds with its fingerprint."""
+    digest = hashlib.sha256()
+    for name, (images, labels) in parts.items():
+        digest.update(json.dumps([name, images.shape, labels.tolist()]).encode())
+        with open(folder / f"{name}_images.npy", "rb") as file:
+            file.seek(-images.nbytes, os.SEEK_END)
+            while data := file.read(1 << 20):  # not through the map, whose pages would count as this process's
+                digest.update(data)
+    if digest.hexdigest()[:16] != found.fingerprint:
+        raise ValueError("its images or labels changed since they were written (checksum)")
+    if found.moments not in (None, _moments_digest(folder)):
+        raise ValueError("train_moments.npy changed since it was written (checksum)")

@@ -15,13 +15,15 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from raydd.data.document import parse
 from raydd.data.files import AnyPath, ArrowTable, Columns, checksum, open_arrow, write_arrow
 from raydd.data.spec import BufferSpec
 from raydd.data.storage import FULL, STORAGES, narrowed
 from raydd.numerics.flat import Layout
 
 Array = np.ndarray[Any, Any]
-_FILE = re.compile(r"expert-(\d{5,})\.arrow")
+_FILE = re.compile(r"expert-(\d{5,12})\.arrow")
+_CHECKSUM = re.compile(r"[0-9a-f]{64}")
 
 
 def expert_path(folder: AnyPath, index: int) -> Path:
@@ -215,8 +217,7 @@ def write_columns(
     """
     if what := misfit(columns, spec):
         raise ValueError(f"expert {index} does not fit its buffer: {what}; use the network of the spec")
-    identity = json.dumps(spec.to_json(), sort_keys=True)
-    metadata = {"expert": str(index), "checksum": checksum(columns, release), "spec": identity}
+    metadata = {"expert": str(index), "checksum": checksum(columns, release), "spec": _identity(spec)}
     return write_arrow(expert_path(folder, index), columns, metadata, release)
 
 
@@ -244,9 +245,20 @@ def open_expert(path: Path, index: int, spec: BufferSpec, remedy: str) -> ArrowT
 
 
 def _foreign(table: ArrowTable, index: int, spec: BufferSpec) -> str | None:
+    known = {"expert": str(index), "spec": _identity(spec)}
+    said = {key: table.metadata.get(key) for key in known}
+    if not _CHECKSUM.fullmatch(table.metadata.get("checksum", "")):
+        return "it has no checksum"
+    if said["expert"] != known["expert"]:
+        return f"expert is {said['expert'] and said['expert'][:20]}"
+    if said["spec"] == known["spec"]:
+        return None
     try:
-        if int(table.metadata["expert"]) != index or len(table.metadata["checksum"]) != 64:
-            return f"expert is {table.metadata['expert']}"
-        return BufferSpec.from_json(json.loads(table.metadata["spec"])).difference(spec)
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return "metadata is corrupted"
+        return BufferSpec.from_json(parse(said["spec"] or "")).difference(spec)
+    except ValueError as error:
+        return f"metadata is corrupted: {error}"
+
+
+def _identity(spec: BufferSpec) -> str:
+    """What a file says of its buffer."""
+    return json.dumps(spec.to_json(), sort_keys=True)

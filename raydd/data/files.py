@@ -18,6 +18,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from raydd.data.ipc import read_batch
+from raydd.data.regular import open_regular
+
 Columns = Mapping[str, np.ndarray[Any, Any]]
 AnyPath = str | os.PathLike[str]
 
@@ -233,10 +236,12 @@ def open_arrow(path: AnyPath) -> ArrowTable:
         FileNotFoundError: There is no such file.
         ValueError: It is cut short, corrupted, or not an Arrow file of one record batch of numbers.
     """
-    with open(path, "rb") as file:
-        if os.fstat(file.fileno()).st_size == 0:
-            raise ValueError(f"{path} cannot be read (it is empty)")
-        return parse_arrow(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), str(path))
+    try:
+        with open_regular(path) as file:
+            pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # refuses an empty file
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read ({error})") from None
+    return parse_arrow(pages, str(path))
 
 
 def parse_arrow(pages: mmap.mmap | np.ndarray[Any, Any], name: str) -> ArrowTable:
@@ -250,14 +255,10 @@ def parse_arrow(pages: mmap.mmap | np.ndarray[Any, Any], name: str) -> ArrowTabl
         ValueError: See `open_arrow`.
     """
     try:
-        reader = pa.ipc.open_file(pa.BufferReader(pa.py_buffer(pages)))
-        if reader.num_record_batches != 1:
-            raise ValueError(f"it has {reader.num_record_batches} record batches instead of 1")
-        batch = reader.get_batch(0)
-        batch.validate()
+        batch = read_batch(pa.py_buffer(pages))
         metadata = {k.decode(): v.decode() for k, v in (batch.schema.metadata or {}).items()}
         columns = {key: _view(batch.column(key), batch.num_rows) for key in batch.schema.names}
-    except (ValueError, TypeError, KeyError, OSError, pa.ArrowException) as error:
+    except (ValueError, TypeError, NotImplementedError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{name} cannot be read ({reason})") from error
     return ArrowTable(columns, metadata, pages if isinstance(pages, mmap.mmap) else None)
@@ -266,9 +267,11 @@ def parse_arrow(pages: mmap.mmap | np.ndarray[Any, Any], name: str) -> ArrowTabl
 def _view(column: Any, rows: int) -> np.ndarray[Any, Any]:
     # From the buffer itself: to_numpy would load pandas and the compute library too.
     values = column.values if pa.types.is_fixed_size_list(column.type) else column
-    dtype = np.dtype(values.type.to_pandas_dtype())
-    if values.null_count or values.type.bit_width != 8 * dtype.itemsize:
+    if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)) or values.buffers()[0] is not None:
         raise ValueError("a column holds nulls, or is not of plain numbers")
-    count, offset = len(values), values.offset * dtype.itemsize
-    view = np.frombuffer(values.buffers()[1], dtype, count, offset)
+    dtype = np.dtype(values.type.to_pandas_dtype())
+    count = rows if values is column else rows * column.type.list_size
+    if count == 0:
+        raise ValueError("it has no rows")
+    view = np.frombuffer(values.buffers()[1], dtype, count, values.offset * dtype.itemsize)
     return view if values is column else view.reshape(rows, column.type.list_size)

@@ -1,39 +1,91 @@
 """A trajectory buffer's manifest: what the buffer is of, and an index of its expert files."""
 
-import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from raydd.data.files import AnyPath, ArrowTable, write_atomic
-from raydd.data.spec import SCHEMA, BufferSpec
+from pydantic import Field, model_validator
+
+from raydd.data.document import Document, Finite, Tree, Whole, parse, unsealed, validate, write_document
+from raydd.data.files import AnyPath, ArrowTable
+from raydd.data.regular import read_bytes
+from raydd.data.spec import SCHEMA, BufferSpec, SpecDocument
+
+_REMEDY = "delete it and run `raydd experts` again, which keeps the experts that are there"
+Index = dict[int, Tree]
 
 
-def write_manifest(folder: AnyPath, spec: BufferSpec, experts: list[dict[str, Any]]) -> None:
+class _Rounding(Document, extra="forbid"):
+    number: Finite
+    snapshot: Finite
+
+
+class _Entry(Document, extra="forbid"):
+    index: Whole
+    file: str
+    checksum: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    accuracy: Finite | None
+    snapshots: Annotated[int, Field(gt=0, lt=2**31)]
+    bytes: Whole
+    rounding: _Rounding | None = None
+
+    @model_validator(mode="after")
+    def _own_file(self) -> "_Entry":
+        if self.file != f"expert-{self.index:05d}.arrow":
+            raise ValueError(f"expert {self.index} is not in the file {self.file[:80]!r}")
+        return self
+
+
+class _Manifest(Document):
+    spec: SpecDocument
+    experts: tuple[_Entry, ...]
+
+    @model_validator(mode="after")
+    def _once(self) -> "_Manifest":
+        if len({entry.index for entry in self.experts}) != len(self.experts):
+            raise ValueError("an expert is there twice")
+        return self
+
+
+def write_manifest(folder: AnyPath, spec: BufferSpec, experts: list[Tree]) -> None:
     """Write a buffer's manifest, atomically; ``experts`` are of `manifest_entry`."""
-    text = json.dumps({"spec": spec.to_json(), "experts": experts}, indent=1, allow_nan=False)
-    write_atomic(Path(folder) / "manifest.json", text.encode() + b"\n")
+    write_document(Path(folder) / "manifest.json", {"spec": spec.to_json(), "experts": experts})
 
 
-def read_manifest(folder: AnyPath) -> tuple[BufferSpec, dict[int, dict[str, Any]]]:
+def read_manifest(folder: AnyPath) -> tuple[BufferSpec, Index]:
     """What a buffer is of, and its index by the experts' numbers.
 
     Raises:
         ValueError: There is no such buffer, or its manifest is corrupted or of another version.
     """
     path = Path(folder) / "manifest.json"
-    if not path.is_file():
+    if not path.exists():
         what = "is not a trajectory buffer: it has no manifest.json" if Path(folder).is_dir() else "does not exist"
         raise ValueError(f"{folder} {what}; make a buffer with `raydd experts --out {folder}`")
     try:
-        values = json.loads(path.read_bytes())
-        version = values["spec"]["schema_version"]
-        if version == SCHEMA:
-            return BufferSpec.from_json(values["spec"]), {entry["index"]: entry for entry in values["experts"]}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        remedy = "delete it and run `raydd experts` again, which keeps the experts that are there"
-        raise ValueError(f"{path} is corrupted; {remedy}") from error
-    raise ValueError(f"{path} has schema version {version}; this raydd reads {SCHEMA}: use a matching raydd")
+        data = read_bytes(path)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{path} is corrupted ({error}); {_REMEDY}") from None
+    return parse_manifest(data, str(path))
+
+
+def parse_manifest(data: bytes, name: str) -> tuple[BufferSpec, Index]:
+    """The same of a manifest's bytes.
+
+    Raises:
+        ValueError: It is corrupted or of another version; ``name`` is what it is called.
+    """
+    try:
+        tree = parse(data)
+        version = tree["spec"]["schema_version"] if isinstance(tree, dict) else None
+        if not isinstance(version, int) or version == SCHEMA:
+            validate(_Manifest, tree)
+            spec = BufferSpec.from_json(tree["spec"])
+            unsealed(tree)
+            return spec, {entry["index"]: entry for entry in tree["experts"]}
+    except (ValueError, LookupError, TypeError) as error:
+        raise ValueError(f"{name} is corrupted ({' '.join(str(error).split())}); {_REMEDY}") from None
+    raise ValueError(f"{name} has schema version {version}; this raydd reads {SCHEMA}: use a matching raydd")
 
 
 def manifest_entry(path: Path, index: int, table: ArrowTable) -> dict[str, Any]:

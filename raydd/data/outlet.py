@@ -4,14 +4,13 @@ Workers put finished experts there themselves, each from its own node. The proce
 manifest after each; an expert that was put and not committed yet is found again, and read once to see that it is whole.
 """
 
-import json
 import time
 from pathlib import Path
 from typing import Any
 
 from raydd.data.expert_file import expert_numbers, expert_path, open_expert
 from raydd.data.files import AnyPath
-from raydd.data.manifest import manifest_entry, read_manifest, write_manifest
+from raydd.data.manifest import manifest_entry, parse_manifest, read_manifest, write_manifest
 from raydd.data.spec import BufferSpec
 from raydd.data.store import MANIFEST, PREPROCESSING, Store, fetch, mirror, open_store
 
@@ -108,8 +107,8 @@ class Outlet:
     def _listed(self) -> dict[int, Entry]:
         """What the store's manifest lists now."""
         try:
-            return {entry["index"]: entry for entry in json.loads(self.store.read(MANIFEST))["experts"]}
-        except (FileNotFoundError, ValueError, KeyError, TypeError):  # it is replaced
+            return parse_manifest(self.store.read(MANIFEST), MANIFEST)[1]
+        except (FileNotFoundError, ValueError):  # it is replaced
             return {}
 
 

@@ -2,17 +2,46 @@
 
 import dataclasses
 import json
+import math
 import reprlib
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from pydantic import Field
+
+from raydd.data.document import Document, Whole, validate
 from raydd.data.storage import FULL, STORAGES
 from raydd.numerics.flat import Layout, Slot
 
 SCHEMA = 1
+_MOST_PARAMETERS = 2**40
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 120
+
+
+_Side = Annotated[int, Field(gt=0, lt=2**31)]
+_Layout = tuple[tuple[str, tuple[_Side, ...], Whole], ...]
+
+
+class SpecDocument(Document, extra="forbid"):
+    """A `BufferSpec` as files say it."""
+
+    dataset: str
+    fingerprint: str
+    preprocessing_hash: str
+    preprocessing: dict[str, Any]
+    network: str
+    channels: _Side
+    size: _Side
+    classes: _Side
+    layout: _Layout
+    buffer_layout: _Layout
+    recipe: dict[str, Any]
+    seed: int
+    schema_version: Literal[1]
+    kept: tuple[Whole, ...] | None = None
+    storage: str = FULL
 
 
 @dataclass(frozen=True)
@@ -58,6 +87,8 @@ class BufferSpec:
             raise ValueError(f"unknown storage {self.storage!r}: use one of {', '.join(STORAGES)}")
         if self.kept is not None and (self.kept[:1] != (0,) or not ascends(self.kept)):
             raise ValueError(f"the kept epochs {self.kept} do not ascend from 0 to a last one; give at least those two")
+        for layout in (self.layout, self.buffer_layout):
+            _check_layout(layout)
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values; ``kept`` and ``storage`` only where they are set, since older files never had them."""
@@ -67,13 +98,15 @@ class BufferSpec:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "BufferSpec":
-        """From `to_json`'s."""
-        layouts = {
-            key: tuple(Slot(name, tuple(shape), offset) for name, shape, offset in values[key])
-            for key in ("layout", "buffer_layout")
-        }
-        kept = values.get("kept")
-        return cls(**{**values, **layouts, "kept": None if kept is None else tuple(map(int, kept))})
+        """From `to_json`'s.
+
+        Raises:
+            ValueError: They are not the values of a spec.
+        """
+        found = dict(validate(SpecDocument, values))
+        for key in ("layout", "buffer_layout"):
+            found[key] = tuple(Slot(*slot) for slot in found[key])
+        return cls(**found)
 
     def difference(self, other: "BufferSpec") -> str | None:
         """The first field that differs, with both values, or None."""
@@ -82,6 +115,19 @@ class BufferSpec:
             if mine.get(name) != theirs.get(name):
                 return f"{name} is {_SHORT.repr(mine.get(name))} instead of {_SHORT.repr(theirs.get(name))}"
         return None
+
+
+def _check_layout(layout: Layout) -> None:
+    """Refuse a layout whose tensors do not lie one after another."""
+    offset = 0
+    for slot in layout:
+        if slot.offset != offset:
+            raise ValueError(f"{slot.name} lies at {slot.offset} instead of {offset}")
+        offset += math.prod(slot.shape)
+        if offset > _MOST_PARAMETERS:
+            raise ValueError(f"{slot.name} ends at {offset}, and a network has at most {_MOST_PARAMETERS} parameters")
+    if len({slot.name for slot in layout}) != len(layout):
+        raise ValueError("a parameter is there twice")
 
 
 def ascends(epochs: tuple[int, ...]) -> bool:

@@ -6,7 +6,6 @@ node's mirror, a folder of the cache, and whoever reads opens that.
 
 import contextlib
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -18,7 +17,7 @@ from typing import Any
 
 from raydd.data.cache import default_cache, one_at_a_time
 from raydd.data.files import AnyPath, open_arrow, sweep, write_atomic
-from raydd.data.manifest import read_manifest, write_manifest
+from raydd.data.manifest import parse_manifest, read_manifest, write_manifest
 from raydd.data.places import KNOWN, Store, is_uri, open_store, shown
 
 __all__ = ["Store", "copy_buffer", "fetch", "is_uri", "local_folder", "mirror", "open_store", "shown", "written_folder"]
@@ -104,9 +103,9 @@ def _order(name: str) -> tuple[bool, bool, str]:
 def _parsed(manifest: bytes) -> tuple[Any, dict[str, str]]:
     """A manifest's spec, and of each file that it lists the checksum; nothing of one that cannot be read."""
     try:
-        values = json.loads(manifest)
-        return values["spec"], {entry["file"]: entry["checksum"] for entry in values["experts"]}
-    except (ValueError, KeyError, TypeError):
+        spec, entries = parse_manifest(manifest, MANIFEST)
+        return spec, {entry["file"]: entry["checksum"] for entry in entries.values()}
+    except ValueError:
         return None, {}
 
 

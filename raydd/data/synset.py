@@ -10,6 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from raydd.data.document import validate
+from raydd.data.set_document import SetDocument, check_parts
 from raydd.data.tensors import load_tensors, save_tensors
 from raydd.data.transform import Transform
 from raydd.numerics.formation import PLAIN, Formation, decode
@@ -127,20 +129,24 @@ class SyntheticSet:
             ValueError: If the file is missing, damaged, or no synthetic set of this format.
         """
         tensors, metadata = load_tensors(Path(path))
-        if metadata.get("kind") != "synset" or metadata["format"] != FORMAT:
+        if metadata.get("kind") != "synset" or metadata.get("format") != FORMAT:
             raise ValueError(f"{path} is no synthetic set of format {FORMAT}; name a synset.arrow")
-        arrays = {
-            name.removeprefix("transform."): value for name, value in tensors.items() if name.startswith("transform.")
-        }
-        return cls(
-            images=tensors["images"],
-            labels=tensors["labels"],
-            lr=tensors["lr"],
-            transform=Transform.restore(metadata["transform"], arrays),
-            dataset=metadata["dataset"],
-            classes=tuple(metadata["classes"]),
-            recipe=metadata["recipe"],
-            provenance=metadata["provenance"],
-            history=tuple(metadata["history"]),
-            formation=Formation(**metadata.get("formation", {})),
-        )
+        try:
+            said = validate(SetDocument, metadata)
+            check_parts(tensors, len(said.classes))
+            found = cls(
+                images=tensors["images"],
+                labels=tensors["labels"],
+                lr=tensors["lr"],
+                transform=Transform.restore(metadata["transform"], tensors, "transform."),
+                dataset=said.dataset,
+                classes=said.classes,
+                recipe=metadata["recipe"],
+                provenance=metadata["provenance"],
+                history=tuple(metadata["history"]),
+                formation=Formation(**said.formation.model_dump()),
+            )
+            found.transform.check_shape(found.images.shape[1:])
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged ({error}); make it again") from None
+        return found

@@ -4,7 +4,8 @@ Shapes: `B` batch, `C H W` image, `D = C H W` pixels.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -129,23 +130,57 @@ class Transform:
         return {name: self.tensors[name].detach().cpu() for name in KINDS[self.kind].arrays}
 
     @staticmethod
-    def restore(metadata: Mapping[str, Any], arrays: Arrays) -> "Transform":
+    def restore(metadata: Mapping[str, Any], arrays: Arrays, prefix: str = "") -> "Transform":
         """The transform that `metadata` and `arrays` were taken from, exactly.
 
+        Args:
+            metadata: Of `metadata`.
+            arrays: Of `arrays`, and others.
+            prefix: What their names begin with.
+
         Raises:
-            ValueError: Unknown kind, missing arrays, or arrays of another hash.
+            ValueError: Unknown kind, missing arrays, arrays of another hash, or such as make no preprocessing.
         """
         kind = _known(str(metadata.get("kind")))
-        missing = [name for name in KINDS[kind].arrays if name not in arrays]
+        missing = [name for name in KINDS[kind].arrays if prefix + name not in arrays]
         if missing:
             raise ValueError(f"the preprocessing {kind!r} lacks its array {missing[0]!r}: write the file again")
-        transform = Transform(kind, {name: arrays[name] for name in KINDS[kind].arrays})
+        transform = Transform(kind, {name: arrays[prefix + name] for name in KINDS[kind].arrays})
+        _check_arrays(transform)
         if transform.hash != metadata.get("hash"):
             raise ValueError(
                 f"the preprocessing {kind!r} has the hash {transform.hash} in place of {metadata.get('hash')}: "
                 "the file is damaged, write it again"
             )
         return transform
+
+    def check_shape(self, shape: Sequence[int]) -> None:
+        """Refuse images (C, H, W) that the preprocessing was not fitted to.
+
+        Raises:
+            ValueError: They have other channels, or another number of pixels.
+        """
+        wanted = {"normalise": shape[0], "zca": math.prod(shape)}.get(self.kind)
+        if wanted is not None and self.tensors["mean"].numel() != wanted:
+            fitted = self.tensors["mean"].numel()
+            raise ValueError(f"images {tuple(shape)} do not fit the preprocessing {self.kind!r} of {fitted} means")
+
+
+def _check_arrays(transform: Transform) -> None:
+    """Refuse arrays that make no preprocessing of their kind."""
+    arrays, kind = transform.tensors, transform.kind
+    for name, array in arrays.items():
+        if not array.is_floating_point() or array.dtype == torch.bfloat16 or not bool(torch.isfinite(array).all()):
+            raise ValueError(f"the preprocessing {kind!r} has {name} of {array.dtype}, or that is not finite")
+    size = arrays["mean"].numel() if arrays else 0
+    fits = not arrays or size > 0
+    if kind == "normalise":
+        fits = fits and arrays["mean"].ndim == 1 and arrays["std"].shape == (size,) and bool((arrays["std"] > 0).all())
+    elif kind == "zca":
+        fits = fits and arrays["matrix"].shape == arrays["inverse"].shape == (size, size)
+    if not fits:
+        shapes = ", ".join(f"{name} {tuple(array.shape)}" for name, array in arrays.items())
+        raise ValueError(f"the preprocessing {kind!r} has arrays that do not belong together: {shapes}")
 
 
 def fit_transform(kind: str, dataset: Dataset) -> Transform:
@@ -174,5 +209,9 @@ def load_transform(folder: Path) -> Transform:
     Raises:
         ValueError: If the file is missing or damaged.
     """
-    arrays, metadata = load_tensors(folder / "preprocessing.arrow")
-    return Transform.restore(metadata, arrays)
+    path = folder / "preprocessing.arrow"
+    arrays, metadata = load_tensors(path)
+    try:
+        return Transform.restore(metadata, arrays)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error})") from None

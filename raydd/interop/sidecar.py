@@ -1,7 +1,6 @@
 """``raydd.json``: what other projects' files leave unsaid of a set, written beside them."""
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,8 +8,9 @@ import torch
 from torch import Tensor
 
 from raydd.config import DataConfig
-from raydd.data.bounds import read_json
-from raydd.data.files import write_atomic
+from raydd.data.document import parse, unsealed, validate, write_document
+from raydd.data.regular import read_bytes
+from raydd.data.set_document import ProvenanceDocument, RecipeDocument, ScoreDocument
 from raydd.data.synset import SyntheticSet
 from raydd.parts import FormationConfig
 from raydd.settings import Config, build
@@ -91,8 +91,7 @@ def describe(synset: SyntheticSet, layout: str, order: tuple[int, ...] | None, s
 
 def write(sidecar: Sidecar, folder: Path) -> Path:
     """Write a sidecar into a folder; the path."""
-    text = json.dumps(sidecar.model_dump(mode="json"), indent=1)
-    return write_atomic(folder / NAME, f"{text}\n".encode())
+    return write_document(folder / NAME, sidecar.model_dump(mode="json"))
 
 
 def read(folder: Path) -> Sidecar | None:
@@ -102,10 +101,11 @@ def read(folder: Path) -> Sidecar | None:
         ValueError: It is damaged, or of another version.
     """
     path = folder / NAME
-    if not path.is_file():
+    if not path.exists():
         return None
     try:
-        sidecar = build(Sidecar, read_json(path.read_text(encoding="utf-8"), "it"))
+        tree = parse(read_bytes(path))
+        sidecar = build(Sidecar, unsealed(tree) if isinstance(tree, dict) else {"raydd.json": tree})
         _check_data(sidecar)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} is not a sidecar of raydd ({error}): export again, or remove it") from None
@@ -114,7 +114,11 @@ def read(folder: Path) -> Sidecar | None:
 
 def _check_data(sidecar: Sidecar) -> None:
     """Refuse what its recipe says of the real images, where nothing can be made of it."""
+    if not isinstance(sidecar.recipe.get("data", {}), dict):
+        raise TypeError(f"recipe.data = {sidecar.recipe['data']!r}: should be a mapping")
+    validate(RecipeDocument, sidecar.recipe)
+    validate(ProvenanceDocument, sidecar.provenance)
+    for score in sidecar.history:
+        validate(ScoreDocument, score)
     data = sidecar.recipe.get("data", {})
-    if not isinstance(data, dict):
-        raise TypeError(f"recipe.data = {data!r}: should be a mapping")
     build(DataConfig, data, {"preprocessing": sidecar.preprocessing.kind})

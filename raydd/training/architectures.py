@@ -5,7 +5,6 @@ Shapes: none; accuracies are fractions.
 
 import csv
 import io
-import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from raydd.data.datasets import DATASETS, Dataset
-from raydd.data.files import write_atomic
+from raydd.data.document import parse, unsealed, write_document
+from raydd.data.regular import read_bytes
 from raydd.training.halving import Rungs
 from raydd.training.matrix import Entry, Job, Matrix, Outcome
 from raydd.training.ranking import Ranking, agreement, best, regret
@@ -205,7 +205,7 @@ def save_real(real: Real, path: Path, dataset: Dataset) -> Path:
     source = {"dataset": dataset.name, "fingerprint": dataset.fingerprint}
     found = source | {"label": real.label, "accuracy": real.accuracy, "seconds": real.seconds}
     found |= {"values": real.values}
-    return write_atomic(path, json.dumps(found, indent=1, allow_nan=False).encode() + b"\n")
+    return write_document(path, found)
 
 
 def read_real(path: Path, names: Sequence[str], dataset: Dataset) -> Real:
@@ -245,9 +245,9 @@ def read_real(path: Path, names: Sequence[str], dataset: Dataset) -> Real:
 def _read(path: Path) -> Document:
     """What a file of accuracies holds, as `save_real` names it."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_bytes(path).decode("utf-8-sig")
         if path.suffix == ".json":
-            found = json.loads(text)
+            found = unsealed(parse(text))
             return found if isinstance(found, dict) else {}
         lines = list(csv.DictReader(io.StringIO(text), skipinitialspace=True, strict=True))
     except OSError as error:

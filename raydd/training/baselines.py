@@ -16,12 +16,14 @@ import torch
 from torch import Tensor
 
 from raydd.config import DataConfig
+from raydd.console import Screen
 from raydd.data.buffer import ArrowBuffer, expert_path, verify
 from raydd.data.cache import default_cache
 from raydd.data.coreset import CORESETS, DRAWN, MEASURED
 from raydd.data.files import open_arrow
 from raydd.data.initial import ASKS_EXPERTS
 from raydd.data.real import Experts
+from raydd.data.set_document import check_parts
 from raydd.data.synset import SyntheticSet
 from raydd.data.tensors import load_tensors, save_tensors
 from raydd.data.transform import Transform
@@ -106,20 +108,24 @@ def _chosen(
     key = {"kind": kind, "ipc": ipc, "seed": seed} | _ground(work, transform) | _asked(experts)
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
     path = default_cache() / "coresets" / f"{digest}.arrow"
-    if kept := _kept(path, key):
+    if kept := _kept(path, key, len(work.dataset.classes)):
         return kept
     images, labels = choose()
     save_tensors(path, {"images": images, "labels": labels}, key)
     return images, labels
 
 
-def _kept(path: Path, key: dict[str, Any]) -> tuple[Tensor, Tensor] | None:
+def _kept(path: Path, key: dict[str, Any], classes: int) -> tuple[Tensor, Tensor] | None:
     """What was kept under a key; None where nothing was, or its file is damaged."""
+    if not path.exists():
+        return None
     try:
         tensors, found = load_tensors(path)
-        return (tensors["images"], tensors["labels"]) if found == key else None
-    except (ValueError, KeyError):
+        check_parts(tensors | {"lr": torch.ones(())}, classes)
+    except ValueError as error:
+        Screen().note(f"{' '.join(str(error).split())} (it is chosen anew)")
         return None
+    return (tensors["images"], tensors["labels"]) if found == key else None
 
 
 def _ground(work: Workspace, transform: Transform) -> dict[str, Any]:

@@ -5,7 +5,6 @@ keys, whatever evaluation asks for them.
 """
 
 import hashlib
-import json
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,7 +17,8 @@ from torch import Tensor
 
 from raydd.data.cache import default_cache
 from raydd.data.datasets import Dataset
-from raydd.data.files import write_atomic
+from raydd.data.document import Document, Finite, Fraction, Whole, digest, opened, write_document
+from raydd.data.regular import read_bytes
 from raydd.data.synset import SyntheticSet
 from raydd.training.matrix import Entry, Job, Matrix, Outcome
 
@@ -30,39 +30,55 @@ LATER = {"rule": None, "strategy": None, "lengths": ()}
 Key = dict[str, Any]
 
 
+class _Result(Document):
+    """A file of a result."""
+
+    key: dict[str, Any]
+    value: Fraction
+    seconds: Finite
+    curve: tuple[tuple[Whole, Fraction], ...]
+    stopped: bool
+    commit: str | None
+
+
 class Ledger:
     """The results on this machine, or of all that share a cache.
 
     Args:
         folder: Where; None takes ``<cache>/scores``.
         commit: The source that runs, kept with every result; None where it is not known.
+
+    Attributes:
+        damaged: Files of results that were looked for and could not be used; they are written anew.
     """
 
     def __init__(self, folder: Path | None = None, commit: str | None = None) -> None:
         self._folder = folder or default_cache() / "scores"
         self._commit = commit
+        self.damaged: list[Path] = []
 
     def find(self, key: Key) -> "Kept | None":
         """The result of a training; None where there is none, or its file is damaged."""
-        try:
-            record = json.loads(self._path(key).read_text(encoding="utf-8"))
-            if record.pop("sha256") != _sha256(record) or _sha256(record["key"]) != _sha256(key):
-                return None
-            curve = tuple((int(epoch), float(value)) for epoch, value in record["curve"])
-            outcome = Outcome(float(record["value"]), float(record["seconds"]), curve, bool(record["stopped"]))
-            return Kept(outcome, record["commit"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        path = self._path(key)
+        if not path.exists():
             return None
+        try:
+            record, tree = opened(read_bytes(path), _Result, always_sealed=True)
+            if digest(tree["key"]) != digest(key):
+                raise ValueError("it is of another training")
+        except (OSError, ValueError):
+            self.damaged.append(path)
+            return None
+        return Kept(Outcome(record.value, record.seconds, record.curve, record.stopped), record.commit)
 
     def keep(self, key: Key, outcome: Outcome) -> None:
         """Write a result, whole or not at all."""
         record = {"key": key, **outcome._asdict(), "commit": self._commit, "when": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-        record["sha256"] = _sha256(record)
-        write_atomic(self._path(key), json.dumps(record, indent=1).encode() + b"\n")
+        write_document(self._path(key), record)
 
     def _path(self, key: Key) -> Path:
-        digest = _sha256(key)[:32]
-        return self._folder / digest[:2] / f"{digest}.json"
+        name = digest(key)[:32]
+        return self._folder / name[:2] / f"{name}.json"
 
 
 @dataclass(frozen=True)
@@ -115,7 +131,7 @@ class Keys:
     def stopped(self, job: Job) -> Key:
         """The key of a job that may have been stopped at a rung: among others it might have gone on."""
         matrix = self._matrix
-        among = _sha256({"networks": sorted(str(matrix.rows.get(name, name)) for name in matrix.networks)})
+        among = digest({"networks": sorted(str(matrix.rows.get(name, name)) for name in matrix.networks)})
         return self.of(job) | {"rungs": matrix.rungs, "among": among}
 
     def _learned(self, entry: Entry, synset: SyntheticSet | None) -> Key:
@@ -129,23 +145,18 @@ class Keys:
         return {"set": self._digests[id(synset)], "formation": formation, "lr": lr, "lrs": entry.lrs}
 
 
-def _sha256(tree: Key) -> str:
-    """sha256 of a tree of plain values, as JSON holds it; 64 hex digits."""
-    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
-
-
 def _digest(synset: SyntheticSet) -> str:
     """sha256 of the images and labels of a set; 32 hex digits."""
-    digest = hashlib.sha256()
+    found = hashlib.sha256()
     for tensor in (synset.images, synset.labels):
-        _feed(digest, tensor)
-    return digest.hexdigest()[:32]
+        _feed(found, tensor)
+    return found.hexdigest()[:32]
 
 
-def _feed(digest: Any, tensor: Tensor) -> None:
+def _feed(found: Any, tensor: Tensor) -> None:
     array = tensor.detach().cpu().contiguous().numpy()
-    digest.update(f"|{array.dtype} {array.shape}|".encode())
-    digest.update(array.tobytes())
+    found.update(f"|{array.dtype} {array.shape}|".encode())
+    found.update(array.tobytes())
 
 
 def known(matrix: Matrix, keys: Keys, ledger: Ledger) -> dict[Job, Kept]:

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from raydd.data.files import write_atomic
-from raydd.data.tensors import load_tensors
+from raydd.data.regular import read_text
+from raydd.distillation.checkpoint import load_checkpoint
 from raydd.tuning.trial import REPORTS
 
 STATE = Path("checkpoint") / "state.arrow"
@@ -70,7 +71,7 @@ def begin(folder: Path, taken: int) -> Path | None:
     if not taken:
         return None
     source, mark = folder / f"taken-{taken}", folder / "taken"
-    if not mark.exists() or int(mark.read_text(encoding="utf-8")) != taken:
+    if not mark.exists() or read_text(mark) != str(taken):
         for path in (*(folder / name for name in OWN), *folder.glob("taken-*")):
             if path != source:
                 _remove(path)
@@ -88,7 +89,7 @@ def told(folder: Path, inherited: Path | None) -> int:
     """How many scores a trial begins with: of its own checkpoint, else of the one that it takes over."""
     places = [folder / STATE, *([inherited / STATE.name] if inherited is not None else [])]
     path = next((path for path in places if path.exists()), None)
-    return 0 if path is None else len(load_tensors(path)[1]["history"])
+    return 0 if path is None else len(load_checkpoint(path).log["history"])
 
 
 def _remove(path: Path) -> None:

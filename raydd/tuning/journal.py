@@ -16,9 +16,12 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.study import StudyDirection
 
+from raydd.data.document import MOST_LOG_BYTES, Tree, digest, parse
+from raydd.data.regular import open_regular
 from raydd.settings import flat
 from raydd.tuning.space import Space
 
+SEAL = "sum"
 STALE_SECONDS = 3  # age of a lock left by a killed writer; a live one holds it for milliseconds
 WAYS = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
 
@@ -39,32 +42,84 @@ def alone(folder: Path) -> Iterator[None]:
         yield
 
 
+def chained(log: Tree, before: str) -> Tree:
+    """A line of a journal with its checksum, which covers that of the line before."""
+    return {**log, SEAL: digest([before, log])[:16]}
+
+
+class _Journal(JournalFileBackend):
+    """Optuna's journal, whose every line says the checksum of itself and of all before it."""
+
+    def __init__(self, file: Path, lock: JournalFileOpenLock) -> None:
+        super().__init__(str(file), lock_obj=lock)
+        self._file, self._own_lock = file, lock
+        self._read, self._last = 0, ""
+
+    def append_logs(self, logs: list[Tree]) -> None:
+        """Write lines, after those that are there by now."""
+        self._own_lock.acquire()
+        try:
+            self.check()
+            lines = []
+            for log in logs:
+                line = chained(json.loads(json.dumps(log)), self._last)
+                self._last = line[SEAL]
+                lines.append(json.dumps(line, separators=(",", ":")) + "\n")
+            with self._file.open("ab") as file:
+                file.write("".join(lines).encode())
+                file.flush()
+                os.fsync(file.fileno())
+                self._read = file.tell()
+        finally:
+            self._own_lock.release()
+
+    def check(self) -> None:
+        """Read the lines that are new, and compare them with their checksums; lines of older versions have none.
+
+        Raises:
+            ValueError: A line was changed, or is none of a journal.
+        """
+        with open_regular(self._file) as file:
+            file.seek(self._read)
+            data = file.read(MOST_LOG_BYTES)
+        for line in data[: data.rfind(b"\n") + 1].splitlines():
+            log = parse(line)
+            seal = log.pop(SEAL, "") if isinstance(log, dict) else ""
+            if not isinstance(log, dict) or ((seal or self._last) and seal != chained(log, self._last)[SEAL]):
+                raise ValueError("it was changed since it was written (checksum)")
+            self._last = seal
+        self._read += data.rfind(b"\n") + 1
+
+
 def open_storage(file: Path) -> JournalStorage:
     """The journal, made when missing; a line that a killed writer left half-written is dropped.
 
     Raises:
-        ValueError: The file is no journal.
+        ValueError: The file is no journal, or it was changed.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    lock = JournalFileOpenLock(str(file), grace_period=STALE_SECONDS)
     try:
-        storage = JournalStorage(JournalFileBackend(str(file), lock_obj=lock))
+        if file.exists() or file.is_symlink():
+            open_regular(file).close()
+        lock = JournalFileOpenLock(str(file), grace_period=STALE_SECONDS)
+        backend = _Journal(file, lock)
         lock.acquire()
         try:
             _mend(file)
+            backend.check()
         finally:
             lock.release()
-    except (ValueError, KeyError, TypeError, AssertionError):
+        return JournalStorage(backend)
+    except Exception:  # Optuna believes what is in it
         raise ValueError(f"{file} is no journal of a search, or is damaged; use another --out") from None
-    return storage
 
 
 def _mend(file: Path) -> None:
     """Optuna skips a last line without an end when it reads, but would write the next one onto it."""
-    content = file.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    json.loads(content[:whole].splitlines()[-1] if whole else b"{}")  # which Optuna skips too where it is no journal's
-    os.truncate(file, whole)
+    with file.open("rb") as content:
+        whole = content.read(MOST_LOG_BYTES).rfind(b"\n") + 1
+    if file.stat().st_size <= MOST_LOG_BYTES:
+        os.truncate(file, whole)
 
 
 def open_study(space: Space, storage: JournalStorage, file: Path) -> optuna.Study:

@@ -15,6 +15,7 @@ from raydd.cli import run
 from raydd.config import DataConfig
 from raydd.data.buffer import ArrowBuffer, create_buffer, refresh_manifest, write_expert
 from raydd.data.convexified import Convexified, convexify
+from raydd.data.document import unsealed
 from raydd.data.expert_file import ExpertTrajectory
 from raydd.data.spec import BufferSpec
 from raydd.numerics.flat import FlatModel, flatten, layout_of
@@ -67,7 +68,7 @@ def document(capfd, *arguments):
     assert out.count("\n") == 1
     found = json.loads(out)
     outputs = found.pop("outputs")
-    assert json.loads(Path(outputs["numbers"]).read_text()) == found
+    assert unsealed(json.loads(Path(outputs["numbers"]).read_text())) == found
     with Image.open(outputs["figure"]) as picture:
         assert min(picture.size) > 300
     assert Path(outputs["figure"]).stat().st_size > 5000

@@ -24,6 +24,7 @@ from raydd.data.buffer import (
     verify,
     write_expert,
 )
+from raydd.data.document import sealed
 from raydd.data.expert_file import ExpertTrajectory
 from raydd.data.files import atomic_path, open_arrow, sweep, write_arrow, write_atomic
 from raydd.data.spec import BufferSpec
@@ -265,7 +266,8 @@ def test_full_buffers_say_nothing_of_kept_epochs(tmp_path):
     assert "kept" not in json.loads(text)["spec"]
     assert b"kept" not in expert_path(tmp_path, 0).read_bytes()
     assert (ArrowBuffer(tmp_path).kept, describe(tmp_path)["kept"]) == (None, None)
-    path.write_text(text.replace('"schema_version": 1', '"schema_version": 1, "kept": null'))
+    manifest = json.loads(text)
+    path.write_bytes(sealed(manifest | {"spec": manifest["spec"] | {"kept": None}}))
     assert create_buffer(tmp_path, SPEC) == tmp_path
     assert finished(tmp_path, SPEC) == {0, 1, 2}
 

@@ -1,5 +1,6 @@
 import json
 import multiprocessing
+import os
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ import pytest
 
 from raydd.data import cache as cache_module
 from raydd.data.datasets import load_dataset
+from raydd.data.document import sealed
 
 
 def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,14 +34,41 @@ def test_a_half_written_copy_is_never_read(tmp_path: Path) -> None:
     assert folder.is_dir()
 
 
-@pytest.mark.parametrize("name", ["train_images.npy", "test_labels.npy", "dataset.json"])
-def test_a_damaged_copy_is_named(tmp_path: Path, name: str) -> None:
-    load_dataset("digits", cache=tmp_path)
+FILES = ["train_images.npy", "train_labels.npy", "test_images.npy", "test_labels.npy", "train_moments.npy"]
+
+
+@pytest.mark.parametrize("name", [*FILES, "dataset.json"])
+@pytest.mark.parametrize("damage", ["cut", "a bit", "missing", "fifo"])
+def test_a_damaged_copy_is_made_again(
+    tmp_path: Path, name: str, damage: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    whole = load_dataset("digits", cache=tmp_path)
     (folder,) = (tmp_path / "datasets").iterdir()
-    data = (folder / name).read_bytes()
-    (folder / name).write_bytes(data[: len(data) // 2])
-    with pytest.raises(ValueError, match=f"{folder} is a damaged copy of a data set: delete that folder"):
-        load_dataset("digits", cache=tmp_path)
+    path, before = folder / name, {each.name: each.read_bytes() for each in folder.iterdir()}
+    data = bytearray(before[name])
+    data[-20] ^= 1
+    path.unlink()
+    if damage == "fifo":
+        os.mkfifo(path)
+    elif damage != "missing":
+        path.write_bytes(data[: len(data) // 2] if damage == "cut" else data)
+    again = load_dataset("digits", cache=tmp_path)
+    assert again.fingerprint == whole.fingerprint
+    assert {each.name: each.read_bytes() for each in folder.iterdir()} == before
+    said = capfd.readouterr().err
+    assert said.startswith(f"{folder} is a damaged copy of a data set (")
+    assert said.count("\n") == 1
+    assert list((tmp_path / "datasets").iterdir()) == [folder]
+
+
+def test_a_copy_of_before_there_was_a_checksum_of_the_moments_is_read(tmp_path: Path) -> None:
+    fingerprint = load_dataset("digits", cache=tmp_path).fingerprint
+    (folder,) = (tmp_path / "datasets").iterdir()
+    about = json.loads((folder / "dataset.json").read_text())
+    old = {key: about[key] for key in ("schema", "classes", "note", "fingerprint")} | {"note": "as it was"}
+    (folder / "dataset.json").write_text(json.dumps(old, indent=1) + "\n")
+    found = load_dataset("digits", cache=tmp_path)
+    assert (found.fingerprint, found.note) == (fingerprint, "as it was")
 
 
 def _load(cache: Path, barrier: object, results: object) -> None:
@@ -66,7 +95,7 @@ def test_the_loser_of_a_race_uses_the_winners_copy(tmp_path: Path, monkeypatch: 
     (winner,) = (tmp_path / "winner" / "datasets").iterdir()
     target = tmp_path / "loser" / "datasets" / winner.name
     about = json.loads((winner / "dataset.json").read_text())
-    (winner / "dataset.json").write_text(json.dumps(about | {"note": "the winner's"}))
+    (winner / "dataset.json").write_bytes(sealed(about | {"note": "the winner's"}))
     monkeypatch.setattr(cache_module, "_check_alike", lambda unfinished: shutil.copytree(winner, target))
     assert load_dataset("digits", cache=tmp_path / "loser").note == "the winner's"
     assert list(target.parent.iterdir()) == [target]

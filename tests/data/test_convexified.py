@@ -19,6 +19,7 @@ from raydd.data.buffer import (
     write_expert,
 )
 from raydd.data.convexified import Convexified, betas, convexify, knots
+from raydd.data.document import sealed
 from raydd.data.expert_file import ExpertTrajectory
 from raydd.data.spec import BufferSpec
 from raydd.data.trajectory import InMemory
@@ -309,7 +310,7 @@ def test_convexify_goes_on_where_it_was_stopped(tmp_path):
     expert_path(folder, 7).write_bytes(whole["expert-00007.arrow"][:100])
     (folder / "preprocessing.arrow").unlink()
     manifest = json.loads(whole["manifest.json"])
-    (folder / "manifest.json").write_text(json.dumps({**manifest, "experts": []}))
+    (folder / "manifest.json").write_bytes(sealed({**manifest, "experts": []}))
     convexify(tmp_path / "full", folder, (4,))
     (folder / "expert-00007.arrow.bad").unlink()
     assert contents(folder) == whole

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from raydd.config import DistillConfig
+from raydd.data.document import validate
 from raydd.report.page.charts import Bar, Curve, bars
 from raydd.report.page.distilled import draw_progress, progress_charts, title_of
 from raydd.report.page.documents import Comparison, Score
@@ -104,7 +105,7 @@ def _tests(rows: Sequence[Score]) -> str:
     found = compare_scores([row.model_dump() for row in rows], "welch", {row.name for row in rows})
     if not found:
         return paragraph("No two of these were scored on the same data, network and protocol: nothing is tested.")
-    tests = [Comparison.model_validate(test) for test in found]
+    tests = [validate(Comparison, test) for test in found]
     told = "Whether the runs differ by more than chance: Welch's test of the accuracies of their fresh networks, p "
     told += f"adjusted by Holm, significant below {LEVEL}. A run's own seed is not in the spread."
     return paragraph(told) + difference_table(tests)

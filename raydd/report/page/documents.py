@@ -5,20 +5,17 @@ Those of scores are here, as `raydd evaluate --out`, searches and the quick star
 Shapes: none; accuracies are fractions.
 """
 
-import json
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-
-
-class Document(BaseModel):
-    """What is read of a JSON file: keys that are not asked for are let alone."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
+from raydd.data.document import Document as Document
+from raydd.data.document import Finite as Finite
+from raydd.data.document import Fraction as Fraction
+from raydd.data.document import parse
+from raydd.data.document import read_document as read_document
+from raydd.data.regular import read_bytes
 
 
 class Score(Document):
@@ -103,6 +100,13 @@ class Kept(Document):
     steps: tuple[Step, ...]
 
 
+class Scored(Document):
+    """A set that was scored: what it is called, and the sha256 of its file."""
+
+    name: str
+    digest: str | None = None
+
+
 class Scores(Document):
     """What an evaluation came to."""
 
@@ -110,35 +114,10 @@ class Scores(Document):
     comparisons: tuple[Comparison, ...] | None = None
     robust: tuple[Robust, ...] = ()
     steps: tuple[Kept, ...] = ()
-    settings: dict[str, Any] = {}
-    protocol: dict[str, Any] = {}
+    settings: dict[str, Any] = Field(default={})
+    protocol: dict[str, Any] = Field(default={})
     commit: str | None = None
-
-
-D = TypeVar("D", bound=Document)
-
-
-def read_document(path: Path, kind: type[D], remake: str) -> D:
-    """A JSON file as what it shall be.
-
-    Args:
-        path: The file.
-        kind: What is read of it.
-        remake: What writes it anew, after "; ".
-
-    Raises:
-        ValueError: In one line: it cannot be read, is no JSON, or lacks something or has it wrong.
-    """
-    try:
-        return kind.model_validate(json.loads(path.read_bytes()))
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror}); {remake}") from None
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place, what = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
-        raise ValueError(f"{path} is damaged ({place or 'all of it'}: {what}); {remake}") from None
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({' '.join(str(error).split())}); {remake}") from None
+    sets: tuple[Scored, ...] = ()
 
 
 def file_of(path: Path, name: str, analysis: str = "") -> Path | None:
@@ -154,7 +133,7 @@ def file_of(path: Path, name: str, analysis: str = "") -> Path | None:
     if path.name == name or path.suffix != ".json" or not path.is_file():
         return path if path.name == name and path.is_file() else None
     try:
-        found = json.loads(path.read_bytes())
+        found = parse(read_bytes(path))
     except (ValueError, OSError):
         return None
     own = isinstance(found, dict) and found.get("analysis", "") == analysis and (analysis or "scores" in found)

@@ -4,7 +4,6 @@ Shapes: none.
 """
 
 import hashlib
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,14 +13,35 @@ from typing import Any
 
 import yaml
 
+from raydd.data.document import Document, Whole, read_document, read_log, unsealed_text
+from raydd.data.regular import read_text
 from raydd.data.synset import SyntheticSet
-from raydd.data.tensors import load_tensors
+from raydd.distillation.checkpoint import AGAIN, LOGS, load_checkpoint
 from raydd.report.page.documents import Score
 from raydd.report.page.scored import is_scored, read_scores
 from raydd.safe_yaml import parse_yaml
 
 Record = dict[str, Any]
 NOT_RECORDED = "not recorded"
+
+
+class TrialDocument(Document):
+    """A trial of a window."""
+
+    low: Whole
+    high: Whole
+    before: tuple[float | None, ...]
+    after: tuple[float | None, ...]
+    missed: tuple[Whole, ...] = ()
+
+
+class WindowDocument(Document):
+    """The window that was found, and the trials that led there."""
+
+    low: Whole
+    current: Whole
+    high: Whole
+    trials: tuple[TrialDocument, ...]
 
 
 @dataclass(frozen=True)
@@ -68,8 +88,13 @@ class RunFolder:
     def settings_text(self) -> str:
         """``config.yaml`` as it is; of a set that stands alone the settings it carries."""
         file = self.path / "config.yaml"
-        if file.is_file():
-            return file.read_text(encoding="utf-8")
+        if file.exists():
+            try:
+                text = read_text(file)
+                unsealed_text(text)
+                return text
+            except (ValueError, OSError) as error:
+                raise ValueError(f"{file} holds no settings ({error}); restore it, or {AGAIN}") from None
         return str(yaml.safe_dump(self.synset.recipe, sort_keys=False)) if self.synset and self.synset.recipe else ""
 
     @cached_property
@@ -120,19 +145,15 @@ class RunFolder:
         if self.synset is not None:
             return list(self.synset.history)
         state = self.path / "checkpoint" / "state.arrow"
-        return list(load_tensors(state)[1].get("history", [])) if state.is_file() else []
+        return load_checkpoint(state).log["history"] if state.exists() else []
 
     @cached_property
     def search(self) -> dict[str, Any] | None:
         """``window.json``: the trials that found the window; None where it was given."""
         file = self.path / "window.json"
-        if not file.is_file():
+        if not file.exists():
             return None
-        try:
-            found = json.loads(file.read_bytes())
-            return {key: found[key] for key in ("low", "current", "high", "trials")}
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{file} is damaged ({error!r}); distill the run again") from None
+        return read_document(file, WindowDocument, AGAIN).model_dump(mode="json")
 
     @cached_property
     def scores(self) -> list[Score]:
@@ -149,12 +170,12 @@ class RunFolder:
     @property
     def _scored_as(self) -> str | None:
         """What ``scores.json`` calls this run's set: "" where it is of others, None where it does not say of which."""
-        sets = json.loads((self.path / "scores.json").read_bytes()).get("sets")
+        sets = read_scores(self.path).sets
         if not sets:
             return None
         file = self.path / "synset.arrow"
         digest = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
-        return next((str(one["name"]) for one in sets if isinstance(one, dict) and one.get("digest") == digest), "")
+        return next((one.name for one in sets if one.digest == digest), "")
 
     @property
     def last_step(self) -> int:
@@ -163,16 +184,7 @@ class RunFolder:
 
     def _lines(self, name: str) -> list[Record]:
         file = self.path / name
-        if not file.is_file():
-            return []
-        found = []
-        for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
-            try:
-                record = json.loads(line)
-                found.append({**record, "step": int(record["step"])})
-            except (ValueError, KeyError, TypeError):
-                raise ValueError(f"{file}, line {number} is no record of a run; distill the run again") from None
-        return found
+        return read_log(file, LOGS[name], AGAIN) if file.exists() else []
 
     def _by_step(self, name: str) -> list[Record]:
         found = {record["step"]: record for record in self._lines(name)}

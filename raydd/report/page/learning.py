@@ -10,6 +10,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
+from raydd.data.document import validate
 from raydd.report.page.charts import Curve, lines
 from raydd.report.page.documents import (
     Comparison,
@@ -161,7 +162,7 @@ def ablation_sections(path: Path) -> list[Section]:
     body += score_bars(found.scores)
     asked = {score.name for score in found.scores if score.asked} or None
     tests = compare_scores([score.model_dump() for score in found.scores], "welch", asked)
-    shown = difference_table([Comparison.model_validate(test) for test in tests])
+    shown = difference_table([validate(Comparison, test) for test in tests])
     body += details("Which differences are more than chance (Welch's test, Holm's adjustment)", shown) if tests else ""
     return [Section("ablation", "Ablation", body)]
 

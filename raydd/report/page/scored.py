@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from raydd.data.document import validate
 from raydd.report.page.charts import Bar, Curve, bars, lines
 from raydd.report.page.documents import Comparison, Score, Scores, file_of, found_in, read_document
 from raydd.report.page.html import Cell, Column, Section, definitions, details, paragraph, table
@@ -129,7 +130,7 @@ def differences(path: Path, found: Scores) -> Section:
     if tests is None:
         rivals = [score.model_dump() for score in found.scores if score.alone and score.selection != "paper"]
         asked = {score.name for score in found.scores if score.asked} or None
-        tests = tuple(Comparison.model_validate(test) for test in compare_scores(rivals, "welch", asked))
+        tests = tuple(validate(Comparison, test) for test in compare_scores(rivals, "welch", asked))
     if not tests:
         return Section("differences", "Differences", paragraph("There is nothing to compare: one set stands alone."))
     tested = _one(TESTS.get(test.method, test.method) for test in tests)

@@ -15,6 +15,7 @@ from PIL import Image
 
 from raydd import runs
 from raydd.cli import run
+from raydd.data.document import sealed
 from raydd.data.synset import SyntheticSet
 from raydd.report.page.axes import number
 from raydd.report.page.distilled import course_sections, distilled_headline, distilled_sections
@@ -302,7 +303,7 @@ def test_scores_of_another_set_are_not_taken_for_the_runs(scored, read):
     document = json.loads((scored / "scores.json").read_text())
     assert len(RunFolder(scored).scores) == 2
     document["sets"][0]["digest"] = "0" * 64
-    (scored / "scores.json").write_text(json.dumps(document))
+    (scored / "scores.json").write_bytes(sealed(document))
     assert RunFolder(scored).scores == []
     assert "not tested" in distilled_headline(scored)
     said = read(distilled_sections(scored)).definitions["test accuracy"]
@@ -312,7 +313,7 @@ def test_scores_of_another_set_are_not_taken_for_the_runs(scored, read):
 def test_settings_of_another_version_are_said_by_the_rows(scored):
     document = json.loads((scored / "scores.json").read_text())
     document["settings"]["of_tomorrow"] = 1
-    (scored / "scores.json").write_text(json.dumps(document))
+    (scored / "scores.json").write_bytes(sealed(document))
     assert "--nets LeNet,MLP --seeds 2" in commands(RunFolder(scored))[1]
 
 

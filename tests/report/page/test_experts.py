@@ -10,6 +10,7 @@ import numpy as np
 from raydd.data.about import describe
 from raydd.data.buffer import ArrowBuffer, create_buffer, expert_path, refresh_manifest, write_expert
 from raydd.data.convexified import convexify
+from raydd.data.document import sealed
 from raydd.data.files import open_arrow
 from raydd.data.manifest import read_manifest
 from raydd.report.page import experts
@@ -139,5 +140,5 @@ def test_damaged_buffers_are_refused_in_a_line(small_buffer, refuse, tmp_path):
     for index in (0, 1):
         expert_path(none, index).unlink()
     manifest = json.loads((none / "manifest.json").read_text())
-    (none / "manifest.json").write_text(json.dumps(manifest | {"experts": []}))
+    (none / "manifest.json").write_bytes(sealed(manifest | {"experts": []}))
     assert "holds no experts" in refuse(buffer_sections, none)

@@ -7,6 +7,7 @@ import zlib
 import pytest
 
 from raydd.cli import run
+from raydd.data.document import sealed
 from raydd.report.page.scored import difference_table, is_scored, score_headline, score_sections, verdict
 from raydd.training.matrix import Outcome
 from raydd.training.significance import compare_scores
@@ -184,11 +185,11 @@ def test_outside_a_repository_no_commit_is_known(file, read, tmp_path):
     found = json.loads(file.read_text()) | {"commit": None}
     for score in found["scores"]:
         score["commits"] = ["unknown"]
-    (tmp_path / "scores.json").write_text(json.dumps(found))
+    (tmp_path / "scores.json").write_bytes(sealed(found))
     assert read(score_sections(tmp_path)).definitions["made by commit"] == "unknown"
     for score in found["scores"]:
         del score["commits"]
-    (tmp_path / "scores.json").write_text(json.dumps(found))
+    (tmp_path / "scores.json").write_bytes(sealed(found))
     assert read(score_sections(tmp_path)).definitions["made by commit"] == "not recorded"
 
 

@@ -1,0 +1,142 @@
+"""What a run writes down to go on from, or to be looked at: the schemas of its checkpoint and of its logs."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from raydd.data.document import Document, Finite, Tree, Whole
+from raydd.data.set_document import ScoreDocument
+from raydd.data.tensors import Tensors, flatten_tree, load_checked, save_tensors, unflatten_tree
+
+
+class RecordDocument(Document, extra="allow"):
+    """An outer step, a line of ``metrics.jsonl``; a loss that was not finite is text."""
+
+    step: Whole
+    loss: Finite | str
+    lr: Finite
+    stepped: bool
+    rolled_back_to: Whole | None = None
+
+
+class ProbeDocument(Document, extra="allow"):
+    """A look at the expert that takes no part, a line of ``probe.jsonl``."""
+
+    step: Whole
+    losses: tuple[float | None, ...] = ()
+    label_std: float | None = None
+
+
+class MemoryDocument(Document, extra="allow"):
+    """What a process held at an outer step, a line of ``memory.jsonl``."""
+
+    step: Whole
+    resident_mb: Finite | None
+    device_mb: Finite | None = None
+
+
+LOGS: dict[str, type[Document]] = {
+    "metrics.jsonl": RecordDocument,
+    "memory.jsonl": MemoryDocument,
+    "probe.jsonl": ProbeDocument,
+}
+"""What the lines of a run's logs are."""
+AGAIN = "distill the run again"
+
+
+class _State(Document, extra="allow"):
+    """What is no tensor of a state of `raydd.distillation.loop.Distillation`."""
+
+    step: Whole
+    leaves: dict[str, None]
+    momentum: dict[str, None]
+    mean: None = None
+    objective: Any = None
+
+
+class _CheckpointDocument(Document):
+    plain: _State
+    buffer: str
+    records: tuple[RecordDocument, ...] = ()
+    history: tuple[ScoreDocument, ...] = ()
+    probes: tuple[ProbeDocument, ...] = ()
+
+
+class Checkpoint(NamedTuple):
+    """A run's state, and what it has told up to there.
+
+    Attributes:
+        state: Of `raydd.distillation.loop.Distillation.state_dict`.
+        buffer: What its experts' bytes hash to; empty where there are none.
+        log: ``records``, ``history`` and ``probes``, oldest first.
+    """
+
+    state: Tree
+    buffer: str
+    log: dict[str, list[Tree]]
+
+    @property
+    def tensors(self) -> Tensors:
+        """The state's tensors, by path."""
+        return flatten_tree(self.state)[0]
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint, whole or not at all."""
+    tensors, plain = flatten_tree(checkpoint.state)
+    save_tensors(path, tensors, {"plain": plain, "buffer": checkpoint.buffer} | checkpoint.log)
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """A checkpoint of `save_checkpoint`.
+
+    Raises:
+        ValueError: In one line that names it: it is missing, damaged, or no checkpoint.
+    """
+    tensors, _, metadata = load_checked(path, _CheckpointDocument)
+    try:
+        state = unflatten_tree(tensors, metadata["plain"])
+        _check_numbers(tensors)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); {AGAIN}") from None
+    log = {name: metadata.get(name, []) for name in ("records", "history", "probes")}
+    return Checkpoint(state, metadata["buffer"], log)
+
+
+def _check_numbers(tensors: Tensors) -> None:
+    for name, value in tensors.items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise ValueError(f"{name[:200]} is not finite")
+
+
+def check_state(path: Path, state: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Refuse the state of another run: of other learned parts, or other shapes.
+
+    Args:
+        path: The checkpoint, for the refusal.
+        state: What it holds.
+        own: The state of the run that is to go on with it.
+
+    Raises:
+        ValueError: The first difference is named.
+    """
+    for group in ("leaves", "momentum"):
+        if state[group].keys() != own[group].keys():
+            parts = [", ".join(sorted(each[group])) or "nothing" for each in (state, own)]
+            raise ValueError(f"{path} learned {parts[0]}, and this run learns {parts[1]}; {AGAIN}")
+    pairs = {f"leaves/{name}": (state["leaves"][name], leaf) for name, leaf in own["leaves"].items()}
+    pairs |= {f"momentum/{name}": (state["momentum"][name], leaf) for name, leaf in own["leaves"].items()}
+    pairs["mean"] = state.get("mean"), own["mean"]
+    for name, (found, wanted) in pairs.items():
+        if found is None and (wanted is None or name.startswith("momentum/")):
+            continue
+        if not isinstance(found, Tensor) or wanted is None or _look(found) != _look(wanted):
+            what = _look(found) if isinstance(found, Tensor) else "missing"
+            raise ValueError(f"{path}: {name} is {what} instead of {wanted is not None and _look(wanted)}; {AGAIN}")
+
+
+def _look(tensor: Tensor) -> str:
+    return f"{tensor.dtype} {tuple(tensor.shape)}"
