@@ -18,6 +18,8 @@ from raydd.console import Screen, clock, left
 from raydd.data.buffer import ArrowBuffer, expert_path, refresh_manifest
 from raydd.data.datasets import Split
 from raydd.data.files import write_atomic
+from raydd.data.lock import alone
+from raydd.data.outlet import Outlet
 from raydd.data.store import local_folder
 from raydd.data.synset import SyntheticSet
 from raydd.experts import Job, default_buffer, outlet_of
@@ -67,14 +69,24 @@ def train_experts(
 
     Example: examples/experts_and_distill.py (it starts a Ray).
     """
+    screen = screen or Screen()
+    check_workers(where)
+    place, outlet = outlet_of(out or default_buffer(config))
+    folder = outlet.folder if outlet else Path(place)
+    ours = folder == default_buffer(config).absolute()  # of the cache: whoever needs the same experts waits for them
+    with alone(folder, "raydd experts", screen.note, wait=ours):
+        _train_experts(config, place, outlet, where, screen)
+    return place
+
+
+def _train_experts(
+    config: ExpertsConfig, place: Path | str, outlet: Outlet | None, where: Where, screen: Screen
+) -> None:
     from raydd.remote.experts import prepare, train_missing
     from raydd.remote.session import check_share, session
 
-    screen = screen or Screen()
-    check_workers(where)
     device = where.device if where.address else resolve_device(where.device).type  # a cluster's nodes may have others
     check_share(where.gpus_per_worker, device)
-    place, outlet = outlet_of(out or default_buffer(config))
     folder, shown = (outlet.folder, outlet.store.shown) if outlet else (Path(place), str(place))
     job, missing = prepare(Job(config.data, config.experts, config.seed, folder, device), outlet)
     total = config.experts.num_experts
@@ -82,7 +94,7 @@ def train_experts(
         if outlet is None:
             refresh_manifest(folder)
         screen.note(f"{shown}: all {total} experts are there")
-        return place
+        return
     need = experts_need(job, len(missing), where, outlet is None)
     screen.note(f"{shown}: training {len(missing)} of {total} experts ({config.experts.network}), {need.words()}")
     share, grows = where.gpus_per_worker, where.address is not None
@@ -94,7 +106,6 @@ def train_experts(
                 screen.note(step.note)
             update(step.epochs, f"epochs, {step.done}/{step.total} experts {left(step.seconds_left)}")
     screen.note(f"{shown}: {total} experts")
-    return place
 
 
 def estimate_seconds(config: ExpertsConfig, work: Workspace, workers: int) -> float:
@@ -151,7 +162,14 @@ def distill(
     keep_memory()
     check_workers(where)
     check_method(config)
-    claim(out, resume)
+    with alone(out, "raydd distill", screen.note):
+        claim(out, resume)
+        return _distill(config, out, buffer, resume, where, screen)
+
+
+def _distill(
+    config: DistillConfig, out: Path, buffer: Path | str | None, resume: bool, where: Where, screen: Screen
+) -> SyntheticSet:
     config, target = complete(config), own_device(config, where)
     before = read_config(out)
     most = before.experts.num_experts if before else None

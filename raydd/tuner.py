@@ -19,6 +19,7 @@ from raydd.config import EvaluateConfig, ExpertsConfig
 from raydd.console import Screen, clock, left
 from raydd.data.datasets import DATASETS
 from raydd.data.files import write_atomic
+from raydd.data.lock import alone
 from raydd.data.store import is_uri, local_folder, shown
 from raydd.data.synset import SyntheticSet
 from raydd.evaluation import evaluate, save_scores
@@ -29,7 +30,6 @@ from raydd.training.scores import check_scoring
 from raydd.tuning.best import keep_best, kept_set
 from raydd.tuning.desk import Desk, Status
 from raydd.tuning.figures import save_figures
-from raydd.tuning.journal import alone
 from raydd.tuning.results import Record, front, save_results, winner
 from raydd.tuning.search import Search
 from raydd.tuning.shipped import check_space, load_space, make_space, with_settings
@@ -143,7 +143,7 @@ def tune(
     task = Task(space, None, folder, resolve_device(where.device).type)
     if space.search.algorithm != "grid" and space.search.first != "none" and not space.spared:
         screen.note("the preset's own values lie outside the space: no trial has them")
-    with alone(folder), session(where.address):  # once for experts, trials and scores
+    with alone(folder, "raydd tune", screen.note), session(where.address):  # once for experts, trials and scores
         limits, journal = _limits(task, options), folder / JOURNAL
         if journal.exists():
             Search(space, journal)  # refuses another search before anything is trained

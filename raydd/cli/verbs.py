@@ -39,6 +39,7 @@ def quickstart(
     from raydd import api
     from raydd.config import DistillConfig, ExpertsConfig
     from raydd.console import Screen
+    from raydd.data.lock import alone
     from raydd.evaluation import evaluate, save_scores
     from raydd.methods import complete
     from raydd.preset import load_preset
@@ -49,15 +50,16 @@ def quickstart(
     config = complete(
         build(DistillConfig, load_preset("digits", "mtt", 1), {"seed": seed}, parse_settings(settings or ()))
     )
-    api.check_early(config, where)
-    experts = ExpertsConfig(data=config.data, experts=config.experts, seed=config.seed)
-    buffer = api.train_experts(experts, out / "buffer", where=where, screen=screen)
-    synset = api.distill(config, out, buffer=buffer, resume=True, where=where, screen=screen)
-    scores = evaluate([synset], where=where, screen=screen)
-    save_scores(scores, out / "scores.json")
-    outputs = {name: str(out / name) for name in ("config.yaml", "metrics.jsonl", "synset.arrow", "synset.png")}
-    outputs |= {"buffer": str(buffer), "scores.json": str(out / "scores.json")}
-    outputs |= {"report": str(write_report([out], out / "report.html"))}
+    with alone(out, "raydd quickstart", screen.note):
+        api.check_early(config, where)
+        experts = ExpertsConfig(data=config.data, experts=config.experts, seed=config.seed)
+        buffer = api.train_experts(experts, out / "buffer", where=where, screen=screen)
+        synset = api.distill(config, out, buffer=buffer, resume=True, where=where, screen=screen)
+        scores = evaluate([synset], where=where, screen=screen)
+        save_scores(scores, out / "scores.json")
+        outputs = {name: str(out / name) for name in ("config.yaml", "metrics.jsonl", "synset.arrow", "synset.png")}
+        outputs |= {"buffer": str(buffer), "scores.json": str(out / "scores.json")}
+        outputs |= {"report": str(write_report([out], out / "report.html"))}
     show_scores(screen, scores, outputs)
     if not as_json:
         print(f"open {outputs['report']}")

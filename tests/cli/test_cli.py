@@ -14,6 +14,7 @@ import yaml
 from raydd.ablation import ABLATIONS
 from raydd.cli import app, run
 from raydd.config import DistillConfig, EvaluateConfig
+from raydd.console import Screen
 from raydd.data.synset import SyntheticSet
 from raydd.evaluation import evaluate
 from raydd.families import needs_experts
@@ -117,6 +118,37 @@ def test_help_names_every_flag_and_an_example(name, capfd, monkeypatch):
     out = capfd.readouterr().out
     assert f"Example: raydd {name}" in out
     assert [flag for flag in FLAGS[name] if flag not in out] == []
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_bad_usage_is_a_json_error_too(name, capfd):
+    """An unknown flag: the line on stderr, and one document on stdout that says the same."""
+    assert run([*name.split(), "--json", "--nope"]) == 2
+    out, err = capfd.readouterr()
+    error = json.loads(out)["error"]
+    assert (out.count("\n"), error["exit_code"]) == (1, 2)
+    assert "--nope" in error["message"]
+    assert err == f"raydd: {error['message']}\n"
+
+
+def test_a_failure_is_a_json_error_with_its_exit_code(capfd, monkeypatch, tmp_path):
+    refused = document(capfd, "distill", "--set", "stepps=1", code=2)
+    assert refused == {"error": {"message": "unknown setting 'stepps'; did you mean steps?", "exit_code": 2}}
+
+    def fail(*arguments, **options):
+        raise RuntimeError("the disk\nis full")
+
+    monkeypatch.setattr("raydd.api.distill", fail)
+    assert document(capfd, "distill", code=1) == {"error": {"message": "the disk is full", "exit_code": 1}}
+
+
+def test_a_document_stays_the_only_one_when_what_follows_it_fails(capfd, monkeypatch):
+    def fail(self, document, show, printed=Screen.result):
+        printed(self, document, show)
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(Screen, "result", fail)
+    assert "datasets" in document(capfd, "datasets", code=1)
 
 
 def test_the_program_as_a_process(tmp_path):
