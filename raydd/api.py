@@ -38,7 +38,7 @@ from raydd.where import Where as Where
 from raydd.where import check_workers as check_workers
 from raydd.where import distillation_need, experts_need, own_device, rollers
 from raydd.window_search import PILOT_STEPS, find_window
-from raydd.workspace import Workspace, open_workspace, resolve_device
+from raydd.workspace import Workspace, open_workspace, resolve_device, with_placed_data
 
 
 def train_experts(
@@ -69,7 +69,7 @@ def train_experts(
 
     Example: examples/experts_and_distill.py (it starts a Ray).
     """
-    screen = screen or Screen()
+    screen, config = screen or Screen(), with_placed_data(config)
     check_workers(where)
     place, outlet = outlet_of(out or default_buffer(config))
     folder = outlet.folder if outlet else Path(place)
@@ -170,7 +170,7 @@ def distill(
 def _distill(
     config: DistillConfig, out: Path, buffer: Path | str | None, resume: bool, where: Where, screen: Screen
 ) -> SyntheticSet:
-    config, target = complete(config), own_device(config, where)
+    config, target = with_placed_data(complete(config)), own_device(config, where)
     before = read_config(out)
     most = before.experts.num_experts if before else None
     if buffer is None and needs_experts(config):

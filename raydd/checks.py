@@ -26,7 +26,7 @@ from raydd.numerics.windows import growing
 from raydd.recipe import leaves, tiles_of
 from raydd.settings import build
 from raydd.trajectories import start_window
-from raydd.workspace import Workspace, open_workspace
+from raydd.workspace import Workspace, open_workspace, with_placed_data
 
 _LEARNED = re.compile(r"leaves/|mean$")
 
@@ -212,7 +212,7 @@ def read_config(folder: Path) -> DistillConfig | None:
     if not path.exists():
         return None
     try:
-        return build(DistillConfig, yaml.safe_load(path.read_text(encoding="utf-8")))
+        return with_placed_data(build(DistillConfig, yaml.safe_load(path.read_text(encoding="utf-8"))))
     except (yaml.YAMLError, UnicodeDecodeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path} is no configuration of this raydd ({error}); name another --out") from None
 

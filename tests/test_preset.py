@@ -267,3 +267,12 @@ def test_official_values_are_a_preset_of_the_same_method():
     assert official["gate"] == 1.1
     assert official["preset"] == "cifar10/datm-official.yaml, ipc 1"
     assert load_preset("cifar10", "no_such-official", 1) == {}
+
+
+def test_keys_of_a_preset_file_may_have_dots(tmp_path):
+    file = tmp_path / "own.yaml"
+    file.write_text("window.high: 3\nexperts: {epochs: 6}\nexperts.network: MLP\n")
+    assert expand_preset(str(file), 1) == {"window": {"high": 3}, "experts": {"epochs": 6, "network": "MLP"}}
+    file.write_text("window: {high: 3}\nwindow.high: 4\n")
+    with pytest.raises(ValueError, match=r"own.yaml: window.high is given twice"):
+        expand_preset(str(file), 1)

@@ -14,6 +14,7 @@ import torch
 
 from raydd.config import DataConfig, EvaluateConfig, ExpertConfig
 from raydd.data.coreset import CORESETS
+from raydd.data.datasets import placed
 from raydd.data.synset import SyntheticSet
 from raydd.models.zoo import find
 from raydd.training.baselines import baselines, open_experts
@@ -183,7 +184,8 @@ def _data(synsets: Sequence[SyntheticSet], config: EvaluateConfig) -> DataConfig
             f"say which, such as --set augment={next(iter(kinds))}"
         )
     given = config.model_dump(include={"dataset", "augment", "validation"}, exclude_none=True)
-    return known[0].model_copy(update=given)
+    data = known[0].model_copy(update=given)
+    return data.model_copy(update={"dataset": placed(data.dataset)})
 
 
 def _beside(synsets: Sequence[SyntheticSet], ground: Ground, config: EvaluateConfig) -> list[Entry]:
