@@ -147,3 +147,27 @@ def distill(  # noqa: PLR0913, PLR0917 - one a flag
         "outputs": {name: str(folder / name) for name in names},
     }
     screen.result(document, lambda console: console.print(f"wrote {folder / 'synset.arrow'} and its picture"))
+
+
+@app.command(epilog="Example: raydd finish runs/digits")
+def finish(
+    run: Annotated[Path, typer.Argument(help="The run folder.")],
+    buffer: Annotated[
+        str | None, typer.Option(help="The run's experts, a folder or a URI, where it was told them; else the cache's.")
+    ] = None,
+    device: DeviceOption = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Make a set of an unfinished run's checkpoint; `raydd distill --resume` still goes on with the run."""
+    from raydd.checks import read_config
+    from raydd.console import Screen
+    from raydd.unfinished import finish as make_set
+
+    screen = Screen(as_json)
+    synset, step = make_set(run, buffer=buffer, device=known_device(device), screen=screen)
+    config = read_config(run)
+    steps = config.steps if config else step
+    outputs = {name: str(run / name) for name in ("synset.arrow", "synset.png")}
+    document = {"dataset": synset.dataset, "ipc": synset.ipc, "step": step, "steps": steps, "outputs": outputs}
+    line = f"{outputs['synset.arrow']}: the set at step {step} of {steps}"
+    screen.result(document, lambda console: console.print(line, markup=False))

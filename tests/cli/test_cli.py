@@ -18,6 +18,7 @@ from raydd.console import Screen
 from raydd.data.synset import SyntheticSet
 from raydd.evaluation import evaluate
 from raydd.families import needs_experts
+from raydd.live import Album
 from raydd.methods import METHODS, complete
 from raydd.preset import load_preset
 from raydd.settings import build
@@ -32,6 +33,7 @@ FLAGS = {
     "distill": RAY
     | {"--method", "--dataset", "--network", "--ipc", "--buffer", "--preset", "--resume", "--window"}
     | {"--rollouts", "--gpus-per-worker"},
+    "finish": COMMON | {"--buffer", "--device"},
     "ablate": RAY
     | {"--method", "--dataset", "--network", "--ipc", "--buffer", "--preset", "--seeds", "--protocol"}
     | {"--epochs", "--real-epochs"},
@@ -149,6 +151,42 @@ def test_a_document_stays_the_only_one_when_what_follows_it_fails(capfd, monkeyp
 
     monkeypatch.setattr(Screen, "result", fail)
     assert "datasets" in document(capfd, "datasets", code=1)
+
+
+def test_an_unfinished_run_says_how_far_it_is_and_can_be_made_a_set(tmp_path, capfd, monkeypatch, small_buffer):
+    """Killed at step 4 of 6, with a checkpoint of step 2 or later; then evaluated, finished and gone on with."""
+    words = ["distill", "--network", "MLP", "--buffer", str(small_buffer), "--out", str(tmp_path / "run")]
+    quick = {"threads": 1, "steps": 6, "student_steps": 1, "span": 1, "window.high": 1, "checkpoint_every": 2}
+    words += [word for key, value in quick.items() for word in ("--set", f"{key}={value}")]
+
+    def killed(self, step, turn=Album.turn):
+        turn(self, step)
+        if step.step == 4:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Album, "turn", killed)
+        assert run(words) == 130
+    capfd.readouterr()
+    for verb in ("evaluate", "nas", "continual", "export"):
+        more = ["--out", str(tmp_path / "other")] if verb == "export" else []
+        assert run([verb, str(tmp_path / "run"), *more]) == 2
+        line = capfd.readouterr().err
+        assert line == (
+            f"raydd: {tmp_path / 'run'} is unfinished, at step 2 of 6: go on with its command and --resume, or make a "
+            f"set of it as it stands: raydd finish {tmp_path / 'run'}\n"
+        )
+    finish = ["finish", str(tmp_path / "run"), "--buffer", str(small_buffer)]
+    made = document(capfd, *finish)
+    assert (made["step"], made["steps"], made["ipc"]) == (2, 6, 1)
+    assert all(Path(path).is_file() for path in made["outputs"].values())
+    assert run(["export", str(tmp_path / "run"), "--out", str(tmp_path / "png")]) == 0
+    assert run([*words, "--resume", "--set", "steps=5"]) == 0
+    assert "unfinished" not in SyntheticSet.load(tmp_path / "run" / "synset.arrow").provenance
+    capfd.readouterr()
+    assert run([*words, "--resume", "--set", "steps=4"]) == 2
+    assert "is at step 5 already" in capfd.readouterr().err
+    assert document(capfd, *finish)["step"] == 5
 
 
 def test_the_program_as_a_process(tmp_path):

@@ -1,0 +1,43 @@
+"""How far a run folder has come, without opening the run: for commands that read its set."""
+
+from pathlib import Path
+
+import yaml
+
+from raydd.data.synset import SyntheticSet
+from raydd.data.tensors import load_tensors
+
+CHECKPOINT = Path("checkpoint") / "state.arrow"
+UNFINISHED = "unfinished"
+"""Key of a set's provenance: how far its run had come, such as ``step 40 of 150``."""
+
+
+def checkpoint_step(folder: Path) -> int | None:
+    """The outer step of a run folder's checkpoint; None where it has none.
+
+    Raises:
+        ValueError: The checkpoint is damaged.
+    """
+    path = folder / CHECKPOINT
+    return int(load_tensors(path)[1]["plain"]["step"]) if path.is_file() else None
+
+
+def how_far(folder: Path) -> str | None:
+    """How far an unfinished run has come, such as ``step 40 of 150``; None where no set is missing, or there is no run.
+
+    Raises:
+        ValueError: The checkpoint is damaged.
+    """
+    config = folder / "config.yaml"
+    if not config.is_file() or (folder / "synset.arrow").exists():
+        return None
+    try:
+        steps = yaml.safe_load(config.read_text(encoding="utf-8"))["steps"]
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
+        return None
+    return f"step {checkpoint_step(folder) or 0} of {steps}"
+
+
+def is_unfinished(synset: SyntheticSet) -> bool:
+    """Whether a set was made of a run that has not come to its end: by ``raydd finish``."""
+    return UNFINISHED in synset.provenance
