@@ -8,6 +8,7 @@ from raydd.analyse.document import save
 from raydd.api import HERE, Where, distill
 from raydd.config import DistillConfig, EvaluateConfig
 from raydd.console import Screen
+from raydd.data.lock import alone
 from raydd.evaluation import EVALUATION, evaluate
 from raydd.methods import complete
 from raydd.report.bars import draw_ablation
@@ -81,8 +82,21 @@ def ablate(
     Raises:
         ValueError: There is no ablation of the method, a row cannot run, or was started with other settings.
     """
-    screen, out, sets = screen or Screen(), Path(out), {}
+    screen, out = screen or Screen(), Path(out)
     check_scoring(evaluation)
+    with alone(out, "raydd ablate", screen.note):
+        return _ablate(config, out, evaluation, buffer, where, screen)
+
+
+def _ablate(
+    config: DistillConfig,
+    out: Path,
+    evaluation: EvaluateConfig,
+    buffer: Path | str | None,
+    where: Where,
+    screen: Screen,
+) -> list[dict[str, Any]]:
+    sets = {}
     for name, row in rows(config).items():
         folder = out / re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
         screen.note(f"{name}: {folder}")

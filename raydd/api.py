@@ -17,8 +17,10 @@ from raydd.console import Screen, clock, left
 from raydd.data.buffer import ArrowBuffer, expert_path, refresh_manifest
 from raydd.data.datasets import Split
 from raydd.data.document import write_document
+from raydd.data.lock import alone
 from raydd.data.mirroring import mirrors, run_mirrors
 from raydd.data.mirroring import words as mirror_words
+from raydd.data.outlet import Outlet
 from raydd.data.store import local_folder
 from raydd.data.synset import SyntheticSet
 from raydd.experts import Job, default_buffer, outlet_of
@@ -37,7 +39,7 @@ from raydd.where import Where as Where
 from raydd.where import check_workers as check_workers
 from raydd.where import distillation_need, experts_need, own_device, rollers
 from raydd.window_search import PILOT_STEPS, find_window
-from raydd.workspace import Workspace, open_workspace, resolve_device
+from raydd.workspace import Workspace, open_workspace, resolve_device, with_placed_data
 
 
 def train_experts(
@@ -68,14 +70,24 @@ def train_experts(
 
     Example: examples/experts_and_distill.py (it starts a Ray).
     """
+    screen, config = screen or Screen(), with_placed_data(config)
+    check_workers(where)
+    place, outlet = outlet_of(out or default_buffer(config))
+    folder = outlet.folder if outlet else Path(place)
+    ours = folder == default_buffer(config).absolute()  # of the cache: whoever needs the same experts waits for them
+    with alone(folder, "raydd experts", screen.note, wait=ours):
+        _train_experts(config, place, outlet, where, screen)
+    return place
+
+
+def _train_experts(
+    config: ExpertsConfig, place: Path | str, outlet: Outlet | None, where: Where, screen: Screen
+) -> None:
     from raydd.remote.experts import prepare, train_missing
     from raydd.remote.session import check_share, session
 
-    screen = screen or Screen()
-    check_workers(where)
     device = where.device if where.address else resolve_device(where.device).type  # a cluster's nodes may have others
     check_share(where.gpus_per_worker, device)
-    place, outlet = outlet_of(out or default_buffer(config))
     folder, shown = (outlet.folder, outlet.store.shown) if outlet else (Path(place), str(place))
     job, missing = prepare(Job(config.data, config.experts, config.seed, folder, device), outlet)
     total = config.experts.num_experts
@@ -83,7 +95,7 @@ def train_experts(
         if outlet is None:
             refresh_manifest(folder)
         screen.note(f"{shown}: all {total} experts are there")
-        return place
+        return
     if mirrors(config.data):
         screen.once(mirror_words(config.data.dataset))
     need = experts_need(job, len(missing), where, outlet is None)
@@ -97,7 +109,6 @@ def train_experts(
                 screen.note(step.note)
             update(step.epochs, f"epochs, {step.done}/{step.total} experts {left(step.seconds_left)}")
     screen.note(f"{shown}: {total} experts")
-    return place
 
 
 def estimate_seconds(config: ExpertsConfig, work: Workspace, workers: int) -> float:
@@ -154,9 +165,16 @@ def distill(
     keep_memory()
     check_workers(where)
     check_method(config)
-    claim(out, resume)
+    with alone(out, "raydd distill", screen.note):
+        claim(out, resume)
+        return _distill(config, out, buffer, resume, where, screen)
+
+
+def _distill(
+    config: DistillConfig, out: Path, buffer: Path | str | None, resume: bool, where: Where, screen: Screen
+) -> SyntheticSet:
     before = read_config(out)
-    config, target = as_before(complete(config), before), own_device(config, where)
+    config, target = as_before(with_placed_data(complete(config)), before), own_device(config, where)
     if run_mirrors(config):
         screen.once(mirror_words(config.data.dataset))
     most = before.experts.num_experts if before else None

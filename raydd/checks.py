@@ -29,7 +29,7 @@ from raydd.recipe import leaves, tiles_of
 from raydd.safe_yaml import parse_yaml
 from raydd.settings import build
 from raydd.trajectories import start_window
-from raydd.workspace import Workspace, open_workspace
+from raydd.workspace import Workspace, open_workspace, with_placed_data
 
 _LEARNED = re.compile(r"leaves/|mean$")
 
@@ -220,7 +220,7 @@ def read_config(folder: Path) -> DistillConfig | None:
         tree = parse_yaml(unsealed_text(read_text(path)))
         data = tree.get("data") if isinstance(tree, dict) else None
         layers = {"data": recorded(data)} if isinstance(data, dict) else {}
-        return build(DistillConfig, tree if isinstance(tree, dict) else {"config": tree}, layers)
+        return with_placed_data(build(DistillConfig, tree if isinstance(tree, dict) else {"config": tree}, layers))
     except ValueError as error:
         reason = " ".join(str(error).split())[:400]
         raise ValueError(f"{path} is no configuration of this raydd ({reason}); name another --out") from None

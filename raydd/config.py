@@ -148,7 +148,7 @@ class DistillConfig(Config):
         method: A name of `raydd.METHODS`. What is not set here takes that method's own value.
         ipc: Synthetic images a class.
         seed: Every draw of the run comes from it.
-        steps: Outer steps.
+        steps: Outer steps; a resumed run may have more, or fewer if it has not come so far.
         student_steps: N, student steps an outer step.
         span: M, expert epochs that a segment covers.
         rollouts: R, segments an outer step, whose gradients are averaged.
@@ -173,7 +173,10 @@ class DistillConfig(Config):
         perturbation: rho, relative size of AST's perturbation of the starting weights.
         convexify: Match straight lines between the experts' snapshots instead of their own steps (MCT).
         waypoints: Epochs between the first and the last that such a line passes.
-        checkpoint_every: Outer steps between resumable checkpoints.
+        checkpoint_every: Outer steps between resumable checkpoints, and between the states that a loss which is not
+            finite returns to.
+        checkpoint_seconds: Write a checkpoint at the end of an outer step too if the last one is older; the bits do not
+            depend on it. None writes them by steps alone.
         evaluate_every: Outer steps between scores on the validation split, by which the result is chosen; the last
             step is scored too. None scores none and takes the last.
         keep_scored: Every scored set is kept in ``steps/``, to be tested when the run is done.
@@ -216,6 +219,7 @@ class DistillConfig(Config):
     convexify: bool = False
     waypoints: tuple[Count, ...] = ()
     checkpoint_every: Count = 10
+    checkpoint_seconds: Positive | None = 60.0
     evaluate_every: Count | None = None
     keep_scored: bool = False
     evaluate_networks: Count = 2

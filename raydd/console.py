@@ -59,7 +59,12 @@ class Screen:
 
     Args:
         as_json: Print the result as JSON.
+
+    Attributes:
+        documents: How many JSON documents this command has printed.
     """
+
+    documents = 0
 
     def __init__(self, as_json: bool = False) -> None:
         self._json, self._said = as_json, set[str]()
@@ -154,6 +159,7 @@ class Screen:
         """The command's one result."""
         if self._json:
             sys.stdout.write(json.dumps(document, default=str) + "\n")
+            Screen.documents += 1
         else:
             show(self._out)
 

@@ -29,6 +29,7 @@ from raydd.analyse.document import check_out, save
 from raydd.api import HERE, Where, check_workers
 from raydd.config import EvaluateConfig
 from raydd.console import Screen
+from raydd.data.lock import alone
 from raydd.data.store import local_folder
 from raydd.data.synset import SyntheticSet
 from raydd.evaluation import EVALUATION, Asked, do_matrix, opened
@@ -145,23 +146,24 @@ def evaluate_continual(  # noqa: PLR0913 - as `evaluate`, and two more
     screen, png = screen or Screen(), Path(out) / "continual.png"
     keep_memory()
     check_workers(where)
-    check_out(png, "continual")
     if foreign := sorted(EVALUATE_ONLY & config.model_fields_set):
         raise ValueError(f"{', '.join(foreign)}: such settings are of `raydd evaluate`; leave them out here")
     if config.baselines is None:
         config = config.model_copy(update={"baselines": BASELINES})
-    sets = [opened(asked, config, screen).synset for asked in synsets]
-    classes = len(sets[0].classes)
-    stages = {count: seen_after(classes, count) for count in dict.fromkeys(steps)}
-    if not stages:
-        raise ValueError("no number of --steps; use such as 5,10")
-    folder = None if buffer is None else local_folder(buffer, screen.note)
-    matrix, work = plan(sets, names, config, resolve_device(where.device).type, folder)
-    runs, places = incremental(matrix, classes, {seen for stage in stages.values() for seen in stage})
-    outcomes = do_matrix(runs, work.dataset, fresh=fresh, where=where, screen=screen)
-    document = _document(matrix, places, outcomes, stages)
-    save(document, draw_continual, png)
-    return document
+    with alone(png.parent, "raydd continual", screen.note):
+        check_out(png, "continual")
+        sets = [opened(asked, config, screen).synset for asked in synsets]
+        classes = len(sets[0].classes)
+        stages = {count: seen_after(classes, count) for count in dict.fromkeys(steps)}
+        if not stages:
+            raise ValueError("no number of --steps; use such as 5,10")
+        folder = None if buffer is None else local_folder(buffer, screen.note)
+        matrix, work = plan(sets, names, config, resolve_device(where.device).type, folder)
+        runs, places = incremental(matrix, classes, {seen for stage in stages.values() for seen in stage})
+        outcomes = do_matrix(runs, work.dataset, fresh=fresh, where=where, screen=screen)
+        document = _document(matrix, places, outcomes, stages)
+        save(document, draw_continual, png)
+        return document
 
 
 def _check_memory(name: str, synset: SyntheticSet | None, classes: tuple[int, ...]) -> None:

@@ -17,6 +17,7 @@ from raydd.data.datasets import Dataset
 from raydd.data.document import write_document
 from raydd.data.initial import ASKS_EXPERTS
 from raydd.data.kept import load_kept
+from raydd.data.progress import UNFINISHED
 from raydd.data.provenance import commit
 from raydd.data.store import local_folder
 from raydd.data.synset import SyntheticSet
@@ -112,6 +113,8 @@ def opened(asked: Asked, config: EvaluateConfig, screen: Screen) -> Opened:
         screen.note(f"{asked}: read as {name}, {len(read.synset.images)} images of {read.synset.dataset}")
     for note in read.notes:
         screen.note(f"{asked}: {note}")
+    if step := read.synset.provenance.get(UNFINISHED):
+        screen.note(f"{asked}: the set of an unfinished run, at {step}")
     return Opened(read.synset, load_kept(home.parent) if config.paper else {})
 
 

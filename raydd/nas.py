@@ -11,7 +11,6 @@ split, and the test images only say what the choice is worth, unless ``split`` a
 
 import difflib
 import math
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from raydd.data.coreset import CORESETS
 from raydd.data.document import write_document
 from raydd.data.files import write_atomic
 from raydd.data.initial import ASKS_EXPERTS
+from raydd.data.lock import alone
 from raydd.data.synset import SyntheticSet
 from raydd.evaluation import do_matrix
 from raydd.memory import keep_memory
@@ -123,26 +123,27 @@ def rank_architectures(
     screen, out = screen or Screen(), Path(out)
     keep_memory()
     check_workers(where)
-    space, rows = architectures(config)
-    matrix, work = _plan(synsets, names, config, rows, resolve_device(where.device).type)
-    matrix, selection, doubts = judged(matrix, work.dataset, config.split)
-    real = None if config.real in (None, "none") else read_real(Path(config.real), list(rows), work.dataset)
-    again = _make_folder(out, config)
-    screen.note(f"{_title(config)}: {len(rows)} of {space} architectures; {_counts(matrix)}")
-    if config.split == "test":
-        screen.note("--split test: the proxy sets rank on the test images, as in the papers; the choice has seen them")
-    for doubt in doubts:
-        screen.note(doubt)
-    outcomes = do_matrix(matrix, work.dataset, fresh=fresh, where=where, screen=screen)
-    if config.real is None:
-        real = trained(matrix, outcomes)
-    document = _document(config, matrix, outcomes, real, (space, _epochs(matrix, work))) | {"selection": selection}
-    _write(document, rows, out)  # first: it is what says that the folder's files are of this analysis
-    if config.real is None and real is not None:
-        save_real(real, out / "real.json", work.dataset)
-    elif config.real == "none" and again:
-        (out / "real.json").unlink(missing_ok=True)  # of an earlier call
-    return document
+    with alone(out, "raydd nas", screen.note):
+        space, rows = architectures(config)
+        matrix, work = _plan(synsets, names, config, rows, resolve_device(where.device).type)
+        matrix, selection, doubts = judged(matrix, work.dataset, config.split)
+        real = None if config.real in (None, "none") else read_real(Path(config.real), list(rows), work.dataset)
+        again = _check_folder(out, config)
+        screen.note(f"{_title(config)}: {len(rows)} of {space} architectures; {_counts(matrix)}")
+        if config.split == "test":
+            screen.note("--split test: the proxy sets rank on the test images, as in papers; the choice has seen them")
+        for doubt in doubts:
+            screen.note(doubt)
+        outcomes = do_matrix(matrix, work.dataset, fresh=fresh, where=where, screen=screen)
+        if config.real is None:
+            real = trained(matrix, outcomes)
+        document = _document(config, matrix, outcomes, real, (space, _epochs(matrix, work))) | {"selection": selection}
+        _write(document, rows, out)  # first: it is what says that the folder's files are of this analysis
+        if config.real is None and real is not None:
+            save_real(real, out / "real.json", work.dataset)
+        elif config.real == "none" and again:
+            (out / "real.json").unlink(missing_ok=True)  # of an earlier call
+        return document
 
 
 def architectures(config: NasConfig) -> tuple[int, dict[str, Row]]:
@@ -195,11 +196,11 @@ def _plan(
     return replace(matrix, networks=tuple(rows), rows=rows, rungs=rungs), work
 
 
-def _make_folder(out: Path, config: NasConfig) -> bool:
-    """A folder for the files, before anything is trained for them; whether an earlier call's are there.
+def _check_folder(out: Path, config: NasConfig) -> bool:
+    """Whether an earlier call's files are in the folder; looked at before anything is trained.
 
     Raises:
-        ValueError: Files of something else would be replaced, or the folder takes none.
+        ValueError: Files of something else would be replaced.
     """
     check_out(out / "nas.png", "nas")
     if not (again := (out / "nas.json").exists()):
@@ -207,12 +208,6 @@ def _make_folder(out: Path, config: NasConfig) -> bool:
         for path in (out / name for name in written):
             if path.exists():
                 raise ValueError(f"{path} is not of this analysis and would be replaced; name another --out")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
-    except OSError as error:
-        raise ValueError(f"--out {out} cannot be written ({error.strerror}); name a folder elsewhere") from None
     return again
 
 

@@ -4,7 +4,7 @@ from importlib import resources
 from pathlib import Path
 
 from raydd.safe_yaml import parse_yaml, read_yaml
-from raydd.settings import Tree, merge
+from raydd.settings import Tree, merge, undotted
 
 
 def load_preset(dataset: str, method: str, ipc: int) -> Tree:
@@ -46,7 +46,10 @@ def expand_preset(name: str, ipc: int) -> Tree:
     content = read_yaml(path)
     if not isinstance(content, dict):
         raise ValueError(f"preset file {path} holds no mapping; it needs lines such as 'steps: 150'")
-    return content
+    try:
+        return undotted(content)
+    except ValueError as error:
+        raise ValueError(f"preset file {path}: {error}") from None
 
 
 def preset_layers(preset: str | None, flags: Tree, settings: Tree) -> tuple[Tree, Tree]:

@@ -7,12 +7,9 @@ end, ``synset.arrow`` and ``synset.png``; with ``probe_every`` also ``probe.json
 import hashlib
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from importlib.metadata import version
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from raydd.checks import check_learned, check_selection, check_start, claim, first_difference, read_config, without_last
 from raydd.config import DistillConfig
@@ -20,12 +17,13 @@ from raydd.data.buffer import ArrowBuffer, expert_path
 from raydd.data.document import read_log, sealed_text, write_log
 from raydd.data.files import open_arrow, sweep, write_atomic
 from raydd.data.kept import drop_kept, kept_path
-from raydd.data.provenance import commit as commit
+from raydd.data.progress import CHECKPOINT
 from raydd.data.synset import SyntheticSet
 from raydd.data.tensors import flatten_tree
 from raydd.distillation.checkpoint import Checkpoint, MemoryDocument, check_state, load_checkpoint, save_checkpoint
 from raydd.distillation.loop import Distillation, Step
 from raydd.methods import METHODS, complete
+from raydd.outcome import described, save_result
 from raydd.probe import Probe, label_spread, memory
 from raydd.recipe import Recipe, Setup
 from raydd.rollouts import Spread, rolls_of
@@ -104,13 +102,13 @@ class Run:
             keep_every=self.config.checkpoint_every,
         )
         self._rolls = rolls_of(setup, recipe, self.spread)
-        self.seconds, self.saved = 0.0, 0
+        self.seconds, self.saved, self._saved_at = 0.0, 0, time.monotonic()
         self._identity, self._log = self._buffer_identity(), Log()
         for folder in (self.folder, self.folder / "steps"):
             sweep(folder)
         if self.resume and self._checkpoint.exists():
             self._restore()
-        else:
+        if not self.resume or read_config(self.folder) != self.config:
             write_atomic(self.folder / "config.yaml", sealed_text(dump(self.config)).encode())
         drop_kept(self.folder, self._distillation.step)  # of steps that are taken again
 
@@ -135,12 +133,12 @@ class Run:
 
     @property
     def _checkpoint(self) -> Path:
-        return self.folder / "checkpoint" / "state.arrow"
+        return self.folder / CHECKPOINT
 
     def _claim_folder(self) -> None:
         claim(self.folder, self.resume)
         before = read_config(self.folder)
-        if before and (different := first_difference(before.model_dump(), self.config.model_dump())):
+        if before and (different := first_difference(_bound(before), _bound(self.config))):
             raise ValueError(
                 f"{self.folder} was started with other settings: {different}; repeat them, or another --out"
             )
@@ -150,6 +148,11 @@ class Run:
         if found.buffer != self._identity:
             named = "none" if self.buffer is None else self.buffer.folder
             raise ValueError(f"{self.folder} was started with other experts than {named}; name its --buffer")
+        if (step := found.state["step"]) > self.config.steps:
+            raise ValueError(
+                f"{self.folder} is at step {step} already, and steps = {self.config.steps} asks for fewer: use --set "
+                f"steps={step} to end there, or more"
+            )
         self._load(self._checkpoint, found)
 
     def _load(self, path: Path, found: Checkpoint) -> None:
@@ -184,7 +187,8 @@ class Run:
         """Take the outer steps that are left, yielding each; then write the result.
 
         A checkpoint is written every ``checkpoint_every`` steps, at states that a rollback would
-        return to, so that a killed run goes on to the same bits; at such a step it holds the score too.
+        return to, so that a killed run goes on to the same bits; at such a step it holds the score too. Another one is
+        written when the last is older than ``checkpoint_seconds``.
         """
         self._look(self._distillation.step)
         for step in self._timed(self._distillation.run(self.config.steps, self._rolls)):
@@ -197,12 +201,13 @@ class Run:
             else:
                 self._look(step.step)
                 self._score_if_due(step.step)
+                self._save_if_old(step.step)
             yield step
         last = self._distillation.step
         if self.config.evaluate_every is not None and [entry["step"] for entry in self.history[-1:]] != [last]:
             self._score(last)  # there was no step to take
         self._save(self._distillation.state_dict(), done=last)
-        self._finish()
+        self.finish()
 
     def _timed(self, steps: Iterator[Step]) -> Iterator[Step]:
         start = time.perf_counter()
@@ -218,6 +223,12 @@ class Run:
             self._score(step)
             if _due(step, self.config.checkpoint_every):
                 self._save(self._distillation.state_dict(), done=step)
+
+    def _save_if_old(self, step: int) -> None:
+        """Lose no more than ``checkpoint_seconds`` of work to a kill, however long a step takes."""
+        seconds = self.config.checkpoint_seconds
+        if seconds is not None and self.saved < step and time.monotonic() - self._saved_at >= seconds:
+            self._save(self._distillation.state_dict(), done=step)
 
     def _look(self, step: int) -> None:
         """Measure the matching loss on the expert that takes no part, once at each due step."""
@@ -236,7 +247,7 @@ class Run:
         if self.config.probe_every is not None:
             write_log(self.folder / "probe.jsonl", self._log.probes)
         self._note_memory(done)
-        self.saved = state["step"]
+        self.saved, self._saved_at = state["step"], time.monotonic()
 
     def _note_memory(self, step: int) -> None:
         path = self.folder / "memory.jsonl"
@@ -260,25 +271,17 @@ class Run:
             self._described(synset, f"outer step {step}").save(kept_path(self.folder, step))
 
     def _described(self, synset: SyntheticSet, chosen: str) -> SyntheticSet:
-        provenance = {
-            "raydd": version("raydd"),
-            "torch": torch.__version__,
-            "commit": commit(),
-            "fingerprint": self.work.dataset.fingerprint,
-            "network": self.config.experts.network,
-            "chosen": chosen,
-        }
-        history = tuple(self._log.history)
-        recipe = self.config.model_dump(mode="json")
-        return replace(synset.to("cpu"), recipe=recipe, provenance=provenance, history=history)
+        return described(synset, self.config, self.work, self.history, chosen)
 
-    def _finish(self) -> None:
+    def finish(self) -> None:
+        """Write the set as it stands as the result; see `save_result`. The checkpoint stays as it is."""
         last = self._described(self._finish_set(self._distillation.result), "last outer step")
-        best = self.folder / "best.arrow"
-        if self._log.history and best.exists():
-            last.save(self.folder / "last.arrow")
-            last = replace(SyntheticSet.load(best), history=tuple(self._log.history))
-        last.save(self.folder / "synset.arrow")
+        save_result(self.folder, last, self._distillation.step, self.config.steps)
+
+
+def _bound(config: DistillConfig) -> dict[str, Any]:
+    """The settings that a resumed run must have again: all but those on which no bit of a step depends."""
+    return config.model_dump(exclude={"steps", "checkpoint_seconds"})
 
 
 def _due(step: int, every: int | None) -> bool:

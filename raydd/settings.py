@@ -4,7 +4,7 @@ import difflib
 import json
 import reprlib
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, TypeVar, get_args
 
 import yaml
@@ -106,6 +106,8 @@ def _explain(kind: type[Config], error: ValidationError) -> str:
         hint = f"did you mean {' or '.join(near)}?" if near else f"known keys: {', '.join(sorted(known))}"
         return f"unknown setting {key!r}; {hint}"
     message = first["msg"].removeprefix("Value error, ")
+    if not key:
+        return message
     return f"{key} = {first['input']!r}: {message[0].lower()}{message[1:]}"
 
 
@@ -161,6 +163,31 @@ def flat(tree: Config | Mapping[str, Any], prefix: str = "") -> Tree:
             found |= flat(value, f"{prefix}{key}.")
         else:
             found[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return found
+
+
+def undotted(tree: Mapping[str, Any], whole: Collection[str] = ()) -> Tree:
+    """A tree whose keys may have dots, at any depth, as one whose keys have none.
+
+    Args:
+        tree: As a person writes it.
+        whole: Keys at the top whose values are left as they are.
+
+    Raises:
+        ValueError: A setting is given twice.
+
+    >>> undotted({"lr.images": 10, "experts": {"epochs": 5}, "lr": {"lr": 0}})
+    {'lr': {'images': 10, 'lr': 0}, 'experts': {'epochs': 5}}
+    """
+    found: Tree = {}
+    for key, value in tree.items():
+        layer: Any = value if key in whole or not isinstance(value, Mapping) else undotted(value)
+        for part in reversed(str(key).split(".")):
+            layer = {part: layer}
+        for name in flat(layer):
+            if name in flat(found):
+                raise ValueError(f"{name} is given twice, with dots and without; leave one out")
+        merge(found, layer)
     return found
 
 

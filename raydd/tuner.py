@@ -15,8 +15,9 @@ from raydd.api import HERE, Where, cached_buffer, check_early, check_workers, es
 from raydd.checks import open_buffer
 from raydd.config import EvaluateConfig, ExpertsConfig
 from raydd.console import Screen, clock, left
-from raydd.data.datasets import DATASETS
+from raydd.data.datasets import placed
 from raydd.data.files import write_atomic
+from raydd.data.lock import alone
 from raydd.data.mirroring import recorded, run_mirrors
 from raydd.data.mirroring import words as mirror_words
 from raydd.data.store import is_uri, local_folder, shown
@@ -30,8 +31,7 @@ from raydd.training.scores import check_scoring
 from raydd.tuning.best import keep_best, kept_set
 from raydd.tuning.desk import Desk, Status
 from raydd.tuning.figures import save_figures
-from raydd.tuning.journal import alone
-from raydd.tuning.results import Record, front, save_results, winner
+from raydd.tuning.results import Record, front, save_results, shared_reason, winner
 from raydd.tuning.search import Search
 from raydd.tuning.shipped import check_space, load_space, make_space, with_settings
 from raydd.tuning.space import Space
@@ -126,7 +126,7 @@ def tune(
 
     Raises:
         ValueError: A space that cannot be searched, or a folder that holds another search; nothing is trained.
-        RuntimeError: Ray failed; all that trials have reported is kept, and ``resume`` goes on.
+        RuntimeError: Ray failed; all that trials have reported is kept, and ``resume`` goes on. Or all trials failed.
 
     Example: examples/tune.py, and examples/tune_own_space.py for a space of one's own (they start a Ray).
     """
@@ -149,7 +149,7 @@ def tune(
         screen.once(mirror_words(example.data.dataset))
     if space.search.algorithm != "grid" and space.search.first != "none" and not space.spared:
         screen.note("the preset's own values lie outside the space: no trial has them")
-    with alone(folder), session(where.address):  # once for experts, trials and scores
+    with alone(folder, "raydd tune", screen.note), session(where.address):  # once for experts, trials and scores
         limits, journal = _limits(task, options), folder / JOURNAL
         if journal.exists():
             Search(space, journal)  # refuses another search before anything is trained
@@ -186,12 +186,12 @@ def _claim(
 
 
 def _anywhere(space: Space) -> Space:
-    """The space with its paths made absolute, since workers run elsewhere."""
-    data = flat(space.set).get("data.dataset")
+    """The space with its paths made absolute, since workers run elsewhere; relative ones are of this folder."""
     paths = {"preset": space.preset, "buffer": space.buffer}
     changed: Tree = {key: str(Path(path).absolute()) for key, path in paths.items() if path and Path(path).exists()}
-    if isinstance(data, str) and data not in DATASETS and Path(data).exists():
-        changed["set"] = merged(space.set, {"data": {"dataset": str(Path(data).absolute())}})
+    changed["dataset"] = placed(space.dataset)
+    if isinstance(data := flat(space.set).get("data.dataset"), str):
+        changed["set"] = merged(space.set, {"data": {"dataset": placed(data)}})
     return space.model_copy(update=changed)
 
 
@@ -284,6 +284,8 @@ def _conclude(task: Task, search: Search, where: Where, screen: Screen, evaluati
                 evaluation = evaluation.model_copy(update={key: own[key]})
         scores = evaluate([*rows.values()], evaluation, names=[*rows], where=where, screen=screen)
         outputs["scores"] = save_scores(scores, folder / "scores.json")
+    if records and all(record.state == "failed" for record in records):
+        raise RuntimeError(shared_reason(records))
     unfinished = sum(record.state == "unfinished" for record in records)
     if best is None:
         screen.note("no trial has come to its first score yet")

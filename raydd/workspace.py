@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import nn
 
-from raydd.config import DataConfig
-from raydd.data.datasets import Dataset, Split, load_dataset
+from raydd.config import DataConfig, DistillConfig, ExpertsConfig
+from raydd.data.datasets import Dataset, Split, load_dataset, placed
 from raydd.data.feed import Feed
 from raydd.data.mirroring import flips
 from raydd.data.transform import Transform, fit_transform
@@ -15,6 +16,8 @@ from raydd.models.zoo import build, find
 from raydd.numerics.augment import Augment, augment
 from raydd.numerics.flat import seeded
 from raydd.numerics.rng import generator
+
+Job = TypeVar("Job", DistillConfig, ExpertsConfig)
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +47,12 @@ class Workspace:
     def feed(self, split: Split) -> Feed:
         """A split's images, preprocessed, on the device."""
         return Feed(split, self.transform, self.device)
+
+
+def with_placed_data(config: Job) -> Job:
+    """A configuration whose data set is a name or, where it is a path that exists, an absolute one; see `placed`."""
+    data = config.data.model_copy(update={"dataset": placed(config.data.dataset)})
+    return config if data == config.data else config.model_copy(update={"data": data})
 
 
 def open_workspace(

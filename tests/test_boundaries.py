@@ -37,11 +37,12 @@ LAYERS = (
     ("families",),
     ("checks", "needs"),
     ("report",),
-    ("rollouts",),
+    ("rollouts", "outcome"),
     ("runs", "analyse"),
     ("live",),  # frames, event files and the panel of a run
     ("window_search",),
     ("experts",),
+    ("unfinished",),
     ("tuning", "where"),
     ("remote",),
     ("api",),

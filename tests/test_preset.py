@@ -306,3 +306,12 @@ def test_presets_of_papers_say_what_is_held_out_and_how_not_to():
     for file in files:
         assert "validation" not in str(yaml.safe_load(file.read_text(encoding="utf-8")))
     assert DistillConfig().data.validation == 0.1
+
+
+def test_keys_of_a_preset_file_may_have_dots(tmp_path):
+    file = tmp_path / "own.yaml"
+    file.write_text("window.high: 3\nexperts: {epochs: 6}\nexperts.network: MLP\n")
+    assert expand_preset(str(file), 1) == {"window": {"high": 3}, "experts": {"epochs": 6, "network": "MLP"}}
+    file.write_text("window: {high: 3}\nwindow.high: 4\n")
+    with pytest.raises(ValueError, match=r"own.yaml: window.high is given twice"):
+        expand_preset(str(file), 1)

@@ -1,5 +1,6 @@
 import itertools
 import json
+import re
 import shutil
 import subprocess
 import time
@@ -14,14 +15,17 @@ from raydd.config import DistillConfig
 from raydd.data.buffer import refresh_manifest
 from raydd.data.document import read_log
 from raydd.data.kept import kept_paths, load_kept
+from raydd.data.progress import how_far
+from raydd.data.provenance import commit
 from raydd.data.synset import SyntheticSet
 from raydd.data.tensors import load_tensors
 from raydd.data.transform import load_transform
 from raydd.distillation.checkpoint import RecordDocument
 from raydd.experts import Job, Trainer, prepare
 from raydd.numerics.rng import generator
-from raydd.runs import Run, commit
+from raydd.runs import Run
 from raydd.settings import build
+from raydd.unfinished import finish
 from raydd.workspace import open_workspace
 
 CPU = torch.device("cpu")
@@ -68,6 +72,8 @@ def scored(monkeypatch):
     return seen
 
 
+ARROW = {False: "synset.arrow", True: "last.arrow"}
+"""The set of the last step, by whether there are scores."""
 SCORES = [0.3, 0.5, 0.4, 0.5, 0.1, 0.2, 0.3]
 
 
@@ -324,6 +330,102 @@ def test_killed_after_any_step_it_goes_on_to_the_same_bits(killed, layer, tmp_pa
     assert bits(out) == bits(tmp_path / "whole")
 
 
+@pytest.fixture
+def measured(monkeypatch):
+    """Scores that follow from the set alone, so that a score that is taken again is the same."""
+    monkeypatch.setattr(runs, "evaluate", lambda synset, *rest: float(synset.images.std()) / 10 + rest[-1])
+
+
+@pytest.mark.parametrize("layer", [{}, {"evaluate_every": 2}], ids=["plain", "scored"])
+def test_checkpoints_by_time_lose_no_step_and_change_no_bit(layer, tmp_path, experts, measured):
+    """Here the last checkpoint is always too old."""
+    old = layer | {"checkpoint_seconds": 1e-9}
+    list(start(tmp_path / "whole", experts, old).steps())
+    list(start(tmp_path / "seldom", experts, layer).steps())
+    for killed in range(1, 7):
+        out = tmp_path / str(killed)
+        steps = start(out, experts, old).steps()
+        list(itertools.islice(steps, killed))
+        steps.close()
+        again = start(out, experts, old, resume=True)
+        assert again.saved == killed
+        assert [step.step for step in again.steps()] == list(range(killed + 1, 8))
+        assert bits(out) == bits(tmp_path / "whole")
+        assert torch.equal(again.synset.images, SyntheticSet.load(tmp_path / "seldom" / ARROW[bool(layer)]).images)
+
+
+def test_a_checkpoint_is_written_when_the_last_is_a_minute_old(tmp_path, experts, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(runs.time, "monotonic", lambda: now[0])
+    run, saved = start(tmp_path / "run", experts, {"checkpoint_every": 100}), []
+    for _ in run.steps():
+        saved.append(run.saved)
+        now[0] += 25
+    assert saved == [0, 0, 0, 4, 4, 4, 7]
+
+
+def test_a_resumed_run_may_have_more_steps(tmp_path, experts):
+    """To the same bits as a run that had them from its start; config.yaml says what it has now."""
+    list(start(tmp_path / "whole", experts, {"steps": 9}).steps())
+    list(start(tmp_path / "run", experts).steps())
+    list(start(tmp_path / "run", experts, {"steps": 9}, resume=True).steps())
+    assert bits(tmp_path / "run") == bits(tmp_path / "whole")
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["steps"] == 9
+
+
+def test_a_resumed_run_may_have_fewer_steps_but_not_fewer_than_it_has_taken(tmp_path, experts, measured):
+    layer, out = {"evaluate_every": 2}, tmp_path / "run"
+    list(start(tmp_path / "whole", experts, layer, {"steps": 5}).steps())
+    list(itertools.islice(start(out, experts, layer).steps(), 5))  # the checkpoint is of step 3
+    before = tree(out), bits(out)
+    words = f"{out} is at step 3 already, and steps = 2 asks for fewer: use --set steps=3 to end there, or more"
+    with pytest.raises(ValueError, match=re.escape(words)):
+        start(out, experts, layer, {"steps": 2}, resume=True)
+    assert (tree(out), bits(out)) == before
+    list(start(out, experts, layer, {"steps": 5}, resume=True).steps())
+    assert bits(out) == bits(tmp_path / "whole")
+    assert [entry["step"] for entry in SyntheticSet.load(out / "synset.arrow").history] == [2, 4, 5]
+
+
+@pytest.mark.parametrize("layer", [{}, {"evaluate_every": 3}], ids=["plain", "scored"])
+def test_a_set_of_an_unfinished_run_says_so_and_the_run_still_goes_on_to_the_same_bits(
+    layer, tmp_path, experts, measured, folder
+):
+    list(start(tmp_path / "short", experts, layer, {"steps": 3}).steps())
+    list(start(tmp_path / "whole", experts, layer).steps())
+    out = tmp_path / "run"
+    list(itertools.islice(start(out, experts, layer).steps(), 5))
+    assert how_far(out) == "step 3 of 7"
+    state = (out / "checkpoint" / "state.arrow").read_bytes()
+    synset, step = finish(out, buffer=folder, device="cpu")
+    assert (step, synset.provenance["unfinished"]) == (3, "step 3 of 7")
+    short = SyntheticSet.load(tmp_path / "short" / "synset.arrow")
+    assert torch.equal(synset.images, short.images)
+    assert synset.history == short.history
+    assert (out / "synset.png").is_file()
+    assert (how_far(out), (out / "checkpoint" / "state.arrow").read_bytes()) == (None, state)
+    (out / "synset.png").unlink()
+    list(start(out, experts, layer, resume=True).steps())
+    assert bits(out) == bits(tmp_path / "whole")
+    whole = SyntheticSet.load(out / "synset.arrow")
+    assert "unfinished" not in whole.provenance
+    before = (out / "synset.arrow").stat().st_mtime_ns
+    assert finish(out, buffer=folder, device="cpu")[1] == 7
+    assert (out / "synset.arrow").stat().st_mtime_ns == before
+
+
+def test_a_set_cannot_be_made_of_what_is_no_run_has_no_checkpoint_or_lacks_its_experts(tmp_path, experts):
+    with pytest.raises(ValueError, match="holds no run; name a folder that raydd distill wrote"):
+        finish(tmp_path)
+    out = tmp_path / "run"
+    list(itertools.islice(start(out, experts).steps(), 1))
+    with pytest.raises(ValueError, match="no checkpoint yet, at step 0 of 7"):
+        finish(out)
+    list(itertools.islice(start(out, experts, resume=True).steps(), 5))
+    with pytest.raises(ValueError, match="its experts are not in the cache; name its --buffer"):
+        finish(out)
+
+
 def test_every_scored_set_is_kept_as_it_was(tmp_path, experts, scored):
     out, results = tmp_path / "run", {}
     run = start(out, experts, {"evaluate_every": 3, "keep_scored": True})
@@ -471,7 +573,7 @@ def test_a_run_is_not_started_over_another(tmp_path, experts):
     ("layer", "difference"),
     [
         ({"seed": 5}, "seed was 0 and is 5"),
-        ({"steps": 8}, "steps was 7 and is 8"),
+        ({"span": 2}, "span was 1 and is 2"),
         ({"lr": {"images": 3}}, "lr.images was 20.0 and is 3.0"),
         ({"experts": {"milestones": [2]}}, r"experts.milestones was \(\) and is \(2,\)"),
     ],

@@ -1,8 +1,10 @@
 """The command line: words to calls, no maths."""
 
+import json
 import os
 import sys
 import traceback
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -69,36 +71,44 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def run(arguments: list[str] | None = None) -> int:
-    """Run the command line and return its exit code; errors are one line on stderr."""
+    """Run the command line and return its exit code.
+
+    An error is one line on stderr; with ``--json`` it is also the one document on stdout:
+    ``{"error": {"message": ..., "exit_code": ...}}``.
+    """
     if "_RAYDD_COMPLETE" in os.environ:
         from raydd.cli.completion import complete_values
 
         complete_values(app)
+    words = sys.argv[1:] if arguments is None else arguments
+    if console := sys.modules.get("raydd.console"):  # not imported here: rich takes a while
+        console.Screen.documents = 0
     try:
-        code = typer.main.get_command(app).main(arguments, prog_name="raydd", standalone_mode=False)
+        code = typer.main.get_command(app).main(words, prog_name="raydd", standalone_mode=False)
         if code == INTERRUPTED:  # typer's answer to Ctrl-C
             raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted; the same command goes on (distill and tune: with --resume)", INTERRUPTED)
+        return _fail(words, "interrupted; the same command goes on (distill and tune: with --resume)", INTERRUPTED)
     except typer.Exit as error:
         return error.exit_code
     except typer.TyperException as error:
         usage = getattr(error, "format_message", lambda: "")().strip()
-        return _fail(f"{usage or 'a command is needed'} (see raydd --help)", 2)
+        return _fail(words, f"{usage or 'a command is needed'} (see raydd --help)", 2)
     except Exception as error:
-        return _failed(error)
+        return _failed(words, error)
 
 
-def _failed(error: Exception) -> int:
+def _failed(words: Sequence[str], error: Exception) -> int:
     """The exit code of an error that is told in one line; any other is raised on."""
     if _while_importing(error):
         line = f"{type(error).__name__}: {error}; `raydd doctor` says what is wrong with the installation"
-        return _fail(line, 1)
+        return _fail(words, line, 1)
     if isinstance(error, REFUSALS):
-        return _fail(str(error), 2)
+        return _fail(words, str(error), 2)
     if isinstance(error, FAILURES):
-        return _fail(str(error) or type(error).__name__, 1)
+        return _fail(words, str(error) or type(error).__name__, 1)
+    _print_error(words, f"{type(error).__name__}: {error}", 1)
     raise error
 
 
@@ -108,10 +118,18 @@ def _while_importing(error: Exception) -> bool:
     return isinstance(error, ImportError) or any(frame.f_code.co_name == "<module>" for frame, _ in frames)
 
 
-def _fail(message: str, code: int) -> int:
+def _fail(words: Sequence[str], message: str, code: int) -> int:
     if os.environ.get("RAYDD_TRACEBACK"):
         raise
     from raydd.console import visible
 
     print(visible(f"raydd: {' '.join(message.split())}"), file=sys.stderr)
+    _print_error(words, message, code)
     return code
+
+
+def _print_error(words: Sequence[str], message: str, code: int) -> None:
+    """Print an error as JSON where that was asked for, unless the command has printed its document already."""
+    console = sys.modules.get("raydd.console")
+    if "--json" in words and not (console and console.Screen.documents):
+        print(json.dumps({"error": {"message": " ".join(message.split()), "exit_code": code}}))

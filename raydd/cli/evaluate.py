@@ -1,5 +1,6 @@
 """The command that scores synthetic sets."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -92,6 +93,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one a flag
     from raydd.api import Where
     from raydd.config import EvaluateConfig
     from raydd.console import Screen
+    from raydd.data.lock import alone
     from raydd.interop.layouts import detect
     from raydd.settings import build, parse_settings
 
@@ -103,18 +105,15 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one a flag
     flags |= {"networks": listed(nets) or (), "seeds": seeds, "seed": seed, "protocol": protocol}
     config = build(EvaluateConfig, flags, {"paper": paper, "test": test}, parse_settings(settings or ()))
     check_out(out)
-    asked = evaluation.asked_for(synsets, config)
-    found = evaluation.evaluate(
-        synsets,
-        config,
-        buffer=buffer,
-        names=None if len(synsets) == 1 else row_names(synsets),
-        fresh=fresh,
-        where=Where(num_workers, address, known_device(device)),
-        screen=screen,
-    )
-    report = evaluation.report(found, config, asked)
-    outputs = {} if out is None else {"scores": str(out)}
-    show_scores(screen, report["scores"], outputs, report, compared=len(synsets) > 1)
-    if out is not None:  # last: what cannot be written has been shown
-        evaluation.save_scores(report["scores"], out, report)
+    names = None if len(synsets) == 1 else row_names(synsets)
+    where = Where(num_workers, address, known_device(device))
+    with alone(out, "raydd evaluate", screen.note, beside=True) if out else nullcontext():
+        asked = evaluation.asked_for(synsets, config)
+        found = evaluation.evaluate(
+            synsets, config, buffer=buffer, names=names, fresh=fresh, where=where, screen=screen
+        )
+        report = evaluation.report(found, config, asked)
+        outputs = {} if out is None else {"scores": str(out)}
+        show_scores(screen, report["scores"], outputs, report, compared=len(synsets) > 1)
+        if out is not None:  # last: what cannot be written has been shown
+            evaluation.save_scores(report["scores"], out, report)

@@ -75,6 +75,7 @@ def export(
 ) -> None:
     """Write a synthetic set as another project keeps it, or as pictures."""
     from raydd.console import Screen
+    from raydd.data.lock import alone
     from raydd.interop.layouts import known
     from raydd.interop.reading import read_synset
     from raydd.interop.writing import write_synset
@@ -82,7 +83,8 @@ def export(
     screen = Screen(as_json)
     known(format)
     read = read_synset(synset)
-    paths, images, notes = write_synset(read.synset, out, format, hard=hard)
+    with alone(out, "raydd export", screen.note, beside=True):
+        paths, images, notes = write_synset(read.synset, out, format, hard=hard)
     for note in (*read.notes, *notes):
         screen.note(note)
     outputs = {"folder": str(out), "images": images}
@@ -213,10 +215,13 @@ def buffer_copy(
 ) -> None:
     """Copy a buffer to another place, such as an object store; again goes on where it stopped."""
     from raydd.console import Screen
-    from raydd.data.store import copy_buffer, shown
+    from raydd.data.lock import alone
+    from raydd.data.store import copy_buffer, is_uri, mirror, open_store, shown
 
     screen = Screen(as_json)
-    sizes = copy_buffer(source, target, screen.note)
+    folder = (open_store(target).local or mirror(target)) if is_uri(target) else Path(target)
+    with alone(folder, "raydd buffer copy", screen.note):
+        sizes = copy_buffer(source, target, screen.note)
     document = {"files": len(sizes), "bytes": sum(sizes.values()), "outputs": {"buffer": shown(target)}}
     line = f"{shown(target)}: copied {len(sizes)} files, {sum(sizes.values()):,} bytes, and the manifest"
     screen.result(document, lambda console: console.print(line, markup=False))

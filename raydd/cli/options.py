@@ -27,9 +27,9 @@ def known_device(device: str) -> str:
 
 def dataset_word(name: str) -> str:
     """A registered name as it is; a path made absolute, since workers run elsewhere."""
-    from raydd.data.datasets import DATASETS
+    from raydd.data.datasets import placed
 
-    return name if name in DATASETS or not Path(name).exists() else str(Path(name).resolve())
+    return placed(name)
 
 
 def given(**values: Any) -> dict[str, Any]:

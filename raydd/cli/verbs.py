@@ -39,6 +39,7 @@ def quickstart(
     from raydd import api
     from raydd.config import DistillConfig, ExpertsConfig
     from raydd.console import Screen
+    from raydd.data.lock import alone
     from raydd.evaluation import evaluate, save_scores
     from raydd.methods import complete
     from raydd.preset import load_preset
@@ -49,15 +50,16 @@ def quickstart(
     config = complete(
         build(DistillConfig, load_preset("digits", "mtt", 1), {"seed": seed}, parse_settings(settings or ()))
     )
-    api.check_early(config, where)
-    experts = ExpertsConfig(data=config.data, experts=config.experts, seed=config.seed)
-    buffer = api.train_experts(experts, out / "buffer", where=where, screen=screen)
-    synset = api.distill(config, out, buffer=buffer, resume=True, where=where, screen=screen)
-    scores = evaluate([synset], where=where, screen=screen)
-    save_scores(scores, out / "scores.json")
-    outputs = {name: str(out / name) for name in ("config.yaml", "metrics.jsonl", "synset.arrow", "synset.png")}
-    outputs |= {"buffer": str(buffer), "scores.json": str(out / "scores.json")}
-    outputs |= {"report": str(write_report([out], out / "report.html"))}
+    with alone(out, "raydd quickstart", screen.note):
+        api.check_early(config, where)
+        experts = ExpertsConfig(data=config.data, experts=config.experts, seed=config.seed)
+        buffer = api.train_experts(experts, out / "buffer", where=where, screen=screen)
+        synset = api.distill(config, out, buffer=buffer, resume=True, where=where, screen=screen)
+        scores = evaluate([synset], where=where, screen=screen)
+        save_scores(scores, out / "scores.json")
+        outputs = {name: str(out / name) for name in ("config.yaml", "metrics.jsonl", "synset.arrow", "synset.png")}
+        outputs |= {"buffer": str(buffer), "scores.json": str(out / "scores.json")}
+        outputs |= {"report": str(write_report([out], out / "report.html"))}
     show_scores(screen, scores, outputs)
     if not as_json:
         screen.say(f"open {outputs['report']}")
@@ -145,3 +147,27 @@ def distill(  # noqa: PLR0913, PLR0917 - one a flag
         "outputs": {name: str(folder / name) for name in names},
     }
     screen.result(document, lambda console: console.print(f"wrote {folder / 'synset.arrow'} and its picture"))
+
+
+@app.command(epilog="Example: raydd finish runs/digits")
+def finish(
+    run: Annotated[Path, typer.Argument(help="The run folder.")],
+    buffer: Annotated[
+        str | None, typer.Option(help="The run's experts, a folder or a URI, where it was told them; else the cache's.")
+    ] = None,
+    device: DeviceOption = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Make a set of an unfinished run's checkpoint; `raydd distill --resume` still goes on with the run."""
+    from raydd.checks import read_config
+    from raydd.console import Screen
+    from raydd.unfinished import finish as make_set
+
+    screen = Screen(as_json)
+    synset, step = make_set(run, buffer=buffer, device=known_device(device), screen=screen)
+    config = read_config(run)
+    steps = config.steps if config else step
+    outputs = {name: str(run / name) for name in ("synset.arrow", "synset.png")}
+    document = {"dataset": synset.dataset, "ipc": synset.ipc, "step": step, "steps": steps, "outputs": outputs}
+    line = f"{outputs['synset.arrow']}: the set at step {step} of {steps}"
+    screen.result(document, lambda console: console.print(line, markup=False))

@@ -152,6 +152,16 @@ CONSTANT_NOTE = (
 )
 
 
+def placed(name: str) -> str:
+    """A registered name as it is; an existing path made absolute, since Ray's workers run in other folders.
+
+    >>> placed("digits"), placed("/tmp/../tmp") == str(Path("/tmp").resolve())
+    ('digits', True)
+    """
+    path = Path(name).expanduser()
+    return name if name in DATASETS or not path.exists() else str(path.resolve())
+
+
 def default_root() -> Path:
     """The folder of raw data: ``$RAYDD_DATA``, else ``~/.cache/raydd/data``."""
     return Path(os.environ.get("RAYDD_DATA") or "~/.cache/raydd/data").expanduser()

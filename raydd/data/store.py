@@ -17,6 +17,7 @@ from typing import Any
 
 from raydd.data.cache import default_cache, one_at_a_time
 from raydd.data.files import AnyPath, open_arrow, sweep, write_atomic
+from raydd.data.lock import alone
 from raydd.data.manifest import parse_manifest, read_manifest, write_manifest
 from raydd.data.places import KNOWN, Store, is_uri, open_store, shown
 
@@ -204,14 +205,17 @@ def written_folder(place: AnyPath, tell: Tell | None = None) -> Iterator[Path]:
     """
     own = open_store(os.fspath(place)).local if is_uri(place) else Path(place)
     if own is not None:
-        yield own
+        with alone(own, "raydd buffer", tell):
+            yield own
         return
-    marker = mirror(os.fspath(place)) / UNSENT
-    folder = fetch(os.fspath(place), tell=tell, keep=marker.exists())
-    marker.touch()
-    yield folder
-    copy_buffer(folder, place)
-    marker.unlink()
+    held = mirror(os.fspath(place))
+    marker = held / UNSENT
+    with alone(held, "raydd buffer", tell):
+        folder = fetch(os.fspath(place), tell=tell, keep=marker.exists())
+        marker.touch()
+        yield folder
+        copy_buffer(folder, place)
+        marker.unlink()
 
 
 def copy_buffer(source: AnyPath, target: AnyPath, tell: Tell | None = None) -> dict[str, int]:

@@ -3,6 +3,7 @@
 import difflib
 from pathlib import Path
 
+from raydd.data.progress import how_far
 from raydd.interop import parquet, pictures, tensors
 from raydd.interop.foreign import Layout
 
@@ -118,6 +119,11 @@ def detect(path: Path, layout: str | None = None) -> tuple[str, Path]:
     own = path / "synset.arrow" if path.is_dir() else path
     if own.suffix == ".arrow" and (own.is_file() or layout == OURS):
         return OURS, own
+    if own.name == "synset.arrow" and (step := how_far(own.parent)):
+        raise ValueError(
+            f"{own.parent} is unfinished, at {step}: go on with its command and --resume, or make a set of it as it "
+            f"stands: raydd finish {own.parent}"
+        )
     _exists(path)
     for name, row in LAYOUTS.items():
         if home := row.find(path):

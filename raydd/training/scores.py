@@ -14,6 +14,7 @@ import torch
 
 from raydd.config import DataConfig, EvaluateConfig, ExpertConfig
 from raydd.data.coreset import CORESETS
+from raydd.data.datasets import placed
 from raydd.data.mirroring import flips, recorded
 from raydd.data.synset import SyntheticSet
 from raydd.models.zoo import find
@@ -186,7 +187,8 @@ def _data(synsets: Sequence[SyntheticSet], config: EvaluateConfig) -> DataConfig
             "takes one; say which, such as --set flip=false"
         )
     given = config.model_dump(include={"dataset", "augment", "flip", "validation"}, exclude_none=True)
-    return known[0].model_copy(update=given)
+    data = known[0].model_copy(update=given)
+    return data.model_copy(update={"dataset": placed(data.dataset)})
 
 
 def _data_of(synset: SyntheticSet) -> DataConfig:

@@ -1,11 +1,8 @@
 """The file of a search: Optuna's journal, opened, mended and held to be of the same space."""
 
-import fcntl
 import json
 import os
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import optuna
@@ -24,22 +21,6 @@ from raydd.tuning.space import Space
 SEAL = "sum"
 STALE_SECONDS = 3  # age of a lock left by a killed writer; a live one holds it for milliseconds
 WAYS = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Keep a search folder for this process; the hold ends with the process, however that ends.
-
-    Raises:
-        ValueError: Another process works in it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ValueError(f"{folder}: another search works in it; wait for its end, or use another --out") from None
-        yield
 
 
 def chained(log: Tree, before: str) -> Tree:

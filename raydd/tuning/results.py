@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,16 @@ def accuracy_of(record: Record) -> float | None:
     """The best accuracy on the validation split that a trial is known to have reached; None where there is none."""
     known = [record.metrics["accuracy"]] if "accuracy" in record.metrics else [score for _, score in record.reports]
     return max((score for score in known if math.isfinite(score)), default=None)
+
+
+def shared_reason(records: Sequence[Record]) -> str:
+    """Why all trials of a search have failed, in one line: the reason that most of them have."""
+    reason, count = Counter(record.error for record in records).most_common(1)[0]
+    share = "" if count == len(records) else f", {count} of them for this reason"
+    return (
+        f"all {len(records)} trials failed{share}: {reason or 'unknown'}; mend the space and name another --out, since "
+        "--resume runs no failed trial again"
+    )
 
 
 def text_of(value: Any) -> str:

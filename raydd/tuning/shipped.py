@@ -19,18 +19,10 @@ from raydd.tuning.population import check_changeable
 from raydd.tuning.space import Space
 
 FIXED = (
-    *(
-        "method",
-        "seed",
-        "threads",
-        "preset",
-        "window.auto",
-        "data.dataset",
-        "data.validation",
-        "data.size",
-        "data.channels",
-    ),
-    *("checkpoint_every", "evaluate_every", "evaluate_networks", "evaluate_epochs", "probe_every"),
+    *("method", "seed", "threads", "preset", "window.auto"),
+    *("data.dataset", "data.validation", "data.size", "data.channels"),
+    *("checkpoint_every", "checkpoint_seconds", "evaluate_every", "evaluate_networks", "evaluate_epochs"),
+    "probe_every",
 )
 """Settings that decide what a score means, or none at all: trials that differ in them could not be compared."""
 

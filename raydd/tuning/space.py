@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from raydd.config import DistillConfig
 from raydd.data.datasets import DATASETS
@@ -18,7 +18,7 @@ from raydd.methods import complete
 from raydd.numerics.rng import generator
 from raydd.parts import Count
 from raydd.preset import expand_preset, load_preset
-from raydd.settings import Config, Tree, build, flat, merge, nested
+from raydd.settings import Config, Tree, build, flat, merge, nested, undotted
 from raydd.tuning.domains import Domain
 from raydd.tuning.expressions import Expression, parse
 from raydd.tuning.plan import METRICS, Budget, Scheduler, SearchSettings
@@ -62,6 +62,18 @@ class Space(Config):
     scheduler: Scheduler = Scheduler()
     budget: Budget = Budget()
     seed: int = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_dots(cls, tree: Any) -> Any:
+        """Keys may have dots everywhere, as in ``--set``: ``budget.samples``, ``experts.epochs`` below ``set``."""
+        if not isinstance(tree, Mapping):
+            return tree
+        found = undotted(tree, whole={"domains"})
+        search = found.get("search")
+        if isinstance(search, Mapping) and isinstance(search.get("first"), Mapping):
+            found["search"] = {**search, "first": flat(search["first"])}
+        return found
 
     @property
     def directions(self) -> dict[str, Literal["max", "min"]]:

@@ -15,6 +15,7 @@ from raydd.checks import as_before, check, open_buffer, read_config, settle
 from raydd.config import DistillConfig, ExpertsConfig
 from raydd.data.buffer import expert_path, refresh_manifest
 from raydd.data.files import write_atomic
+from raydd.data.progress import is_unfinished
 from raydd.data.store import is_uri, local_folder
 from raydd.data.synset import SyntheticSet
 from raydd.experts import Job, Trainer, default_buffer, prepare
@@ -95,8 +96,9 @@ def run_trial(task: Task, number: int, values: Mapping[str, Any], inherited: Pat
     if resolve_device(task.device).type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     folder = trial_folder(task.folder, number)
-    if (folder / "synset.arrow").exists():
-        yield from Book(folder, SyntheticSet.load(folder / "synset.arrow").history).reports
+    path = folder / "synset.arrow"
+    if path.exists() and not is_unfinished(synset := SyntheticSet.load(path)):
+        yield from Book(folder, synset.history).reports
         return
     fresh = not (folder / "checkpoint" / "state.arrow").exists()
     run, before = _open(task, number, values), folder

@@ -14,9 +14,11 @@ import yaml
 from raydd.ablation import ABLATIONS
 from raydd.cli import app, run
 from raydd.config import DistillConfig, EvaluateConfig
+from raydd.console import Screen
 from raydd.data.synset import SyntheticSet
 from raydd.evaluation import evaluate
 from raydd.families import needs_experts
+from raydd.live import Album
 from raydd.methods import METHODS, complete
 from raydd.preset import load_preset
 from raydd.settings import build
@@ -31,6 +33,7 @@ FLAGS = {
     "distill": RAY
     | {"--method", "--dataset", "--network", "--ipc", "--buffer", "--preset", "--resume", "--window"}
     | {"--rollouts", "--gpus-per-worker"},
+    "finish": COMMON | {"--buffer", "--device"},
     "ablate": RAY
     | {"--method", "--dataset", "--network", "--ipc", "--buffer", "--preset", "--seeds", "--protocol"}
     | {"--epochs", "--real-epochs"},
@@ -117,6 +120,73 @@ def test_help_names_every_flag_and_an_example(name, capfd, monkeypatch):
     out = capfd.readouterr().out
     assert f"Example: raydd {name}" in out
     assert [flag for flag in FLAGS[name] if flag not in out] == []
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_bad_usage_is_a_json_error_too(name, capfd):
+    """An unknown flag: the line on stderr, and one document on stdout that says the same."""
+    assert run([*name.split(), "--json", "--nope"]) == 2
+    out, err = capfd.readouterr()
+    error = json.loads(out)["error"]
+    assert (out.count("\n"), error["exit_code"]) == (1, 2)
+    assert "--nope" in error["message"]
+    assert err == f"raydd: {error['message']}\n"
+
+
+def test_a_failure_is_a_json_error_with_its_exit_code(capfd, monkeypatch, tmp_path):
+    refused = document(capfd, "distill", "--set", "stepps=1", code=2)
+    assert refused == {"error": {"message": "unknown setting 'stepps'; did you mean steps?", "exit_code": 2}}
+
+    def fail(*arguments, **options):
+        raise RuntimeError("the disk\nis full")
+
+    monkeypatch.setattr("raydd.api.distill", fail)
+    assert document(capfd, "distill", code=1) == {"error": {"message": "the disk is full", "exit_code": 1}}
+
+
+def test_a_document_stays_the_only_one_when_what_follows_it_fails(capfd, monkeypatch):
+    def fail(self, document, show, printed=Screen.result):
+        printed(self, document, show)
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(Screen, "result", fail)
+    assert "datasets" in document(capfd, "datasets", code=1)
+
+
+def test_an_unfinished_run_says_how_far_it_is_and_can_be_made_a_set(tmp_path, capfd, monkeypatch, small_buffer):
+    """Killed at step 4 of 6, with a checkpoint of step 2 or later; then evaluated, finished and gone on with."""
+    words = ["distill", "--network", "MLP", "--buffer", str(small_buffer), "--out", str(tmp_path / "run")]
+    quick = {"threads": 1, "steps": 6, "student_steps": 1, "span": 1, "window.high": 1, "checkpoint_every": 2}
+    words += [word for key, value in quick.items() for word in ("--set", f"{key}={value}")]
+
+    def killed(self, step, turn=Album.turn):
+        turn(self, step)
+        if step.step == 4:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Album, "turn", killed)
+        assert run(words) == 130
+    capfd.readouterr()
+    for verb in ("evaluate", "nas", "continual", "export"):
+        more = ["--out", str(tmp_path / "other")] if verb == "export" else []
+        assert run([verb, str(tmp_path / "run"), *more]) == 2
+        line = capfd.readouterr().err
+        assert line == (
+            f"raydd: {tmp_path / 'run'} is unfinished, at step 2 of 6: go on with its command and --resume, or make a "
+            f"set of it as it stands: raydd finish {tmp_path / 'run'}\n"
+        )
+    finish = ["finish", str(tmp_path / "run"), "--buffer", str(small_buffer)]
+    made = document(capfd, *finish)
+    assert (made["step"], made["steps"], made["ipc"]) == (2, 6, 1)
+    assert all(Path(path).is_file() for path in made["outputs"].values())
+    assert run(["export", str(tmp_path / "run"), "--out", str(tmp_path / "png")]) == 0
+    assert run([*words, "--resume", "--set", "steps=5"]) == 0
+    assert "unfinished" not in SyntheticSet.load(tmp_path / "run" / "synset.arrow").provenance
+    capfd.readouterr()
+    assert run([*words, "--resume", "--set", "steps=4"]) == 2
+    assert "is at step 5 already" in capfd.readouterr().err
+    assert document(capfd, *finish)["step"] == 5
 
 
 def test_the_program_as_a_process(tmp_path):

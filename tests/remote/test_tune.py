@@ -1,11 +1,13 @@
 """Searches on a real Ray: what they write, what they look at, and what survives a kill."""
 
+import fcntl
 import json
 import signal
 import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,6 @@ from raydd.console import Screen
 from raydd.data.synset import SyntheticSet
 from raydd.preset import expand_preset
 from raydd.settings import build
-from raydd.tuning.journal import alone
 from raydd.tuning.results import load_results
 from raydd.tuning.search import Search
 from raydd.tuning.shipped import make_space
@@ -179,9 +180,45 @@ def test_what_no_machine_holds_and_what_another_holds_is_refused_before_anything
     ):
         with pytest.raises(ValueError, match=words):
             tune(out, tree, **options)
-    with alone(out), pytest.raises(ValueError, match="another search works in it"):
+    with held(out), pytest.raises(ValueError, match="another process works there"):
         tune(out, SPACE)
     assert [path.name for path in out.iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize("key", ["dataset", "set"])
+def test_a_data_set_of_a_space_file_lies_in_this_folder_as_that_of_the_flag(ray2, tmp_path, monkeypatch, images, key):
+    """Workers run elsewhere, and find it too; keys have dots everywhere."""
+    monkeypatch.chdir(images.parent)
+    where = {"dataset": images.name} if key == "dataset" else {"set": {"data.dataset": images.name}}
+    settings = {"steps": 2, "evaluate_epochs": 1, "experts.network": "MLP", "data.validation": 0.2, "initial": "real"}
+    tree = {"method": "dm", "budget.samples": 1, "domains": {"lr.images": {"log_uniform": [0.1, 100]}}}
+    tree |= where | {"set": settings | where.get("set", {})}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(tree))
+    results, _ = tune(tmp_path / "out", tmp_path / "own.yaml")
+    assert [trial.state for trial in results.trials] == ["complete"]
+    assert results.synset.classes == ("cat", "dog")
+    assert results.synset.recipe["data"]["dataset"] == str(images.resolve())
+
+
+def test_a_search_whose_trials_all_fail_has_failed_and_says_why(ray2, tmp_path):
+    """What the trials are known to be is kept; the command ends with 1."""
+    wild = SPACE | {"set": QUICK | {"lr": {"start": 1e20}}, "domains": {"lr.images": {"log_uniform": [0.1, 100]}}}
+    wild |= {"budget": {"samples": 2}, "constraints": []}
+    with pytest.raises(
+        RuntimeError, match=r"^all 2 trials failed.*: FloatingPointError: .*rollbacks.*another --out"
+    ) as told:
+        tune(tmp_path / "out", wild)
+    assert "\n" not in str(told.value)
+    assert [row["state"] for row in load_results(tmp_path / "out" / "results.parquet")] == ["failed"] * 2
+
+
+@contextmanager
+def held(folder):
+    """A folder in which another process works: it has the lock, as versions before this one take it too."""
+    folder.mkdir(exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def test_a_journal_is_never_removed_whoever_else_works_there(ray2, tmp_path):
@@ -192,7 +229,7 @@ def test_a_journal_is_never_removed_whoever_else_works_there(ray2, tmp_path):
     before = journal.read_bytes()
     with pytest.raises(ValueError, match="holds a search already; go on with --resume"):
         tune(journal.parent, SPACE)
-    with alone(journal.parent), pytest.raises(ValueError, match="another search works in it"):
+    with held(journal.parent), pytest.raises(ValueError, match="another process works there"):
         tune(journal.parent, SPACE, resume=True)
     with pytest.raises(ValueError, match="another seed"):
         tune(journal.parent, SPACE | {"seed": 5}, resume=True)

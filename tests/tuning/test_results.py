@@ -16,6 +16,7 @@ from raydd.tuning.results import (
     rows_of,
     save_results,
     scales,
+    shared_reason,
     winner,
 )
 from raydd.tuning.space import Space
@@ -247,3 +248,10 @@ def test_without_a_score_there_is_no_figure(tmp_path):
     failed = [record(0, state="failed", values={"window.low": 1}), record(1, state="unfinished")]
     assert save_figures(failed, SPACE, tmp_path / "figures") == {}
     assert not (tmp_path / "figures").exists()
+
+
+def test_the_reason_that_failed_trials_share_is_one_line() -> None:
+    same = [record(number, state="failed", error="ValueError: no room") for number in range(3)]
+    assert shared_reason(same).startswith("all 3 trials failed: ValueError: no room; mend the space")
+    other = record(3, state="failed", error="RuntimeError: died")
+    assert shared_reason([*same, other]).startswith("all 4 trials failed, 3 of them for this reason: ValueError")

@@ -248,3 +248,18 @@ def test_a_domain_between_two_numbers_keeps_its_steps() -> None:
     assert not Domain(choice=(1, 2)).has(True)
     assert Domain(choice=(1, 5)).has(5.0)
     assert not Domain(uniform=(0, 3)).has(None)
+
+
+def test_keys_may_have_dots_everywhere() -> None:
+    """The same space, written with dots and without."""
+    rule = ["window.high + span <= experts.epochs"]
+    domains = {"lr.images": {"log_uniform": [1, 100]}, "window.high": {"integer": [1, 5], "when": "experts.epochs > 3"}}
+    flatly = {"set.experts.epochs": 6, "budget.samples": 2, "search.first": {"lr.images": 3}, "scheduler.name": "asha"}
+    deeply = {"set": {"experts": {"epochs": 6}}, "budget": {"samples": 2}, "scheduler": {"name": "asha"}}
+    deeply |= {"search": {"first": {"lr": {"images": 3}}}}
+    one, other = (make_space(tree | {"domains": domains, "constraints": rule}) for tree in (flatly, deeply))
+    assert one == other
+    assert (one.set, one.search.first) == ({"experts": {"epochs": 6}}, {"lr.images": 3})
+    twice = r"^space: set.experts.epochs is given twice, with dots and without; leave one out$"
+    with pytest.raises(ValueError, match=twice):
+        make_space(flatly | {"set": {"experts": {"epochs": 5}}, "domains": domains})

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from raydd.data.document import Document, Whole, read_document, read_log, unsealed_text
+from raydd.data.progress import is_unfinished
 from raydd.data.regular import read_text
 from raydd.data.synset import SyntheticSet
 from raydd.distillation.checkpoint import AGAIN, LOGS, load_checkpoint
@@ -82,7 +83,10 @@ class RunFolder:
     @property
     def finished(self) -> bool:
         """Whether the run came to its end."""
-        return self.synset is not None
+        if self.synset is None or is_unfinished(self.synset):
+            return False
+        steps = self.synset.recipe.get("steps")  # of a finished run that goes on to more steps, they differ
+        return bool(self.setting("steps", steps) == steps)
 
     @cached_property
     def settings_text(self) -> str:

@@ -1,0 +1,52 @@
+"""How far a run folder has come, without opening the run: for commands that read its set."""
+
+from pathlib import Path
+
+from raydd.data.document import Document, Whole, unsealed_text
+from raydd.data.regular import read_text
+from raydd.data.synset import SyntheticSet
+from raydd.data.tensors import load_checked
+from raydd.safe_yaml import parse_yaml
+
+CHECKPOINT = Path("checkpoint") / "state.arrow"
+UNFINISHED = "unfinished"
+"""Key of a set's provenance: how far its run had come, such as ``step 40 of 150``."""
+
+
+class _Plain(Document):
+    step: Whole
+
+
+class _Checkpoint(Document):
+    plain: _Plain
+
+
+def checkpoint_step(folder: Path) -> int | None:
+    """The outer step of a run folder's checkpoint; None where it has none.
+
+    Raises:
+        ValueError: The checkpoint is damaged.
+    """
+    path = folder / CHECKPOINT
+    return load_checked(path, _Checkpoint)[1].plain.step if path.is_file() else None
+
+
+def how_far(folder: Path) -> str | None:
+    """How far an unfinished run has come, such as ``step 40 of 150``; None where no set is missing, or there is no run.
+
+    Raises:
+        ValueError: The checkpoint is damaged.
+    """
+    config = folder / "config.yaml"
+    if not config.is_file() or (folder / "synset.arrow").exists():
+        return None
+    try:
+        steps = parse_yaml(unsealed_text(read_text(config)))["steps"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return f"step {checkpoint_step(folder) or 0} of {steps}"
+
+
+def is_unfinished(synset: SyntheticSet) -> bool:
+    """Whether a set was made of a run that has not come to its end: by ``raydd finish``."""
+    return UNFINISHED in synset.provenance
