@@ -10,7 +10,7 @@ from torch import Tensor
 from raydd.data.synset import SyntheticSet
 from raydd.data.transform import Transform
 from raydd.distillation.objective import Objective
-from raydd.distillation.rollouts import Rollout, Rolls, mean
+from raydd.distillation.rollouts import Rollout, Rolls, draws, mean
 from raydd.numerics.rng import generator
 from raydd.numerics.sgd import Sgd
 
@@ -81,7 +81,7 @@ class Step(NamedTuple):
 class Distillation:
     """A synthetic set being learned: leaves, optimisers and all that resuming needs.
 
-    The draws of a step come from (seed, step, attempt) alone, so a state restored at step k goes on
+    The draws of a part of a step come from (seed, step, attempt, part) alone, so a state restored at step k goes on
     exactly as the uninterrupted run did.
 
     Args:
@@ -143,10 +143,9 @@ class Distillation:
     def _advance(self, rolls: Rolls | None) -> Step:
         if self.step % self._keep_every == 0 and self._kept["step"] != self.step:
             self._kept, self._attempt = self.state_dict(), 0
-        rng = generator(self._seed, "outer", self.step, self._attempt)
         total, stepped, state, joined = 0.0, False, self._state, None
         for part in range(self._objective.parts):
-            (value, gradients), state = self._match(rolls, state, rng, part)
+            (value, gradients), state = self._match(rolls, state, part)
             total += value
             if not (math.isfinite(value) and all(bool(torch.isfinite(found).all()) for found in gradients)):
                 return self._roll_back(total)
@@ -164,12 +163,12 @@ class Distillation:
         self.step += 1
         return Step(self.step, total, float(self._current("lr")), stepped, None)
 
-    def _match(self, rolls: Rolls | None, state: Any, rng: torch.Generator, part: int) -> tuple[Rollout, Any]:
+    def _match(self, rolls: Rolls | None, state: Any, part: int) -> tuple[Rollout, Any]:
         """A part's loss and gradients, and the state that follows."""
         if rolls is not None:
             leaves = {name: leaf.detach() for name, leaf in self._leaves.items()}
             return mean(rolls(leaves, self.step, self._attempt)), state
-        current = self._synset.with_leaves(self._leaves)
+        current, rng = self._synset.with_leaves(self._leaves), draws(self._seed, self.step, self._attempt, part)
         loss, state = self._objective.loss(current, state, self.step, rng, part)
         return Rollout(float(loss.detach()), torch.autograd.grad(loss, list(self._leaves.values()))), state
 
