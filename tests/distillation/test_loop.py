@@ -256,7 +256,7 @@ def test_never_finite_again_is_an_error_after_ten_rollbacks():
 
 
 class Parted:
-    """Three losses an outer step, each of one image; it carries what it has seen, and goes on drawing."""
+    """Three losses an outer step, each of one image; it carries what it has seen."""
 
     parts = 3
 
@@ -281,8 +281,9 @@ def test_every_part_is_an_optimiser_step_on_a_loss_of_its_own():
     images, velocity, carried, mean = start.images.clone(), torch.zeros_like(start.images), 0.0, start.images.clone()
     calls = iter(objective.seen)
     for step in range(4):
-        rng, total = generator(0, "outer", step, 0), 0.0
+        total = 0.0
         for part in range(3):
+            rng = generator(0, "outer", step, 0, *([part] if part else []))  # of this part and step alone
             draw = torch.randn((), generator=rng, dtype=torch.float64).item()
             found = next(calls)
             assert found[:3] == (step, part, draw)
@@ -349,8 +350,9 @@ def test_joint_parts_are_one_optimiser_step_on_their_sum():
     distillation, steps = run(objective, 3, {"images": Leaf(0.1, 0.5)}, start)
     images, velocity, carried = start.images.clone(), torch.zeros_like(start.images), 0.0
     for step in range(3):
-        rng, gradient, total = generator(0, "outer", step, 0), 0.06 * images, 0.0
+        gradient, total = 0.06 * images, 0.0
         for part in range(3):
+            rng = generator(0, "outer", step, 0, *([part] if part else []))
             gap = images[part] - torch.randn((), generator=rng, dtype=torch.float64) - 0.1 * carried
             gradient[part] += 2 * gap
             total += float((gap**2).sum() + 0.01 * (images**2).sum())
