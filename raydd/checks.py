@@ -23,9 +23,10 @@ from raydd.data.synset import SyntheticSet
 from raydd.data.trajectory import check_window
 from raydd.data.transform import Transform, load_transform
 from raydd.families import check_family, check_method
+from raydd.numerics.flat import FlatModel
 from raydd.numerics.rng import generator
 from raydd.numerics.windows import growing
-from raydd.recipe import leaves, tiles_of
+from raydd.recipe import check_network, leaves, tiles_of
 from raydd.safe_yaml import parse_yaml
 from raydd.settings import build
 from raydd.trajectories import start_window
@@ -40,7 +41,8 @@ def check(config: DistillConfig, work: Workspace) -> None:
     Raises:
         ValueError: Unknown method; more images a class than there are, or than clusters can share; a
             window beyond the experts, or that does not grow; waypoints beyond them; one expert, that shall
-            take no part; labels that cannot be learned; no validation split to select on.
+            take no part; labels that cannot be learned; batch norm where it has no right statistics; no validation
+            split to select on.
     """
     check_method(config)
     check_images(config, work)
@@ -49,6 +51,7 @@ def check(config: DistillConfig, work: Workspace) -> None:
     check_experts(config)
     leaves(config, Transform(config.data.preprocessing))  # not fitted yet, maybe: only its kind counts
     check_family(config)
+    check_network(config, FlatModel(work.build))
     check_selection(config, work)
 
 
@@ -171,6 +174,7 @@ def open_buffer(
     work = open_workspace(config.data, config.experts.network, device, transform)
     buffer.expect(fingerprint=work.dataset.fingerprint, preprocessing_hash=transform.hash)
     check_buffer(folder, buffer.spec.recipe, config.data)
+    check_network(config, FlatModel(work.build), buffer)
     for problem in () if verified else verify(folder):
         raise ValueError(f"{folder / problem.file} is damaged: {problem.what}")
     return buffer, work

@@ -1,9 +1,9 @@
 """What a method of a family may be asked for: trajectories, statistics, or nothing that is learned."""
 
 from raydd.config import DistillConfig
-from raydd.data.initial import ASKS_EXPERTS, CHOOSES
 from raydd.methods import DEFAULTS, METHODS, complete
 from raydd.numerics.augment import augment
+from raydd.recipe import asks
 from raydd.settings import Config
 from raydd.statistics import check_distance
 
@@ -35,8 +35,7 @@ def check_method(config: DistillConfig) -> None:
 def needs_experts(config: DistillConfig) -> bool:
     """Whether a run reads a buffer: to match it, to look through it, or to ask it where to start."""
     looks = config.match == "statistics" and config.statistic.networks in {"experts", "mixed"}
-    asks = config.initial in ASKS_EXPERTS or (config.initial in CHOOSES and config.select_by == "features")
-    return config.match == "trajectories" or looks or asks
+    return config.match == "trajectories" or looks or asks(config)
 
 
 def check_family(config: DistillConfig) -> None:

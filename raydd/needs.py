@@ -111,7 +111,7 @@ def of_distillation(config: DistillConfig, work: Workspace, theta: Tensor, check
     elif config.match == "statistics":
         each = seen // len(data.classes)
         graph = step_bytes(work, theta, max(1, min(each, config.statistic.batch_synthetic or each)), False)
-    files = pixels * (4 + checkpoints) + RUN_FILES  # the set, its checkpoint with momenta, the best set
+    files = pixels * (6 + checkpoints) + RUN_FILES  # the set, the best, a checkpoint of two states with momenta
     shown = min(pixels // FLOAT, data.channels << 21)
     files += 2 * min(config.steps + 1, 20) * shown  # frames, and their copies in event files
     return Need(path + graph + 4 * pixels, files)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from raydd.config import DistillConfig
-from raydd.data.initial import ASKS_EXPERTS, INITIAL, SOFT, Experts
+from raydd.data.expert_model import statistics_of
+from raydd.data.initial import ASKS_EXPERTS, CHOOSES, INITIAL, SOFT, Experts
 from raydd.data.synset import SyntheticSet
 from raydd.data.trajectory import TrajectorySource
 from raydd.data.transform import Transform
@@ -138,6 +139,47 @@ def check_labels(config: DistillConfig) -> None:
             f"lr.labels = {config.lr.labels:g}, but the labels of initial = {config.initial} are classes, which "
             "cannot be learned; use --set initial=correctly_classified, or --set lr.labels=0"
         )
+
+
+def asks(config: DistillConfig) -> bool:
+    """Whether a run asks experts about images, where it has any: for its start, or for labels."""
+    by_features = config.initial in CHOOSES and config.select_by == "features"
+    return config.labels == "expert" or config.initial in ASKS_EXPERTS or by_features
+
+
+def check_network(config: DistillConfig, model: FlatModel, source: TrajectorySource | None = None) -> None:
+    """Refuse networks with batch norm where it has no right statistics.
+
+    Args:
+        config: The run's settings.
+        model: Its network.
+        source: The experts, where they are there already.
+
+    Raises:
+        ValueError: The method passes one class a batch through the network in training mode; convexified experts are
+            asked between the epochs that they keep; or experts that are asked hold no running statistics.
+    """
+    name = config.experts.network
+    other = name.replace("BN", "") if "BN" in name and ":" not in name else "ConvNet"
+    remedy = f"use a network with instance or group norm, such as --network {other}"
+    if model.batch_norm and config.match == "statistics":
+        raise ValueError(
+            f"{name} has batch norm, and method {config.method} shows it one class a batch, whose statistics are not "
+            f"those of all images; {remedy}"
+        )
+    if not (model.batch_norm and asks(config)):
+        return
+    if config.convexify and config.labels == "expert":
+        raise ValueError(
+            f"labels = expert asks convexified experts between the epochs that they keep, where {name} has no running "
+            f"statistics for its batch norm; use --set labels=own, or {remedy.removeprefix('use ')}"
+        )
+    if not model.tracks:
+        raise ValueError(
+            f"{name} has batch norm without running statistics, so it cannot be asked about images; {remedy}"
+        )
+    if source is not None:
+        statistics_of(source, model.statistics_layout, source.experts[0], 0)
 
 
 def leaves(config: DistillConfig, transform: Transform) -> dict[str, Leaf]:

@@ -47,10 +47,6 @@ class Log:
     history: list[dict[str, Any]] = field(default_factory=list)
     probes: list[dict[str, Any]] = field(default_factory=list)
 
-    def until(self, step: int) -> dict[str, list[dict[str, Any]]]:
-        """All of it up to a step."""
-        return {name: [entry for entry in entries if entry["step"] <= step] for name, entries in vars(self).items()}
-
 
 @dataclass
 class Run:
@@ -156,7 +152,9 @@ class Run:
         self._load(self._checkpoint, found)
 
     def _load(self, path: Path, found: Checkpoint) -> None:
-        check_state(path, found.state, self._distillation.state_dict())
+        own = self._distillation.state_dict()
+        for state in filter(None, (found.state, found.state.get("kept"))):
+            check_state(path, state, own)
         self._distillation.load_state_dict(found.state)
         self.saved = self._distillation.step
         self._log = Log(**found.log)
@@ -173,7 +171,7 @@ class Run:
             write_atomic(self.folder / "best.arrow", best.read_bytes())
         self._load(checkpoint, found)
         drop_kept(self.folder, -1)  # they are of what was learned here before
-        self._save(self._distillation.state_dict(), done=self.saved)
+        self._save(self._distillation.state_dict())
 
     def _buffer_identity(self) -> str:
         """What all experts' bytes hash to; nothing where there are none."""
@@ -188,12 +186,13 @@ class Run:
 
         A checkpoint is written every ``checkpoint_every`` steps, at states that a rollback would
         return to, so that a killed run goes on to the same bits; at such a step it holds the score too. Another one is
-        written when the last is older than ``checkpoint_seconds``.
+        written when the last is older than ``checkpoint_seconds``. One that is written at once, at a score, by time and
+        at the end, also holds the state that a rollback would return to.
         """
         self._look(self._distillation.step)
         for step in self._timed(self._distillation.run(self.config.steps, self._rolls)):
             if self._distillation.kept["step"] > self.saved:
-                self._save(self._distillation.kept, done=step.step - 1)
+                self._save(self._distillation.kept)  # the log is of the steps up to there, rollbacks included
             self._log.records.append(_record(step))
             if step.rolled_back_to is not None:  # what was measured since is of sets that are no more
                 self._log.probes = [entry for entry in self._log.probes if entry["step"] <= self._distillation.step]
@@ -206,7 +205,7 @@ class Run:
         last = self._distillation.step
         if self.config.evaluate_every is not None and [entry["step"] for entry in self.history[-1:]] != [last]:
             self._score(last)  # there was no step to take
-        self._save(self._distillation.state_dict(), done=last)
+        self._save(self._distillation.state_dict())
         self.finish()
 
     def _timed(self, steps: Iterator[Step]) -> Iterator[Step]:
@@ -222,13 +221,13 @@ class Run:
         if _due(step, every) or (every is not None and step == self.config.steps):
             self._score(step)
             if _due(step, self.config.checkpoint_every):
-                self._save(self._distillation.state_dict(), done=step)
+                self._save(self._distillation.state_dict())
 
     def _save_if_old(self, step: int) -> None:
         """Lose no more than ``checkpoint_seconds`` of work to a kill, however long a step takes."""
         seconds = self.config.checkpoint_seconds
         if seconds is not None and self.saved < step and time.monotonic() - self._saved_at >= seconds:
-            self._save(self._distillation.state_dict(), done=step)
+            self._save(self._distillation.state_dict())
 
     def _look(self, step: int) -> None:
         """Measure the matching loss on the expert that takes no part, once at each due step."""
@@ -241,12 +240,12 @@ class Run:
             losses, spread = self._probe.losses(result), label_spread(self._finish_set(result))
             self._log.probes.append({"step": step, "losses": losses, "label_std": spread})
 
-    def _save(self, state: dict[str, Any], done: int) -> None:
-        save_checkpoint(self._checkpoint, Checkpoint(state, self._identity, self._log.until(done)))
+    def _save(self, state: dict[str, Any]) -> None:
+        save_checkpoint(self._checkpoint, Checkpoint(state, self._identity, vars(self._log)))
         write_log(self.folder / "metrics.jsonl", self._log.records)
         if self.config.probe_every is not None:
             write_log(self.folder / "probe.jsonl", self._log.probes)
-        self._note_memory(done)
+        self._note_memory(state["step"])
         self.saved, self._saved_at = state["step"], time.monotonic()
 
     def _note_memory(self, step: int) -> None:

@@ -11,17 +11,19 @@ from raydd.distillation.statistics import STATISTICS, RealImages, StatisticMatch
 from raydd.numerics.augment import augment
 from raydd.numerics.flat import FlatModel
 from raydd.numerics.statistics import Distance, cosine, gaussian, means
-from raydd.recipe import Recipe, Setup, initial, leaves
+from raydd.recipe import Recipe, Setup, check_network, initial, leaves
 
 
 def statistics(setup: Setup) -> Recipe:
     """Statistic matching with every part that the settings switch on.
 
     Raises:
-        ValueError: The settings need experts and there are none, or a distance does not fit its statistic.
+        ValueError: The settings need experts and there are none, a distance does not fit its statistic, or the network
+            has batch norm.
     """
     config, work, model = setup.config, setup.work, FlatModel(setup.work.build)
     check_distance(config)
+    check_network(config, model)
     chosen, start = config.statistic, initial(setup)
     real = RealImages(work.feed(work.dataset.train))
     shared = augment(chosen.augment, flip=work.dataset.flip, siamese=True, strategy=chosen.strategy)

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from raydd.config import DistillConfig
 from raydd.data.convexified import Convexified
+from raydd.data.expert_model import ExpertModel, expert_model, statistics_of
 from raydd.data.synset import SyntheticSet
 from raydd.data.trajectory import Segment
 from raydd.distillation.trajectory import Labels, TrajectoryMatching, Weight, own_labels, undisturbed, unweighted
@@ -98,20 +99,22 @@ def balanced(config: DistillConfig, epochs: int) -> Weight:
     return partial(balance, middle=middle, offset=config.balance)
 
 
-def labels_from_expert(work: Workspace) -> Labels:
-    """Soft labels (N, K): what the expert says of the images at the segment's end.
+def labels_from_expert(setup: Setup) -> Labels:
+    """Soft labels (N, K): what the expert says of the images at the segment's end, in evaluation mode.
 
     They change with the images, and that counts in the gradient: held constant, the loss rises where labels
     are soft (digits, 1 image a class).
     """
-    model = FlatModel(work.build)
+    source, span, model = setup.experts, setup.config.span, FlatModel(setup.work.build)
 
-    def say(theta: Tensor, images: Tensor) -> Tensor:
-        return torch.softmax(model(theta, images), dim=1)
+    def say(expert: ExpertModel, images: Tensor) -> Tensor:
+        return torch.softmax(expert.logits(images), dim=1)
 
     def labels(synset: SyntheticSet, segment: Segment) -> Tensor:
+        statistics = statistics_of(source, model.statistics_layout, segment.expert, segment.epoch + span)
+        expert = ExpertModel(model, segment.target, statistics).to(segment.target)
         parts = synset.images.split(AT_ONCE)  # each is computed again in the backward sweep: no graph is kept
-        said = [checkpoint(say, segment.target, part, use_reentrant=False, preserve_rng_state=False) for part in parts]
+        said = [checkpoint(say, expert, part, use_reentrant=False, preserve_rng_state=False) for part in parts]
         return torch.cat(said)
 
     return labels
@@ -126,19 +129,19 @@ def label_by_experts(setup: Setup) -> Finish:
 
     @torch.no_grad()
     def finish(synset: SyntheticSet) -> SyntheticSet:
-        thetas = (source.snapshot(expert, source.epochs).to(synset.images) for expert in source.experts)
-        said = torch.stack([_log_probabilities(model, theta, synset.images) for theta in thetas])
+        asked = (expert_model(model, source, expert, source.epochs).to(synset.images) for expert in source.experts)
+        said = torch.stack([_log_probabilities(expert, synset.images) for expert in asked])
         return synset.with_leaves({"labels": torch.logsumexp(said, dim=0) - math.log(len(said))})
 
     return finish
 
 
-def _log_probabilities(model: FlatModel, theta: Tensor, images: Tensor) -> Tensor:
-    return torch.cat([torch.log_softmax(model(theta, part), dim=1) for part in images.split(AT_ONCE)])
+def _log_probabilities(expert: ExpertModel, images: Tensor) -> Tensor:
+    return torch.cat([torch.log_softmax(expert.logits(part), dim=1) for part in images.split(AT_ONCE)])
 
 
 LABELS: dict[str, Callable[[Setup], tuple[Labels, Finish]]] = {
     "own": lambda setup: (own_labels, unchanged),
-    "expert": lambda setup: (labels_from_expert(setup.work), label_by_experts(setup)),
+    "expert": lambda setup: (labels_from_expert(setup), label_by_experts(setup)),
 }
 """The labels that students train on, and what they become in the end, by the name of ``config.labels``."""

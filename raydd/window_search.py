@@ -8,6 +8,7 @@ Shapes: `T` start epochs 0 to K - M.
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple, cast
 
@@ -17,7 +18,7 @@ from raydd.checks import without_last
 from raydd.config import DistillConfig, WindowConfig
 from raydd.data.buffer import ArrowBuffer
 from raydd.data.trajectory import Segment, TrajectorySource
-from raydd.distillation.loop import Distillation
+from raydd.distillation.loop import Distillation, Step
 from raydd.distillation.trajectory import TrajectoryMatching
 from raydd.methods import METHODS
 from raydd.numerics.windows import fixed
@@ -144,9 +145,13 @@ def find_window(config: DistillConfig, buffer: ArrowBuffer, work: Workspace, tel
         objective = replace(matched, source=cast(TrajectorySource, noting), window=fixed(low, high))
         # Without the running mean of the images, which fifty steps hardly move.
         run = Distillation(objective, recipe.synset, recipe.learn, config.seed, gate=recipe.gate)
-        steps = list(run.run(PILOT_STEPS))
+        steps, after = list[Step](), [math.inf] * len(start)
+        with suppress(FloatingPointError):  # distilling with this range harms all of it
+            for step in run.run(PILOT_STEPS):
+                steps.append(step)
+            after = look.losses(run.result)
         missed = [int(t) for t, step in zip(noting.starts, steps, strict=False) if not step.loss <= 1]
-        trial = Trial(low, high, tuple(start), look.losses(run.result), missed)
+        trial = Trial(low, high, tuple(start), after, missed)
         tell(f"window {low}-{high}: mean loss {_mean(trial.before):.4f} -> {_mean(trial.after):.4f}")
         return trial
 

@@ -92,6 +92,30 @@ REFUSED = [
     ("tesla", {"formation": {"factor": 2}}, ["labels = expert", "formation.factor 2", "formation.factor=1"]),
     ("ast", {"formation": {"factor": 2}, "clusters": 3}, ["clusters 3", "ipc 4"]),
 ]
+BATCH_NORM = [
+    *[
+        (
+            method,
+            layer,
+            name,
+            ["has batch norm", f"method {method} ", "one class a batch", f"such as --network {other}"],
+        )
+        for method, layer in (
+            ("tgdd", {}),
+            ("dance", {}),
+            ("dm", {"formation": {"factor": 1}}),
+            ("dc", {}),
+            ("idm", {}),
+        )
+        for name, other in (("ResNet18BNW8", "ResNet18W8"), ("ConvNetW8BN", "ConvNetW8"), ("DenseNet121W2", "ConvNet"))
+    ],
+    (
+        "mct",
+        {"labels": "expert"},
+        "ResNet18BNW8",
+        ["labels = expert", "between the epochs", "labels=own", "instance or group norm", "--network ResNet18W8"],
+    ),
+]
 
 
 @pytest.mark.parametrize(("method", "layer", "named"), REFUSED)
@@ -113,6 +137,23 @@ def test_what_cannot_run_on_a_buffer_is_refused_before_anything_is_written(
         distill(toy(method, layer), tmp_path / "run", buffer=small_buffer, where=Where(device="cpu"))
     assert [word for word in named if word not in str(caught.value)] == [], str(caught.value)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("method", "layer", "network", "named"), BATCH_NORM)
+def test_batch_norm_without_right_statistics_is_refused_before_experts_are_trained(
+    method, layer, network, named, cache
+):
+    before, config = sorted(cache.rglob("*")), toy(method, layer, {"experts": {"network": network}})
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - every word of the message is looked at
+        check_early(config, Where(device="cpu"))
+    assert "\n" not in str(caught.value)
+    assert [word for word in named if word not in str(caught.value)] == [], str(caught.value)
+    assert sorted(cache.rglob("*")) == before
+
+
+@pytest.mark.parametrize("method", ["mtt", "tesla", "datm", "ast", "mct", "herding", "forgetting"])
+def test_batch_norm_is_fine_where_its_statistics_are(method):
+    check_early(toy(method, {"experts": {"network": "ResNet18BNW8"}}), Where(device="cpu"))
 
 
 ANY = [{}, {"ipc": 4, "clusters": 2}, {"experts": {"epochs": 2, "num_experts": 3}}]

@@ -299,7 +299,19 @@ def test_a_selection_is_finished_at_once_and_once(method, folder, tmp_path):
     assert (tmp_path / "run" / "synset.arrow").read_bytes() == before
 
 
-@each_method
+@of("statistics")
+def test_batch_norm_is_refused_where_a_network_sees_one_class_a_batch(method, tmp_path):
+    config = toy(method, {"experts": {"network": "ConvNetW8BN"}})
+    work = open_workspace(config.data, "ConvNetW8BN", CPU)
+    for refuse in (lambda: check(config, work), lambda: Run(config, tmp_path / "run", None, work)):
+        with pytest.raises(
+            ValueError, match=rf"^ConvNetW8BN has batch norm, and method {method} .* --network ConvNetW8$"
+        ):
+            refuse()
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+@of("trajectories", "nothing")
 def test_batch_norm_experts_work_from_training_to_a_set(method, batch_norm, tmp_path):
     config = toy(method, {"experts": {"network": "ConvNetW8BN"}})
     if config.match == "trajectories":

@@ -544,19 +544,42 @@ def test_a_rollback_is_told_in_the_metrics_and_resumes_to_the_same_bits(tmp_path
         assert bits(out) == bits(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("layer", [{}, {"evaluate_every": 3}, {"evaluate_every": 2, "keep_scored": True}])
+def test_a_checkpoint_of_a_state_whose_loss_is_not_finite_leads_back_to_the_one_before(
+    layer, tmp_path, experts, monkeypatch
+):
+    """Step 6 is a checkpoint's, and scored; only the step after it shows that it is broken. Killed at any place."""
+    monkeypatch.setattr(runs, "evaluate", lambda synset, *rest: float(synset.images.std()) / 10 + rest[-1])
+    original = runs.METHODS["mtt"]
+
+    def spoil(setup):
+        recipe = original(setup)
+        return recipe._replace(objective=Spoiled(recipe.objective, step=6))
+
+    monkeypatch.setitem(runs.METHODS, "mtt", spoil)
+    steps = list(start(tmp_path / "whole", experts, layer).steps())
+    assert [(step.step, step.rolled_back_to) for step in steps if step.rolled_back_to is not None] == [(7, 3)]
+    assert [line["step"] for line in metrics(tmp_path / "whole")] == [1, 2, 3, 4, 5, 6, 7, 4, 5, 6, 7]
+    for killed in range(3, 12):
+        out = tmp_path / str(killed)
+        list(itertools.islice(start(out, experts, layer).steps(), killed))
+        list(start(out, experts, layer, resume=True).steps())
+        assert bits(out) == bits(tmp_path / "whole")
+
+
 class Spoiled:
-    """Gives NaN at outer step 5 for the draws of the first attempt, as an unlucky draw would."""
+    """Gives NaN at an outer step for the draws of the first attempt, as an unlucky draw would."""
 
     parts, joint = 1, False
 
-    def __init__(self, objective):
-        self.objective = objective
+    def __init__(self, objective, step=4):
+        self.objective, self.step = objective, step
 
     def init(self, rng):
         return self.objective.init(rng)
 
     def loss(self, synset, state, step, rng, part=0):
-        unlucky = rng.initial_seed() == generator(0, "outer", 4, 0).initial_seed()
+        unlucky = rng.initial_seed() == generator(0, "outer", self.step, 0).initial_seed()
         loss, state = self.objective.loss(synset, state, step, rng, part)
         return loss * float("nan") if unlucky else loss, state
 

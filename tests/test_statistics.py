@@ -8,11 +8,12 @@ from torch.func import functional_call
 from raydd.config import DistillConfig
 from raydd.data.trajectory import InMemory
 from raydd.distillation.loop import Distillation
+from raydd.distillation.rollouts import draws
 from raydd.distillation.statistics import STATISTICS
 from raydd.methods import METHODS, complete
 from raydd.numerics.augment import augment
 from raydd.numerics.flat import FlatModel
-from raydd.numerics.rng import generator
+from raydd.numerics.rng import derived, generator
 from raydd.parts import StatisticConfig
 from raydd.recipe import Setup
 from raydd.settings import build
@@ -133,11 +134,17 @@ def recipe_of(config, work, source=None):
     return recipe.objective, synset
 
 
-def agree(objective, synset, state, rng, naive, *, part=0, step=0):
+def networks_of(seed):
+    """What the networks of the first outer step are drawn from."""
+    return derived(draws(seed, 0, 0), "networks")
+
+
+def agree(objective, synset, state, seed, naive, *, part=0, step=0):
     """Our loss and gradient, of a part or of joint parts together, against the naive ones, which draw by themselves."""
     leaves, loss = [synset.images.clone().requires_grad_() for _ in range(2)], 0.0
     for each in range(objective.parts) if objective.joint else [part]:
-        found, state = objective.loss(synset.with_leaves({"images": leaves[0]}), state, step, rng, each)
+        shown, rng = synset.with_leaves({"images": leaves[0]}), draws(seed, 0, 0, each)
+        found, state = objective.loss(shown, state, step, rng, each)
         loss = loss + found
     expected = naive(synset.with_leaves({"images": leaves[1]}))
     assert loss.item() == pytest.approx(expected.item(), rel=1e-9)
@@ -153,14 +160,14 @@ def test_dm_is_its_papers_equation_5(factor, work):
     view = augment("dsa", flip=False, siamese=True)  # digits have no mirror images
     assert (objective.parts, objective.joint) == (CLASSES, True)
     for draw in range(3):
-        rng, theirs = generator(draw), generator(draw)
-        theta = FlatModel(work.build).init(theirs).double()
+        theta = FlatModel(work.build).init(networks_of(draw)).double()
 
-        def naive(shown, theta=theta, theirs=theirs):
-            pairs = [seen(shown, work, label, view, theirs, factor=factor) for label in range(CLASSES)]
+        def naive(shown, theta=theta, draw=draw):
+            own = [draws(draw, 0, 0, label) for label in range(CLASSES)]
+            pairs = [seen(shown, work, label, view, own[label], factor=factor) for label in range(CLASSES)]
             return sum(gap(work, theta, *pair) for pair in pairs)
 
-        state = agree(objective, synset, objective.init(generator(9)), rng, naive)
+        state = agree(objective, synset, objective.init(generator(9)), draw, naive)
         assert state == {"networks": None}
 
 
@@ -174,7 +181,7 @@ def test_tgdd_is_equation_4_and_alpha_times_equation_5_a_class_at_a_time(alpha, 
     assert (objective.parts, objective.joint) == (CLASSES, False)
     view, stages = augment("dsa_idc", flip=False, siamese=True, strategy="color_crop_cutout"), set()
     for draw in range(4):
-        rng, theirs = generator(draw), generator(draw)
+        theirs = networks_of(draw)
         path = source.trajectories[int(torch.randint(EXPERTS, (), generator=theirs))].double()
         j = int(torch.randint(EPOCHS + 1, (), generator=theirs))
         later = int(torch.randint(j, min(j + 3 - 1, EPOCHS) + 1, (), generator=theirs))
@@ -182,13 +189,13 @@ def test_tgdd_is_equation_4_and_alpha_times_equation_5_a_class_at_a_time(alpha, 
         state = objective.init(generator(9))
         for label in range(CLASSES):
 
-            def naive(shown, label=label, path=path, j=j, later=later, theirs=theirs):
-                real, syn = seen(shown, work, label, view, theirs, most=5, factor=2)
+            def naive(shown, label=label, path=path, j=j, later=later, draw=draw):
+                real, syn = seen(shown, work, label, view, draws(draw, 0, 0, label), most=5, factor=2)
                 return gap(work, path[j], real, syn) + alpha * crossed(
                     logits_and_features(work, path[later], syn)[0], label
                 )
 
-            state = agree(objective, synset, state, rng, naive, part=label)
+            state = agree(objective, synset, state, draw, naive, part=label)
     assert any(j < later for j, later in stages)
     assert len({j for j, _ in stages}) > 1
 
@@ -203,13 +210,13 @@ def test_dc_and_dsa_match_gradients_row_by_row_at_a_network_trained_on_the_set(m
     state = objective.init(generator(9))
 
     def naive(shown):
-        pairs = [(seen(shown, work, label, shared, theirs), label) for label in range(CLASSES)]
+        pairs = [(seen(shown, work, label, shared, draws(seed, 0, 0, label)), label) for label in range(CLASSES)]
         return sum(angles(work, theta, *pair, label) for pair, label in pairs)
 
-    rng, theirs = generator(1), generator(1)
-    theta = start = FlatModel(work.build).init(theirs).double()
-    state = agree(objective, synset, state, rng, naive)
-    rng, theirs = generator(2), generator(2)
+    seed = 1
+    theta = start = FlatModel(work.build).init(networks_of(seed)).double()
+    state = agree(objective, synset, state, seed, naive)
+    seed, theirs = 2, networks_of(2)
     moved = synset.with_leaves({"images": synset.images + 0.1})
     for _ in range(2):
         order = torch.randperm(20, generator=theirs).tolist()
@@ -219,7 +226,7 @@ def test_dc_and_dsa_match_gradients_row_by_row_at_a_network_trained_on_the_set(m
             said = functional_call(*at(work, at_theta), (images,))
             loss = nn.functional.cross_entropy(said, moved.labels[rows])
             theta = theta - 0.3 * torch.autograd.grad(loss, at_theta)[0]
-    state = agree(objective, moved, state, rng, naive, step=1)
+    state = agree(objective, moved, state, seed, naive, step=1)
     assert state["networks"]["age"] == 2
     torch.testing.assert_close(state["networks"]["theta"], theta, rtol=1e-9, atol=1e-12)
     assert (theta - start).abs().max() > 1e-3
@@ -228,24 +235,23 @@ def test_dc_and_dsa_match_gradients_row_by_row_at_a_network_trained_on_the_set(m
 def test_dance_looks_between_an_experts_ends_and_is_judged_by_its_last(work, source):
     objective, synset = recipe_of(toy("dance", {"statistic": {"batch_synthetic": None}}), work, source)
     view = augment("dsa_idc", flip=False, siamese=True, strategy="color_crop_cutout")
-    rng, theirs = generator(1), generator(1)
+    theirs = networks_of(1)
     path = source.trajectories[int(torch.randint(EXPERTS, (), generator=theirs))].double()
     share = float(torch.rand((), generator=theirs))
 
     def naive(shown):
-        real, syn = seen(shown, work, 0, view, theirs, factor=2)
+        real, syn = seen(shown, work, 0, view, draws(1, 0, 0), factor=2)
         matched = gap(work, share * path[0] + (1 - share) * path[EPOCHS], real, syn)
         return matched + crossed(logits_and_features(work, path[EPOCHS], syn)[0], 0)
 
-    state = agree(objective, synset, objective.init(generator(9)), rng, naive)
+    state = agree(objective, synset, objective.init(generator(9)), 1, naive)
     assert set(state) >= {"theta", "judge"}
 
 
 def test_m3d_adds_five_gaussian_kernels(work):
     objective, synset = recipe_of(toy("m3d"), work)
     view = augment("dsa", flip=False, siamese=True)
-    rng, theirs = generator(1), generator(1)
-    theta = FlatModel(work.build).init(theirs).double()
+    theta = FlatModel(work.build).init(networks_of(1)).double()
 
     def discrepancy(real, syn):
         points = [*real, *syn]
@@ -261,10 +267,10 @@ def test_m3d_adds_five_gaussian_kernels(work):
         return total
 
     def naive(shown):
-        pairs = [seen(shown, work, label, view, theirs, factor=2) for label in range(CLASSES)]
+        pairs = [seen(shown, work, label, view, draws(1, 0, 0, label), factor=2) for label in range(CLASSES)]
         return sum(discrepancy(*(logits_and_features(work, theta, x)[1] for x in pair)) for pair in pairs)
 
-    state = agree(objective, synset, objective.init(generator(9)), rng, naive)
+    state = agree(objective, synset, objective.init(generator(9)), 1, naive)
     assert set(state) == {"networks"}
 
 

@@ -1,6 +1,7 @@
 """The search for the range of start epochs: what it decides, and what it looks at."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -163,6 +164,17 @@ def test_a_trial_misses_where_no_student_can_follow(folder, quick):
     assert [len(trial.missed) for trial in found.trials] == [3] * len(found.trials)
     best = next(trial for trial in reversed(found.trials) if trial.high == found.high)
     assert found.current == min(best.missed)
+
+
+def test_a_range_in_which_distilling_diverges_harms(folder, quick):
+    """At such a step size of the students no loss is finite: every trial ends early, and the search does not."""
+    config = toy("mtt", {"lr": {"start": 1e30, "lr": 0}})
+    found = find_window(config, *open_buffer(folder, config, CPU), lambda text: None)
+    assert [trial.high for trial in found.trials] == [10, 13]
+    for trial in found.trials:
+        assert all(math.isinf(loss) for loss in trial.after)
+        assert trial.harms(slice(None))
+        assert len(trial.missed) == 10
 
 
 def test_a_method_without_trajectories_has_no_window(folder, monkeypatch):

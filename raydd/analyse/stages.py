@@ -17,10 +17,11 @@ from raydd.config import DataConfig
 from raydd.console import Screen
 from raydd.data.buffer import ArrowBuffer
 from raydd.data.datasets import DATASETS
+from raydd.data.expert_model import statistics_of
 from raydd.data.synset import SyntheticSet
 from raydd.data.transform import load_transform
 from raydd.models.zoo import build
-from raydd.numerics.flat import seeded, split
+from raydd.numerics.flat import layout_of, running_statistics, seeded, split
 from raydd.numerics.rng import generator
 from raydd.settings import Tree
 from raydd.settings import build as settle
@@ -189,8 +190,9 @@ def network_of(buffer: ArrowBuffer, device: torch.device) -> nn.Module:
 
 def put_at(network: nn.Module, buffer: ArrowBuffer, expert: int, epoch: int) -> None:
     """Load an expert's parameters and running statistics after an epoch into its network."""
+    layout = layout_of(running_statistics(network))
     state = split(buffer.snapshot(expert, epoch), buffer.layout)
-    state |= split(buffer.running_stats(expert, epoch), buffer.spec.buffer_layout)
+    state |= split(statistics_of(buffer, layout, expert, epoch), layout)
     network.load_state_dict(state, strict=False)
 
 

@@ -201,9 +201,9 @@ class ArrowBuffer:
         row = self._row(expert, epoch)
         return self._copy("theta", expert, row, row + 1)[0]
 
-    def running_stats(self, expert: int, epoch: int) -> Tensor:
+    def running_stats(self, expert: int, epoch: float) -> Tensor:
         """An expert's BatchNorm running statistics (Q,) after an epoch; empty without BatchNorm."""
-        row = self._row(expert, epoch)
+        row = self._row(expert, int(epoch))
         return self._copy("buffers", expert, row, row + 1)[0] if self.spec.buffer_layout else torch.zeros(0)
 
     def norms(self, expert: int) -> Tensor:

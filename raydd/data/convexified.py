@@ -125,6 +125,23 @@ class Convexified:
         """The trajectory's point (P,) at a whole epoch."""
         return self.point(expert, epoch)
 
+    def running_stats(self, expert: int, epoch: float) -> Tensor:
+        """An expert's BatchNorm running statistics (Q,) at an epoch of `kept`; empty where there are none.
+
+        Raises:
+            ValueError: There are some, and the epoch is between those kept: a point between two networks has other
+                statistics than a mixture of theirs.
+        """
+        if epoch in self.kept:
+            return self.source.running_stats(expert, epoch)
+        if not len(none := self.source.running_stats(expert, 0)):
+            return none
+        shown = ", ".join(map(str, self.kept))
+        raise ValueError(
+            f"a convexified trajectory has running statistics for batch norm at the epochs {shown} alone, not at "
+            f"{epoch:g}; use a network with instance or group norm, such as ConvNet or ResNet18"
+        )
+
     def norms(self, expert: int) -> Tensor:
         """How far each parameter tensor went in each epoch of the training, (K+1, L): the source's."""
         return self.source.norms(expert)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from raydd.data.datasets import Dataset
+from raydd.data.expert_model import ExpertModel, expert_model
 from raydd.data.trajectory import TrajectorySource
 from raydd.data.transform import Transform
 from raydd.numerics.flat import FlatModel
@@ -20,6 +21,8 @@ _BATCH = 512
 @dataclass(frozen=True, eq=False)
 class Experts:
     """Trained networks that a start asks about real images, each after its last epoch where no other is named.
+
+    They are asked in evaluation mode, so that the answer does not depend on which images are asked about together.
 
     Attributes:
         model: The network.
@@ -39,11 +42,11 @@ class Experts:
 
     def logits(self, expert: int, images: Tensor, epoch: int | None = None) -> Tensor:
         """What an expert says of preprocessed images after an epoch, None being the last: (n, K) on the CPU."""
-        return self._ask(self.model, expert, images, epoch)
+        return self._ask(ExpertModel.logits, expert, images, epoch)
 
     def features(self, expert: int, images: Tensor) -> Tensor:
         """What an expert sees in preprocessed images before its last layer: (n, F) on the CPU."""
-        return self._ask(self.model.features, expert, images)
+        return self._ask(ExpertModel.features, expert, images)
 
     def right(self, expert: int, images: Tensor, label: int) -> Tensor:
         """Whether an expert took preprocessed images for ``label`` before its first epoch and after each: (T, n)."""
@@ -53,10 +56,11 @@ class Experts:
 
     @torch.no_grad()
     def _ask(
-        self, of: Callable[[Tensor, Tensor], Tensor], expert: int, images: Tensor, epoch: int | None = None
+        self, of: Callable[[ExpertModel, Tensor], Tensor], expert: int, images: Tensor, epoch: int | None = None
     ) -> Tensor:
-        theta = self.source.snapshot(expert, self.source.epochs if epoch is None else epoch).to(self.device)
-        return torch.cat([of(theta, part.to(self.device)).cpu() for part in images.split(_BATCH)])
+        asked = expert_model(self.model, self.source, expert, self.source.epochs if epoch is None else epoch)
+        asked = asked.to(self.device)
+        return torch.cat([of(asked, part.to(self.device)).cpu() for part in images.split(_BATCH)])
 
 
 Start = Callable[[Dataset, Transform, int, torch.Generator, Experts | None], tuple[Tensor, Tensor]]

@@ -1,6 +1,6 @@
 """Experts' paths through parameter space, and the segments of them that methods match.
 
-Shapes: `P` parameters, `E` experts, `T` snapshots an expert (epochs 0 to `K = T - 1`), `M` a
+Shapes: `P` parameters, `Q` running statistics, `E` experts, `T` snapshots an expert (epochs 0 to `K = T - 1`), `M` a
 segment's span in epochs, `L` parameter tensors.
 """
 
@@ -64,6 +64,9 @@ class TrajectorySource(Protocol):
 
     def snapshot(self, expert: int, epoch: int) -> Tensor:
         """An expert's parameters (P,) after an epoch; the caller's own."""
+
+    def running_stats(self, expert: int, epoch: float) -> Tensor:
+        """An expert's BatchNorm running statistics (Q,) after an epoch; empty where there are none."""
 
     def norms(self, expert: int) -> Tensor:
         """How far each parameter tensor went in each epoch of the training, (K+1, L), float64; row 0 is zero."""
@@ -129,6 +132,7 @@ class InMemory:
     Args:
         trajectories: One tensor (T, P) an expert, row t the parameters after epoch t.
         layout: Where each parameter tensor lies in theta (P,); empty takes theta for one tensor.
+        statistics: One tensor (T, Q) an expert, row t BatchNorm's running statistics after epoch t; empty without.
 
     Raises:
         ValueError: There are none, they differ in shape, or the layout is of another P.
@@ -136,6 +140,7 @@ class InMemory:
 
     trajectories: Sequence[Tensor]
     layout: Layout = ()
+    statistics: Sequence[Tensor] = ()
 
     def __post_init__(self) -> None:
         shapes = sorted({tuple(trajectory.shape) for trajectory in self.trajectories})
@@ -169,6 +174,10 @@ class InMemory:
     def snapshot(self, expert: int, epoch: int) -> Tensor:
         """An expert's parameters (P,) after an epoch."""
         return self.trajectories[expert][epoch].detach().clone()
+
+    def running_stats(self, expert: int, epoch: float) -> Tensor:
+        """An expert's BatchNorm running statistics (Q,) after an epoch; empty where there are none."""
+        return self.statistics[expert][int(epoch)].detach().clone() if self.statistics else torch.zeros(0)
 
     def norms(self, expert: int) -> Tensor:
         """How far each parameter tensor went in each epoch, (K+1, L); see `step_norms`."""

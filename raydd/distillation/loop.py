@@ -10,7 +10,7 @@ from torch import Tensor
 from raydd.data.synset import SyntheticSet
 from raydd.data.transform import Transform
 from raydd.distillation.objective import Objective
-from raydd.distillation.rollouts import Rollout, Rolls, mean
+from raydd.distillation.rollouts import Rollout, Rolls, draws, mean
 from raydd.numerics.rng import generator
 from raydd.numerics.sgd import Sgd
 
@@ -67,7 +67,7 @@ class Step(NamedTuple):
         loss: The objective before the step, summed over its parts.
         lr: The student's step size after it.
         stepped: False where the gate held the step back.
-        rolled_back_to: The outer step that was returned to because the loss or a gradient was not
+        rolled_back_to: The outer step that was returned to because the loss, a gradient or what was learned was not
             finite; None otherwise.
     """
 
@@ -81,8 +81,9 @@ class Step(NamedTuple):
 class Distillation:
     """A synthetic set being learned: leaves, optimisers and all that resuming needs.
 
-    The draws of a step come from (seed, step, attempt) alone, so a state restored at step k goes on
-    exactly as the uninterrupted run did.
+    The draws of a part of a step come from (seed, step, attempt, part) alone, so a state restored at step k goes on
+    exactly as the uninterrupted run did; attempt counts the run's rollbacks. A state is kept to be returned to once
+    the step that begins with it was finite: one whose own loss is not known yet may be the broken one.
 
     Args:
         objective: What to match.
@@ -124,7 +125,7 @@ class Distillation:
         self._state = objective.init(generator(seed, "objective"))
         self.step = 0
         self._attempt = 0
-        self._kept = self.state_dict()
+        self._kept = self._copy()
 
     def run(self, steps: int, rolls: Rolls | None = None) -> Iterator[Step]:
         """Take outer steps until ``steps`` are done, yielding each.
@@ -141,12 +142,11 @@ class Distillation:
             yield self._advance(rolls)
 
     def _advance(self, rolls: Rolls | None) -> Step:
-        if self.step % self._keep_every == 0 and self._kept["step"] != self.step:
-            self._kept, self._attempt = self.state_dict(), 0
-        rng = generator(self._seed, "outer", self.step, self._attempt)
+        due = self.step % self._keep_every == 0 and self._kept["step"] != self.step
+        before = self._copy() if due else self._kept
         total, stepped, state, joined = 0.0, False, self._state, None
         for part in range(self._objective.parts):
-            (value, gradients), state = self._match(rolls, state, rng, part)
+            (value, gradients), state = self._match(rolls, state, part)
             total += value
             if not (math.isfinite(value) and all(bool(torch.isfinite(found).all()) for found in gradients)):
                 return self._roll_back(total)
@@ -158,18 +158,20 @@ class Distillation:
         if joined is not None and (self._gate is None or total <= self._gate):
             self._descend(joined)
             stepped = True
+        if not self._finite():
+            return self._roll_back(total)
         if stepped:
             self._average()
-        self._state = state
+        self._state, self._kept = state, before
         self.step += 1
         return Step(self.step, total, float(self._current("lr")), stepped, None)
 
-    def _match(self, rolls: Rolls | None, state: Any, rng: torch.Generator, part: int) -> tuple[Rollout, Any]:
+    def _match(self, rolls: Rolls | None, state: Any, part: int) -> tuple[Rollout, Any]:
         """A part's loss and gradients, and the state that follows."""
         if rolls is not None:
             leaves = {name: leaf.detach() for name, leaf in self._leaves.items()}
             return mean(rolls(leaves, self.step, self._attempt)), state
-        current = self._synset.with_leaves(self._leaves)
+        current, rng = self._synset.with_leaves(self._leaves), draws(self._seed, self.step, self._attempt, part)
         loss, state = self._objective.loss(current, state, self.step, rng, part)
         return Rollout(float(loss.detach()), torch.autograd.grad(loss, list(self._leaves.values()))), state
 
@@ -184,20 +186,25 @@ class Distillation:
             if "lr" in self._leaves:
                 self._leaves["lr"].clamp_(min=self._lr_floor)
 
+    def _finite(self) -> bool:
+        """Whether what is learned, and its momenta, are numbers: a finite gradient times its step size may overflow."""
+        momenta = (optimizer.velocities[0] for optimizer in self._optimizers.values())
+        values = [*self._leaves.values(), *(value for value in momenta if value is not None)]
+        return all(bool(torch.isfinite(value).all()) for value in values)
+
     @torch.no_grad()
     def _average(self) -> None:
         if self._mean is not None and self._decay is not None:
             self._mean.mul_(self._decay).add_(self._current("images"), alpha=1 - self._decay)
 
     def _roll_back(self, loss: float) -> Step:
-        failed, self._attempt = self.step, self._attempt + 1
-        if self._attempt > self.MAX_ROLLBACKS:
+        failed, attempt = self.step, self._attempt + 1
+        if attempt - self._kept.get("attempt", 0) > self.MAX_ROLLBACKS:
             raise FloatingPointError(
                 f"outer step {failed + 1}: loss {loss} after {self.MAX_ROLLBACKS} rollbacks to step "
                 f"{self._kept['step']}; lower lr.images or lr.lr"
             )
-        attempt = self._attempt
-        self.load_state_dict(self._kept)
+        self._put(self._kept)
         self._attempt = attempt
         return Step(failed + 1, loss, float(self._current("lr")), False, self.step)
 
@@ -219,8 +226,15 @@ class Distillation:
         return self._kept
 
     def state_dict(self) -> dict[str, Any]:
-        """All that resuming needs, as copies: nested dictionaries of tensors and numbers."""
-        return {
+        """All that resuming needs, as copies: nested dictionaries of tensors and numbers.
+
+        The loss of this state is not known yet, so ``kept`` holds the state that it would be rolled back to.
+        """
+        return self._copy() | ({"kept": self._kept} if self._kept["step"] != self.step else {})
+
+    def _copy(self) -> dict[str, Any]:
+        """The state alone; ``attempt`` is left out of a run that was never rolled back."""
+        return ({"attempt": self._attempt} if self._attempt else {}) | {
             "step": self.step,
             "leaves": {name: leaf.detach().clone() for name, leaf in self._leaves.items()},
             "momentum": {name: _copied(optimizer.velocities[0]) for name, optimizer in self._optimizers.items()},
@@ -229,7 +243,11 @@ class Distillation:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state that `state_dict` gave."""
+        """Go on from a state that `state_dict` or `kept` gave."""
+        self._put(state)
+        self._kept = _copied(state["kept"]) if "kept" in state else self._copy()
+
+    def _put(self, state: dict[str, Any]) -> None:
         with torch.no_grad():
             for name, leaf in self._leaves.items():
                 leaf.copy_(state["leaves"][name])
@@ -239,8 +257,7 @@ class Distillation:
             value = state["momentum"][name]
             optimizer.velocities[0] = None if value is None else value.clone().to(self._leaves[name])
         self._state = _copied(state["objective"])
-        self.step, self._attempt = state["step"], 0
-        self._kept = self.state_dict()
+        self.step, self._attempt = state["step"], state.get("attempt", 0)
 
 
 def _copied(state: Any) -> Any:

@@ -85,8 +85,8 @@ class Trained:
         Zhao, Mopuri & Bilen, arXiv 2006.05929 (DC), Algorithm 1; arXiv 2102.08259 (DSA), which augments.
 
     Differs:
-        The official code fixes batch norm's statistics on real images before every look; here they are the batch's
-        own. The paper's algorithm trains the network once more after its last look, which nobody sees.
+        The official code fixes batch norm's statistics on real images before every look; networks with batch norm are
+        refused here. The paper's algorithm trains the network once more after its last look, which nobody sees.
     """
 
     model: FlatModel

@@ -29,5 +29,6 @@ class Objective(Protocol[State]):
     ) -> tuple[Tensor, State]:
         """The scalar to lower in a part of an outer step, and the state for what follows.
 
-        ``rng`` goes on from part to part.
+        ``rng`` belongs to this part of this outer step: no other part's draws come before its own. So parts may be
+        computed in any order, or in several processes, to the same bits.
         """

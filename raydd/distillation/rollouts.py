@@ -24,6 +24,18 @@ class Rollout(NamedTuple):
     gradients: tuple[Tensor, ...]
 
 
+def draws(seed: int, step: int, attempt: int, index: int = 0) -> torch.Generator:
+    """What one match of an outer step draws from.
+
+    Args:
+        seed: The run's.
+        step: The outer step, from 0.
+        attempt: How often the run was rolled back before.
+        index: Which of the step's rollouts it is, or which of the objective's parts.
+    """
+    return generator(seed, "outer", step, attempt, *([index] if index else []))
+
+
 Rolls = Callable[[Mapping[str, Tensor], int, int], Sequence[Rollout]]
 """(leaves by name, outer step, attempt) -> the rollouts of that step, in the order of their numbers."""
 
@@ -49,7 +61,7 @@ class Matcher(NamedTuple):
         own = {name: leaf.detach().clone().to(self.synset.images.device) for name, leaf in leaves.items()}
         for leaf in own.values():
             leaf.requires_grad_()
-        rng = generator(self.seed, "outer", step, attempt, *([index] if index else []))
+        rng = draws(self.seed, step, attempt, index)
         loss, _ = self.objective.loss(self.synset.with_leaves(own), None, step, rng)
         return Rollout(float(loss.detach()), torch.autograd.grad(loss, list(own.values())))
 

@@ -16,6 +16,7 @@ from raydd.distillation.networks import Look, Networks, slope
 from raydd.numerics.augment import Augment
 from raydd.numerics.flat import FlatModel
 from raydd.numerics.losses import cross_entropy
+from raydd.numerics.rng import derived
 from raydd.numerics.statistics import Distance
 
 Statistic = Callable[[FlatModel, Tensor, Tensor, Tensor], Tensor]
@@ -73,6 +74,8 @@ class StatisticMatching:
 
     T_c are real and S_c synthetic images of class c, A is one view for both, drawn anew for every class, and phi is
     taken through a network that ``networks`` gives for the whole outer step; p is its trust in the judge, mostly 1.
+    The loss of a class depends on the synthetic images of that class, the networks and the generator of that class
+    and outer step; nothing that is drawn for another class changes it.
 
     Attributes:
         networks: Where the networks of an outer step come from.
@@ -125,9 +128,12 @@ class StatisticMatching:
     def loss(
         self, synset: SyntheticSet, state: dict[str, Any], step: int, rng: torch.Generator, part: int = 0
     ) -> tuple[Tensor, dict[str, Any]]:
-        """The loss of class ``part``, a scalar. All draws come from ``rng``; the networks are drawn with class 0."""
+        """The loss of class ``part``, a scalar; all its draws come from ``rng``.
+
+        Class 0 brings the networks of the outer step: they are drawn from a generator of their own, derived from its.
+        """
         if part == 0:
-            look, kept = self.networks.draw(synset, state["networks"], step, rng)
+            look, kept = self.networks.draw(synset, state["networks"], step, derived(rng, "networks"))
         else:
             look, kept = Look(state["theta"], state["judge"], state["trust"]), state["networks"]
         after = {"networks": kept}
@@ -136,10 +142,17 @@ class StatisticMatching:
         return self.class_loss(synset, look, part, rng), after
 
     def class_loss(self, synset: SyntheticSet, look: Look, label: int, rng: torch.Generator) -> Tensor:
-        """The terms of one class through given networks; 0 where no synthetic image is of it."""
+        """The terms of one class through given networks; 0 where no synthetic image is of it.
+
+        Args:
+            synset: Its images of other classes are not looked at.
+            look: The networks of the outer step.
+            label: The class.
+            rng: A generator for this class and outer step alone.
+        """
         images, targets = self._synthetic(synset, label, rng)
         if not len(images):
-            return synset.images.sum() * 0
+            return images.sum() * 0
         real = self.real(label, self.batch_real, rng).to(images)
         view = self.augment.draw(images.shape, rng)
         shown = view(images)

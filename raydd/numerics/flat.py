@@ -1,14 +1,17 @@
 """A network as a function of one vector of parameters.
 
-Shapes: `P` parameters, `B` batch, `C H W` image, `K` classes, `F` features.
+Shapes: `P` parameters, `Q` running statistics, `B` batch, `C H W` image, `K` classes, `F` features.
 """
 
 from collections.abc import Callable
+from copy import deepcopy
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class Slot(NamedTuple):
@@ -55,23 +58,26 @@ def running_statistics(module: nn.Module) -> dict[str, Tensor]:
     return {name: value for name, value in module.named_buffers() if value.is_floating_point()}
 
 
-class _Features(nn.Module):
-    """Calls ``features`` of the wrapped network, so that `functional_call` reaches it."""
+class _Whole(nn.Module):
+    """Calls the wrapped network."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
+
+    def forward(self, x: Tensor) -> Any:
+        return self.network(x)
+
+
+class _Features(_Whole):
+    """Calls ``features`` of the wrapped network, so that `functional_call` reaches it."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self.network.features(x)  # type: ignore[operator, no-any-return]
 
 
-class _Layers(nn.Module):
+class _Layers(_Whole):
     """Calls the parts of the wrapped network's body one by one; see `FlatModel.layers`."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         body = getattr(self.network, "body", None)
@@ -93,8 +99,9 @@ def _weighs(part: nn.Module) -> bool:
 class FlatModel:
     """A network as ``f(theta, x)``, with all its parameters in one vector.
 
-    The network itself keeps no state: normalisation layers use the batch's own statistics, and
-    running statistics are thrown away, so equal arguments give equal results.
+    The network itself keeps no state, so equal arguments give equal results. Without running statistics it is in
+    training mode: BatchNorm uses the batch's own statistics, and what an image leads to depends on the images beside
+    it. With them it is in evaluation mode, as a trained network that is asked about images must be.
 
     Args:
         build: Makes the network; called once here and once an `init`.
@@ -102,6 +109,9 @@ class FlatModel:
     Attributes:
         layout: Name, shape and offset of each parameter, in ``named_parameters()`` order.
         size: The number of parameters, P.
+        statistics_layout: Name, shape and offset of each running statistic (Q,); empty without BatchNorm.
+        batch_norm: Whether the network has BatchNorm, which makes the images of a batch depend on each other.
+        tracks: Whether all BatchNorm there is keeps running statistics.
 
     >>> model = FlatModel(lambda: nn.Linear(3, 2))
     >>> theta = model.init(torch.Generator().manual_seed(0))
@@ -112,23 +122,27 @@ class FlatModel:
     def __init__(self, build: Callable[[], nn.Module]) -> None:
         self._build = build
         self._network = seeded(build, torch.Generator().manual_seed(0)).train()
-        self._features = _Features(self._network)
-        self._layers = _Layers(self._network)
         self.layout = layout_of(dict(self._network.named_parameters()))
         self.size = sum(slot.numel for slot in self.layout)
+        self.statistics_layout = layout_of(running_statistics(self._network))
+        norms = [module for module in self._network.modules() if isinstance(module, _BatchNorm)]
+        self.batch_norm, self.tracks = bool(norms), all(norm.running_mean is not None for norm in norms)
 
     def init(self, rng: torch.Generator) -> Tensor:
         """A fresh random theta (P,), float32, drawn as the network's own constructor draws it."""
         return flatten(dict(seeded(self._build, rng).named_parameters()))
 
-    def __call__(self, theta: Tensor, x: Tensor) -> Tensor:
-        """Logits (B, K) of images x (B, C, H, W) at theta (P,); theta's device and dtype count."""
-        logits: Tensor = self._call(self._network, "", theta, x)
+    def __call__(self, theta: Tensor, x: Tensor, statistics: Tensor | None = None) -> Tensor:
+        """Logits (B, K) of images x (B, C, H, W) at theta (P,); theta's device and dtype count.
+
+        ``statistics`` (Q,) are the running statistics of a network in evaluation mode; None is training mode.
+        """
+        logits: Tensor = self._call(_Whole, theta, x, statistics)
         return logits
 
-    def features(self, theta: Tensor, x: Tensor) -> Tensor:
-        """Flattened features (B, F) before the last layer."""
-        features: Tensor = self._call(self._features, "network.", theta, x)
+    def features(self, theta: Tensor, x: Tensor, statistics: Tensor | None = None) -> Tensor:
+        """Flattened features (B, F) before the last layer; ``statistics`` as of logits."""
+        features: Tensor = self._call(_Features, theta, x, statistics)
         return features
 
     def layers(self, theta: Tensor, x: Tensor) -> tuple[Tensor, ...]:
@@ -139,14 +153,23 @@ class FlatModel:
         Raises:
             ValueError: The network's body is no sequence of layers.
         """
-        found: tuple[Tensor, ...] = self._call(self._layers, "network.", theta, x)
+        found: tuple[Tensor, ...] = self._call(_Layers, theta, x)
         return found
 
-    def _call(self, module: nn.Module, prefix: str, theta: Tensor, x: Tensor) -> Any:
+    @cached_property
+    def _evaluated(self) -> nn.Module:
+        return deepcopy(self._network).eval()
+
+    def _call(
+        self, part: Callable[[nn.Module], nn.Module], theta: Tensor, x: Tensor, statistics: Tensor | None = None
+    ) -> Any:
         state = split(theta, self.layout)
-        fresh = {name: _copied(value, theta) for name, value in self._network.named_buffers()}
-        arguments: dict[str, Any] = {prefix + name: value for name, value in {**state, **fresh}.items()}
-        return functional_call(module, arguments, (x,))
+        state |= {name: _copied(value, theta) for name, value in self._network.named_buffers()}
+        if statistics is not None:
+            state |= split(statistics.to(theta), self.statistics_layout)
+        network = part(self._network if statistics is None else self._evaluated)
+        arguments: dict[str, Any] = {f"network.{name}": value for name, value in state.items()}
+        return functional_call(network, arguments, (x,))
 
 
 def _copied(buffer: Tensor, like: Tensor) -> Tensor:

@@ -24,3 +24,14 @@ def generator(seed: int, *path: str | int) -> torch.Generator:
     """
     digest = hashlib.sha256(repr((seed, *path)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def derived(rng: torch.Generator, *path: str | int) -> torch.Generator:
+    """A generator that depends on the seed of another and on ``path``, not on what was drawn from the other.
+
+    >>> rng = generator(0, "step", 3)
+    >>> before, _ = derived(rng, "networks"), torch.rand(3, generator=rng)
+    >>> before.initial_seed() == derived(rng, "networks").initial_seed()
+    True
+    """
+    return generator(rng.initial_seed(), *path)

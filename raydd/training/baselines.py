@@ -146,7 +146,8 @@ def _asked(experts: Experts | None) -> dict[str, Any]:
         return {}
     buffer = experts.source
     sums = [[index, open_arrow(expert_path(buffer.folder, index)).metadata["checksum"]] for index in buffer.experts]
-    return {"network": buffer.spec.network, "epochs": buffer.epochs, "device": experts.device.type, "experts": sums}
+    asked = {"network": buffer.spec.network, "epochs": buffer.epochs, "device": experts.device.type, "experts": sums}
+    return asked | ({"batch_norm": "running statistics"} if buffer.spec.buffer_layout else {})
 
 
 def open_experts(folder: Path, data: DataConfig, synsets: Sequence[SyntheticSet], device: str) -> Experts:

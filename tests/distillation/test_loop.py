@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from raydd.data.synset import SyntheticSet
+from raydd.data.tensors import flatten_tree, unflatten_tree
 from raydd.data.transform import Transform
 from raydd.distillation.loop import Distillation, Leaf, pixel_leaf
 from raydd.numerics.rng import generator
@@ -243,6 +244,142 @@ def test_a_run_resumed_after_a_rollback_meets_the_same_draws():
         assert same(whole, second)
 
 
+class Spiked:
+    """Half the squared distance to a point that is drawn anew each time; once at each of some steps, the step leads far
+    away, where the loss is infinite."""
+
+    parts, joint = 1, False
+
+    def __init__(self, *spikes):
+        self.spikes = set(spikes)
+
+    def init(self, rng):
+        return {"seen": torch.zeros((), dtype=torch.float64)}
+
+    def loss(self, synset, state, step, rng, part=0):
+        point = torch.randn(synset.images.shape, generator=rng, dtype=torch.float64)
+        loss = (synset.images - point).square().sum() / 2 + 0.1 * state["seen"]
+        if (step, rng.initial_seed()) in self.spikes:
+            loss = 1e200 * synset.images.sum()  # finite itself, and so is its gradient
+        return loss, {"seen": state["seen"] + synset.images.detach().mean()}
+
+
+def spikes(*at):
+    """Steps, and the attempts in which they lead astray."""
+    return [(step, generator(0, "outer", step, attempt).initial_seed()) for step, attempt in at]
+
+
+def naive_run(attempts, ema=0.7):
+    """By hand, from the draws of each step's last attempt: the images, their velocity, the running mean, the losses."""
+    images = synset().images.clone()
+    velocity, mean, seen, losses = torch.zeros_like(images), images.clone(), torch.zeros((), dtype=torch.float64), []
+    for step, attempt in enumerate(attempts):
+        point = torch.randn(images.shape, generator=generator(0, "outer", step, attempt), dtype=torch.float64)
+        losses.append(float((images - point).square().sum() / 2 + 0.1 * seen))
+        seen = seen + images.mean()
+        velocity = 0.5 * velocity + (images - point)
+        images = images - 0.1 * velocity
+        mean = 0.7 * mean + 0.3 * images
+    return images, velocity, mean, losses
+
+
+GENTLE = {"images": Leaf(0.1, 0.5)}
+
+
+@pytest.mark.parametrize(
+    ("at", "told", "attempts"),
+    [
+        ([(9, 0)], [(11, 0)], [1] * 25),  # the state of step 10 is broken: back to the start
+        ([(19, 0)], [(21, 10)], [0] * 10 + [1] * 15),
+        ([(9, 0), (19, 1)], [(11, 0), (21, 10)], [1] * 10 + [2] * 15),
+        ([(9, 0), (9, 1), (19, 2)], [(11, 0), (11, 0), (21, 10)], [2] * 10 + [3] * 15),
+        ([(12, 0)], [(14, 10)], [0] * 10 + [1] * 15),  # in between, as ever
+        ([], [], [0] * 25),
+    ],
+)
+def test_a_spike_just_before_a_state_is_due_does_not_get_into_it(at, told, attempts):
+    """Exact: the steps that count are those of the attempts that went through, from a state whose loss was finite."""
+    distillation, steps = run(Spiked(*spikes(*at)), 25, GENTLE, keep_every=10, ema=0.7)
+    assert [(step.step, step.rolled_back_to) for step in steps if step.rolled_back_to is not None] == told
+    assert all(not math.isfinite(step.loss) for step in steps if step.rolled_back_to is not None)
+    images, velocity, mean, losses = naive_run(attempts)
+    state = distillation.state_dict()
+    torch.testing.assert_close(state["leaves"]["images"], images, rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(state["momentum"]["images"], velocity, rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(distillation.result.images, mean, rtol=1e-12, atol=1e-13)
+    assert [step.loss for step in steps[-5:]] == pytest.approx(losses[-5:], rel=1e-12)
+
+
+@pytest.mark.parametrize("at", [[(9, 0)], [(19, 0)], [(9, 0), (19, 1)], [(12, 0), (19, 1), (19, 2)]])
+def test_killed_anywhere_around_a_rollback_it_resumes_to_the_same_bits(at):
+    """From the state that is worth saving, and from the state as it stands, whose loss may not be finite."""
+    whole, steps = run(Spiked(*spikes(*at)), 25, GENTLE, keep_every=10, ema=0.7)
+    assert sum(step.rolled_back_to is not None for step in steps) == len(at)
+    for killed in range(len(steps)):
+        first = Distillation(Spiked(*spikes(*at)), synset(), GENTLE, 0, keep_every=10, ema=0.7)
+        for _, _step in zip(range(killed), first.run(25), strict=False):
+            pass
+        for state in (first.kept, first.state_dict()):
+            second = Distillation(Spiked(*spikes(*at)), synset(), GENTLE, 0, keep_every=10, ema=0.7)
+            tensors, plain = flatten_tree(state)
+            second.load_state_dict(unflatten_tree(tensors, plain))
+            rest = list(second.run(25))
+            assert rest == steps[len(steps) - len(rest) :]
+            assert flatten_tree(second.state_dict())[1] == flatten_tree(whole.state_dict())[1]
+            ours, theirs = (flatten_tree(run.state_dict())[0] for run in (second, whole))
+            assert ours.keys() == theirs.keys()
+            assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_state_that_was_saved_before_its_loss_is_known_holds_the_one_before_it():
+    distillation, _ = run(Spiked(), 20, GENTLE, keep_every=10)
+    state = distillation.state_dict()
+    assert (state["step"], state["kept"]["step"]) == (20, 10)
+    assert "kept" not in distillation.kept
+    assert "attempt" not in state  # as before, where nothing was rolled back
+    list(distillation.run(21))
+    assert distillation.kept["step"] == 20
+    assert torch.equal(distillation.kept["leaves"]["images"], state["leaves"]["images"])
+
+
+def test_a_checkpoint_of_an_earlier_version_goes_on_from_itself():
+    whole, _ = run(Spiked(), 25, GENTLE, keep_every=10)
+    first, _ = run(Spiked(), 20, GENTLE, keep_every=10)
+    old = {name: value for name, value in first.state_dict().items() if name not in {"kept", "attempt"}}
+    second = Distillation(Spiked(), synset(), GENTLE, 0, keep_every=10)
+    second.load_state_dict(old)
+    assert second.kept["step"] == 20
+    list(second.run(25))
+    assert torch.equal(whole.result.images, second.result.images)
+
+
+BOUNDS = (torch.tensor(-1.0), torch.tensor(1.0))
+
+
+@pytest.mark.parametrize("leaf", [Leaf(1e5), Leaf(1e5, 0.5), Leaf(0.1, 0.5, torch.tensor(1e3), BOUNDS)])
+def test_a_finite_gradient_that_overflows_is_rolled_back_before_it_is_learned(leaf):
+    """Bounds hide an infinity in the leaf, and momentum would keep it for good."""
+
+    class Steep(Spiked):
+        def loss(self, synset, state, step, rng, part=0):
+            if (step, rng.initial_seed()) in self.spikes:
+                return 1e305 * synset.images.sum(), state
+            return 1e-6 * synset.images.square().sum(), state
+
+    distillation, steps = run(Steep(*spikes((3, 0))), 6, {"images": leaf}, keep_every=2)
+    assert [(step.step, step.rolled_back_to) for step in steps[:5]] == [
+        (1, None),
+        (2, None),
+        (3, None),
+        (4, 2),
+        (3, None),
+    ]
+    assert math.isfinite(steps[3].loss)
+    smooth, _ = run(Steep(), 6, {"images": leaf}, keep_every=2)
+    assert same(distillation, smooth)
+    assert torch.isfinite(distillation.result.images).all()
+
+
 def test_never_finite_again_is_an_error_after_ten_rollbacks():
     objective = Quadratic(spoil=lambda loss, step, call, synset: loss * math.nan if step == 3 else loss)
     distillation = Distillation(objective, synset(), LEARN, 0)
@@ -256,7 +393,7 @@ def test_never_finite_again_is_an_error_after_ten_rollbacks():
 
 
 class Parted:
-    """Three losses an outer step, each of one image; it carries what it has seen, and goes on drawing."""
+    """Three losses an outer step, each of one image; it carries what it has seen."""
 
     parts = 3
 
@@ -281,8 +418,9 @@ def test_every_part_is_an_optimiser_step_on_a_loss_of_its_own():
     images, velocity, carried, mean = start.images.clone(), torch.zeros_like(start.images), 0.0, start.images.clone()
     calls = iter(objective.seen)
     for step in range(4):
-        rng, total = generator(0, "outer", step, 0), 0.0
+        total = 0.0
         for part in range(3):
+            rng = generator(0, "outer", step, 0, *([part] if part else []))  # of this part and step alone
             draw = torch.randn((), generator=rng, dtype=torch.float64).item()
             found = next(calls)
             assert found[:3] == (step, part, draw)
@@ -314,17 +452,17 @@ def test_the_gate_is_held_before_each_part():
 
 
 def nan_in_the_second_part(loss, step, part, call):
-    return loss * math.nan if call == 3 * 7 + 1 else loss  # in the middle of outer step 8, once
+    return loss * math.nan if call == 3 * 8 + 1 else loss  # in the middle of outer step 9, once
 
 
 def test_a_part_that_is_not_finite_takes_the_whole_step_back():
     objective = Parted(nan_in_the_second_part)
     _, steps = run(objective, 10, {"images": Leaf(0.1, 0.5)}, keep_every=7, ema=0.7)
-    assert [(step.step, step.rolled_back_to) for step in steps[6:9]] == [(7, None), (8, 7), (8, None)]
-    assert math.isnan(steps[7].loss)
-    assert not steps[7].stepped
-    before, middle, again = (objective.seen[call] for call in (3 * 7, 3 * 7 + 1, 3 * 7 + 2))
-    assert (before[:2], middle[:2], again[:2]) == ((7, 0), (7, 1), (7, 0))
+    assert [(step.step, step.rolled_back_to) for step in steps[7:10]] == [(8, None), (9, 7), (8, None)]
+    assert math.isnan(steps[8].loss)
+    assert not steps[8].stepped
+    before, middle, again = (objective.seen[call] for call in (3 * 7, 3 * 8 + 1, 3 * 8 + 2))
+    assert (before[:2], middle[:2], again[:2]) == ((7, 0), (8, 1), (7, 0))
     assert not torch.equal(before[4], middle[4])  # the first part had been learned from
     assert torch.equal(before[4], again[4])
     assert before[3] == again[3]
@@ -339,7 +477,7 @@ def test_a_rollback_in_the_middle_of_a_step_leaves_no_trace():
     follow = Distillation(Parted(), synset(), {"images": Leaf(0.1, 0.5)}, 0, keep_every=7, ema=0.7)
     follow.load_state_dict(state)
     follow._attempt = 1
-    assert list(follow.run(10)) == steps[8:]
+    assert list(follow.run(10)) == steps[9:]
     assert torch.equal(follow.result.images, whole.result.images)
     assert torch.equal(follow.state_dict()["momentum"]["images"], whole.state_dict()["momentum"]["images"])
 
@@ -349,8 +487,9 @@ def test_joint_parts_are_one_optimiser_step_on_their_sum():
     distillation, steps = run(objective, 3, {"images": Leaf(0.1, 0.5)}, start)
     images, velocity, carried = start.images.clone(), torch.zeros_like(start.images), 0.0
     for step in range(3):
-        rng, gradient, total = generator(0, "outer", step, 0), 0.06 * images, 0.0
+        gradient, total = 0.06 * images, 0.0
         for part in range(3):
+            rng = generator(0, "outer", step, 0, *([part] if part else []))
             gap = images[part] - torch.randn((), generator=rng, dtype=torch.float64) - 0.1 * carried
             gradient[part] += 2 * gap
             total += float((gap**2).sum() + 0.01 * (images**2).sum())

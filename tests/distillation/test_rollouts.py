@@ -97,11 +97,12 @@ def test_the_mean_is_summed_in_order():
 
 
 def test_a_rollout_that_is_not_finite_rolls_the_step_back():
-    spoiled = Noisy(spoiled={3 * 2 + 1})  # the second rollout of the third step
+    spoiled = Noisy(spoiled={3 * 3 + 1})  # the second rollout of the fourth step
     run, steps = taken(in_turn(Matcher(spoiled, synset(), 0), 3), steps=4, keep_every=2)
-    assert [(step.step, step.rolled_back_to) for step in steps] == [(1, None), (2, None), (3, 2), (3, None), (4, None)]
+    expected = [(1, None), (2, None), (3, None), (4, 2), (3, None), (4, None)]
+    assert [(step.step, step.rolled_back_to) for step in steps] == expected
     assert run.step == 4
-    again = spoiled.points[9:12]
+    again = spoiled.points[12:15]
     assert all(step == 2 for step, _ in again)
     assert not torch.equal(again[0][1], spoiled.points[6][1])  # another attempt draws anew
 

@@ -13,12 +13,13 @@ from raydd.data.transform import Transform
 from raydd.distillation.loop import Distillation, Leaf
 from raydd.distillation.networks import Look, Mixed, RandomInit, Snapshots, Trained
 from raydd.distillation.queue import Queue
+from raydd.distillation.rollouts import draws
 from raydd.distillation.statistics import STATISTICS, RealImages, StatisticMatching
 from raydd.models.zoo import build
 from raydd.numerics.augment import augment
 from raydd.numerics.flat import FlatModel
 from raydd.numerics.formation import Formation
-from raydd.numerics.rng import generator
+from raydd.numerics.rng import derived, generator
 from raydd.numerics.statistics import cosine, gaussian, means
 
 SIZE, CLASSES, IPC, REAL = 8, 3, 2, 9
@@ -144,29 +145,33 @@ def naive_dc(theta, theirs, ours, label):
     return total
 
 
-def outer(objective, start, rng):
+def outer(objective, start, seed):
     """The losses of all parts of one outer step, summed, and the state after them."""
     state, total = objective.init(generator(0)), 0.0
     for part in range(objective.parts):
-        value, state = objective.loss(start, state, 0, rng, part)
+        value, state = objective.loss(start, state, 0, draws(seed, 0, 0, part), part)
         total = total + value
     return total, state
 
 
-def compared(objective, start, naive, rng, theirs, **loss):
-    """Our loss and its gradient to the images, and the naive ones."""
+def networks_of(seed):
+    """What the networks of the first outer step are drawn from."""
+    return derived(draws(seed, 0, 0), "networks")
+
+
+def compared(objective, start, naive, seed, **loss):
+    """Our loss and its gradient to the images, and the naive ones, which are given what a class draws from."""
     start = start.with_leaves({"images": start.images.requires_grad_()})
     if "part" in loss:
-        value, state = objective.loss(start, loss["state"], 0, rng, loss["part"])
+        value, state = objective.loss(start, loss["state"], 0, draws(seed, 0, 0, loss["part"]), loss["part"])
     else:
-        value, state = outer(objective, start, rng)
-    expected = naive(start, theirs)
+        value, state = outer(objective, start, seed)
+    expected = naive(start, lambda label: draws(seed, 0, 0, label))
     (ours,) = torch.autograd.grad(value, start.images)
     (wanted,) = torch.autograd.grad(expected, start.images)
     assert value.item() == pytest.approx(expected.item(), rel=1e-9)
     torch.testing.assert_close(ours, wanted, rtol=1e-7, atol=1e-10)
     assert (value.shape, value.dtype) == ((), torch.float64)
-    assert torch.equal(rng.get_state(), theirs.get_state())
     return state, ours
 
 
@@ -176,11 +181,12 @@ def compared(objective, start, naive, rng, theirs, **loss):
 def test_dm_sums_equation_4_over_the_classes(soft, formation, most):
     objective, start = matching(batch_synthetic=most), synset(soft=soft, formation=formation)
 
-    def naive(start, rng):
-        theta = MODEL.init(rng).double()
-        return sum(naive_term_of_eq_4(theta, *drawn_class(objective, start, label, rng)) for label in range(CLASSES))
+    def naive(start, drawn):
+        theta = MODEL.init(networks_of(1)).double()
+        pairs = [drawn_class(objective, start, label, drawn(label)) for label in range(CLASSES)]
+        return sum(naive_term_of_eq_4(theta, *pair) for pair in pairs)
 
-    state, gradient = compared(objective, start, naive, generator(1), generator(1))
+    state, gradient = compared(objective, start, naive, 1)
     assert (objective.parts, objective.joint) == (CLASSES, True)
     assert state == {"networks": None}
     assert gradient.abs().sum() > 0
@@ -190,18 +196,18 @@ def test_dm_sums_equation_4_over_the_classes(soft, formation, most):
 @pytest.mark.parametrize("alpha", [2.5, 0.5, 0.0])
 def test_tgdd_takes_equations_4_and_5_a_class_through_one_pair_of_snapshots(formation, alpha):
     objective, start = matching(**{**vars(TGDD), "alpha": alpha, "batch_synthetic": 4}), synset(formation=formation)
-    ours, theirs, state = generator(2), generator(2), objective.init(generator(0))
-    look, _ = objective.networks.draw(start, None, 0, theirs)
+    state = objective.init(generator(0))
+    look, _ = objective.networks.draw(start, None, 0, networks_of(8))
     assert not torch.equal(look.theta, look.judge)
     assert (objective.parts, objective.joint) == (CLASSES, False)
     for label in range(CLASSES):
 
-        def naive(start, rng, label=label):
-            real_images, images = drawn_class(objective, start, label, rng)
+        def naive(start, drawn, label=label):
+            real_images, images = drawn_class(objective, start, label, drawn(label))
             matched = naive_term_of_eq_4(look.theta, real_images, images)
             return matched + alpha * naive_term_of_eq_5(look.judge, images, label)
 
-        state, gradient = compared(objective, start, naive, ours, theirs, state=state, part=label)
+        state, gradient = compared(objective, start, naive, 8, state=state, part=label)
         others = start.labels != label
         assert gradient[others].abs().sum() == 0
         assert (gradient[~others].flatten(1).abs().sum(1) > 0).all()
@@ -210,21 +216,20 @@ def test_tgdd_takes_equations_4_and_5_a_class_through_one_pair_of_snapshots(form
 
 
 def test_dc_compares_gradients_row_by_row():
-    def naive(start, rng):
-        theta = MODEL.init(rng).double()
-        return sum(naive_dc(theta, *drawn_class(DC, start, label, rng), label) for label in range(CLASSES))
+    def naive(start, drawn):
+        theta = MODEL.init(networks_of(3)).double()
+        return sum(naive_dc(theta, *drawn_class(DC, start, label, drawn(label)), label) for label in range(CLASSES))
 
-    state, _ = compared(DC, synset(), naive, generator(3), generator(3))
+    state, _ = compared(DC, synset(), naive, 3)
     assert state["networks"]["age"] == 1
 
 
 def test_layers_are_the_features_of_every_block():
-    objective, start, rng = matching(statistic=STATISTICS["layers"], augment=augment("none")), synset(), generator(4)
-    value, _ = outer(objective, start, rng)
-    rng = generator(4)
-    theta, expected = MODEL.init(rng).double(), 0
+    objective, start = matching(statistic=STATISTICS["layers"], augment=augment("none")), synset()
+    value, _ = outer(objective, start, 4)
+    theta, expected = MODEL.init(networks_of(4)).double(), 0
     for label in range(CLASSES):
-        theirs, ours = drawn_class(objective, start, label, rng)
+        theirs, ours = drawn_class(objective, start, label, draws(4, 0, 0, label))
         module = network(theta)
         for part in module.body:
             theirs, ours = part(theirs), part(ours)
@@ -248,20 +253,19 @@ class Halved:
 def test_the_trust_in_the_judge_weighs_the_cross_entropy_in_every_part(each_class):
     halved = matching(networks=Halved(), alpha=4.0, each_class=each_class)
     plain = matching(alpha=2.0, each_class=each_class)
-    ours, theirs, a, b = generator(1), generator(1), {"networks": None}, {"networks": None}
+    a, b = {"networks": None}, {"networks": None}
     for part in range(halved.parts):
-        value, a = halved.loss(synset(), a, 0, ours, part)
-        expected, b = plain.loss(synset(), b, 0, theirs, part)
+        value, a = halved.loss(synset(), a, 0, draws(1, 0, 0, part), part)
+        expected, b = plain.loss(synset(), b, 0, draws(1, 0, 0, part), part)
         assert torch.equal(value, expected)
 
 
 def test_the_gaussian_distance_takes_the_same_features():
-    objective, start, rng = matching(distance=gaussian, augment=augment("none")), synset(), generator(4)
-    value, _ = outer(objective, start, rng)
-    rng = generator(4)
-    theta, expected = MODEL.init(rng).double(), 0
+    objective, start = matching(distance=gaussian, augment=augment("none")), synset()
+    value, _ = outer(objective, start, 4)
+    theta, expected = MODEL.init(networks_of(4)).double(), 0
     for label in range(CLASSES):
-        theirs, ours = drawn_class(objective, start, label, rng)
+        theirs, ours = drawn_class(objective, start, label, draws(4, 0, 0, label))
         expected += gaussian(network(theta).features(theirs), network(theta).features(ours)).item()
     assert value.item() == pytest.approx(expected, rel=1e-10)
 
@@ -273,7 +277,7 @@ def test_images_learn_through_every_operation_by_the_right_slope(name):
     toward = torch.randn(start.images.shape, generator=generator(8), dtype=torch.float64)
 
     def at(images):
-        return outer(objective, start.with_leaves({"images": images}), generator(5))[0]
+        return outer(objective, start.with_leaves({"images": images}), 5)[0]
 
     images = start.images.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(at(images), images)
@@ -292,7 +296,7 @@ def test_a_class_has_one_view_and_the_next_class_another():
             mark = float(torch.rand((), generator=rng))
             return lambda x: (seen.append((mark, len(x))), x)[1]
 
-    outer(matching(augment=Spy(), batch_real=4), synset(), generator(0))
+    outer(matching(augment=Spy(), batch_real=4), synset(), 0)
     marks = [mark for mark, _ in seen]
     assert [size for _, size in seen] == [IPC, 4] * CLASSES
     assert marks[::2] == marks[1::2]
@@ -304,17 +308,17 @@ def test_labels_may_be_learned_where_a_judge_reads_them():
     labels = start.labels.clone().requires_grad_()
     start = start.with_leaves({"images": start.images.requires_grad_(), "labels": labels})
     objective = matching(alpha=1.0)
-    value, _ = outer(objective, start, generator(0))
+    value, _ = outer(objective, start, 0)
     gradient = torch.autograd.grad(value, labels)[0]
     assert (gradient.abs().sum(1) > 0).all()
 
 
 def test_a_class_without_an_image_costs_nothing():
-    start, rng = synset(), generator(0)
+    start = synset()
     rows = start.labels != 1
     start = start.with_leaves({"images": start.images[rows].requires_grad_(), "labels": start.labels[rows]})
-    _, state = TGDD.loss(start, TGDD.init(rng), 0, rng, 0)
-    value, _ = TGDD.loss(start, state, 0, rng, 1)
+    _, state = TGDD.loss(start, TGDD.init(generator(0)), 0, draws(0, 0, 0), 0)
+    value, _ = TGDD.loss(start, state, 0, draws(0, 0, 0, 1), 1)
     (gradient,) = torch.autograd.grad(value, start.images)
     assert value.item() == 0
     assert not gradient.any()
@@ -401,3 +405,59 @@ def test_learned_images_lower_the_loss_at_networks_they_never_met(name, dtype, d
         return torch.stack(losses).sum().item()
 
     assert total(after) < 0.9 * total(start)
+
+
+def losses_and_gradients(objective, look, classes, step=3, seed=0):
+    """By class, each computed from the set, the networks and the class's own generator alone."""
+    found = {}
+    for label in classes:
+        images = synset().images.clone().requires_grad_()
+        start = synset().with_leaves({"images": images})
+        loss = objective.class_loss(start, look, label, draws(seed, step, 0, label))
+        found[label] = loss.item(), torch.autograd.grad(loss, images)[0]
+    return found
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_class_is_the_same_bits_alone_and_in_any_order(name):
+    objective = METHODS[name]
+    look, _ = objective.networks.draw(synset(), objective.init(generator(0))["networks"], 0, networks_of(0))
+    forwards = losses_and_gradients(objective, look, range(CLASSES))
+    for order in (range(CLASSES)[::-1], [1], [2, 2]):
+        for label, (loss, gradient) in losses_and_gradients(objective, look, order).items():
+            assert loss == forwards[label][0]
+            assert torch.equal(gradient, forwards[label][1])
+    assert len({loss for loss, _ in forwards.values()}) == CLASSES
+    assert losses_and_gradients(objective, look, [0], step=4)[0][0] != forwards[0][0]
+    assert losses_and_gradients(objective, look, [0], seed=1)[0][0] != forwards[0][0]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_a_class_draws_does_not_depend_on_the_others(name):
+    """Another class that draws more, or has no image, changes neither the networks nor any other class."""
+    objective, start, more = METHODS[name], synset(), []
+
+    def greedy(label, count, rng):
+        if label < more[0]:
+            torch.rand(7, generator=rng)
+        return real(label, count, rng)
+
+    greedily, losses = matching(**{**vars(objective), "real": greedy}), {}
+    for more[:] in ([0], [CLASSES - 1]):
+        state = greedily.init(generator(0))
+        for part in range(CLASSES):
+            loss, state = greedily.loss(start, state, 0, draws(0, 0, 0, part), part)
+            losses.setdefault(part, []).append(loss.item())
+    assert losses[CLASSES - 1][0] == losses[CLASSES - 1][1]
+    assert all(losses[label][0] != losses[label][1] for label in range(CLASSES - 1))
+
+
+@pytest.mark.parametrize("name", ["dm", "dc", "m3d"])  # one optimiser step for all classes
+def test_a_step_is_the_sum_of_classes_that_were_computed_backwards(name):
+    objective, start = METHODS[name], synset()
+    distillation, (step,) = run(objective, 1)
+    look, _ = objective.networks.draw(start, objective.init(generator(0))["networks"], 0, networks_of(0))
+    found = losses_and_gradients(objective, look, range(CLASSES)[::-1], step=0)
+    assert step.loss == sum(found[label][0] for label in range(CLASSES))
+    total = sum(found[label][1] for label in range(CLASSES))
+    assert torch.equal(distillation.result.images, start.images - 0.5 * total)
