@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from raydd.analyse.document import save
+from raydd.analyse.document import check_folder, save
 from raydd.api import HERE, Where, distill
 from raydd.config import DistillConfig, EvaluateConfig
 from raydd.console import Screen
@@ -83,6 +83,7 @@ def ablate(
     """
     screen, out, sets = screen or Screen(), Path(out), {}
     check_scoring(evaluation)
+    check_folder(out)
     for name, row in rows(config).items():
         folder = out / re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
         screen.note(f"{name}: {folder}")

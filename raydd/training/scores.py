@@ -16,7 +16,7 @@ from raydd.config import DataConfig, EvaluateConfig, ExpertConfig
 from raydd.data.coreset import CORESETS
 from raydd.data.synset import SyntheticSet
 from raydd.models.zoo import find
-from raydd.training.baselines import baselines, open_experts
+from raydd.training.baselines import baselines, mosaics, open_experts
 from raydd.training.fit import check_fits
 from raydd.training.matrix import Entry, Job, Matrix, Outcome
 from raydd.training.plan_robust import OWN, Ground, components
@@ -189,11 +189,18 @@ def _data(synsets: Sequence[SyntheticSet], config: EvaluateConfig) -> DataConfig
 def _beside(synsets: Sequence[SyntheticSet], ground: Ground, config: EvaluateConfig) -> list[Entry]:
     """Selections of every size and preprocessing that the sets have, and the whole data."""
     groups = {(synset.ipc, synset.transform.hash): synset for synset in reversed(synsets)}
+    cut = {(synset.ipc, synset.transform.hash, synset.formation): synset for synset in reversed(synsets)}
     several = len({hash_ for _, hash_ in groups}) > 1
-    entries = []
-    for synset in groups.values():
-        found = baselines(synset, ground.work, ground.seeds, ground.experts, config.baselines)
-        entries += [replace(row, name=f"{row.name}, {synset.transform.kind}") if several else row for row in found]
+    pairs = [
+        (synset, baselines(synset, ground.work, ground.seeds, ground.experts, config.baselines))
+        for synset in groups.values()
+    ]
+    pairs += [(synset, mosaics(synset, ground.work, ground.seeds, config.baselines)) for synset in cut.values()]
+    entries = [
+        replace(row, name=f"{row.name}, {synset.transform.kind}") if several else row
+        for synset, rows in pairs
+        for row in rows
+    ]
     if epochs := ground.protocol.real_epochs:
         kind = f", {synsets[0].transform.kind}" if several else ""
         entries.append(Entry(f"whole data, {epochs} epochs{kind}", "whole", ()))

@@ -6,6 +6,7 @@ Shapes: none.
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +22,7 @@ from raydd.report.page.scored import is_scored, read_scores
 
 Record = dict[str, Any]
 NOT_RECORDED = "not recorded"
+_STEP = re.compile(r"outer step ([0-9]+)")
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,28 @@ class RunFolder:
         file = self.path / "synset.arrow"
         digest = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
         return next((str(one["name"]) for one in sets if isinstance(one, dict) and one.get("digest") == digest), "")
+
+    @property
+    def result_step(self) -> int | None:
+        """The outer step that the result is of; None where there is none, or it is not known."""
+        if self.synset is None or self.setting("match") == "nothing":
+            return None
+        chosen = str(self.synset.provenance.get("chosen", ""))
+        if named := _STEP.search(chosen):
+            return int(named[1])
+        if "validation split" in chosen and self.history:
+            return int(max(self.history, key=lambda entry: float(entry["mean"]))["step"])
+        return self.last_step or self.setting("steps")
+
+    @property
+    def result_words(self) -> str:
+        """Which step the result is of and how it was chosen, as every part of a page says it."""
+        if self.synset is None:
+            return "none yet"
+        chosen, step = str(self.synset.provenance.get("chosen", "")), self.result_step
+        chosen = "" if _STEP.fullmatch(chosen) else chosen
+        place = "" if step is None else f"step {step} of {self.setting('steps', '?')}"
+        return ": ".join(filter(None, (place, chosen))) or NOT_RECORDED
 
     @property
     def last_step(self) -> int:
