@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from raydd.analyse.document import save
+from raydd.analyse.document import check_folder, save
 from raydd.api import HERE, Where, distill
 from raydd.config import DistillConfig, EvaluateConfig
 from raydd.console import Screen
@@ -84,6 +84,7 @@ def ablate(
     """
     screen, out = screen or Screen(), Path(out)
     check_scoring(evaluation)
+    check_folder(out)
     with alone(out, "raydd ablate", screen.note):
         return _ablate(config, out, evaluation, buffer, where, screen)
 

@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from raydd.analyse.document import check_out, save
+from raydd.analyse.document import check_folder, check_out, save
 from raydd.api import HERE, Where, check_workers
 from raydd.config import EvaluateConfig
 from raydd.console import Screen
@@ -146,6 +146,7 @@ def evaluate_continual(  # noqa: PLR0913 - as `evaluate`, and two more
     screen, png = screen or Screen(), Path(out) / "continual.png"
     keep_memory()
     check_workers(where)
+    check_folder(Path(out))
     if foreign := sorted(EVALUATE_ONLY & config.model_fields_set):
         raise ValueError(f"{', '.join(foreign)}: such settings are of `raydd evaluate`; leave them out here")
     if config.baselines is None:

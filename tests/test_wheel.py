@@ -1,6 +1,7 @@
 """The wheel: what is in it, the types that it has, and that it runs where nothing else is."""
 
 import ast
+import email
 import json
 import os
 import re
@@ -130,6 +131,30 @@ def test_the_wheel_has_all_of_the_package_and_nothing_else(wheel):
     assert f"\nVersion: {version}\n" in about["METADATA"]
     assert "raydd = raydd.cli:main" in about["entry_points.txt"]
     assert about["LICENSE"] == (ROOT / "LICENSE").read_text()
+
+
+def links(text):
+    """Where a page's images and links lead, in order."""
+    return re.findall(r"(!?)\[[^\]]*\]\(([^)]+)\)", text)
+
+
+def test_the_readme_of_a_package_index_needs_no_files_beside_it(wheel):
+    """Its images and links are those of the repository, absolute, below the one homepage of the project."""
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        about = email.message_from_bytes(archive.read(name))
+    urls = dict(line.split(", ") for line in about.get_all("Project-URL"))
+    home = urls["Homepage"]
+    assert {"Homepage", "Documentation", "Changelog"} <= set(urls)
+    assert all(url.startswith(home) for url in urls.values())
+    assert about["Description-Content-Type"] == "text/markdown"
+    here = links((ROOT / "README.md").read_text())
+    assert len(here) > 15
+    kinds = {"!": "raw", "": "blob"}
+    assert links(about.get_payload()) == [(mark, f"{home}/{kinds[mark]}/HEAD/{path}") for mark, path in here]
+    assert all((ROOT / path.partition("#")[0]).is_file() for _, path in here)
+    project = (ROOT / "pyproject.toml").read_text()
+    assert set(re.findall(r"https://[\w.-]+/[\w-]+/[\w-]+", project)) == {home}
 
 
 def test_the_script_uses_every_name():

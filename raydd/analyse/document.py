@@ -43,7 +43,7 @@ def check_out(out: Path, analysis: str) -> None:
         ValueError: Not a PNG's name, or numbers would replace a JSON file of something else.
     """
     if out.suffix != ".png":
-        raise ValueError(f"--out {out}: figures are PNG; use {out.with_suffix('.png')}")
+        raise ValueError(f"--out {out}: figures are PNG; use {out.with_suffix('.png')}, or a folder that exists")
     path = out.with_suffix(".json")
     try:
         own = not path.exists() or parse(read_bytes(path))["analysis"] == analysis
@@ -51,6 +51,17 @@ def check_out(out: Path, analysis: str) -> None:
         own = False
     if not own:
         raise ValueError(f"{path} is not of this analysis and would be replaced; name another --out")
+
+
+def check_folder(out: Path) -> None:
+    """Refuse a folder that cannot be made, before anything is computed.
+
+    Raises:
+        ValueError: It, or what it would lie in, is a file.
+    """
+    there = next(place for place in (out, *out.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise ValueError(f"--out {out}: {there} is a file, and a folder is needed; name another --out")
 
 
 def save(numbers: Document, draw: Callable[[Document], "Figure"], out: Path) -> dict[str, str]:

@@ -14,13 +14,17 @@ from raydd.cli.options import (
     dataset_word,
     given,
     known_device,
+    out_file,
     whole_numbers,
 )
 
 app = typer.Typer(help="Look into experts and runs: tables, figures and their numbers.", no_args_is_help=True)
 
 Out = Annotated[
-    Path | None, typer.Option(help="The PNG; its numbers go beside it as JSON. None: beside a single input, else here.")
+    Path | None,
+    typer.Option(
+        help="The PNG, or a folder for it; its numbers go beside it as JSON. None: beside the input, or here."
+    ),
 ]
 Buffers = Annotated[list[str], typer.Argument(metavar="BUFFER...", help="Buffers: folders or URIs.")]
 Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of `raydd distill`.")]
@@ -268,7 +272,8 @@ def _show(
     from raydd.console import Screen
 
     tabulate, draw = views
-    target = out or default_out(inputs, name)
+    usual = default_out(inputs, name)
+    target = out_file(out or usual, usual.name)
     check_out(target, name)
     numbers = measure()
     outputs = save(numbers, draw, target)

@@ -14,11 +14,11 @@ from raydd.cli.options import (
     Seed,
     Settings,
     Workers,
-    check_out,
     dataset_word,
     given,
     known_device,
     listed,
+    out_file,
     row_names,
     show_scores,
 )
@@ -83,7 +83,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one a flag
     seed: Seed = 0,
     settings: Settings = None,
     num_workers: Workers = None,
-    out: Annotated[Path | None, typer.Option(help="Write the scores to this JSON file.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the scores to this JSON file, or into a folder.")] = None,
     address: Address = None,
     device: DeviceOption = "auto",
     as_json: AsJson = False,
@@ -104,7 +104,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one a flag
     flags |= given(preprocessing=preprocessing, lr=lr, layout=format)
     flags |= {"networks": listed(nets) or (), "seeds": seeds, "seed": seed, "protocol": protocol}
     config = build(EvaluateConfig, flags, {"paper": paper, "test": test}, parse_settings(settings or ()))
-    check_out(out)
+    out = out and out_file(out, "scores.json")
     names = None if len(synsets) == 1 else row_names(synsets)
     where = Where(num_workers, address, known_device(device))
     with alone(out, "raydd evaluate", screen.note, beside=True) if out else nullcontext():
@@ -114,6 +114,6 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one a flag
         )
         report = evaluation.report(found, config, asked)
         outputs = {} if out is None else {"scores": str(out)}
-        show_scores(screen, report["scores"], outputs, report, compared=len(synsets) > 1)
+        show_scores(screen, report["scores"], outputs, report)
         if out is not None:  # last: what cannot be written has been shown
             evaluation.save_scores(report["scores"], out, report)

@@ -11,6 +11,7 @@ from raydd.cli.options import (
     Settings,
     dataset_word,
     given,
+    out_file,
     printer,
     show_document,
     whole_numbers,
@@ -96,7 +97,7 @@ def export(
 @app.command("import", epilog="Example: raydd import logged_files/CIFAR10/run --dataset cifar10 --out synset.arrow")
 def import_(  # noqa: PLR0913, PLR0917 - one a flag
     path: Annotated[Path, typer.Argument(help="A folder or file of another project.")],
-    out: Annotated[Path, typer.Option(help="The synset.arrow to write; a new file.")],
+    out: Annotated[Path, typer.Option(help="The synset.arrow to write, a new file; or a folder that exists.")],
     format: Annotated[str | None, typer.Option(help="As in `raydd export`; none finds out.")] = None,
     dataset: DatasetOption = None,
     preprocessing: Annotated[str | None, typer.Option(help="normalise, zca or raw01: the images' space.")] = None,
@@ -112,6 +113,7 @@ def import_(  # noqa: PLR0913, PLR0917 - one a flag
     from raydd.interop.reading import read_synset
     from raydd.settings import build, parse_settings
 
+    out = out_file(out, "synset.arrow")
     if out.exists():
         raise ValueError(f"{out} exists already; name another --out")
     if out.suffix != ".arrow":

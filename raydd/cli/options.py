@@ -99,23 +99,24 @@ def row_names(paths: Sequence[Path]) -> list[str]:
     return names
 
 
-def check_out(path: Path | None) -> None:
-    """Refuse a file that could not be written, before the work whose result it shall hold.
+def out_file(path: Path, name: str) -> Path:
+    """The file that ``--out`` means: in a folder that exists the one of this name, otherwise the path itself.
+
+    It is checked before the work whose result it will hold.
 
     Raises:
-        ValueError: It is a folder or a device, or its folder takes no files.
+        ValueError: It is no plain file, such as a device, or its folder takes no files.
     """
-    if path is None:
-        return
     try:
+        path = path / name if path.is_dir() else path
         if path.exists() and not path.is_file():
-            what = "a folder" if path.is_dir() else "no plain file"
-            raise ValueError(f"--out {path} is {what}; name a file, such as {path.name or 'out'}.json")
+            raise ValueError(f"--out {path} is no plain file; name a file, such as {name}, or a folder")
         folder = next(parent for parent in path.absolute().parents if parent.exists())
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise ValueError(f"--out {path} cannot be written ({error.strerror}); name a file elsewhere") from None
+    return path
 
 
 def show_scores(
@@ -123,7 +124,6 @@ def show_scores(
     scores: list[dict[str, Any]],
     outputs: dict[str, str],
     report: dict[str, Any] | None = None,
-    compared: bool = False,
 ) -> None:
     """Scores as tables, and where they were written.
 
@@ -132,7 +132,6 @@ def show_scores(
         scores: The records.
         outputs: Files by what they are.
         report: What else there is to say of the scores, see `raydd.evaluation.report`.
-        compared: Whether differences between sets were asked for.
     """
     from raydd.evaluation import alone
     from raydd.report.scores import comparison_table, matrix_table, robust_table, score_table
@@ -142,8 +141,8 @@ def show_scores(
     if robust := more.get("robust"):
         tables += [score_table([score for score in scores if score not in rows], "trainings of the robust scores")]
         tables += [robust_table([score | {"name": score["of"]} for score in robust])]
-    if compared and more.get("comparisons"):
-        tables.append(comparison_table(more["comparisons"]))
+    if comparisons := more.get("comparisons"):
+        tables.append(comparison_table(comparisons))
     if report is not None and len({score["network"] for score in rows}) > 1:
         tables.append(matrix_table(rows))
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from raydd.cli.options import AsJson
+from raydd.cli.options import AsJson, out_file
 
 app = typer.Typer()
 Runs = Annotated[
@@ -24,7 +24,9 @@ def report(
     runs: Runs,
     out: Annotated[
         Path | None,
-        typer.Option(help=f"The page; by default {PAGE} in the run's folder, of several runs {PAGE} here."),
+        typer.Option(
+            help=f"The page, or a folder for it; by default {PAGE} in the run's folder, of several runs {PAGE} here."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -51,8 +53,6 @@ def page_path(runs: Sequence[Path], out: Path | None) -> Path:
         if len(runs) != 1:
             return Path(PAGE)
         return runs[0] / PAGE if runs[0].is_dir() else runs[0].with_name(f"{runs[0].stem}-{PAGE}")
-    if out.is_dir():
-        raise ValueError(f"--out {out} is a folder; name a file, such as {out / PAGE}")
-    if out.suffix.lower() not in (".html", ".htm"):
-        raise ValueError(f"--out {out}: a report is a page; use {out.with_suffix('.html')}")
-    return out
+    if not out.is_dir() and out.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"--out {out}: a report is a page; use {out.with_suffix('.html')}, or a folder that exists")
+    return out_file(out, PAGE)

@@ -18,7 +18,8 @@ import numpy as np
 from rich.table import Table
 
 from raydd.report.figure import label, legend_below, look, new_figure, numbers_of, spaced
-from raydd.report.scores import percent, spread, text_table
+from raydd.report.scores import percent, spread
+from raydd.report.terminal import text_table
 from raydd.report.tuning import shorten
 
 if TYPE_CHECKING:

@@ -20,7 +20,8 @@ from rich.table import Table
 
 from raydd.console import clock
 from raydd.report.figure import label, legend_below, look, new_figure
-from raydd.report.scores import percent, text_table
+from raydd.report.scores import percent
+from raydd.report.terminal import text_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

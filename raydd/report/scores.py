@@ -7,20 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.table import Table
-from rich.text import Text
 
-WORDS = ("set", "network", "first", "second", "score", "how", "selection", "proxy", "found", "memory")
-"""Columns that hold words, to the left; numbers stand to the right."""
-
-
-def text_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """A table of cells that are shown as they are: a path may hold what looks like markup."""
-    table = Table(title=Text(title, style="table.title"), title_justify="left")
-    for column in columns:
-        table.add_column(Text(column), justify="left" if column in WORDS else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    return table
+from raydd.report.terminal import text_table
 
 
 def percent(value: float | None, signed: bool = False) -> str:
@@ -53,22 +41,33 @@ def chance(p: float | None) -> str:
 
 
 def comparison_table(comparisons: Sequence[dict[str, Any]]) -> Table:
-    """Differences of accuracies with their intervals and p values, one row a test of `compare_scores`.
+    """Differences of accuracies with their intervals and p values: a row a test, below a line for its first set.
 
     Args:
-        comparisons: The tests; a difference without test has a dash for its interval and its p values.
+        comparisons: Tests of `compare_scores`; a difference without test has a dash for its interval and its p value.
     """
-    columns = ("network", "first", "second", "difference", "95 % interval", "p", "p (Holm)", "networks")
-    rows = []
+    columns = ("first less second", "points", "95 % interval", "p (Holm)")
+    counts = {tuple(found["counts"]) for found in comparisons}
+    alike = len({count for pair in counts for count in pair}) == 1
+    groups: dict[str, dict[str, list[tuple[str, ...]]]] = {}
     for found in comparisons:
+        mark = " (best)" if found["best_baseline"] else ""
+        numbers = "" if alike else f", {found['counts'][0]} and {found['counts'][1]} networks"
         ends = [percent(found[key], signed=True) for key in ("low", "high")]
         interval = "-" if found["low"] is None else f"{ends[0]} to {ends[1]}"
-        difference = percent(found["difference"], signed=True)
-        counts = " and ".join(map(str, found["counts"]))
-        ps = [chance(found[key]) for key in ("p", "p_adjusted")]
-        rows.append((found["network"], found["first"], found["second"], difference, interval, *ps, counts))
+        cells = percent(found["difference"], signed=True), interval, chance(found["p_adjusted"])
+        of_network = groups.setdefault(found["network"], {})
+        of_network.setdefault(found["first"], []).append((f"  {found['second']}{mark}{numbers}", *cells))
+    rows: list[tuple[str, ...]] = []
+    for network, firsts in groups.items():
+        rows.append((f"{network}:", "", "", ""))
+        for first, tests in firsts.items():
+            rows += [(f"{first} less", "", "", ""), *tests]
     methods = ", ".join(dict.fromkeys(found["method"] for found in comparisons)) or "none to make"
-    return text_table(f"first less second, test accuracy in points of %; test: {methods}", columns, rows)
+    title = f"differences of test accuracy in points of %; test: {methods}"
+    title += f", {counts.pop()[0]} networks a row" if alike else ""
+    title += "; (best): the best baseline" if any(found["best_baseline"] for found in comparisons) else ""
+    return text_table(title, columns, rows)
 
 
 def robust_table(scores: Sequence[dict[str, Any]]) -> Table:
@@ -93,12 +92,12 @@ def score_table(scores: Sequence[dict[str, Any]], what: str = "scores") -> Table
         scores: Records of `raydd.training.scores.summarise`, of one data set and protocol.
         what: What the rows are, which the title begins with.
     """
-    columns = ("set", "network", "mean", "std", "networks", "selection")
-    rows = []
-    for score in scores:
-        cells = (percent(score["mean"]), percent(_std(score)), str(score["networks"]), score["selection"])
-        rows.append((score["name"], score["network"], *cells))
-    return text_table(_title(scores, what), columns, rows)
+    columns = ("set", "network", "mean", "std", "selection")
+    rows = [
+        (score["name"], score["network"], percent(score["mean"]), percent(_std(score)), score["selection"])
+        for score in scores
+    ]
+    return text_table(f"{_title(scores, what)}, {_networks(scores)} a row", columns, rows)
 
 
 def matrix_table(scores: Sequence[dict[str, Any]]) -> Table:
@@ -118,10 +117,15 @@ def matrix_table(scores: Sequence[dict[str, Any]]) -> Table:
             lines.append((*key, cells))
         cells[score["network"]] = spread(score["mean"], _std(score))
     rows = [(name, *(cells.get(each, "-") for each in networks), choice) for name, choice, cells in lines]
-    counts = sorted({score["networks"] for score in scores})
-    over = "mean ± std over " + (str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}") + " networks"
-    title = f"{_title(scores, 'sets by networks')}, {'one network' if counts == [1] else over} a cell"
+    title = f"{_title(scores, 'sets by networks')}, mean ± std, {_networks(scores)} a cell"
     return text_table(title, ("set", *networks, "selection"), rows)
+
+
+def _networks(scores: Sequence[dict[str, Any]]) -> str:
+    """How many networks a mean is over."""
+    counts = sorted({score["networks"] for score in scores})
+    many = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return "one network" if counts == [1] else f"{many} networks"
 
 
 def _std(score: dict[str, Any]) -> float | None:

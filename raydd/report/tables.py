@@ -6,19 +6,15 @@ from itertools import pairwise
 from typing import Any
 
 from rich.table import Table
-from rich.text import Text
+
+from raydd.report.terminal import text_table
 
 MOST_ROWS = 8
 
 
 def _table(title: str, rows: Sequence[dict[str, str]]) -> Table:
-    """A table of rows that have the same columns; the first column is text, the others are numbers."""
-    table = Table(title=Text(title, style="table.title"), title_justify="left")
-    for index, column in enumerate(rows[0]):
-        table.add_column(column, justify="right" if index else "left")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row.values()))  # as they are: a path may hold what looks like markup
-    return table
+    """A table of rows that have the same columns."""
+    return text_table(title, [*rows[0]], [[*row.values()] for row in rows])
 
 
 def _number(value: float | None, digits: str = ".3g") -> str:

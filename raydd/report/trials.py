@@ -6,6 +6,8 @@ from typing import Any, Protocol
 from rich.table import Table
 from rich.text import Text
 
+from raydd.report.terminal import text_table
+
 SHOWN = 16
 
 
@@ -23,16 +25,18 @@ class Trial(Protocol):
 def trial_table(trials: Sequence[Trial]) -> Table:
     """Trials as a table, those that run and the best first, at most `SHOWN`; accuracies in per cent."""
     ranked = sorted(trials, key=lambda trial: (trial.state != "running", -(trial.accuracy or 0.0), trial.number))
-    table = Table(title=Text("trials, accuracy on validation images in %", style="table.title"), title_justify="left")
-    table.add_column("trial", justify="right")
-    table.add_column("state")
-    table.add_column("step", justify="right")
-    table.add_column("accuracy", justify="right")
-    table.add_column("settings", overflow="fold")
-    for trial in ranked[:SHOWN]:
-        accuracy = "" if trial.accuracy is None else f"{100 * trial.accuracy:.1f}"
-        row = (str(trial.number), trial.state, f"{trial.step}/{trial.steps}", accuracy, settings_text(trial.values))
-        table.add_row(*(Text(cell) for cell in row))
+    rows = [
+        (
+            str(trial.number),
+            trial.state,
+            f"{trial.step}/{trial.steps}",
+            "" if trial.accuracy is None else f"{100 * trial.accuracy:.1f}",
+            settings_text(trial.values),
+        )
+        for trial in ranked[:SHOWN]
+    ]
+    columns = ("trial", "state", "step", "accuracy", "settings")
+    table = text_table("trials, accuracy on validation images in %", columns, rows)
     if len(ranked) > SHOWN:
         table.caption = Text(f"and {len(ranked) - SHOWN} more")
     return table

@@ -8,6 +8,7 @@ Shapes: `N` images, `C H W` image; see `raydd.data.coreset`.
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from raydd.data.synset import SyntheticSet
 from raydd.data.tensors import load_tensors, save_tensors
 from raydd.data.transform import Transform
 from raydd.numerics.flat import FlatModel
+from raydd.numerics.formation import encode
 from raydd.numerics.rng import generator
 from raydd.training.matrix import Entry
 from raydd.workspace import Workspace, open_workspace
@@ -38,6 +40,9 @@ BASELINE_LR = 0.01
 Real images have learned none. It is MTT's first step size, and the one of networks that are trained on the whole data;
 protocols with a step size of their own do not use it.
 """
+
+MOSAIC_CLUSTERS = 50
+"""Clusters a class up to which k-means chooses the images of mosaics too; more take minutes on data of usual size."""
 
 SCHEMA = 1
 """To be raised whenever a selection changes for the same key."""
@@ -54,6 +59,8 @@ def baselines(
 
     Herding and k-center measure distances of the experts' features, or of pixels where there are none, and
     forgetting is left out then. K-means is always of pixels.
+
+    A set of mosaics has mosaics of real images beside it too, see `mosaics`.
 
     Args:
         synset: The set that they stand beside.
@@ -74,14 +81,59 @@ def baselines(
         )
     entries = []
     for kind in wanted:
-        sets, asked = [], None if kind in DRAWN else experts
-        for seed in seeds if kind in DRAWN else seeds[:1]:
-            images, labels = _chosen(kind, work, synset.transform, ipc, seed, asked)
-            lr = torch.tensor(BASELINE_LR)
-            sets.append(SyntheticSet(images, labels, lr, synset.transform, synset.dataset, synset.classes))
+        asked = None if kind in DRAWN else experts
+        chosen = [
+            _chosen(kind, work, synset.transform, ipc, seed, asked) for seed in (seeds if kind in DRAWN else seeds[:1])
+        ]
         space = f" ({'pixels' if experts is None else 'features'})" if kind in MEASURED else ""
-        entries.append(Entry(f"{kind}{space}, {ipc} a class", kind, tuple(sets)))
+        sets = tuple(_plain(synset, images, labels) for images, labels in chosen)
+        entries.append(Entry(f"{kind}{space}, {ipc} a class", kind, sets))
     return entries
+
+
+def mosaics(synset: SyntheticSet, work: Workspace, seeds: range, kinds: Sequence[str] | None = None) -> list[Entry]:
+    """Mosaics of real images, as many as the set of mosaics stores: rho^2 real images in each, a fresh choice a seed.
+
+    They are cut and decoded as the set's own, so that networks see as many images of the same size. Their images are
+    drawn at random, and by k-means where that makes no more than `MOSAIC_CLUSTERS` clusters a class.
+
+    Args:
+        synset: The set that they stand beside; there are none beside a set without mosaics.
+        work: The real images.
+        seeds: Of the networks that will be trained on them.
+        kinds: Names of `CORESETS`; None takes random and kmeans.
+
+    Raises:
+        ValueError: A class has too few training images to fill its mosaics.
+    """
+    factor, ipc = synset.formation.factor, len(synset.images) // len(synset.classes)
+    count = ipc * factor**2
+    wanted = [kind for kind in CORESETS if kind in DRAWN and (kinds is None or kind in kinds)]
+    if synset.formation.plain or not wanted:
+        return []
+    fewest = int(work.dataset.train.targets.bincount(minlength=len(synset.classes)).min())
+    if fewest < count:
+        raise ValueError(
+            f"mosaics of real images beside a set of mosaics take {count} training images a class, and a class of "
+            f"{work.dataset.name} has {fewest}; use --baselines herding,kcenter, or none"
+        )
+    entries = []
+    for kind in wanted:
+        if kind == "kmeans" and count > MOSAIC_CLUSTERS:
+            continue
+        chosen = [_chosen(kind, work, synset.transform, count, seed, None) for seed in seeds]
+        sets = tuple(
+            replace(_plain(synset, encode(images, factor), labels[:: factor**2]), formation=synset.formation)
+            for images, labels in chosen
+        )
+        entries.append(Entry(f"{kind} mosaics ({factor} x {factor}), {ipc} a class", f"{kind}-mosaic", sets))
+    return entries
+
+
+def _plain(synset: SyntheticSet, images: Tensor, labels: Tensor) -> SyntheticSet:
+    """Real images as a set that stands beside another."""
+    lr = torch.tensor(BASELINE_LR)
+    return SyntheticSet(images, labels, lr, synset.transform, synset.dataset, synset.classes)
 
 
 def _wanted(experts: Experts | None, kinds: Sequence[str] | None) -> list[str]:

@@ -18,7 +18,7 @@ from raydd.data.datasets import placed
 from raydd.data.mirroring import flips, recorded
 from raydd.data.synset import SyntheticSet
 from raydd.models.zoo import find
-from raydd.training.baselines import baselines, open_experts
+from raydd.training.baselines import baselines, mosaics, open_experts
 from raydd.training.fit import check_fits
 from raydd.training.matrix import Entry, Job, Matrix, Outcome
 from raydd.training.plan_robust import OWN, Ground, components
@@ -202,11 +202,18 @@ def _data_of(synset: SyntheticSet) -> DataConfig:
 def _beside(synsets: Sequence[SyntheticSet], ground: Ground, config: EvaluateConfig) -> list[Entry]:
     """Selections of every size and preprocessing that the sets have, and the whole data."""
     groups = {(synset.ipc, synset.transform.hash): synset for synset in reversed(synsets)}
+    cut = {(synset.ipc, synset.transform.hash, synset.formation): synset for synset in reversed(synsets)}
     several = len({hash_ for _, hash_ in groups}) > 1
-    entries = []
-    for synset in groups.values():
-        found = baselines(synset, ground.work, ground.seeds, ground.experts, config.baselines)
-        entries += [replace(row, name=f"{row.name}, {synset.transform.kind}") if several else row for row in found]
+    pairs = [
+        (synset, baselines(synset, ground.work, ground.seeds, ground.experts, config.baselines))
+        for synset in groups.values()
+    ]
+    pairs += [(synset, mosaics(synset, ground.work, ground.seeds, config.baselines)) for synset in cut.values()]
+    entries = [
+        replace(row, name=f"{row.name}, {synset.transform.kind}") if several else row
+        for synset, rows in pairs
+        for row in rows
+    ]
     if epochs := ground.protocol.real_epochs:
         kind = f", {synsets[0].transform.kind}" if several else ""
         entries.append(Entry(f"whole data, {epochs} epochs{kind}", "whole", ()))

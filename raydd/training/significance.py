@@ -143,10 +143,14 @@ def compare_scores(
 ) -> list[dict[str, Any]]:
     """Tests between rows of a table of scores, network by network.
 
-    Compared are all pairs of the asked sets, and of every size the best asked set with each selection of as many real
-    images. The best is chosen by the accuracies that the test sees, so its p values are a little too small where
-    several sets lie close.
-    The whole data is compared with nothing: it is what the sets shall reach, and no rival.
+    Compared are all pairs of the asked sets, each of them with the best baseline of its size, and of every size the
+    best asked set with the other baselines. A baseline is a selection of real images, mosaics of them included; its
+    size is the number of images that it stores a class.
+
+    The best ones have the highest mean of the accuracies that the test sees (of equal ones the first). So the best
+    baseline is the luckiest of several: that a set beats it is said too seldom, and that it beats a set too often.
+    The p values of the best set are a little too small where several sets lie close.
+    The whole data is compared with nothing: it is what the sets are meant to reach, and no rival.
 
     Args:
         records: As `raydd.training.scores.summarise` gives them.
@@ -156,7 +160,7 @@ def compare_scores(
     Returns:
         A dict a test: ``network``, ``first``, ``second``, ``difference``, ``low``, ``high``, ``p``, ``p_adjusted`` (by
         `holm` over the tests of the same data set, network and protocol), ``method``, ``freedom``, ``counts`` (values
-        of the first and the second).
+        of the first and the second), ``best_baseline`` (whether the second is the best baseline of the first's size).
 
     Raises:
         ValueError: An unknown method, or what the method refuses.
@@ -168,25 +172,36 @@ def compare_scores(
         families.setdefault(tuple(record.get(key) for key in ("dataset", "network", "protocol")), []).append(record)
     found = []
     for family in families.values():
-        rows = [_row(first, second, method) for first, second in _pairs(family, asked)]
+        rows = [_row(first, second, method) | {"best_baseline": best} for first, second, best in _pairs(family, asked)]
         adjusted = holm(row["p"] for row in rows)
         found += [row | {"p_adjusted": p} for row, p in zip(rows, adjusted, strict=True)]
     return found
 
 
-def _pairs(family: Sequence[Record], asked: Collection[str] | None) -> list[tuple[Record, Record]]:
-    """What is compared on one network."""
-    sets, others, best = [], [], dict[Any, Record]()
+def _pairs(family: Sequence[Record], asked: Collection[str] | None) -> list[tuple[Record, Record, bool]]:
+    """What is compared on one network, and whether the second is the best baseline of the first's size."""
+    sets, baselines = [], []
     for record in family:
         chosen = record["kind"] == "distilled" if asked is None else record["name"] in asked
         if chosen:
             sets.append(record)
         elif record["kind"] not in ("distilled", "whole"):
-            others.append(record)
-    for record in sorted(sets, key=lambda record: float(record["mean"])):
-        best[record.get("ipc")] = record
-    against = [(best[other.get("ipc")], other) for other in others if other.get("ipc") in best]
-    return list(combinations(sets, 2)) + against
+            baselines.append(record)
+    rivals, best = _best(baselines), _best(sets)
+    pairs = [(first, second, False) for first, second in combinations(sets, 2)]
+    pairs += [(record, rivals[size], True) for record in sets if (size := record.get("ipc")) in rivals]
+    others = [record for record in baselines if record is not rivals[record.get("ipc")]]
+    return pairs + [(best[size], other, False) for other in others if (size := other.get("ipc")) in best]
+
+
+def _best(records: Sequence[Record]) -> dict[Any, Record]:
+    """Of every size the record with the highest mean; of equal ones the first."""
+    found: dict[Any, Record] = {}
+    for record in records:
+        size = record.get("ipc")
+        if size not in found or float(record["mean"]) > float(found[size]["mean"]):
+            found[size] = record
+    return found
 
 
 def _row(first: Record, second: Record, method: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from torch import nn
 from raydd.analyse.document import default_out
 from raydd.analyse.landscape import accuracy_at
 from raydd.cli import run
+from raydd.cli.analyse import app
 from raydd.config import DataConfig
 from raydd.data.buffer import ArrowBuffer, create_buffer, refresh_manifest, write_expert
 from raydd.data.convexified import Convexified, convexify
@@ -221,6 +222,23 @@ def test_where_figures_go(tmp_path, monkeypatch):
     assert default_out([Path("runs/a")], "labels") == Path("runs/a-labels.png")
     assert default_out([Path("runs/a"), Path("b")], "labels") == Path("labels.png")
     assert default_out([Path(".")], "labels") == tmp_path.with_name(f"{tmp_path.name}-labels.png")
+
+
+@pytest.mark.parametrize("name", sorted(command.callback.__name__ for command in app.registered_commands))
+def test_every_figure_goes_into_a_folder_that_is_there(name, capfd, small_buffer, small_synset, tmp_path):
+    out = tmp_path / "figures of mine.d"
+    out.mkdir()
+    run_folder = probed(tmp_path / "run")
+    (run_folder / "memory.jsonl").write_text('{"step": 1, "resident_mb": 100.5, "device_mb": null}\n')
+    given = {"experts": [small_buffer], "storage": [small_buffer], "landscape": [small_buffer, "--device", "cpu"]}
+    given |= {key: [run_folder] for key in ("matching", "labels", "memory")}
+    words = given.get(name, [small_synset, "--buffer", small_buffer, "--device", "cpu"])
+    document(capfd, "analyse", name, *words, "--out", out)
+    stem = words[0].with_suffix("").name
+    assert sorted(path.name for path in out.iterdir()) == [f"{stem}-{name}.json", f"{stem}-{name}.png"]
+    (tmp_path / "file").write_text("kept")
+    below = tmp_path / "file" / "a.png"
+    assert "cannot be written" in refusal(capfd, tmp_path, "analyse", name, *words, "--out", below)
 
 
 @pytest.mark.parametrize(

@@ -70,13 +70,24 @@ def test_several_sets_are_called_by_what_tells_their_paths_apart(capfd, small_sy
     assert called[2:4] == ["random, 1 a class", "herding (features), 1 a class"]
 
 
+def test_a_file_where_a_folder_is_needed_is_refused_before_the_trainings(capfd, small_synset, asked, tmp_path):
+    (tmp_path / "file").write_text("kept")
+    for out in (tmp_path / "file", tmp_path / "file" / "deep"):
+        assert run(["continual", str(small_synset), "--out", str(out)]) == 2
+        err = capfd.readouterr().err
+        assert f"--out {out}: {tmp_path / 'file'} is a file" in err
+        assert err.count("\n") == 1
+    assert asked == []
+    assert (tmp_path / "file").read_text() == "kept"
+
+
 def test_a_table_a_number_of_steps_has_a_line_a_step(capfd, small_synset, asked, tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     words = ["--steps", "2,5", "--baselines", "none", "--seeds", "2", "--set", "real_epochs=0"]
     assert run(["continual", str(small_synset), *words, "--out", str(tmp_path)]) == 0
     out = capfd.readouterr().out
-    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines()]
-    assert [line[:2] for line in cells if line] == [
+    cells = [[cell.strip() for cell in line.split("│")] for line in out.splitlines() if "│" in line]
+    assert [line[:2] for line in cells if line[0] != "classes seen"] == [
         ["5", "75.0 ± 0.0"],
         ["10", "50.0 ± 0.0"],
         ["mean over steps", "62.5"],

@@ -1,10 +1,13 @@
 """The real images that evaluate sets beside a synthetic set; the trainings themselves are done by `tests/remote`."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from raydd.cli import run
+from raydd.data.synset import SyntheticSet
+from raydd.numerics.formation import Formation
 from raydd.training.matrix import Outcome
 
 
@@ -51,3 +54,23 @@ def test_a_folder_without_experts_is_refused_before_anything_is_trained(capfd, s
     line = capfd.readouterr().err.strip().splitlines()[-1]
     assert "no manifest.json" in line
     assert scored == []
+
+
+def test_a_set_of_mosaics_has_mosaics_of_real_images_beside_it(capfd, small_synset, scored, tmp_path):
+    cut = tmp_path / "synset.arrow"
+    plain = SyntheticSet.load(small_synset)
+    replace(plain, formation=Formation(2)).save(cut)
+    words = ["evaluate", str(cut), str(small_synset), "--seeds", "2", "--set", "real_epochs=0", "--json"]
+    assert run(words) == 0
+    found = json.loads(capfd.readouterr().out)
+    kinds = {score["kind"]: (score["name"], score["ipc"]) for score in found["scores"] if not score.get("asked")}
+    assert list(kinds) == ["random", "kmeans", "herding", "kcenter", "random-mosaic", "kmeans-mosaic"]
+    assert kinds["random-mosaic"] == ("random mosaics (2 x 2), 1 a class", 1)
+    (matrix,) = scored
+    seen = {entry.kind: len(entry.sets[0].decoded().images) for entry in matrix.entries[2:]}
+    assert (seen["random"], seen["random-mosaic"], seen["kmeans-mosaic"]) == (10, 40, 40)
+    best = [(test["first"], test["second"]) for test in found["comparisons"] if test["best_baseline"]]
+    assert [first for first, _ in best] == [score["name"] for score in found["scores"] if score.get("asked")]
+    assert run([*words[:3], "--baselines", "herding", *words[3:]]) == 0
+    left = [score["kind"] for score in json.loads(capfd.readouterr().out)["scores"]]
+    assert left == ["distilled", "distilled", "herding"]

@@ -142,7 +142,7 @@ def test_the_papers_number_stands_beside_the_honest_one(capfd, kept, scored, tmp
     out = capfd.readouterr().out
     assert "best of 4 steps on test" in out
     assert ", step 1" not in out
-    assert "mean ± std over 2 networks a cell" in out
+    assert "mean ± std, 2 networks a cell" in out
     assert [row["first"] for row in found["comparisons"]] == [title] * 2
 
 
@@ -157,7 +157,7 @@ def test_two_sets_are_compared(test, capfd, small_synset, kept, scored, tmp_path
     found = written(tmp_path, small_synset, kept, "--test", test)
     pairs = [(row["first"], row["second"]) for row in found["comparisons"]]
     assert (small_synset.parent.name, kept.name) in pairs
-    assert len(pairs) == 2
+    assert pairs[1:] == [(name, "random, 1 a class") for name in (small_synset.parent.name, kept.name)]
     assert {row["method"] for row in found["comparisons"]} == {test}
     assert f"test: {test}" in capfd.readouterr().out
     assert "'t'" in refused(capfd, small_synset, "--test", "t")

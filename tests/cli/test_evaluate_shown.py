@@ -11,7 +11,7 @@ import torch
 import typer
 
 from raydd.cli import app, run
-from raydd.cli.options import check_out, row_names
+from raydd.cli.options import out_file, row_names
 from raydd.config import DistillConfig, EvaluateConfig
 from raydd.data.synset import SyntheticSet
 from raydd.interop.layouts import LAYOUTS
@@ -80,8 +80,8 @@ def test_names_are_the_shortest_that_tell_paths_apart(paths, names):
 def test_two_sets_are_told_apart_on_a_narrow_screen(capfd, two, scored, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     out, _ = evaluate(capfd, *two, "--baselines", "random")
-    rows = [[word.strip() for word in line.split("│")[1:-1]] for line in out.splitlines() if "│" in line]
-    assert [row[0] for row in rows[:2]] == ["datm/seed-0", "mtt/seed-0"]
+    rows = [[word.strip() for word in line.split("│")] for line in out.splitlines() if "│" in line]
+    assert [row[0] for row in rows[1:3]] == ["datm/seed-0", "mtt/seed-0"]
     assert "…" not in out
     assert "a-long-name" not in out
 
@@ -95,7 +95,13 @@ def test_a_single_set_is_called_by_method_and_ipc(capfd, small_synset, scored, t
 def test_every_table_says_what_it_is(capfd, small_synset, scored):
     out, _ = evaluate(capfd, small_synset, "--scores", "ars", "--baselines", "random", "--nets", "MLP,LeNet")
     found = [line.split(":")[0].split(" in %")[0] for line in titles(out)]
-    assert found == ["scores", "trainings of the robust scores", "robust scores", "sets by networks"]
+    assert found == [
+        "scores",
+        "trainings of the robust scores",
+        "robust scores",
+        "differences of test accuracy in points of %; test",
+        "sets by networks",
+    ]
 
 
 def test_the_document_names_the_files_and_the_protocol(capfd, two, scored, tmp_path):
@@ -153,7 +159,6 @@ def test_a_document_that_cannot_be_written_is_refused_first(capfd, small_synset,
     file = tmp_path / "file"
     file.touch()
     for out, words in (
-        (tmp_path, f"--out {tmp_path} is a folder; name a file, such as {tmp_path.name}.json"),
         (file / "scores.json", "Not a directory"),
         (file / "deep" / "scores.json", "Not a directory"),
         ("/dev/null", "no plain file"),
@@ -169,10 +174,17 @@ def test_a_document_that_cannot_be_written_is_refused_first(capfd, small_synset,
 def test_what_can_be_written_is_left_as_it_is(tmp_path):
     there = tmp_path / "there.json"
     there.write_text("{}")
-    for path in (None, there, tmp_path / "deep" / "er" / "new.json"):
-        check_out(path)
+    for path in (there, tmp_path / "deep" / "er" / "new.json"):
+        assert out_file(path, "scores.json") == path
+    assert out_file(tmp_path, "scores.json") == tmp_path / "scores.json"
     assert [path.name for path in tmp_path.iterdir()] == ["there.json"]
     assert there.read_text() == "{}"
+
+
+def test_a_folder_takes_the_scores_under_their_usual_name(capfd, small_synset, scored, tmp_path):
+    out, _ = evaluate(capfd, small_synset, "--baselines", "none", "--out", tmp_path)
+    assert f"scores: {tmp_path / 'scores.json'}" in out
+    assert json.loads((tmp_path / "scores.json").read_text())["sets"][0]["path"] == str(small_synset)
 
 
 def test_scores_are_shown_also_where_writing_fails(capfd, small_synset, scored, tmp_path, monkeypatch):

@@ -52,6 +52,8 @@ def test_the_page_of_several_lies_here(digits, tmp_path, monkeypatch, capfd):
     assert "side by side" in (tmp_path / "report.html").read_text()
     assert run(["report", "digits", "--out", "pages/own.html"]) == 0
     assert (tmp_path / "pages" / "own.html").is_file()
+    assert run(["report", "digits", "--out", "pages"]) == 0
+    assert (tmp_path / "pages" / "report.html").read_bytes() == (tmp_path / "pages" / "own.html").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -60,7 +62,7 @@ def test_the_page_of_several_lies_here(digits, tmp_path, monkeypatch, capfd):
         (["report"], "Missing argument"),
         (["report", "nothing"], "nothing does not exist; name a folder that raydd wrote"),
         (["report", "digits/checkpoint"], "digits/checkpoint holds state.arrow, which is no run"),
-        (["report", "digits", "--out", "digits"], "--out digits is a folder; name a file, such as digits/report.html"),
+        (["report", "digits", "--out", "page"], "--out page: a report is a page; use page.html, or a folder that"),
         (["report", "digits", "--out", "page.json"], "--out page.json: a report is a page; use page.html"),
     ],
 )

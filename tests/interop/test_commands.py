@@ -75,6 +75,15 @@ def test_refusals_are_one_line(capfd, small_synset, tmp_path):
     assert "logits" in refused(capfd, "export", small_synset, "--format", "datm", "--out", tmp_path / "out")
 
 
+def test_a_set_is_read_into_a_folder_under_its_usual_name(capfd, small_synset, tmp_path):
+    assert run(["export", str(small_synset), "--format", "mtt", "--out", str(tmp_path / "theirs")]) == 0
+    words = ("import", tmp_path / "theirs", "--out", tmp_path)
+    assert run([*map(str, words)]) == 0
+    ours, theirs = SyntheticSet.load(tmp_path / "synset.arrow"), SyntheticSet.load(small_synset)
+    assert torch.equal(ours.images, theirs.images)
+    assert f"{tmp_path / 'synset.arrow'} exists already" in refused(capfd, *words)
+
+
 def test_a_set_that_could_not_be_read_again_is_not_written(capfd, small_synset, tmp_path):
     for name in ("again", "again.pt", "again.arrow.old"):
         line = refused(capfd, "import", tmp_path / "nowhere", "--out", tmp_path / name)

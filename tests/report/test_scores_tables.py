@@ -6,6 +6,7 @@ import pytest
 from rich.console import Console
 
 from raydd.report.scores import chance, comparison_table, matrix_table, percent, robust_table, score_table, spread
+from raydd.report.terminal import text_table
 from raydd.training.significance import compare_scores
 
 
@@ -43,19 +44,32 @@ def test_numbers_in_words():
 
 
 def test_a_comparison_has_its_difference_interval_and_p():
-    found = cells(comparison_table(compare_scores(SCORES)))
-    assert found["first"] == ["[red]a", "[red]a"]
-    assert found["second"] == ["b", "random"]
-    assert found["difference"] == ["+50.0", "+62.5"]
+    table = comparison_table(compare_scores(SCORES[:1] + SCORES[2:3]))
+    found = cells(table)
+    assert found["first less second"] == ["ConvNet:", "[red]a less", "  b"]
+    assert found["points"] == ["", "", "+50.0"]
     # Welch with equal variances: nu = 4, the 97.5 % point is 2.7764, the error 0.05 sqrt(2 / 3): 0.5 -+ 0.1133.
-    assert found["95 % interval"] == ["+38.7 to +61.3", "-"]
-    assert (found["p"], found["p (Holm)"]) == (["< 0.001", "-"], ["< 0.001", "-"])
-    assert found["networks"] == ["3 and 3", "3 and 1"]
+    assert found["95 % interval"] == ["", "", "+38.7 to +61.3"]
+    assert found["p (Holm)"] == ["", "", "< 0.001"]
+    assert str(table.title).endswith("test: welch, 3 networks a row")
+
+
+def test_comparisons_stand_below_their_first_set_with_the_best_baseline_marked():
+    found = cells(comparison_table(compare_scores(SCORES)))
+    assert found["first less second"] == [
+        "ConvNet:",
+        "[red]a less",
+        "  b, 3 and 3 networks",
+        "  random (best), 3 and 1 networks",
+        "b less",
+        "  random (best), 3 and 1 networks",
+    ]
+    assert found["p (Holm)"] == ["", "", "< 0.001", "-", "", "-"]
 
 
 @pytest.mark.parametrize("method", ["welch", "bootstrap"])
 def test_a_comparison_says_its_method(method):
-    assert str(comparison_table(compare_scores(SCORES, method)).title).endswith(f"test: {method}")
+    assert f"; test: {method};" in str(comparison_table(compare_scores(SCORES, method)).title)
 
 
 def test_no_comparison_is_a_table_without_rows():
@@ -110,13 +124,12 @@ def test_rows_are_found_in_whatever_order_networks_come():
 def test_scores_are_shown_in_per_cent():
     rows = [score("mtt, 1 a class", "ConvNetW8", [0.6, 0.62498], std=0.0126), score("random", "ConvNetW8", [1.0, 1.0])]
     table = score_table(rows)
-    assert str(table.title) == "scores: digits, protocol mtt, test accuracy in %"
+    assert str(table.title) == "scores: digits, protocol mtt, test accuracy in %, 2 networks a row"
     assert cells(table) == {
         "set": ["mtt, 1 a class", "random"],
         "network": ["ConvNetW8", "ConvNetW8"],
         "mean": ["61.2", "100.0"],
         "std": ["1.3", "0.0"],
-        "networks": ["2", "2"],
         "selection": ["honest", "honest"],
     }
 
@@ -126,7 +139,7 @@ def test_a_single_network_has_no_spread(std):
     rows = [score("a", "MLP", [0.5], std=std), score("b", "MLP", [0.5, 0.5], std=0.0)]
     assert cells(score_table(rows))["std"] == ["-", "0.0"]
     assert cells(matrix_table(rows))["MLP"] == ["50.0", "50.0 ± 0.0"]
-    assert str(matrix_table(rows[:1]).title).endswith("%, one network a cell")
+    assert str(matrix_table(rows[:1]).title).endswith("one network a cell")
 
 
 @pytest.mark.parametrize("make", [score_table, matrix_table])
@@ -134,7 +147,7 @@ def test_a_single_network_has_no_spread(std):
 def test_long_names_are_folded_and_not_cut(make, width):
     names = [f"runs/{'deep/' * 20}{last}" for last in ("first", "other")]
     text = shown(make([score(name, "ConvNetW32", [0.5, 0.5]) for name in names]), width)
-    lines = [line.split("│")[1] for line in text.splitlines() if "│" in line]
+    lines = [line.split("│")[0] for line in text.splitlines() if "│" in line]
     folded = "".join(line.strip() for line in lines)
     assert all(name in folded for name in names)
     assert "…" not in text
@@ -147,3 +160,48 @@ def test_names_are_shown_as_they_are():
     for word in ("runs[1]/[red]x[/y]", "[old], protocol", "timm:[bold]x"):
         assert word in text
     assert "[red]a" in shown(matrix_table(SCORES))
+
+
+BASELINES = {
+    "random, 10 a class": "random",
+    "herding (features), 50 a class": "herding",
+    "forgetting, 10 a class": "forgetting",
+    "kmeans mosaics (2 x 2), 10 a class": "kmeans-mosaic",
+}
+
+
+@pytest.mark.parametrize("make", [score_table, matrix_table, comparison_table])
+def test_names_as_they_are_in_use_fit_eighty_columns_unfolded(make):
+    networks = ("ConvNetW32D3BN", "ResNet18W16", "VGG11W16")
+    kinds = dict.fromkeys(("datm/seed-0", "a-longer-folder-of-mtt/seed-0"), "distilled") | BASELINES
+    rows = [
+        score(name, network, [0.1 * place, 0.1 * place + 0.03, 0.1], kind=kind, std=0.013)
+        for network in networks
+        for place, (name, kind) in enumerate(kinds.items())
+    ]
+    given = compare_scores(rows) if make is comparison_table else rows
+    text = shown(make(given), width=80)
+    assert max(map(len, text.splitlines())) <= 80
+    cells_of = {cell.strip() for line in text.splitlines() for cell in line.split("│")}
+    words = [str(cell) for column in make(given).columns for cell in (column.header, *column.cells)]
+    assert {word.strip() for word in words} <= cells_of
+
+
+def test_columns_that_do_not_fit_stand_in_a_second_table_with_its_names():
+    names = [f"memory {number}, 10 a class" for number in range(6)]
+    table = text_table("what", ("set", *names), [("one", *("71.3 ± 0.4",) * 6), ("two", *("5.0",) * 6)])
+    lines = [[cell.strip() for cell in line.split("│")] for line in shown(table, 80).splitlines() if "│" in line]
+    assert [line[0] for line in lines] == ["set", "one", "two"] * 2
+    assert [cell for line in lines if line[0] == "set" for cell in line[1:]] == names
+    assert sum(line.count("71.3 ± 0.4") for line in lines) == 6
+    whole = shown(table, 200)
+    assert whole.count("one") == whole.count("what") == shown(table, 80).count("what") == 1
+
+
+def test_a_title_is_broken_between_words():
+    title = "words " * 30
+    screen = Console(file=io.StringIO(), width=60, soft_wrap=True)
+    screen.print(text_table(title, ("set",), [("a",)]))
+    lines = screen.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= 60
+    assert " ".join(lines).split().count("words") == 30

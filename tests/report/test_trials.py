@@ -23,7 +23,7 @@ def test_running_trials_come_first_then_the_best_and_settings_are_as_they_are():
         Row(3, {}, 20),
     ]
     lines = [line for line in rendered(trial_table(rows)).splitlines() if "/20" in line]
-    cells = [[cell.strip() for cell in line.strip("│").split("│")] for line in lines]
+    cells = [[cell.strip() for cell in line.split("│")] for line in lines]
     assert [row[0] for row in cells] == ["1", "3", "2", "0"]
     assert cells[0] == ["1", "running", "8/20", "50.0", "lr.images 5"]
     assert cells[1][3] == ""

@@ -14,9 +14,9 @@ from raydd.data.real import real
 from raydd.data.synset import SyntheticSet
 from raydd.data.transform import fit_transform
 from raydd.experts import Job, Trainer, prepare
-from raydd.numerics.formation import Formation
+from raydd.numerics.formation import Formation, encode
 from raydd.numerics.rng import generator
-from raydd.training.baselines import BASELINE_LR, SCHEMA, baselines, open_experts
+from raydd.training.baselines import BASELINE_LR, MOSAIC_CLUSTERS, SCHEMA, baselines, mosaics, open_experts
 from raydd.training.protocol import Protocol
 from raydd.training.student import evaluate, evaluate_real
 from raydd.workspace import open_workspace
@@ -98,6 +98,47 @@ def test_a_mosaic_stands_beside_as_many_real_images_as_it_stores(work):
     entries = baselines(mosaics, work, range(1))
     assert [len(entry.sets[0].images) for entry in entries] == [20] * 4
     assert all(entry.sets[0].formation.plain for entry in entries)
+
+
+@pytest.mark.parametrize("decode", ["uniform", "multi", "bounded"])
+def test_a_mosaic_stands_beside_mosaics_of_real_images_that_networks_see_alike(decode, work):
+    own = replace(synset(work, ipc=2), formation=Formation(2, decode, 8))
+    entries = mosaics(own, work, range(3, 5))
+    assert rows(entries) == [
+        ("random mosaics (2 x 2), 2 a class", "random-mosaic", 2),
+        ("kmeans mosaics (2 x 2), 2 a class", "kmeans-mosaic", 2),
+    ]
+    for entry in entries:
+        for seed, chosen in zip((3, 4), entry.sets, strict=True):
+            kind = entry.kind.removesuffix("-mosaic")
+            real_ones, _ = CORESETS[kind](work.dataset, work.transform, 8, generator(seed, "coreset", kind), None)
+            assert torch.equal(chosen.images, encode(real_ones, 2))
+            assert torch.equal(chosen.labels, own.labels)
+            assert chosen.formation == own.formation
+            assert chosen.decoded().images.shape == own.decoded().images.shape
+            assert float(chosen.lr) == float(torch.tensor(BASELINE_LR))
+
+
+def test_mosaics_are_of_the_kinds_that_were_named(work):
+    own = replace(synset(work, ipc=2), formation=Formation(2))
+    found = {kinds: [entry.kind for entry in mosaics(own, work, range(1), kinds)] for kinds in (("random",), (), SLOW)}
+    assert found == {("random",): ["random-mosaic"], (): [], SLOW: ["kmeans-mosaic"]}
+    assert mosaics(replace(own, formation=Formation(1)), work, range(1)) == []
+
+
+def test_kmeans_makes_mosaics_while_its_clusters_are_few(work):
+    sizes = {ipc: replace(synset(work, ipc=ipc), formation=Formation(2)) for ipc in (12, 13)}
+    assert 12 * 4 <= MOSAIC_CLUSTERS < 13 * 4
+    found = {ipc: [entry.kind for entry in mosaics(own, work, range(1))] for ipc, own in sizes.items()}
+    assert found == {12: ["random-mosaic", "kmeans-mosaic"], 13: ["random-mosaic"]}
+
+
+def test_mosaics_that_a_class_cannot_fill_are_refused_in_one_line(work):
+    own = replace(synset(work, ipc=20), formation=Formation(3))
+    with pytest.raises(ValueError, match=r"take 180 training images a class.*digits has 1\d\d; use --base") as caught:
+        mosaics(own, work, range(1))
+    assert "\n" not in str(caught.value)
+    assert mosaics(own, work, range(1), ("herding", "kcenter")) == []
 
 
 def test_experts_that_do_not_fit_are_refused_in_one_line(work, small_buffer, images, tmp_path):

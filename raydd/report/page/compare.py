@@ -16,7 +16,7 @@ from raydd.report.page.distilled import draw_progress, progress_charts, title_of
 from raydd.report.page.documents import Comparison, Score
 from raydd.report.page.folder import RunFolder, is_distilled, reading
 from raydd.report.page.html import Cell, Column, Section, paragraph, picture, table
-from raydd.report.page.scored import LEVEL, difference_table, is_scored, read_scores, score_cell
+from raydd.report.page.scored import BEST, LEVEL, difference_table, is_scored, read_scores, score_cell
 from raydd.report.page.sheets import compact, read_sheet
 from raydd.settings import flat
 from raydd.training.significance import compare_scores
@@ -51,8 +51,9 @@ def compare_section(paths: Sequence[Path], names: Sequence[str]) -> Section:
     """
     runs = {name: RunFolder(path) for name, path in zip(names, paths, strict=True) if is_distilled(path)}
     scores = {name: _rows(path, name) for name, path in zip(names, paths, strict=True) if is_scored(path)}
-    body = _scores([row for rows in scores.values() for row in rows]) if scores else ""
-    if chosen := [name for name, found in scores.items() if not found]:
+    own = [row for rows in scores.values() for row in rows if row.asked]
+    body = _scores([*own, *_baselines(scores)], runs) if own else ""
+    if chosen := [name for name, found in scores.items() if not any(row.asked for row in found)]:
         body += paragraph(f"Left out here, as their only scores are of sets chosen on test: {', '.join(chosen)}.")
     if runs:
         body += _curves(runs) + _pictures(runs) + _settings(runs)
@@ -62,18 +63,42 @@ def compare_section(paths: Sequence[Path], names: Sequence[str]) -> Section:
 
 
 def _rows(path: Path, name: str) -> list[Score]:
-    """The rows of a folder that a comparison takes: its own sets, called after it, and the rest as they are."""
+    """The rows of a folder that a comparison takes: its own sets, called after it, and the baselines as they are."""
     rows = [row for row in read_scores(path).scores if row.alone and row.selection != "paper"]
     own = [row for row in rows if row.asked] or [row for row in rows if row.kind == "distilled"]
-    several = len({row.name for row in own}) > 1
-    return [row.model_copy(update={"name": f"{name}: {row.name}" if several else name, "asked": True}) for row in own]
+    several, titles = len({row.name for row in own}) > 1, {row.name for row in own}
+    called = {title: f"{name}: {title}" if several else name for title in titles}
+    return [
+        row.model_copy(update={"name": called.get(row.name, row.name), "asked": row.name in titles})
+        for row in rows
+        if row.name in titles or row.kind != "distilled"
+    ]
 
 
-def _scores(rows: Sequence[Score]) -> str:
-    if not rows:
-        return ""
+def _baselines(scores: Mapping[str, Sequence[Score]]) -> list[Score]:
+    """What stands beside the sets, each once; of the same name and other accuracies it is called after its run too."""
+    found: dict[tuple[str, ...], list[tuple[str, Score]]] = {}
+    for run, rows in scores.items():
+        for row in rows:
+            places = found.setdefault((row.name, row.dataset, row.network, row.protocol), [])
+            if not row.asked and row.values not in [other.values for _, other in places]:
+                places.append((run, row))
+    return [
+        row if len(places) == 1 else row.model_copy(update={"name": f"{row.name} (beside {run})"})
+        for places in found.values()
+        for run, row in places
+    ]
+
+
+def _scores(rows: Sequence[Score], runs: Mapping[str, RunFolder]) -> str:
     networks = list(dict.fromkeys(row.network for row in rows))
-    columns = [Column("run"), Column("data set"), Column("images a class", numeric=True), Column("protocol")]
+    columns = [
+        Column("run"),
+        Column("outer step"),
+        Column("data set"),
+        Column("images a class", numeric=True),
+        Column("protocol"),
+    ]
     columns += [Column(network, numeric=True) for network in networks] + [Column("selection")]
     grouped: dict[tuple[str, ...], dict[str, Score]] = {}
     for row in rows:
@@ -83,13 +108,20 @@ def _scores(rows: Sequence[Score]) -> str:
         ipc = next(iter(found.values())).ipc
         size = Cell("all") if ipc is None else Cell(f"{ipc:g}", ipc)
         scored = [score_cell(found[each]) if each in found else Cell("-") for each in networks]
-        cells.append([name, dataset, size, protocol, *scored, selection])
+        cells.append([name, _step(runs.get(name)), dataset, size, protocol, *scored, selection])
     told = paragraph("Test accuracy in per cent, mean ± standard deviation over fresh networks, and how many they are.")
     shown = table(columns, cells, "Test accuracy of the runs in %, mean ± std (number of networks)")
     each = {network: [row for row in rows if row.network == network] for network in networks}
     alike = len({(row.dataset, row.protocol) for row in rows}) == 1
     charts = "".join(_bars(network, found) for network, found in each.items() if len(found) > 1 and alike)
     return told + shown + charts + _tests(rows)
+
+
+def _step(run: RunFolder | None) -> Cell | str:
+    """The outer step that a run's result is of."""
+    if run is None or run.result_step is None:
+        return "-"
+    return Cell(f"{run.result_step} of {run.setting('steps', '?')}", run.result_step, run.result_words)
 
 
 def _bars(network: str, rows: Sequence[Score]) -> str:
@@ -101,13 +133,13 @@ def _bars(network: str, rows: Sequence[Score]) -> str:
 
 
 def _tests(rows: Sequence[Score]) -> str:
-    """Welch's test of each pair of runs that were scored alike."""
-    found = compare_scores([row.model_dump() for row in rows], "welch", {row.name for row in rows})
+    """Welch's test of each pair of runs that were scored alike, and of the runs with the baselines."""
+    found = compare_scores([row.model_dump() for row in rows], "welch", {row.name for row in rows if row.asked})
     if not found:
         return paragraph("No two of these were scored on the same data, network and protocol: nothing is tested.")
     tests = [validate(Comparison, test) for test in found]
     told = "Whether the runs differ by more than chance: Welch's test of the accuracies of their fresh networks, p "
-    told += f"adjusted by Holm, significant below {LEVEL}. A run's own seed is not in the spread."
+    told += f"adjusted by Holm, significant below {LEVEL}. A run's own seed is not in the spread. {BEST}"
     return paragraph(told) + difference_table(tests)
 
 

@@ -119,6 +119,7 @@ def _overview(run: RunFolder) -> Section:
             f"{_plural(len(synset.images), 'image')} of {len(synset.classes)} classes, {synset.ipc:g} a class, {soft}"
         )
         pairs += [("synthetic set", size), ("step size of students", f"{float(synset.lr):.4g}")]
+    pairs += [("result", run.result_words)]
     pairs += [("network", str(run.setting("experts.network", NOT_RECORDED)))]
     pairs += [("test accuracy", f"{spread(row.mean, row.spread)} % on {row.network}") for row in run.scores]
     pairs += [(word, said) for word, said in _protocol(run)]

@@ -68,6 +68,7 @@ class Comparison(Document):
     p_adjusted: Fraction | None
     method: str
     counts: tuple[int, int]
+    best_baseline: bool = False
 
 
 class Robust(Document):

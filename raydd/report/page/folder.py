@@ -5,6 +5,7 @@ Shapes: none.
 
 import hashlib
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,6 +25,7 @@ from raydd.safe_yaml import parse_yaml
 
 Record = dict[str, Any]
 NOT_RECORDED = "not recorded"
+_STEP = re.compile(r"outer step ([0-9]+)")
 
 
 class TrialDocument(Document):
@@ -180,6 +182,28 @@ class RunFolder:
         file = self.path / "synset.arrow"
         digest = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
         return next((one.name for one in sets if one.digest == digest), "")
+
+    @property
+    def result_step(self) -> int | None:
+        """The outer step that the result is of; None where there is none, or it is not known."""
+        if self.synset is None or self.setting("match") == "nothing":
+            return None
+        chosen = str(self.synset.provenance.get("chosen", ""))
+        if named := _STEP.search(chosen):
+            return int(named[1])
+        if "validation split" in chosen and self.history:
+            return int(max(self.history, key=lambda entry: float(entry["mean"]))["step"])
+        return self.last_step or self.setting("steps")
+
+    @property
+    def result_words(self) -> str:
+        """Which step the result is of and how it was chosen, as every part of a page says it."""
+        if self.synset is None:
+            return "none yet"
+        chosen, step = str(self.synset.provenance.get("chosen", "")), self.result_step
+        chosen = "" if _STEP.fullmatch(chosen) else chosen
+        place = "" if step is None else f"step {step} of {self.setting('steps', '?')}"
+        return ": ".join(filter(None, (place, chosen))) or NOT_RECORDED
 
     @property
     def last_step(self) -> int:

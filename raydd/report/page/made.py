@@ -127,4 +127,4 @@ def _sources(run: RunFolder) -> Iterable[tuple[str, str]]:
     yield "Python", said("python")
     yield "fingerprint of the data", said("fingerprint")
     yield "machine", f"{said('machine')} ({kind})" if "machine" in source else f"{kind}; nothing else is recorded"
-    yield "result", said("chosen") if run.finished else "none yet"
+    yield "result", run.result_words

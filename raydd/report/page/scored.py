@@ -25,6 +25,10 @@ SELECTIONS = {
     "paper": "chosen on the test images, the best of several, as papers report: higher than what new images would give",
     "unknown": "its file does not say how it was chosen; other projects' best files were chosen on test, as a rule",
 }
+BEST = (
+    "Each set is tested against the best baseline of its size (best), the selection of real images with the highest "
+    "mean in this table: chosen by the accuracies that are tested, it is a strong rival."
+)
 TESTS = {"welch": "Welch's t test", "bootstrap": "a bootstrap"}
 ROBUST = {"hlr": "less is better", "ior": "more is better", "lrs": "more is better", "ars": "more is better"}
 
@@ -136,7 +140,7 @@ def differences(path: Path, found: Scores) -> Section:
     tested = _one(TESTS.get(test.method, test.method) for test in tests)
     told = f"Differences of mean test accuracy in points of %, tested by {tested}"
     told += " on the accuracies of fresh networks; p is adjusted by Holm within a network, and a difference is called "
-    told += f"significant below {LEVEL}. Another distillation of the same method is not in the spread."
+    told += f"significant below {LEVEL}. Another distillation of the same method is not in the spread. {BEST}"
     return Section("differences", "Differences", paragraph(told) + difference_table(tests))
 
 
@@ -148,7 +152,7 @@ def difference_table(tests: Sequence[Comparison]) -> str:
     rows: list[list[Cell | str]] = [
         [
             test.first,
-            test.second,
+            Cell(f"{test.second} (best)", note="the best baseline") if test.best_baseline else test.second,
             number_cell(percent(test.difference, signed=True), test.difference),
             verdict(test.p_adjusted),
             _interval(test),
@@ -183,11 +187,17 @@ def _sentence(rows: Sequence[Score]) -> str:
     shown = over if counts[-1] > 1 else "of one fresh network"
     text = f"Test accuracy on {_one(row.dataset for row in rows)} in per cent, {shown}"
     text += " ± their standard deviation (n - 1), and in brackets how many they are. " if counts[-1] > 1 else ". "
-    beside = {"whole": "training on all real images"}
-    others = dict.fromkeys(beside.get(row.kind, "as many real images") for row in rows if row.kind != "distilled")
+    others = dict.fromkeys(_beside(row.kind) for row in rows if row.kind != "distilled")
     return text + (
         f"Beside the sets stand {' and '.join(others)}, to say what the numbers are worth." if others else ""
     )
+
+
+def _beside(kind: str) -> str:
+    """What stands beside the sets."""
+    if kind == "whole":
+        return "training on all real images"
+    return "as many mosaics of real images" if kind.endswith("-mosaic") else "as many real images"
 
 
 def _words(rows: Sequence[Score], found: Scores) -> list[tuple[str, str]]:

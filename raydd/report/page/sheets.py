@@ -94,7 +94,7 @@ def read_sheet(run: RunFolder) -> Sheet | None:
     classes = tuple(synset.classes[: len(members)])
     if frames and (frames.columns, frames.size, frames.classes) != (columns, size, classes):
         stops = []  # of another set than the result
-    stops = _with_result(stops, result_picture(synset, members, columns), _chosen(synset, run))
+    stops = _with_result(stops, result_picture(synset, members, columns), run)
     return Sheet(columns, classes, size, tuple(stops), _labels(synset, members), left_out)
 
 
@@ -175,27 +175,15 @@ def _whole_png(file: Path, size: tuple[int, int]) -> bytes:
     return png
 
 
-def _with_result(stops: list[Stop], png: bytes, chosen: tuple[int | None, str]) -> list[Stop]:
+def _with_result(stops: list[Stop], png: bytes, run: RunFolder) -> list[Stop]:
     """The frames and, as the last of them or behind it, the result."""
-    step, words = chosen
-    if stops and _same(stops[-1].png, png):
-        return [*stops[:-1], Stop(stops[-1].step, f"{stops[-1].words}, the result", png)]
-    return [*stops, Stop(step, words, png)]
+    result = Stop(run.result_step, f"the result, {run.result_words}", png)
+    return [*(stops[:-1] if stops and _same(stops[-1].png, png) else stops), result]
 
 
 def _same(first: bytes, second: bytes) -> bool:
     one, other = (np.asarray(Image.open(io.BytesIO(png)).convert("RGB")) for png in (first, second))
     return np.array_equal(one, other)
-
-
-def _chosen(synset: SyntheticSet, run: RunFolder) -> tuple[int | None, str]:
-    """The result's outer step, and what is written of it."""
-    chosen = str(synset.provenance.get("chosen", ""))
-    if "validation split" in chosen and synset.history:
-        best = max(synset.history, key=lambda entry: float(entry["mean"]))
-        return int(best["step"]), f"the result: best on the validation split, step {best['step']}"
-    step = run.setting("steps")
-    return step, f"the result: {chosen}" if chosen else "the result"
 
 
 def _labels(synset: SyntheticSet, members: Sequence[Sequence[int]]) -> dict[tuple[int, int], list[tuple[str, float]]]:

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import io
+import json
 import re
 import shutil
 from dataclasses import replace
@@ -14,9 +15,10 @@ import pytest
 from PIL import Image
 
 from raydd.cli import run
+from raydd.data.synset import SyntheticSet
 from raydd.report.page import build
 from raydd.report.page.build import build_page, write_report
-from raydd.report.page.compare import names_of
+from raydd.report.page.compare import compare_section, names_of
 from raydd.report.page.folder import RunFolder
 from raydd.report.page.kinds import KINDS, kinds_of
 from raydd.report.page.sheets import compact, read_sheet
@@ -143,6 +145,71 @@ def test_several_runs_stand_side_by_side(scored):
     assert all(
         any(label.startswith(f"synthetic images of {name[:-2]}") for label in page.values("alt")) for name in both
     )
+
+
+def compared(table):
+    return [(row[0], row[1]) for row in table.rows]
+
+
+def test_runs_side_by_side_have_the_baselines_and_are_tested_against_them(scored, read):
+    """Baselines that are the same for both runs stand there once; others say beside which run they stood."""
+    page = read([compare_section(scored, ["one", "two"])])
+    table = next(table for table in page.tables if table.columns[0] == "run")
+    assert [row[0] for row in table.rows] == ["one", "two", "random, 1 a class", "whole data, 50 epochs"]
+    assert [row[-2] for row in table.rows] == ["62.0 ± 2.0 (3)"] * 2 + ["52.0 ± 2.0 (3)"] * 2
+    assert len(page.charts[0].points) == 4
+    tested = next(table for table in page.tables if table.columns[0] == "first")
+    best = "random, 1 a class (best)"
+    assert compared(tested) == [("one", "two"), ("one", best), ("two", best)]
+
+    other = json.loads((scored[1] / "scores.json").read_text())
+    for row in other["scores"][1:]:
+        row["values"] = [value + 0.05 for value in row["values"]]
+        row["mean"] += 0.05
+    (scored[1] / "scores.json").write_text(json.dumps(other))
+    page = read([compare_section(scored, ["one", "two"])])
+    table = next(table for table in page.tables if table.columns[0] == "run")
+    words = [
+        f"{what} (beside {run})" for what in ("random, 1 a class", "whole data, 50 epochs") for run in ("one", "two")
+    ]
+    assert [row[0] for row in table.rows] == ["one", "two", *words]
+    tested = next(table for table in page.tables if table.columns[0] == "first")
+    best = "random, 1 a class (beside two) (best)"
+    assert compared(tested)[:3] == [("one", "two"), ("one", best), ("two", best)]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "history", "step", "words"),
+    [
+        ("last outer step", [], 1, "step 1 of 1: last outer step"),
+        (
+            "best outer step on the validation split",
+            [(10, 0.5), (20, 0.75), (30, 0.75)],
+            20,
+            "step 20 of 1: best outer",
+        ),
+        ("outer step 30", [], 30, "step 30 of 1"),
+        ("", [], 1, "step 1 of 1"),
+    ],
+)
+def test_every_part_of_a_page_names_the_same_step_of_the_result(chosen, history, step, words, scored, read):
+    told = []
+    for folder in scored:
+        synset = SyntheticSet.load(folder / "synset.arrow")
+        scores = tuple({"step": at, "split": "validation", "networks": 1, "mean": mean} for at, mean in history)
+        replace(synset, provenance=synset.provenance | {"chosen": chosen}, history=scores).save(folder / "synset.arrow")
+        runs = RunFolder(folder)
+        assert runs.result_step == step
+        assert runs.result_words.startswith(words)
+        assert read_sheet(runs).stops[-1][:2] == (step, f"the result, {runs.result_words}")
+        page = read([section for kind in kinds_of(folder) for section in kind.sections(folder)])
+        assert page.definitions["result"] == runs.result_words
+        told.append(runs.result_words)
+    shown = Page(build_page(scored)).text
+    page = read([compare_section(scored, ["one", "two"])])
+    table = next(table for table in page.tables if table.columns[0] == "run")
+    assert [row[1] for row in table.rows] == [f"{step} of 1"] * 2 + ["-"] * 2
+    assert all(f"{name}: the result, {said}" in shown for name, said in zip(("one", "two"), told, strict=True))
 
 
 def test_runs_that_differ_in_their_seed_alone_are_one_curve_with_a_band(small_buffer, tmp_path):

@@ -129,10 +129,11 @@ def test_the_rows_of_an_ablation_have_their_gains(ablation, read):
     for row, score in zip(table.rows, scores, strict=True):
         assert row[3] == f"{percent(score['mean'])} ± {percent(score['std'])} (3)"
     gains = [percent(b["mean"] - a["mean"], signed=True) for a, b in pairwise(scores[:4])]
-    assert [row[4] for row in table.rows] == ["", *gains, "", ""]
+    assert [row[4] for row in table.rows] == ["", *gains, "", "", ""]
     assert page.charts[0].title == "Test accuracy, MLP"
-    assert len(page.charts[0].points) == len(scores) == 6
-    assert len(page.tables[1].rows) == 6 + 1  # all pairs of four rows, and the best against random images
+    assert len(page.charts[0].points) == len(scores) == 7
+    assert [score["kind"] for score in scores[4:]] == ["random", "random-mosaic", "whole"]
+    assert len(page.tables[1].rows) == 6 + 4 + 1  # pairs, each against the better baseline, the best against both
     assert page.summaries == ["Which differences are more than chance (Welch's test, Holm's adjustment)"]
     ends = f"DM {percent(scores[0]['mean'])} ± {percent(scores[0]['std'])} %"
     assert ablation_headline(ablation).startswith(f"tgdd part by part on digits: {ends} to + stage-wise constraint ")

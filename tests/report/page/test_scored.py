@@ -79,8 +79,11 @@ def test_differences_are_the_documents(file, read):
     page, found = read(score_sections(file)), json.loads(file.read_text())
     table = next(table for table in page.tables if table.columns[0] == "first")
     assert len(table.rows) == len(found["comparisons"]) == 2
+    assert [test["best_baseline"] for test in found["comparisons"]] == [True, True]
+    assert "(best), the selection of real images with the highest mean" in page.text
     for row, test in zip(table.rows, found["comparisons"], strict=True):
-        assert row[:3] == [test["first"], test["second"], percent(test["difference"], signed=True)]
+        second = test["second"] + " (best)" * test["best_baseline"]
+        assert row[:3] == [test["first"], second, percent(test["difference"], signed=True)]
         assert row[4] == f"{percent(test['low'], signed=True)} to {percent(test['high'], signed=True)}"
         assert [row[3], *row[5:]] == ["significant", "< 0.001", test["network"], "3 and 3"]
         assert test["p_adjusted"] < 0.001
