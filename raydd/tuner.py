@@ -143,7 +143,7 @@ def tune(
     task = Task(space, None, folder, resolve_device(where.device).type)
     if space.search.algorithm != "grid" and space.search.first != "none" and not space.spared:
         screen.note("the preset's own values lie outside the space: no trial has them")
-    with alone(folder), session(where.address):  # once for experts, trials and scores
+    with alone(folder), session(where.address, screen.note):  # once for experts, trials and scores
         limits, journal = _limits(task, options), folder / JOURNAL
         if journal.exists():
             Search(space, journal)  # refuses another search before anything is trained

@@ -1,6 +1,7 @@
 """The command line: words to calls, no maths."""
 
 import os
+import signal
 import sys
 import traceback
 from typing import Annotated
@@ -17,8 +18,10 @@ from raydd.cli.nas import app as nas
 from raydd.cli.report import app as report
 from raydd.cli.tune import app as tune
 from raydd.cli.verbs import app as verbs
+from raydd.signals import TERMINATED, terminate
 
 INTERRUPTED = 130
+GOES_ON = "the same command goes on (distill and tune: with --resume)"
 REFUSALS = (ValueError, FileExistsError, NotADirectoryError)  # the latter two: a path that cannot be written
 FAILURES = (RuntimeError, FloatingPointError, OSError, MemoryError)
 
@@ -64,7 +67,8 @@ def _all_commands(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; exit with 0, 1 (failed), 2 (bad usage or input) or 130 (interrupted)."""
+    """Run the command line; exit with 0, 1 (failed), 2 (bad usage or input), 130 (interrupted) or 143 (SIGTERM)."""
+    signal.signal(signal.SIGTERM, terminate)
     sys.exit(run(arguments))
 
 
@@ -80,7 +84,11 @@ def run(arguments: list[str] | None = None) -> int:
             raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted; the same command goes on (distill and tune: with --resume)", INTERRUPTED)
+        return _fail(f"interrupted; {GOES_ON}", INTERRUPTED)
+    except SystemExit as error:
+        if error.code != TERMINATED:
+            raise
+        return _fail(f"ended by SIGTERM; {GOES_ON}", TERMINATED)
     except typer.Exit as error:
         return error.exit_code
     except typer.TyperException as error:
