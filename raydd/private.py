@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 SHORT = Path("/tmp")
-"""Where the files go when TMPDIR is unset, or cannot be used."""
+"""Where the files go when neither ``RAY_TMPDIR`` nor ``TMPDIR`` names a folder that will do."""
 PREFIX, LOCK, RAY = "raydd-", "lock", "ray"
 """What the folder's name begins with, the file that its process holds, and Ray's own folder in it."""
 SOCKET_MOST = 107
@@ -26,41 +26,43 @@ REMOVING_SECONDS = 2.0
 
 
 class Root(NamedTuple):
-    """The folder that the private folder is made in.
+    """The folders that private folders are made in; they may not exist yet.
 
     Attributes:
-        folder: It may not exist yet.
+        folder: For Ray's sockets, logs and small files: its path is short.
+        large: For objects that do not fit into memory.
         note: Why it is not the one that TMPDIR names; empty where it is.
     """
 
     folder: Path
+    large: Path
     note: str
 
 
 def root() -> Root:
     """Where a local Ray's files go: to ``RAY_TMPDIR``; else to ``TMPDIR``, or to /tmp where that cannot be used.
 
+    Where the path is too long for sockets, these go to /tmp.
+
     Raises:
         ValueError: ``RAY_TMPDIR``, or /tmp, cannot be used.
     """
-    if asked := os.environ.get("RAY_TMPDIR"):
-        if problem := unfit(Path(asked)):
+    asked, wish, note = os.environ.get("RAY_TMPDIR"), os.environ.get("TMPDIR"), ""
+    large = Path(asked or wish or SHORT).absolute()
+    if problem := unfit(large):
+        if asked:
             raise ValueError(f"RAY_TMPDIR={asked}: {problem}; set RAY_TMPDIR to another folder, such as /tmp")
-        return Root(Path(asked).absolute(), "")
-    wish = os.environ.get("TMPDIR") or str(SHORT)
-    problem = unfit(Path(wish))
-    if not problem:
-        return Root(Path(wish).absolute(), "")
-    if other := unfit(SHORT):
-        raise ValueError(f"{SHORT}: {other}; set RAY_TMPDIR to a folder with a short path that you can write")
-    return Root(SHORT, f"TMPDIR={wish}: {problem}; the files of the local Ray go to {SHORT}")
+        note, large = f"TMPDIR={wish}: {problem}; the files of the local Ray go to {SHORT}", SHORT
+    folder = large if len(os.fsencode(large)) <= LONGEST else SHORT
+    if problem := unfit(folder):
+        raise ValueError(
+            f"{folder}: {problem}; set RAY_TMPDIR to a folder of yours with a path of at most {LONGEST} bytes"
+        )
+    return Root(folder, large, note)
 
 
 def unfit(folder: Path) -> str:
     """Why a local Ray cannot keep its files in a folder; empty where it can. Nothing is made, and nothing left."""
-    folder = folder.absolute()
-    if (length := len(os.fsencode(folder))) > LONGEST:
-        return f"its path has {length} bytes, and Ray's sockets leave room for {LONGEST}"
     there = existing(folder)
     try:
         if (mode := there.stat().st_mode) & stat.S_IWOTH and not mode & stat.S_ISVTX:

@@ -96,7 +96,7 @@ def local_ray() -> list[Finding]:
         found = f"cannot start: an object store of {size(store)}"
         return [Finding("local ray", "fault", found, f"End other programs: {need}.")]
     try:
-        folder, note = root()
+        _, folder, note = root()
     except ValueError as error:
         problem, _, remedy = str(error).rpartition("; ")
         return [Finding("local ray", "fault", f"cannot start: {problem}", f"{remedy[:1].upper()}{remedy[1:]}.")]

@@ -14,7 +14,7 @@ import ray
 import ray.train
 import torch
 from ray.exceptions import RayError
-from ray.train.data_parallel_trainer import DataParallelTrainer
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from raydd.remote.session import plan, resources
 from raydd.signals import TERMINATED

@@ -60,6 +60,7 @@ def local_ray(
         with _one_line():
             folder = stack.enter_context(private_folder(place.folder))
             stack.callback(_kill, folder)
+            large = stack.enter_context(private_folder(place.large)) if place.large != place.folder else None
             stack.enter_context(_loopback())
             with _environment(_settings(_new_token(folder))):
                 stack.enter_context(read_anew())
@@ -73,6 +74,7 @@ def local_ray(
                     log_to_driver=False,
                     logging_level=logging.ERROR,
                     _temp_dir=str(folder / RAY),
+                    object_spilling_directory=large and str(large),
                 )
             _check_private()
         yield
