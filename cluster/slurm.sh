@@ -48,14 +48,16 @@ cpus="${SLURM_CPUS_PER_TASK:-$(nproc)}"
 port=$((20000 + SLURM_JOB_ID % 10000))
 address="$(srun --nodes=1 --ntasks=1 --nodelist="${nodes[0]}" hostname --ip-address | awk '{ print $1 }'):$port"
 
-# The dashboard, which takes jobs, listens to the first node alone; the folder is the job's own, and no other Ray's.
+# The dashboard, which takes jobs, listens to the first node alone. The folder is the job's own: Ray lets everybody write
+# in what it makes, so it is made below one that only this user can enter, and that nobody could have made before.
+files="/tmp/raydd-$SLURM_JOB_ID-$(python -c 'import secrets; print(secrets.token_hex(4))')"
 srun --nodes=1 --ntasks=1 --nodelist="${nodes[0]}" \
-  ray start --head --block --node-ip-address="${address%:*}" --port="$port" --num-cpus="$cpus" \
-  --dashboard-host=127.0.0.1 --disable-usage-stats --temp-dir="/tmp/ray-$SLURM_JOB_ID" &
+  bash -c "mkdir -m 700 $files && exec ray start --head --block --node-ip-address=${address%:*} --port=$port \
+  --num-cpus=$cpus --dashboard-host=127.0.0.1 --disable-usage-stats --temp-dir=$files/ray" &
 steps+=($!)
 for node in "${nodes[@]:1}"; do
   srun --nodes=1 --ntasks=1 --nodelist="$node" \
-    bash -c "until ray start --block --address=$address --num-cpus=$cpus; do sleep 2; done" &
+    bash -c "mkdir -m 700 $files && until ray start --block --address=$address --num-cpus=$cpus; do sleep 2; done" &
   steps+=($!)
 done
 

@@ -103,7 +103,11 @@ def _train_experts(
     share, grows = where.gpus_per_worker, where.address is not None
     steps = train_missing(job, missing, where.num_workers, gpus_per_worker=share, grows=grows, outlet=outlet)
     total_epochs = len(missing) * config.experts.epochs
-    with session(where.address), closing(steps), screen.progress("experts", total_epochs) as update:  # in this order
+    with (
+        session(where.address, screen.note),
+        closing(steps),
+        screen.progress("experts", total_epochs) as update,
+    ):  # in this order
         for step in steps:
             if step.note:
                 screen.note(step.note)
@@ -217,7 +221,10 @@ def _others(config: DistillConfig, where: Where, screen: Screen) -> Iterator[Spr
     from raydd.remote.session import check_share, session
 
     check_share(where.gpus_per_worker, where.device)
-    with session(where.address), Crew(where.num_workers, where.device, screen.note, where.gpus_per_worker) as crew:
+    with (
+        session(where.address, screen.note),
+        Crew(where.num_workers, where.device, screen.note, where.gpus_per_worker) as crew,
+    ):
         yield crew.start
 
 

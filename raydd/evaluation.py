@@ -200,7 +200,7 @@ def _do(matrix: Matrix, dataset: Dataset, fresh: bool, where: Where, screen: Scr
     def keep(job: Job, outcome: Outcome) -> None:
         ledger.keep(keys.stopped(job) if outcome.stopped else keys.of(job), outcome)
 
-    with session(where.address), screen.progress("evaluate", left_to_do) as update:
+    with session(where.address, screen.note), screen.progress("evaluate", left_to_do) as update:
 
         def show(step: Progress) -> None:
             if step.note:

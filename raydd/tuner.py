@@ -149,7 +149,8 @@ def tune(
         screen.once(mirror_words(example.data.dataset))
     if space.search.algorithm != "grid" and space.search.first != "none" and not space.spared:
         screen.note("the preset's own values lie outside the space: no trial has them")
-    with alone(folder, "raydd tune", screen.note), session(where.address):  # once for experts, trials and scores
+    # one session for experts, trials and scores
+    with alone(folder, "raydd tune", screen.note), session(where.address, screen.note):
         limits, journal = _limits(task, options), folder / JOURNAL
         if journal.exists():
             Search(space, journal)  # refuses another search before anything is trained

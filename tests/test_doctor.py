@@ -292,11 +292,23 @@ def test_little_shared_memory_makes_a_local_ray_slow(small_disk, monkeypatch):
     assert "has 8 MB" in found.found
 
 
-def test_a_long_folder_for_rays_files_is_a_fault(tmp_path, monkeypatch):
-    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / ("long" * 20)))
+@pytest.mark.parametrize("mode", [0o777, 0o700])
+def test_a_folder_that_others_can_change_is_a_fault(mode, tmp_path, monkeypatch):
+    tmp_path.chmod(mode)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "below"))
     (found,) = machine.local_ray()
-    assert (found.state, "too long a path" in found.found) == ("fault", True)
-    assert "RAY_TMPDIR" in found.remedy
+    assert found.state == ("fault" if mode == 0o777 else "ok")
+    assert ("other users can rename" in found.found) == ("another folder" in found.remedy) == (mode == 0o777)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tmpdir_that_cannot_be_used_is_said(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "file/below"))
+    (found,) = machine.local_ray()
+    assert (found.state, "it cannot be written (Not a directory)" in found.found) == ("ok", True)
+    assert found.found.endswith("the files of the local Ray go to /tmp)")
 
 
 def test_rays_numbers_are_rays_own():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -19,8 +20,10 @@ from raydd.cli.nas import app as nas
 from raydd.cli.report import app as report
 from raydd.cli.tune import app as tune
 from raydd.cli.verbs import app as verbs
+from raydd.signals import TERMINATED, terminate
 
 INTERRUPTED = 130
+GOES_ON = "the same command goes on (distill and tune: with --resume)"
 REFUSALS = (ValueError, FileExistsError, NotADirectoryError)  # the latter two: a path that cannot be written
 FAILURES = (RuntimeError, FloatingPointError, OSError, MemoryError)
 
@@ -66,7 +69,8 @@ def _all_commands(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; exit with 0, 1 (failed), 2 (bad usage or input) or 130 (interrupted)."""
+    """Run the command line; exit with 0, 1 (failed), 2 (bad usage or input), 130 (interrupted) or 143 (SIGTERM)."""
+    signal.signal(signal.SIGTERM, terminate)
     sys.exit(run(arguments))
 
 
@@ -89,18 +93,22 @@ def run(arguments: list[str] | None = None) -> int:
             raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, typer.Abort):
-        return _fail(words, "interrupted; the same command goes on (distill and tune: with --resume)", INTERRUPTED)
+        return _fail(words, f"interrupted; {GOES_ON}", INTERRUPTED)
+    except SystemExit as error:
+        if error.code != TERMINATED:
+            raise
+        return _fail(words, f"ended by SIGTERM; {GOES_ON}", TERMINATED)
     except typer.Exit as error:
         return error.exit_code
-    except typer.TyperException as error:
-        usage = getattr(error, "format_message", lambda: "")().strip()
-        return _fail(words, f"{usage or 'a command is needed'} (see raydd --help)", 2)
     except Exception as error:
         return _failed(words, error)
 
 
 def _failed(words: Sequence[str], error: Exception) -> int:
     """The exit code of an error that is told in one line; any other is raised on."""
+    if isinstance(error, typer.TyperException):
+        usage = getattr(error, "format_message", lambda: "")().strip()
+        return _fail(words, f"{usage or 'a command is needed'} (see raydd --help)", 2)
     if _while_importing(error):
         line = f"{type(error).__name__}: {error}; `raydd doctor` says what is wrong with the installation"
         return _fail(words, line, 1)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from raydd.doctor.findings import Finding, size
 from raydd.doctor.probe import Said
+from raydd.private import existing, root
 
 CGROUP = Path("/sys/fs/cgroup")
 SHM = Path("/dev/shm")
@@ -24,9 +25,6 @@ OBJECT_STORE_SHARE, OBJECT_STORE_LEAST, OBJECT_STORE_MOST, SLOW_STORE_MOST = 0.3
 bounds in bytes, and the size up to which it does without enough of /dev/shm."""
 FULL = 0.95
 """Ray's ``local_fs_capacity_threshold``: on a disk that is fuller its object store writes nothing out."""
-SOCKET = "ray/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store"
-SOCKET_MOST = 107
-"""Bytes of a socket's path, of Linux."""
 COUNTING_SECONDS = 1.0
 
 
@@ -93,32 +91,28 @@ def local_ray() -> list[Finding]:
     store = min(OBJECT_STORE_SHARE * free, OBJECT_STORE_MOST)
     shared = shutil.disk_usage(SHM).free if SHM.is_dir() else 0
     store = min(store, max(SLOW_STORE_MOST, 0.95 * shared))
-    folder = Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or tempfile.gettempdir())
-    found = f"an object store of {size(store)} ({SHM} has {size(shared)}), its files in {folder}"
     if store < OBJECT_STORE_LEAST:
         need = f"its object store takes {size(OBJECT_STORE_LEAST)}, {OBJECT_STORE_SHARE:.0%} of free memory"
-        return [Finding("local ray", "fault", f"cannot start: {found}", f"End other programs: {need}.")]
-    if len(os.fsencode(folder / SOCKET)) > SOCKET_MOST:
-        return [Finding("local ray", "fault", f"cannot start: {folder} is too long a path", _SHORTER)]
+        found = f"cannot start: an object store of {size(store)}"
+        return [Finding("local ray", "fault", found, f"End other programs: {need}.")]
+    try:
+        _, folder, note = root()
+    except ValueError as error:
+        problem, _, remedy = str(error).rpartition("; ")
+        return [Finding("local ray", "fault", f"cannot start: {problem}", f"{remedy[:1].upper()}{remedy[1:]}.")]
     room = space("local ray", folder, "Set RAY_TMPDIR to a folder on another disk")
     if room.state == "fault":
         return [room]
+    found = f"an object store of {size(store)} ({SHM} has {size(shared)}), its files in {folder}"
+    usage = shutil.disk_usage(existing(folder))
     if store > shared:
         remedy = "Make it larger, in Docker with --shm-size: the object store lies on the disk otherwise, and is slow."
-        return [Finding("local ray", "warning", found, remedy)]
-    usage = shutil.disk_usage(existing(folder))
-    if usage.used > FULL * (usage.used + usage.free):
+    elif usage.used > FULL * (usage.used + usage.free):
+        found += f", a disk that is over {FULL:.0%} full"
         remedy = "Make room there, or set RAY_TMPDIR to another disk: Ray writes nothing out on a disk so full."
-        return [Finding("local ray", "warning", f"{found}, a disk that is over {FULL:.0%} full", remedy)]
-    return [Finding("local ray", "ok", f"can start, with {found}")]
-
-
-_SHORTER = "Set RAY_TMPDIR to a shorter one, such as /tmp: the paths of Ray's sockets have an end."
-
-
-def existing(folder: Path) -> Path:
-    """The folder, or the nearest above it that exists."""
-    return next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    else:
+        found, remedy = f"can start, with {found}{note and f' ({note})'}", ""
+    return [Finding("local ray", "warning" if remedy else "ok", found, remedy)]
 
 
 def space(name: str, folder: Path, elsewhere: str) -> Finding:

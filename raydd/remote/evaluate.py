@@ -14,9 +14,10 @@ import ray
 import ray.train
 import torch
 from ray.exceptions import RayError
-from ray.train.torch import TorchTrainer
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from raydd.remote.session import plan, resources
+from raydd.signals import TERMINATED
 from raydd.training.halving import Halving, Rungs
 from raydd.training.matrix import Job, Matrix, Outcome, Scorer
 from raydd.training.shelf import Shelf, shelve
@@ -176,17 +177,20 @@ def _interrupts() -> Iterator[None]:
     before = signal.getsignal(signal.SIGINT)
     try:
         yield
-    except SystemExit:
+    except SystemExit as error:
+        if error.code == TERMINATED:
+            raise
         raise KeyboardInterrupt from None
     finally:
         if main:
             signal.signal(signal.SIGINT, before)
 
 
-def _trainer(workers: int, gpus: float, folder: str, board: Any, matrix: Any) -> TorchTrainer:
+def _trainer(workers: int, gpus: float, folder: str, board: Any, matrix: Any) -> DataParallelTrainer:
+    """The group; one of torch would open a port on every interface, for sums between workers that none here takes."""
     use_gpu = gpus > 0
     share = {"CPU": 1.0} | ({"GPU": gpus} if use_gpu else {})
-    return TorchTrainer(
+    return DataParallelTrainer(
         _work,
         train_loop_config={"board": board, "matrix": matrix},
         scaling_config=ray.train.ScalingConfig(num_workers=workers, use_gpu=use_gpu, resources_per_worker=share),

@@ -5,7 +5,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import NamedTuple
 
@@ -13,56 +13,81 @@ import ray
 from ray._private.state import available_resources_per_node
 from ray.exceptions import RayError
 
-NAMESPACE = "raydd"
+from raydd.remote.local import NAMESPACE, local_ray, read_anew
+from raydd.signals import terminates
+
 WORKERS_PER_GPU = 4
 PATIENCE_SECONDS = 10.0
 
 
 @contextmanager
-def session(address: str | None = None) -> Iterator[None]:
+def session(address: str | None = None, note: Callable[[str], None] = lambda line: None) -> Iterator[None]:
     """A connection to Ray: the one that is open, a given cluster, or a local Ray for the block alone.
 
-    A local Ray is asked for by name, so that no cluster left on this machine is joined by accident.
+    A local Ray is asked for by name, so that no cluster left on this machine is joined by accident, and no other user
+    of the machine can reach it. SIGTERM ends the block like an exception.
 
     Args:
         address: Of an existing cluster, for example ``ray://head:10001`` or ``auto``; None starts a
             local Ray on this machine's cores and GPUs, and stops it at the end.
+        note: Called with a line about what is not as the environment asks for.
 
     Raises:
-        ValueError: If the cluster cannot be reached.
+        ValueError: If the cluster cannot be reached, or another Ray is open.
     """
-    ours = not ray.is_initialized()
-    if ours:
-        _start(address)
-    try:
-        with redirect_stdout(sys.stderr):  # Ray tells of dead workers there, and stdout is for results
+    with _opened(address, note):
+        try:
+            with redirect_stdout(sys.stderr):  # Ray tells of dead workers there, and stdout is for results
+                yield
+        except RayError as error:
+            raise RuntimeError(f"Ray: {' '.join(str(error).split())[-300:]}") from error
+
+
+@contextmanager
+def _opened(address: str | None, note: Callable[[str], None]) -> Iterator[None]:
+    if ray.is_initialized():
+        _check_open(address)
+        yield
+        return
+    sys.dont_write_bytecode = False  # workers inherit the environment; without bytecode each compiles torch anew
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    if address is None and os.environ.get("RAY_ADDRESS"):
+        note("RAY_ADDRESS is set, but not --address: a local Ray starts (--address auto joins that cluster)")
+    with terminates() as again, local_ray(note) if address is None else _joined(address):
+        again()
+        yield
+
+
+@contextmanager
+def _joined(address: str) -> Iterator[None]:
+    """A connection to a cluster."""
+    with read_anew():
+        try:
+            ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
+        except Exception as error:  # of any type
+            reason = " ".join(str(error).split())[:200]
+            remedy = "start one with `ray start --head`; a token is read where RAY_AUTH_MODE=token says so"
+            raise ValueError(f"no Ray at --address {address!r} ({reason}); {remedy}") from error
+        try:
             yield
-    except RayError as error:
-        raise RuntimeError(f"Ray: {' '.join(str(error).split())[-300:]}") from error
-    finally:
-        if ours:
+        finally:
             ray.shutdown()
 
 
-def _start(address: str | None) -> None:
-    sys.dont_write_bytecode = False  # workers inherit the environment; without bytecode each compiles torch anew
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    if address is None:
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # no port of a local Ray leaves this machine
-    local = {"num_cpus": len(os.sched_getaffinity(0)), "include_dashboard": False} if address is None else {}
-    try:
-        ray.init(
-            address=address or "local",
-            namespace=NAMESPACE,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            **local,
-        )
-    except (ConnectionError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        if address is None:
-            raise RuntimeError(f"Ray did not start ({reason}); is there memory and disk enough?") from error
-        raise ValueError(f"no Ray at --address {address!r} ({reason}); start one with `ray start --head`") from error
+def _check_open(address: str | None) -> None:
+    """Refuse an address that is not that of the Ray that is open.
+
+    Raises:
+        ValueError: Naming both.
+    """
+    if address in (None, "auto"):
+        return
+    if ray.util.client.ray.is_connected():
+        found = f"ray://{ray.util.client.ray.worker._conn_str}"
+    else:
+        found = ray.get_runtime_context().gcs_address
+    if address != found:
+        raise ValueError(f"--address {address!r}: this process is connected to {found}; call ray.shutdown() before")
 
 
 class Plan(NamedTuple):

@@ -316,6 +316,8 @@ def check_script(text):
     assert "umask 077" in text
     assert "export RAY_AUTH_MODE=token" in text
     assert re.findall(r"--dashboard-host=(\S+)", text) == ["127.0.0.1"]
+    assert re.findall(r"--temp-dir=([^\s\"]+)", text) == ["$files/ray"]
+    assert text.count("mkdir -m 700 $files && ") == 2, "Ray lets everybody write in the folders that it makes"
 
 
 def test_the_slurm_script_is_sound_and_closed(tmp_path):
@@ -326,6 +328,8 @@ def test_the_slurm_script_is_sound_and_closed(tmp_path):
     assert (done.returncode, done.stderr) == (2, "usage: sbatch slurm.sh raydd VERB --address auto ...\n")
     with pytest.raises(AssertionError):
         check_script(script.read_text().replace("--dashboard-host=127.0.0.1", "--dashboard-host=0.0.0.0"))
+    with pytest.raises(AssertionError):
+        check_script(script.read_text().replace("mkdir -m 700", "mkdir"))
     (tmp_path / "broken.sh").write_text(script.read_text().replace("\ndone\n", "\n", 1))
     done = subprocess.run(["bash", "-n", tmp_path / "broken.sh"], capture_output=True, check=False)
     assert done.returncode != 0

@@ -15,17 +15,10 @@ def ray2(cache):
     """One local Ray of two CPUs for the whole run; the workers see the run's cache."""
     import ray
 
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="error",
-        object_store_memory=200 * 2**20,
-        namespace="test",
-    )
-    yield ray
-    ray.shutdown()
+    from raydd.remote.local import local_ray
+
+    with local_ray(print, num_cpus=2, object_store_memory=200 * 2**20):
+        yield ray
 
 
 @pytest.fixture
@@ -71,7 +64,7 @@ def kill_worker():
     def kill(title, seconds=30.0):
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            if found := [pid for pid in own_processes() if _read(pid, "cmdline").startswith(title)]:
+            if found := [pid for pid, words in processes_below(os.getpid()).items() if words.startswith(title)]:
                 os.kill(found[0], signal.SIGKILL)
                 return found[0]
             time.sleep(0.02)
@@ -80,16 +73,21 @@ def kill_worker():
     return kill
 
 
-def own_processes():
-    """The processes below this one."""
+@pytest.fixture(scope="session", name="below")
+def _below():
+    return processes_below
+
+
+def processes_below(root):
+    """The processes that one has started, and those that they have: of each its command line."""
     parents = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and (status := _read(int(entry.name), "stat")):
             parents[int(entry.name)] = int(status.rsplit(")", 1)[1].split()[1])
-    found = {os.getpid()}
+    found = {root}
     while more := {pid for pid, parent in parents.items() if parent in found} - found:
         found |= more
-    return sorted(found - {os.getpid()})
+    return {pid: _read(pid, "cmdline") for pid in sorted(found - {root})}
 
 
 def _read(pid, name):

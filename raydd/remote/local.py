@@ -1,0 +1,168 @@
+"""A local Ray that only its own user can reach: on loopback, behind a random token, with its files in a private folder.
+
+Ray's own local start listens on every interface of the machine, and keeps its sockets in a folder that all users can
+enter. A process that reaches such a Ray runs code as its user.
+"""
+
+import logging
+import os
+import secrets
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray._private import ray_constants
+
+from raydd.private import RAY, private_folder, root
+from raydd.signals import TERMINATED
+
+NAMESPACE = "raydd"
+LOOPBACK = "127.0.0.1"
+RAYLET: Any = ray._raylet
+CLUSTERS = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
+"""Set to 0, Ray's processes bind to loopback. Ray means it for systems where it starts no cluster."""
+DEFAULTS = {"RAY_worker_niceness": "0", "RAY_raylet_start_wait_time_s": "90"}
+"""What a user's own environment may set otherwise. Workers have the niceness of the command, since they do all of its
+work: by Ray's default of 15 they stand still beside other work. A busy machine needs more than Ray's 30 seconds."""
+
+
+REMEDIES = {
+    "timed out during startup": "the machine is busy: try again, or set RAY_raylet_start_wait_time_s to more seconds",
+    "object store memory": "end other programs: a local Ray needs more free memory",
+    "No space left": "make room on that disk, or set RAY_TMPDIR to a folder on another one",
+    "Too many open files": "raise the limit of open files, such as with `ulimit -n 8192`",
+}
+"""By words of what Ray says when it does not start, what to do."""
+
+
+@contextmanager
+def local_ray(
+    note: Callable[[str], None], num_cpus: int | None = None, object_store_memory: int | None = None
+) -> Iterator[None]:
+    """Start a Ray on this machine that no other user can reach, for the block alone.
+
+    Args:
+        note: Called with a line about what is not as the environment asks for.
+        num_cpus: CPUs that Ray hands out; None takes all that this process may use.
+        object_store_memory: Bytes; None leaves it to Ray.
+
+    Raises:
+        ValueError: ``RAY_TMPDIR`` names a folder that cannot be used.
+        RuntimeError: Ray did not start.
+    """
+    place = root()
+    if place.note:
+        note(place.note)
+    with ExitStack() as stack:
+        with _one_line():
+            folder = stack.enter_context(private_folder(place.folder))
+            stack.callback(_kill, folder)
+            large = stack.enter_context(private_folder(place.large)) if place.large != place.folder else None
+            stack.enter_context(_loopback())
+            with _environment(_settings(_new_token(folder))):
+                stack.enter_context(read_anew())
+                stack.callback(ray.shutdown)
+                ray.init(
+                    address="local",
+                    namespace=NAMESPACE,
+                    num_cpus=num_cpus or len(os.sched_getaffinity(0)),
+                    object_store_memory=object_store_memory,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    _temp_dir=str(folder / RAY),
+                    object_spilling_directory=large and str(large),
+                )
+            _check_private()
+        yield
+
+
+def _new_token(folder: Path) -> Path:
+    """The file of a random token, which this user alone can read."""
+    file = folder / "token"
+    with open(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="ascii") as out:
+        out.write(secrets.token_hex(32))
+    return file
+
+
+def _settings(token: Path) -> dict[str, str | None]:
+    """The environment in which Ray's processes are started; None removes a name."""
+    own = {name: os.environ.get(name, value) for name, value in DEFAULTS.items()}
+    return own | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_AUTH_TOKEN": None, CLUSTERS: "0"}
+
+
+@contextmanager
+def _environment(settings: Mapping[str, str | None]) -> Iterator[None]:
+    """The environment with some settings, for the block alone; what is started in it inherits them."""
+    before = {name: os.environ.get(name) for name in settings}
+    _set(settings)
+    try:
+        yield
+    finally:
+        _set(before)
+
+
+def _set(settings: Mapping[str, str | None]) -> None:
+    for name, value in settings.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+@contextmanager
+def _loopback() -> Iterator[None]:
+    """This process's own ports are on loopback, whether or not ray was imported before with another environment."""
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextmanager
+def read_anew() -> Iterator[None]:
+    """Ray reads mode and token from the environment now, and from that of then after the block, else only once."""
+    _reload()
+    try:
+        yield
+    finally:
+        _reload()
+
+
+def _reload() -> None:
+    RAYLET.Config.initialize("")
+    RAYLET.AuthenticationTokenLoader.instance().reset_cache()  # last: threads that are ending may ask for a token
+
+
+def _check_private() -> None:
+    """Refuse a Ray that others could reach, such as by a version that reads other settings."""
+    mode = RAYLET.get_authentication_mode()
+    if ray.util.get_node_ip_address() != LOOPBACK or mode != RAYLET.AuthenticationMode.TOKEN:
+        raise RuntimeError(f"Ray {ray.__version__} cannot be kept private")
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """Whatever Ray raises when it does not start becomes one line with a remedy."""
+    try:
+        yield
+    except SystemExit:  # SIGTERM, as Ray answers it while it starts
+        raise SystemExit(TERMINATED) from None
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        remedy = next((what for words, what in REMEDIES.items() if words in reason), "see what `raydd doctor` says")
+        raise RuntimeError(f"Ray did not start ({reason}); {remedy}") from error
+
+
+def _kill(folder: Path) -> None:
+    """Kill the processes of a Ray in a folder that this process still has: those of one that did not start."""
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError, ValueError):  # no process, or one that has ended
+            parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            if parent == os.getpid() and os.fsencode(folder) in (entry / "cmdline").read_bytes():
+                os.kill(int(entry.name), signal.SIGKILL)
