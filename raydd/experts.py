@@ -196,6 +196,8 @@ def default_buffer(config: ExpertsConfig) -> Path:
     experts = config.experts
     tree = config.model_dump(mode="json") | {"experts": {"network": experts.network, **experts.recipe()}}
     del tree["data"]["flip"]  # as before there was a choice
+    if config.data.channels is None:
+        del tree["data"]["channels"]
     tree["data"] |= data_recipe(config.data)
     digest = hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:12]
     name = f"{Path(config.data.dataset).name}-{config.experts.network.replace(':', '-')}-{digest}"

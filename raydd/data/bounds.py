@@ -37,4 +37,4 @@ def read_json(text: str | bytes, origin: str) -> Any:
     try:
         return parse(text)
     except ValueError as error:
-        raise ValueError(f"{origin} is no JSON that is read ({' '.join(str(error).split())}): write it again") from None
+        raise ValueError(f"{origin} is no JSON ({' '.join(str(error).split())}): write it again") from None

@@ -8,7 +8,8 @@ from raydd.data.files import AnyPath
 from raydd.report.figure import save_figure
 from raydd.report.sweep import draw_parallel, draw_values
 from raydd.report.tuning import draw_history, draw_importance, draw_pareto
-from raydd.tuning.results import Record, front, importance, rows_of, scales
+from raydd.tuning.importance import importance
+from raydd.tuning.results import Record, front, rows_of, scales
 from raydd.tuning.space import Space
 
 if TYPE_CHECKING:

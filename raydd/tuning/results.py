@@ -1,4 +1,4 @@
-"""What a search found: a record of each trial as rows of a file, the winner, and which settings mattered."""
+"""What a search found: a record of each trial as rows of a file, and the winner."""
 
 import json
 import math
@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from raydd.data.document import MOST_LOG_BYTES, SEAL, Document, Finite, Whole, digest, validate
 from raydd.data.files import AnyPath, atomic_path
 from raydd.data.regular import open_regular
-from raydd.tuning.domains import Domain
 from raydd.tuning.space import Space
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from optuna.distributions import BaseDistribution
 
 State = Literal["complete", "pruned", "failed", "unfinished"]
 SETTINGS = "settings."
@@ -209,7 +207,9 @@ def winner(records: Sequence[Record], directions: Mapping[str, str]) -> Record |
     """
     sign = -1 if directions.get("accuracy") == "min" else 1
     for states in (("complete",), ("pruned", "unfinished")):
-        scored = [(record, score) for record in _of(records, *states) if (score := accuracy_of(record)) is not None]
+        scored = [
+            (record, score) for record in in_state(records, *states) if (score := accuracy_of(record)) is not None
+        ]
         if scored:
             cheap = "seconds" in directions
             # max keeps the first, which has the lower number
@@ -225,7 +225,7 @@ def front(records: Sequence[Record], directions: Mapping[str, str]) -> list[Reco
         directions: By metric, ``max`` or ``min``.
     """
     gains = []
-    for record in _of(records, "complete"):
+    for record in in_state(records, "complete"):
         known = {**record.metrics, "accuracy": accuracy_of(record)}
         measured = [value for name in directions if (value := _finite(known.get(name))) is not None]
         if len(measured) == len(directions):
@@ -238,7 +238,8 @@ def _beats(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
     return one != other and all(a >= b for a, b in zip(one, other, strict=True))
 
 
-def _of(records: Sequence[Record], *states: State) -> list[Record]:
+def in_state(records: Sequence[Record], *states: State) -> list[Record]:
+    """Trials of some states, by number."""
     return sorted((record for record in records if record.state in states), key=lambda record: record.number)
 
 
@@ -246,85 +247,3 @@ def scales(space: Space) -> dict[str, str]:
     """By searched setting: choice, log or linear, as the figures of `raydd.report.tuning` lay out its axis."""
     named = {True: "log", False: "linear"}
     return {key: named[domain.log] if domain.choice is None else "choice" for key, domain in space.domains.items()}
-
-
-def importance(records: Sequence[Record], space: Space) -> dict[str, float]:
-    r"""The share of each searched setting in the variance of the trials' accuracy, the largest first.
-
-    By fANOVA: a random forest is fitted to the accuracies, and a setting's part is the variance of the forest's mean
-    over all other settings, over the whole domain; interactions are no one's part. Logarithmic domains are measured in
-    logarithms. A setting searched under a condition is judged among the trials that have it, beside those settings that
-    all of them have; by the law of total variance its part is then weighted with the share of these trials' variance
-    in that of all trials. Whether the condition holds is the part of the setting that it asks about.
-
-    A pruned trial counts with what it had reached, unfinished and failed ones do not. Below some twenty trials the
-    numbers say little.
-
-    Returns:
-        Shares by key, which sum to 1; 0 where all trials have one value. Empty where nothing can be told: fewer than
-        two accuracies, or equal ones, or one value of every setting.
-
-    Reference:
-        Hutter, Hoos and Leyton-Brown, An Efficient Approach for Assessing Hyperparameter Importance, ICML 2014.
-    """
-    pairs = ((record, accuracy_of(record)) for record in _of(records, "complete", "pruned"))
-    scored = [(record, score) for record, score in pairs if score is not None]
-    whole = _variation([score for _, score in scored])
-    if whole == 0:
-        return {}
-    having = {key: [pair for pair in scored if key in pair[0].values] for key in space.domains}
-    parts = {key: 0.0 for key, some in having.items() if some}
-    for group in {tuple(record.number for record, _ in some): some for some in having.values()}.values():
-        weight = _variation([score for _, score in group]) / whole
-        found = _fanova(group, space) if weight else {}
-        parts |= {key: weight * part for key, part in found.items() if len(having[key]) == len(group)}
-    total = sum(parts.values())
-    return {key: float(parts[key] / total) for key in sorted(parts, key=lambda key: -parts[key])} if total else {}
-
-
-def _variation(scores: Sequence[float]) -> float:
-    """The sum of squares about the mean; 0 of equal scores, whatever the rounding."""
-    if len(set(scores)) < 2:
-        return 0.0
-    mean = math.fsum(scores) / len(scores)
-    return math.fsum((score - mean) ** 2 for score in scores)
-
-
-def _fanova(scored: Sequence[tuple[Record, float]], space: Space) -> dict[str, float]:
-    """The part of each setting that all these trials have and that varies among them."""
-    import optuna  # here: whoever reads records needs no second to load it
-
-    shared = [key for key in space.domains if all(key in record.values for record, _ in scored)]
-    places = {key: [_place(record.values[key], space.domains[key]) for record, _ in scored] for key in shared}
-    places = {key: column for key, column in places.items() if len(set(column)) > 1}
-    if not places:
-        return {}
-    kinds = {key: _distribution(column, space.domains[key]) for key, column in places.items()}
-    level = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        study = optuna.create_study(direction="maximize")
-    finally:
-        optuna.logging.set_verbosity(level)
-    for index, (_, score) in enumerate(scored):
-        params = {key: column[index] for key, column in places.items()}
-        study.add_trial(optuna.trial.create_trial(params=params, distributions=kinds, value=score))
-    try:
-        return optuna.importance.FanovaImportanceEvaluator(seed=space.seed % 2**32).evaluate(study, params=list(places))
-    except RuntimeError:  # no tree of the forest splits: its float32 does not tell the values apart
-        return {}
-
-
-def _place(value: Any, domain: Domain) -> Any:
-    if domain.choice is not None:
-        return text_of(value)
-    return math.log10(value) if domain.log else float(value)
-
-
-def _distribution(places: Sequence[Any], domain: Domain) -> "BaseDistribution":
-    from optuna.distributions import CategoricalDistribution, FloatDistribution
-
-    if domain.choice is not None:
-        return CategoricalDistribution(tuple(dict.fromkeys([*map(text_of, domain.choice), *places])))
-    ends = [_place(end, domain) for end in (domain.low, domain.high)]
-    return FloatDistribution(min(ends[0], *places), max(ends[1], *places))  # a value may lie outside: a population's

@@ -130,9 +130,9 @@ def test_deep_metadata_are_one_line(tmp_path: Path) -> None:
     root = write(tmp_path / "set", pa.array([0, 1]))
     table = pq.read_table(root / "train.parquet").replace_schema_metadata({"huggingface": "[" * 5000})
     pq.write_table(table, root / "train.parquet")
-    with pytest.raises(ValueError, match=r"train.parquet: its Hugging Face metadata is nested too deeply"):
+    with pytest.raises(ValueError, match=r"train.parquet: its Hugging Face metadata .*nested more than 64 deep"):
         load(root)
-    with pytest.raises(ValueError, match="its Hugging Face metadata is nested too deeply"):
+    with pytest.raises(ValueError, match=r"its Hugging Face metadata .*nested more than 64 deep"):
         read_parquet(root, ("0", "1"))
     with pytest.raises(ValueError, match=r"x.json is no JSON \(Expecting"):
         read_json("{", "x.json")

@@ -72,7 +72,7 @@ def test_parquet_pixels_labels_and_names(tmp_path: Path) -> None:
     write_parquet(root / "train-1.parquet", train[4:], [1, 1, 0], ["cat", "dog"])
     write_parquet(root / "test.parquet", test, [1, 0], ["cat", "dog"])
     data = load_dataset(root, cache=tmp_path / "cache", validation=0)
-    assert (data.name, data.classes, data.flip, data.note) == ("set", ("cat", "dog"), True, "")
+    assert (data.name, data.classes, data.flip, data.note) == ("set", ("cat", "dog"), False, "")
     assert np.array_equal(data.train.images, train.transpose(0, 3, 1, 2))
     assert np.array_equal(data.test.images, test.transpose(0, 3, 1, 2))
     assert data.train.targets.tolist() == [0, 1, 1, 0, 1, 1, 0]

@@ -573,7 +573,7 @@ def test_what_was_written_before_a_stop_is_there_for_the_next(place, tmp_path):
     for name in found.names():
         found.delete(name)
     with written_folder(place) as folder:
-        assert list(contents(folder)) == ["unsent"]
+        assert list(contents(folder)) == [".lock", "unsent"]
         make(folder)
 
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from raydd.tuning.figures import save_figures
+from raydd.tuning.importance import importance
 from raydd.tuning.results import (
     Record,
     accuracy_of,
     front,
-    importance,
     load_results,
     rows_of,
     save_results,
