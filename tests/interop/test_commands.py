@@ -57,6 +57,7 @@ def test_what_foreign_files_leave_unsaid_is_given(capfd, images, tmp_path):
         "validation": 0.2,
         "preprocessing": "zca",
         "augment": "dsa",
+        "flip": False,
     }
     assert len(synset.decoded().images) == 16
 
