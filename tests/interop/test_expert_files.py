@@ -291,16 +291,35 @@ def test_a_distillation_uses_the_buffer(tmp_path, capfd):
     assert document["recipe"]["imported"]["format"] == "mtt"
 
 
-def test_statistic_matching_uses_the_buffer(tmp_path):
-    checkpoints(tmp_path / "tgdd", epochs=3)
-    out, done = tmp_path / "buffer", tmp_path / "run"
-    bring(tmp_path / "tgdd", out, network(f"{NETWORK}BN"))
-    words = ["distill", "--method", "tgdd", "--network", f"{NETWORK}BN", "--buffer", str(out), "--out", str(done)]
+@pytest.mark.parametrize(
+    ("method", "suffix", "norm"),
+    [("tgdd", "", instance), ("datm", "BN", nn.BatchNorm2d), ("tesla", "BN", nn.BatchNorm2d)],
+)
+def test_imported_experts_are_looked_through_and_asked(method, suffix, norm, tmp_path):
+    checkpoints(tmp_path / "tgdd", epochs=3, norm=norm)
+    out, done, name = tmp_path / "buffer", tmp_path / "run", f"{NETWORK}{suffix}"
+    bring(tmp_path / "tgdd", out, network(name))
+    words = ["distill", "--method", method, "--network", name, "--buffer", str(out), "--out", str(done)]
     words += [f"--set={word}" for word in ("steps=2", "data.validation=0", "threads=1", "formation.factor=1")]
+    words += (
+        [f"--set={word}" for word in ("span=1", "student_steps=2", "window.current=2", "window.high=2")]
+        if suffix
+        else []
+    )
     assert run(words) == 0
     losses = [json.loads(line)["loss"] for line in (done / "metrics.jsonl").read_text().splitlines()]
     assert len(losses) == 2
     assert all(0 < loss < float("inf") for loss in losses)
+
+
+def test_statistic_matching_refuses_imported_experts_with_batch_norm(tmp_path, capfd):
+    checkpoints(tmp_path / "tgdd", epochs=3)
+    out, done, name = tmp_path / "buffer", tmp_path / "run", f"{NETWORK}BN"
+    bring(tmp_path / "tgdd", out, network(name))
+    words = ["distill", "--method", "tgdd", "--network", name, "--buffer", str(out), "--out", str(done)]
+    assert run([*words, "--set", "data.validation=0"]) == 2
+    assert f"{name} has batch norm, and method tgdd" in capfd.readouterr().err
+    assert not done.exists()
 
 
 class Trap:
