@@ -36,7 +36,7 @@ from raydd.where import Where as Where
 from raydd.where import check_workers as check_workers
 from raydd.where import distillation_need, experts_need, own_device, rollers
 from raydd.window_search import PILOT_STEPS, find_window
-from raydd.workspace import Workspace, open_workspace, resolve_device
+from raydd.workspace import Workspace, load_images, open_workspace, resolve_device, tell
 
 
 def train_experts(
@@ -83,6 +83,7 @@ def train_experts(
             refresh_manifest(folder)
         screen.note(f"{shown}: all {total} experts are there")
         return place
+    tell(load_images(config.data), screen)
     need = experts_need(job, len(missing), where, outlet is None)
     screen.note(f"{shown}: training {len(missing)} of {total} experts ({config.experts.network}), {need.words()}")
     share, grows = where.gpus_per_worker, where.address is not None
@@ -163,6 +164,7 @@ def distill(
     else:
         buffer = local_folder(buffer, screen.note)
         experts, work = open_buffer(buffer, config, target, most)
+    tell(work.dataset, screen)
     asked, config = config, settle(config, experts, out)
     if asked.experts.optimizer != config.experts.optimizer:
         kinds = f"{config.experts.optimizer}, not {asked.experts.optimizer}"

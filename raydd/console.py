@@ -62,13 +62,19 @@ class Screen:
     """
 
     def __init__(self, as_json: bool = False) -> None:
-        self._json = as_json
+        self._json, self._said = as_json, set[str]()
         self._err = _Terminal(stderr=True, highlight=False, emoji=False, soft_wrap=True)
         self._out = _Terminal(highlight=False, emoji=False, soft_wrap=True)
 
     def note(self, text: str) -> None:
         """One line for the person."""
         self._err.print(text, markup=False)
+
+    def once(self, text: str) -> None:
+        """A note that is not repeated."""
+        if text not in self._said:
+            self._said.add(text)
+            self.note(text)
 
     def say(self, text: str) -> None:
         """One line of the result."""

@@ -30,7 +30,7 @@ from raydd.training.protocol import find_protocol
 from raydd.training.robust import needed
 from raydd.training.scores import best_of_steps, plan, step_title, summarise, titles
 from raydd.training.significance import compare_scores
-from raydd.workspace import resolve_device
+from raydd.workspace import resolve_device, tell
 
 EVALUATION = EvaluateConfig()
 Asked = SyntheticSet | Path | str
@@ -149,10 +149,12 @@ def do_matrix(
     Raises:
         RuntimeError: A training failed; those that are finished are kept, and the same call goes on.
     """
+    screen = screen or Screen()
+    tell(dataset, screen)
     rows = twins(matrix, dataset)
     distinct = sorted(set(rows))
     fewer = replace(matrix, entries=tuple(matrix.entries[row] for row in distinct))
-    outcomes = _do(fewer, dataset, fresh, where, screen or Screen())
+    outcomes = _do(fewer, dataset, fresh, where, screen)
     return {job: outcomes[job._replace(entry=distinct.index(rows[job.entry]))] for job in matrix.jobs()}
 
 

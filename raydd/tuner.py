@@ -34,7 +34,7 @@ from raydd.tuning.search import Search
 from raydd.tuning.shipped import check_space, load_space, make_space, with_settings
 from raydd.tuning.space import Space
 from raydd.tuning.trial import Task
-from raydd.workspace import Workspace, resolve_device
+from raydd.workspace import Workspace, resolve_device, tell
 
 JOURNAL = "study.journal"
 TEST = EvaluateConfig(real_epochs=0)
@@ -139,6 +139,7 @@ def tune(
     place, space = space.buffer, space.model_copy(update={"buffer": space.buffer and shown(space.buffer)})
     loggers = callbacks(Loggers(options.get("mlflow"), options.get("wandb")), space.name)
     work = check_early(space.config(space.example()), where)
+    tell(work.dataset, screen)
     task = Task(space, None, folder, resolve_device(where.device).type)
     if space.search.algorithm != "grid" and space.search.first != "none" and not space.spared:
         screen.note("the preset's own values lie outside the space: no trial has them")
