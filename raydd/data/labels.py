@@ -123,7 +123,7 @@ def numbered(
         classes = tuple(sorted(set(train.values)))
     else:
         classes = _counted(train)
-    found = [None if one is None else _among(one, classes) for one in (train, test)]
+    found = [None if one is None else among(one, classes) for one in (train, test)]
     first = checked_labels(found[0], len(classes), train.origin, every=True)
     if test is None:
         return classes, first, None
@@ -141,7 +141,12 @@ def _counted(train: Column) -> tuple[str, ...]:
     return tuple(str(label) for label in range(largest + 1))
 
 
-def _among(labels: Column, classes: tuple[str, ...]) -> NDArray[Any]:
+def among(labels: Column, classes: tuple[str, ...]) -> NDArray[Any]:
+    """Labels as places among class names; numbers as they are.
+
+    Raises:
+        ValueError: A word is no class name.
+    """
     if not labels.words:
         return labels.values
     order = {name: label for label, name in enumerate(classes)}

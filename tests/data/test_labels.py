@@ -144,6 +144,13 @@ def test_deep_metadata_are_one_line(tmp_path: Path) -> None:
         read_json("{", "x.json")
 
 
+def test_imported_words_are_the_data_sets_classes(tmp_path: Path) -> None:
+    root = write(tmp_path / "set", pa.array(WORDS))
+    assert read_parquet(root, ("dog", "owl", "cat")).labels.tolist() == [1, 2, 0, 2]
+    with pytest.raises(ValueError, match="row 0 has the label 'owl', the classes are dog, cat"):
+        read_parquet(root, ("dog", "cat"))
+
+
 def test_a_table_of_more_rows_than_bytes_is_refused(tmp_path: Path) -> None:
     root = tmp_path / "set"
     root.mkdir()
