@@ -193,6 +193,9 @@ def default_buffer(config: ExpertsConfig) -> Path:
     """Where the cache keeps the buffer of a configuration: one folder for any number of experts."""
     experts = config.experts
     tree = config.model_dump(mode="json") | {"experts": {"network": experts.network, **experts.recipe()}}
+    tree["data"] = {
+        key: value for key, value in tree["data"].items() if (key, value) != ("channels", None)
+    }  # as before
     digest = hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:12]
     name = f"{Path(config.data.dataset).name}-{config.experts.network.replace(':', '-')}-{digest}"
     return default_cache() / "buffers" / name

@@ -69,7 +69,10 @@ def _whole(values: NDArray[Any], origin: str) -> Labels:
 def _words(values: NDArray[Any], origin: str) -> NDArray[Any]:
     if values.dtype.kind == "S":
         values = np.char.decode(values, "utf-8", "backslashreplace")
-    words = values.astype(object)
+    try:
+        words = values.astype(object)
+    except (SystemError, ValueError):  # numbers that are no characters
+        raise ValueError(f"{origin} has labels that are no text: save words again") from None
     wrong = np.array([word is None or not 0 < len(word) <= MAX_NAME for word in words])
     if wrong.any():
         row = int(wrong.argmax())

@@ -144,6 +144,12 @@ def test_deep_metadata_are_one_line(tmp_path: Path) -> None:
         read_json("{", "x.json")
 
 
+def test_words_of_numbers_that_are_no_characters_are_refused(tmp_path: Path) -> None:
+    words = np.frombuffer(np.array([0x110000, 97, 98] * 2, np.uint32).tobytes(), "<U1")
+    with pytest.raises(ValueError, match="y_train has labels that are no text"):
+        load(npz(tmp_path / "a.npz", y_train=words))
+
+
 def test_imported_words_are_the_data_sets_classes(tmp_path: Path) -> None:
     root = write(tmp_path / "set", pa.array(WORDS))
     assert read_parquet(root, ("dog", "owl", "cat")).labels.tolist() == [1, 2, 0, 2]
