@@ -234,7 +234,7 @@ def _choices(kind: type[Config], key: str) -> str:
     annotation = kind.model_fields[key].annotation
     kinds = [annotation, *get_args(annotation)]
     words = [word for each in kinds if get_origin(each) is Literal for word in get_args(each)]
-    return f"({', '.join(words)})" if words else ""
+    return f"({', '.join(map(str, words))})" if words else ""
 
 
 def _code(value: object) -> str:

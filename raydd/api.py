@@ -39,7 +39,7 @@ from raydd.where import Where as Where
 from raydd.where import check_workers as check_workers
 from raydd.where import distillation_need, experts_need, own_device, rollers
 from raydd.window_search import PILOT_STEPS, find_window
-from raydd.workspace import Workspace, open_workspace, resolve_device, with_placed_data
+from raydd.workspace import Workspace, load_images, open_workspace, resolve_device, tell, with_placed_data
 
 
 def train_experts(
@@ -98,6 +98,7 @@ def _train_experts(
         return
     if mirrors(config.data):
         screen.once(mirror_words(config.data.dataset))
+    tell(load_images(config.data), screen)
     need = experts_need(job, len(missing), where, outlet is None)
     screen.note(f"{shown}: training {len(missing)} of {total} experts ({config.experts.network}), {need.words()}")
     share, grows = where.gpus_per_worker, where.address is not None
@@ -190,6 +191,7 @@ def _distill(
     else:
         buffer = local_folder(buffer, screen.note)
         experts, work = open_buffer(buffer, config, target, most)
+    tell(work.dataset, screen)
     asked, config = config, settle(config, experts, out)
     if asked.experts.optimizer != config.experts.optimizer:
         kinds = f"{config.experts.optimizer}, not {asked.experts.optimizer}"

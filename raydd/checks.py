@@ -3,6 +3,7 @@
 A run folder holds a run once it has a ``config.yaml``.
 """
 
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -132,9 +133,12 @@ def check_experts(config: DistillConfig) -> None:
 def check_selection(config: DistillConfig, work: Workspace) -> None:
     """Refuse scores on a validation split that there is none of."""
     if config.evaluate_every is not None and not len(work.dataset.validation):
+        least = int(torch.bincount(work.dataset.train.targets).max())
+        share = 0.1 if config.data.validation == 0 else math.ceil(50 / least) / 100
         raise ValueError(
-            f"evaluate_every = {config.evaluate_every} needs a validation split; use --set data.validation=0.1, "
-            "or drop it: the result is then the last step"
+            f"evaluate_every = {config.evaluate_every} needs a validation split, and {work.dataset.name} with "
+            f"data.validation={config.data.validation:g} has none; use --set data.validation={share:g} or more, or "
+            "drop it: the result is then the last step"
         )
 
 

@@ -32,7 +32,7 @@ from raydd.training.protocol import find_protocol
 from raydd.training.robust import needed
 from raydd.training.scores import best_of_steps, plan, step_title, summarise, titles
 from raydd.training.significance import compare_scores
-from raydd.workspace import resolve_device
+from raydd.workspace import resolve_device, tell
 
 EVALUATION = EvaluateConfig()
 Asked = SyntheticSet | Path | str
@@ -156,6 +156,7 @@ def do_matrix(
     screen = screen or Screen()
     if matrix.data.augment != "none" and dataset.flip:
         screen.once(mirroring.words(matrix.data.dataset))
+    tell(dataset, screen)
     rows = twins(matrix, dataset)
     distinct = sorted(set(rows))
     fewer = replace(matrix, entries=tuple(matrix.entries[row] for row in distinct))

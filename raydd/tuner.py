@@ -36,7 +36,7 @@ from raydd.tuning.search import Search
 from raydd.tuning.shipped import check_space, load_space, make_space, with_settings
 from raydd.tuning.space import Space
 from raydd.tuning.trial import Task
-from raydd.workspace import Workspace, resolve_device
+from raydd.workspace import Workspace, resolve_device, tell
 
 JOURNAL = "study.journal"
 TEST = EvaluateConfig(real_epochs=0)
@@ -144,6 +144,7 @@ def tune(
     if not example.data.validation:
         raise ValueError("data.validation = 0 leaves no images to compare trials by; use --set data.validation=0.1")
     work = check_early(example, where)
+    tell(work.dataset, screen)
     task = Task(space, None, folder, resolve_device(where.device).type)
     if run_mirrors(example):
         screen.once(mirror_words(example.data.dataset))

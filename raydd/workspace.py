@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from raydd.config import DataConfig, DistillConfig, ExpertsConfig
-from raydd.data.datasets import Dataset, Split, load_dataset, placed
+from raydd.console import Screen
+from raydd.data.datasets import DATASETS, Dataset, Split, load_dataset, placed
 from raydd.data.feed import Feed
 from raydd.data.mirroring import flips
 from raydd.data.transform import Transform, fit_transform
@@ -55,6 +56,12 @@ def with_placed_data(config: Job) -> Job:
     return config if data == config.data else config.model_copy(update={"data": data})
 
 
+def load_images(data: DataConfig) -> Dataset:
+    """The data set of a configuration, see `raydd.load_dataset`; mirrored where the configuration says so."""
+    dataset = load_dataset(data.dataset, size=data.size, channels=data.channels, validation=data.validation)
+    return replace(dataset, flip=flips(data))
+
+
 def open_workspace(
     data: DataConfig, network: str | None, device: torch.device, transform: Transform | None = None
 ) -> Workspace:
@@ -71,14 +78,19 @@ def open_workspace(
     """
     if network is not None:
         find(network)  # names first: loading decodes the images into the cache
-    dataset = load_dataset(data.dataset, size=data.size, channels=data.channels, validation=data.validation)
-    dataset = replace(dataset, flip=flips(data))
+    dataset = load_images(data)
     if network is not None:
         shape = {"channels": dataset.channels, "size": dataset.size, "classes": len(dataset.classes)}
         seeded(partial(build, network, **shape), generator(0, "check"))
     if transform is None:
         transform = fit_transform(data.preprocessing, dataset)
     return Workspace(dataset, transform, network or "", device, augment(data.augment, flip=dataset.flip))
+
+
+def tell(dataset: Dataset, screen: Screen) -> None:
+    """Say once what was decided on reading a person's own data set; those of `raydd datasets` are documented."""
+    if dataset.note and dataset.name not in DATASETS:
+        screen.once(f"{dataset.name}: {dataset.note}")
 
 
 def resolve_device(name: str) -> torch.device:

@@ -33,9 +33,10 @@ def datasets(
     """List the known data sets, or load one and describe it."""
     from raydd.config import ExpertsConfig
     from raydd.console import Screen
-    from raydd.data.datasets import DATASETS, load_dataset
+    from raydd.data.datasets import DATASETS
     from raydd.data.mirroring import flips
     from raydd.settings import build, parse_settings
+    from raydd.workspace import load_images
 
     if name is None:
         listed = {
@@ -50,7 +51,7 @@ def datasets(
         Screen(as_json).result({"datasets": listed}, lambda console: console.print("\n".join(lines)))
         return
     config = build(ExpertsConfig, {"data": {"dataset": name}}, parse_settings(settings or ())).data
-    data = load_dataset(config.dataset, size=config.size, channels=config.channels, validation=config.validation)
+    data = load_images(config)
     document = {
         "name": data.name,
         "classes": list(data.classes),

@@ -220,7 +220,12 @@ def _dataset(name: str, row: Row | None, content: Stored, validation: float) -> 
     kept, held = holdout(labels["train"], validation, "validation", name)
     known = row is not None and row.channels == images["train"].shape[1]
     mean, std, constant = (row.mean, row.std, False) if row and known else _statistics(content, kept)
-    notes = (content.note, _lacking(content), CONSTANT_NOTE if constant else "")
+    notes = (
+        content.note,
+        _lacking(content.classes, labels["test"], "test"),
+        _lacking(content.classes, labels["train"][held], "validation") if validation else "",
+        CONSTANT_NOTE if constant else "",
+    )
     return Dataset(
         name=name,
         classes=content.classes,
@@ -235,14 +240,16 @@ def _dataset(name: str, row: Row | None, content: Stored, validation: float) -> 
     )
 
 
-def _lacking(content: Stored) -> str:
-    """What is missing in the test split, as a note; empty where each class has an image."""
-    counts = np.bincount(content.labels["test"], minlength=len(content.classes))
-    names = [content.classes[label] for label in np.flatnonzero(counts == 0)]
+def _lacking(classes: tuple[str, ...], labels: Labels, split: str) -> str:
+    """What is missing in a split, as a note; empty where each class has an image."""
+    counts = np.bincount(labels, minlength=len(classes))
+    names = [classes[label] for label in np.flatnonzero(counts == 0)]
     if not names:
         return ""
+    if len(names) == len(classes):
+        return f"the {split} split is empty: no class has images enough"
     shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-    return f"the test split has no image of {len(names)} of {len(counts)} classes ({shown})"
+    return f"the {split} split has no image of {len(names)} of {len(classes)} classes ({shown})"
 
 
 def _statistics(content: Stored, rows: NDArray[np.int64]) -> tuple[tuple[float, ...], tuple[float, ...], bool]:

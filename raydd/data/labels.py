@@ -69,7 +69,10 @@ def _whole(values: NDArray[Any], origin: str) -> Labels:
 def _words(values: NDArray[Any], origin: str) -> NDArray[Any]:
     if values.dtype.kind == "S":
         values = np.char.decode(values, "utf-8", "backslashreplace")
-    words = values.astype(object)
+    try:
+        words = values.astype(object)
+    except (SystemError, ValueError):  # numbers that are no characters
+        raise ValueError(f"{origin} has labels that are no text: save words again") from None
     wrong = np.array([word is None or not 0 < len(word) <= MAX_NAME for word in words])
     if wrong.any():
         row = int(wrong.argmax())
@@ -123,7 +126,7 @@ def numbered(
         classes = tuple(sorted(set(train.values)))
     else:
         classes = _counted(train)
-    found = [None if one is None else _among(one, classes) for one in (train, test)]
+    found = [None if one is None else among(one, classes) for one in (train, test)]
     first = checked_labels(found[0], len(classes), train.origin, every=True)
     if test is None:
         return classes, first, None
@@ -141,7 +144,12 @@ def _counted(train: Column) -> tuple[str, ...]:
     return tuple(str(label) for label in range(largest + 1))
 
 
-def _among(labels: Column, classes: tuple[str, ...]) -> NDArray[Any]:
+def among(labels: Column, classes: tuple[str, ...]) -> NDArray[Any]:
+    """Labels as places among class names; numbers as they are.
+
+    Raises:
+        ValueError: A word is no class name.
+    """
     if not labels.words:
         return labels.values
     order = {name: label for label, name in enumerate(classes)}

@@ -4,6 +4,7 @@ What a viewer shows is what is learned: the EXIF orientation is applied, and wha
 """
 
 import contextlib
+import logging
 import threading
 import warnings
 from collections.abc import Iterator
@@ -82,9 +83,15 @@ def read_file(path: Path) -> bytes:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Silence what Pillow warns about; enter it in the main thread, since the filters are the process's."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    logger = logging.getLogger("PIL")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def header(data: bytes, *, upright: bool = True) -> Header:

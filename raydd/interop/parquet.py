@@ -14,7 +14,8 @@ from torch import Tensor
 
 from raydd.data.decode import Blob
 from raydd.data.files import write_atomic
-from raydd.data.tables import class_names, opened, parquet_files
+from raydd.data.labels import among
+from raydd.data.tables import class_names, label_column, opened, parquet_files
 from raydd.interop.foreign import Foreign, Outgoing
 from raydd.interop.pictures import decoded, encode
 from raydd.interop.pixels import as_bytes
@@ -85,6 +86,7 @@ def read_parquet(path: Path, classes: tuple[str, ...]) -> Foreign:
     if not tables:
         raise ValueError(f"{path} has no train*.parquet: name the file itself")
     kept = {name for table in tables for name in table.column_names}
+    tables = [_numbered(file, table, classes) for file, table in zip(files, tables, strict=True)]
     joined = {
         name: np.concatenate([_array(f, t, name) for f, t in zip(files, tables, strict=True)])
         for name in ("label", "soft_label", "pixels")
@@ -101,6 +103,15 @@ def read_parquet(path: Path, classes: tuple[str, ...]) -> Foreign:
 def _table(file: Path) -> Any:
     with opened(file) as found:
         return found.read()
+
+
+def _numbered(file: Path, table: Any, classes: tuple[str, ...]) -> Any:
+    """The table with labels that are words as numbers."""
+    import pyarrow as pa
+
+    labels = label_column(table.column("label"), str(file))
+    place = table.column_names.index("label")
+    return table.set_column(place, "label", pa.array(among(labels, classes))) if labels.words else table
 
 
 def _array(file: Path, table: Any, name: str) -> np.ndarray[Any, Any]:

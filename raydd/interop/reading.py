@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from raydd.config import DataConfig
-from raydd.data.datasets import Dataset, load_dataset
+from raydd.data.datasets import Dataset
 from raydd.data.mirroring import flips, recorded
 from raydd.data.synset import SyntheticSet
 from raydd.data.transform import Transform, fit_transform
@@ -22,6 +22,7 @@ from raydd.interop.torchfile import described
 from raydd.numerics.formation import PLAIN, Formation
 from raydd.parts import FormationConfig
 from raydd.settings import build, merged
+from raydd.workspace import load_images
 
 LR = 0.01
 """The step size that most scripts take where none is kept."""
@@ -67,7 +68,7 @@ def read_synset(
     beside = _beside(name, home, notes)
     case = _Case(name, home, beside, {} if data is None else data.model_dump(include=data.model_fields_set), notes)
     config = _data(case)
-    dataset = load_dataset(config.dataset, size=config.size, channels=config.channels, validation=config.validation)
+    dataset = load_images(config)
     transform = fit_transform(config.preprocessing, dataset)
     _check_preprocessing(case, config, dataset, transform)
     foreign = LAYOUTS[name].read(home, dataset.classes)

@@ -14,12 +14,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
+from raydd.checks import check_selection
+from raydd.config import DistillConfig
 from raydd.data.bounds import check_declared, read_json
 from raydd.data.datasets import Dataset, load_dataset
 from raydd.data.labels import column, numbered
+from raydd.data.transform import fit_transform
 from raydd.interop.parquet import read_parquet
+from raydd.settings import build
+from raydd.workspace import open_workspace
 
 
 def png(value: int) -> dict[str, Any]:
@@ -136,6 +142,19 @@ def test_deep_metadata_are_one_line(tmp_path: Path) -> None:
         read_parquet(root, ("0", "1"))
     with pytest.raises(ValueError, match=r"x.json is no JSON \(Expecting"):
         read_json("{", "x.json")
+
+
+def test_words_of_numbers_that_are_no_characters_are_refused(tmp_path: Path) -> None:
+    words = np.frombuffer(np.array([0x110000, 97, 98] * 2, np.uint32).tobytes(), "<U1")
+    with pytest.raises(ValueError, match="y_train has labels that are no text"):
+        load(npz(tmp_path / "a.npz", y_train=words))
+
+
+def test_imported_words_are_the_data_sets_classes(tmp_path: Path) -> None:
+    root = write(tmp_path / "set", pa.array(WORDS))
+    assert read_parquet(root, ("dog", "owl", "cat")).labels.tolist() == [1, 2, 0, 2]
+    with pytest.raises(ValueError, match="row 0 has the label 'owl', the classes are dog, cat"):
+        read_parquet(root, ("dog", "cat"))
 
 
 def test_a_table_of_more_rows_than_bytes_is_refused(tmp_path: Path) -> None:
@@ -285,3 +304,37 @@ def test_what_packs_as_far_as_pictures_do_is_read() -> None:
     check_declared(100 << 30, 1 << 30, "large.npz")
     with pytest.raises(ValueError, match=r"bomb.npz has 1048576 bytes"):
         check_declared(1 << 30, 1 << 20, "bomb.npz")
+
+
+def test_missing_classes_and_constant_channels_are_said(tmp_path: Path) -> None:
+    flat = np.full((12, 8, 8, 3), 7, np.uint8)
+    flat[..., 1] = np.arange(12)[:, None, None]
+    labels = {"y_train": np.arange(12) % 3, "x_test": flat[:2], "y_test": np.array([0, 0])}
+    path = npz(tmp_path / "a.npz", x_train=flat, **labels)
+    data = load_dataset(path, cache=tmp_path / "cache", validation=0.1)
+    assert data.note.split("; ") == [
+        "the test split has no image of 2 of 3 classes (1, 2)",
+        "the validation split is empty: no class has images enough",
+        "a channel is the same in all training pixels: its standard deviation 0 is taken as 1, "
+        "and networks learn nothing from it",
+    ]
+    assert data.std[0] == data.std[2] == 1
+    assert data.std[1] == pytest.approx(flat[..., 1].std() / 255)
+    normal = fit_transform("normalise", data)(data.train.take(np.arange(12)))
+    assert torch.isfinite(normal).all()
+    assert normal[:, 0].abs().max() < 1e-6
+    assert load_dataset(path, cache=tmp_path / "cache", validation=0.5).note.count("validation") == 0
+
+
+def test_a_score_without_validation_images_says_how_many_to_hold_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAYDD_CACHE", str(tmp_path / "cache"))
+    path = npz(tmp_path / "a.npz", x_train=np.zeros((12, 8, 8), np.uint8), y_train=np.arange(12) % 3)
+    for validation, remedy in ((0.1, 0.13), (0.0, 0.1)):
+        config = build(
+            DistillConfig,
+            {"method": "dm", "evaluate_every": 1, "data": {"dataset": str(path), "validation": validation}},
+        )
+        with pytest.raises(ValueError, match=f"has none; use --set data.validation={remedy} or more"):
+            check_selection(config, open_workspace(config.data, None, torch.device("cpu")))

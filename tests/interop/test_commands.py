@@ -54,6 +54,7 @@ def test_what_foreign_files_leave_unsaid_is_given(capfd, images, tmp_path):
     assert synset.recipe["data"] == {
         "dataset": str(images),
         "size": 6,
+        "channels": None,
         "validation": 0.2,
         "preprocessing": "zca",
         "augment": "dsa",
