@@ -1,6 +1,7 @@
 """``raydd.json``: what other projects' files leave unsaid of a set, written beside them."""
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -101,7 +102,7 @@ def read(folder: Path) -> Sidecar | None:
         ValueError: It is damaged, or of another version.
     """
     path = folder / NAME
-    if not path.exists():
+    if not os.path.lexists(path):
         return None
     try:
         tree = parse(read_bytes(path))
