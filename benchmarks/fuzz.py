@@ -2,8 +2,8 @@
 
     python benchmarks/fuzz.py --mutations 10000 --write
 
-makes a small file of every kind, and changes it again and again. Half of the files are damaged: bits flipped, parts cut,
-moved, repeated or zeroed, or something else in the file's place (a FIFO, a folder, a link, a device). Half are forged:
+makes a small file of every kind, and changes it again and again. Half of the files are damaged: bits flipped, parts
+cut, moved, repeated or zeroed, or something else in the file's place (a FIFO, a folder, a link, a device). Half are forged:
 values of other types and sizes, missing and doubled keys, shapes without bytes, and so on, with the checksum made to
 fit. A process of its own reads them, and is watched. It has to give one line that names the file, or a reading: of a
 damaged file the same as before, of a forged one anything that is the same when it is read again.
@@ -594,6 +594,8 @@ def read_result(folder: Path) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(OSError):
         path.rmdir()
+    if not os.path.lexists(folder / "result.json"):
+        raise ValueError("result.json is not there: it is made")
     (folder / "result.json").replace(path)
     found = ledger.find({"a": [1, 2]})
     path.replace(folder / "result.json")

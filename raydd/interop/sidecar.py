@@ -109,7 +109,7 @@ def read(folder: Path) -> Sidecar | None:
         sidecar = build(Sidecar, unsealed(tree) if isinstance(tree, dict) else {"raydd.json": tree})
         _check_data(sidecar)
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} is not a sidecar of raydd ({error}): export again, or remove it") from None
+        raise ValueError(f"{path} is not a sidecar of raydd ({str(error)[:400]}): export again, or remove it") from None
     return sidecar
 
 
