@@ -2,11 +2,11 @@
 
     python benchmarks/fuzz.py --mutations 10000 --write
 
-makes a small file of every kind, and then, again and again, another one of it. Half of them are damaged: bits flipped,
-parts cut, moved, repeated or zeroed, or something else in the file's place (a FIFO, a folder, a link, a device). Half are
-forged: values of other types and sizes, missing and doubled keys, shapes without bytes, and so on, with the checksum
-made to fit. Each is read in a process of its own, which is watched. What may come of it is one line that names the file,
-or a reading: of a damaged file the same as before, of a forged one anything that is the same when it is read again.
+makes a small file of every kind, and changes it again and again. Half of the files are damaged: bits flipped, parts
+cut, moved, repeated or zeroed, or something else in the file's place (a FIFO, a folder, a link, a device). Half are forged:
+values of other types and sizes, missing and doubled keys, shapes without bytes, and so on, with the checksum made to
+fit. A process of its own reads them, and is watched. It has to give one line that names the file, or a reading: of a
+damaged file the same as before, of a forged one anything that is the same when it is read again.
 
 A kind is a row of `KINDS`, and may be of files that are read but were not written here.
 """
@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -61,7 +62,7 @@ def damaged(data: bytes, rng: Rng) -> bytes:
     flipped = bytearray(data or b"\0")
     flipped[one] ^= 1 << rng.randrange(8)
     written = bytearray(data or b"\0")
-    written[one] = rng.choice(b"0123456789-+.eE[]{}\",:\n\0\xff")
+    written[one] = rng.choice(b'0123456789-+.eE[]{}",:\n\0\xff')
     choices = [
         bytes(flipped),
         bytes(flipped),
@@ -113,7 +114,18 @@ def values(rng: Rng) -> Tree:
     return rng.choice(
         [
             *(None, True, False, 0, 1, -1, 2, 7, 2**31, 2**63, 10**300, -(10**20), 0.5, 1e308, 1e-320),
-            *(float("nan"), float("inf"), "", "x", "0", "nan", "1e5", "../../etc/passwd", "\x1b[31mred\x07", "ä" * 5000),
+            *(
+                float("nan"),
+                float("inf"),
+                "",
+                "x",
+                "0",
+                "nan",
+                "1e5",
+                "../../etc/passwd",
+                "\x1b[31mred\x07",
+                "ä" * 5000,
+            ),
             *([], {}, [[]], [1, 2, 3], [None] * 20, {"a": 1}, {"": {}}, ["0"] * 3, deep(20), deep(70)),
         ]
     )
@@ -216,7 +228,9 @@ def forge_text(name: str, data: bytes, rng: Rng) -> bytes:
 
     text = unsealed_text(data.decode())
     if rng.random() < 0.2:
-        return sealed_text(rng.choice(["", "a", "[" * 2000, "- 1\n", "{a: b", "? {x: y}\n: 1\n", "!!python/none x\n"])).encode()
+        return sealed_text(
+            rng.choice(["", "a", "[" * 2000, "- 1\n", "{a: b", "? {x: y}\n: 1\n", "!!python/none x\n"])
+        ).encode()
     return sealed_text(yaml.safe_dump(forged(yaml.safe_load(text), rng))).encode()
 
 
@@ -231,7 +245,9 @@ def forge_tensors(name: str, data: bytes, rng: Rng) -> bytes:
     kind = rng.randrange(9)
     row = rng.choice(rows) if rows else ["x", "float32", [1], b"1234"]
     if kind == 0:
-        row[2] = rng.choice([[-1], [0], [2**62, 4], [0, 2**62, 2**62], [1] * 40, [*row[2], 1], row[2][1:], [2**31, 2**31]])
+        row[2] = rng.choice(
+            [[-1], [0], [2**62, 4], [0, 2**62, 2**62], [1] * 40, [*row[2], 1], row[2][1:], [2**31, 2**31]]
+        )
     elif kind == 1:
         row[1] = rng.choice(["float64", "uint8", "int64", "bfloat16", "float16", "complex64", "object", ""])
     elif kind == 2:
@@ -260,23 +276,24 @@ def forge_expert(name: str, data: bytes, rng: Rng) -> bytes:
     columns, metadata = dict(table.columns), dict(table.metadata)
     key = rng.choice([*columns])
     column = columns[key]
-    match rng.randrange(8):
-        case 0:
+    other = {
+        "type": column.astype(rng.choice([np.float64, np.int32, np.int64, np.uint8, np.float16])),
+        "width": np.concatenate([column, column], -1) if column.ndim > 1 else column[:, None],
+        "values": column + rng.choice([0, 1, 100]),
+        "sign": -column,
+        "filled": np.full_like(column, rng.choice([np.nan, np.inf, -1, 1e30] if column.dtype.kind == "f" else [0, 9])),
+    }
+    match rng.choice(["missing", "rows", "spec", "number", *other]):
+        case "missing":
             del columns[key]
-        case 1:
-            columns[key] = column.astype(rng.choice([np.float64, np.int32, np.int64, np.uint8, np.float16]))
-        case 2:
+        case "rows":
             columns = {each: array[: rng.randrange(1, len(array))] for each, array in columns.items()}
-        case 3:
-            columns[key] = np.concatenate([column, column], -1) if column.ndim > 1 else column[:, None]
-        case 4:
-            columns[key] = column + rng.choice([0, 1, 100])
-        case 5:
-            columns[key] = np.full_like(column, rng.choice([np.nan, np.inf, -1, 1e30])) if column.dtype.kind == "f" else -column
-        case 6:
+        case "spec":
             metadata["spec"] = doubled(json.dumps(forged(json.loads(metadata["spec"]), rng)), rng)
-        case _:
+        case "number":
             metadata["expert"] = rng.choice(["1", "", "x", "-1", "9" * 5000])
+        case changed:
+            columns[key] = other[changed]
     metadata["checksum"] = checksum(columns)
     if rng.random() < 0.1:
         metadata.pop(rng.choice(["checksum", "spec", "expert"]))
@@ -498,7 +515,9 @@ def make_scores(folder: Path) -> None:
     test |= {"p": 0.04, "p_adjusted": 0.04, "method": "welch", "counts": [2, 2]}
     other = row | {"name": "random", "kind": "random"}
     sets = [{"path": "x", "name": "mtt", "digest": "0" * 64}]
-    write_document(folder / "scores.json", {"scores": [row, other], "comparisons": [test], "sets": sets, "settings": {}})
+    write_document(
+        folder / "scores.json", {"scores": [row, other], "comparisons": [test], "sets": sets, "settings": {}}
+    )
 
 
 def read_scores(folder: Path) -> str:
@@ -542,14 +561,20 @@ def read_cached(folder: Path) -> str:
         if path.exists() or path.is_symlink():
             path.rename(made / name)
     data = load_dataset(small_images(folder), cache=folder)
-    sums = [hashlib.sha256(split.images[split.index].tobytes() + split.labels.tobytes()).hexdigest() for split in (data.train, data.test)]
+    sums = [
+        hashlib.sha256(split.images[split.index].tobytes() + split.labels.tobytes()).hexdigest()
+        for split in (data.train, data.test)
+    ]
     found = same([sums, data.classes, data.mean, data.std, data.note, data.fingerprint])
     for name in CACHED:  # so that it can be read once more
         (made / name).rename(folder / name)
     return found
 
 
-CACHED = tuple(f"{part}_{what}.npy" for part in ("train", "test") for what in ("images", "labels", "moments")) + ("dataset.json",)
+CACHED = (
+    *(f"{part}_{what}.npy" for part in ("train", "test") for what in ("images", "labels", "moments")),
+    "dataset.json",
+)
 
 
 def make_result(folder: Path) -> None:
@@ -569,6 +594,8 @@ def read_result(folder: Path) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(OSError):
         path.rmdir()
+    if not os.path.lexists(folder / "result.json"):
+        raise ValueError("result.json is not there: it is made")
     (folder / "result.json").replace(path)
     found = ledger.find({"a": [1, 2]})
     path.replace(folder / "result.json")
@@ -581,7 +608,9 @@ def make_coreset(folder: Path) -> None:
     from raydd.data.tensors import save_tensors
 
     synset = set_of()
-    save_tensors(folder / "coreset.arrow", {"images": synset.images, "labels": synset.labels.argmax(1)}, {"kind": "herding"})
+    save_tensors(
+        folder / "coreset.arrow", {"images": synset.images, "labels": synset.labels.argmax(1)}, {"kind": "herding"}
+    )
 
 
 def read_coreset(folder: Path) -> str:
@@ -597,7 +626,7 @@ def space() -> Any:
     from raydd.settings import build
     from raydd.tuning.space import Space
 
-    domains = {"lr.images": {"low": 1.0, "high": 100.0, "log": True}, "span": {"choice": [1, 2]}}
+    domains = {"lr.images": {"log_uniform": [1.0, 100.0]}, "span": {"choice": [1, 2]}}
     return build(Space, {"method": "mtt", "domains": domains, "name": "toy"})
 
 
@@ -608,16 +637,18 @@ def make_search(folder: Path) -> None:
     search = Search(space(), folder / "study.journal")
     for number in range(3):
         asked = search.ask()
-        search.report(asked.number, 1, {"accuracy": 0.2 * number})
-        search.finish(asked.number, "complete", {"accuracy": 0.2 * number, "seconds": 1.0})
+        search.report(asked.number, 1, {"accuracy": 0.2 * number, "seconds": 0.5, "step": 1})
+        search.complete(asked.number, {"accuracy": 0.2 * number, "seconds": 1.0, "step": 2})
     save_results(search.records(), folder / "results.parquet")
 
 
 def read_study(folder: Path) -> str:
     from raydd.tuning.search import Search
 
-    with tempfile.TemporaryDirectory() as copied:  # it is mended, and a lock is put beside it
+    with tempfile.TemporaryDirectory(prefix="study.journal") as copied:  # it is mended, and a lock is put beside it
         path = Path(copied) / "study.journal"
+        if not os.path.lexists(folder / "study.journal"):
+            raise ValueError("study.journal is not there: it is made")
         (folder / "study.journal").rename(path)
         try:
             return same([vars(record) for record in Search(space(), path).records()])
@@ -652,13 +683,20 @@ KINDS: dict[str, Kind] = {
     "manifest": Kind(make_buffer, read_buffer, forge_document, ("manifest.json",)),
     "expert": Kind(make_buffer, read_buffer, forge_expert, ("expert-00000.arrow", "expert-00001.arrow")),
     "preprocessing": Kind(make_buffer, read_buffer, forge_tensors, ("preprocessing.arrow",)),
-    "copied buffer": Kind(make_copy, read_copy, None, tuple(f"from/{name}" for name in ("manifest.json", "expert-00001.arrow", "preprocessing.arrow"))),
+    "copied buffer": Kind(
+        make_copy,
+        read_copy,
+        None,
+        tuple(f"from/{name}" for name in ("manifest.json", "expert-00001.arrow", "preprocessing.arrow")),
+    ),
     "checkpoint": Kind(make_run, read_run, forge_tensors, ("checkpoint/state.arrow",)),
     "logs": Kind(make_run, read_run, forge_log, ("metrics.jsonl", "memory.jsonl", "probe.jsonl")),
     "config": Kind(make_run, read_run, forge_text, ("config.yaml",)),
     "window": Kind(make_run, read_run, forge_document, ("window.json",)),
     "scores": Kind(make_scores, read_scores, forge_document, ("scores.json",)),
-    "cached data set": Kind(make_cached, read_cached, forge_cached, tuple(name for name in CACHED if name != "test_moments.npy")),
+    "cached data set": Kind(
+        make_cached, read_cached, forge_cached, tuple(name for name in CACHED if name != "test_moments.npy")
+    ),
     "result": Kind(make_result, read_result, forge_document, ("result.json",)),
     "coreset": Kind(make_coreset, read_coreset, forge_tensors, ("coreset.arrow",)),
     "journal": Kind(make_search, read_study, forge_journal, ("study.journal",), prefix=True),
@@ -679,9 +717,11 @@ class World:
         self.original = self.read()
 
     def read(self) -> str:
+        """What is read of the files as they are."""
         return self.kind.read(self.folder)
 
     def restore(self) -> None:
+        """Put all files back."""
         shutil.rmtree(self.folder)
         for name, data in self.content.items():
             (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -712,17 +752,18 @@ class World:
             refused = named and "\n" not in said and "\x1b" not in said and len(said) < 2000
             return ("refused" if refused else "traceback"), f"{type(error).__name__}: {said}"
         except Exception as error:
-            import traceback
-
             return "traceback", "".join(traceback.format_exception(error)[-3:])
+        return self._reading(found, name, fits, data), found[:500]
+
+    def _reading(self, found: str, name: str, fits: bool, data: bytes) -> str:
         if found == self.original:
-            return "same", ""
-        shorter = self.kind.prefix and self.content[name].startswith(data[: data.rfind(b"\n") + 1])
-        if shorter:
-            return "shorter", ""
-        if fits and (self.folder / name).read_bytes() == data and self.read() == found:
-            return "another", ""
-        return "silent", found[:500]
+            return "same"
+        if not os.path.lexists(self.folder / name):  # a run without it is a run too
+            return "absent"
+        if self.kind.prefix and self.content[name].startswith(data[: data.rfind(b"\n") + 1]):
+            return "shorter"
+        kept = self.kind.prefix or (self.folder / name).read_bytes() == data  # a log is mended when it is opened
+        return "another" if fits and kept and self.read() == found else "silent"
 
 
 def work(kinds: list[str], mutations: int, seed: int) -> None:
@@ -745,11 +786,16 @@ def work(kinds: list[str], mutations: int, seed: int) -> None:
                 outcome, said = world.outcome(file, fits, data)
                 grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
                 outcome = "memory" if grown > BYTES else "hang" if time.monotonic() - started > SECONDS else outcome
-                print(json.dumps({"outcome": outcome, "said": said, "bytes": grown, "seconds": time.monotonic() - started}), flush=True)
+                print(
+                    json.dumps(
+                        {"outcome": outcome, "said": said, "bytes": grown, "seconds": time.monotonic() - started}
+                    ),
+                    flush=True,
+                )
 
 
 def watched(kinds: list[str], mutations: int, seed: int) -> Iterator[dict[str, Any]]:
-    """The outcomes of a process of its own, which is ended where it hangs; what is left of the kind is not done then."""
+    """The outcomes of a process of its own, which is ended where it hangs; what is left is not done then."""
     words = [sys.executable, __file__, "--worker", "--mutations", str(mutations), "--seed", str(seed), *kinds]
     with tempfile.TemporaryDirectory() as scratch:
         environment = os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": scratch, "RAYDD_CACHE": scratch}
@@ -762,7 +808,12 @@ def watched(kinds: list[str], mutations: int, seed: int) -> Iterator[dict[str, A
             while True:
                 if not selector.select(patience):
                     process.kill()
-                    yield {**(begun or {"kind": "none", "index": -1, "fits": False}), "outcome": "hang", "said": "", "bytes": 0}
+                    yield {
+                        **(begun or {"kind": "none", "index": -1, "fits": False}),
+                        "outcome": "hang",
+                        "said": "",
+                        "bytes": 0,
+                    }
                     return
                 line = process.stdout.readline()
                 if not line:
@@ -774,7 +825,12 @@ def watched(kinds: list[str], mutations: int, seed: int) -> Iterator[dict[str, A
                     yield {**(begun or {}), **found}
                     begun = None
         if process.returncode or begun:
-            yield {**(begun or {"kind": "none", "index": -1}), "outcome": "traceback", "said": f"it died: {process.returncode}", "bytes": 0}
+            yield {
+                **(begun or {"kind": "none", "index": -1}),
+                "outcome": "traceback",
+                "said": f"it died: {process.returncode}",
+                "bytes": 0,
+            }
 
 
 def summary(outcomes: list[dict[str, Any]]) -> dict[str, Any]:

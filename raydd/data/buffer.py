@@ -25,6 +25,7 @@ from raydd.data.manifest import manifest_entry, read_manifest, write_manifest
 from raydd.data.spec import BufferSpec
 from raydd.data.storage import FULL, STORAGES
 from raydd.data.trajectory import Segment, draw
+from raydd.data.transform import load_transform
 
 __all__ = [
     "ArrowBuffer",
@@ -268,7 +269,17 @@ def verify(folder: AnyPath) -> list[Problem]:
     spec, entries = read_manifest(folder)
     indices = sorted({*_present(folder), *entries})
     found = ((expert_path(folder, index).name, _wrong(folder, index, spec, entries.get(index))) for index in indices)
-    return [Problem(file, what) for file, what in found if what]
+    return [*_wrong_preprocessing(folder), *(Problem(file, what) for file, what in found if what)]
+
+
+def _wrong_preprocessing(folder: AnyPath) -> list[Problem]:
+    path = Path(folder) / "preprocessing.arrow"
+    try:
+        if os.path.lexists(path):
+            load_transform(path.parent)
+    except ValueError as error:
+        return [Problem(path.name, str(error))]
+    return []
 
 
 def _wrong(folder: AnyPath, index: int, spec: BufferSpec, entry: dict[str, Any] | None) -> str | None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from raydd.data.buffer import verify
 from raydd.data.cache import default_cache, one_at_a_time
 from raydd.data.files import AnyPath, open_arrow, sweep, write_atomic
 from raydd.data.lock import alone
@@ -214,12 +215,16 @@ def written_folder(place: AnyPath, tell: Tell | None = None) -> Iterator[Path]:
         folder = fetch(os.fspath(place), tell=tell, keep=marker.exists())
         marker.touch()
         yield folder
-        copy_buffer(folder, place)
+        copy_buffer(folder, place, verified=True)
         marker.unlink()
 
 
-def copy_buffer(source: AnyPath, target: AnyPath, tell: Tell | None = None) -> dict[str, int]:
+def copy_buffer(
+    source: AnyPath, target: AnyPath, tell: Tell | None = None, *, verified: bool = False
+) -> dict[str, int]:
     """Copy a buffer's files from one place to another; again, it goes on where it was stopped.
+
+    Only regular files are copied that match their checksum: a link is not followed.
 
     The target has first a manifest that says what the buffer is of, then the experts, and last a manifest that lists
     them, beside those that the target had.
@@ -228,12 +233,13 @@ def copy_buffer(source: AnyPath, target: AnyPath, tell: Tell | None = None) -> d
         source: A folder or an URI.
         target: The same.
         tell: Where a line is told of what was fetched.
+        verified: This process has just written the files, and the target is where it was told to.
 
     Returns:
         The bytes that were copied, by file name; the target's other files are as the source's already.
 
     Raises:
-        ValueError: The source is no buffer, or the target holds another one.
+        ValueError: The source is no buffer or damaged, or the target holds another one, or other files.
         OSError: A store cannot be read or written.
     """
     folder = local_folder(source, tell)
@@ -241,6 +247,8 @@ def copy_buffer(source: AnyPath, target: AnyPath, tell: Tell | None = None) -> d
     store = open_store(os.fspath(target) if is_uri(target) else Path(target).absolute().as_uri())
     store.sweep()
     there, sizes = store.names(), dict[str, int]()
+    if not verified:
+        _check_target(store, there)
     with TemporaryDirectory() as scratch:
         held = Path(scratch) / MANIFEST
         if MANIFEST in there:
@@ -250,9 +258,9 @@ def copy_buffer(source: AnyPath, target: AnyPath, tell: Tell | None = None) -> d
         known, others = read_manifest(scratch)
         if difference := known.difference(spec):
             raise ValueError(f"{store.shown} holds another buffer: {difference}; name another place")
+        files = _whole_files(folder, verified)
         if MANIFEST not in there:
             store.put(held, MANIFEST)
-        files = {path.name: path for path in folder.iterdir() if _FILE.fullmatch(path.name)}
         for name in sorted(files.keys() - {MANIFEST}, key=_order):
             if there.get(name) != files[name].stat().st_size or not _alike(store, files[name]):
                 store.put(files[name], name)
@@ -260,6 +268,26 @@ def copy_buffer(source: AnyPath, target: AnyPath, tell: Tell | None = None) -> d
         write_manifest(scratch, spec, [entry for _, entry in sorted((others | entries).items())])
         store.put(held, MANIFEST)
     return sizes
+
+
+def _whole_files(folder: Path, verified: bool) -> dict[str, Path]:
+    """A buffer's files by name, none of them damaged or a link."""
+    files = {path.name: path for path in folder.iterdir() if _FILE.fullmatch(path.name)}
+    for path in files.values():
+        if path.is_symlink() or not path.is_file():
+            raise ValueError(f"{path} is not a regular file, and links are not followed: put the file itself there")
+    if not verified:
+        for problem in verify(folder):
+            raise ValueError(f"{folder / problem.file} is damaged: {problem.what}")
+    return files
+
+
+def _check_target(store: Store, names: Collection[str]) -> None:
+    """Refuse a place that holds anything but a buffer's files."""
+    own = store.local
+    found = {path.name for path in own.iterdir()} if own is not None and own.is_dir() else {*names}
+    if other := sorted(name for name in found if not _FILE.fullmatch(name.removesuffix(".bad"))):
+        raise ValueError(f"{store.shown} holds other files, such as {other[0]}: name a new folder, or an empty one")
 
 
 def _alike(store: Store, path: Path) -> bool:

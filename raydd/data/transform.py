@@ -149,7 +149,7 @@ class Transform:
         _check_arrays(transform)
         if transform.hash != metadata.get("hash"):
             raise ValueError(
-                f"the preprocessing {kind!r} has the hash {transform.hash} in place of {metadata.get('hash')}: "
+                f"the preprocessing {kind!r} has the hash {transform.hash}, not {str(metadata.get('hash'))[:40]!r}: "
                 "the file is damaged, write it again"
             )
         return transform
@@ -194,7 +194,7 @@ def fit_transform(kind: str, dataset: Dataset) -> Transform:
 
 def _known(kind: str) -> str:
     if kind not in KINDS:
-        raise ValueError(f"unknown preprocessing {kind!r}: use one of {', '.join(KINDS)}")
+        raise ValueError(f"unknown preprocessing {kind[:40]!r}: use one of {', '.join(KINDS)}")
     return kind
 
 

@@ -1,6 +1,7 @@
 """``raydd.json``: what other projects' files leave unsaid of a set, written beside them."""
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -101,14 +102,14 @@ def read(folder: Path) -> Sidecar | None:
         ValueError: It is damaged, or of another version.
     """
     path = folder / NAME
-    if not path.exists():
+    if not os.path.lexists(path):
         return None
     try:
         tree = parse(read_bytes(path))
         sidecar = build(Sidecar, unsealed(tree) if isinstance(tree, dict) else {"raydd.json": tree})
         _check_data(sidecar)
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} is not a sidecar of raydd ({error}): export again, or remove it") from None
+        raise ValueError(f"{path} is not a sidecar of raydd ({str(error)[:400]}): export again, or remove it") from None
     return sidecar
 
 

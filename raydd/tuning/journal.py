@@ -81,7 +81,9 @@ def open_storage(file: Path) -> JournalStorage:
     file.parent.mkdir(parents=True, exist_ok=True)
     try:
         if file.exists() or file.is_symlink():
-            open_regular(file).close()
+            with open_regular(file) as there:
+                if os.fstat(there.fileno()).st_size > MOST_LOG_BYTES:
+                    raise ValueError(f"it has more than {MOST_LOG_BYTES:,} bytes")
         lock = JournalFileOpenLock(str(file), grace_period=STALE_SECONDS)
         backend = _Journal(file, lock)
         lock.acquire()
@@ -97,10 +99,7 @@ def open_storage(file: Path) -> JournalStorage:
 
 def _mend(file: Path) -> None:
     """Optuna skips a last line without an end when it reads, but would write the next one onto it."""
-    with file.open("rb") as content:
-        whole = content.read(MOST_LOG_BYTES).rfind(b"\n") + 1
-    if file.stat().st_size <= MOST_LOG_BYTES:
-        os.truncate(file, whole)
+    os.truncate(file, file.read_bytes().rfind(b"\n") + 1)
 
 
 def open_study(space: Space, storage: JournalStorage, file: Path) -> optuna.Study:

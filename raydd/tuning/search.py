@@ -16,7 +16,9 @@ import optuna
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from pydantic import Field
 
+from raydd.data.document import Document, Whole, validate
 from raydd.numerics.rng import generator
 from raydd.tuning.domains import Domain
 from raydd.tuning.journal import new_study, open_storage, open_study
@@ -38,6 +40,14 @@ class Ask(NamedTuple):
     values: dict[str, Any]
 
 
+class _TrialDocument(Document):
+    """What a search notes of a trial beside its settings."""
+
+    metrics: dict[str, float] = Field(default={})
+    stop: Whole | None = None
+    error: str = ""
+
+
 class Search:
     """The trials of one space: asked, reported, finished. One process at a time writes.
 
@@ -53,10 +63,23 @@ class Search:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.space = space
         self._storage = open_storage(file)
-        self._study = open_study(space, self._storage, file)
+        self._study = self._opened(file)
         self._pruner = _pruner(space)
         self._grid = space.grid() if space.search.algorithm == "grid" else []
         self._earlier = len(self)
+
+    def _opened(self, file: Path) -> optuna.Study:
+        """The journal's study, all of whose trials can be read."""
+        try:
+            study = open_study(self.space, self._storage, file)
+            for trial in study.get_trials(deepcopy=False):
+                validate(_TrialDocument, trial.user_attrs)
+                self._values(trial.params)
+        except Exception as error:  # Optuna believes what is in it
+            if isinstance(error, ValueError) and str(error).startswith(str(file.parent)):
+                raise
+            raise ValueError(f"{file} is no journal of a search, or is damaged; use another --out") from None
+        return study
 
     def __len__(self) -> int:
         return len(self._trials())

@@ -22,6 +22,7 @@ from raydd.data.files import open_arrow
 from raydd.data.manifest import read_manifest
 from raydd.data.spec import BufferSpec
 from raydd.data.store import copy_buffer, fetch, is_uri, local_folder, mirror, open_store, shown, written_folder
+from raydd.data.transform import Transform, save_transform
 from raydd.numerics.flat import layout_of
 from raydd.numerics.rng import generator
 from raydd.tuning.shipped import make_space
@@ -104,7 +105,8 @@ def expert(index, generation=0):
 def make(folder, experts=(0, 1, 2), spec=SPEC, generation=0):
     """A buffer whose expert files have one size, whatever the generation of their values."""
     create_buffer(folder, spec)
-    (folder / "preprocessing.arrow").write_bytes(b"preprocessing %d" % generation)
+    arrays = {name: torch.tensor([generation + 1.0]) for name in ("mean", "std")}
+    save_transform(folder, Transform("normalise", arrays))
     for index in experts:
         write_expert(folder, spec, index, expert(index, generation))
     refresh_manifest(folder)

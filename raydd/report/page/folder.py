@@ -5,6 +5,7 @@ Shapes: none.
 
 import hashlib
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -94,7 +95,7 @@ class RunFolder:
     def settings_text(self) -> str:
         """``config.yaml`` as it is; of a set that stands alone the settings it carries."""
         file = self.path / "config.yaml"
-        if file.exists():
+        if os.path.lexists(file):
             try:
                 text = read_text(file)
                 unsealed_text(text)
@@ -157,7 +158,7 @@ class RunFolder:
     def search(self) -> dict[str, Any] | None:
         """``window.json``: the trials that found the window; None where it was given."""
         file = self.path / "window.json"
-        if not file.exists():
+        if not os.path.lexists(file):
             return None
         return read_document(file, WindowDocument, AGAIN).model_dump(mode="json")
 
@@ -212,7 +213,12 @@ class RunFolder:
 
     def _lines(self, name: str) -> list[Record]:
         file = self.path / name
-        return read_log(file, LOGS[name], AGAIN) if file.exists() else []
+        if not os.path.lexists(file):
+            return []
+        found = read_log(file, LOGS[name], AGAIN)
+        if not found and self.setting("steps") != 0:
+            raise ValueError(f"{file} is empty; {AGAIN}")
+        return found
 
     def _by_step(self, name: str) -> list[Record]:
         found = {record["step"]: record for record in self._lines(name)}
