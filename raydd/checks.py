@@ -13,14 +13,16 @@ import torch
 import yaml
 from torch import Tensor
 
-from raydd.config import DistillConfig, WindowConfig
+from raydd.config import DistillConfig, ExpertsConfig, WindowConfig
 from raydd.data.buffer import ArrowBuffer, verify
 from raydd.data.convexified import knots
+from raydd.data.datasets import find_source
 from raydd.data.initial import clusters_of, real
 from raydd.data.synset import SyntheticSet
 from raydd.data.trajectory import check_window
 from raydd.data.transform import Transform, load_transform
 from raydd.families import check_family, check_method
+from raydd.models.zoo import find
 from raydd.numerics.rng import generator
 from raydd.numerics.windows import growing
 from raydd.recipe import leaves, tiles_of
@@ -39,14 +41,34 @@ def check(config: DistillConfig, work: Workspace) -> None:
             window beyond the experts, or that does not grow; waypoints beyond them; one expert, that shall
             take no part; labels that cannot be learned; no validation split to select on.
     """
-    check_method(config)
+    check_settings(config)
     check_images(config, work)
+    check_scores(config, len(work.dataset.validation))
+
+
+def check_names(config: DistillConfig | ExpertsConfig) -> None:
+    """Refuse an unknown data set or network, before any image is decoded.
+
+    Raises:
+        ValueError: Naming it, and what is near.
+    """
+    find(config.experts.network)
+    find_source(config.data.dataset)
+
+
+def check_settings(config: DistillConfig) -> None:
+    """Refuse what cannot run whatever the images are, before any of them is decoded.
+
+    Raises:
+        ValueError: As of `check`, but for what depends on the images.
+    """
+    check_method(config)
     check_start(config, config.experts.epochs)
     check_lines(config)
     check_experts(config)
-    leaves(config, Transform(config.data.preprocessing))  # not fitted yet, maybe: only its kind counts
+    leaves(config, Transform(config.data.preprocessing))  # not fitted yet: only its kind counts
     check_family(config)
-    check_selection(config, work)
+    check_scores(config, config.data.validation)
 
 
 def check_images(config: DistillConfig, work: Workspace) -> None:
@@ -123,12 +145,14 @@ def check_experts(config: DistillConfig) -> None:
         raise ValueError(f"{asked} needs an expert that takes no part, and there is but 1; use --num-experts 2 or more")
 
 
-def check_selection(config: DistillConfig, work: Workspace) -> None:
-    """Refuse scores on a validation split that there is none of."""
-    if config.evaluate_every is not None and not len(work.dataset.validation):
+def check_scores(config: DistillConfig, held_out: float) -> None:
+    """Refuse scores on a validation split of no images, and to keep scored sets where none is scored."""
+    if config.evaluate_every is not None and not held_out:
         raise ValueError(
             f"evaluate_every = {config.evaluate_every} needs a validation split; use --set data.validation=0.1"
         )
+    if config.keep_scored and config.evaluate_every is None:
+        raise ValueError("keep_scored keeps scored sets, and none is scored: use --set evaluate_every=N or drop it")
 
 
 def open_buffer(

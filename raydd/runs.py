@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from raydd.checks import check_learned, check_selection, check_start, claim, first_difference, read_config, without_last
+from raydd.checks import check_learned, check_scores, check_start, claim, first_difference, read_config, without_last
 from raydd.config import DistillConfig
 from raydd.data.buffer import ArrowBuffer, expert_path
 from raydd.data.files import open_arrow, sweep, write_atomic
@@ -83,9 +83,7 @@ class Run:
     def __post_init__(self) -> None:
         self.config = complete(self.config)
         check_start(self.config, self.buffer.epochs if self.buffer else self.config.experts.epochs)
-        check_selection(self.config, self.work)
-        if self.config.keep_scored and self.config.evaluate_every is None:
-            raise ValueError("keep_scored keeps scored sets, and none is scored: use --set evaluate_every=N or drop it")
+        check_scores(self.config, len(self.work.dataset.validation))
         self._claim_folder()
         probed = self.buffer and self.config.probe_every is not None
         source = without_last(self.buffer) if self.buffer and probed else self.buffer

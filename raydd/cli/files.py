@@ -9,6 +9,7 @@ from raydd.cli.options import (
     AsJson,
     DatasetOption,
     Settings,
+    check_out,
     dataset_word,
     given,
     printer,
@@ -112,6 +113,7 @@ def import_(  # noqa: PLR0913, PLR0917 - one a flag
         raise ValueError(f"{out} exists already; name another --out")
     if out.suffix != ".arrow":
         raise ValueError(f"--out {out} does not end in .arrow, and would not be found again: name {out}.arrow")
+    check_out(out)
     said = {"dataset": dataset, "preprocessing": preprocessing, "lr": lr, "factor": factor, "set": settings or None}
     if (spare := given(**said)) and detect(path.expanduser(), format)[0] == OURS:
         words = ", ".join(f"--{name}" for name in spare)

@@ -195,12 +195,25 @@ def load_dataset(
     if size is not None and size < 1:
         raise ValueError(f"size is {size}: give a height and width in pixels of at least 1")
     name = str(name_or_path)
-    row = DATASETS.get(name)
-    source = row.find((root or default_root()).expanduser()) if row else _find_path(name)
+    row, source = DATASETS.get(name), find_source(name, root)
     if row and row.resize:
         size = size or row.size
     content = stored(source, (cache or default_cache()).expanduser(), size)
     return _dataset(source.name, row, content, validation)
+
+
+def find_source(name: str, root: Path | None = None) -> Source:
+    """Where a data set's images are, without decoding any.
+
+    Args:
+        name: A key of `DATASETS`, or a path.
+        root: As of `load_dataset`.
+
+    Raises:
+        ValueError: Unknown name or missing path; one line with the remedy.
+    """
+    row = DATASETS.get(name)
+    return row.find((root or default_root()).expanduser()) if row else _find_path(name)
 
 
 def _dataset(name: str, row: Row | None, content: Stored, validation: float) -> Dataset:

@@ -153,20 +153,6 @@ def _share(workers: int, nodes: Sequence[Node]) -> float:
     return 1 / k
 
 
-def check_share(share: float | None, device: str) -> None:
-    """Refuse a number of GPUs a worker that cannot be had.
-
-    Raises:
-        ValueError: It is not above 0, is above 1 and not whole, or the device is the CPU.
-    """
-    if share is None:
-        return
-    if not 0 < share < math.inf or (share > 1 and share != int(share)):
-        raise ValueError(f"--gpus-per-worker {share:g}: give a part of a GPU such as 0.25, or whole GPUs such as 2")
-    if device == "cpu":
-        raise ValueError(f"--gpus-per-worker {share:g}: the work is done on CPUs; leave it out, or use --device cuda")
-
-
 def free_nodes() -> list[Node]:
     """What is free on each living node; what our own last work held is waited for, a few seconds."""
     resources()

@@ -13,8 +13,10 @@ from typing import Any
 import torch
 
 from raydd.config import DataConfig, EvaluateConfig, ExpertConfig
+from raydd.data.buffer import ArrowBuffer
 from raydd.data.coreset import CORESETS
 from raydd.data.datasets import placed
+from raydd.data.initial import ASKS_EXPERTS
 from raydd.data.synset import SyntheticSet
 from raydd.models.zoo import find
 from raydd.training.baselines import baselines, open_experts
@@ -143,6 +145,12 @@ def plan(
         ValueError: Unknown data set, network, protocol or score, or sets or experts that do not fit the images.
     """
     check_scoring(config)
+    if buffer is not None:
+        ArrowBuffer(buffer)  # it is one, before any image is decoded
+    elif asking := ASKS_EXPERTS.intersection(config.baselines or ()):
+        raise ValueError(
+            f"--baselines {min(asking)} asks trained networks about the images; give experts with --buffer"
+        )
     called, data = titles(synsets, names), _data(synsets, config)
     chosen = tuple(dict.fromkeys(config.networks)) or (
         str(synsets[0].provenance.get("network", ExpertConfig().network)),
