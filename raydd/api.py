@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
-from raydd.checks import check, check_names, check_settings, claim, open_buffer, read_config, settle
+from raydd.checks import check, check_fit, check_names, check_settings, claim, open_buffer, read_config, settle
 from raydd.config import DistillConfig, ExpertsConfig
-from raydd.console import Screen, clock, left
+from raydd.console import Pace, Screen, clock, left
 from raydd.data.buffer import ArrowBuffer, expert_path, refresh_manifest
 from raydd.data.datasets import Split
 from raydd.data.files import write_atomic
@@ -100,12 +100,13 @@ def _train_experts(
     screen.note(f"{shown}: training {len(missing)} of {total} experts ({config.experts.network}), {need.words()}")
     share, grows = where.gpus_per_worker, where.address is not None
     steps = train_missing(job, missing, where.num_workers, gpus_per_worker=share, grows=grows, outlet=outlet)
-    total_epochs = len(missing) * config.experts.epochs
+    total_epochs, pace = len(missing) * config.experts.epochs, Pace()
     with session(where.address), closing(steps), screen.progress("experts", total_epochs) as update:  # in this order
         for step in steps:
             if step.note:
                 screen.note(step.note)
-            update(step.epochs, f"epochs, {step.done}/{step.total} experts {left(step.seconds_left)}")
+            rest = left(pace.left(step.epochs, total_epochs)) if step.epochs else "starting workers"
+            update(step.epochs, f"epochs, {step.done}/{step.total} experts {rest}")
     screen.note(f"{shown}: {total} experts")
 
 
@@ -178,7 +179,7 @@ def _distill(
     if buffer is not None:
         buffer = local_folder(buffer, screen.note)
         found = ArrowBuffer(buffer, most)
-        found.expect(network=config.experts.network)
+        check_fit(found, config)
         check_settings(settle(config, found, out))
     elif needs_experts(config):
         buffer = cached_buffer(config, check_early(config, where), where, screen)
@@ -198,7 +199,8 @@ def _distill(
     if config.window.auto and experts:
         config = _found_window(config, before, experts, work, out, screen)
     with _others(config, where, screen) as spread:
-        run = Run(config, out, experts, work, resume, spread)
+        with screen.doing("preparing the run"):
+            run = Run(config, out, experts, work, resume, spread)
         told = words(config.model_copy(update={"preset": DistillConfig().preset}), beside=DistillConfig())
         screen.note(f"preset {config.preset}: {told} (all else as by default; {out / 'config.yaml'} has everything)")
         screen.note(f"needs {need.words()}")

@@ -155,6 +155,24 @@ def check_scores(config: DistillConfig, held_out: float) -> None:
         raise ValueError("keep_scored keeps scored sets, and none is scored: use --set evaluate_every=N or drop it")
 
 
+def check_fit(buffer: ArrowBuffer, config: DistillConfig) -> None:
+    """Refuse a buffer that is not what the settings ask for, before any image is decoded; see `open_buffer`."""
+    folder = buffer.folder
+    buffer.expect(network=config.experts.network)
+    if buffer.spec.preprocessing["kind"] != config.data.preprocessing:
+        raise ValueError(
+            f"{folder} has preprocessing {buffer.spec.preprocessing['kind']!r}, not {config.data.preprocessing!r}; "
+            f"use --set data.preprocessing={buffer.spec.preprocessing['kind']} or another --buffer"
+        )
+    if buffer.kept is not None and config.match == "trajectories" and not config.convexify:
+        raise ValueError(f"{folder} is convexified (MCT): use --method mct, or a full buffer")
+    if (held := buffer.spec.recipe["validation"]) != config.data.validation:
+        raise ValueError(
+            f"{folder} held out data.validation={held} of the training images, not {config.data.validation}; "
+            f"use --set data.validation={held} or another --buffer"
+        )
+
+
 def open_buffer(
     folder: Path, config: DistillConfig, device: torch.device, most: int | None = None, *, verified: bool = False
 ) -> tuple[ArrowBuffer, Workspace]:
@@ -174,19 +192,7 @@ def open_buffer(
             where the settings want the experts' own steps.
     """
     buffer = ArrowBuffer(folder, most)
-    buffer.expect(network=config.experts.network)
-    if buffer.spec.preprocessing["kind"] != config.data.preprocessing:
-        raise ValueError(
-            f"{folder} has preprocessing {buffer.spec.preprocessing['kind']!r}, not {config.data.preprocessing!r}; "
-            f"use --set data.preprocessing={buffer.spec.preprocessing['kind']} or another --buffer"
-        )
-    if buffer.kept is not None and config.match == "trajectories" and not config.convexify:
-        raise ValueError(f"{folder} is convexified (MCT): use --method mct, or a full buffer")
-    if (held := buffer.spec.recipe["validation"]) != config.data.validation:
-        raise ValueError(
-            f"{folder} held out data.validation={held} of the training images, not {config.data.validation}; "
-            f"use --set data.validation={held} or another --buffer"
-        )
+    check_fit(buffer, config)
     transform = load_transform(folder)
     work = open_workspace(config.data, config.experts.network, device, transform)
     buffer.expect(fingerprint=work.dataset.fingerprint, preprocessing_hash=transform.hash)
@@ -284,15 +290,3 @@ def check_learned(
         if path.exists() and first in SyntheticSet.load(path).history[-1:]:
             return path
     raise ValueError(f"{checkpoint} lies without the best.arrow of its scores; copy both right after a score")
-
-
-def first_difference(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> str | None:
-    """The first setting that differs, with both values, or None."""
-    for key, value in now.items():
-        other = before.get(key)
-        if isinstance(value, dict) and isinstance(other, dict):
-            if inner := first_difference(other, value, f"{prefix}{key}."):
-                return inner
-        elif value != other:
-            return f"{prefix}{key} was {other!r} and is {value!r}"
-    return None

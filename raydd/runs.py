@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from raydd.checks import check_learned, check_scores, check_start, claim, first_difference, read_config, without_last
+from raydd.checks import check_learned, check_scores, check_start, claim, read_config, without_last
 from raydd.config import DistillConfig
 from raydd.data.buffer import ArrowBuffer, expert_path
 from raydd.data.files import open_arrow, sweep, write_atomic
@@ -28,7 +28,7 @@ from raydd.outcome import described, save_result
 from raydd.probe import Probe, label_spread, memory
 from raydd.recipe import Recipe, Setup
 from raydd.rollouts import Spread, rolls_of
-from raydd.settings import dump
+from raydd.settings import dump, first_difference
 from raydd.training.protocol import PROTOCOLS
 from raydd.training.student import evaluate
 from raydd.workspace import Workspace

@@ -21,6 +21,7 @@ from raydd.data.imagenet import SUBSETS
 from raydd.data.loaders import find_digits, find_imagenet, find_tiny_imagenet, find_torchvision
 from raydd.data.source import Images, Labels, Source, holdout
 from raydd.data.tables import find_npz, find_parquet, parquet_files
+from raydd.pulse import PULSE
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,7 +199,8 @@ def load_dataset(
     row, source = DATASETS.get(name), find_source(name, root)
     if row and row.resize:
         size = size or row.size
-    content = stored(source, (cache or default_cache()).expanduser(), size)
+    with PULSE.doing(f"reading {source.name}"):
+        content = stored(source, (cache or default_cache()).expanduser(), size)
     return _dataset(source.name, row, content, validation)
 
 

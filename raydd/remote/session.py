@@ -13,6 +13,8 @@ import ray
 from ray._private.state import available_resources_per_node
 from ray.exceptions import RayError
 
+from raydd.pulse import PULSE
+
 NAMESPACE = "raydd"
 WORKERS_PER_GPU = 4
 PATIENCE_SECONDS = 10.0
@@ -33,7 +35,8 @@ def session(address: str | None = None) -> Iterator[None]:
     """
     ours = not ray.is_initialized()
     if ours:
-        _start(address)
+        with PULSE.doing("starting Ray" if address is None else f"connecting to Ray at {address}"):
+            _start(address)
     try:
         with redirect_stdout(sys.stderr):  # Ray tells of dead workers there, and stdout is for results
             yield

@@ -19,6 +19,7 @@ from raydd.data.datasets import placed
 from raydd.data.initial import ASKS_EXPERTS
 from raydd.data.synset import SyntheticSet
 from raydd.models.zoo import find
+from raydd.pulse import PULSE
 from raydd.training.baselines import baselines, open_experts
 from raydd.training.fit import check_fits
 from raydd.training.matrix import Entry, Job, Matrix, Outcome
@@ -169,7 +170,8 @@ def plan(
     experts = None if buffer is None else open_experts(buffer, data, synsets, device)
     ground = Ground(work, seeds, protocol, experts)
     parts = [part for row in asked for part in components(row, dict.fromkeys(config.scores), ground)]
-    entries = [*asked, *steps, *_beside(synsets, ground, config), *parts]
+    with PULSE.doing("choosing real images"):
+        entries = [*asked, *steps, *_beside(synsets, ground, config), *parts]
     distinct = titles((), [row.name for row in entries])  # a set may have the name of a selection
     rows = tuple(replace(row, name=name) for row, name in zip(entries, distinct, strict=True))
     return Matrix(rows, chosen, seeds, protocol, data, device), work
