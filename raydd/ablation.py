@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from raydd.analyse.document import check_folder, save
-from raydd.api import HERE, Where, distill
+from raydd.api import HERE, Where, check_buffer, check_workers, distill
+from raydd.checks import check_names, check_settings
 from raydd.config import DistillConfig, EvaluateConfig
 from raydd.console import Screen
 from raydd.data.lock import alone
@@ -84,6 +85,12 @@ def ablate(
     """
     screen, out = screen or Screen(), Path(out)
     check_scoring(evaluation)
+    check_workers(where)
+    check_buffer(buffer)
+    for row in rows(config).values():
+        check_names(complete(row))
+        if buffer is None:  # else a buffer says what its experts are
+            check_settings(complete(row))
     check_folder(out)
     with alone(out, "raydd ablate", screen.note):
         return _ablate(config, out, evaluation, buffer, where, screen)

@@ -11,9 +11,19 @@ from pathlib import Path
 
 import torch
 
-from raydd.checks import as_before, check, claim, open_buffer, read_config, settle
+from raydd.checks import (
+    as_before,
+    check,
+    check_fit,
+    check_names,
+    check_settings,
+    claim,
+    open_buffer,
+    read_config,
+    settle,
+)
 from raydd.config import DistillConfig, ExpertsConfig
-from raydd.console import Screen, clock, left
+from raydd.console import Pace, Screen, clock, left
 from raydd.data.buffer import ArrowBuffer, expert_path, refresh_manifest
 from raydd.data.datasets import Split
 from raydd.data.document import write_document
@@ -21,9 +31,9 @@ from raydd.data.lock import alone
 from raydd.data.mirroring import mirrors, run_mirrors
 from raydd.data.mirroring import words as mirror_words
 from raydd.data.outlet import Outlet
-from raydd.data.store import local_folder
+from raydd.data.store import is_uri, local_folder, open_store
 from raydd.data.synset import SyntheticSet
-from raydd.experts import Job, default_buffer, outlet_of
+from raydd.experts import Job, default_buffer, outlet_of, prepare
 from raydd.families import check_method, needs_experts
 from raydd.live import follow
 from raydd.memory import keep_memory
@@ -36,8 +46,8 @@ from raydd.settings import words
 from raydd.training.expert import train_expert
 from raydd.where import HERE as HERE
 from raydd.where import Where as Where
+from raydd.where import check_share, distillation_need, experts_need, own_device, rollers
 from raydd.where import check_workers as check_workers
-from raydd.where import distillation_need, experts_need, own_device, rollers
 from raydd.window_search import PILOT_STEPS, find_window
 from raydd.workspace import Workspace, load_images, open_workspace, resolve_device, tell, with_placed_data
 
@@ -72,6 +82,7 @@ def train_experts(
     """
     screen, config = screen or Screen(), with_placed_data(config)
     check_workers(where)
+    check_names(config)
     place, outlet = outlet_of(out or default_buffer(config))
     folder = outlet.folder if outlet else Path(place)
     ours = folder == default_buffer(config).absolute()  # of the cache: whoever needs the same experts waits for them
@@ -83,9 +94,6 @@ def train_experts(
 def _train_experts(
     config: ExpertsConfig, place: Path | str, outlet: Outlet | None, where: Where, screen: Screen
 ) -> None:
-    from raydd.remote.experts import prepare, train_missing
-    from raydd.remote.session import check_share, session
-
     device = where.device if where.address else resolve_device(where.device).type  # a cluster's nodes may have others
     check_share(where.gpus_per_worker, device)
     folder, shown = (outlet.folder, outlet.store.shown) if outlet else (Path(place), str(place))
@@ -96,6 +104,9 @@ def _train_experts(
             refresh_manifest(folder)
         screen.note(f"{shown}: all {total} experts are there")
         return
+    from raydd.remote.experts import train_missing
+    from raydd.remote.session import session
+
     if mirrors(config.data):
         screen.once(mirror_words(config.data.dataset))
     tell(load_images(config.data), screen)
@@ -103,7 +114,7 @@ def _train_experts(
     screen.note(f"{shown}: training {len(missing)} of {total} experts ({config.experts.network}), {need.words()}")
     share, grows = where.gpus_per_worker, where.address is not None
     steps = train_missing(job, missing, where.num_workers, gpus_per_worker=share, grows=grows, outlet=outlet)
-    total_epochs = len(missing) * config.experts.epochs
+    total_epochs, pace = len(missing) * config.experts.epochs, Pace()
     with (
         session(where.address, screen.note),
         closing(steps),
@@ -112,7 +123,8 @@ def _train_experts(
         for step in steps:
             if step.note:
                 screen.note(step.note)
-            update(step.epochs, f"epochs, {step.done}/{step.total} experts {left(step.seconds_left)}")
+            rest = left(pace.left(step.epochs, total_epochs)) if step.epochs else "starting workers"
+            update(step.epochs, f"epochs, {step.done}/{step.total} experts {rest}")
     screen.note(f"{shown}: {total} experts")
 
 
@@ -170,6 +182,7 @@ def distill(
     keep_memory()
     check_workers(where)
     check_method(config)
+    check_names(complete(config))
     with alone(out, "raydd distill", screen.note):
         claim(out, resume)
         return _distill(config, out, buffer, resume, where, screen)
@@ -183,14 +196,19 @@ def _distill(
     if run_mirrors(config):
         screen.once(mirror_words(config.data.dataset))
     most = before.experts.num_experts if before else None
-    if buffer is None and needs_experts(config):
+    if buffer is not None:
+        buffer = local_folder(buffer, screen.note)
+        found = ArrowBuffer(buffer, most)
+        check_fit(found, config)
+        check_settings(settle(config, found, out))
+    elif needs_experts(config):
         buffer = cached_buffer(config, check_early(config, where), where, screen)
         most = config.experts.num_experts
     if buffer is None:
+        check_settings(config)
         experts, work = None, open_workspace(config.data, config.experts.network, target)
     else:
-        buffer = local_folder(buffer, screen.note)
-        experts, work = open_buffer(buffer, config, target, most)
+        experts, work = open_buffer(Path(buffer), config, target, most)
     tell(work.dataset, screen)
     asked, config = config, settle(config, experts, out)
     if asked.experts.optimizer != config.experts.optimizer:
@@ -202,7 +220,8 @@ def _distill(
     if config.window.auto and experts:
         config = _found_window(config, before, experts, work, out, screen)
     with _others(config, where, screen) as spread:
-        run = Run(config, out, experts, work, resume, spread)
+        with screen.doing("preparing the run"):
+            run = Run(config, out, experts, work, resume, spread)
         told = words(config.model_copy(update={"preset": DistillConfig().preset}), beside=DistillConfig())
         screen.note(f"preset {config.preset}: {told} (all else as by default; {out / 'config.yaml'} has everything)")
         screen.note(f"needs {need.words()}")
@@ -220,9 +239,8 @@ def _others(config: DistillConfig, where: Where, screen: Screen) -> Iterator[Spr
         yield None
         return
     from raydd.remote.rollouts import Crew
-    from raydd.remote.session import check_share, session
+    from raydd.remote.session import session
 
-    check_share(where.gpus_per_worker, where.device)
     with (
         session(where.address, screen.note),
         Crew(where.num_workers, where.device, screen.note, where.gpus_per_worker) as crew,
@@ -246,6 +264,19 @@ def _found_window(
     return config.model_copy(update={"window": search.window(config.window)})
 
 
+def check_buffer(place: Path | str | None) -> None:
+    """Refuse a place where no buffer can be, before data is decoded; a URI is not fetched for that.
+
+    Raises:
+        ValueError: There is no buffer, or no such kind of store.
+    """
+    if place is None:
+        return
+    local = open_store(os.fspath(place)).local if is_uri(place) else local_folder(place)
+    if local is not None:
+        ArrowBuffer(local)
+
+
 def check_early(config: DistillConfig, where: Where) -> Workspace:
     """Refuse what cannot run before experts are trained for it.
 
@@ -253,6 +284,8 @@ def check_early(config: DistillConfig, where: Where) -> Workspace:
         ValueError: See `raydd.checks.check`.
     """
     config = complete(config)
+    check_names(config)
+    check_settings(config)
     plain = config.data.model_copy(update={"preprocessing": "raw01"})  # checks need no fitted preprocessing
     work = open_workspace(plain, config.experts.network, own_device(config, where))
     check(config, work)

@@ -3,7 +3,6 @@
 A run folder holds a run once it has a ``config.yaml``.
 """
 
-import math
 import os
 import re
 from collections.abc import Sequence
@@ -13,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from raydd.config import DistillConfig, WindowConfig
+from raydd.config import DistillConfig, ExpertsConfig, WindowConfig
 from raydd.data.buffer import ArrowBuffer, verify
 from raydd.data.convexified import knots
+from raydd.data.datasets import find_source
 from raydd.data.document import unsealed_text
 from raydd.data.initial import clusters_of, real
 from raydd.data.mirroring import check_buffer, recorded
@@ -24,6 +24,7 @@ from raydd.data.synset import SyntheticSet
 from raydd.data.trajectory import check_window
 from raydd.data.transform import Transform, load_transform
 from raydd.families import check_family, check_method
+from raydd.models.zoo import find
 from raydd.numerics.flat import FlatModel
 from raydd.numerics.rng import generator
 from raydd.numerics.windows import growing
@@ -45,15 +46,35 @@ def check(config: DistillConfig, work: Workspace) -> None:
             take no part; labels that cannot be learned; batch norm where it has no right statistics; no validation
             split to select on.
     """
-    check_method(config)
+    check_settings(config)
     check_images(config, work)
+    check_network(config, FlatModel(work.build))
+    check_scores(config, len(work.dataset.validation))
+
+
+def check_names(config: DistillConfig | ExpertsConfig) -> None:
+    """Refuse an unknown data set or network, before any image is decoded.
+
+    Raises:
+        ValueError: Naming it, and what is near.
+    """
+    find(config.experts.network)
+    find_source(config.data.dataset)
+
+
+def check_settings(config: DistillConfig) -> None:
+    """Refuse what cannot run whatever the images are, before any of them is decoded.
+
+    Raises:
+        ValueError: As of `check`, but for what depends on the images.
+    """
+    check_method(config)
     check_start(config, config.experts.epochs)
     check_lines(config)
     check_experts(config)
-    leaves(config, Transform(config.data.preprocessing))  # not fitted yet, maybe: only its kind counts
+    leaves(config, Transform(config.data.preprocessing))  # not fitted yet: only its kind counts
     check_family(config)
-    check_network(config, FlatModel(work.build))
-    check_selection(config, work)
+    check_scores(config, config.data.validation)
 
 
 def check_images(config: DistillConfig, work: Workspace) -> None:
@@ -130,15 +151,33 @@ def check_experts(config: DistillConfig) -> None:
         raise ValueError(f"{asked} needs an expert that takes no part, and there is but 1; use --num-experts 2 or more")
 
 
-def check_selection(config: DistillConfig, work: Workspace) -> None:
-    """Refuse scores on a validation split that there is none of."""
-    if config.evaluate_every is not None and not len(work.dataset.validation):
-        least = int(torch.bincount(work.dataset.train.targets).max())
-        share = 0.1 if config.data.validation == 0 else math.ceil(50 / least) / 100
+def check_scores(config: DistillConfig, held_out: float) -> None:
+    """Refuse scores on a validation split of no images, and to keep scored sets where none is scored."""
+    if config.evaluate_every is not None and not held_out:
         raise ValueError(
-            f"evaluate_every = {config.evaluate_every} needs a validation split, and {work.dataset.name} with "
-            f"data.validation={config.data.validation:g} has none; use --set data.validation={share:g} or more, or "
-            "drop it: the result is then the last step"
+            f"evaluate_every = {config.evaluate_every} needs a validation split, and with "
+            f"data.validation={config.data.validation:g} there is none; use --set data.validation=0.1 or more, or drop "
+            "evaluate_every: the result is then the last step"
+        )
+    if config.keep_scored and config.evaluate_every is None:
+        raise ValueError("keep_scored keeps scored sets, and none is scored: use --set evaluate_every=N or drop it")
+
+
+def check_fit(buffer: ArrowBuffer, config: DistillConfig) -> None:
+    """Refuse a buffer that is not what the settings ask for, before any image is decoded; see `open_buffer`."""
+    folder = buffer.folder
+    buffer.expect(network=config.experts.network)
+    if buffer.spec.preprocessing.get("kind") != config.data.preprocessing:
+        raise ValueError(
+            f"{folder} has preprocessing {buffer.spec.preprocessing['kind']!r}, not {config.data.preprocessing!r}; "
+            f"use --set data.preprocessing={buffer.spec.preprocessing['kind']} or another --buffer"
+        )
+    if buffer.kept is not None and config.match == "trajectories" and not config.convexify:
+        raise ValueError(f"{folder} is convexified (MCT): use --method mct, or a full buffer")
+    if (held := buffer.spec.recipe.get("validation")) != config.data.validation:
+        raise ValueError(
+            f"{folder} held out data.validation={held} of the training images, not {config.data.validation}; "
+            f"use --set data.validation={held} or another --buffer"
         )
 
 
@@ -161,19 +200,7 @@ def open_buffer(
             where the settings want the experts' own steps.
     """
     buffer = ArrowBuffer(folder, most)
-    buffer.expect(network=config.experts.network)
-    if buffer.spec.preprocessing.get("kind") != config.data.preprocessing:
-        raise ValueError(
-            f"{folder} has preprocessing {buffer.spec.preprocessing['kind']!r}, not {config.data.preprocessing!r}; "
-            f"use --set data.preprocessing={buffer.spec.preprocessing['kind']} or another --buffer"
-        )
-    if buffer.kept is not None and config.match == "trajectories" and not config.convexify:
-        raise ValueError(f"{folder} is convexified (MCT): use --method mct, or a full buffer")
-    if (held := buffer.spec.recipe.get("validation")) != config.data.validation:
-        raise ValueError(
-            f"{folder} held out data.validation={held} of the training images, not {config.data.validation}; "
-            f"use --set data.validation={held} or another --buffer"
-        )
+    check_fit(buffer, config)
     transform = load_transform(folder)
     work = open_workspace(config.data, config.experts.network, device, transform)
     buffer.expect(fingerprint=work.dataset.fingerprint, preprocessing_hash=transform.hash)
@@ -286,15 +313,3 @@ def check_learned(
         if path.exists() and first in SyntheticSet.load(path).history[-1:]:
             return path
     raise ValueError(f"{checkpoint} lies without the best.arrow of its scores; copy both right after a score")
-
-
-def first_difference(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> str | None:
-    """The first setting that differs, with both values, or None."""
-    for key, value in now.items():
-        other = before.get(key)
-        if isinstance(value, dict) and isinstance(other, dict):
-            if inner := first_difference(other, value, f"{prefix}{key}."):
-                return inner
-        elif value != other:
-            return f"{prefix}{key} was {other!r} and is {value!r}"
-    return None

@@ -4,7 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from unicodedata import category
 
@@ -15,10 +15,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.segment import Segment
 from rich.text import Text
 
+from raydd.pulse import PULSE
+
 PLAIN_SECONDS = 10.0
 DRAW_SECONDS = 0.5
 DRAW_SHARE = 0.01  # of the time may be spent on drawing
 DRAW_WIDTH = 60
+PACE_SECONDS, PACE_UNITS, PACE_SHARE = 5.0, 2, 0.02  # the least that an estimate is made from
 _HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 _KEPT = {"\n", "\t", "\u200c", "\u200d"}
 Update = Callable[[float, str], None]
@@ -67,13 +70,19 @@ class Screen:
     documents = 0
 
     def __init__(self, as_json: bool = False) -> None:
+        PULSE.ready()
         self._json, self._said = as_json, set[str]()
         self._err = _Terminal(stderr=True, highlight=False, emoji=False, soft_wrap=True)
         self._out = _Terminal(highlight=False, emoji=False, soft_wrap=True)
 
     def note(self, text: str) -> None:
         """One line for the person."""
-        self._err.print(text, markup=False)
+        with PULSE.beside():
+            self._err.print(text, markup=False)
+
+    def doing(self, text: str) -> AbstractContextManager[None]:
+        """Say on a terminal what is being done while a block runs that has no progress of its own."""
+        return PULSE.doing(text)
 
     def once(self, text: str) -> None:
         """A note that is shown the first time only."""
@@ -92,7 +101,8 @@ class Screen:
             yield self._plain(title, total)
             return
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns, TextColumn("{task.fields[words]}"), console=self._err, transient=True) as bar:
+        words = TextColumn("{task.fields[words]}")
+        with PULSE.beside(), Progress(*columns, words, console=self._err, transient=True) as bar:
             task = bar.add_task(title, total=total, words="")
             yield lambda done, words: bar.update(task, completed=done, words=words)
 
@@ -103,8 +113,9 @@ class Screen:
             plain = self._plain(title, 0)
             yield lambda draw, words: plain(0, words)
             return
-        with Live(console=self._err, transient=True, refresh_per_second=2) as live:
-            yield lambda draw, words: live.update(Group(draw(), Text(f"{title}: {words}")))
+        line = _Ticking(title)
+        with PULSE.beside(), Live(line, console=self._err, transient=True, refresh_per_second=2) as live:
+            yield lambda draw, words: live.update(Group(draw(), line.saying(words)))
 
     @property
     def _moves(self) -> bool:
@@ -139,7 +150,7 @@ class Screen:
             live.update(Panel(Group(bar, Text(words), draw()), title=Text(title)), refresh=True)
             due = now + max(DRAW_SECONDS, (time.monotonic() - now) / DRAW_SHARE)
 
-        with Live(console=self._err, transient=True, auto_refresh=False) as live:
+        with Live(console=self._err, transient=True, auto_refresh=False) as live, PULSE.beside(live.refresh):
             live.update(Panel(bar, title=Text(title)), refresh=True)
             yield show
 
@@ -157,11 +168,55 @@ class Screen:
 
     def result(self, document: dict[str, Any], show: Callable[[Console], None]) -> None:
         """The command's one result."""
+        PULSE.end()
         if self._json:
             sys.stdout.write(json.dumps(document, default=str) + "\n")
             Screen.documents += 1
         else:
             show(self._out)
+
+
+class _Ticking:
+    """A line that says what goes on, and for how long it has."""
+
+    def __init__(self, title: str) -> None:
+        self._title, self._words, self._start = title, "starting", time.monotonic()
+
+    def saying(self, words: str) -> "_Ticking":
+        """The line with other words."""
+        self._words = words
+        return self
+
+    def __rich__(self) -> Text:
+        return Text(f"{self._title}: {self._words} ({clock(time.monotonic() - self._start)})")
+
+
+class Pace:
+    """The time left, by the pace since the first progress: what came before it was starting.
+
+    >>> Pace().left(3, 10) is None
+    True
+    """
+
+    def __init__(self) -> None:
+        self._first: tuple[float, float] | None = None
+
+    def left(self, done: float, total: float) -> float | None:
+        """Seconds for the rest; None as long as an estimate would mean nothing.
+
+        Args:
+            done: Units of work so far, in this run.
+            total: Units of work of this run.
+        """
+        now = time.monotonic()
+        if done > 0 and self._first is None:
+            self._first = now, done
+        if self._first is None:
+            return None
+        since, before = self._first
+        if now - since < PACE_SECONDS or done - before < min(PACE_UNITS, PACE_SHARE * total):
+            return None
+        return (now - since) / (done - before) * (total - done)
 
 
 def clock(seconds: float) -> str:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from raydd.api import HERE, Where, check_workers
 from raydd.config import DataConfig, EvaluateConfig
-from raydd.console import Screen, left
+from raydd.console import Pace, Screen, left
 from raydd.data import mirroring
 from raydd.data.buffer import ArrowBuffer
 from raydd.data.coreset import CORESETS, MEASURED
@@ -201,12 +201,13 @@ def _do(matrix: Matrix, dataset: Dataset, fresh: bool, where: Where, screen: Scr
     def keep(job: Job, outcome: Outcome) -> None:
         ledger.keep(keys.stopped(job) if outcome.stopped else keys.of(job), outcome)
 
+    pace = Pace()
     with session(where.address, screen.note), screen.progress("evaluate", left_to_do) as update:
 
         def show(step: Progress) -> None:
             if step.note:
                 screen.note(step.note)
-            update(step.done, left(step.seconds_left))
+            update(step.done, left(pace.left(step.done, left_to_do)) if step.done else "starting workers")
 
         done, own = run_matrix(matrix, where.num_workers, show, outcomes, keep), commit()
     return {job: outcome if job in found else outcome._replace(commit=own) for job, outcome in done.items()}

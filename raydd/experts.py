@@ -7,6 +7,8 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -256,6 +258,7 @@ def prepare(job: Job, outlet: Outlet | None = None) -> tuple[Job, list[int]]:
             the last, or the folder holds another buffer.
         OSError: The store cannot be read or written.
     """
+    _check_same(job, outlet)
     stored = job.folder / "preprocessing.arrow"
     transform = load_transform(job.folder) if stored.exists() else None
     work = open_workspace(job.data, job.experts.network, torch.device("cpu"), transform)
@@ -263,15 +266,32 @@ def prepare(job: Job, outlet: Outlet | None = None) -> tuple[Job, list[int]]:
     before = read_manifest(job.folder)[0] if (job.folder / MANIFEST).exists() else None
     if before and before.fingerprint == spec.fingerprint:
         check_buffer(outlet.store.shown if outlet else job.folder, before.recipe, job.data)
-    try:
+    with _named(job.folder, outlet):
         create_buffer(job.folder, spec)
-    except ValueError as error:
-        if outlet is None:
-            raise
-        raise ValueError(str(error).replace(str(job.folder), outlet.store.shown)) from None
     if transform is None:
         save_transform(job.folder, work.transform)
     there = finished(job.folder, spec)
     if outlet is not None:
         there = outlet.open(spec, there)
     return job, sorted(set(range(job.experts.num_experts)) - there)
+
+
+def _check_same(job: Job, outlet: Outlet | None) -> None:
+    """Refuse a folder with a buffer of another network, recipe or seed, before any image is decoded."""
+    if not (job.folder / "manifest.json").exists():
+        return
+    with _named(job.folder, outlet):
+        spec = read_manifest(job.folder)[0]
+        recipe = job.experts.recipe() | {"augment": job.data.augment, "validation": job.data.validation}
+        create_buffer(job.folder, replace(spec, network=job.experts.network, recipe=recipe, seed=job.seed))
+
+
+@contextmanager
+def _named(folder: Path, outlet: Outlet | None) -> Iterator[None]:
+    """Have refusals name a buffer's URI rather than its mirror."""
+    try:
+        yield
+    except ValueError as error:
+        if outlet is None:
+            raise
+        raise ValueError(str(error).replace(str(folder), outlet.store.shown)) from None

@@ -1,6 +1,5 @@
 """Looking on while a run goes: the terminal, frames of the set, TensorBoard's event files. Nothing here changes it."""
 
-import time
 from array import array
 from contextlib import closing
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from raydd.console import Screen, left
+from raydd.console import Pace, Screen, left
 from raydd.data.files import sweep
 from raydd.distillation.loop import Step
 from raydd.probe import memory
@@ -86,13 +85,12 @@ def follow(run: Run, screen: Screen) -> None:
         return Group(Text(f"loss {spark(losses)}"), Text(), tiles(run.synset))
 
     with closing(Album(run, screen)) as album, screen.watch(f"{config.method}, ipc {config.ipc}", config.steps) as show:
-        start, first = time.monotonic(), None
+        first, pace = None, Pace()
         for step in run.steps():
             first = step.step if first is None else first
             if step.rolled_back_to is not None:
                 screen.note(f"step {step.step}: loss {step.loss}, rolled back to step {step.rolled_back_to}")
             album.turn(step)
             losses.append(step.loss)
-            pace = (time.monotonic() - start) / (step.step - first + 1)
-            rest = left(pace * (config.steps - step.step))
+            rest = left(pace.left(step.step - first + 1, config.steps - first + 1))
             show(step.step, f"loss {step.loss:.4f}, lr {step.lr:.2e} {rest}", look)

@@ -125,6 +125,7 @@ def rank_architectures(
     check_workers(where)
     with alone(out, "raydd nas", screen.note):
         space, rows = architectures(config)
+        _check_flags(config)
         matrix, work = _plan(synsets, names, config, rows, resolve_device(where.device).type)
         matrix, selection, doubts = judged(matrix, work.dataset, config.split)
         real = None if config.real in (None, "none") else read_real(Path(config.real), list(rows), work.dataset)
@@ -222,11 +223,19 @@ def _proxies(matrix: Matrix) -> int:
     return sum(bool(entry.sets) for entry in matrix.entries)
 
 
+def _check_flags(config: NasConfig) -> None:
+    """Refuse, before any image is decoded, flags that do nothing and a file that is not there."""
+    for flag, value in (("--first-rung", config.first_rung), ("--reduction", config.reduction)):
+        if value is not None and not config.asha:
+            raise ValueError(f"{flag} {value} stops nothing by itself: add --asha")
+    if config.real not in (None, "none") and not Path(config.real).exists():
+        raise ValueError(
+            f"--real {config.real}: No such file or directory; give a real.json, or CSV with architecture,accuracy"
+        )
+
+
 def _rungs(config: NasConfig, epochs: int) -> Rungs | None:
     if not config.asha:
-        for flag, value in (("--first-rung", config.first_rung), ("--reduction", config.reduction)):
-            if value is not None:
-                raise ValueError(f"{flag} {value} stops nothing by itself: add --asha")
         return None
     if epochs < 2:
         raise ValueError(f"--asha: a training of {counted(epochs)} cannot be stopped early; give 2 --epochs or more")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from raydd.checks import check_learned, check_selection, check_start, claim, first_difference, read_config, without_last
+from raydd.checks import check_learned, check_scores, check_start, claim, read_config, without_last
 from raydd.config import DistillConfig
 from raydd.data.buffer import ArrowBuffer, expert_path
 from raydd.data.document import read_log, sealed_text, write_log
@@ -27,7 +27,7 @@ from raydd.outcome import described, save_result
 from raydd.probe import Probe, label_spread, memory
 from raydd.recipe import Recipe, Setup
 from raydd.rollouts import Spread, rolls_of
-from raydd.settings import dump
+from raydd.settings import dump, first_difference
 from raydd.training.protocol import PROTOCOLS
 from raydd.training.student import evaluate
 from raydd.workspace import Workspace
@@ -79,9 +79,7 @@ class Run:
         data = self.config.data.model_copy(update={"flip": self.work.dataset.flip})
         self.config = complete(self.config).model_copy(update={"data": data})
         check_start(self.config, self.buffer.epochs if self.buffer else self.config.experts.epochs)
-        check_selection(self.config, self.work)
-        if self.config.keep_scored and self.config.evaluate_every is None:
-            raise ValueError("keep_scored keeps scored sets, and none is scored: use --set evaluate_every=N or drop it")
+        check_scores(self.config, len(self.work.dataset.validation))
         self._claim_folder()
         probed = self.buffer and self.config.probe_every is not None
         source = without_last(self.buffer) if self.buffer and probed else self.buffer

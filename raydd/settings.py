@@ -203,3 +203,15 @@ def nested(values: Mapping[str, Any]) -> Tree:
             value = {part: value}
         merge(tree, value)
     return tree
+
+
+def first_difference(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> str | None:
+    """The first setting that differs, with both values, or None."""
+    for key, value in now.items():
+        other = before.get(key)
+        if isinstance(value, dict) and isinstance(other, dict):
+            if inner := first_difference(other, value, f"{prefix}{key}."):
+                return inner
+        elif value != other:
+            return f"{prefix}{key} was {other!r} and is {value!r}"
+    return None

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypedDict, Unpack, cast
 
-from raydd.api import HERE, Where, cached_buffer, check_early, check_workers, estimate_seconds
+from raydd.api import HERE, Where, cached_buffer, check_buffer, check_early, check_workers, estimate_seconds
 from raydd.checks import open_buffer
 from raydd.config import EvaluateConfig, ExpertsConfig
 from raydd.console import Screen, clock, left
@@ -31,6 +31,7 @@ from raydd.training.scores import check_scoring
 from raydd.tuning.best import keep_best, kept_set
 from raydd.tuning.desk import Desk, Status
 from raydd.tuning.figures import save_figures
+from raydd.tuning.loggers import ask_for
 from raydd.tuning.results import Record, front, save_results, shared_reason, winner
 from raydd.tuning.search import Search
 from raydd.tuning.shipped import check_space, load_space, make_space, with_settings
@@ -130,28 +131,35 @@ def tune(
 
     Example: examples/tune.py, and examples/tune_own_space.py for a space of one's own (they start a Ray).
     """
-    from raydd.remote.session import session
-    from raydd.remote.tune import Loggers, callbacks
-
     screen = screen or Screen()
     check_workers(where)
     if (evaluation := options.get("evaluation", TEST)) is not None:
         check_scoring(evaluation)
+    for package in (package for package in ("mlflow", "wandb") if options.get(package) is not None):
+        ask_for(package)
     space, folder = _claim(space, out, resume, options)
+    check_buffer(space.buffer)
+    with alone(folder, "raydd tune", screen.note):
+        return _tune(space, folder, where, screen, options)
+
+
+def _tune(space: Space, folder: Path, where: Where, screen: Screen, options: Options) -> Results:
     place, space = space.buffer, space.model_copy(update={"buffer": space.buffer and shown(space.buffer)})
-    loggers = callbacks(Loggers(options.get("mlflow"), options.get("wandb")), space.name)
-    example = space.config(space.example())
+    example, evaluation = space.config(space.example()), options.get("evaluation", TEST)
     if not example.data.validation:
         raise ValueError("data.validation = 0 leaves no images to compare trials by; use --set data.validation=0.1")
     work = check_early(example, where)
-    tell(work.dataset, screen)
-    task = Task(space, None, folder, resolve_device(where.device).type)
+    from raydd.remote.session import session
+    from raydd.remote.tune import Loggers, callbacks
+
+    loggers = callbacks(Loggers(options.get("mlflow"), options.get("wandb")), space.name)
     if run_mirrors(example):
         screen.once(mirror_words(example.data.dataset))
+    tell(work.dataset, screen)
+    task = Task(space, None, folder, resolve_device(where.device).type)
     if space.search.algorithm != "grid" and space.search.first != "none" and not space.spared:
         screen.note("the preset's own values lie outside the space: no trial has them")
-    # one session for experts, trials and scores
-    with alone(folder, "raydd tune", screen.note), session(where.address, screen.note):
+    with session(where.address, screen.note):  # once for experts, trials and scores
         limits, journal = _limits(task, options), folder / JOURNAL
         if journal.exists():
             Search(space, journal)  # refuses another search before anything is trained

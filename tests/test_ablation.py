@@ -164,7 +164,7 @@ def test_it_goes_on_where_it_was_stopped(small_buffer, scored, tmp_path, monkeyp
 
 def test_finished_rows_of_other_settings_are_not_taken_for_these(small_buffer, scored, tmp_path):
     ablate(toy("tgdd"), tmp_path, buffer=small_buffer, where=HERE)
-    with pytest.raises(ValueError, match="was started with other settings: steps was 2 and is 3") as caught:
-        ablate(toy("tgdd", {"steps": 3}), tmp_path, buffer=small_buffer, where=HERE)
+    with pytest.raises(ValueError, match="was started with other settings: seed was 0 and is 3") as caught:
+        ablate(toy("tgdd", {"seed": 3}), tmp_path, buffer=small_buffer, where=HERE)
     assert "\n" not in str(caught.value)
     assert len(scored) == 1

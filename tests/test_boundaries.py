@@ -20,7 +20,7 @@ IMPORTS = (ast.Import, ast.ImportFrom)
 
 # From the bottom up. A module imports its own part and the parts of lower layers.
 LAYERS = (
-    ("signals", "private", "safe_yaml"),
+    ("signals", "private", "safe_yaml", "pulse"),
     ("settings", "console", "memory"),  # how settings are read, and what a person sees: anything above may import them
     ("parts",),
     ("config",),  # what a run is, as data: the same

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.text import Text
 
 from raydd import console
-from raydd.console import Screen, clock, left
+from raydd.console import Pace, Screen, clock, left
 
 
 @pytest.fixture
@@ -184,3 +184,18 @@ def test_away_from_a_terminal_the_panel_is_a_line_every_ten_seconds(capsys, tick
             show(second, f"loss {second}", lambda: pytest.fail("nothing is drawn"))
     out, err = capsys.readouterr()
     assert (out, err.splitlines()) == ("", ["mtt: 10 of 40 loss 10", "mtt: 20 of 40 loss 20"])
+
+
+def test_no_time_left_is_told_before_it_means_something(ticking):
+    """Starting counts for nothing, and neither do a few seconds or a single unit of work."""
+    pace = Pace()
+    for second, done, expected in (
+        (0, 0, None),
+        (30, 1, None),  # Ray, workers and data took half a minute
+        (32, 3, None),  # two seconds are no pace
+        (40, 2, None),  # nor is one unit
+        (50, 11, 20 / 10 * 89),
+        (70, 100, 0),
+    ):
+        ticking[0] = 100 + second
+        assert pace.left(done, 100) == expected

@@ -533,7 +533,7 @@ def test_a_narrow_terminal_has_the_bar_and_none_has_plain_lines(small_buffer, tm
     err = capsys.readouterr().err
     assert "\x1b" not in err
     loss = metrics(tmp_path / "plain")[3]
-    assert f"mtt, ipc 2: 4 of 7 loss {loss['loss']:.4f}, lr {loss['lr']:.2e} " in err
+    assert f"mtt, ipc 2: 4 of 7 loss {loss['loss']:.4f}, lr {loss['lr']:.2e}" in err
     assert os.environ["TERM"] == "xterm-256color"
 
 

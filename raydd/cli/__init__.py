@@ -20,6 +20,7 @@ from raydd.cli.nas import app as nas
 from raydd.cli.report import app as report
 from raydd.cli.tune import app as tune
 from raydd.cli.verbs import app as verbs
+from raydd.pulse import LOADING, PULSE
 from raydd.signals import TERMINATED, terminate
 
 INTERRUPTED = 130
@@ -88,7 +89,8 @@ def run(arguments: list[str] | None = None) -> int:
     if console := sys.modules.get("raydd.console"):  # not imported here: rich takes a while
         console.Screen.documents = 0
     try:
-        code = typer.main.get_command(app).main(words, prog_name="raydd", standalone_mode=False)
+        with PULSE.doing(LOADING):
+            code = typer.main.get_command(app).main(words, prog_name="raydd", standalone_mode=False)
         if code == INTERRUPTED:  # typer's answer to Ctrl-C
             raise KeyboardInterrupt
         return code if isinstance(code, int) else 0

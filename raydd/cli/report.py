@@ -34,12 +34,13 @@ def report(
     from raydd.console import Screen
     from raydd.report.page.build import write_report
 
-    page = page_path(runs, out)
+    page, screen = page_path(runs, out), Screen(as_json)
     try:
-        write_report(runs, page)
+        with screen.doing("writing the report"):
+            write_report(runs, page)
     except PermissionError as error:
         raise ValueError(f"{page} cannot be written ({error.strerror}); name another place by --out") from None
-    screen, document = Screen(as_json), {"runs": [str(run) for run in runs], "outputs": {"report": str(page)}}
+    document = {"runs": [str(run) for run in runs], "outputs": {"report": str(page)}}
     screen.result(document, lambda console: console.print(f"open {page}", markup=False))
 
 

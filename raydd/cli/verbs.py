@@ -59,7 +59,8 @@ def quickstart(
         save_scores(scores, out / "scores.json")
         outputs = {name: str(out / name) for name in ("config.yaml", "metrics.jsonl", "synset.arrow", "synset.png")}
         outputs |= {"buffer": str(buffer), "scores.json": str(out / "scores.json")}
-        outputs |= {"report": str(write_report([out], out / "report.html"))}
+        with screen.doing("writing the report"):
+            outputs |= {"report": str(write_report([out], out / "report.html"))}
     show_scores(screen, scores, outputs)
     if not as_json:
         screen.say(f"open {outputs['report']}")

@@ -23,6 +23,7 @@ from raydd.data.loaders import find_digits, find_imagenet, find_tiny_imagenet, f
 from raydd.data.npz import find_npz
 from raydd.data.source import Form, Images, Labels, Source, holdout
 from raydd.data.tables import find_parquet, parquet_files
+from raydd.pulse import PULSE
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,12 +208,26 @@ def load_dataset(
     if channels not in (None, 1, 3):
         raise ValueError(f"channels is {channels}: give 1 (grey) or 3 (RGB)")
     name = str(name_or_path)
-    row = DATASETS.get(name)
-    source = row.find((root or default_root()).expanduser()) if row else _find_path(name)
+    row, source = DATASETS.get(name), find_source(name, root)
     if row and row.resize:
         size = size or row.size
-    content = stored(source, (cache or default_cache()).expanduser(), Form(size, channels))
+    with PULSE.doing(f"reading {source.name}"):
+        content = stored(source, (cache or default_cache()).expanduser(), Form(size, channels))
     return _dataset(source.name, row, content, validation)
+
+
+def find_source(name: str, root: Path | None = None) -> Source:
+    """Where a data set's images are, without decoding any.
+
+    Args:
+        name: A key of `DATASETS`, or a path.
+        root: As of `load_dataset`.
+
+    Raises:
+        ValueError: Unknown name or missing path; one line with the remedy.
+    """
+    row = DATASETS.get(name)
+    return row.find((root or default_root()).expanduser()) if row else _find_path(name)
 
 
 def _dataset(name: str, row: Row | None, content: Stored, validation: float) -> Dataset:

@@ -34,11 +34,6 @@ class Progress(NamedTuple):
     seconds: float
     note: str = ""
 
-    @property
-    def seconds_left(self) -> float | None:
-        """An estimate; None before the first result."""
-        return self.seconds / self.done * (self.total - self.done) if self.done else None
-
 
 class Board:
     """The jobs that are left, those in hand, and the results; knows nothing of Ray.

@@ -36,11 +36,6 @@ class Progress(NamedTuple):
     seconds: float
     note: str = ""
 
-    @property
-    def seconds_left(self) -> float | None:
-        """An estimate from the epochs so far; None before the first."""
-        return self.seconds / self.epochs * (self.epochs_total - self.epochs) if self.epochs else None
-
 
 def train_missing(
     job: Job,

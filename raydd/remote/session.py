@@ -6,13 +6,14 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from typing import NamedTuple
 
 import ray
 from ray._private.state import available_resources_per_node
 from ray.exceptions import RayError
 
+from raydd.pulse import PULSE
 from raydd.remote.local import NAMESPACE, local_ray, read_anew
 from raydd.signals import terminates
 
@@ -53,7 +54,10 @@ def _opened(address: str | None, note: Callable[[str], None]) -> Iterator[None]:
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     if address is None and os.environ.get("RAY_ADDRESS"):
         note("RAY_ADDRESS is set, but not --address: a local Ray starts (--address auto joins that cluster)")
-    with terminates() as again, local_ray(note) if address is None else _joined(address):
+    with ExitStack() as stack:
+        again = stack.enter_context(terminates())
+        with PULSE.doing("starting Ray" if address is None else f"connecting to Ray at {address}"):
+            stack.enter_context(local_ray(note) if address is None else _joined(address))
         again()
         yield
 
@@ -176,20 +180,6 @@ def _share(workers: int, nodes: Sequence[Node]) -> float:
     while sum(_room(node, True, 1 / k) for node in nodes) < workers:
         k += 1
     return 1 / k
-
-
-def check_share(share: float | None, device: str) -> None:
-    """Refuse a number of GPUs a worker that cannot be had.
-
-    Raises:
-        ValueError: It is not above 0, is above 1 and not whole, or the device is the CPU.
-    """
-    if share is None:
-        return
-    if not 0 < share < math.inf or (share > 1 and share != int(share)):
-        raise ValueError(f"--gpus-per-worker {share:g}: give a part of a GPU such as 0.25, or whole GPUs such as 2")
-    if device == "cpu":
-        raise ValueError(f"--gpus-per-worker {share:g}: the work is done on CPUs; leave it out, or use --device cuda")
 
 
 def free_nodes() -> list[Node]:

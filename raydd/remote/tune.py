@@ -4,7 +4,6 @@ Tune starts, watches and restarts the trials; what is tried and who stops is dec
 file. So every call, a resumed one too, begins a fresh Tune run, and nothing of Tune's own is ever read back.
 """
 
-import importlib.util
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +22,8 @@ from raydd.remote.population import population
 from raydd.remote.session import Plan, plan, resources
 from raydd.remote.trials import RESTARTS, Books, Shared, Way, number_of, send
 from raydd.tuning.desk import Desk
+from raydd.tuning.loggers import ask_for as _ask_for
+from raydd.tuning.loggers import ask_for_key as _ask_for_key
 from raydd.tuning.trial import Task, run_trial
 
 DEFAULT_LOGGERS = "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"
@@ -227,14 +228,3 @@ def _tracking(place: str) -> str:
         return place
     Path(place).mkdir(parents=True, exist_ok=True)
     return f"sqlite:///{Path(place).absolute() / 'mlflow.db'}"
-
-
-def _ask_for_key() -> None:
-    offline = os.environ.get("WANDB_MODE") in ("offline", "disabled")
-    if not (offline or os.environ.get("WANDB_API_KEY") or (Path.home() / ".netrc").exists()):
-        raise ValueError("--wandb: there is no key; set WANDB_API_KEY, run wandb login, or set WANDB_MODE=offline")
-
-
-def _ask_for(package: str) -> None:
-    if importlib.util.find_spec(package) is None:
-        raise ValueError(f"--{package} needs a package that is not installed; try: uv pip install {package}")

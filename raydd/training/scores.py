@@ -13,11 +13,14 @@ from typing import Any
 import torch
 
 from raydd.config import DataConfig, EvaluateConfig, ExpertConfig
+from raydd.data.buffer import ArrowBuffer
 from raydd.data.coreset import CORESETS
 from raydd.data.datasets import placed
+from raydd.data.initial import ASKS_EXPERTS
 from raydd.data.mirroring import flips, recorded
 from raydd.data.synset import SyntheticSet
 from raydd.models.zoo import find
+from raydd.pulse import PULSE
 from raydd.training.baselines import baselines, mosaics, open_experts
 from raydd.training.fit import check_fits
 from raydd.training.matrix import Entry, Job, Matrix, Outcome
@@ -144,6 +147,12 @@ def plan(
         ValueError: Unknown data set, network, protocol or score, or sets or experts that do not fit the images.
     """
     check_scoring(config)
+    if buffer is not None:
+        ArrowBuffer(buffer)  # it is one, before any image is decoded
+    elif asking := ASKS_EXPERTS.intersection(config.baselines or ()):
+        raise ValueError(
+            f"--baselines {min(asking)} asks trained networks about the images; give experts with --buffer"
+        )
     called, data = titles(synsets, names), _data(synsets, config)
     chosen = tuple(dict.fromkeys(config.networks)) or (
         str(synsets[0].provenance.get("network", ExpertConfig().network)),
@@ -162,7 +171,8 @@ def plan(
     experts = None if buffer is None else open_experts(buffer, data, synsets, device)
     ground = Ground(work, seeds, protocol, experts)
     parts = [part for row in asked for part in components(row, dict.fromkeys(config.scores), ground)]
-    entries = [*asked, *steps, *_beside(synsets, ground, config), *parts]
+    with PULSE.doing("choosing real images"):
+        entries = [*asked, *steps, *_beside(synsets, ground, config), *parts]
     distinct = titles((), [row.name for row in entries])  # a set may have the name of a selection
     rows = tuple(replace(row, name=name) for row, name in zip(entries, distinct, strict=True))
     return Matrix(rows, chosen, seeds, protocol, data, device), work

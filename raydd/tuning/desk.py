@@ -1,10 +1,10 @@
 """What is done next in a search and what is known of it, whoever runs the trials. Knows nothing of Ray."""
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from raydd.console import Pace
 from raydd.report.trials import settings_text
 from raydd.tuning.population import perturb
 from raydd.tuning.results import State
@@ -42,7 +42,7 @@ class Status(NamedTuple):
         rows: The trials that were in hand since the search was started or resumed.
         done: Trials that are finished, earlier ones included.
         total: Trials wanted.
-        seconds_left: An estimate; None before the first report.
+        seconds_left: An estimate; None before one means something.
         note: Something worth a line, or empty.
     """
 
@@ -72,7 +72,7 @@ class Desk:
         self._waiting = self.search.unfinished()
         self._unfinished = len(self._waiting)
         self._before = len(self.search) - self._unfinished
-        self._start = time.monotonic()
+        self._pace = Pace()
 
     @property
     def left(self) -> int:
@@ -151,6 +151,5 @@ class Desk:
     def _tell(self, note: str) -> None:
         ended = [row for row in self.rows.values() if row.state != "running"]
         work = len(ended) + sum(row.step / max(1, row.steps) for row in self.rows.values() if row.state == "running")
-        seconds = time.monotonic() - self._start
-        left = seconds / work * (self.left - work) if work else None
+        left = self._pace.left(work, self.left)
         self.show(Status(tuple(self.rows.values()), self._before + len(ended), self.total, left, note))

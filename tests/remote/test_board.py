@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from raydd.remote.evaluate import Board, Progress, run_matrix
+from raydd.remote.evaluate import Board, run_matrix
 from raydd.training.halving import Rungs
 from raydd.training.matrix import Job, Outcome
 
@@ -139,8 +139,3 @@ def test_a_matrix_that_is_known_needs_no_ray(monkeypatch):
     monkeypatch.setattr("raydd.remote.evaluate.resources", refuse)
     known = {job: Outcome(place / 12, 1.0) for place, job in enumerate(JOBS)}
     assert run_matrix(Known(), None, refuse, known, refuse) == known
-
-
-def test_time_left_is_known_after_the_first_result():
-    assert Progress(0, 10, 5.0).seconds_left is None
-    assert Progress(4, 10, 8.0).seconds_left == 12.0

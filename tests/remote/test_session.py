@@ -2,7 +2,8 @@
 
 import pytest
 
-from raydd.remote.session import Node, Plan, check_share, plan, spread
+from raydd.remote.session import Node, Plan, plan, spread
+from raydd.where import check_share
 
 
 @pytest.mark.parametrize(

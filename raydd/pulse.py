@@ -1,0 +1,125 @@
+"""A line at the bottom of a terminal that says what is being done, and ticks while nothing else moves.
+
+It is drawn by a thread of its own, so that whatever the process works at, the person sees that it does. Away from a
+terminal nothing is written.
+"""
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+TICK_SECONDS = 0.5
+FIRST_SECONDS = 1.0  # a command that is done sooner shows nothing
+FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+PLAIN_FRAMES = "|/-\\"
+LOADING, WORKING = "loading raydd", "working"
+ERASE = "\r\x1b[2K"
+
+
+class Pulse:
+    """What is being done, as a stack: the innermost is shown, with the seconds that it has taken.
+
+    While something else draws, such as a bar, the line is away; that may be asked to draw itself at every tick instead.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._doing: list[tuple[str, float]] = []
+        self._others: list[Callable[[], object] | None] = []
+        self._shown, self._frame, self._ended = False, 0, False
+        self._thread: threading.Thread | None = None
+
+    @contextmanager
+    def doing(self, text: str) -> Iterator[None]:
+        """Show a text while the block runs."""
+        with self._lock:
+            self._ended = self._ended and bool(self._doing)
+            self._doing.append((text, time.monotonic()))
+            depth = len(self._doing)
+            self._begin()
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._doing[depth - 1 :]
+                self._erase()
+
+    @contextmanager
+    def beside(self, draw: Callable[[], object] | None = None) -> Iterator[None]:
+        """Keep the line away while something else draws; ``draw`` is called at every tick."""
+        with self._lock:
+            self._erase()
+            self._others.append(draw)
+            self._begin()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._others.pop()
+
+    def ready(self) -> None:
+        """Everything is loaded: what has no name of its own is work from now on."""
+        with self._lock:
+            self._doing = [(WORKING if text == LOADING else text, since) for text, since in self._doing]
+
+    def end(self) -> None:
+        """The result is printed now: nothing more is shown in the blocks that are open."""
+        with self._lock:
+            self._erase()
+            self._ended = True
+
+    def _begin(self) -> None:
+        if self._thread is None and _moves():
+            self._thread = threading.Thread(target=self._tick, name="pulse", daemon=True)
+            self._thread.start()
+
+    def _tick(self) -> None:
+        while True:
+            time.sleep(TICK_SECONDS)
+            with self._lock:
+                if not self._doing and not self._others:
+                    self._thread = None
+                    return
+                self._draw()
+
+    def _draw(self) -> None:
+        if self._ended:
+            return
+        if self._others:
+            if draw := self._others[-1]:
+                draw()
+            return
+        text, since = self._doing[-1]
+        if (seconds := time.monotonic() - since) < FIRST_SECONDS and not self._shown:
+            return
+        frames = FRAMES if "utf" in (sys.stderr.encoding or "").lower() else PLAIN_FRAMES
+        self._frame += 1
+        line = f"{frames[self._frame % len(frames)]} {text}  {seconds:.0f} s"
+        sys.stderr.write(ERASE + line[: _width() - 1])
+        sys.stderr.flush()
+        self._shown = True
+
+    def _erase(self) -> None:
+        if self._shown:
+            sys.stderr.write(ERASE)
+            sys.stderr.flush()
+            self._shown = False
+
+
+def _moves() -> bool:
+    """Whether stderr is a terminal on which a line can be written over."""
+    return sys.stderr.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
+
+
+def _width() -> int:
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
+    except (OSError, ValueError):
+        return 80
+
+
+PULSE = Pulse()
+"""The line of this process."""

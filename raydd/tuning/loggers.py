@@ -1,0 +1,26 @@
+"""What sending results elsewhere needs: a package, and for Weights & Biases a key."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+
+def ask_for(package: str) -> None:
+    """Refuse a package that is not installed.
+
+    Raises:
+        ValueError: Naming the flag and how to install it.
+    """
+    if importlib.util.find_spec(package) is None:
+        raise ValueError(f"--{package} needs a package that is not installed; try: uv pip install {package}")
+
+
+def ask_for_key() -> None:
+    """Refuse Weights & Biases without a key, unless it is offline.
+
+    Raises:
+        ValueError: Naming what to set.
+    """
+    offline = os.environ.get("WANDB_MODE") in ("offline", "disabled")
+    if not (offline or os.environ.get("WANDB_API_KEY") or (Path.home() / ".netrc").exists()):
+        raise ValueError("--wandb: there is no key; set WANDB_API_KEY, run wandb login, or set WANDB_MODE=offline")
