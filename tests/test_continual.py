@@ -3,6 +3,7 @@
 import json
 import statistics
 from collections import defaultdict
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -77,7 +78,7 @@ def trained(monkeypatch):
         return found
 
     monkeypatch.setattr(remote, "run_matrix", pretend)
-    monkeypatch.setattr(session, "_start", lambda address: None)
+    monkeypatch.setattr(session, "local_ray", lambda note: nullcontext())
     return calls
 
 
@@ -244,7 +245,7 @@ def test_what_was_trained_is_not_trained_again(work, trained, own_ledger, tmp_pa
     def refuse(address):
         raise AssertionError("Ray was started")
 
-    monkeypatch.setattr("raydd.remote.session._start", refuse)
+    monkeypatch.setattr("raydd.remote.session.local_ray", refuse)
     again = evaluate_continual([synset], more, tmp_path / "d", steps=(5, 10), where=HERE)
     assert len(trained) == 3
     for name in ("continual.json", "continual.png"):

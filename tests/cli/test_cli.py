@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -361,7 +362,7 @@ def test_ablate_document(capfd, small_buffer, tmp_path, monkeypatch):
     monkeypatch.setattr(
         "raydd.remote.evaluate.run_matrix", lambda matrix, *_: {job: Outcome(0.5, 1.0) for job in matrix.jobs()}
     )
-    monkeypatch.setattr("raydd.remote.session._start", lambda address: None)
+    monkeypatch.setattr("raydd.remote.session.local_ray", lambda note: nullcontext())
     out = tmp_path / "out"
     flags = ("--method", "tgdd", "--network", "MLP", "--buffer", str(small_buffer), "--out", str(out), "--seeds", "2")
     for setting in ("steps=1", "threads=1", "formation.factor=2", "statistic.batch_real=4"):
@@ -403,7 +404,7 @@ def test_evaluate_document(capfd, small_synset, tmp_path, monkeypatch):
         return {job: Outcome(0.5 + 0.1 * job.seed, 1.0) for job in matrix.jobs()}
 
     monkeypatch.setattr(remote, "run_matrix", pretend)
-    monkeypatch.setattr(session, "_start", lambda address: None)
+    monkeypatch.setattr(session, "local_ray", lambda note: nullcontext())
     out = tmp_path / "scores.json"
     flags = ("--nets", "MLP,LeNet", "--seeds", "2", "--num-workers", "2", "--out", str(out))
     found = document(capfd, "evaluate", str(small_synset), *flags)
@@ -430,7 +431,7 @@ def test_tables_and_notes_go_to_their_streams(capfd, small_buffer):
 
 
 def test_interrupted_is_130_in_one_line(capfd, monkeypatch):
-    monkeypatch.setattr("raydd.data.datasets.load_dataset", _interrupt)
+    monkeypatch.setattr("raydd.workspace.load_images", _interrupt)
     assert run(["datasets", "digits"]) == 130
     err = capfd.readouterr().err
     assert err == "raydd: interrupted; the same command goes on (distill and tune: with --resume)\n"
@@ -444,7 +445,7 @@ def test_failures_of_the_work_are_1_in_one_line(capfd, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left\non device")
 
-    monkeypatch.setattr("raydd.data.datasets.load_dataset", full)
+    monkeypatch.setattr("raydd.workspace.load_images", full)
     assert run(["datasets", "digits"]) == 1
     assert capfd.readouterr().err == "raydd: [Errno 28] No space left on device\n"
 

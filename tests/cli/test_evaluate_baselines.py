@@ -1,6 +1,7 @@
 """The real images that evaluate sets beside a synthetic set; the trainings themselves are done by `tests/remote`."""
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -24,7 +25,7 @@ def scored(monkeypatch):
         return {job: Outcome(0.5, 1.0) for job in matrix.jobs()}
 
     monkeypatch.setattr(remote, "run_matrix", pretend)
-    monkeypatch.setattr(session, "_start", lambda address: None)
+    monkeypatch.setattr(session, "local_ray", lambda note: nullcontext())
     return asked
 
 
