@@ -85,6 +85,8 @@ def read_yaml(path: Path) -> Any:
         ValueError: It cannot be read, or `parse_yaml` refuses it; in one line that names it.
     """
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would be waited for
+            raise OSError(0, "not a file")
         if path.stat().st_size > MAX_BYTES:
             raise ValueError(f"it has more than {MAX_BYTES >> 20} MB")
         return parse_yaml(path.read_text(encoding="utf-8"))

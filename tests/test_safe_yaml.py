@@ -1,5 +1,6 @@
 """YAML of outside files is bounded before anything is made of it, in every reader."""
 
+import os
 import time
 from pathlib import Path
 
@@ -84,5 +85,8 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "latin.yaml").write_bytes(b"a: caf\xe9")
     with pytest.raises(ValueError, match=r"latin.yaml is no YAML \(.*utf-8.*\); correct it"):
         read_yaml(tmp_path / "latin.yaml")
-    with pytest.raises(ValueError, match="cannot be read"):
-        read_yaml(tmp_path)
+    os.mkfifo(tmp_path / "pipe.yaml")
+    for path in (tmp_path, tmp_path / "pipe.yaml"):
+        for read in (read_yaml, find_protocol, lambda path: architectures(NasConfig(space=str(path)))):
+            with pytest.raises(ValueError, match=r"cannot be read|unknown protocol"):
+                read(path if read is read_yaml else str(path))

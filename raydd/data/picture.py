@@ -25,6 +25,7 @@ MAX_PIXELS = 1 << 26
 ALONE_PIXELS = 1 << 22
 """Pictures of more pixels are decoded one at a time, whatever the number of threads."""
 WHITE = 255
+SCALED = "16 bits a pixel are scaled to 8"
 TRANSPARENT = "transparent pixels are laid on white"
 GREY = ("1", "L", "LA", "La")
 DEEP = ("I;16", "I;16L", "I;16B", "I;16N")
@@ -182,6 +183,8 @@ def _is_grey(image: "Image") -> bool:
 
 def _upright(image: "Image", channels: int) -> Upright:
     notes: list[str] = []
+    if image.mode in (*COLOUR, "LA") and any(";16" in str(tile) for tile in getattr(image, "tile", ())):
+        notes.append(SCALED)  # by Pillow, which takes the upper byte
     grey, turn, alone = _is_grey(image), _orientation(image), _one_frame(image)
     if image.mode in OTHER_COLOURS:
         notes.append(f"{image.mode} is converted to RGB without its colour profile")
@@ -235,7 +238,7 @@ def _eight_bits(image: "Image", notes: list[str]) -> "Image":
     values = np.minimum((deep * 255 + white // 2) // white, 255).astype(np.uint8)
     if tags.get(_PHOTOMETRIC) == 0:  # 0 is white
         values = 255 - values
-    notes.append("16 bits a pixel are scaled to 8")
+    notes.append(SCALED)
     hidden = image.info.get("transparency")
     if isinstance(hidden, int) and (deep == hidden).any():
         notes.append(TRANSPARENT)

@@ -25,7 +25,7 @@ def parquet_files(root: Path) -> list[Path]:
     """The Parquet files of a folder or of the folder ``data`` in it; a Parquet file is itself one."""
     if root.is_file():
         return [root] if root.suffix == ".parquet" else []
-    return sorted([*root.glob("*.parquet"), *root.glob("data/*.parquet")])
+    return sorted(path for path in (*root.glob("*.parquet"), *root.glob("data/*.parquet")) if path.is_file())
 
 
 def find_parquet(root: Path, name: str) -> Source:

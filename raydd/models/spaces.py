@@ -256,6 +256,8 @@ def load_rows(path: str | Path, read: Callable[[str], object]) -> tuple[ConvNetR
         ValueError: In one line, naming the file, the row and the remedy.
     """
     try:
+        if Path(path).exists() and not Path(path).is_file():  # a pipe would be waited for
+            raise OSError(0, "not a file")
         entries = read(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"space {str(path)!r} cannot be read: {error.strerror}; give a YAML file of rows") from None

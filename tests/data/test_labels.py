@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import time
 import tracemalloc
 import zipfile
@@ -148,6 +149,12 @@ def test_words_of_numbers_that_are_no_characters_are_refused(tmp_path: Path) -> 
     words = np.frombuffer(np.array([0x110000, 97, 98] * 2, np.uint32).tobytes(), "<U1")
     with pytest.raises(ValueError, match="y_train has labels that are no text"):
         load(npz(tmp_path / "a.npz", y_train=words))
+
+
+def test_a_pipe_beside_the_tables_does_not_hang(tmp_path: Path) -> None:
+    root = write(tmp_path / "set", pa.array(WORDS))
+    os.mkfifo(root / "train-2.parquet")
+    assert len(load(root).train) == 4
 
 
 def test_imported_words_are_the_data_sets_classes(tmp_path: Path) -> None:

@@ -63,6 +63,21 @@ def test_sixteen_bits_are_scaled_to_eight_and_stay_grey(data: bytes) -> None:
     assert notes == ("16 bits a pixel are scaled to 8",)
 
 
+def test_colours_of_sixteen_bits_are_scaled_too() -> None:
+    import struct
+    import zlib
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in COLOURS.astype(np.uint16) * 257)
+    size = chunk(b"IHDR", struct.pack(">IIBBBBB", 16, 16, 16, 2, 0, 0, 0))
+    data = b"\x89PNG\r\n\x1a\n" + size + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    pixels, notes = read(data)
+    assert np.array_equal(pixels, rgb(COLOURS))
+    assert notes == ("16 bits a pixel are scaled to 8",)
+
+
 def test_twelve_bits_are_scaled_by_their_own_white() -> None:
     twelve = np.array([[0, 4095], [2048, 16]], np.uint16)
     packed = bytes([0x00, 0x0F, 0xFF, 0x80, 0x00, 0x10])  # two pixels in three bytes
