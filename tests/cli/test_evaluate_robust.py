@@ -74,7 +74,17 @@ def refused(capfd, *words):
 
 def test_robust_scores_are_those_of_the_trainings_in_the_document(capfd, soft, small_buffer, scored, tmp_path):
     found = written(tmp_path, soft, "--scores", "lrs,ars", "--buffer", small_buffer, "--set", "score_weight=0.7")
-    assert set(found) == {"scores", "comparisons", "robust", "steps", "settings", "protocol", "sets", "commit"}
+    assert set(found) == {
+        "scores",
+        "comparisons",
+        "robust",
+        "steps",
+        "settings",
+        "protocol",
+        "sets",
+        "commit",
+        "sha256",
+    }
     assert all(record["selection"] == "honest" for record in found["scores"])
     assert (found["settings"]["scores"], found["settings"]["seeds"]) == (["lrs", "ars"], 2)
     title = found["scores"][0]["name"]

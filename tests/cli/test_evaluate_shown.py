@@ -14,6 +14,7 @@ import typer
 from raydd.cli import app, run
 from raydd.cli.options import out_file, row_names
 from raydd.config import DistillConfig, EvaluateConfig
+from raydd.data.document import unsealed
 from raydd.data.synset import SyntheticSet
 from raydd.interop.layouts import LAYOUTS
 from raydd.interop.writing import write_synset
@@ -124,7 +125,7 @@ def test_the_document_names_the_files_and_the_protocol(capfd, two, scored, tmp_p
     assert [record["name"] for record in found["scores"] if record.get("asked")] == names
     assert [(row["first"], row["second"]) for row in found["comparisons"]] == [tuple(names)]
     printed, _ = evaluate(capfd, *two, *words, "--json")
-    assert json.loads(printed) == found | {"outputs": {"scores": str(out)}}
+    assert json.loads(printed) == unsealed(found) | {"outputs": {"scores": str(out)}}
 
 
 def test_a_changed_file_is_told_as_it_was(capfd, small_synset, scored, tmp_path, monkeypatch):
@@ -192,7 +193,7 @@ def test_scores_are_shown_also_where_writing_fails(capfd, small_synset, scored, 
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("raydd.evaluation.write_atomic", full)
+    monkeypatch.setattr("raydd.evaluation.write_document", full)
     words = (small_synset, "--baselines", "none", "--out", tmp_path / "scores.json")
     out, err = evaluate(capfd, *words, code=1)
     assert "mtt, 1 a class" in out

@@ -8,6 +8,7 @@ import pytest
 
 import raydd.training.ledger
 from raydd.cli import run
+from raydd.data.document import unsealed
 from raydd.models.spaces import SPACES, sample
 from raydd.numerics.rng import generator
 from raydd.training.matrix import Outcome
@@ -67,7 +68,7 @@ def test_flags_reach_the_trainings_and_the_document(capfd, small_synset, asked, 
     assert sorted(found["outputs"]) == ["nas.json", "nas.png", "ranking.csv", "real.json"]
     assert all(Path(path).stat().st_size for path in found["outputs"].values())
     outputs = found.pop("outputs")
-    assert json.loads(Path(outputs["nas.json"]).read_text()) == found
+    assert unsealed(json.loads(Path(outputs["nas.json"]).read_text())) == found
 
 
 def test_the_table_and_the_winners_are_shown(capfd, small_synset, asked, tmp_path, monkeypatch):

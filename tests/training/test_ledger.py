@@ -134,6 +134,7 @@ DATAS = {  # which images is in the fingerprint, and how they are preprocessed i
     "validation": (0.2, False),
     "dataset": ("other", False),
     "size": (16, False),
+    "channels": (1, False),
     "preprocessing": ("zca", False),
 }
 DATASET = {
