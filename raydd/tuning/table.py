@@ -33,16 +33,24 @@ def read_rows(path: AnyPath) -> list[dict[str, Any]]:
         if {"trial", "state", "accuracy"} <= {*table.column_names}:
             for row in rows:
                 validate(_Row, row)
-        elif not rows:
-            raise ValueError("it has no columns trial, state and accuracy")
+        else:
+            raise _NoResults
         if said is not None and said != digest(rows).encode():
             raise ValueError("it was changed since it was written (checksum)")
     except FileNotFoundError:
         raise
+    except _NoResults:
+        raise ValueError(
+            f"{path} has no columns trial, state and accuracy; give the results.parquet of a search"
+        ) from None
     except Exception as error:  # Arrow's are of many types
         reason = " ".join(str(error).split())[:400]
         raise ValueError(f"{path} cannot be read ({reason}); raydd tune --resume writes it anew") from None
     return rows
+
+
+class _NoResults(Exception):
+    """A table of something else."""
 
 
 class _Row(Document, extra="allow"):
