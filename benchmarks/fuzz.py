@@ -3,10 +3,10 @@
     python benchmarks/fuzz.py --mutations 10000 --write
 
 makes a small file of every kind, and changes it again and again. Half of the files are damaged: bits flipped, parts
-cut, moved, repeated or zeroed, or something else in the file's place (a FIFO, a folder, a link, a device). Half are forged:
-values of other types and sizes, missing and doubled keys, shapes without bytes, and so on, with the checksum made to
-fit. A process of its own reads them, and is watched. It has to give one line that names the file, or a reading: of a
-damaged file the same as before, of a forged one anything that is the same when it is read again.
+cut, moved, repeated or zeroed, or something else in the file's place (a FIFO, a folder, a link, a device). The others
+are forged: values of other types and sizes, missing and doubled keys, shapes without bytes, and so on, with the
+checksum made to fit. A process of its own reads them, and is watched. It has to give one line that names the file, or a
+reading: of a damaged file the same as before, of a forged one anything that is the same when it is read again.
 
 A kind is a row of `KINDS`, and may be of files that are read but were not written here.
 """
@@ -350,7 +350,7 @@ def forge_results(name: str, data: bytes, rng: Rng) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from raydd.tuning.results import with_seal
+    from raydd.tuning.table import with_seal
 
     rows = forged(pq.read_table(pa.BufferReader(data)).to_pylist(), rng)
     sink = pa.BufferOutputStream()

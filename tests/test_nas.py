@@ -13,6 +13,7 @@ import raydd.training.ledger
 from raydd.api import Where
 from raydd.config import DataConfig
 from raydd.data.datasets import load_dataset
+from raydd.data.document import unsealed
 from raydd.data.initial import INITIAL
 from raydd.data.synset import SyntheticSet
 from raydd.models.spaces import SPACES, parse
@@ -113,7 +114,7 @@ def test_a_proxy_like_real_data_agrees_fully_and_a_reversed_one_not_at_all(synse
 def test_every_file_is_written_and_reads_back(synset, pretended, tmp_path, digits):
     found = ranked(synset, SIX, tmp_path / "a" / "b", names=["same"])
     folder = tmp_path / "a" / "b"
-    assert json.loads((folder / "nas.json").read_text()) == found
+    assert unsealed(json.loads((folder / "nas.json").read_text())) == found
     assert (folder / "nas.png").read_bytes().startswith(b"\x89PNG")
     read = read_real(folder / "real.json", list(found["real"]), digits)
     assert (read.accuracy, read.seconds) == (found["real"], found["real_seconds_of"])
@@ -273,7 +274,7 @@ def test_without_real_data_there_is_a_ranking_and_no_figure(synset, pretended, t
     assert (found["real"], found["real_label"], found["real_seconds"], found["real_epochs"]) == (None, None, None, None)
     assert [proxy["agreement"] for proxy in found["proxies"]] == [None, None]
     assert found["proxies"][0]["winner"]["regret"] is None
-    assert json.loads((tmp_path / "nas.json").read_text()) == found
+    assert unsealed(json.loads((tmp_path / "nas.json").read_text())) == found
     assert not (tmp_path / "nas.png").exists()
     assert "real" not in (tmp_path / "ranking.csv").read_text().splitlines()[0]
 
@@ -332,7 +333,7 @@ def test_a_real_ranking_reads_back(tmp_path, digits):
         "2 epochs", {"B": 0.4}, {"B": 1.0}, {"B": [0.3, 0.5]}
     )
     older = json.loads((tmp_path / "real.json").read_text())
-    del older["values"]
+    del older["values"], older["sha256"]
     (tmp_path / "real.json").write_text(json.dumps(older))
     assert read_real(tmp_path / "real.json", ["A", "B"], digits) == replace(real, values={})
 
