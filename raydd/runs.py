@@ -224,7 +224,7 @@ class Run:
     def _save_if_old(self, step: int) -> None:
         """Lose no more than ``checkpoint_seconds`` of work to a kill, however long a step takes."""
         seconds = self.config.checkpoint_seconds
-        if seconds is not None and self.saved < step and time.monotonic() - self._saved_at >= seconds:
+        if seconds is not None and self.saved != step and time.monotonic() - self._saved_at >= seconds:
             self._save(self._distillation.state_dict())
 
     def _look(self, step: int) -> None:
