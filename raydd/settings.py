@@ -102,13 +102,23 @@ def _explain(kind: type[Config], error: ValidationError) -> str:
     key = ".".join(place)
     if first["type"] == "extra_forbidden":
         known = list(_keys_at(kind, place[:-1]))
-        near = difflib.get_close_matches(place[-1], known, n=3)
+        near = [name for name in _paths(kind) if name.endswith(f".{place[-1]}")]
+        near = near or difflib.get_close_matches(place[-1], known, n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else f"known keys: {', '.join(sorted(known))}"
         return f"unknown setting {key!r}; {hint}"
     message = first["msg"].removeprefix("Value error, ")
     if not key:
         return message
     return f"{key} = {first['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _paths(kind: Any, prefix: str = "") -> Iterable[str]:
+    """The dotted names of all settings of a configuration."""
+    for name, field in kind.model_fields.items():
+        for part in (field.annotation, *get_args(field.annotation)):
+            if isinstance(part, type) and issubclass(part, Config):
+                yield from _paths(part, f"{prefix}{name}.")
+        yield f"{prefix}{name}"
 
 
 def _keys_at(kind: Any, place: list[str]) -> Iterable[str]:

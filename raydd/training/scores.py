@@ -226,7 +226,7 @@ def _beside(synsets: Sequence[SyntheticSet], ground: Ground, config: EvaluateCon
     ]
     if epochs := ground.protocol.real_epochs:
         kind = f", {synsets[0].transform.kind}" if several else ""
-        entries.append(Entry(f"whole data, {epochs} epochs{kind}", "whole", ()))
+        entries.append(Entry(f"whole data, {epochs} epoch{'s' * (epochs > 1)}{kind}", "whole", ()))
     return entries
 
 
