@@ -21,7 +21,7 @@ from raydd.cli.report import app as report
 from raydd.cli.tune import app as tune
 from raydd.cli.verbs import app as verbs
 from raydd.pulse import LOADING, PULSE
-from raydd.signals import TERMINATED, terminate
+from raydd.signals import TERMINATED, terminate, terminated
 
 INTERRUPTED = 130
 GOES_ON = "the same command goes on (distill and tune: with --resume)"
@@ -96,8 +96,8 @@ def run(arguments: list[str] | None = None) -> int:
         return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, typer.Abort):
         return _fail(words, f"interrupted; {GOES_ON}", INTERRUPTED)
-    except SystemExit as error:
-        if error.code != TERMINATED:
+    except SystemExit:
+        if not terminated():
             raise
         return _fail(words, f"ended by SIGTERM; {GOES_ON}", TERMINATED)
     except typer.Exit as error:

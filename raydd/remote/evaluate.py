@@ -17,7 +17,7 @@ from ray.exceptions import RayError
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from raydd.remote.session import plan, resources
-from raydd.signals import TERMINATED
+from raydd.signals import terminated
 from raydd.training.halving import Halving, Rungs
 from raydd.training.matrix import Job, Matrix, Outcome, Scorer
 from raydd.training.shelf import Shelf, shelve
@@ -172,8 +172,8 @@ def _interrupts() -> Iterator[None]:
     before = signal.getsignal(signal.SIGINT)
     try:
         yield
-    except SystemExit as error:
-        if error.code == TERMINATED:
+    except SystemExit:
+        if terminated():
             raise
         raise KeyboardInterrupt from None
     finally:

@@ -8,6 +8,7 @@ import logging
 import os
 import secrets
 import signal
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -17,10 +18,11 @@ import ray
 from ray._private import ray_constants
 
 from raydd.private import RAY, private_folder, root
-from raydd.signals import TERMINATED
+from raydd.signals import terminate
 
 NAMESPACE = "raydd"
-LOOPBACK = "127.0.0.1"
+LOOPBACK, TOKEN = "127.0.0.1", "token"
+ENDING_SECONDS = 5.0
 RAYLET: Any = ray._raylet
 CLUSTERS = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
 """Set to 0, Ray's processes bind to loopback. Ray means it for systems where it starts no cluster."""
@@ -82,7 +84,7 @@ def local_ray(
 
 def _new_token(folder: Path) -> Path:
     """The file of a random token, which this user alone can read."""
-    file = folder / "token"
+    file = folder / TOKEN
     with open(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="ascii") as out:
         out.write(secrets.token_hex(32))
     return file
@@ -151,8 +153,8 @@ def _one_line() -> Iterator[None]:
     """Whatever Ray raises when it does not start becomes one line with a remedy."""
     try:
         yield
-    except SystemExit:  # SIGTERM, as Ray answers it while it starts
-        raise SystemExit(TERMINATED) from None
+    except SystemExit:  # SIGTERM, as Ray's own handler answers it while it starts
+        terminate(signal.SIGTERM, None)
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         remedy = next((what for words, what in REMEDIES.items() if words in reason), "see what `raydd doctor` says")
@@ -160,9 +162,20 @@ def _one_line() -> Iterator[None]:
 
 
 def _kill(folder: Path) -> None:
-    """Kill the processes of a Ray in a folder that this process still has: those of one that did not start."""
-    for entry in Path("/proc").iterdir():
-        with suppress(OSError, ValueError):  # no process, or one that has ended
-            parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
-            if parent == os.getpid() and os.fsencode(folder) in (entry / "cmdline").read_bytes():
-                os.kill(int(entry.name), signal.SIGKILL)
+    """Kill what is left of the Ray in a folder: one that did not start, its agents, workers that are just starting."""
+    end = time.monotonic() + ENDING_SECONDS
+    while (left := _processes(folder)) and time.monotonic() < end:
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.05)
+
+
+def _processes(folder: Path) -> list[int]:
+    """The processes that were started with the token of a private folder."""
+    mark, found = os.fsencode(f"RAY_AUTH_TOKEN_PATH={folder / TOKEN}\0"), []
+    for place in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):  # another user's, or it has ended
+            if mark in place.read_bytes():
+                found.append(int(place.parent.name))
+    return found
