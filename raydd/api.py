@@ -11,17 +11,7 @@ from pathlib import Path
 
 import torch
 
-from raydd.checks import (
-    as_before,
-    check,
-    check_fit,
-    check_names,
-    check_settings,
-    claim,
-    open_buffer,
-    read_config,
-    settle,
-)
+from raydd.checks import as_before, check, check_names, check_settings, claim, read_config
 from raydd.config import DistillConfig, ExpertsConfig
 from raydd.console import Pace, Screen, clock, left
 from raydd.data.buffer import ArrowBuffer, expert_path, refresh_manifest
@@ -41,6 +31,7 @@ from raydd.methods import complete
 from raydd.report.picture import grid, save_png
 from raydd.report.window import save_window_figure
 from raydd.rollouts import Spread
+from raydd.run_buffer import check_fit, open_buffer, settle
 from raydd.runs import Run
 from raydd.settings import words
 from raydd.training.expert import train_expert

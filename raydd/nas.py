@@ -287,9 +287,9 @@ def _document(
 
 def _write(document: Document, rows: dict[str, Row], out: Path) -> None:
     """``nas.json``, ``ranking.csv``, and ``nas.png`` where there is a ranking by real data."""
+    write_atomic(out / "ranking.csv", ranking_csv(document).encode())
     if document["real"] is None:
         write_document(out / "nas.json", document)
-        write_atomic(out / "ranking.csv", ranking_csv(document).encode())
         (out / "nas.png").unlink(missing_ok=True)  # of an earlier call
         return
     norms = {
@@ -298,4 +298,3 @@ def _write(document: Document, rows: dict[str, Row], out: Path) -> None:
         if isinstance(row, ConvNetRow)
     }
     save(document, lambda found: draw_ranking(found, norms), out / "nas.png")
-    write_atomic(out / "ranking.csv", ranking_csv(document).encode())

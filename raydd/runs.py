@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from raydd.checks import check_learned, check_scores, check_start, claim, read_config, without_last
+from raydd.checks import check_learned, check_scores, check_start, claim, read_config
 from raydd.config import DistillConfig
 from raydd.data.buffer import ArrowBuffer, expert_path
 from raydd.data.document import read_log, sealed_text, write_log
@@ -27,6 +27,7 @@ from raydd.outcome import described, save_result
 from raydd.probe import Probe, label_spread, memory
 from raydd.recipe import Recipe, Setup
 from raydd.rollouts import Spread, rolls_of
+from raydd.run_buffer import without_last
 from raydd.settings import dump, first_difference
 from raydd.training.protocol import PROTOCOLS
 from raydd.training.student import evaluate

@@ -12,10 +12,8 @@ from pathlib import Path
 from typing import Any, TypedDict, Unpack, cast
 
 from raydd.api import HERE, Where, cached_buffer, check_buffer, check_early, check_workers, estimate_seconds
-from raydd.checks import open_buffer
 from raydd.config import EvaluateConfig, ExpertsConfig
 from raydd.console import Screen, clock, left
-from raydd.data.datasets import placed
 from raydd.data.files import write_atomic
 from raydd.data.lock import alone
 from raydd.data.mirroring import recorded, run_mirrors
@@ -25,8 +23,9 @@ from raydd.data.synset import SyntheticSet
 from raydd.evaluation import evaluate, save_scores
 from raydd.families import needs_experts
 from raydd.report.trials import trial_line, trial_table
+from raydd.run_buffer import open_buffer
 from raydd.safe_yaml import read_yaml
-from raydd.settings import Tree, dump, flat, merged
+from raydd.settings import Tree, dump
 from raydd.training.scores import check_scoring
 from raydd.tuning.best import keep_best, kept_set
 from raydd.tuning.desk import Desk, Status
@@ -34,7 +33,7 @@ from raydd.tuning.figures import save_figures
 from raydd.tuning.loggers import ask_for
 from raydd.tuning.results import Record, front, save_results, shared_reason, winner
 from raydd.tuning.search import Search
-from raydd.tuning.shipped import check_space, load_space, make_space, with_settings
+from raydd.tuning.shipped import anywhere, check_space, load_space, make_space, with_settings
 from raydd.tuning.space import Space
 from raydd.tuning.trial import Task
 from raydd.workspace import Workspace, resolve_device, tell
@@ -135,8 +134,9 @@ def tune(
     check_workers(where)
     if (evaluation := options.get("evaluation", TEST)) is not None:
         check_scoring(evaluation)
-    for package in (package for package in ("mlflow", "wandb") if options.get(package) is not None):
-        ask_for(package)
+    for package in ("mlflow", "wandb"):
+        if options.get(package) is not None:
+            ask_for(package)
     space, folder = _claim(space, out, resume, options)
     check_buffer(space.buffer)
     with alone(folder, "raydd tune", screen.note):
@@ -146,8 +146,6 @@ def tune(
 def _tune(space: Space, folder: Path, where: Where, screen: Screen, options: Options) -> Results:
     place, space = space.buffer, space.model_copy(update={"buffer": space.buffer and shown(space.buffer)})
     example, evaluation = space.config(space.example()), options.get("evaluation", TEST)
-    if not example.data.validation:
-        raise ValueError("data.validation = 0 leaves no images to compare trials by; use --set data.validation=0.1")
     work = check_early(example, where)
     from raydd.remote.session import session
     from raydd.remote.tune import Loggers, callbacks
@@ -187,22 +185,12 @@ def _claim(
         space = space.model_copy(update={"buffer": buffer})
     if (share := options.get("gpus_per_trial")) is not None and share <= 0:
         raise ValueError(f"--gpus-per-trial {share:g}: give a part of a GPU, such as 0.25, or several")
-    space = _anywhere(space)
+    space = anywhere(space)
     check_space(space)
     folder = Path(out or Path("runs") / f"tune-{space.name}").absolute()
     if not resume and any((folder / name).exists() for name in ("space.yaml", JOURNAL)):
         raise ValueError(f"{folder} holds a search already; go on with --resume, or name another --out")
     return space, folder
-
-
-def _anywhere(space: Space) -> Space:
-    """The space with its paths made absolute, since workers run elsewhere; relative ones are of this folder."""
-    paths = {"preset": space.preset, "buffer": space.buffer}
-    changed: Tree = {key: str(Path(path).absolute()) for key, path in paths.items() if path and Path(path).exists()}
-    changed["dataset"] = placed(space.dataset)
-    if isinstance(data := flat(space.set).get("data.dataset"), str):
-        changed["set"] = merged(space.set, {"data": {"dataset": placed(data)}})
-    return space.model_copy(update=changed)
 
 
 def _read(asked: Space | Mapping[str, Any] | str | Path | None, out: Path | str | None, resume: bool) -> Space:

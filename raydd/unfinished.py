@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from raydd.checks import check, open_buffer, read_config
+from raydd.checks import check, read_config
 from raydd.config import DistillConfig, ExpertsConfig
 from raydd.console import Screen
 from raydd.data.buffer import expert_path
@@ -15,6 +15,7 @@ from raydd.data.synset import SyntheticSet
 from raydd.experts import default_buffer
 from raydd.families import needs_experts
 from raydd.report.picture import grid, save_png
+from raydd.run_buffer import open_buffer
 from raydd.runs import Run
 from raydd.workspace import open_workspace, resolve_device
 

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple, cast
 
 import torch
 
-from raydd.checks import without_last
 from raydd.config import DistillConfig, WindowConfig
 from raydd.data.buffer import ArrowBuffer
 from raydd.data.trajectory import Segment, TrajectorySource
@@ -23,6 +22,7 @@ from raydd.distillation.trajectory import TrajectoryMatching
 from raydd.methods import METHODS
 from raydd.numerics.windows import fixed
 from raydd.recipe import Setup
+from raydd.run_buffer import without_last
 from raydd.workspace import Workspace
 
 PILOT_STEPS = 50

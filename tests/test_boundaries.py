@@ -36,6 +36,7 @@ LAYERS = (
     ("methods",),
     ("families",),
     ("checks", "needs"),
+    ("run_buffer",),
     ("report",),
     ("rollouts", "outcome"),
     ("runs", "analyse"),

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from raydd.api import Where, check_early, distill
-from raydd.checks import check, check_start, open_buffer, settle
+from raydd.checks import check, check_start
 from raydd.config import DistillConfig
 from raydd.families import needs_experts
 from raydd.methods import METHODS, complete
+from raydd.run_buffer import open_buffer, settle
 from raydd.runs import Run
 from raydd.settings import build
 from raydd.statistics import NETWORKS

@@ -18,7 +18,6 @@ from rich.console import Console
 
 from raydd import console, live, runs
 from raydd.api import Where, distill
-from raydd.checks import open_buffer, settle
 from raydd.config import DistillConfig
 from raydd.console import Screen
 from raydd.data.synset import SyntheticSet
@@ -27,6 +26,7 @@ from raydd.numerics.rng import generator
 from raydd.report import events, frames
 from raydd.report.blocks import UPPER, Tiles, small, spark, tiles
 from raydd.report.frames import drop_frames, frame, frame_path, frame_paths, frame_steps, layout, save_frame
+from raydd.run_buffer import open_buffer, settle
 from raydd.runs import Run
 from raydd.settings import build
 

@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from raydd.api import distill
-from raydd.checks import check, open_buffer, settle
+from raydd.checks import check
 from raydd.config import DistillConfig
 from raydd.data.buffer import ArrowBuffer, refresh_manifest
 from raydd.data.convexified import convexify
@@ -23,6 +23,7 @@ from raydd.methods import DEFAULTS, METHODS, PER_IMAGE, complete
 from raydd.numerics.rng import generator
 from raydd.preset import load_preset, preset_layers
 from raydd.recipe import Recipe, Setup, initial, leaves
+from raydd.run_buffer import open_buffer, settle
 from raydd.runs import Run
 from raydd.settings import build
 from raydd.workspace import open_workspace

@@ -77,7 +77,7 @@ TAKEN = """
     import sys
     from pathlib import Path
     import torch
-    from raydd.checks import open_buffer
+    from raydd.run_buffer import open_buffer
     from raydd.config import DistillConfig
     from raydd.methods import complete
     from raydd.needs import of_distillation, parameters_of

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.func import functional_call
 
-from raydd.checks import check, open_buffer, without_last
+from raydd.checks import check
 from raydd.config import DistillConfig
 from raydd.data.buffer import ArrowBuffer, expert_path, refresh_manifest, write_expert
 from raydd.data.expert_file import ExpertTrajectory
@@ -22,6 +22,7 @@ from raydd.methods import METHODS, complete
 from raydd.numerics.rng import generator
 from raydd.probe import label_spread
 from raydd.recipe import Setup
+from raydd.run_buffer import open_buffer, without_last
 from raydd.runs import Run
 from raydd.settings import build
 

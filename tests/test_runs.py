@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from raydd import runs
-from raydd.checks import check, open_buffer, settle
+from raydd.checks import check
 from raydd.config import DistillConfig
 from raydd.data.buffer import refresh_manifest
 from raydd.data.document import read_log
@@ -23,6 +23,7 @@ from raydd.data.transform import load_transform
 from raydd.distillation.checkpoint import RecordDocument
 from raydd.experts import Job, Trainer, prepare
 from raydd.numerics.rng import generator
+from raydd.run_buffer import open_buffer, settle
 from raydd.runs import Run
 from raydd.settings import build
 from raydd.unfinished import finish
@@ -719,3 +720,21 @@ def test_what_a_method_makes_of_the_learned_set_is_scored_and_saved_and_never_fe
     for name in ("synset", "best", "last"):
         found, before = (SyntheticSet.load(tmp_path / run / f"{name}.arrow").images for run in ("bright", "plain"))
         assert torch.equal(found, before + 1)
+
+
+def test_a_checkpoint_by_time_goes_on_to_the_same_bits_about_a_rollback(tmp_path, experts, monkeypatch):
+    """Killed at every step before, at and after a rollback, with a checkpoint of the step before the kill."""
+
+    def spoil(setup):
+        recipe = original(setup)
+        return recipe._replace(objective=Spoiled(recipe.objective))
+
+    original, old = runs.METHODS["mtt"], {"checkpoint_seconds": 1e-9}
+    monkeypatch.setitem(runs.METHODS, "mtt", spoil)
+    list(start(tmp_path / "whole", experts, old).steps())
+    assert [line["step"] for line in metrics(tmp_path / "whole")] == [1, 2, 3, 4, 5, 4, 5, 6, 7]
+    for killed in range(1, 9):
+        out = tmp_path / str(killed)
+        list(itertools.islice(start(out, experts, old).steps(), killed))
+        list(start(out, experts, old, resume=True).steps())
+        assert bits(out) == bits(tmp_path / "whole")

@@ -10,11 +10,11 @@ from PIL import Image
 
 from raydd import window_search
 from raydd.api import Where, distill
-from raydd.checks import open_buffer
 from raydd.config import DistillConfig, WindowConfig
 from raydd.data.buffer import refresh_manifest
 from raydd.experts import Job, Trainer, prepare
 from raydd.methods import METHODS, complete
+from raydd.run_buffer import open_buffer
 from raydd.settings import build
 from raydd.window_search import STRIDE, WIDTH, Trial, find_window, search
 

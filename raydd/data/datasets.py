@@ -19,6 +19,7 @@ from raydd.data.cache import Stored, default_cache, stored
 from raydd.data.decode import MAX_SIDE
 from raydd.data.folders import find_folder
 from raydd.data.imagenet import SUBSETS
+from raydd.data.labels import lacking
 from raydd.data.loaders import find_digits, find_imagenet, find_tiny_imagenet, find_torchvision
 from raydd.data.npz import find_npz
 from raydd.data.source import Form, Images, Labels, Source, holdout
@@ -237,8 +238,8 @@ def _dataset(name: str, row: Row | None, content: Stored, validation: float) -> 
     mean, std, constant = (row.mean, row.std, False) if row and known else _statistics(content, kept)
     notes = (
         content.note,
-        _lacking(content.classes, labels["test"], "test"),
-        _lacking(content.classes, labels["train"][held], "validation") if validation else "",
+        lacking(content.classes, labels["test"], "test"),
+        lacking(content.classes, labels["train"][held], "validation") if validation else "",
         CONSTANT_NOTE if constant else "",
     )
     return Dataset(
@@ -253,18 +254,6 @@ def _dataset(name: str, row: Row | None, content: Stored, validation: float) -> 
         fingerprint=content.fingerprint,
         note="; ".join(note for note in notes if note),
     )
-
-
-def _lacking(classes: tuple[str, ...], labels: Labels, split: str) -> str:
-    """What is missing in a split, as a note; empty where each class has an image."""
-    counts = np.bincount(labels, minlength=len(classes))
-    names = [classes[label] for label in np.flatnonzero(counts == 0)]
-    if not names:
-        return ""
-    if len(names) == len(classes):
-        return f"the {split} split is empty: no class has images enough"
-    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-    return f"the {split} split has no image of {len(names)} of {len(classes)} classes ({shown})"
 
 
 def _statistics(content: Stored, rows: NDArray[np.int64]) -> tuple[tuple[float, ...], tuple[float, ...], bool]:

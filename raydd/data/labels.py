@@ -204,3 +204,15 @@ def checked_labels(labels: object, classes: int, origin: str, *, every: bool) ->
             "with at least one training image each"
         )
     return values
+
+
+def lacking(classes: tuple[str, ...], labels: Labels, split: str) -> str:
+    """What is missing in a split, as a note; empty where each class has an image."""
+    counts = np.bincount(labels, minlength=len(classes))
+    names = [classes[label] for label in np.flatnonzero(counts == 0)]
+    if not names:
+        return ""
+    if len(names) == len(classes):
+        return f"the {split} split is empty: no class has images enough"
+    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return f"the {split} split has no image of {len(names)} of {len(classes)} classes ({shown})"

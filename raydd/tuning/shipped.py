@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from raydd.config import DistillConfig
+from raydd.data.datasets import placed
 from raydd.families import check_method
 from raydd.numerics.rng import generator
 from raydd.safe_yaml import read_yaml
-from raydd.settings import Tree, build
+from raydd.settings import Tree, build, flat, merged
 from raydd.tuning.plan import METRICS
 from raydd.tuning.population import check_changeable
 from raydd.tuning.space import Space
@@ -94,6 +95,8 @@ def check_space(space: Space) -> None:
     """
     _check_plan(space)
     _check_fixed(space.config({}))
+    if not space.config({}).data.validation:
+        raise ValueError("data.validation = 0 leaves no images to compare trials by; use --set data.validation=0.1")
     known = space.settings({})
     for key in space.domains:
         if key in FIXED:
@@ -176,3 +179,13 @@ def with_settings(space: Space, settings: Tree) -> Space:
     changed = space.with_settings(settings)
     check_space(changed)
     return changed
+
+
+def anywhere(space: Space) -> Space:
+    """The space with its paths made absolute, since workers run elsewhere; relative ones are of this folder."""
+    paths = {"preset": space.preset, "buffer": space.buffer}
+    changed: Tree = {key: str(Path(path).absolute()) for key, path in paths.items() if path and Path(path).exists()}
+    changed["dataset"] = placed(space.dataset)
+    if isinstance(data := flat(space.set).get("data.dataset"), str):
+        changed["set"] = merged(space.set, {"data": {"dataset": placed(data)}})
+    return space.model_copy(update=changed)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from raydd.checks import as_before, check, open_buffer, read_config, settle
+from raydd.checks import as_before, check, read_config
 from raydd.config import DistillConfig, ExpertsConfig
 from raydd.data.buffer import expert_path, refresh_manifest
 from raydd.data.files import write_atomic
@@ -24,6 +24,7 @@ from raydd.memory import keep_memory
 from raydd.methods import complete
 from raydd.probe import memory
 from raydd.report.picture import grid, save_png
+from raydd.run_buffer import open_buffer, settle
 from raydd.runs import Run
 from raydd.tuning.space import Space
 from raydd.workspace import open_workspace, resolve_device

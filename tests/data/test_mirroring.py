@@ -11,7 +11,7 @@ from PIL import Image
 from torch import nn
 
 from raydd.api import distill
-from raydd.checks import as_before, open_buffer, read_config
+from raydd.checks import as_before, read_config
 from raydd.config import DataConfig, DistillConfig, EvaluateConfig, ExpertConfig, ExpertsConfig
 from raydd.console import Screen
 from raydd.data.buffer import refresh_manifest
@@ -21,6 +21,7 @@ from raydd.data.mirroring import flips, mirrors, recorded, run_mirrors
 from raydd.data.synset import SyntheticSet
 from raydd.experts import Job, Trainer, default_buffer, prepare
 from raydd.methods import complete
+from raydd.run_buffer import open_buffer
 from raydd.settings import build
 from raydd.training.matrix import Job as Training
 from raydd.training.matrix import Scorer

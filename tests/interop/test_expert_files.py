@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import nn
 
-from raydd.checks import open_buffer
 from raydd.cli import run
 from raydd.config import DistillConfig
 from raydd.console import Screen
@@ -26,6 +25,7 @@ from raydd.interop.expert_layers import Target, by_layer
 from raydd.models.zoo import build
 from raydd.numerics.flat import split
 from raydd.numerics.rng import generator
+from raydd.run_buffer import open_buffer
 from raydd.settings import build as settle
 
 NETWORK = "ConvNetW4D2"

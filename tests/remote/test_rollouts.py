@@ -10,12 +10,12 @@ import torch
 from ray.exceptions import ObjectLostError
 
 from raydd.api import Where, distill
-from raydd.checks import open_buffer
 from raydd.cli import run as command
 from raydd.config import DistillConfig
 from raydd.data.synset import SyntheticSet
 from raydd.data.tensors import load_tensors
 from raydd.remote.rollouts import Crew
+from raydd.run_buffer import open_buffer
 from raydd.runs import Run
 from raydd.settings import build
 

@@ -29,7 +29,7 @@ CLUSTER = """
     from pathlib import Path
     import ray, torch
     from ray.cluster_utils import Cluster
-    from raydd.checks import open_buffer
+    from raydd.run_buffer import open_buffer
     from raydd.config import DistillConfig
     from raydd.remote.rollouts import Crew
     from raydd.runs import Run

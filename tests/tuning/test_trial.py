@@ -10,11 +10,11 @@ import torch
 
 from raydd import runs
 from raydd.api import Where, default_buffer, distill
-from raydd.checks import open_buffer, settle
 from raydd.config import ExpertsConfig
 from raydd.data.buffer import ArrowBuffer
 from raydd.data.synset import SyntheticSet
 from raydd.experts import Job, Trainer, prepare
+from raydd.run_buffer import open_buffer, settle
 from raydd.runs import Run
 from raydd.tuning.shipped import make_space
 from raydd.tuning.trial import Task, run_trial, trial_folder
