@@ -3,6 +3,7 @@
 import json
 import statistics
 from collections import defaultdict
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -77,7 +78,7 @@ def trained(monkeypatch):
         return found
 
     monkeypatch.setattr(remote, "run_matrix", pretend)
-    monkeypatch.setattr(session, "_start", lambda address: None)
+    monkeypatch.setattr(session, "_opened", lambda address, note: nullcontext())
     return calls
 
 
@@ -241,10 +242,10 @@ def test_what_was_trained_is_not_trained_again(work, trained, own_ledger, tmp_pa
     evaluate_continual([synset], more, tmp_path / "c", steps=(5, 10), where=HERE)
     assert {job.seed for _, job in trained[2]} == {2}
 
-    def refuse(address):
+    def refuse(address, note):
         raise AssertionError("Ray was started")
 
-    monkeypatch.setattr("raydd.remote.session._start", refuse)
+    monkeypatch.setattr("raydd.remote.session._opened", refuse)
     again = evaluate_continual([synset], more, tmp_path / "d", steps=(5, 10), where=HERE)
     assert len(trained) == 3
     for name in ("continual.json", "continual.png"):

@@ -1,6 +1,7 @@
 """The command of class-incremental learning: its flags, its document, its table and its refusals."""
 
 import json
+from contextlib import nullcontext
 
 import pytest
 
@@ -25,7 +26,7 @@ def asked(monkeypatch, tmp_path, cache):
         return found
 
     monkeypatch.setattr(remote, "run_matrix", pretend)
-    monkeypatch.setattr(session, "_start", lambda address: None)
+    monkeypatch.setattr(session, "_opened", lambda address, note: nullcontext())
     monkeypatch.setattr("raydd.training.ledger.default_cache", lambda: tmp_path / "ledger")
     return matrices
 

@@ -1,6 +1,7 @@
 """The real images that evaluate sets beside a synthetic set; the trainings themselves are done by `tests/remote`."""
 
 import json
+from contextlib import nullcontext
 
 import pytest
 
@@ -21,7 +22,7 @@ def scored(monkeypatch):
         return {job: Outcome(0.5, 1.0) for job in matrix.jobs()}
 
     monkeypatch.setattr(remote, "run_matrix", pretend)
-    monkeypatch.setattr(session, "_start", lambda address: None)
+    monkeypatch.setattr(session, "_opened", lambda address, note: nullcontext())
     return asked
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def scored(monkeypatch):
         return {job: Outcome(0.5 + 0.01 * job.entry + 0.001 * job.seed, 1.0) for job in matrix.jobs()}
 
     monkeypatch.setattr(remote, "run_matrix", pretend)
-    monkeypatch.setattr(session, "_start", lambda address: None)
+    monkeypatch.setattr(session, "_opened", lambda address, note: nullcontext())
     monkeypatch.setenv("COLUMNS", "200")
     return asked
 

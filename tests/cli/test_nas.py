@@ -1,6 +1,7 @@
 """The command that ranks architectures; the trainings themselves are pretended, and done by `tests/test_nas.py`."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ def asked(monkeypatch, tmp_path):
         return found
 
     monkeypatch.setattr("raydd.remote.evaluate.run_matrix", pretend)
-    monkeypatch.setattr("raydd.remote.session._start", lambda address: None)
+    monkeypatch.setattr("raydd.remote.session._opened", lambda address, note: nullcontext())
     monkeypatch.setattr(raydd.training.ledger, "default_cache", lambda: tmp_path / "kept")
     return asked
 

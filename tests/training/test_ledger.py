@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+from contextlib import nullcontext
 from dataclasses import fields, replace
 from datetime import datetime
 from functools import partial
@@ -487,7 +488,7 @@ def test_an_evaluation_keeps_what_was_stopped_apart_from_what_ran_to_its_end(mat
 
     monkeypatch.setenv("RAYDD_CACHE", str(tmp_path))
     monkeypatch.setattr("raydd.remote.evaluate.run_matrix", pretend)
-    monkeypatch.setattr("raydd.remote.session._start", lambda address: None)
+    monkeypatch.setattr("raydd.remote.session._opened", lambda address, note: nullcontext())
     rungs = replace(matrix, rungs=RUNGS)
     first = do_matrix(rungs, dataset)
     assert (first[JOB]._replace(commit=None), len(first), asked) == (STOPPED, 4, [rungs.jobs()])
