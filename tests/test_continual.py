@@ -79,7 +79,7 @@ def trained(monkeypatch):
         return found
 
     monkeypatch.setattr(remote, "run_matrix", pretend)
-    monkeypatch.setattr(session, "local_ray", lambda note: nullcontext())
+    monkeypatch.setattr(session, "_opened", lambda address, note: nullcontext())
     return calls
 
 
@@ -243,10 +243,10 @@ def test_what_was_trained_is_not_trained_again(work, trained, own_ledger, tmp_pa
     evaluate_continual([synset], more, tmp_path / "c", steps=(5, 10), where=HERE)
     assert {job.seed for _, job in trained[2]} == {2}
 
-    def refuse(address):
+    def refuse(address, note):
         raise AssertionError("Ray was started")
 
-    monkeypatch.setattr("raydd.remote.session.local_ray", refuse)
+    monkeypatch.setattr("raydd.remote.session._opened", refuse)
     again = evaluate_continual([synset], more, tmp_path / "d", steps=(5, 10), where=HERE)
     assert len(trained) == 3
     for name in ("continual.json", "continual.png"):

@@ -58,7 +58,7 @@ def pretended(monkeypatch, tmp_path):
         return found
 
     monkeypatch.setattr("raydd.remote.evaluate.run_matrix", pretend)
-    monkeypatch.setattr("raydd.remote.session.session", lambda address: nullcontext(done.append("session")))
+    monkeypatch.setattr("raydd.remote.session.session", lambda address, note: nullcontext(done.append("session")))
     monkeypatch.setattr(raydd.training.ledger, "default_cache", lambda: tmp_path / "kept")
     return done
 
@@ -248,7 +248,7 @@ def test_a_users_space_is_trained_and_stopped_early_for_real(synset, monkeypatch
         return {**known, **dict(board.results())}
 
     monkeypatch.setattr("raydd.remote.evaluate.run_matrix", here)
-    monkeypatch.setattr("raydd.remote.session.local_ray", lambda note: nullcontext())
+    monkeypatch.setattr("raydd.remote.session._opened", lambda address, note: nullcontext())
     monkeypatch.setattr(raydd.training.ledger, "default_cache", lambda: tmp_path / "kept")
     config = NasConfig(space=narrow(tmp_path / "narrow.yaml"), epochs=6, real_epochs=1, top=(2,), asha=True)
     found = ranked(synset, config, tmp_path / "out")

@@ -95,8 +95,6 @@ def check_space(space: Space) -> None:
     """
     _check_plan(space)
     _check_fixed(space.config({}))
-    if not space.config({}).data.validation:
-        raise ValueError("data.validation = 0 leaves no images to compare trials by; use --set data.validation=0.1")
     known = space.settings({})
     for key in space.domains:
         if key in FIXED:
@@ -135,6 +133,8 @@ def _check_plan(space: Space) -> None:
 
 
 def _check_fixed(config: DistillConfig) -> None:
+    if not config.data.validation:
+        raise ValueError("data.validation = 0 leaves no images to compare trials by; use --set data.validation=0.1")
     check_method(config)
     if config.window.auto:
         raise ValueError("window.auto = True: no trial looks for a window of its own; search window.high instead")

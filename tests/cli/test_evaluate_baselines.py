@@ -25,7 +25,7 @@ def scored(monkeypatch):
         return {job: Outcome(0.5, 1.0) for job in matrix.jobs()}
 
     monkeypatch.setattr(remote, "run_matrix", pretend)
-    monkeypatch.setattr(session, "local_ray", lambda note: nullcontext())
+    monkeypatch.setattr(session, "_opened", lambda address, note: nullcontext())
     return asked
 
 

@@ -31,7 +31,7 @@ def asked(monkeypatch, tmp_path):
         return found
 
     monkeypatch.setattr("raydd.remote.evaluate.run_matrix", pretend)
-    monkeypatch.setattr("raydd.remote.session.local_ray", lambda note: nullcontext())
+    monkeypatch.setattr("raydd.remote.session._opened", lambda address, note: nullcontext())
     monkeypatch.setattr(raydd.training.ledger, "default_cache", lambda: tmp_path / "kept")
     return asked
 

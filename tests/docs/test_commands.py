@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -411,7 +412,7 @@ def workers(request, tmp_path_factory):
             patch.setitem(PROTOCOLS, name, protocol.model_copy(update={"epochs": 1, "real_epochs": 1}))
         patch.setattr("raydd.window_search.PILOT_STEPS", 2)
         if request.param == "here":
-            patch.setattr("raydd.remote.session._start", lambda address: None)
+            patch.setattr("raydd.remote.session._opened", lambda address, note: nullcontext())
             patch.setattr("raydd.remote.evaluate.run_matrix", scored_here)
             patch.setattr("raydd.remote.experts.train_missing", trained_here)
             patch.setattr("raydd.remote.tune.run_trials", tried_here)
