@@ -45,6 +45,7 @@ class Kind(NamedTuple):
         forge: Another content of a file with a checksum that fits, of its name and content; None damages only.
         files: Which of the folder's files are mutated.
         prefix: Whether the beginning of a file is a file too: that of a log which is appended to.
+        sealed: Whether a checksum tells a damaged file; files of others have none, and may say something else then.
     """
 
     make: Callable[[Path], None]
@@ -52,6 +53,7 @@ class Kind(NamedTuple):
     forge: Callable[[str, bytes, Rng], bytes] | None
     files: tuple[str, ...]
     prefix: bool = False
+    sealed: bool = True
 
 
 def damaged(data: bytes, rng: Rng) -> bytes:
@@ -678,6 +680,142 @@ def read_sidecar(folder: Path) -> str:
     return "none: raydd.json" if found is None else same(found.model_dump(mode="json"))
 
 
+def make_npz(folder: Path) -> None:
+    import numpy as np
+
+    images = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
+    labels = np.arange(12) % 3
+    np.savez(folder / "set.npz", x_train=images, y_train=labels, x_test=images[:6], y_test=labels[:6])
+
+
+def make_parquet(folder: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for split in ("train", "test"):
+        images = [{"bytes": data, "path": None} for data in map(picture, range(12), ["png"] * 12)]
+        table = pa.table({"image": images, "label": ["cat", "dog", "owl"] * 4})
+        pq.write_table(table, folder / f"{split}.parquet")
+
+
+def make_pictures(folder: Path) -> None:
+    for split in ("train", "test"):
+        for label in ("a", "b"):
+            (folder / split / label).mkdir(parents=True)
+            for number, suffix in enumerate(("png", "jpeg", "gif", "bmp", "tiff")):
+                (folder / split / label / f"{number}.{suffix}").write_bytes(picture(number, suffix))
+
+
+def picture(number: int, suffix: str) -> bytes:
+    """A small picture, encoded."""
+    import io
+
+    import numpy as np
+    from PIL import Image
+
+    data = io.BytesIO()
+    pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(data, suffix)
+    return data.getvalue()
+
+
+def read_images(name: str) -> Callable[[Path], str]:
+    """Reads a data set at a path; a refusal that names the folder alone is taken as one that names its file."""
+
+    def read(folder: Path) -> str:
+        from raydd.data.datasets import load_dataset
+
+        with tempfile.TemporaryDirectory() as cache:
+            try:
+                data = load_dataset(folder / name, cache=Path(cache), validation=0)
+            except ValueError as error:
+                if str(folder) in str(error):
+                    raise ValueError(f"{error} {name or 'train.parquet 0.png'}") from None
+                raise
+            splits = (data.train, data.test)
+            sums = [
+                hashlib.sha256(one.images[one.index].tobytes() + one.labels.tobytes()).hexdigest() for one in splits
+            ]
+            return same([sums, data.classes])
+
+    return read
+
+
+PRESET = "method: dm\nlr: {images: 5.0}\nsteps: 20\nwindow: {high: 3}\nexperts: {network: MLP, epochs: 6}\n"
+SPACE = (
+    "method: mtt\ndomains:\n  lr.images: {log_uniform: [1.0, 100.0]}\n  span: {integer: [1, 3]}\n"
+    "constraints: ['window.high + span <= experts.epochs']\nset: {window.high: 4}\n"
+)
+PROTOCOL = "name: own\nepochs: 30\nlr: 0.01\nmomentum: 0.9\nmilestones: [0.5]\n"
+
+
+def read_preset(folder: Path) -> str:
+    from raydd.config import DistillConfig
+    from raydd.preset import expand_preset
+    from raydd.settings import build
+
+    try:
+        return same(build(DistillConfig, expand_preset(str(folder / "own.yaml"), 1)).model_dump(mode="json"))
+    except ValueError as error:  # of the settings, whose file the command line has named
+        raise ValueError(f"own.yaml: {error}"[:1500]) from None
+
+
+def read_space(folder: Path) -> str:
+    from raydd.tuning.shipped import load_space
+
+    return same(load_space(folder / "own.yaml").model_dump(mode="json"))
+
+
+def read_protocol(folder: Path) -> str:
+    from raydd.training.protocol import find_protocol
+
+    return same(find_protocol(str(folder / "own.yaml")).model_dump(mode="json"))
+
+
+def make_foreign(folder: Path) -> None:
+    import torch
+
+    torch.manual_seed(0)
+    torch.save(torch.randn(10, 1, 8, 8), folder / "images_best.pt")
+    torch.save(torch.arange(10), folder / "labels_best.pt")
+
+
+def read_foreign(folder: Path) -> str:
+    from raydd.config import DataConfig
+    from raydd.interop.reading import read_synset
+
+    try:
+        found = read_synset(folder, layout="mtt", data=DataConfig(dataset="digits"), lr=0.01).synset
+    except ValueError as error:
+        if str(folder) in str(error):
+            raise ValueError(f"{error} (images_best.pt)") from None
+        raise
+    return bits({"images": found.images, "labels": found.labels})
+
+
+OUTSIDE: dict[str, Kind] = {
+    "npz": Kind(make_npz, read_images("set.npz"), None, ("set.npz",), sealed=False),
+    "parquet": Kind(make_parquet, read_images(""), None, ("train.parquet", "test.parquet"), sealed=False),
+    "pictures": Kind(
+        make_pictures,
+        read_images(""),
+        None,
+        tuple(f"train/a/{number}.{suffix}" for number, suffix in enumerate(("png", "jpeg", "gif", "bmp", "tiff"))),
+        sealed=False,
+    ),
+    "preset": Kind(lambda folder: own(folder, PRESET), read_preset, None, ("own.yaml",), sealed=False),
+    "space": Kind(lambda folder: own(folder, SPACE), read_space, None, ("own.yaml",), sealed=False),
+    "protocol": Kind(lambda folder: own(folder, PROTOCOL), read_protocol, None, ("own.yaml",), sealed=False),
+    "foreign set": Kind(make_foreign, read_foreign, None, ("images_best.pt", "labels_best.pt"), sealed=False),
+}
+"""Files of others: they have no checksum, so that a damaged one may be read as something else, but never otherwise."""
+
+
+def own(folder: Path, text: str) -> None:
+    """Write a YAML file."""
+    (folder / "own.yaml").write_text(text)
+
+
 KINDS: dict[str, Kind] = {
     "set": Kind(lambda folder: set_of().save(folder / "synset.arrow"), read_set, forge_tensors, ("synset.arrow",)),
     "manifest": Kind(make_buffer, read_buffer, forge_document, ("manifest.json",)),
@@ -702,6 +840,7 @@ KINDS: dict[str, Kind] = {
     "journal": Kind(make_search, read_study, forge_journal, ("study.journal",), prefix=True),
     "results": Kind(make_search, read_results, forge_results, ("results.parquet",)),
     "sidecar": Kind(make_sidecar, read_sidecar, forge_document, ("raydd.json",)),
+    **OUTSIDE,
 }
 
 
@@ -740,7 +879,7 @@ class World:
             replaced(path, rng)
             return name, False, b""
         path.write_bytes(found := damaged(data, rng))
-        return name, False, found
+        return name, not self.kind.sealed, found
 
     def outcome(self, name: str, fits: bool, data: bytes) -> tuple[str, str]:
         """What reading came to, and what was said."""

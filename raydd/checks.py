@@ -3,6 +3,7 @@
 A run folder holds a run once it has a ``config.yaml``.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,7 +48,10 @@ def check(config: DistillConfig, work: Workspace) -> None:
     check_settings(config)
     check_images(config, work)
     check_network(config, FlatModel(work.build))
-    check_scores(config, len(work.dataset.validation))
+    most = int(torch.bincount(work.dataset.train.targets).max())
+    check_scores(
+        config, len(work.dataset.validation), 0.1 if config.data.validation == 0 else math.ceil(50 / most) / 100
+    )
 
 
 def check_names(config: DistillConfig | ExpertsConfig) -> None:
@@ -149,12 +153,18 @@ def check_experts(config: DistillConfig) -> None:
         raise ValueError(f"{asked} needs an expert that takes no part, and there is but 1; use --num-experts 2 or more")
 
 
-def check_scores(config: DistillConfig, held_out: float) -> None:
-    """Refuse scores on a validation split of no images, and to keep scored sets where none is scored."""
+def check_scores(config: DistillConfig, held_out: float, share: float = 0.1) -> None:
+    """Refuse scores on a validation split of no images, and to keep scored sets where none is scored.
+
+    Args:
+        config: The run.
+        held_out: Images of the validation split, or their share.
+        share: A share that holds some out.
+    """
     if config.evaluate_every is not None and not held_out:
         raise ValueError(
             f"evaluate_every = {config.evaluate_every} needs a validation split, and with "
-            f"data.validation={config.data.validation:g} there is none; use --set data.validation=0.1 or more, or drop "
+            f"data.validation={config.data.validation:g} there is none; use --set data.validation={share:g}, or drop "
             "evaluate_every: the result is then the last step"
         )
     if config.keep_scored and config.evaluate_every is None:

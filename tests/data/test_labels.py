@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from raydd.checks import check_selection
+from raydd.checks import check
 from raydd.config import DistillConfig
 from raydd.data.bounds import check_declared, read_json
 from raydd.data.datasets import Dataset, load_dataset
@@ -343,5 +343,5 @@ def test_a_score_without_validation_images_says_how_many_to_hold_out(
             DistillConfig,
             {"method": "dm", "evaluate_every": 1, "data": {"dataset": str(path), "validation": validation}},
         )
-        with pytest.raises(ValueError, match=f"has none; use --set data.validation={remedy} or more"):
-            check_selection(config, open_workspace(config.data, None, torch.device("cpu")))
+        with pytest.raises(ValueError, match=f"there is none; use --set data.validation={remedy}, or drop"):
+            check(config, open_workspace(config.data, "MLP", torch.device("cpu")))
