@@ -25,6 +25,7 @@ from raydd.data.datasets import Dataset, load_dataset
 from raydd.data.labels import column, numbered
 from raydd.data.transform import fit_transform
 from raydd.interop.parquet import read_parquet
+from raydd.methods import complete
 from raydd.settings import build
 from raydd.workspace import open_workspace
 
@@ -339,9 +340,7 @@ def test_a_score_without_validation_images_says_how_many_to_hold_out(
     monkeypatch.setenv("RAYDD_CACHE", str(tmp_path / "cache"))
     path = npz(tmp_path / "a.npz", x_train=np.zeros((12, 8, 8), np.uint8), y_train=np.arange(12) % 3)
     for validation, remedy in ((0.1, 0.13), (0.0, 0.1)):
-        config = build(
-            DistillConfig,
-            {"method": "dm", "evaluate_every": 1, "data": {"dataset": str(path), "validation": validation}},
-        )
+        tree = {"method": "dm", "evaluate_every": 1, "data": {"dataset": str(path), "validation": validation}}
+        config = complete(build(DistillConfig, tree))
         with pytest.raises(ValueError, match=f"there is none; use --set data.validation={remedy}, or drop"):
             check(config, open_workspace(config.data, "MLP", torch.device("cpu")))
