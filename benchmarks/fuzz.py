@@ -744,9 +744,9 @@ def read_images(name: str) -> Callable[[Path], str]:
 PRESET = "method: dm\nlr: {images: 5.0}\nsteps: 20\nwindow: {high: 3}\nexperts: {network: MLP, epochs: 6}\n"
 SPACE = (
     "method: mtt\ndomains:\n  lr.images: {log_uniform: [1.0, 100.0]}\n  span: {integer: [1, 3]}\n"
-    "constraints: ['window.high + span <= experts.epochs']\nset: {window.high: 4}\n"
+    "constraints: ['window.high + span <= experts.epochs']\nset: {window.high: 4}\nbudget: {samples: 8}\n"
 )
-PROTOCOL = "name: own\nepochs: 30\nlr: 0.01\nmomentum: 0.9\nmilestones: [0.5]\n"
+PROTOCOL = "base: mtt\nname: own\nepochs: 30\nlr: 0.01\nmomentum: 0.9\nmilestones: [0.5]\n"
 
 
 def read_preset(folder: Path) -> str:
@@ -888,7 +888,7 @@ class World:
         except ValueError as error:
             said = str(error)
             named = any(Path(each).name in said for each in self.content)
-            refused = named and "\n" not in said and "\x1b" not in said and len(said) < 2000
+            refused = named and "\n" not in said and "\x1b" not in said and (len(said) < 2000 or not self.kind.sealed)
             return ("refused" if refused else "traceback"), f"{type(error).__name__}: {said}"
         except Exception as error:
             return "traceback", "".join(traceback.format_exception(error)[-3:])
@@ -898,6 +898,8 @@ class World:
         if found == self.original:
             return "same"
         if not os.path.lexists(self.folder / name):  # a run without it is a run too
+            return "absent"
+        if not self.kind.sealed and not (self.folder / name).is_file():  # what is no file is passed over
             return "absent"
         if self.kind.prefix and self.content[name].startswith(data[: data.rfind(b"\n") + 1]):
             return "shorter"

@@ -1,10 +1,13 @@
 """Values that are shipped, one YAML a data set and method in ``presets/``, or written in a file of the user's."""
 
+import re
 from importlib import resources
 from pathlib import Path
 
 from raydd.safe_yaml import parse_yaml, read_yaml
 from raydd.settings import Tree, merge, undotted
+
+_NAME = re.compile(r"[\w-]{1,80}")
 
 
 def load_preset(dataset: str, method: str, ipc: int) -> Tree:
@@ -14,7 +17,7 @@ def load_preset(dataset: str, method: str, ipc: int) -> Tree:
     its official code part, the code's values are another file, such as ``datm-official``, of the same method.
     """
     file = resources.files("raydd") / "presets" / dataset / f"{method}.yaml"
-    if not dataset.isidentifier() or not file.is_file():
+    if not (dataset.isidentifier() and _NAME.fullmatch(method)) or not file.is_file():
         return {}
     content = parse_yaml(file.read_text(encoding="utf-8"))
     tree: Tree = {"method": method.removesuffix("-official"), "ipc": ipc, "data": {"dataset": dataset}}

@@ -24,6 +24,7 @@ from raydd.pulse import LOADING, PULSE
 from raydd.signals import TERMINATED, terminate, terminated
 
 INTERRUPTED = 130
+MOST_CHARACTERS = 4000
 GOES_ON = "the same command goes on (distill and tune: with --resume)"
 REFUSALS = (ValueError, FileExistsError, NotADirectoryError)  # the latter two: a path that cannot be written
 FAILURES = (RuntimeError, FloatingPointError, OSError, MemoryError)
@@ -133,13 +134,19 @@ def _fail(words: Sequence[str], message: str, code: int) -> int:
         raise
     from raydd.console import visible
 
-    print(visible(f"raydd: {' '.join(message.split())}"), file=sys.stderr)
+    print(visible(f"raydd: {_one_line(message)}"), file=sys.stderr)
     _print_error(words, message, code)
     return code
+
+
+def _one_line(message: str) -> str:
+    """A message without line breaks; of one that quotes a huge value, its beginning and its end."""
+    line = " ".join(message.split())
+    return line if len(line) <= MOST_CHARACTERS else f"{line[: MOST_CHARACTERS - 500]} ... {line[-500:]}"
 
 
 def _print_error(words: Sequence[str], message: str, code: int) -> None:
     """Print an error as JSON where that was asked for, unless the command has printed its document already."""
     console = sys.modules.get("raydd.console")
     if "--json" in words and not (console and console.Screen.documents):
-        print(json.dumps({"error": {"message": " ".join(message.split()), "exit_code": code}}))
+        print(json.dumps({"error": {"message": _one_line(message), "exit_code": code}}))

@@ -275,14 +275,14 @@ def _find_path(text: str) -> Source:
     path = Path(text).expanduser()
     if not path.exists():
         raise ValueError(_unknown(text))
-    path = path.resolve()
+    given, path = path, path.resolve()
     if path.is_file() and path.suffix == ".npz":
         return find_npz(path, path.stem)
     if parquet_files(path):
         return find_parquet(path, path.stem if path.is_file() else path.name)
     if path.is_dir():
         return find_folder(path, path.name)
-    raise ValueError(f"{path} is no data set: give a folder of Parquet, an ImageFolder, a .parquet or an .npz file")
+    raise ValueError(f"{given} is no data set: give a folder of Parquet, an ImageFolder, a .parquet or an .npz file")
 
 
 def _unknown(text: str) -> str:

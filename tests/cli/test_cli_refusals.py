@@ -352,3 +352,10 @@ def test_presets_that_hold_no_settings(refused, tmp_path):
         path.write_text(text)
         assert named in refused("distill", "--preset", path)
     assert "state" in refused("distill", "--preset", tmp_path / "state")
+
+
+def test_a_refusal_that_quotes_a_huge_value_stays_short(capfd):
+    assert run(["distill", "--method", "m" * 100_000]) == 2
+    err = capfd.readouterr().err
+    assert err.startswith("raydd: unknown method 'mmm")
+    assert len(err) < 4_200
