@@ -2,7 +2,6 @@ import contextlib
 import os
 import subprocess
 import sys
-import time
 import urllib.request
 from pathlib import Path
 
@@ -27,101 +26,44 @@ import torch  # noqa: E402
 torch.set_num_threads(1)
 
 
-class Beside:
-    """What tests marked ``beside`` ask for, run as processes of their own while the tests before them go on.
-
-    Each has a folder and a cache of its own. They run one at a time, two at a time once a test waits for them; each on
-    one processor, since threads that wait for each other crawl where one shares its processor with a test.
-    """
-
-    def __init__(self, items, root):
-        self._processors = sorted(os.sched_getaffinity(0))
-        self._left, self._running = {}, {}
-        for item in items:
-            if marker := item.get_closest_marker("beside"):
-                self._left[item.nodeid] = root / str(len(self._left)), marker.args, marker.kwargs
-
-    def tend(self, at_once=1):
-        """Start what there is room for."""
-        if not self._left:
-            return
-        taken = [processor for process, _, processor in self._running.values() if process.poll() is None]
-        for name in [*self._left][: max(0, at_once - len(taken))]:
-            processor = min(self._processors, key=taken.count)
-            self._running[name] = (*self._start(*self._left.pop(name), processor), processor)
-            taken.append(processor)
-
-    def _start(self, folder, words, environment, processor):
-        (folder / "work").mkdir(parents=True)
-        with (folder / "out").open("w") as out, (folder / "err").open("w") as err:
-            process = subprocess.Popen(
-                words,
-                cwd=folder / "work",
-                env=os.environ | {"RAYDD_CACHE": str(folder / "cache")} | environment,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-                start_new_session=True,
-            )
-        os.setpriority(os.PRIO_PROCESS, process.pid, 5)
-        os.sched_setaffinity(process.pid, [processor])
-        return process, folder
-
-    def wait(self, name, seconds=300):
-        """How a test's command ended, and the folder in which it ran; the seconds are counted from here."""
-        end = time.monotonic() + seconds
-        while name in self._left or self._running[name][0].poll() is None:
-            self.tend(at_once=2)
-            assert time.monotonic() < end, f"{name} has not ended in {seconds} s"
-            time.sleep(0.02)
-        process, folder, _ = self._running[name]
-        told = [(folder / stream).read_text() for stream in ("out", "err")]
-        return subprocess.CompletedProcess(process.args, process.returncode, *told), folder / "work"
-
-    def close(self):
-        """Kill what nobody waited for."""
-        for process, *_ in self._running.values():
-            process.kill()
-            process.wait()
-
-
-BESIDE = pytest.StashKey[Beside]()
 REMOTE = Path(__file__).parent / "remote"
 
 
-def pytest_configure(config):
-    config.addinivalue_line("markers", "beside(*words, **environment): its command runs beside the tests before it")
+def pytest_xdist_auto_num_workers(config):
+    """One process where some files are named: it is there at once."""
+    return None if config.args_source is pytest.Config.ArgsSource.TESTPATHS else 0
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
-    """First what leaves a processor to what runs beside it, then what waits for that, then what takes them all."""
+    """First what needs no Ray, since a Ray that tests share stays open to the end of the process."""
     alone = {item.path for item in items if not item.get_closest_marker("remote")}  # their files are kept together
-
-    def turn(item):
-        if item.get_closest_marker("beside"):
-            return 1
-        return 2 if item.path.is_relative_to(REMOTE) or item.path not in alone else 0
-
-    items.sort(key=turn)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _beside(request, tmp_path_factory):
-    """Beside the tests."""
-    request.config.stash[BESIDE] = runs = Beside(request.session.items, tmp_path_factory.mktemp("beside"))
-    yield
-    runs.close()
+    items.sort(key=lambda item: item.path.is_relative_to(REMOTE) or item.path not in alone)
 
 
 @pytest.fixture
-def beside(request, _beside):
-    """How the command of the test's marker ``beside`` ended, and the folder in which it ran."""
-    return request.config.stash[BESIDE].wait(request.node.nodeid)
+def apart(tmp_path):
+    """Runs a command as a process of its own, in an empty folder and with a cache of its own.
 
+    Gives how it ended, and the folder.
+    """
 
-def pytest_runtest_call(item):
-    item.config.stash[BESIDE].tend()
+    def run(*words, seconds=300, **environment):
+        folder = tmp_path / "work"
+        folder.mkdir()
+        done = subprocess.run(
+            words,
+            cwd=folder,
+            env=os.environ | {"RAYDD_CACHE": str(tmp_path / "cache")} | environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+        )
+        return done, folder
+
+    return run
 
 
 def pytest_runtest_setup(item):

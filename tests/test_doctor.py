@@ -121,9 +121,8 @@ def checks(out):
     return {check["name"]: check for check in json.loads(out)["checks"]}
 
 
-@pytest.mark.beside(sys.executable, "-m", "raydd", "doctor", "--json")
-def test_this_machine_is_told_of(beside):
-    done, folder = beside
+def test_this_machine_is_told_of(apart):
+    done, folder = apart(sys.executable, "-m", "raydd", "doctor", "--json")
     document, found = json.loads(done.stdout), checks(done.stdout)
     rows = {row.name for row in LOOKS} - {"optional"} | {"timm", "tensorboard"}
     assert {*found} == rows

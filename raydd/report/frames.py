@@ -6,7 +6,6 @@ what is where. An image keeps its place whatever its soft label has become.
 Shapes: `H W` image, `K` classes.
 """
 
-import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -16,17 +15,35 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from raydd.data.document import Document, read_tree, sealed
 from raydd.data.files import write_atomic
 from raydd.data.synset import SyntheticSet
 from raydd.report.picture import save_png, to_image
 
 FOLDER = "frames"
 INDEX = "frames.json"
+REMAKE = "distill the run again, or remove its folder frames"
 COUNT = 20
 MOST_CLASSES = 100
 MOST_IMAGES = 10
 MOST_PIXELS = 1 << 21
 _NAME = re.compile(r"step-(\d{6,})\.png")
+
+
+class Frames(Document):
+    """``frames/frames.json``: what the pictures beside it show.
+
+    Attributes:
+        columns: Images beside each other, those of a class.
+        classes: Names, one a row.
+        size: (H, W) of an image.
+        steps: Outer steps, a picture each.
+    """
+
+    columns: int
+    classes: tuple[str, ...]
+    size: tuple[int, int]
+    steps: tuple[int, ...]
 
 
 class Layout(NamedTuple):
@@ -116,11 +133,11 @@ def drop_frames(folder: Path, step: int) -> None:
             path.unlink()
     index = folder / FOLDER / INDEX
     if index.exists():
-        _write_index(folder, json.loads(index.read_bytes()))
+        _write_index(folder, read_tree(index, Frames, REMAKE)[1])
 
 
 def _write_index(folder: Path, shown: dict[str, object]) -> None:
     path = folder / FOLDER / INDEX
-    content = json.dumps(shown | {"steps": [*frame_paths(folder)]}, indent=1).encode() + b"\n"
+    content = sealed(shown | {"steps": [*frame_paths(folder)]})
     if not path.exists() or path.read_bytes() != content:
         write_atomic(path, content)

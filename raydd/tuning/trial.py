@@ -3,7 +3,6 @@
 A trial's folder is a run folder that also holds ``reports.json``: what the trial has told, and what its steps took.
 """
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 from raydd.checks import as_before, check, read_config
 from raydd.config import DistillConfig, ExpertsConfig
 from raydd.data.buffer import expert_path, refresh_manifest
-from raydd.data.files import write_atomic
+from raydd.data.document import Document, Finite, Whole, read_document, write_document
 from raydd.data.progress import is_unfinished
 from raydd.data.store import is_uri, local_folder
 from raydd.data.synset import SyntheticSet
@@ -31,6 +30,7 @@ from raydd.workspace import open_workspace, resolve_device
 
 REPORTS = "reports.json"
 GOLDEN = (math.sqrt(5) - 1) / 2
+Number = Finite | None
 
 
 class Task(NamedTuple):
@@ -114,6 +114,13 @@ def run_trial(task: Task, number: int, values: Mapping[str, Any], inherited: Pat
     save_png(grid(SyntheticSet.load(folder / "synset.arrow")), folder / "synset.png")
 
 
+class _BookDocument(Document):
+    """``reports.json``; a number of a report that is not known is null."""
+
+    marks: tuple[tuple[Whole, Finite], ...] = ()
+    reports: tuple[tuple[Whole, Whole, Number, Number, Number, Number, Number], ...] = ()
+
+
 class Book:
     """What a trial has told, and the seconds that its outer steps took; kept in a file of its folder.
 
@@ -131,10 +138,11 @@ class Book:
 
     def __init__(self, folder: Path, history: Sequence[Mapping[str, Any]], step: int | None = None) -> None:
         self.folder, path = folder, folder / REPORTS
-        stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"marks": [], "reports": []}
-        rows: list[list[Any]] = [[math.nan if value is None else value for value in row] for row in stored["reports"]]
+        remedy = "remove it: a trial goes on from its checkpoint, and only its seconds are lost"
+        stored = read_document(path, _BookDocument, remedy) if path.exists() else _BookDocument()
+        rows: list[list[Any]] = [[math.nan if value is None else value for value in row] for row in stored.reports]
         told = [Report(*row) for row in rows]
-        marks = [(0, 0.0), *map(tuple, stored["marks"]), *((report.step, report.seconds) for report in told)]
+        marks = [(0, 0.0), *stored.marks, *((report.step, report.seconds) for report in told)]
         self.step, self.seconds = max(mark for mark in marks if step is None or mark[0] <= step)
         self.reports: list[Report] = []
         for index, entry in enumerate(history):
@@ -157,8 +165,7 @@ class Book:
     def write(self) -> None:
         """Put all of it into the file."""
         rows = [[None if math.isnan(value) else value for value in report] for report in self.reports]
-        content = {"marks": [[self.step, self.seconds]], "reports": rows}
-        write_atomic(self.folder / REPORTS, json.dumps(content, indent=1).encode() + b"\n")
+        write_document(self.folder / REPORTS, {"marks": [[self.step, self.seconds]], "reports": rows})
 
 
 def _go_on(run: Run, book: Book) -> Iterator[Report]:

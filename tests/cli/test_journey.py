@@ -103,7 +103,7 @@ def as_npz(root):
     return root / "letters.npz"
 
 
-KINDS = {"folder": as_folder, "parquet": as_parquet, "npz": as_npz}
+KINDS = {"folder": as_folder, "parquet": as_parquet, "npz": as_npz, "strings": as_strings}
 """How the letters are kept, by the reader that they are for."""
 NUMBERED = {"npz"}
 """Kinds whose classes have numbers and no names."""

@@ -9,9 +9,8 @@ from raydd.data.synset import SyntheticSet
 
 
 @pytest.mark.remote
-@pytest.mark.beside(sys.executable, "-m", "raydd", "quickstart", "--out", "run", "--json")
-def test_quickstart_distills_digits_and_scores_them_honestly(beside):
-    done, folder = beside
+def test_quickstart_distills_digits_and_scores_them_honestly(apart):
+    done, folder = apart(sys.executable, "-m", "raydd", "quickstart", "--out", "run", "--json", seconds=600)
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     scores = {score["kind"]: score for score in document["scores"]}

@@ -39,16 +39,14 @@ SLOW = {"submit_to_cluster"}
 """A Ray with a dashboard takes long to start."""
 
 
-def run_beside(script):
-    """The script, run from another directory beside the tests before its own."""
-    marks = [pytest.mark.beside(sys.executable, str(script), "--smoke", OMP_NUM_THREADS="1")]
-    return pytest.param(script, marks=[*marks, pytest.mark.slow] if script.stem in SLOW else marks)
-
-
 @pytest.mark.remote
-@pytest.mark.parametrize("script", [*map(run_beside, SCRIPTS)], ids=lambda path: path.stem)
-def test_an_example_runs_from_any_directory(script, beside):
-    done, folder = beside
+@pytest.mark.parametrize(
+    "script",
+    [pytest.param(path, marks=[pytest.mark.slow] if path.stem in SLOW else []) for path in SCRIPTS],
+    ids=lambda path: path.stem,
+)
+def test_an_example_runs_from_any_directory(script, apart):
+    done, folder = apart(sys.executable, str(script), "--smoke", OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr[-2000:]
     assert re.search(PRINTED[script.stem], done.stdout, re.MULTILINE), done.stdout
     (out,) = (folder / "runs").iterdir()

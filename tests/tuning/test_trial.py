@@ -272,7 +272,7 @@ def test_a_loss_that_is_no_number_ends_the_trial(small_buffer, tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"data": {"validation": 0}}, ["evaluate_every = 2", "validation split", "data.validation=0.1"]),
+        ({"data": {"validation": 1e-4}}, ["evaluate_every = 2", "validation split", "data.validation="]),
         ({"ipc": 1000}, ["ipc 1000"]),
     ],
 )

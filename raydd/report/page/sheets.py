@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 
 from raydd.data.synset import SyntheticSet
-from raydd.report.frames import FOLDER, INDEX, MOST_IMAGES, MOST_PIXELS, frame_path, layout, pixels_of
-from raydd.report.page.documents import Document, read_document
+from raydd.report.frames import FOLDER, INDEX, MOST_IMAGES, MOST_PIXELS, REMAKE, Frames, frame_path, layout, pixels_of
+from raydd.report.page.documents import read_document
 from raydd.report.page.folder import RunFolder
 from raydd.report.page.html import png_size
 from raydd.report.picture import to_image
@@ -24,23 +24,6 @@ MOST_BYTES = 12_000_000  # of all frames on a page
 LIKELIEST = 5
 BESIDE = 10
 MOST_BESIDE = 20  # classes that stand beside each other
-REMAKE = "distill the run again, or remove its folder frames"
-
-
-class Frames(Document):
-    """``frames/frames.json``: what the pictures beside it show.
-
-    Attributes:
-        columns: Images beside each other, those of a class.
-        classes: Names, one a row.
-        size: (H, W) of an image.
-        steps: Outer steps, a picture each.
-    """
-
-    columns: int
-    classes: tuple[str, ...]
-    size: tuple[int, int]
-    steps: tuple[int, ...]
 
 
 class Stop(NamedTuple):

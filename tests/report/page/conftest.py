@@ -133,7 +133,7 @@ def pretend(tmp_path_factory, cache):
     with pytest.MonkeyPatch.context() as patch:
         from raydd.remote import evaluate, session
 
-        patch.setattr(session, "session", lambda address: nullcontext())
+        patch.setattr(session, "session", lambda address, note: nullcontext())
         patch.setattr(raydd.training.ledger, "default_cache", lambda: kept)
 
         def by(formula):
