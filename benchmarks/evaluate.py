@@ -28,11 +28,11 @@ from rich.table import Table
 from raydd.config import DataConfig
 from raydd.data.files import write_atomic
 from raydd.data.initial import INITIAL
+from raydd.data.provenance import commit
 from raydd.data.synset import SyntheticSet
 from raydd.numerics.rng import generator
 from raydd.remote import evaluate
 from raydd.remote.session import session
-from raydd.runs import commit
 from raydd.training.matrix import Entry, Job, Matrix, Outcome
 from raydd.training.protocol import PROTOCOLS
 from raydd.workspace import open_workspace

@@ -27,12 +27,12 @@ import yaml
 
 from raydd import api
 from raydd.config import DistillConfig, EvaluateConfig, ExpertsConfig
+from raydd.data.provenance import commit
 from raydd.data.synset import SyntheticSet
 from raydd.evaluation import evaluate
 from raydd.families import needs_experts
 from raydd.methods import METHODS, complete
 from raydd.preset import load_preset
-from raydd.runs import commit
 from raydd.settings import build, dump, merge
 
 OWN = {name: complete(DistillConfig(method=name)) for name in METHODS}

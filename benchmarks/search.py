@@ -34,8 +34,8 @@ from statistics import fmean, stdev
 from typing import Any
 
 from raydd.data.buffer import refresh_manifest
+from raydd.data.provenance import commit
 from raydd.experts import Job, Trainer, prepare
-from raydd.runs import commit
 from raydd.tuning.search import Search
 from raydd.tuning.shipped import make_space
 from raydd.tuning.space import Space

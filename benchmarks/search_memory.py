@@ -33,10 +33,10 @@ from raydd.data.about import describe
 from raydd.data.buffer import refresh_manifest, write_expert
 from raydd.data.expert_file import ExpertTrajectory
 from raydd.data.files import write_atomic
+from raydd.data.provenance import commit
 from raydd.experts import Job, buffer_spec, prepare
 from raydd.numerics.flat import FlatModel
 from raydd.numerics.rng import generator
-from raydd.runs import commit
 from raydd.workspace import open_workspace
 
 TRIAL = "ray::ImplicitFunc"  # what Ray calls the process of a trial

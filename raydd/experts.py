@@ -283,6 +283,7 @@ def _check_same(job: Job, outlet: Outlet | None) -> None:
     with _named(job.folder, outlet):
         spec = read_manifest(job.folder)[0]
         recipe = job.experts.recipe() | {"augment": job.data.augment, "validation": job.data.validation}
+        recipe |= {"flip": spec.recipe["flip"]} if "flip" in spec.recipe else {}  # of which `check_buffer` says more
         create_buffer(job.folder, replace(spec, network=job.experts.network, recipe=recipe, seed=job.seed))
 
 

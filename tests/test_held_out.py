@@ -1,6 +1,7 @@
 """Without a held-out part, as the papers train: every verb takes all training images, or says why it cannot."""
 
 import math
+import re
 
 import pytest
 import yaml
@@ -72,8 +73,8 @@ def test_a_preset_takes_the_papers_split(shipped, tmp_path, capfd):
     words = ["distill", "--preset", shipped, "--set", "data.validation=0", "--set", "evaluate_every=5"]
     words += ["--dataset", "digits", "--out", str(tmp_path / "run"), "--set", "data.preprocessing=normalise"]
     assert run(words) == 2
-    line = "evaluate_every = 5 needs a validation split; use --set data.validation=0.1, or drop it"
-    assert line in capfd.readouterr().err
+    line = r"evaluate_every = 5 needs a validation split, .*; use --set data.validation=0.1, or drop evaluate_every"
+    assert re.search(line, capfd.readouterr().err)
     assert not list(tmp_path.iterdir())
 
 

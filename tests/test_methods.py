@@ -628,7 +628,8 @@ def shipped(*families):
                 yield folder.name, file.name.removesuffix(".yaml"), ipc
 
 
-CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100, "tiny_imagenet": 200}
+def classes_of(dataset):
+    return {"cifar100": 100, "tiny_imagenet": 200}.get(dataset, 10)
 
 
 def shrunk(dataset, preset, ipc):
@@ -647,7 +648,7 @@ def shrunk(dataset, preset, ipc):
         "student_steps": 2,
         "span": span,
         "window": {"low": low, "current": current, "high": high, "interval": 1},
-        "batch_size": 7 if config.batch_size and config.batch_size < ipc * CLASSES[dataset] else config.batch_size,
+        "batch_size": 7 if config.batch_size and config.batch_size < ipc * classes_of(dataset) else config.batch_size,
         "clusters": config.clusters and max(1, config.clusters * fewer // ipc),
         "waypoints": passed,
         "lr": {"images": min(config.lr.images, 20)},
@@ -676,7 +677,7 @@ def test_every_shipped_cell_runs(dataset, preset, ipc, buffers, tmp_path):
     assert ("labels" in recipe.learn) == (published.lr.labels > 0) == (config.method in ("datm", "dpd"))
     assert objective.between == (config.method == "ast")
     assert ((objective.batch_size or size) < size) == (
-        published.batch_size is not None and published.batch_size < ipc * CLASSES[dataset]
+        published.batch_size is not None and published.batch_size < ipc * classes_of(dataset)
     )
     assert (objective.window(0) != objective.window(1)) == (published.window.current is not None)
     steps = list(Run(config, tmp_path / "run", buffer, work).steps())

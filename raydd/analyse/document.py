@@ -61,7 +61,9 @@ def check_folder(out: Path) -> None:
     """
     there = next(place for place in (out, *out.absolute().parents) if place.exists())
     if not there.is_dir():
-        raise ValueError(f"--out {out}: {there} is a file, and a folder is needed; name another --out")
+        raise ValueError(
+            f"--out {out} cannot be written: {there} is a file, and a folder is needed; name another --out"
+        )
 
 
 def save(numbers: Document, draw: Callable[[Document], "Figure"], out: Path) -> dict[str, str]:

@@ -23,7 +23,7 @@ NETWORKS = (
     *("DenseNet121", "ConvNetW32", "ConvNetD4", "timm:"),
 )
 ARCHITECTURES = ("convnet720", "nasbench201")
-PROTOCOLS = ("mtt", "dm", "dcbench", "tgdd")
+PROTOCOLS = ("mtt", "datm", "ast", "dm", "dcbench", "tgdd")
 LAYOUTS = ("dcbench", "datm", "mtt", "ddranking", "tgdd", "dc", "hf", "png")
 EXPERT_LAYOUTS = ("mtt", "tgdd")
 OPTIMIZERS = ("sgd", "momentum", "gsam", "smooth")

@@ -18,7 +18,7 @@ from typing import Any
 from raydd.data.buffer import verify
 from raydd.data.cache import default_cache, one_at_a_time
 from raydd.data.files import AnyPath, open_arrow, sweep, write_atomic
-from raydd.data.lock import alone
+from raydd.data.lock import LOCK, alone
 from raydd.data.manifest import parse_manifest, read_manifest, write_manifest
 from raydd.data.places import KNOWN, Store, is_uri, open_store, shown
 
@@ -286,6 +286,7 @@ def _check_target(store: Store, names: Collection[str]) -> None:
     """Refuse a place that holds anything but a buffer's files."""
     own = store.local
     found = {path.name for path in own.iterdir()} if own is not None and own.is_dir() else {*names}
+    found -= {LOCK}  # held by this very command
     if other := sorted(name for name in found if not _FILE.fullmatch(name.removesuffix(".bad"))):
         raise ValueError(f"{store.shown} holds other files, such as {other[0]}: name a new folder, or an empty one")
 

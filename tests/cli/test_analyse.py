@@ -19,6 +19,7 @@ from raydd.data.convexified import Convexified, convexify
 from raydd.data.document import unsealed
 from raydd.data.expert_file import ExpertTrajectory
 from raydd.data.spec import BufferSpec
+from raydd.data.transform import Transform, save_transform
 from raydd.numerics.flat import FlatModel, flatten, layout_of
 from raydd.workspace import open_workspace
 
@@ -48,7 +49,7 @@ def buffer(folder, accuracy=ACCURACY):
         theta = torch.tensor(THETA) * (index + 1)
         write_expert(folder, SPEC, index, ExpertTrajectory(theta, None, range(4), scores, [NAN, 1, 1, 1]))
     refresh_manifest(folder)
-    (folder / "preprocessing.arrow").write_bytes(b"not read here")
+    save_transform(folder, Transform("raw01"))
     return folder
 
 

@@ -14,6 +14,7 @@ from raydd.cli import run
 from raydd.config import DataConfig
 from raydd.data.buffer import ArrowBuffer
 from raydd.data.convexified import convexify
+from raydd.data.document import unsealed
 from raydd.data.synset import SyntheticSet
 from raydd.data.transform import fit_transform
 from raydd.numerics.flat import FlatModel
@@ -43,7 +44,7 @@ def document(capfd, *arguments):
     out = capfd.readouterr().out
     found = json.loads(out)
     outputs = found.pop("outputs")
-    assert json.loads(Path(outputs["numbers"]).read_text()) == found
+    assert unsealed(json.loads(Path(outputs["numbers"]).read_text())) == found
     with Image.open(outputs["figure"]) as picture:
         assert min(picture.size) > 300
     assert found["analysis"] == arguments[1]

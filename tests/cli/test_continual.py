@@ -7,6 +7,7 @@ import pytest
 
 from raydd.cli import run
 from raydd.continual import class_order
+from raydd.data.document import unsealed
 from raydd.training.matrix import Outcome
 
 
@@ -51,7 +52,7 @@ def test_flags_reach_the_trainings(capfd, small_synset, asked, tmp_path):
     assert found["runs"][0]["mean"] == [0.75, 0.5]
     assert found["outputs"] == {name: str(tmp_path / "out" / name) for name in ("continual.png", "continual.json")}
     saved = json.loads((tmp_path / "out" / "continual.json").read_text())
-    assert {key: value for key, value in found.items() if key != "outputs"} == saved
+    assert {key: value for key, value in found.items() if key != "outputs"} == unsealed(saved)
     assert (tmp_path / "out" / "continual.png").stat().st_size > 1000
 
 
@@ -76,7 +77,7 @@ def test_a_file_where_a_folder_is_needed_is_refused_before_the_trainings(capfd, 
     for out in (tmp_path / "file", tmp_path / "file" / "deep"):
         assert run(["continual", str(small_synset), "--out", str(out)]) == 2
         err = capfd.readouterr().err
-        assert f"--out {out}: {tmp_path / 'file'} is a file" in err
+        assert f"--out {out} cannot be written: {tmp_path / 'file'} is a file" in err
         assert err.count("\n") == 1
     assert asked == []
     assert (tmp_path / "file").read_text() == "kept"

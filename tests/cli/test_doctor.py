@@ -68,7 +68,7 @@ def completed(capfd, monkeypatch, line, shell="bash"):
         ("raydd tune --space datm_di", ["datm_digits"]),
         ("raydd nas set --space ", ["convnet720", "nasbench201"]),
         ("raydd distill --preset digits/t", ["digits/tesla", "digits/tgdd"]),
-        ("raydd continual set --protocol d", ["dcbench", "dm"]),
+        ("raydd continual set --protocol d", ["datm", "dcbench", "dm"]),
         ("raydd export set --format d", ["datm", "dc", "dcbench", "ddranking"]),
         ("raydd import set --format p", ["png"]),
         ("raydd buffer import theirs --format ", ["mtt", "tgdd"]),
@@ -207,7 +207,7 @@ def test_what_cannot_be_imported_is_one_line_that_names_the_doctor(error, capfd,
     def broken(*_, **__):
         raise error
 
-    monkeypatch.setattr("raydd.data.datasets.load_dataset", broken)
+    monkeypatch.setattr("raydd.workspace.load_images", broken)
     assert run(["datasets", "digits"]) == 1
     line = f"raydd: {type(error).__name__}: {error}; `raydd doctor` says what is wrong with the installation\n"
     assert capfd.readouterr().err == line
@@ -222,12 +222,12 @@ def test_a_module_whose_own_lines_fail_names_the_doctor_too(tmp_path, capfd, mon
 
         return broken_extension
 
-    monkeypatch.setattr("raydd.data.datasets.load_dataset", uses)
+    monkeypatch.setattr("raydd.workspace.load_images", uses)
     assert run(["datasets", "digits"]) == 1
     assert "operator broken::nms does not exist; `raydd doctor` says" in capfd.readouterr().err
 
 
 def test_errors_of_raydds_own_are_raised_on(monkeypatch):
-    monkeypatch.setattr("raydd.data.datasets.load_dataset", lambda *_, **__: {}["none"])
+    monkeypatch.setattr("raydd.workspace.load_images", lambda *_, **__: {}["none"])
     with pytest.raises(KeyError, match="none"):
         run(["datasets", "digits"])

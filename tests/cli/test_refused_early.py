@@ -78,7 +78,6 @@ TABLE = [
     *((f"{verb} {{run}} --format mttt", "mttt") for verb in SCORING),
     *((f"{verb} {{run}} --buffer nowhere", "nowhere") for verb in ("evaluate", "continual")),
     ("evaluate {run} --out file/x.json", "cannot be written"),
-    ("evaluate {run} --out {run}", "is a folder"),
     ("evaluate {run} --scores best", "best"),
     ("evaluate {run} --test t", "test"),
     ("evaluate {run} --baselines forgetting", "--buffer"),

@@ -23,6 +23,7 @@ from raydd.data.document import sealed
 from raydd.data.expert_file import ExpertTrajectory
 from raydd.data.spec import BufferSpec
 from raydd.data.trajectory import InMemory
+from raydd.data.transform import Transform, save_transform
 from raydd.models.zoo import build
 from raydd.numerics.flat import layout_of, running_statistics
 from raydd.numerics.rng import generator
@@ -92,7 +93,7 @@ def full_buffer(folder, spec=SPEC, experts=(0, 2, 7), epochs=9):
         )
         write_expert(folder, spec, index, trajectory)
     refresh_manifest(folder)
-    (folder / "preprocessing.arrow").write_bytes(b"whitening")
+    save_transform(folder, Transform("raw01"))
     return folder
 
 
@@ -288,7 +289,8 @@ def test_what_a_convexified_buffer_keeps(tmp_path):
     assert found["accuracy"] == describe(tmp_path / "full")["accuracy"]
     assert found["recipe"] == {"lr": 0.01, "kept": [4, 6]}
     assert verify(tmp_path / "straight") == []
-    assert (tmp_path / "straight" / "preprocessing.arrow").read_bytes() == b"whitening"
+    kept = [tmp_path / name / "preprocessing.arrow" for name in ("straight", "full")]
+    assert kept[0].read_bytes() == kept[1].read_bytes()
 
 
 def test_one_line_an_expert(tmp_path):

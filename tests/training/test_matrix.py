@@ -101,9 +101,9 @@ def test_a_protocol_may_have_a_rule_of_its_own_for_images_that_are_augmented(fli
     protocol, data = SHORT.model_copy(update={"rule": "dsa_idc", "strategy": "color_flip_crop"}), DataConfig(flip=flip)
     seen = augment("dsa_idc", flip=bool(flip), strategy="color_flip_crop")
     wanted = evaluate(synset, builder(work), work.feed(work.dataset.test), protocol, seen, 7)
-    assert score(entry(synset), protocol=protocol, data=data).value == wanted
+    assert score(entry(synset), protocol=protocol, data=data) == wanted
     plain = evaluate(synset, builder(work), work.feed(work.dataset.test), protocol, augment("none"), 7)
-    assert score(entry(synset, augment=False), protocol=protocol, data=data).value == plain
+    assert score(entry(synset, augment=False), protocol=protocol, data=data) == plain
 
 
 def places(labels, classes):

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from raydd.cli import run
+from raydd.data.document import write_document
 from raydd.data.synset import SyntheticSet
 from raydd.report.page import build
 from raydd.report.page.build import build_page, write_report
@@ -166,7 +167,7 @@ def test_runs_side_by_side_have_the_baselines_and_are_tested_against_them(scored
     for row in other["scores"][1:]:
         row["values"] = [value + 0.05 for value in row["values"]]
         row["mean"] += 0.05
-    (scored[1] / "scores.json").write_text(json.dumps(other))
+    write_document(scored[1] / "scores.json", other)
     page = read([compare_section(scored, ["one", "two"])])
     table = next(table for table in page.tables if table.columns[0] == "run")
     words = [
