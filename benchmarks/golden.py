@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pyarrow import parquet
 
 import raydd
 
@@ -146,8 +147,9 @@ def other_digests(folder: Path) -> dict[str, str]:
         "budget": {"samples": 3, "reports": 2},
     }
     raydd.tune(space, folder / "tune", where=raydd.Where(num_workers=1))
-    best = (folder / "tune/best.yaml").read_text(encoding="utf-8")
-    return {"nas": hashed(numbers(ranking)), "continual": hashed(numbers(continual)), "tune": hashed(best)}
+    rows = parquet.read_table(folder / "tune/results.parquet").to_pylist()
+    trials = [[row[key] for key in ("number", "state", "step", "accuracy", "settings.lr.images")] for row in rows]
+    return {"nas": hashed(numbers(ranking)), "continual": hashed(numbers(continual)), "tune": hashed(trials)}
 
 
 def measured() -> dict[str, dict[str, str]]:
