@@ -148,7 +148,7 @@ def other_digests(folder: Path) -> dict[str, str]:
     }
     raydd.tune(space, folder / "tune", where=raydd.Where(num_workers=1))
     rows = parquet.read_table(folder / "tune/results.parquet").to_pylist()
-    trials = [[row[key] for key in ("number", "state", "step", "accuracy", "settings.lr.images")] for row in rows]
+    trials = [[row[key] for key in ("trial", "state", "accuracy", "settings.lr.images")] for row in rows]
     return {"nas": hashed(numbers(ranking)), "continual": hashed(numbers(continual)), "tune": hashed(trials)}
 
 
