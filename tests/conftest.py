@@ -34,9 +34,12 @@ def pytest_xdist_auto_num_workers(config):
     return None if config.args_source is pytest.Config.ArgsSource.TESTPATHS else 0
 
 
-@pytest.hookimpl(trylast=True)
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """First what needs no Ray, since a Ray that tests share stays open to the end of the process."""
+    """Mark what needs a Ray as integration, but for the verbs' paths; it comes last, since a Ray stays open."""
+    for item in items:
+        if item.get_closest_marker("remote") and not item.get_closest_marker("verb"):
+            item.add_marker("integration")
     alone = {item.path for item in items if not item.get_closest_marker("remote")}  # their files are kept together
     items.sort(key=lambda item: item.path.is_relative_to(REMOTE) or item.path not in alone)
 

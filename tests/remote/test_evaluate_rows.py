@@ -16,6 +16,7 @@ from raydd.workspace import open_workspace
 pytestmark = pytest.mark.remote
 
 
+@pytest.mark.verb
 def test_a_failure_names_its_row_and_the_others_are_those_of_one_process(ray2):
     """One worker: the row that fails is the last, since it chooses its step size on images that nobody held out."""
     data = DataConfig(augment="none", validation=0)

@@ -21,6 +21,7 @@ from raydd.remote.session import Node, Plan
 pytestmark = pytest.mark.remote
 
 
+@pytest.mark.verb
 @pytest.mark.parametrize("workers", [1, 2])
 def test_bytes_are_the_same_with_any_workers_and_without_ray(ray2, make_job, trained_here, expert_bytes, workers):
     job, missing = make_job("ray")

@@ -95,6 +95,7 @@ def test_workers_have_the_niceness_of_the_command(ray2):
     assert ray2.get(ray2.remote(lambda: os.nice(0)).remote()) == os.nice(0)
 
 
+@pytest.mark.verb
 @pytest.mark.parametrize(
     "settings",
     [{}, {"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "f" * 64}],

@@ -68,6 +68,7 @@ def steps_of(out, buffer, crew, rollouts, **settings):
     return Run(toy(rollouts, **settings), out, experts, work, False, crew.start).steps()
 
 
+@pytest.mark.verb
 @pytest.mark.parametrize(("rollouts", "workers"), [(1, 1), (4, 1), (4, 2), (3, 2)])
 def test_actors_come_to_the_bits_of_one_process(ray2, small_buffer, here, tmp_path, rollouts, workers):
     with Crew(workers, "cpu", print) as crew:

@@ -61,6 +61,7 @@ def finished(ray2, tmp_path_factory):
     return tune(tmp_path_factory.mktemp("search") / "out", SPACE, ONCE)
 
 
+@pytest.mark.verb
 def test_a_search_writes_what_it_says(finished):
     results, notes = finished
     out = results.folder
