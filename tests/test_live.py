@@ -20,6 +20,7 @@ from raydd import console, live, runs
 from raydd.api import Where, distill
 from raydd.config import DistillConfig
 from raydd.console import Screen
+from raydd.data.document import unsealed
 from raydd.data.synset import SyntheticSet
 from raydd.data.transform import Transform
 from raydd.numerics.rng import generator
@@ -74,7 +75,7 @@ def held(folder):
 
 
 def index(folder):
-    return json.loads((folder / "frames" / "frames.json").read_bytes())
+    return unsealed(json.loads((folder / "frames" / "frames.json").read_bytes()))
 
 
 @pytest.mark.parametrize("steps", [0, 1, 2, 18, 19, 20, 21, 100, 5000, 10_001])
