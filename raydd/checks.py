@@ -33,6 +33,7 @@ from raydd.settings import build
 from raydd.trajectories import start_window
 from raydd.workspace import Workspace, with_placed_data
 
+RESULTS = ("synset.arrow", "synset.png", "best.arrow", "last.arrow", "metrics.jsonl", "memory.jsonl", "checkpoint")
 _LEARNED = re.compile(r"leaves/|mean$")
 
 
@@ -200,13 +201,19 @@ def as_before(config: DistillConfig, before: DistillConfig | None) -> DistillCon
 
 
 def claim(folder: Path, resume: bool) -> None:
-    """Refuse a folder that holds a run already, unless it shall be resumed.
+    """Refuse a folder that holds a run already, unless it is resumed, or a run's files without their config.yaml.
 
     Raises:
         ValueError: Naming the folder and the remedy.
     """
-    if not resume and (folder / "config.yaml").exists():
-        raise ValueError(f"{folder} holds a run already; go on with --resume, or name another --out")
+    if (folder / "config.yaml").exists():
+        if not resume:
+            raise ValueError(f"{folder} holds a run already; go on with --resume, or name another --out")
+        return
+    if there := [name for name in RESULTS if (folder / name).exists()]:
+        raise ValueError(
+            f"{folder} holds {there[0]} without a config.yaml, and it would be replaced; name another --out"
+        )
 
 
 def check_learned(

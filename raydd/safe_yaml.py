@@ -49,6 +49,13 @@ class _Bounded(yaml.SafeLoader):
             raise yaml.YAMLError(f"it has more than {MAX_NODES} values, with all that aliases repeat, in line {line}")
         return weight
 
+    def construct_mapping(self, node: MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value if isinstance(key, ScalarNode) and key.value != "<<"]
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise yaml.YAMLError(f"it has the key {twice[:80]!r} twice, in lines from {node.start_mark.line + 1} on")
+        return super().construct_mapping(node, deep)
+
     def construct_yaml_int(self, node: ScalarNode) -> int:
         if len(node.value) > MAX_DIGITS:
             raise yaml.YAMLError(f"a number has more than {MAX_DIGITS} digits in line {node.start_mark.line + 1}")

@@ -90,3 +90,13 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         for read in (read_yaml, find_protocol, lambda path: architectures(NasConfig(space=str(path)))):
             with pytest.raises(ValueError, match=r"cannot be read|unknown protocol"):
                 read(path if read is read_yaml else str(path))
+
+
+@pytest.mark.parametrize("text", ["steps: 1\nsteps: 2\n", "a: {b: 1, c: 2, b: 3}", "'x': 1\nx: 2\n"])
+def test_a_key_that_is_given_twice_is_refused(text):
+    with pytest.raises(ValueError, match=r"has the key '\w+' twice, in lines from 1 on"):
+        parse_yaml(text)
+
+
+def test_keys_may_be_merged_and_given_anew():
+    assert parse_yaml("a: &a {x: 1, y: 2}\nb: {<<: *a, x: 3}\n")["b"] == {"x": 3, "y": 2}

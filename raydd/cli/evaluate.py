@@ -62,6 +62,26 @@ Layout = Annotated[
 ]
 
 
+def own_scores(path: Path) -> Path:
+    """The file that scores go to, which replaces nothing but older scores.
+
+    Raises:
+        ValueError: It is another kind of file.
+    """
+    from raydd.data.document import parse
+    from raydd.data.regular import read_bytes
+
+    if path.suffix != ".json":
+        raise ValueError(f"--out {path}: scores are JSON; use {path.with_suffix('.json')}, or a folder that exists")
+    try:
+        own = not path.exists() or "scores" in parse(read_bytes(path))
+    except (ValueError, TypeError, OSError):
+        own = False
+    if not own:
+        raise ValueError(f"--out {path} holds no scores of `raydd evaluate` and would be replaced; name another file")
+    return path
+
+
 @app.command(epilog="Example: raydd evaluate runs/digits/synset.arrow --nets ConvNetW32,MLP --seeds 5")
 def evaluate(  # noqa: PLR0913, PLR0917 - one a flag
     synsets: Sets,
@@ -104,7 +124,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one a flag
     flags |= given(preprocessing=preprocessing, lr=lr, layout=format)
     flags |= {"networks": listed(nets) or (), "seeds": seeds, "seed": seed, "protocol": protocol}
     config = build(EvaluateConfig, flags, {"paper": paper, "test": test}, parse_settings(settings or ()))
-    out = out and out_file(out, "scores.json")
+    out = out and own_scores(out_file(out, "scores.json"))
     names = None if len(synsets) == 1 else row_names(synsets)
     where = Where(num_workers, address, known_device(device))
     with alone(out, "raydd evaluate", screen.note, beside=True) if out else nullcontext():

@@ -5,6 +5,7 @@ The expert files are the truth, each self-describing; the manifest's list of the
 """
 
 import os
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,6 +40,7 @@ __all__ = [
 ]
 
 
+_STRAY = re.compile(r"expert-\d+\.arrow|(preprocessing|synset)\.arrow|(config|space)\.yaml")
 OPEN_FILES = 256  # that a buffer maps at once: a process may often have no more than 1024 open
 
 
@@ -64,6 +66,8 @@ def create_buffer(folder: AnyPath, spec: BufferSpec) -> Path:
     """
     path = Path(folder) / "manifest.json"
     if not path.exists():
+        if there := sorted(each.name for each in path.parent.glob("*") if _STRAY.fullmatch(each.name)):
+            raise ValueError(f"{folder} holds {there[0]} without a manifest.json: name a new folder, or an empty one")
         write_manifest(folder, spec, [])
     elif difference := read_manifest(folder)[0].difference(spec):
         raise ValueError(f"{folder} holds another buffer: {difference}; use the same settings, or another --out")

@@ -36,6 +36,8 @@ def find_folder(root: Path, name: str) -> Source:
         raise ValueError(
             f"{train_root} has no class folders: put images into {train_root / '<class>'}/, one folder a class"
         )
+    if around := [each for each in folders if train_root.resolve().is_relative_to(each.resolve())]:
+        raise ValueError(f"{around[0]} is a link to a folder that it lies in, not a class: remove it")
     classes = [class_name(folder) for folder in folders]
     train = labelled(train_root, [folder.name for folder in folders])
     test_root = next((root / part for part in ("test", "val", "validation") if (root / part).is_dir()), None)

@@ -183,6 +183,7 @@ def _is_grey(image: "Image") -> bool:
 
 def _upright(image: "Image", channels: int) -> Upright:
     notes: list[str] = []
+    _scale_clear_colour(image)
     if image.mode in (*COLOUR, "LA") and any(";16" in str(tile) for tile in getattr(image, "tile", ())):
         notes.append(SCALED)  # by Pillow, which takes the upper byte
     grey, turn, alone = _is_grey(image), _orientation(image), _one_frame(image)
@@ -223,6 +224,17 @@ def _orientation(image: "Image") -> int:
 def _one_frame(image: "Image") -> bool:
     """Whether there is one picture in the file; the second one of a camera's MPO is no frame."""
     return image.format == "MPO" or not getattr(image, "is_animated", False)
+
+
+def _scale_clear_colour(image: "Image") -> None:
+    """Bring a PNG's transparent colour, which is in the file's depth, to that of the decoded pixels."""
+    clear = image.info.get("transparency")
+    tiles = getattr(image, "tile", ()) if image.format == "PNG" else ()
+    stored = str(tiles[0].args) if tiles else ""
+    if isinstance(clear, int) and (factor := {"L;2": 85, "L;4": 17}.get(stored)):
+        image.info["transparency"] = clear * factor
+    elif isinstance(clear, tuple) and "16" in stored:
+        image.info["transparency"] = tuple(value >> 8 for value in clear)
 
 
 def _eight_bits(image: "Image", notes: list[str]) -> "Image":

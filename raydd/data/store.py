@@ -224,10 +224,8 @@ def copy_buffer(
 ) -> dict[str, int]:
     """Copy a buffer's files from one place to another; again, it goes on where it was stopped.
 
-    Only regular files are copied that match their checksum: a link is not followed.
-
-    The target has first a manifest that says what the buffer is of, then the experts, and last a manifest that lists
-    them, beside those that the target had.
+    Only regular files are copied that match their checksum: a link is not followed. The target has first a manifest
+    that says what the buffer is of, then the experts, and last a manifest that lists them, beside those that it had.
 
     Args:
         source: A folder or an URI.
@@ -245,6 +243,8 @@ def copy_buffer(
     folder = local_folder(source, tell)
     spec, entries = read_manifest(folder)
     store = open_store(os.fspath(target) if is_uri(target) else Path(target).absolute().as_uri())
+    if store.local is not None and folder.resolve() in store.local.resolve().parents:
+        raise ValueError(f"{store.shown} lies in the buffer that is copied; name another place")
     store.sweep()
     there, sizes = store.names(), dict[str, int]()
     if not verified:

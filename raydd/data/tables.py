@@ -110,6 +110,8 @@ def _labels(path: Path) -> Column:
         raise ValueError(
             f"{path} has no column {missing[0]} (it has {', '.join(schema.names)}): rename its columns to {COLUMNS}"
         )
+    if twice := [name for name in ("image", "label") if schema.names.count(name) > 1]:
+        raise ValueError(f"{path} has {schema.names.count(twice[0])} columns {twice[0]}: keep one")
     image = schema.field("image").type
     place = image.get_field_index("bytes") if pa.types.is_struct(image) else -1
     if place < 0 or not (pa.types.is_binary(kind := image.field(place).type) or pa.types.is_large_binary(kind)):

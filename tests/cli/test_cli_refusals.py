@@ -359,3 +359,33 @@ def test_a_refusal_that_quotes_a_huge_value_stays_short(capfd):
     err = capfd.readouterr().err
     assert err.startswith("raydd: unknown method 'mmm")
     assert len(err) < 4_200
+
+
+@pytest.mark.parametrize("name", ["synset.arrow", "metrics.jsonl", "best.arrow"])
+def test_what_lies_in_a_folder_without_a_run_is_not_replaced(name, capfd, tmp_path):
+    (tmp_path / name).write_text("mine")
+    words = ["distill", "--method", "random", "--network", "MLP", "--out", str(tmp_path)]
+    for more in ([], ["--resume"]):
+        assert run([*words, *more]) == 2
+        assert f"holds {name} without a config.yaml" in capfd.readouterr().err
+    assert (tmp_path / name).read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [name]
+
+
+@pytest.mark.parametrize("name", ["expert-00000.arrow", "config.yaml", "synset.arrow"])
+def test_experts_are_not_put_beside_what_would_be_replaced(name, capfd, tmp_path):
+    (tmp_path / name).write_text("mine")
+    assert run(["experts", "--network", "MLP", "--num-experts", "1", "--epochs", "1", "--out", str(tmp_path)]) == 2
+    assert f"holds {name} without a manifest.json" in capfd.readouterr().err
+    assert (tmp_path / name).read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["synset.arrow", "thesis.json", "scores.json"])
+def test_scores_replace_nothing_but_scores(name, small_synset, capfd, tmp_path):
+    (tmp_path / name).write_text('{"mine": 1}')
+    places = [tmp_path / name] + ([tmp_path] if name == "scores.json" else [])
+    for place in places:
+        assert run(["evaluate", str(small_synset), "--out", str(place)]) == 2
+        err = capfd.readouterr().err
+        assert "scores are JSON" in err or "holds no scores of `raydd evaluate`" in err
+    assert (tmp_path / name).read_text() == '{"mine": 1}'

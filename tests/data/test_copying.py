@@ -55,3 +55,10 @@ def test_a_copy_is_the_buffer_and_again_copies_nothing(source, tmp_path):
     one, other = ({path.name: path.read_bytes() for path in folder.iterdir()} for folder in (source, tmp_path / "to"))
     assert one == other
     assert copy_buffer(source, tmp_path / "to") == {}
+
+
+def test_a_buffer_is_not_copied_into_itself(small_buffer, tmp_path):
+    folder = shutil.copytree(small_buffer, tmp_path / "buffer")
+    with pytest.raises(ValueError, match=r"lies in the buffer that is copied; name another place"):
+        copy_buffer(folder, folder / "inner")
+    assert not (folder / "inner").exists()

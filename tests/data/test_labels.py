@@ -344,3 +344,22 @@ def test_a_score_without_validation_images_says_how_many_to_hold_out(
         config = complete(build(DistillConfig, tree))
         with pytest.raises(ValueError, match=f"there is none; use --set data.validation={remedy}, or drop"):
             check(config, open_workspace(config.data, "MLP", torch.device("cpu")))
+
+
+@pytest.mark.parametrize("name", ["image", "label"])
+def test_a_doubled_column_is_refused(name: str, tmp_path: Path) -> None:
+    columns = {"image": pa.array([png(1), png(2)]), "label": pa.array([0, 1])}
+    names = ["image", "label", name]
+    pq.write_table(pa.Table.from_arrays([columns[each] for each in names], names=names), tmp_path / "train.parquet")
+    with pytest.raises(ValueError, match=rf"train.parquet has 2 columns {name}: keep one"):
+        load_dataset(tmp_path, cache=tmp_path / "cache")
+
+
+def test_a_class_folder_that_leads_back_is_refused(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for number in range(4):
+            Image.fromarray(np.full((8, 8), number, np.uint8)).save(tmp_path / "set" / name / f"{number}.png")
+    (tmp_path / "set" / "c").symlink_to(tmp_path / "set")
+    with pytest.raises(ValueError, match=r"set/c is a link to a folder that it lies in"):
+        load_dataset(tmp_path / "set", cache=tmp_path / "cache")

@@ -1,6 +1,8 @@
 """What is read of a picture is what a viewer shows, in every reader; values, not only that it is read."""
 
 import os
+import struct
+import zlib
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -383,3 +385,41 @@ def test_large_pictures_are_decoded_one_at_a_time() -> None:
     assert not picture._ALONE.locked()
     with decoding(ramp(0), 1):
         assert not picture._ALONE.locked()
+
+
+def chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def png_of(depth: int, colour: int, row: bytes, clear: bytes) -> bytes:
+    """A PNG of two pixels, written by hand, with a transparent colour in the file's own depth."""
+    head = struct.pack(">IIBBBBB", 2, 1, depth, colour, 0, 0, 0)
+    body = (
+        chunk(b"IHDR", head) + chunk(b"tRNS", clear) + chunk(b"IDAT", zlib.compress(b"\0" + row)) + chunk(b"IEND", b"")
+    )
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+@pytest.mark.parametrize(
+    ("depth", "colour", "row", "clear", "expected"),
+    [
+        (1, 0, bytes([0b01000000]), b"\0\1", [0, 255]),
+        (2, 0, bytes([0b01100000]), b"\0\1", [255, 170]),
+        (4, 0, bytes([0x5A]), b"\0\5", [255, 170]),
+        (8, 0, bytes([5, 10]), b"\0\5", [255, 10]),
+        (16, 0, struct.pack(">HH", 0x1234, 0xABAB), struct.pack(">H", 0x1234), [255, 0xAB]),
+        (8, 2, bytes([1, 2, 3, 4, 5, 6]), struct.pack(">HHH", 1, 2, 3), [[255, 255, 255], [4, 5, 6]]),
+        (
+            16,
+            2,
+            struct.pack(">6H", 0xFFFF, 0, 0x1234, 0x0404, 0x0505, 0x0606),
+            struct.pack(">3H", 0xFFFF, 0, 0x1234),
+            [[255, 255, 255], [4, 5, 6]],
+        ),
+    ],
+)
+def test_a_transparent_colour_counts_in_every_depth(
+    depth: int, colour: int, row: bytes, clear: bytes, expected: list[object]
+) -> None:
+    pixels, _ = read(png_of(depth, colour, row, clear))
+    assert np.squeeze(pixels).tolist() == (expected if colour == 0 else np.array(expected).T.tolist())
