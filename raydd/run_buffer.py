@@ -43,7 +43,7 @@ def open_buffer(
 
     Args:
         folder: The buffer's.
-        config: The run that shall use it.
+        config: The run that uses it.
         device: Where the run computes.
         most: Use the first so many experts; None uses all.
         verified: The bytes have been compared already, as for all trials of a search; they are not read again.
@@ -71,7 +71,7 @@ def without_last(buffer: ArrowBuffer) -> ArrowBuffer:
         ValueError: If there is but one expert.
     """
     if len(buffer.experts) < 2:
-        raise ValueError(f"{buffer.folder} has 1 expert, and one shall take no part: train at least 2 (--num-experts)")
+        raise ValueError(f"{buffer.folder} has 1 expert, and one takes no part: train at least 2 (--num-experts)")
     return ArrowBuffer(buffer.folder, len(buffer.experts) - 1)
 
 

@@ -238,7 +238,7 @@ def test_the_only_expert_cannot_be_left_out(folder, tmp_path):
     config = toy("mtt", {"experts": {"num_experts": 1}})
     alone, work = open_buffer(folder, config, CPU, 1)
     for refused in (lambda: Run(config, tmp_path / "run", alone, work), lambda: without_last(alone)):
-        with pytest.raises(ValueError, match="1 expert, and one shall take no part: train at least 2") as caught:
+        with pytest.raises(ValueError, match="1 expert, and one takes no part: train at least 2") as caught:
             refused()
         assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match="probe_every needs an expert that takes no part"):
