@@ -26,11 +26,11 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from raydd.data.about import describe
-from raydd.data.buffer import ArrowBuffer, create_buffer, refresh_manifest, write_expert
-from raydd.data.expert_file import ExpertTrajectory
-from raydd.data.files import write_atomic
-from raydd.data.spec import BufferSpec
+from raydd.buffer.arrow_buffer import ArrowBuffer, create_buffer, refresh_manifest, write_expert
+from raydd.buffer.describe import describe
+from raydd.buffer.expert_file import ExpertTrajectory
+from raydd.buffer.spec import BufferSpec
+from raydd.io.files import write_atomic
 from raydd.numerics.flat import layout_of, split
 from raydd.numerics.rng import generator
 

@@ -25,17 +25,17 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from raydd.config import DataConfig
-from raydd.data.files import write_atomic
-from raydd.data.initial import INITIAL
-from raydd.data.provenance import commit
+from raydd.config.schema import DataConfig
 from raydd.data.synset import SyntheticSet
+from raydd.data.workspace import open_workspace
+from raydd.evaluation.matrix import Entry, Job, Matrix, Outcome
+from raydd.evaluation.protocols import PROTOCOLS
+from raydd.io.files import write_atomic
+from raydd.io.provenance import commit
 from raydd.numerics.rng import generator
-from raydd.remote import evaluate
+from raydd.remote import train_matrix as evaluate
 from raydd.remote.session import session
-from raydd.training.matrix import Entry, Job, Matrix, Outcome
-from raydd.training.protocol import PROTOCOLS
-from raydd.workspace import open_workspace
+from raydd.selection.starting_images import INITIAL
 
 LEAST = 1.7
 POLL_SECONDS = 0.02  # how late the end of a training is seen

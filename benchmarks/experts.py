@@ -15,7 +15,7 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-from raydd.config import DataConfig, ExpertConfig
+from raydd.config.schema import DataConfig, ExpertConfig
 from raydd.remote.experts import Job, prepare, train_missing
 from raydd.remote.session import session
 
@@ -41,8 +41,8 @@ ALONE = """
 import sys, tempfile, time
 from pathlib import Path
 import torch
-from raydd.config import DataConfig, ExpertConfig
-from raydd.experts import Job, Trainer, prepare
+from raydd.config.schema import DataConfig, ExpertConfig
+from raydd.training.expert_worker import Job, Trainer, prepare
 
 experts, epochs, threads = map(int, sys.argv[1:])
 with tempfile.TemporaryDirectory() as folder:

@@ -198,7 +198,7 @@ def bits(tensors: dict[str, Any]) -> str:
 
 def forge_document(name: str, data: bytes, rng: Rng) -> bytes:
     """A JSON document."""
-    from raydd.data.document import SEAL, digest
+    from raydd.io.document import SEAL, digest
 
     tree = json.loads(data)
     tree.pop(SEAL, None)
@@ -210,7 +210,7 @@ def forge_document(name: str, data: bytes, rng: Rng) -> bytes:
 
 def forge_log(name: str, data: bytes, rng: Rng) -> bytes:
     """A log."""
-    from raydd.data.document import LOG_SEAL, digest
+    from raydd.io.document import LOG_SEAL, digest
 
     lines = [json.loads(line) for line in data.splitlines()]
     for line in lines:
@@ -226,7 +226,7 @@ def forge_text(name: str, data: bytes, rng: Rng) -> bytes:
     """A YAML of settings."""
     import yaml
 
-    from raydd.data.document import sealed_text, unsealed_text
+    from raydd.io.document import sealed_text, unsealed_text
 
     text = unsealed_text(data.decode())
     if rng.random() < 0.2:
@@ -240,7 +240,7 @@ def forge_tensors(name: str, data: bytes, rng: Rng) -> bytes:
     """A file of tensors."""
     import pyarrow as pa
 
-    from raydd.data import tensors
+    from raydd.io import tensor_file as tensors
 
     rows = [list(row) for row in tensors.rows_of(data)]
     metadata = json.loads(pa.ipc.open_file(data).schema.metadata[b"raydd"])["metadata"]
@@ -272,7 +272,7 @@ def forge_expert(name: str, data: bytes, rng: Rng) -> bytes:
     """An expert's file."""
     import numpy as np
 
-    from raydd.data.files import checksum, parse_arrow, write_arrow
+    from raydd.io.files import checksum, parse_arrow, write_arrow
 
     table = parse_arrow(np.frombuffer(data, np.uint8), name)
     columns, metadata = dict(table.columns), dict(table.metadata)
@@ -352,7 +352,7 @@ def forge_results(name: str, data: bytes, rng: Rng) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from raydd.tuning.table import with_seal
+    from raydd.tuning.result_table import with_seal
 
     rows = forged(pq.read_table(pa.BufferReader(data)).to_pylist(), rng)
     sink = pa.BufferOutputStream()
@@ -371,8 +371,8 @@ def set_of(seed: int = 0) -> Any:
     """A small synthetic set."""
     import torch
 
+    from raydd.data.preprocessing import Transform
     from raydd.data.synset import SyntheticSet
-    from raydd.data.transform import Transform
 
     rng = torch.Generator().manual_seed(seed)
     arrays = {"mean": torch.tensor([0.3], dtype=torch.float64), "std": torch.tensor([0.4], dtype=torch.float64)}
@@ -402,10 +402,10 @@ def read_set(folder: Path) -> str:
 def make_buffer(folder: Path) -> None:
     import torch
 
-    from raydd.data.buffer import create_buffer, refresh_manifest, write_expert
-    from raydd.data.expert_file import ExpertTrajectory
-    from raydd.data.spec import BufferSpec
-    from raydd.data.transform import save_transform
+    from raydd.buffer.arrow_buffer import create_buffer, refresh_manifest, write_expert
+    from raydd.buffer.expert_file import ExpertTrajectory
+    from raydd.buffer.spec import BufferSpec
+    from raydd.data.preprocessing import save_transform
     from raydd.numerics.flat import Slot
 
     look = set_of().transform
@@ -436,9 +436,9 @@ def make_buffer(folder: Path) -> None:
 def read_buffer(folder: Path) -> str:
     import torch
 
-    from raydd.data.about import describe
-    from raydd.data.buffer import ArrowBuffer, verify
-    from raydd.data.transform import load_transform
+    from raydd.buffer.arrow_buffer import ArrowBuffer, verify
+    from raydd.buffer.describe import describe
+    from raydd.data.preprocessing import load_transform
 
     look = load_transform(folder)
     buffer = ArrowBuffer(folder)
@@ -451,14 +451,14 @@ def read_buffer(folder: Path) -> str:
 
 
 def make_copy(folder: Path) -> None:
-    from raydd.data.store import copy_buffer
+    from raydd.buffer.mirror import copy_buffer
 
     make_buffer(folder / "from")
     copy_buffer(folder / "from", folder / "to")
 
 
 def read_copy(folder: Path) -> str:
-    from raydd.data.store import copy_buffer
+    from raydd.buffer.mirror import copy_buffer
 
     shutil.rmtree(folder / "to")
     copy_buffer(folder / "from", folder / "to")
@@ -468,10 +468,10 @@ def read_copy(folder: Path) -> str:
 def make_run(folder: Path) -> None:
     import torch
 
-    from raydd.config import DistillConfig
-    from raydd.data.document import sealed_text, write_document, write_log
+    from raydd.config.parsing import dump
+    from raydd.config.schema import DistillConfig
     from raydd.distillation.checkpoint import Checkpoint, save_checkpoint
-    from raydd.settings import dump
+    from raydd.io.document import sealed_text, write_document, write_log
 
     synset = set_of()
     leaves = {"images": synset.images, "lr": synset.lr}
@@ -490,9 +490,9 @@ def make_run(folder: Path) -> None:
 
 
 def read_run(folder: Path) -> str:
-    from raydd.checks import read_config
     from raydd.distillation.checkpoint import check_state, load_checkpoint
-    from raydd.report.page.folder import RunFolder
+    from raydd.report.folder import RunFolder
+    from raydd.run.resolve import read_config
 
     config, run = read_config(folder), RunFolder(folder)
     assert run.settings is not None
@@ -509,7 +509,7 @@ def read_run(folder: Path) -> str:
 
 
 def make_scores(folder: Path) -> None:
-    from raydd.data.document import write_document
+    from raydd.io.document import write_document
 
     words = {"name": "mtt", "kind": "distilled", "dataset": "digits", "network": "MLP", "protocol": "mtt"}
     row = words | {"selection": "honest", "ipc": 1.0, "networks": 2, "mean": 0.5, "std": 0.1, "values": [0.4, 0.6]}
@@ -523,7 +523,7 @@ def make_scores(folder: Path) -> None:
 
 
 def read_scores(folder: Path) -> str:
-    from raydd.report.page.scored import read_scores, score_sections
+    from raydd.report.scores import read_scores, score_sections
 
     found = read_scores(folder)
     return same(found.model_dump(mode="json")) + str(len(score_sections(folder)))
@@ -580,8 +580,8 @@ CACHED = (
 
 
 def make_result(folder: Path) -> None:
-    from raydd.training.ledger import Ledger
-    from raydd.training.matrix import Outcome
+    from raydd.evaluation.matrix import Outcome
+    from raydd.evaluation.result_cache import Ledger
 
     Ledger(folder / "scores", "abc").keep({"a": [1, 2]}, Outcome(0.5, 1.5, ((1, 0.25),), False))
     (made,) = (folder / "scores").rglob("*.json")
@@ -589,7 +589,7 @@ def make_result(folder: Path) -> None:
 
 
 def read_result(folder: Path) -> str:
-    from raydd.training.ledger import Ledger
+    from raydd.evaluation.result_cache import Ledger
 
     ledger = Ledger(folder / "scores", "abc")
     path = ledger._path({"a": [1, 2]})
@@ -607,7 +607,7 @@ def read_result(folder: Path) -> str:
 
 
 def make_coreset(folder: Path) -> None:
-    from raydd.data.tensors import save_tensors
+    from raydd.io.tensor_file import save_tensors
 
     synset = set_of()
     save_tensors(
@@ -616,7 +616,7 @@ def make_coreset(folder: Path) -> None:
 
 
 def read_coreset(folder: Path) -> str:
-    from raydd.training.baselines import _kept
+    from raydd.evaluation.baselines import _kept
 
     found = _kept(folder / "coreset.arrow", {"kind": "herding"}, 3)
     if found is None:
@@ -625,7 +625,7 @@ def read_coreset(folder: Path) -> str:
 
 
 def space() -> Any:
-    from raydd.settings import build
+    from raydd.config.parsing import build
     from raydd.tuning.space import Space
 
     domains = {"lr.images": {"log_uniform": [1.0, 100.0]}, "span": {"choice": [1, 2]}}
@@ -634,7 +634,7 @@ def space() -> Any:
 
 def make_search(folder: Path) -> None:
     from raydd.tuning.results import save_results
-    from raydd.tuning.search import Search
+    from raydd.tuning.study import Search
 
     search = Search(space(), folder / "study.journal")
     for number in range(3):
@@ -645,7 +645,7 @@ def make_search(folder: Path) -> None:
 
 
 def read_study(folder: Path) -> str:
-    from raydd.tuning.search import Search
+    from raydd.tuning.study import Search
 
     with tempfile.TemporaryDirectory(prefix="study.journal") as copied:  # it is mended, and a lock is put beside it
         path = Path(copied) / "study.journal"
@@ -750,9 +750,9 @@ PROTOCOL = "base: mtt\nname: own\nepochs: 30\nlr: 0.01\nmomentum: 0.9\nmilestone
 
 
 def read_preset(folder: Path) -> str:
-    from raydd.config import DistillConfig
-    from raydd.preset import expand_preset
-    from raydd.settings import build
+    from raydd.config.parsing import build
+    from raydd.config.presets import expand_preset
+    from raydd.config.schema import DistillConfig
 
     try:
         return same(build(DistillConfig, expand_preset(str(folder / "own.yaml"), 1)).model_dump(mode="json"))
@@ -761,13 +761,13 @@ def read_preset(folder: Path) -> str:
 
 
 def read_space(folder: Path) -> str:
-    from raydd.tuning.shipped import load_space
+    from raydd.tuning.space_files import load_space
 
     return same(load_space(folder / "own.yaml").model_dump(mode="json"))
 
 
 def read_protocol(folder: Path) -> str:
-    from raydd.training.protocol import find_protocol
+    from raydd.evaluation.protocols import find_protocol
 
     return same(find_protocol(str(folder / "own.yaml")).model_dump(mode="json"))
 
@@ -781,7 +781,7 @@ def make_foreign(folder: Path) -> None:
 
 
 def read_foreign(folder: Path) -> str:
-    from raydd.config import DataConfig
+    from raydd.config.schema import DataConfig
     from raydd.interop.reading import read_synset
 
     try:
@@ -1010,8 +1010,8 @@ def main() -> None:
     for one in outcomes:
         if one["outcome"] in BAD:
             print(json.dumps(one), file=sys.stderr)
-    from raydd.data.files import write_atomic
-    from raydd.data.provenance import commit
+    from raydd.io.files import write_atomic
+    from raydd.io.provenance import commit
 
     words = ["python benchmarks/fuzz.py", *map(repr, args.kinds), f"--mutations {args.mutations} --seed {args.seed}"]
     document = {"command": " ".join(words), **summary(outcomes)}

@@ -26,14 +26,14 @@ from pathlib import Path
 
 import torch
 
+from raydd.buffer.arrow_buffer import expert_path, refresh_manifest, verify
 from raydd.cli import run as command
-from raydd.config import ExpertConfig, ExpertsConfig
-from raydd.data.buffer import expert_path, refresh_manifest, verify
-from raydd.data.files import write_atomic
-from raydd.data.provenance import commit
+from raydd.config.schema import ExpertConfig, ExpertsConfig
 from raydd.data.synset import SyntheticSet
-from raydd.data.tensors import load_tensors
-from raydd.experts import Job, Trainer, prepare
+from raydd.io.files import write_atomic
+from raydd.io.provenance import commit
+from raydd.io.tensor_file import load_tensors
+from raydd.training.expert_worker import Job, Trainer, prepare
 
 EXPERTS, EPOCHS, STEPS = 12, 60, 160
 KEEPER = """

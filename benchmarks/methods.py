@@ -25,15 +25,15 @@ from typing import Any
 
 import yaml
 
-from raydd import api
-from raydd.config import DistillConfig, EvaluateConfig, ExpertsConfig
-from raydd.data.provenance import commit
+from raydd.api import verbs as api
+from raydd.api.evaluate import evaluate
+from raydd.config.parsing import build, dump, merge
+from raydd.config.presets import load_preset
+from raydd.config.schema import DistillConfig, EvaluateConfig, ExpertsConfig
 from raydd.data.synset import SyntheticSet
-from raydd.evaluation import evaluate
-from raydd.families import needs_experts
+from raydd.io.provenance import commit
 from raydd.methods import METHODS, complete
-from raydd.preset import load_preset
-from raydd.settings import build, dump, merge
+from raydd.run.families import needs_experts
 
 OWN = {name: complete(DistillConfig(method=name)) for name in METHODS}
 TABLES = {

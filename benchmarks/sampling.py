@@ -24,17 +24,17 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import torch
 
-from raydd.data.about import describe
-from raydd.data.buffer import ArrowBuffer, create_buffer, refresh_manifest, write_expert
-from raydd.data.expert_file import ExpertTrajectory
-from raydd.data.files import write_atomic
-from raydd.data.spec import BufferSpec
+from raydd.buffer.arrow_buffer import ArrowBuffer, create_buffer, refresh_manifest, write_expert
+from raydd.buffer.describe import describe
+from raydd.buffer.expert_file import ExpertTrajectory
+from raydd.buffer.segments import InMemory, TrajectorySource
+from raydd.buffer.spec import BufferSpec
+from raydd.data.preprocessing import Transform
 from raydd.data.synset import SyntheticSet
-from raydd.data.trajectory import InMemory, TrajectorySource
-from raydd.data.transform import Transform
 from raydd.distillation.loop import Distillation, Leaf
-from raydd.distillation.networks import Look, Snapshots
-from raydd.distillation.statistics import StatisticMatching, features
+from raydd.distillation.network_sources import Look, Snapshots
+from raydd.distillation.statistic_objective import StatisticMatching, features
+from raydd.io.files import write_atomic
 from raydd.models.zoo import build
 from raydd.numerics.augment import augment
 from raydd.numerics.flat import FlatModel

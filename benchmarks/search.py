@@ -5,7 +5,7 @@
 A trial is a real distillation, `raydd.tuning.trial.run_trial`: mtt, 1 image a class, an MLP, 20 outer steps, three
 experts of 20 epochs, trained here once for all. Its score is the mean accuracy of 4 fresh networks of 200 epochs on the
 40 % of the training images that are held out (575). Seven settings are searched, with no scheduler and without the
-preset's own point. The values come from `raydd.tuning.search.Search`, as in `raydd tune`, without Ray. Both algorithms
+preset's own point. The values come from `raydd.tuning.study.Search`, as in `raydd tune`, without Ray. Both algorithms
 have the same budgets, the same seeds and, by those, the same first trials at random; nothing is taken over from one
 search to another.
 
@@ -33,12 +33,12 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from raydd.data.buffer import refresh_manifest
-from raydd.data.provenance import commit
-from raydd.experts import Job, Trainer, prepare
-from raydd.tuning.search import Search
-from raydd.tuning.shipped import make_space
+from raydd.buffer.arrow_buffer import refresh_manifest
+from raydd.io.provenance import commit
+from raydd.training.expert_worker import Job, Trainer, prepare
 from raydd.tuning.space import Space
+from raydd.tuning.space_files import make_space
+from raydd.tuning.study import Search
 from raydd.tuning.trial import Task, run_trial
 
 ALGORITHMS = ("tpe", "random")

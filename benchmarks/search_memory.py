@@ -28,16 +28,16 @@ from typing import Any
 import torch
 import yaml
 
-from raydd.config import DataConfig, ExpertConfig
-from raydd.data.about import describe
-from raydd.data.buffer import refresh_manifest, write_expert
-from raydd.data.expert_file import ExpertTrajectory
-from raydd.data.files import write_atomic
-from raydd.data.provenance import commit
-from raydd.experts import Job, buffer_spec, prepare
+from raydd.buffer.arrow_buffer import refresh_manifest, write_expert
+from raydd.buffer.describe import describe
+from raydd.buffer.expert_file import ExpertTrajectory
+from raydd.config.schema import DataConfig, ExpertConfig
+from raydd.data.workspace import open_workspace
+from raydd.io.files import write_atomic
+from raydd.io.provenance import commit
 from raydd.numerics.flat import FlatModel
 from raydd.numerics.rng import generator
-from raydd.workspace import open_workspace
+from raydd.training.expert_worker import Job, buffer_spec, prepare
 
 TRIAL = "ray::ImplicitFunc"  # what Ray calls the process of a trial
 MOST = 1.3

@@ -7,7 +7,7 @@ local Ray, and has four actors read every snapshot of it at once: memory-mapped 
 store. Memory is the sum of the
 proportional set sizes (PSS) of the driver and all of Ray's processes, less what it was before the buffer was opened,
 plus once the bytes of files in the page cache, where the readers map files. Then the same readers read a buffer of
-twice the size of the object store, by the way that `raydd.remote.store.share` chooses where the folder cannot be seen:
+twice the size of the object store, by the way that `raydd.remote.buffer_store.share` chooses for an unseen folder:
 a copy on the node's disk, whose bytes pass through the object store, of which at most all stays taken; here the process
 that hands them out is on the same node and counts too.
 """
@@ -27,14 +27,14 @@ from typing import Any
 import ray
 import torch
 
-import raydd.remote.store as store
-from raydd.data.buffer import ArrowBuffer, create_buffer, expert_path, refresh_manifest, write_expert
-from raydd.data.expert_file import ExpertTrajectory
-from raydd.data.files import write_atomic
-from raydd.data.spec import BufferSpec
+import raydd.remote.buffer_store as store
+from raydd.buffer.arrow_buffer import ArrowBuffer, create_buffer, expert_path, refresh_manifest, write_expert
+from raydd.buffer.expert_file import ExpertTrajectory
+from raydd.buffer.spec import BufferSpec
+from raydd.io.files import write_atomic
 from raydd.numerics.flat import layout_of
 from raydd.numerics.rng import generator
-from raydd.remote.store import Shared, share
+from raydd.remote.buffer_store import Shared, share
 
 READERS, SNAPSHOTS, PARAMETERS = 4, 51, 320_010
 
@@ -60,7 +60,7 @@ class Reader:
 
     def ready(self) -> int:
         """Its process, with all imported that it reads by, and the memory that such sums leave behind."""
-        importlib.import_module("raydd.remote.store")
+        importlib.import_module("raydd.remote.buffer_store")
         for _ in range(SNAPSHOTS):
             float(torch.zeros(PARAMETERS).double().sum())
         return os.getpid()

@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from raydd.data.files import write_atomic
+from raydd.io.files import write_atomic
 from raydd.models.zoo import build
 from raydd.numerics.augment import augment
 from raydd.numerics.flat import FlatModel

@@ -12,8 +12,8 @@ import yaml
 
 import raydd
 from raydd.cli import app
+from raydd.config.parsing import Config, flat
 from raydd.methods import DEFAULTS, PER_IMAGE
-from raydd.settings import Config, flat
 
 ROOT = Path(__file__).parents[1]
 Command = Any  # typer's own copy of click has no public name
@@ -40,13 +40,13 @@ between versions more freely than [the names of `raydd`](api.md).
 """
 
 PARTS = {
-    "raydd.recipe": ("Setup", "Recipe"),
+    "raydd.distillation.recipe": ("Setup", "Recipe"),
     "raydd.distillation.objective": ("Objective",),
     "raydd.distillation.loop": ("Leaf", "Step", "Distillation"),
-    "raydd.distillation.trajectory": ("TrajectoryMatching",),
-    "raydd.distillation.statistics": ("StatisticMatching", "RealImages"),
-    "raydd.distillation.networks": ("Look", "Networks", "RandomInit", "Trained", "Snapshots", "Mixed"),
-    "raydd.distillation.queue": ("Queue",),
+    "raydd.distillation.trajectory_objective": ("TrajectoryMatching",),
+    "raydd.distillation.statistic_objective": ("StatisticMatching", "RealImages"),
+    "raydd.distillation.network_sources": ("Look", "Networks", "RandomInit", "Trained", "Snapshots", "Mixed"),
+    "raydd.distillation.network_queue": ("Queue",),
     "raydd.numerics.flat": ("FlatModel",),
     "raydd.numerics.unroll": ("unroll",),
     "raydd.numerics.distances": ("normalized", "normalized_mse", "along", "at_end", "kept", "pruned"),
@@ -57,13 +57,13 @@ PARTS = {
     "raydd.numerics.formation": ("Formation", "encode"),
     "raydd.numerics.augment": ("augment",),
     "raydd.numerics.rng": ("generator",),
-    "raydd.data.coreset": ("herd", "spread"),
-    "raydd.data.source": ("Source", "Content", "Part", "from_array"),
+    "raydd.selection.coresets": ("herd", "spread"),
+    "raydd.data.image_source": ("Source", "Content", "Part", "from_array"),
     "raydd.data.datasets": ("Row",),
     "raydd.models.zoo": ("Network", "build"),
     "raydd.models.classifier": ("Classifier",),
     "raydd.models.spaces": ("Grid", "ConvNetRow", "build", "parse"),
-    "raydd.training.protocol": ("Protocol",),
+    "raydd.evaluation.protocols": ("Protocol",),
 }
 """By module: the names that the page of parts shows."""
 

@@ -13,10 +13,10 @@ from dataclasses import replace
 from torch import Tensor
 
 import raydd
+from raydd.distillation.recipe import Recipe, Setup
+from raydd.distillation.statistic_recipe import statistics
 from raydd.methods import DEFAULTS
 from raydd.numerics.statistics import means
-from raydd.recipe import Recipe, Setup
-from raydd.statistics import statistics
 
 
 def moments(real: Tensor, synthetic: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ memory of class-incremental learning (`evaluate_continual`), and come from or go
 (`read_synset`, `write_synset`).
 
 What these names give and take beside each other is found in its module: `raydd.data.datasets.Dataset` of
-`load_dataset`, `raydd.tuner.Results` of `tune`, `raydd.data.trajectory` for sources of trajectories of one's own.
+`load_dataset`, `raydd.api.tune.Results` of `tune`, `raydd.buffer.segments` for sources of trajectories of one's own.
 
 >>> import raydd
 >>> config = raydd.DistillConfig(method="random", ipc=2)
@@ -18,47 +18,48 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from raydd.api import Where, distill, train_experts
-    from raydd.config import DataConfig, DistillConfig, EvaluateConfig, ExpertConfig, ExpertsConfig
-    from raydd.continual import evaluate_continual
-    from raydd.data.buffer import ArrowBuffer
+    from raydd.api.continual import evaluate_continual
+    from raydd.api.evaluate import evaluate
+    from raydd.api.nas import rank_architectures
+    from raydd.api.tune import tune
+    from raydd.api.verbs import Where, distill, train_experts
+    from raydd.buffer.arrow_buffer import ArrowBuffer
+    from raydd.config.nas import NasConfig
+    from raydd.config.schema import DataConfig, DistillConfig, EvaluateConfig, ExpertConfig, ExpertsConfig
     from raydd.data.datasets import DATASETS, load_dataset
     from raydd.data.synset import SyntheticSet
-    from raydd.evaluation import evaluate
+    from raydd.evaluation.protocols import PROTOCOLS
     from raydd.interop.reading import read_synset
     from raydd.interop.writing import write_synset
     from raydd.methods import METHODS
     from raydd.models.zoo import NETWORKS
-    from raydd.nas import NasConfig, rank_architectures
-    from raydd.training.protocol import PROTOCOLS
-    from raydd.tuner import tune
-    from raydd.tuning.shipped import load_space
     from raydd.tuning.space import Space
+    from raydd.tuning.space_files import load_space
 
 _HOMES = {
-    "train_experts": "api",
-    "distill": "api",
-    "evaluate": "evaluation",
-    "evaluate_continual": "continual",
-    "rank_architectures": "nas",
-    "NasConfig": "nas",
+    "train_experts": "api.verbs",
+    "distill": "api.verbs",
+    "evaluate": "api.evaluate",
+    "evaluate_continual": "api.continual",
+    "rank_architectures": "api.nas",
+    "NasConfig": "config.nas",
     "read_synset": "interop.reading",
     "write_synset": "interop.writing",
-    "Where": "api",
-    "EvaluateConfig": "config",
-    "DataConfig": "config",
-    "DistillConfig": "config",
-    "ExpertConfig": "config",
-    "ExpertsConfig": "config",
-    "ArrowBuffer": "data.buffer",
+    "Where": "api.verbs",
+    "EvaluateConfig": "config.schema",
+    "DataConfig": "config.schema",
+    "DistillConfig": "config.schema",
+    "ExpertConfig": "config.schema",
+    "ExpertsConfig": "config.schema",
+    "ArrowBuffer": "buffer.arrow_buffer",
     "DATASETS": "data.datasets",
     "load_dataset": "data.datasets",
     "SyntheticSet": "data.synset",
     "METHODS": "methods",
     "NETWORKS": "models.zoo",
-    "PROTOCOLS": "training.protocol",
-    "tune": "tuner",
-    "load_space": "tuning.shipped",
+    "PROTOCOLS": "evaluation.protocols",
+    "tune": "api.tune",
+    "load_space": "tuning.space_files",
     "Space": "tuning.space",
 }
 

@@ -92,9 +92,9 @@ def cache(tmp_path_factory):
 @pytest.fixture(scope="session")
 def small_buffer(cache, tmp_path_factory):
     """Two experts of three epochs, an MLP on digits; read only."""
-    from raydd.config import DataConfig, ExpertConfig
-    from raydd.data.buffer import refresh_manifest
-    from raydd.experts import Job, Trainer, prepare
+    from raydd.buffer.arrow_buffer import refresh_manifest
+    from raydd.config.schema import DataConfig, ExpertConfig
+    from raydd.training.expert_worker import Job, Trainer, prepare
 
     recipe = ExpertConfig(network="MLP", num_experts=2, epochs=3)
     job, missing = prepare(Job(DataConfig(), recipe, 0, tmp_path_factory.mktemp("buffers") / "digits", "cpu"))

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from raydd.config import DistillConfig
-from raydd.families import check_family
+from raydd.config.parsing import build
+from raydd.config.schema import DistillConfig
 from raydd.methods import METHODS, complete
-from raydd.settings import build
+from raydd.run.families import check_family
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 

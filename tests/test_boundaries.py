@@ -4,7 +4,7 @@ import ast
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,42 +18,22 @@ MAX_LINES = 300
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 IMPORTS = (ast.Import, ast.ImportFrom)
 
-# From the bottom up. A module imports its own part and the parts of lower layers.
+# From the bottom up. A module imports its own package and the packages of lower layers.
 LAYERS = (
-    ("signals", "private", "safe_yaml", "pulse"),
-    ("settings", "console", "memory"),  # how settings are read, and what a person sees: anything above may import them
-    ("parts",),
-    ("config",),  # what a run is, as data: the same
-    ("preset",),
-    ("numerics",),
-    ("models",),
+    ("io", "numerics", "models"),
+    ("config",),
     ("data",),
-    ("workspace",),
-    ("training", "distillation", "interop"),
-    ("probe",),
-    ("recipe",),
-    ("trajectories", "statistics"),  # families of methods
-    ("methods",),
-    ("families",),
-    ("checks", "needs"),
-    ("run_buffer",),
-    ("report",),
-    ("rollouts", "outcome"),
-    ("runs", "analyse"),
-    ("live",),  # frames, event files and the panel of a run
-    ("window_search",),
-    ("experts",),
-    ("unfinished",),
-    ("tuning", "where"),
-    ("remote",),
+    ("buffer", "figures", "doctor"),
+    ("selection", "training", "interop"),
+    ("distillation", "evaluation"),
+    ("methods", "analysis"),
+    ("run",),
+    ("tuning",),
+    ("remote", "report"),
     ("api",),
-    ("evaluation",),
-    ("ablation", "continual", "nas", "tuner", "doctor"),
-    ("report.page",),  # the page of a run, which reads what all of these wrote
     ("cli",),
-    ("__main__",),
 )
-INNER = {"report.page"}  # parts of a part with a place of their own
+LOOSE = {"__init__", "__main__"}
 RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
 # Beside torch, inside functions only: what the bottom layers import when it is asked for.
 LAZY = {"raydd/numerics/whitening.py": {"kornia"}, "raydd/models/external.py": {"timm"}}
@@ -84,14 +64,8 @@ def parent(path: Path) -> str:
 
 
 def part(path: Path) -> str:
-    """The part of the picture that a file belongs to: a folder or a module of the package."""
-    return part_of(path.relative_to(PACKAGE).with_suffix("").parts)
-
-
-def part_of(words: Sequence[str]) -> str:
-    """The part that a module's name below raydd begins with."""
-    inner = ".".join(words[:2])
-    return inner if inner in INNER else words[0]
+    """The package below raydd that a file belongs to, or its own name if it is loose."""
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
 def outside(path: Path, tree: ast.AST) -> set[str]:
@@ -102,7 +76,7 @@ def outside(path: Path, tree: ast.AST) -> set[str]:
 
 def parts_imported(path: Path) -> set[str]:
     dotted = (module.split(".") for module in imports(parse(path), parent(path)))
-    return {part_of(words[1:]) for words in dotted if words[0] == "raydd" and len(words) > 1}
+    return {words[1] for words in dotted if words[0] == "raydd" and len(words) > 1}
 
 
 def test_the_reader_of_imports_sees_every_form() -> None:
@@ -136,9 +110,17 @@ def test_the_bottom_layers_import_torch_only(folder: str) -> None:
         assert parts_imported(path) <= {"numerics", folder}, name(path)
 
 
-def test_every_part_has_a_layer() -> None:
-    unknown = {part(path) for path in FILES} - set(RANK) - {"__init__"}
+def test_every_module_is_in_a_package_of_the_layers() -> None:
+    unknown = {part(path) for path in FILES} - set(RANK) - LOOSE
     assert not unknown, f"give {sorted(unknown)} a place in LAYERS"
+    assert {path.stem for path in PACKAGE.glob("*.py")} == LOOSE
+    assert len(LAYERS) <= 12
+
+
+def test_the_tests_mirror_the_package() -> None:
+    folders = {path.parent.relative_to(ROOT / "tests").as_posix() for path in (ROOT / "tests").rglob("test_*.py")}
+    outside = {".", "cluster", "docs", "examples", "fuzz"}
+    assert folders - outside <= set(RANK)
 
 
 def test_imports_only_point_down() -> None:

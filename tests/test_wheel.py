@@ -125,7 +125,7 @@ def test_the_wheel_has_all_of_the_package_and_nothing_else(wheel):
     spaces = {f"raydd/tune_spaces/{path.name}" for path in (ROOT / "tune_spaces").iterdir()}
     assert {name for name in names if ".dist-info/" not in name} == package | spaces
     assert {"raydd/py.typed", "raydd/presets/digits/mtt.yaml", "raydd/tune_spaces/datm_digits.yaml"} <= names
-    assert {"raydd/report/page/style.css", "raydd/report/page/page.js"} <= names
+    assert {"raydd/report/style.css", "raydd/report/page.js"} <= names
     assert not [name for name in names if "test" in name.split("/")[1]]
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert f"\nVersion: {version}\n" in about["METADATA"]

@@ -20,8 +20,8 @@ from raydd.cli.nas import app as nas
 from raydd.cli.report import app as report
 from raydd.cli.tune import app as tune
 from raydd.cli.verbs import app as verbs
-from raydd.pulse import LOADING, PULSE
-from raydd.signals import TERMINATED, terminate, terminated
+from raydd.io.pulse import LOADING, PULSE
+from raydd.io.signals import TERMINATED, terminate, terminated
 
 INTERRUPTED = 130
 MOST_CHARACTERS = 4000
@@ -87,7 +87,7 @@ def run(arguments: list[str] | None = None) -> int:
 
         complete_values(app)
     words = sys.argv[1:] if arguments is None else arguments
-    if console := sys.modules.get("raydd.console"):  # not imported here: rich takes a while
+    if console := sys.modules.get("raydd.io.console"):  # not imported here: rich takes a while
         console.Screen.documents = 0
     try:
         with PULSE.doing(LOADING):
@@ -132,7 +132,7 @@ def _while_importing(error: Exception) -> bool:
 def _fail(words: Sequence[str], message: str, code: int) -> int:
     if os.environ.get("RAYDD_TRACEBACK"):
         raise
-    from raydd.console import visible
+    from raydd.io.console import visible
 
     print(visible(f"raydd: {_one_line(message)}"), file=sys.stderr)
     _print_error(words, message, code)
@@ -147,6 +147,6 @@ def _one_line(message: str) -> str:
 
 def _print_error(words: Sequence[str], message: str, code: int) -> None:
     """Print an error as JSON where that was asked for, unless the command has printed its document already."""
-    console = sys.modules.get("raydd.console")
+    console = sys.modules.get("raydd.io.console")
     if "--json" in words and not (console and console.Screen.documents):
         print(json.dumps({"error": {"message": _one_line(message), "exit_code": code}}))

@@ -45,12 +45,12 @@ def ablate(  # noqa: PLR0913, PLR0917 - one a flag
     as_json: AsJson = False,
 ) -> None:
     """Distill a method part by part, as its paper's ablation does, and score every row alike."""
-    from raydd import api
-    from raydd.ablation import ablate as take_apart
-    from raydd.config import DistillConfig, EvaluateConfig
-    from raydd.console import Screen
-    from raydd.preset import preset_layers
-    from raydd.settings import build, parse_settings
+    from raydd.api import verbs as api
+    from raydd.api.ablation import ablate as take_apart
+    from raydd.config.parsing import build, parse_settings
+    from raydd.config.presets import preset_layers
+    from raydd.config.schema import DistillConfig, EvaluateConfig
+    from raydd.io.console import Screen
 
     flags = {"method": method, "ipc": ipc, "seed": seed}
     flags |= {"data": given(dataset=dataset and dataset_word(dataset)), "experts": given(network=network)}

@@ -43,9 +43,9 @@ Size = Annotated[int | None, typer.Option(help="Side in pixels that the images w
 @app.command(epilog="Example: raydd analyse experts buffers/sgd buffers/gsam --out experts.png")
 def experts(buffers: Buffers, out: Out = None, as_json: AsJson = False) -> None:
     """How smooth experts are and how accurate: Avg_Var, and curves by epoch."""
-    from raydd.analyse.buffers import experts as measure
-    from raydd.report.curves import draw_experts
-    from raydd.report.tables import experts_table
+    from raydd.analysis.buffers import experts as measure
+    from raydd.figures.curves import draw_experts
+    from raydd.figures.tables import experts_table
 
     folders = [_here(buffer, as_json) for buffer in buffers]
     _show("experts", folders, out, as_json, lambda: measure(folders), (experts_table, draw_experts))
@@ -63,11 +63,11 @@ def landscape(  # noqa: PLR0913, PLR0917 - one a flag
     as_json: AsJson = False,
 ) -> None:
     """A trajectory and its convexified form in the plane that shows most, with validation accuracy."""
-    from raydd.analyse.landscape import landscape as measure
-    from raydd.console import Screen
-    from raydd.report.landscape import draw_landscape
-    from raydd.report.tables import landscape_table
-    from raydd.workspace import resolve_device
+    from raydd.analysis.landscape import landscape as measure
+    from raydd.data.workspace import resolve_device
+    from raydd.figures.landscape import draw_landscape
+    from raydd.figures.tables import landscape_table
+    from raydd.io.console import Screen
 
     folder = _here(buffer, as_json)
     images = given(dataset=dataset and dataset_word(dataset), size=size)
@@ -89,9 +89,9 @@ def landscape(  # noqa: PLR0913, PLR0917 - one a flag
 @app.command(epilog="Example: raydd analyse storage buffers/sgd --waypoints 6,25")
 def storage(buffers: Buffers, waypoints: Waypoints = "", out: Out = None, as_json: AsJson = False) -> None:
     """What experts take on disk, and what their convexified form takes."""
-    from raydd.analyse.buffers import storage as measure
-    from raydd.report.bars import draw_storage
-    from raydd.report.tables import storage_table
+    from raydd.analysis.buffers import storage as measure
+    from raydd.figures.bars import draw_storage
+    from raydd.figures.tables import storage_table
 
     points = whole_numbers(waypoints, "--waypoints")
     folders = [_here(buffer, as_json) for buffer in buffers]
@@ -103,9 +103,9 @@ def matching(
     run: Annotated[Path, typer.Argument(help="A folder of `raydd distill`.")], out: Out = None, as_json: AsJson = False
 ) -> None:
     """The matching loss by start epoch, over a run that was probed (--set probe_every=10)."""
-    from raydd.analyse.runs import matching as measure
-    from raydd.report.curves import draw_matching
-    from raydd.report.tables import matching_table
+    from raydd.analysis.runs import matching as measure
+    from raydd.figures.curves import draw_matching
+    from raydd.figures.tables import matching_table
 
     _show("matching", [run], out, as_json, lambda: measure(run), (matching_table, draw_matching))
 
@@ -113,9 +113,9 @@ def matching(
 @app.command(epilog="Example: raydd analyse labels runs/digits-datm-ipc1 runs/digits-datm-ipc10")
 def labels(runs: Runs, out: Out = None, as_json: AsJson = False) -> None:
     """How far soft labels spread over the classes, over runs that were probed."""
-    from raydd.analyse.runs import labels as measure
-    from raydd.report.curves import draw_labels
-    from raydd.report.tables import labels_table
+    from raydd.analysis.runs import labels as measure
+    from raydd.figures.curves import draw_labels
+    from raydd.figures.tables import labels_table
 
     _show("labels", runs, out, as_json, lambda: measure(runs), (labels_table, draw_labels))
 
@@ -123,9 +123,9 @@ def labels(runs: Runs, out: Out = None, as_json: AsJson = False) -> None:
 @app.command(epilog="Example: raydd analyse memory runs/digits-datm runs/digits-dpd")
 def memory(runs: Runs, out: Out = None, as_json: AsJson = False) -> None:
     """The memory that runs held, over their outer steps (a device: the most so far)."""
-    from raydd.analyse.runs import memory as measure
-    from raydd.report.curves import draw_memory
-    from raydd.report.tables import memory_table
+    from raydd.analysis.runs import memory as measure
+    from raydd.figures.curves import draw_memory
+    from raydd.figures.tables import memory_table
 
     _show("memory", runs, out, as_json, lambda: measure(runs), (memory_table, draw_memory))
 
@@ -143,9 +143,9 @@ def similarity(  # noqa: PLR0913, PLR0917 - one a flag
     as_json: AsJson = False,
 ) -> None:
     """How alike synthetic and real images are to experts, by stage of training."""
-    from raydd.analyse.features import similarity as measure
-    from raydd.report.stages import draw_similarity
-    from raydd.report.tables import similarity_table
+    from raydd.analysis.features import similarity as measure
+    from raydd.figures.stages import draw_similarity
+    from raydd.figures.tables import similarity_table
 
     stages, place = whole_numbers(epochs, "--epochs"), _place(device, as_json, dataset, size)
     _show(
@@ -168,9 +168,9 @@ def separability(
     as_json: AsJson = False,
 ) -> None:
     """How well experts classify synthetic images, by stage of training."""
-    from raydd.analyse.features import separability as measure
-    from raydd.report.stages import draw_separability
-    from raydd.report.tables import separability_table
+    from raydd.analysis.features import separability as measure
+    from raydd.figures.stages import draw_separability
+    from raydd.figures.tables import separability_table
 
     stages, place = whole_numbers(epochs, "--epochs"), _place(device, as_json)
     views = separability_table, draw_separability
@@ -189,18 +189,13 @@ def activation(
     synsets: Synsets, buffer: Buffer, device: DeviceOption = "auto", out: Out = None, as_json: AsJson = False
 ) -> None:
     """How many of the experts' neurons synthetic images activate: an image, and the whole set."""
-    from raydd.analyse.activation import activation as measure
-    from raydd.report.activation import draw_activation
-    from raydd.report.tables import activation_table
+    from raydd.analysis.activation import activation as measure
+    from raydd.figures.activation import draw_activation
+    from raydd.figures.tables import activation_table
 
     place, views = _place(device, as_json), (activation_table, draw_activation)
     _show(
-        "activation",
-        _bare(synsets),
-        out,
-        as_json,
-        lambda: measure(synsets, _here(buffer, as_json), place=place),
-        views,
+        "activation", _bare(synsets), out, as_json, lambda: measure(synsets, _here(buffer, as_json), place=place), views
     )
 
 
@@ -221,9 +216,9 @@ def embedding(  # noqa: PLR0913, PLR0917 - one a flag
     as_json: AsJson = False,
 ) -> None:
     """Real and synthetic images as an expert sees them, in one plane (t-SNE), a panel a stage."""
-    from raydd.analyse.features import embedding as measure
-    from raydd.report.embedding import draw_embedding
-    from raydd.report.tables import embedding_table
+    from raydd.analysis.features import embedding as measure
+    from raydd.figures.embedding import draw_embedding
+    from raydd.figures.tables import embedding_table
 
     stages, place = whole_numbers(epochs, "--epochs"), _place(device, as_json, dataset, size)
     _show(
@@ -238,9 +233,9 @@ def embedding(  # noqa: PLR0913, PLR0917 - one a flag
 
 def _place(device: str, as_json: bool, dataset: str | None = None, size: int | None = None) -> Any:
     """Where networks run, progress is told and real images are found, by the flags."""
-    from raydd.analyse.stages import Place
-    from raydd.console import Screen
-    from raydd.workspace import resolve_device
+    from raydd.analysis.stages import Place
+    from raydd.data.workspace import resolve_device
+    from raydd.io.console import Screen
 
     images = given(dataset=dataset and dataset_word(dataset), size=size)
     return Place(resolve_device(known_device(device)), Screen(as_json), images)
@@ -248,8 +243,8 @@ def _place(device: str, as_json: bool, dataset: str | None = None, size: int | N
 
 def _here(place: str, as_json: bool) -> Path:
     """A buffer's folder on this node."""
-    from raydd.console import Screen
-    from raydd.data.store import local_folder
+    from raydd.buffer.mirror import local_folder
+    from raydd.io.console import Screen
 
     return local_folder(place, Screen(as_json).note)
 
@@ -268,8 +263,8 @@ def _show(
     views: tuple[Callable[[dict[str, Any]], Any], Callable[[dict[str, Any]], Any]],
 ) -> None:
     """Measure, write figure and numbers, and print the table."""
-    from raydd.analyse.document import check_out, default_out, save
-    from raydd.console import Screen
+    from raydd.analysis.document import check_out, default_out, save
+    from raydd.io.console import Screen
 
     tabulate, draw = views
     usual = default_out(inputs, name)

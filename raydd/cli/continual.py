@@ -52,12 +52,12 @@ def continual(  # noqa: PLR0913, PLR0917 - one a flag
     as_json: AsJson = False,
 ) -> None:
     """Let classes come in steps; train a fresh network a step on the synthetic images of all classes seen."""
-    from raydd.api import Where
-    from raydd.config import EvaluateConfig
-    from raydd.console import Screen
-    from raydd.continual import evaluate_continual
+    from raydd.api.continual import evaluate_continual
+    from raydd.api.verbs import Where
+    from raydd.config.parsing import build, parse_settings
+    from raydd.config.schema import EvaluateConfig
     from raydd.interop.layouts import detect
-    from raydd.settings import build, parse_settings
+    from raydd.io.console import Screen
 
     screen, counts = Screen(as_json), whole_numbers(steps, "--steps")
     for path in synsets:
@@ -81,7 +81,7 @@ def continual(  # noqa: PLR0913, PLR0917 - one a flag
 
 def show_continual(screen: Any, document: dict[str, Any], out: Path) -> None:
     """A table a number of steps, and where everything is."""
-    from raydd.report.continual import continual_tables
+    from raydd.figures.continual import continual_tables
 
     outputs = {name: str(out / name) for name in ("continual.png", "continual.json")}
 

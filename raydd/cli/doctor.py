@@ -14,8 +14,8 @@ COLOURS = {"ok": "green", "warning": "yellow", "fault": "bold red"}
 @app.command(epilog="Example: raydd doctor")
 def doctor(as_json: AsJson = False) -> None:
     """Look at versions, devices, Ray, data sets, memory and disk, and say what to mend; exit code 1 with a fault."""
-    from raydd.console import Screen
     from raydd.doctor import examine, versions
+    from raydd.io.console import Screen
 
     findings = examine()
     counts = {state: sum(finding.state == state for finding in findings) for state in COLOURS}

@@ -68,8 +68,8 @@ def own_scores(path: Path) -> Path:
     Raises:
         ValueError: It is another kind of file.
     """
-    from raydd.data.document import parse
-    from raydd.data.regular import read_bytes
+    from raydd.io.document import parse
+    from raydd.io.regular_file import read_bytes
 
     if path.suffix != ".json":
         raise ValueError(f"--out {path}: scores are JSON; use {path.with_suffix('.json')}, or a folder that exists")
@@ -109,13 +109,13 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one a flag
     as_json: AsJson = False,
 ) -> None:
     """Train fresh networks on synthetic sets and test them, beside real images of the same number."""
-    from raydd import evaluation
-    from raydd.api import Where
-    from raydd.config import EvaluateConfig
-    from raydd.console import Screen
-    from raydd.data.lock import alone
+    from raydd.api import evaluate as evaluation
+    from raydd.api.verbs import Where
+    from raydd.config.parsing import build, parse_settings
+    from raydd.config.schema import EvaluateConfig
     from raydd.interop.layouts import detect
-    from raydd.settings import build, parse_settings
+    from raydd.io.console import Screen
+    from raydd.io.lock import alone
 
     screen = Screen(as_json)
     for path in synsets:

@@ -31,12 +31,12 @@ def datasets(
     as_json: AsJson = False,
 ) -> None:
     """List the known data sets, or load one and describe it."""
-    from raydd.config import ExpertsConfig
-    from raydd.console import Screen
+    from raydd.config.parsing import build, parse_settings
+    from raydd.config.schema import ExpertsConfig
     from raydd.data.datasets import DATASETS
     from raydd.data.mirroring import flips
-    from raydd.settings import build, parse_settings
-    from raydd.workspace import load_images
+    from raydd.data.workspace import load_images
+    from raydd.io.console import Screen
 
     if name is None:
         listed = {
@@ -76,11 +76,11 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write a synthetic set as another project keeps it, or as pictures."""
-    from raydd.console import Screen
-    from raydd.data.lock import alone
     from raydd.interop.layouts import known
     from raydd.interop.reading import read_synset
     from raydd.interop.writing import write_synset
+    from raydd.io.console import Screen
+    from raydd.io.lock import alone
 
     screen = Screen(as_json)
     known(format)
@@ -108,11 +108,11 @@ def import_(  # noqa: PLR0913, PLR0917 - one a flag
     as_json: AsJson = False,
 ) -> None:
     """Read a set of another project into a synset.arrow; what its files do not say is given here."""
-    from raydd.config import ExpertsConfig
-    from raydd.console import Screen
+    from raydd.config.parsing import build, parse_settings
+    from raydd.config.schema import ExpertsConfig
     from raydd.interop.layouts import OURS, detect
     from raydd.interop.reading import read_synset
-    from raydd.settings import build, parse_settings
+    from raydd.io.console import Screen
 
     out = out_file(out, "synset.arrow")
     if out.exists():
@@ -149,10 +149,10 @@ def buffer_import(  # noqa: PLR0913, PLR0917 - one a flag
     as_json: AsJson = False,
 ) -> None:
     """Make a buffer of experts that another project trained; what its files do not say is given here."""
-    from raydd.console import Screen
-    from raydd.data.store import shown
+    from raydd.buffer.mirror import shown
+    from raydd.config.parsing import merged, parse_settings
     from raydd.interop.expert_import import describe_import, import_experts
-    from raydd.settings import merged, parse_settings
+    from raydd.io.console import Screen
 
     data = given(dataset=dataset and dataset_word(dataset), preprocessing=preprocessing)
     said = merged({"data": data, "experts": given(network=network)}, parse_settings(settings or ()))
@@ -164,9 +164,9 @@ def buffer_import(  # noqa: PLR0913, PLR0917 - one a flag
 @buffer_app.command("info", epilog="Example: raydd buffer info runs/quickstart/buffer")
 def buffer_info(folder: BufferArgument, as_json: AsJson = False) -> None:
     """Say what a buffer holds."""
-    from raydd.console import Screen
-    from raydd.data.about import describe
-    from raydd.data.store import local_folder
+    from raydd.buffer.describe import describe
+    from raydd.buffer.mirror import local_folder
+    from raydd.io.console import Screen
 
     screen = Screen(as_json)
     show_document(screen, describe(local_folder(folder, screen.note)))
@@ -175,9 +175,9 @@ def buffer_info(folder: BufferArgument, as_json: AsJson = False) -> None:
 @buffer_app.command("verify", epilog="Example: raydd buffer verify runs/quickstart/buffer")
 def buffer_verify(folder: BufferArgument, as_json: AsJson = False) -> None:
     """Read every byte of a buffer; exit code 1 when something is wrong."""
-    from raydd.console import Screen
-    from raydd.data.buffer import verify
-    from raydd.data.store import local_folder, shown
+    from raydd.buffer.arrow_buffer import verify
+    from raydd.buffer.mirror import local_folder, shown
+    from raydd.io.console import Screen
 
     screen = Screen(as_json)
     problems = [problem._asdict() for problem in verify(local_folder(folder, screen.note, anew=True))]
@@ -195,9 +195,9 @@ def buffer_convexify(
     as_json: AsJson = False,
 ) -> None:
     """Write a buffer's convexified form (MCT): a few snapshots an expert; again goes on where it stopped."""
-    from raydd.console import Screen
-    from raydd.data.convexified import convexify
-    from raydd.data.store import local_folder, shown, written_folder
+    from raydd.buffer.convexified import convexify
+    from raydd.buffer.mirror import local_folder, shown, written_folder
+    from raydd.io.console import Screen
 
     screen, epochs = Screen(as_json), whole_numbers(waypoints, "--waypoints")
     full = local_folder(buffer, screen.note)
@@ -217,9 +217,9 @@ def buffer_copy(
     as_json: AsJson = False,
 ) -> None:
     """Copy a buffer to another place, such as an object store; again goes on where it stopped."""
-    from raydd.console import Screen
-    from raydd.data.lock import alone
-    from raydd.data.store import copy_buffer, is_uri, mirror, open_store, shown
+    from raydd.buffer.mirror import copy_buffer, is_uri, mirror, open_store, shown
+    from raydd.io.console import Screen
+    from raydd.io.lock import alone
 
     screen = Screen(as_json)
     folder = (open_store(target).local or mirror(target)) if is_uri(target) else Path(target)

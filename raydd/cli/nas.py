@@ -60,13 +60,14 @@ def nas(  # noqa: PLR0913, PLR0917 - one a flag
     as_json: AsJson = False,
 ) -> None:
     """Rank architectures by training them on synthetic sets, and compare with the ranking by real data."""
-    from raydd.api import Where
-    from raydd.config import EvaluateConfig
-    from raydd.console import Screen
-    from raydd.evaluation import opened
+    from raydd.api.evaluate import opened
+    from raydd.api.nas import rank_architectures
+    from raydd.api.verbs import Where
+    from raydd.config.nas import NasConfig
+    from raydd.config.parsing import build, parse_settings
+    from raydd.config.schema import EvaluateConfig
     from raydd.interop.layouts import detect
-    from raydd.nas import NasConfig, rank_architectures
-    from raydd.settings import build, parse_settings
+    from raydd.io.console import Screen
 
     flags = given(dataset=dataset and dataset_word(dataset), cells=cells, sample=sample, real=real)
     flags |= given(epochs=epochs, real_epochs=real_epochs, first_rung=first_rung, reduction=reduction)
@@ -93,8 +94,8 @@ def nas(  # noqa: PLR0913, PLR0917 - one a flag
 
 def show_ranking(screen: Any, document: dict[str, Any], folder: Path) -> None:
     """The table, each proxy's winner, and where everything is."""
-    from raydd.report.ranking import ranking_table
-    from raydd.report.scores import percent
+    from raydd.figures.ranking import ranking_table
+    from raydd.figures.score_tables import percent
 
     files = ["nas.json", "ranking.csv", *(["nas.png"] if document["real"] else [])]
     files += ["real.json"] if document["real_epochs"] else []

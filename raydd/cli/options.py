@@ -120,10 +120,7 @@ def out_file(path: Path, name: str) -> Path:
 
 
 def show_scores(
-    screen: Any,
-    scores: list[dict[str, Any]],
-    outputs: dict[str, str],
-    report: dict[str, Any] | None = None,
+    screen: Any, scores: list[dict[str, Any]], outputs: dict[str, str], report: dict[str, Any] | None = None
 ) -> None:
     """Scores as tables, and where they were written.
 
@@ -131,10 +128,10 @@ def show_scores(
         screen: Where.
         scores: The records.
         outputs: Files by what they are.
-        report: What else there is to say of the scores, see `raydd.evaluation.report`.
+        report: What else there is to say of the scores, see `raydd.api.evaluate.report`.
     """
-    from raydd.evaluation import alone
-    from raydd.report.scores import comparison_table, matrix_table, robust_table, score_table
+    from raydd.api.evaluate import alone
+    from raydd.figures.score_tables import comparison_table, matrix_table, robust_table, score_table
 
     rows, more = alone(scores), report or {}
     tables = [score_table(rows)]

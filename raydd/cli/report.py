@@ -31,8 +31,8 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """One HTML page of a run, or of several side by side, that needs no network and no second file."""
-    from raydd.console import Screen
-    from raydd.report.page.build import write_report
+    from raydd.io.console import Screen
+    from raydd.report.build import write_report
 
     page, screen = page_path(runs, out), Screen(as_json)
     try:

@@ -50,11 +50,11 @@ def tune(  # noqa: PLR0913, PLR0917 - one a flag
     as_json: AsJson = False,
 ) -> None:
     """Search a method's settings on validation images with Ray Tune, and score the best on the test images."""
-    from raydd import api
-    from raydd.config import EvaluateConfig
-    from raydd.console import Screen
-    from raydd.settings import build, merge, parse_settings
-    from raydd.tuner import tune as search
+    from raydd.api import verbs as api
+    from raydd.api.tune import tune as search
+    from raydd.config.parsing import build, merge, parse_settings
+    from raydd.config.schema import EvaluateConfig
+    from raydd.io.console import Screen
 
     said: dict[str, Any] = given(seed=seed)
     said |= {"data": given(dataset=dataset and dataset_word(dataset)), "experts": given(network=network)}
@@ -79,8 +79,8 @@ def tune(  # noqa: PLR0913, PLR0917 - one a flag
 def spaces(as_json: AsJson = False) -> None:
     """List the search spaces that are shipped."""
     from raydd.cli.options import printer
-    from raydd.console import Screen
-    from raydd.tuning.shipped import load_space, shipped_spaces
+    from raydd.io.console import Screen
+    from raydd.tuning.space_files import load_space, shipped_spaces
 
     document = {name: list(load_space(name).domains) for name in shipped_spaces()}
     lines = {f"{name:26}": ", ".join(keys) for name, keys in document.items()}
@@ -89,8 +89,8 @@ def spaces(as_json: AsJson = False) -> None:
 
 def show_results(screen: Any, results: Any) -> None:
     """The best trial, its scores, and where everything is."""
-    from raydd.report.scores import score_table
-    from raydd.report.trials import settings_text
+    from raydd.figures.score_tables import score_table
+    from raydd.figures.trial_tables import settings_text
 
     outputs = {name: str(path) for name, path in results.outputs.items()}
     best, trials = results.best, results.trials

@@ -36,15 +36,15 @@ def quickstart(
     as_json: AsJson = False,
 ) -> None:
     """Experts, a distilled set, its scores and a report, on the bundled digits: the whole job in a few minutes."""
-    from raydd import api
-    from raydd.config import DistillConfig, ExpertsConfig
-    from raydd.console import Screen
-    from raydd.data.lock import alone
-    from raydd.evaluation import evaluate, save_scores
+    from raydd.api import verbs as api
+    from raydd.api.evaluate import evaluate, save_scores
+    from raydd.config.parsing import build, parse_settings
+    from raydd.config.presets import load_preset
+    from raydd.config.schema import DistillConfig, ExpertsConfig
+    from raydd.io.console import Screen
+    from raydd.io.lock import alone
     from raydd.methods import complete
-    from raydd.preset import load_preset
-    from raydd.report.page.build import write_report
-    from raydd.settings import build, parse_settings
+    from raydd.report.build import write_report
 
     screen, where = Screen(as_json), api.Where(num_workers=2, device=known_device(device))
     config = complete(
@@ -83,12 +83,12 @@ def experts(  # noqa: PLR0913, PLR0917 - one a flag
     as_json: AsJson = False,
 ) -> None:
     """Train expert networks in parallel into a trajectory buffer; again trains only what is missing."""
-    from raydd import api
-    from raydd.config import ExpertsConfig
-    from raydd.console import Screen
-    from raydd.data.about import describe_place
-    from raydd.data.places import shown
-    from raydd.settings import build, parse_settings
+    from raydd.api import verbs as api
+    from raydd.buffer.describe import describe_place
+    from raydd.config.parsing import build, parse_settings
+    from raydd.config.schema import ExpertsConfig
+    from raydd.io.console import Screen
+    from raydd.io.filesystem import shown
 
     flags = {
         "data": given(dataset=dataset and dataset_word(dataset)),
@@ -125,11 +125,11 @@ def distill(  # noqa: PLR0913, PLR0917 - one a flag
     as_json: AsJson = False,
 ) -> None:
     """Distill a synthetic set that students learn from as experts learn from the real one."""
-    from raydd import api
-    from raydd.config import DistillConfig
-    from raydd.console import Screen
-    from raydd.preset import preset_layers
-    from raydd.settings import build, parse_settings
+    from raydd.api import verbs as api
+    from raydd.config.parsing import build, parse_settings
+    from raydd.config.presets import preset_layers
+    from raydd.config.schema import DistillConfig
+    from raydd.io.console import Screen
 
     flags: dict[str, Any] = given(method=method, ipc=ipc, seed=seed, rollouts=rollouts)
     flags |= {"data": given(dataset=dataset and dataset_word(dataset)), "experts": given(network=network)}
@@ -160,9 +160,9 @@ def finish(
     as_json: AsJson = False,
 ) -> None:
     """Make a set of an unfinished run's checkpoint; `raydd distill --resume` still goes on with the run."""
-    from raydd.checks import read_config
-    from raydd.console import Screen
-    from raydd.unfinished import finish as make_set
+    from raydd.io.console import Screen
+    from raydd.run.resolve import read_config
+    from raydd.run.unfinished import finish as make_set
 
     screen = Screen(as_json)
     synset, step = make_set(run, buffer=buffer, device=known_device(device), screen=screen)

@@ -15,16 +15,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from raydd.data.cache import Stored, default_cache, stored
 from raydd.data.decode import MAX_SIDE
-from raydd.data.folders import find_folder
+from raydd.data.folder_reader import find_folder
+from raydd.data.image_cache import Stored, default_cache, stored
+from raydd.data.image_source import Form, Images, Labels, Source, holdout
 from raydd.data.imagenet import SUBSETS
 from raydd.data.labels import lacking
-from raydd.data.loaders import find_digits, find_imagenet, find_tiny_imagenet, find_torchvision
-from raydd.data.npz import find_npz
-from raydd.data.source import Form, Images, Labels, Source, holdout
-from raydd.data.tables import find_parquet, parquet_files
-from raydd.pulse import PULSE
+from raydd.data.named_sets import find_digits, find_imagenet, find_tiny_imagenet, find_torchvision
+from raydd.data.npz_reader import find_npz
+from raydd.data.parquet_reader import find_parquet, parquet_files
+from raydd.io.pulse import PULSE
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from raydd.data.image_source import Form
 from raydd.data.picture import Unreadable, decoding, header, quiet
-from raydd.data.source import Form
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from raydd.data.source import Labels
+from raydd.data.image_source import Labels
 
 MAX_NAME = 200
 """Characters of a class name; longer ones are no names."""

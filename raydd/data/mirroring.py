@@ -6,9 +6,9 @@ A photograph of a dog is of a dog in the mirror too; a letter or a traffic sign 
 from collections.abc import Mapping
 from typing import Any
 
-from raydd.config import DataConfig, DistillConfig
+from raydd.config.parsing import Tree
+from raydd.config.schema import DataConfig, DistillConfig
 from raydd.data.datasets import DATASETS
-from raydd.settings import Tree
 
 
 def flips(data: DataConfig) -> bool:

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from raydd.data.document import Document, Whole, unsealed_text
-from raydd.data.regular import read_text
 from raydd.data.synset import SyntheticSet
-from raydd.data.tensors import load_checked
-from raydd.safe_yaml import parse_yaml
+from raydd.io.document import Document, Whole, unsealed_text
+from raydd.io.regular_file import read_text
+from raydd.io.safe_yaml import parse_yaml
+from raydd.io.tensor_file import load_checked
 
 CHECKPOINT = Path("checkpoint") / "state.arrow"
 UNFINISHED = "unfinished"

@@ -10,10 +10,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from raydd.data.document import validate
-from raydd.data.set_document import SetDocument, check_parts
-from raydd.data.tensors import load_tensors, save_tensors
-from raydd.data.transform import Transform
+from raydd.data.preprocessing import Transform
+from raydd.data.synset_schema import SetDocument, check_parts
+from raydd.io.document import validate
+from raydd.io.tensor_file import load_tensors, save_tensors
 from raydd.numerics.formation import PLAIN, Formation, decode
 
 FORMAT = 1

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from raydd.data.document import Document, Finite, Tree, Whole
-from raydd.data.set_document import ScoreDocument
-from raydd.data.tensors import Tensors, flatten_tree, load_checked, save_tensors, unflatten_tree
+from raydd.data.synset_schema import ScoreDocument
+from raydd.io.document import Document, Finite, Tree, Whole
+from raydd.io.tensor_file import Tensors, flatten_tree, load_checked, save_tensors, unflatten_tree
 
 
 class RecordDocument(Document, extra="allow"):

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from raydd.data.preprocessing import Transform
 from raydd.data.synset import SyntheticSet
-from raydd.data.transform import Transform
 from raydd.distillation.objective import Objective
 from raydd.distillation.rollouts import Rollout, Rolls, draws, mean
 from raydd.numerics.rng import generator

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from raydd.doctor.findings import Finding, size
 from raydd.doctor.probe import Said
-from raydd.private import existing, root
+from raydd.io.private import existing, root
 
 CGROUP = Path("/sys/fs/cgroup")
 SHM = Path("/dev/shm")
@@ -148,7 +148,7 @@ def _lower(sentence: str) -> str:
 
 
 def cache_folder() -> Path:
-    """``$RAYDD_CACHE``, else ``~/.cache/raydd``: as `raydd.data.cache.default_cache`, which needs torch."""
+    """``$RAYDD_CACHE``, else ``~/.cache/raydd``: as `raydd.data.image_cache.default_cache`, which needs torch."""
     return Path(os.environ.get("RAYDD_CACHE") or "~/.cache/raydd").expanduser()
 
 

@@ -8,9 +8,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from raydd.data.provenance import commit
 from raydd.doctor.findings import Finding, size
 from raydd.doctor.probe import Said
+from raydd.io.provenance import commit
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement

@@ -40,9 +40,9 @@ def torchvision_part() -> dict[str, Any]:
 
 def datasets_part() -> dict[str, Any]:
     """The data sets that are here without any download, and those that are decoded already."""
-    from raydd.data.cache import default_cache
     from raydd.data.datasets import DATASETS, default_root
-    from raydd.data.loaders import TORCHVISION
+    from raydd.data.image_cache import default_cache
+    from raydd.data.named_sets import TORCHVISION
 
     root = default_root()
 

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from raydd.config.parsing import Tree
 from raydd.interop.expert_layers import Snapshot, Target, by_layer, check_tensor
 from raydd.interop.torchfile import described, load
-from raydd.settings import Tree
 
 REPLAY = re.compile(r"replay_buffer_(?P<file>\d+)\.pt")
 CHECKPOINT = re.compile(r"(?P<name>.*?)_?premodel_?(?P<expert>\d+)_epoch_?(?P<epoch>\d+)\.pth\.tar")

@@ -13,22 +13,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raydd.config import ExpertsConfig
-from raydd.console import Screen
+from raydd.buffer.arrow_buffer import create_buffer, expert_path, finished, refresh_manifest
+from raydd.buffer.expert_writer import Rows, Spool, pieces
+from raydd.buffer.mirror import written_folder
+from raydd.buffer.precision import STORAGES
+from raydd.buffer.spec import BufferSpec
+from raydd.config.parsing import Tree, build, flat, merged
+from raydd.config.schema import ExpertsConfig
 from raydd.data import mirroring
-from raydd.data.buffer import create_buffer, expert_path, finished, refresh_manifest
-from raydd.data.files import open_arrow
-from raydd.data.spec import BufferSpec
-from raydd.data.spool import Rows, Spool, pieces
-from raydd.data.storage import STORAGES
-from raydd.data.store import written_folder
-from raydd.data.transform import Transform, fit_transform, load_transform, save_transform
+from raydd.data.preprocessing import Transform, fit_transform, load_transform, save_transform
+from raydd.data.workspace import Workspace, open_workspace
 from raydd.interop.expert_files import FORMATS, ForeignExpert, Format, Source, find_experts
 from raydd.interop.expert_layers import Target
+from raydd.io.console import Screen
+from raydd.io.files import open_arrow
 from raydd.numerics.flat import Layout, flatten, seeded
 from raydd.numerics.rng import generator
-from raydd.settings import Tree, build, flat, merged
-from raydd.workspace import Workspace, open_workspace
 
 LOOKED_AT = 512
 """Training images that the first expert is tried on."""

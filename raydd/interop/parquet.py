@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from raydd.data.decode import Blob
-from raydd.data.files import write_atomic
 from raydd.data.labels import among
-from raydd.data.tables import class_names, label_column, opened, parquet_files
+from raydd.data.parquet_reader import class_names, label_column, opened, parquet_files
 from raydd.interop.foreign import Foreign, Outgoing
 from raydd.interop.pictures import decoded, encode
 from raydd.interop.pixels import as_bytes
+from raydd.io.files import write_atomic
 
 FILE = "data/train-00000-of-00001.parquet"
 

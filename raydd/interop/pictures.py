@@ -14,10 +14,10 @@ from PIL import Image
 from torch import Tensor
 
 from raydd.data.decode import Blob, decoder
-from raydd.data.files import write_atomic
-from raydd.data.folders import blobs, labelled, subfolders
-from raydd.data.source import Form
+from raydd.data.folder_reader import blobs, labelled, subfolders
+from raydd.data.image_source import Form
 from raydd.interop.foreign import Foreign, Outgoing, name_of
+from raydd.io.files import write_atomic
 
 _NUMBERED = re.compile(r"\d+_(.*)")
 

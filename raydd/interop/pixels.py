@@ -6,7 +6,7 @@ Shapes: `N` images, `C H W` image.
 import torch
 from torch import Tensor
 
-from raydd.data.transform import Transform
+from raydd.data.preprocessing import Transform
 
 ELEMENTWISE = ("normalise", "raw01")
 """Preprocessing that treats every pixel by itself, growing in it."""

@@ -9,20 +9,20 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from raydd.config import DataConfig
+from raydd.config.components import FormationConfig
+from raydd.config.parsing import build, merged
+from raydd.config.schema import DataConfig
 from raydd.data.datasets import Dataset
 from raydd.data.mirroring import flips, recorded
+from raydd.data.preprocessing import Transform, fit_transform
 from raydd.data.synset import SyntheticSet
-from raydd.data.transform import Transform, fit_transform
+from raydd.data.workspace import load_images
 from raydd.interop import sidecar
 from raydd.interop.foreign import Foreign, Read, Space
 from raydd.interop.layouts import LAYOUTS, OURS, detect
 from raydd.interop.sidecar import Sidecar
 from raydd.interop.torchfile import described
 from raydd.numerics.formation import PLAIN, Formation
-from raydd.parts import FormationConfig
-from raydd.settings import build, merged
-from raydd.workspace import load_images
 
 LR = 0.01
 """The step size that most scripts take where none is kept."""

@@ -8,13 +8,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from raydd.config import DataConfig
-from raydd.data.document import parse, unsealed, validate, write_document
-from raydd.data.regular import read_bytes
-from raydd.data.set_document import ProvenanceDocument, RecipeDocument, ScoreDocument
+from raydd.config.components import FormationConfig
+from raydd.config.parsing import Config, build
+from raydd.config.schema import DataConfig
 from raydd.data.synset import SyntheticSet
-from raydd.parts import FormationConfig
-from raydd.settings import Config, build
+from raydd.data.synset_schema import ProvenanceDocument, RecipeDocument, ScoreDocument
+from raydd.io.document import parse, unsealed, validate, write_document
+from raydd.io.regular_file import read_bytes
 
 NAME = "raydd.json"
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raydd.data.files import write_atomic
+from raydd.io.files import write_atomic
 
 _CODE = re.compile(r"GLOBAL (\S+)")
 _PROTOCOL = re.compile(r"pickle protocol (\d+)")

@@ -7,10 +7,10 @@ others, or with another method's: ``--method mtt --set pruning.rate=0.1``.
 
 from collections.abc import Callable
 
-from raydd.config import DistillConfig
+from raydd.config.parsing import Tree, build
+from raydd.config.schema import DistillConfig
+from raydd.distillation.recipe import Recipe, Setup
 from raydd.methods import coreset, statistic, trajectory
-from raydd.recipe import Recipe, Setup
-from raydd.settings import Tree, build
 
 METHODS: dict[str, Callable[[Setup], Recipe]] = trajectory.METHODS | statistic.METHODS | coreset.METHODS
 """The methods by name, as ``DistillConfig.method`` takes them; a script may add a row of its own."""

@@ -6,8 +6,8 @@ its row of `DEFAULTS`.
 
 from collections.abc import Callable
 
-from raydd.recipe import Recipe, Setup, selection
-from raydd.settings import Tree
+from raydd.config.parsing import Tree
+from raydd.distillation.recipe import Recipe, Setup, selection
 
 
 def coreset(setup: Setup) -> Recipe:

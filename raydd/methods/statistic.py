@@ -9,10 +9,10 @@ for validation unless ``data.validation`` says otherwise (0 is the papers' split
 
 from collections.abc import Callable
 
+from raydd.config.parsing import Tree
 from raydd.data.imagenet import SUBSETS
-from raydd.recipe import Recipe, Setup
-from raydd.settings import Tree
-from raydd.statistics import statistics
+from raydd.distillation.recipe import Recipe, Setup
+from raydd.distillation.statistic_recipe import statistics
 
 
 def dc(setup: Setup) -> Recipe:

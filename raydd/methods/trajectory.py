@@ -9,9 +9,9 @@ for validation unless ``data.validation`` says otherwise (0 is the papers' split
 
 from collections.abc import Callable
 
-from raydd.recipe import Recipe, Setup
-from raydd.settings import Tree
-from raydd.trajectories import matching
+from raydd.config.parsing import Tree
+from raydd.distillation.recipe import Recipe, Setup
+from raydd.distillation.trajectory_recipe import matching
 
 
 def mtt(setup: Setup) -> Recipe:
@@ -131,11 +131,7 @@ def mct(setup: Setup) -> Recipe:
     return matching(setup)
 
 
-_DATM: Tree = {
-    "initial": "correctly_classified",
-    "lr": {"labels": 5.0},
-    "experts": {"optimizer": "gsam"},
-}
+_DATM: Tree = {"initial": "correctly_classified", "lr": {"labels": 5.0}, "experts": {"optimizer": "gsam"}}
 
 METHODS: dict[str, Callable[[Setup], Recipe]] = {
     "mtt": mtt,

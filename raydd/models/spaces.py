@@ -161,10 +161,7 @@ def nasbench201(cells: int = CELLS) -> Grid[CellRow]:
 _CONVNET_AXES = ((32, 64, 128, 256), (1, 2, 3, 4), tuple(NORMS), tuple(ACTIVATIONS), tuple(POOLINGS))
 
 # convnet720: the architecture search of arXiv 2006.05929, which later papers repeat.
-SPACES: dict[str, Sequence[Row]] = {
-    "convnet720": Grid(ConvNetRow, _CONVNET_AXES),
-    "nasbench201": nasbench201(),
-}
+SPACES: dict[str, Sequence[Row]] = {"convnet720": Grid(ConvNetRow, _CONVNET_AXES), "nasbench201": nasbench201()}
 
 
 def build(row: Row, *, channels: int, size: int, classes: int) -> nn.Module:
@@ -250,7 +247,7 @@ def load_rows(path: str | Path, read: Callable[[str], object]) -> tuple[ConvNetR
 
     Args:
         path: The file, UTF-8.
-        read: Its text as lists and mappings: `raydd.safe_yaml.parse_yaml` for YAML, which this layer does not import.
+        read: Parses the text into lists and mappings, such as `raydd.io.safe_yaml.parse_yaml`.
 
     Raises:
         ValueError: In one line, naming the file, the row and the remedy.

@@ -35,13 +35,7 @@ class Batch(NamedTuple):
     view: View = identity
 
 
-def unroll(
-    inner: Inner,
-    theta: Tensor,
-    batches: Sequence[Batch],
-    lr: Tensor,
-    backprop: Backprop = "full",
-) -> Path:
+def unroll(inner: Inner, theta: Tensor, batches: Sequence[Batch], lr: Tensor, backprop: Backprop = "full") -> Path:
     r"""Train a student by SGD: theta_{i+1} = theta_i - lr * grad_theta inner(theta_i, view_i(x_i), y_i).
 
     Args:
@@ -114,13 +108,7 @@ class _Sweep(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        inner: Inner,
-        plan: Plan,
-        second_order: bool,
-        theta: Tensor,
-        lr: Tensor,
-        *tensors: Tensor,
+        ctx: Any, inner: Inner, plan: Plan, second_order: bool, theta: Tensor, lr: Tensor, *tensors: Tensor
     ) -> Path:
         path = [theta.detach().clone()]
         for x_place, y_place, view in plan:
@@ -162,12 +150,7 @@ class _Sweep(torch.autograd.Function):
 
 
 def _step(
-    ctx: Any,
-    theta: Tensor,
-    tensors: Sequence[Tensor],
-    wanted: Sequence[bool],
-    view: View,
-    adjoint: Tensor,
+    ctx: Any, theta: Tensor, tensors: Sequence[Tensor], wanted: Sequence[bool], view: View, adjoint: Tensor
 ) -> tuple[Tensor, list[Tensor | None]]:
     """Slope s = <g_i, lambda> and its derivatives by theta_i, x_i and y_i (None where not wanted)."""
     theta = theta.detach().requires_grad_()

@@ -84,7 +84,5 @@ def fit_zca(images: Tensor, eps: float = 0.1) -> Whitening:
         raise ValueError(f"ZCA needs at least two images, not {len(images)}: use a larger data set")
     fitted = ZCAWhitening(eps=float(eps), compute_inv=True).fit(images.detach().double())
     return Whitening(
-        fitted.mean_vector.flatten().to(images),
-        fitted.transform_matrix.to(images),
-        fitted.transform_inv.to(images),
+        fitted.mean_vector.flatten().to(images), fitted.transform_matrix.to(images), fitted.transform_inv.to(images)
     )

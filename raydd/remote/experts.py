@@ -6,13 +6,13 @@ from typing import NamedTuple
 
 import ray
 
-from raydd.data.buffer import refresh_manifest
-from raydd.data.manifest import read_manifest
-from raydd.data.outlet import Outlet
-from raydd.data.transform import load_transform
-from raydd.experts import Given, Job, Trainer, buffer_spec, prepare
-from raydd.remote.crew import PATIENCE_SECONDS, Crew, Needs
+from raydd.buffer.arrow_buffer import refresh_manifest
+from raydd.buffer.manifest import read_manifest
+from raydd.buffer.upload import Outlet
+from raydd.data.preprocessing import load_transform
+from raydd.remote.expert_pool import PATIENCE_SECONDS, Crew, Needs
 from raydd.remote.session import Plan, free_nodes, spread
+from raydd.training.expert_worker import Given, Job, Trainer, buffer_spec, prepare
 
 __all__ = ["Job", "Progress", "Trainer", "buffer_spec", "prepare", "train_missing"]
 

@@ -17,8 +17,8 @@ from typing import Any
 import ray
 from ray._private import ray_constants
 
-from raydd.private import RAY, private_folder, root
-from raydd.signals import terminate
+from raydd.io.private import RAY, private_folder, root
+from raydd.io.signals import terminate
 
 NAMESPACE = "raydd"
 LOOPBACK, TOKEN = "127.0.0.1", "token"

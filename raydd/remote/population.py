@@ -11,9 +11,9 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import PopulationBasedTraining, TrialScheduler
 
 from raydd.remote.trials import Books, Way, number_of, send
-from raydd.tuning.desk import Desk
-from raydd.tuning.handover import begin, clear, hand_over, keep, told
+from raydd.tuning.checkpoint_exchange import begin, clear, hand_over, keep, told
 from raydd.tuning.trial import Report, Task, run_trial, trial_folder
+from raydd.tuning.trial_scheduler import Desk
 
 TOKEN = "kept"
 """The file of Tune's checkpoints: it names, below the trials' folder, where the set and all beside it are kept."""

@@ -10,11 +10,11 @@ import torch
 from ray.exceptions import ActorDiedError, RayError, RayTaskError
 from torch import Tensor
 
-from raydd.data.buffer import ArrowBuffer
+from raydd.buffer.arrow_buffer import ArrowBuffer
 from raydd.distillation.rollouts import Rollout
+from raydd.remote.buffer_store import share
 from raydd.remote.session import Plan, free_nodes, spread
-from raydd.remote.store import share
-from raydd.rollouts import Roller, Task
+from raydd.run.rollout_worker import Roller, Task
 
 ATTEMPTS, STARTS = 3, 8
 PAUSE_SECONDS = 0.5

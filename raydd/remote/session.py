@@ -13,9 +13,9 @@ import ray
 from ray._private.state import available_resources_per_node
 from ray.exceptions import RayError
 
-from raydd.pulse import PULSE
+from raydd.io.pulse import PULSE
+from raydd.io.signals import terminates
 from raydd.remote.local import NAMESPACE, local_ray, read_anew
-from raydd.signals import terminates
 
 WORKERS_PER_GPU = 4
 PATIENCE_SECONDS = 10.0

@@ -11,9 +11,9 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
-from raydd.memory import keep_memory
-from raydd.tuning.desk import Desk
+from raydd.io.memory import keep_memory
 from raydd.tuning.trial import Report, Task
+from raydd.tuning.trial_scheduler import Desk
 
 RESTARTS = 3
 FAILURES = (ValueError, RuntimeError, FloatingPointError, MemoryError)

@@ -21,10 +21,9 @@ from ray.tune.search import Searcher
 from raydd.remote.population import population
 from raydd.remote.session import Plan, plan, resources
 from raydd.remote.trials import RESTARTS, Books, Shared, Way, number_of, send
-from raydd.tuning.desk import Desk
-from raydd.tuning.loggers import ask_for as _ask_for
-from raydd.tuning.loggers import ask_for_key as _ask_for_key
+from raydd.tuning.loggers import ask_for as _ask_for, ask_for_key as _ask_for_key
 from raydd.tuning.trial import Task, run_trial
+from raydd.tuning.trial_scheduler import Desk
 
 DEFAULT_LOGGERS = "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"
 

@@ -1,1 +1,1 @@
-"""Pictures and tables of what was found."""
+"""One self-contained HTML page of what runs did: no network, no second file."""

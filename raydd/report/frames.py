@@ -1,143 +1,187 @@
-"""A distillation as pictures: the set at about 20 outer steps, ``frames/step-000050.png`` of a run folder.
+"""Pictures of a run's synthetic images: its frames, its result, and what lies where in them.
 
-A frame has a row a class and a column an image, without gaps, at the images' own size. ``frames/frames.json`` says
-what is where. An image keeps its place whatever its soft label has become.
-
-Shapes: `H W` image, `K` classes.
+Shapes: `N` images, `K` classes, `H W` of an image.
 """
 
-import re
-from dataclasses import replace
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
-from raydd.data.document import Document, read_tree, sealed
-from raydd.data.files import write_atomic
 from raydd.data.synset import SyntheticSet
-from raydd.report.picture import save_png, to_image
+from raydd.figures.frames import FOLDER, INDEX, MOST_IMAGES, MOST_PIXELS, REMAKE, Frames, frame_path, layout, pixels_of
+from raydd.figures.synset_picture import to_image
+from raydd.report.documents import read_document
+from raydd.report.folder import RunFolder
+from raydd.report.html import png_size
 
-FOLDER = "frames"
-INDEX = "frames.json"
-REMAKE = "distill the run again, or remove its folder frames"
-COUNT = 20
-MOST_CLASSES = 100
-MOST_IMAGES = 10
-MOST_PIXELS = 1 << 21
-_NAME = re.compile(r"step-(\d{6,})\.png")
+MOST_BYTES = 12_000_000  # of all frames on a page
+LIKELIEST = 5
+BESIDE = 10
+MOST_BESIDE = 20  # classes that stand beside each other
 
 
-class Frames(Document):
-    """``frames/frames.json``: what the pictures beside it show.
+class Stop(NamedTuple):
+    """A place of the slider.
 
     Attributes:
-        columns: Images beside each other, those of a class.
+        step: The outer step; None of a result whose step is not known.
+        words: What is written beside the slider.
+        png: All images as one picture.
+    """
+
+    step: int | None
+    words: str
+    png: bytes
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """What lies where in the pictures of a run.
+
+    Attributes:
+        columns: Images beside each other.
         classes: Names, one a row.
         size: (H, W) of an image.
-        steps: Outer steps, a picture each.
+        stops: The pictures, oldest first.
+        labels: By (row, column) the image's label: (class, share) pairs, likeliest first; of a class alone one pair.
+        left_out: How many frames were left out for their size.
     """
 
     columns: int
     classes: tuple[str, ...]
     size: tuple[int, int]
-    steps: tuple[int, ...]
+    stops: tuple[Stop, ...]
+    labels: dict[tuple[int, int], list[tuple[str, float]]]
+    left_out: int = 0
 
 
-class Layout(NamedTuple):
-    """What a frame shows of a set, whose images are in class order.
+def read_sheet(run: RunFolder) -> Sheet | None:
+    """What there is to show of a run; None where there is no image."""
+    index = run.path / FOLDER / INDEX
+    frames = read_document(index, Frames, REMAKE) if run.folder and index.is_file() else None
+    stops, left_out = _frames(run.path, frames, run.setting("steps")) if frames else ([], 0)
+    synset = run.synset
+    if synset is None:
+        if frames is None or not stops:
+            return None
+        return Sheet(frames.columns, frames.classes, frames.size, tuple(stops), {}, left_out)
+    size = (int(synset.images.shape[2]), int(synset.images.shape[3]))
+    members = members_of(synset)
+    columns = max(1, *(len(rows) for rows in members))
+    classes = tuple(synset.classes[: len(members)])
+    if frames and (frames.columns, frames.size, frames.classes) != (columns, size, classes):
+        stops = []  # of another set than the result
+    stops = _with_result(stops, result_picture(synset, members, columns), run)
+    return Sheet(columns, classes, size, tuple(stops), _labels(synset, members), left_out)
 
-    Attributes:
-        classes: The first so many.
-        images: The first so many of each.
-        of: Stored images a class.
-        height: Of an image, in pixels.
-        width: Of an image, in pixels.
+
+def members_of(synset: SyntheticSet) -> list[list[int]]:
+    """Of each shown class the images that are shown, by number.
+
+    A set that raydd distilled is in class order, and an image keeps its row whatever its soft label has become. In
+    others a soft label counts by its largest logit.
     """
-
-    classes: int
-    images: int
-    of: int
-    height: int
-    width: int
-
-    def places(self) -> list[int]:
-        """The places in the set of the images that are shown, row by row."""
-        return [row * self.of + column for row in range(self.classes) for column in range(self.images)]
+    labels, shown = synset.hard_labels.cpu(), layout(synset)
+    if shown.of * len(synset.classes) == len(labels):
+        own = torch.arange(len(synset.classes)).repeat_interleave(shown.of)
+        if 2 * int((labels == own).sum()) > len(labels):
+            places = shown.places()
+            return [places[row * shown.images : (row + 1) * shown.images] for row in range(shown.classes)]
+    most = min(MOST_IMAGES, max(1, MOST_PIXELS // (shown.classes * shown.height * shown.width)))
+    return [torch.nonzero(labels == label).flatten()[:most].tolist() for label in range(shown.classes)]
 
 
-def layout(synset: SyntheticSet) -> Layout:
-    """As much as is shown of a set: 100 classes, 10 images each, and fewer where these make 2 million pixels."""
-    height, width = synset.images.shape[2:]
-    of = len(synset.images) // len(synset.classes)
-    classes = min(len(synset.classes), MOST_CLASSES, max(1, MOST_PIXELS // (height * width)))
-    return Layout(classes, min(of, MOST_IMAGES, max(1, MOST_PIXELS // (classes * height * width))), of, height, width)
+def result_picture(synset: SyntheticSet, members: Sequence[Sequence[int]], columns: int) -> bytes:
+    """A row a class as in a frame, white where no image is, as a PNG."""
+    pixels = iter(pixels_of(synset, [number for images in members for number in images]))
+    channels, height, width = (int(size) for size in synset.images.shape[1:])
+    canvas = torch.ones(channels, len(members) * height, columns * width)
+    for row, images in enumerate(members):
+        for column in range(len(images)):
+            top, left = row * height, column * width
+            canvas[:, top : top + height, left : left + width] = next(pixels)
+    data = io.BytesIO()
+    to_image(canvas).save(data, format="PNG")
+    return data.getvalue()
 
 
-def pixels_of(synset: SyntheticSet, places: list[int]) -> Tensor:
-    """Some images of a set as pictures (n, C, H, W) in [0, 1], on the CPU; the others are not decoded."""
-    chosen = torch.tensor(places, dtype=torch.long, device=synset.images.device)
-    return replace(synset, images=synset.images.detach()[chosen], labels=synset.labels[chosen]).pixels().cpu()
+def compact(sheet: Sheet) -> bytes:
+    """The last picture of a sheet for a small place: a column a class, or rows of ten where it has one image each."""
+    whole, (height, width), count = Image.open(io.BytesIO(sheet.stops[-1].png)), sheet.size, len(sheet.classes)
+    turned = sheet.columns > 1 and count <= MOST_BESIDE
+    across = BESIDE if sheet.columns == 1 else count if turned else sheet.columns
+    places = [(row, column) for row in range(count) for column in range(sheet.columns)]
+    places = sorted(places, key=lambda place: place[::-1]) if turned else places
+    gap = 1 + max(height, width) // 32
+    size = (min(across, len(places)), -(-len(places) // across))
+    canvas = Image.new(whole.mode, (size[0] * (width + gap) - gap, size[1] * (height + gap) - gap), "white")
+    for place, (row, column) in enumerate(places):
+        part = whole.crop((column * width, row * height, (column + 1) * width, (row + 1) * height))
+        canvas.paste(part, (place % across * (width + gap), place // across * (height + gap)))
+    data = io.BytesIO()
+    canvas.save(data, format="PNG")
+    return data.getvalue()
 
 
-def frame_steps(steps: int, count: int = COUNT) -> tuple[int, ...]:
-    """The outer steps of a run at which frames are made: evenly spread, 0 and the last among them.
-
-    >>> frame_steps(150, 4), frame_steps(2)
-    ((0, 50, 100, 150), (0, 1, 2))
-    """
-    return tuple(sorted({round(steps * part / (count - 1)) for part in range(count)}))
-
-
-def frame(synset: SyntheticSet) -> Image.Image:
-    """A set as a picture with a row a class and a column an image, preprocessing undone; mosaics are shown whole."""
-    shown = layout(synset)
-    rows = pixels_of(synset, shown.places()).unflatten(0, (shown.classes, shown.images))  # (K, n, C, H, W)
-    return to_image(rows.permute(2, 0, 3, 1, 4).flatten(3).flatten(1, 2))
-
-
-def frame_path(folder: Path, step: int) -> Path:
-    """Where a run folder holds the frame of an outer step."""
-    return folder / FOLDER / f"step-{step:06d}.png"
+def _frames(folder: Path, frames: Frames, last: int | None) -> tuple[list[Stop], int]:
+    """The pictures of a run's frames, of which as many evenly spread ones are taken as a page can hold."""
+    of = "" if last is None else f" of {last}"
+    found = []
+    for step in frames.steps:
+        if not frame_path(folder, step).exists():  # a run that goes back removes it before it makes it again
+            continue
+        size = frames.columns * frames.size[1], len(frames.classes) * frames.size[0]
+        found.append(Stop(step, f"step {step}{of}", _whole_png(frame_path(folder, step), size)))
+    total = sum(len(stop.png) for stop in found)
+    most = max(2, len(found) * MOST_BYTES // max(total, 1))
+    if most >= len(found):
+        return found, 0
+    kept = sorted({round(place * (len(found) - 1) / (most - 1)) for place in range(most)})
+    return [found[place] for place in kept], len(found) - len(kept)
 
 
-def frame_paths(folder: Path) -> dict[int, Path]:
-    """The frames that a run folder holds, by outer step, ascending; empty where it holds none."""
-    found = ((_NAME.fullmatch(path.name), path) for path in (folder / FOLDER).glob("step-*.png"))
-    return dict(sorted((int(match[1]), path) for match, path in found if match))
+def _whole_png(file: Path, size: tuple[int, int]) -> bytes:
+    """A picture's bytes, which must be whole and (width, height) of this size."""
+    try:
+        png = file.read_bytes()
+        if png_size(png) != size:
+            raise ValueError(f"{png_size(png)} pixels instead of {size}")
+        Image.open(io.BytesIO(png)).verify()
+    except (OSError, ValueError, SyntaxError) as error:  # the last is Pillow's word for a broken file
+        raise ValueError(f"{file} is damaged ({error}); {REMAKE}") from None
+    return png
 
 
-def save_frame(folder: Path, step: int, synset: SyntheticSet) -> Path:
-    """Write the frame of an outer step, and what it shows."""
-    path = save_png(frame(synset), frame_path(folder, step))
-    shown = layout(synset)
-    _write_index(
-        folder,
-        {
-            "columns": shown.images,
-            "classes": list(synset.classes[: shown.classes]),
-            "size": [shown.height, shown.width],
-            "images_a_class": shown.images,
-            "of": shown.of,
-        },
-    )
-    return path
+def _with_result(stops: list[Stop], png: bytes, run: RunFolder) -> list[Stop]:
+    """The frames and, as the last of them or behind it, the result."""
+    result = Stop(run.result_step, f"the result, {run.result_words}", png)
+    return [*(stops[:-1] if stops and _same(stops[-1].png, png) else stops), result]
 
 
-def drop_frames(folder: Path, step: int) -> None:
-    """Remove the frames of later outer steps than one, to which a run has gone back."""
-    for later, path in frame_paths(folder).items():
-        if later > step:
-            path.unlink()
-    index = folder / FOLDER / INDEX
-    if index.exists():
-        _write_index(folder, read_tree(index, Frames, REMAKE)[1])
+def _same(first: bytes, second: bytes) -> bool:
+    one, other = (np.asarray(Image.open(io.BytesIO(png)).convert("RGB")) for png in (first, second))
+    return np.array_equal(one, other)
 
 
-def _write_index(folder: Path, shown: dict[str, object]) -> None:
-    path = folder / FOLDER / INDEX
-    content = sealed(shown | {"steps": [*frame_paths(folder)]})
-    if not path.exists() or path.read_bytes() != content:
-        write_atomic(path, content)
+def _labels(synset: SyntheticSet, members: Sequence[Sequence[int]]) -> dict[tuple[int, int], list[tuple[str, float]]]:
+    if synset.label_kind == "hard":
+        return {
+            (row, at): [(synset.classes[row], 1.0)] for row, found in enumerate(members) for at in range(len(found))
+        }
+    shares, order = synset.targets.double().sort(dim=1, descending=True, stable=True)
+    return {
+        (row, at): [
+            (synset.classes[label], share)
+            for label, share in zip(
+                order[number, :LIKELIEST].tolist(), shares[number, :LIKELIEST].tolist(), strict=True
+            )
+        ]
+        for row, found in enumerate(members)
+        for at, number in enumerate(found)
+    }

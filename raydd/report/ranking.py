@@ -1,194 +1,287 @@
-"""How a proxy set ranks architectures against real data: a scatter a proxy set, and the table beside it.
+"""Architecture search by proxy on a page, from the ``nas.json`` that `raydd nas` writes; docs/nas.md has its keys.
 
-A ranking document has ``space``, ``dataset``, ``proxy_label`` and ``real_label`` (how the networks were trained and
-on which images tested: words that go on from "trained"), ``real`` (accuracy by architecture), ``real_seconds`` (may be
-absent), and ``proxies``: dicts of ``name``, ``scores`` (accuracy by architecture), ``stopped`` (architectures stopped
-early, whose accuracy is the last that was measured), ``agreement`` (of `raydd.training.ranking`) and ``seconds`` (may
-be absent).
-
-Shapes: none; accuracies are fractions in documents, per cent on axes and in tables.
+Shapes: none; accuracies are fractions in documents, per cent on the page.
 """
 
-import csv
-import io
 import statistics
-from collections.abc import Mapping, Sequence
-from textwrap import fill
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Self
 
-from rich.table import Table
+from pydantic import Field, model_validator
 
-from raydd.console import clock
-from raydd.report.figure import label, legend_below, look, new_figure
-from raydd.report.scores import percent
-from raydd.report.terminal import text_table
+from raydd.figures.score_tables import chance, percent, spread
+from raydd.io.console import clock
+from raydd.report.charts import Point, scatter
+from raydd.report.documents import Document, Finite, Fraction, file_of, found_in, read_document
+from raydd.report.html import Cell, Column, Section, definitions, paragraph, table
+from raydd.report.scores import SELECTIONS, number_cell
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-Document = Mapping[str, Any]
-Styles = Mapping[str, Mapping[str, Any]]
-ACROSS = 3  # panels side by side
-LETTERS = 38  # of a line that is as wide as a panel
-PLAIN = "an architecture"  # one that has no group
-RING: dict[str, Any] = {"marker": "o", "facecolors": "none", "edgecolors": "black", "linewidths": 1.2}
+RANKING = ("nas.json", "nas")
+MOST_ROWS = 400  # of the table; ranking.csv has all
+MOST_POINTS = 800  # of a scatter; of more, evenly through the ranking
+STOPPED, OTHER = "stopped early, its last accuracy", "an architecture"
 
 
-def draw_ranking(document: Document, groups: Mapping[str, str] | None = None) -> "Figure":
-    """Accuracy by the proxy set against accuracy by real data, a mark an architecture and a panel a proxy set.
+class Top(Document):
+    """How the proxy's best k agree with the real ones."""
 
-    Hollow marks were stopped early; rings mark the proxy's best, as many as the first of its tops has.
+    k: int
+    overlap: Fraction | None
+    spearman: Finite | None
+    spearman_p: Finite | None = None
+    regret: Finite | None
+    names: tuple[str, ...] | None
+    found_accuracy: Fraction | None
 
-    Args:
-        document: See the top of this file. Architectures without real accuracy are not drawn.
-        groups: A word for each architecture, such as its normalisation, which gives it its colour.
+
+class Agreement(Document):
+    """How a proxy's ranking agrees with that by real data."""
+
+    architectures: int
+    spearman: Finite | None
+    spearman_p: Finite | None = None
+    spearman_low: Finite | None
+    spearman_high: Finite | None
+    kendall: Finite | None
+    best: str
+    best_accuracy: Fraction
+    tops: tuple[Top, ...]
+
+
+class Winner(Document):
+    """The architecture that a search by the proxy would take."""
+
+    architecture: str
+    accuracy: Fraction
+    real_accuracy: Fraction | None
+    regret: Finite | None
+
+
+class Proxy(Document):
+    """A set that ranks."""
+
+    name: str
+    kind: str
+    selection: str = "unknown"
+    scores: dict[str, Fraction]
+    values: dict[str, tuple[Fraction, ...]] = Field(default_factory=dict)
+    ranking: Annotated[tuple[str, ...], Field(min_length=1)]
+    stopped_after: dict[str, int]
+    seconds: Finite
+    seconds_mean: Finite
+    seconds_of: dict[str, Finite]
+    winner: Winner
+    agreement: Agreement | None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if not set(self.ranking) == self.scores.keys() == self.seconds_of.keys():
+            raise ValueError(f"{self.name}: ranking, scores and seconds_of name other architectures")
+        return self
+
+
+class Ranking(Document):
+    """What `raydd nas` writes."""
+
+    space: str
+    space_size: int
+    architectures: int
+    dataset: str
+    protocol: str
+    epochs: int
+    split: str
+    selection: str = "unknown"
+    seeds: int
+    seed: int = 0
+    rungs: tuple[int, ...]
+    proxy_label: str
+    real: dict[str, Fraction] | None
+    real_values: dict[str, tuple[Fraction, ...]] | None = None
+    real_label: str | None
+    real_seconds: Finite | None
+    real_seconds_of: dict[str, Finite] | None = None
+    proxies: Annotated[tuple[Proxy, ...], Field(min_length=1)]
+
+
+def is_ranking(path: Path) -> bool:
+    """Whether it is a document of `raydd nas`, or a folder that holds it."""
+    return file_of(path, *RANKING) is not None
+
+
+def nas_headline(path: Path) -> str:
+    """How far the first proxy agrees, in a line."""
+    found = _read(path)
+    first, counts = found.proxies[0], f"{found.architectures} architectures of {found.space} on {found.dataset}"
+    if first.agreement is None:
+        return f"{first.name} ranks {counts}: the best is {first.winner.architecture}"
+    return f"{first.name} ranks {counts}: Spearman {_number(first.agreement.spearman)} with training on real data"
+
+
+def nas_sections(path: Path) -> list[Section]:
+    """The scatters, how the rankings agree, and the architectures.
+
+    Raises:
+        ValueError: The document is damaged.
     """
-    proxies = document["proxies"]
-    across = min(ACROSS, len(proxies))
-    down = -(-len(proxies) // across)
-    words = {name: (groups or {}).get(name, PLAIN) for name in document["real"]}
-    styles = {word: look(index) for index, word in enumerate(sorted(set(words.values())))}
-    figure = new_figure(max(5.2, 0.6 + 4.0 * across), 1.4 + 3.7 * down + 0.1 * len(styles))
-    panels = figure.subplots(down, across, sharey=True, squeeze=False).ravel()
-    for index, axes in enumerate(panels):
-        if index >= len(proxies):
-            axes.set_visible(False)
-            continue
-        _scatter(axes, document["real"], proxies[index], words, styles)
-        x, y = (f"accuracy (%), trained {document[key]}" for key in ("proxy_label", "real_label"))
-        label(axes, fill(x, LETTERS), fill(y, LETTERS) if index % across == 0 else "", _title(proxies[index]))
-        axes.tick_params(labelleft=True)
-        axes.margins(0.07)
-    title = f"{document['dataset']}, {document['space']}: accuracy by a proxy set and by real data"
-    figure.suptitle(fill(title, int(1.4 * LETTERS * across)), x=0.01, ha="left", fontsize="medium")
-    _legend(figure, proxies, styles)
-    return figure
+    found = _read(path)
+    body = paragraph(_sentence(found)) + definitions(_words(found))
+    if found.real is not None:
+        body += "".join(_scatter(found, proxy, found.real) for proxy in found.proxies)
+        body += _agreement(found)
+    each = _left_out(found) + _architectures(found)
+    return [Section("ranking", "Architectures ranked", body), Section("architectures", "Each architecture", each)]
 
 
-def ranking_table(document: Document) -> Table:
-    """Agreement of each proxy set with the real ranking, and how accurate the best that it finds is.
-
-    The accuracy is that of the best by real data among the proxy's best k, with k the first of the tops; the last row
-    is the best of all, and the time of the real ranking. Architectures are not named here: names of NAS-Bench-201 have
-    80 letters.
-    """
-    proxies = document["proxies"]
-    agreed = proxies[0]["agreement"]
-    sizes = [top["k"] for top in agreed["tops"]]
-    rows = [_row(proxy) for proxy in proxies]
-    dashes = ["-"] * (2 + len(sizes))
-    time = _time(document.get("real_seconds"))
-    rows.append(["real data", *dashes, percent(agreed["best_accuracy"]), time])
-    columns = ("proxy", "tau", "rho", *(f"top {k}" for k in sizes), "accuracy", "time")
-    title = f"{document['dataset']}, {document['space']}, {agreed['architectures']} architectures: trained "
-    title += f"{document['proxy_label']}, and {document['real_label']}. tau: Kendall's b; rho: Spearman, and its "
-    title += "95 % interval; top k: rho "
-    title += "among the proxy's best k, and how many of these are the real best; "
-    title += f"accuracy: by real data in %, of the best among its best {sizes[0] if sizes else 0}"
-    return text_table(title, columns, rows)
+def _read(path: Path) -> Ranking:
+    return read_document(found_in(path, *RANKING), Ranking, "`raydd nas` with the same --out writes it anew")
 
 
-def ranking_csv(document: Document) -> str:
-    """A line an architecture, the first proxy's best first; with several seeds their standard deviations (n - 1) too.
+def _sentence(found: Ranking) -> str:
+    size = "all" if found.architectures == found.space_size else f"{found.architectures} of {found.space_size}"
+    text = f"{size[0].upper()}{size[1:]} architectures of {found.space} were trained {found.proxy_label}"
+    text += f", and {found.real_label}" if found.real is not None else "; no ranking by real data stands beside it"
+    seeds = (
+        f"Accuracies are means of {found.seeds} fresh networks" if found.seeds > 1 else "Accuracies are of one network"
+    )
+    return f"{text}. {seeds} an architecture, in per cent."
 
-    Args:
-        document: What ``nas.json`` holds.
-    """
-    proxies, real = document["proxies"], document["real"]
-    columns: dict[str, Document] = {}
-    for proxy in proxies:
-        name, places = proxy["name"], proxy["ranking"]
-        columns[f"{name}: accuracy"] = proxy["scores"]
-        columns |= _deviations(f"{name}: std", proxy["values"])
-        columns[f"{name}: rank"] = {each: place for place, each in enumerate(places, start=1)}
-        columns[f"{name}: seconds"] = proxy["seconds_of"]
-        columns[f"{name}: stopped after"] = proxy["stopped_after"]
+
+def _words(found: Ranking) -> list[tuple[str, str]]:
+    """Budget, honesty, and the architecture that each proxy finds."""
+    pairs = [("data set", found.dataset), ("protocol", found.protocol), ("seeds", f"{found.seeds}, from {found.seed}")]
+    ranked = f"{found.selection}: {SELECTIONS.get(found.selection, '')}".rstrip(": ")
+    words = {"honest": "honest: proxies rank on validation images, which real training and the final test do not use"}
+    pairs.append((f"ranked on {found.split} images", words.get(found.selection, ranked)))
+    if found.rungs:
+        pairs.append(("stopped early", f"those far from the best after {', '.join(map(str, found.rungs))} epochs"))
+    for proxy in found.proxies:
+        best = proxy.winner
+        text = f"{best.architecture}, {percent(best.accuracy)} % on the proxy"
+        if best.real_accuracy is not None and best.regret is not None:
+            text += f"; {percent(best.real_accuracy)} % by real data, {percent(best.regret)} below the best of all"
+        pairs.append((f"best by {proxy.name}", text))
+    return pairs
+
+
+def _scatter(found: Ranking, proxy: Proxy, real: Mapping[str, float]) -> str:
+    """Accuracy by the proxy against accuracy by real data; the proxy's best and what was stopped are marked."""
+    tops = proxy.agreement.tops if proxy.agreement else ()
+    chosen = (tops[0].names or ()) if tops else ()
+    places = [name for name in proxy.ranking if name in real]
+    every = -(-len(places) // MOST_POINTS)
+    shown = [name for place, name in enumerate(places) if name in chosen or place % every == 0]
+    best = f"among the proxy's best {len(chosen)}"
+    groups = {name: best if name in chosen else STOPPED if name in proxy.stopped_after else OTHER for name in shown}
+    order = (OTHER, best, STOPPED)  # the same colours in every chart
+    points = []
+    for name in sorted(shown, key=lambda name: order.index(groups[name])):
+        ends = f"{percent(proxy.scores[name])} % by {proxy.name}, {percent(real[name])} % by real data"
+        points.append(Point(100 * proxy.scores[name], 100 * real[name], f"{name}: {ends}", groups[name]))
+    rho = "" if proxy.agreement is None else f": Spearman {_number(proxy.agreement.spearman)}"
+    part = f", {len(shown)} of {len(places)} drawn" if len(shown) < len(places) else ""
+    x, y = f"accuracy by the proxy (%), {found.split} images", "accuracy by real data (%)"
+    return scatter(points, x=x, y=y, title=f"{proxy.name}{rho}{part}")
+
+
+def _agreement(found: Ranking) -> str:
+    """A row a proxy: correlations, tops, what the search finds, and times."""
+    judged = [(proxy, agreed) for proxy in found.proxies if (agreed := proxy.agreement) is not None]
+    if not judged:
+        return ""
+    sizes = [top.k for top in judged[0][1].tops]
+    columns = [Column("proxy"), Column("Spearman, all", numeric=True), Column("95 % interval")]
+    columns += [Column("p", numeric=True, note="two-sided, of no association"), Column("Kendall tau-b", numeric=True)]
+    for k in sizes:
+        columns.append(Column(f"Spearman, top {k}", numeric=True, note=f"among the proxy's best {k}"))
+        columns.append(Column(f"overlap, top {k}", numeric=True, note=f"of the proxy's best {k}, the real best {k}"))
+        columns.append(Column(f"regret, top {k}", numeric=True, note="points of % below the best of all"))
+    columns += [Column("time", numeric=True, note="of all trainings together"), Column("s a training", numeric=True)]
+    rows = [_row(proxy, agreed) for proxy, agreed in judged]
+    first = judged[0][1]
+    time = "" if found.real_seconds is None else f" Training them by real data took {clock(found.real_seconds)} in all."
+    told = (
+        f"The best by real data is {first.best}, {percent(first.best_accuracy)} %.{time} Correlations compare at equal"
+    )
+    told += " budgets only."
+    if any(None in (top.spearman, top.overlap) for _, agreed in judged for top in agreed.tops):
+        told += " A dash: fewer architectures than the top has, or no correlation is defined."
+    caption = f"Agreement with the ranking by real data, {first.architectures} architectures"
+    return paragraph(told) + table(columns, rows, caption)
+
+
+def _row(proxy: Proxy, agreed: Agreement) -> list[Cell | str]:
+    low, high = agreed.spearman_low, agreed.spearman_high
+    interval = "-" if low is None or high is None else f"{_number(low)} to {_number(high)}"
+    p = number_cell(chance(agreed.spearman_p), agreed.spearman_p)
+    cells: list[Cell | str] = [proxy.name, _cell(agreed.spearman), interval, p, _cell(agreed.kendall)]
+    for top in agreed.tops:
+        shared = None if top.overlap is None else round(top.overlap * top.k)
+        note = "" if top.spearman_p is None else f"p {chance(top.spearman_p)}"
+        cells.append(number_cell(_number(top.spearman), top.spearman)._replace(note=note))
+        cells.append(number_cell("-" if shared is None else f"{shared} of {top.k}", shared))
+        cells.append(number_cell(percent(top.regret), top.regret))
+    return [*cells, Cell(clock(proxy.seconds), proxy.seconds), Cell(f"{proxy.seconds_mean:.2f}", proxy.seconds_mean)]
+
+
+def _left_out(found: Ranking) -> str:
+    count = len(found.proxies[0].ranking)
+    part = (
+        f"The best {MOST_ROWS} of {count} by {found.proxies[0].name}; ranking.csv has all. "
+        if count > MOST_ROWS
+        else ""
+    )
+    std = " ± standard deviation (n - 1), in brackets the number of networks" if found.seeds > 1 else ""
+    return paragraph(f"{part}Accuracies in per cent{std}; seconds are of an architecture's trainings together.")
+
+
+def _architectures(found: Ranking) -> str:
+    """A row an architecture, the first proxy's best first."""
+    real = found.real
+    columns, makers = [Column("architecture")], list[Callable[[str], list[Cell]]]()
+    for proxy in found.proxies:
+        columns += [Column(f"{proxy.name}: {word}", numeric=True) for word in ("accuracy", "rank", "seconds")]
+        makers.append(_maker(proxy.scores, proxy.values, proxy.ranking, proxy.seconds_of, proxy.stopped_after))
     if real is not None:
-        columns["real accuracy"] = real
-        columns |= _deviations("real std", document["real_values"])
-        columns["real rank"] = {each: place for place, each in enumerate(_ranked(real), start=1)}
-        columns["real seconds"] = document["real_seconds_of"]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["architecture", *columns])
-    for name in proxies[0]["ranking"]:
-        writer.writerow([name, *(column.get(name, "") for column in columns.values())])
-    return text.getvalue()
+        columns += [Column(f"real data: {word}", numeric=True) for word in ("accuracy", "rank", "seconds")]
+        ranking = sorted(real, key=real.__getitem__, reverse=True)  # of equal ones the first, as in ranking.csv
+        makers.append(_maker(real, found.real_values or {}, ranking, found.real_seconds_of or {}, {}))
+    names = found.proxies[0].ranking[:MOST_ROWS]
+    rows: list[list[Cell | str]] = [[name, *(cell for maker in makers for cell in maker(name))] for name in names]
+    return table(columns, rows, f"Architectures of {found.space}, accuracy in %")
 
 
-def _ranked(real: Mapping[str, float]) -> list[str]:
-    """The best first; of equal ones those that come first, as in `raydd.training.ranking.best`."""
-    return sorted(real, key=real.__getitem__, reverse=True)
+def _maker(
+    scores: Mapping[str, float],
+    values: Mapping[str, Sequence[float]],
+    ranking: Sequence[str],
+    seconds: Mapping[str, float],
+    stopped: Mapping[str, int],
+) -> Callable[[str], list[Cell]]:
+    """What makes an architecture's cells: accuracy, rank and seconds."""
+    ranks = {name: place for place, name in enumerate(ranking, start=1)}
+
+    def make(name: str) -> list[Cell]:
+        if name not in scores:
+            return [number_cell("-", None)] * 3
+        each = values.get(name, ())
+        shown = spread(scores[name], statistics.stdev(each) if len(each) > 1 else None)
+        shown += f" ({len(each)})" if len(each) > 1 else ""
+        early = f"stopped after {stopped[name]} epochs" if name in stopped else ""
+        time = seconds.get(name)
+        last = number_cell("-" if time is None else f"{time:.1f}", time)
+        return [
+            Cell(shown + (", stopped" if early else ""), scores[name], early),
+            Cell(str(ranks[name]), ranks[name]),
+            last,
+        ]
+
+    return make
 
 
-def _deviations(title: str, values: Mapping[str, Sequence[float]]) -> dict[str, Document]:
-    """A column of standard deviations, where there are any."""
-    found = {name: statistics.stdev(each) for name, each in values.items() if len(each) > 1}
-    return {title: found} if found else {}
-
-
-def _row(proxy: Document) -> list[str]:
-    agreed = proxy["agreement"]
-    tops = agreed["tops"]
-    low, high = (_number(agreed[key]) for key in ("spearman_low", "spearman_high"))
-    interval = "" if agreed["spearman_low"] is None else f"\n{low} to {high}"
-    cells = [proxy["name"], _number(agreed["kendall"]), _number(agreed["spearman"]) + interval]
-    cells += ["-" if top["overlap"] is None else _both(top) for top in tops]
-    accuracy = tops[0]["found_accuracy"] if tops else None
-    return [*cells, percent(accuracy), _time(proxy.get("seconds"))]
-
-
-def _both(top: Document) -> str:
-    return f"{_number(top['spearman'])}, {round(top['overlap'] * top['k'])}"
-
-
-def _scatter(axes: "Axes", real: Document, proxy: Document, words: Mapping[str, str], styles: Styles) -> None:
-    """The marks of one proxy set."""
-    places = {name: (100 * score, 100 * real[name]) for name, score in proxy["scores"].items() if name in real}
-    size, stopped = 30 if len(places) <= 100 else 14, set(proxy["stopped"])
-    for word, style in styles.items():
-        for hollow in (False, True):
-            shown = [at for name, at in places.items() if words[name] == word and (name in stopped) == hollow]
-            filled = {"facecolors": "none" if hollow else style["color"], "edgecolors": style["color"]}
-            if shown:
-                x, y = zip(*shown, strict=True)
-                axes.scatter(x, y, s=size, marker=style["marker"], alpha=0.75, linewidths=1, zorder=2, **filled)
-    chosen = [places[name] for name in _chosen(proxy)]
-    if chosen:
-        x, y = zip(*chosen, strict=True)
-        axes.scatter(x, y, s=4.5 * size, zorder=3, **RING)
-
-
-def _legend(figure: "Figure", proxies: list[Document], styles: Styles) -> None:
-    from matplotlib.lines import Line2D
-
-    entries: dict[str, Mapping[str, Any]] = dict(styles)
-    if any(set(proxy["scores"]) & set(proxy["stopped"]) for proxy in proxies):
-        entries["stopped early, its last accuracy"] = {"color": "0.3", "marker": "o", "markerfacecolor": "none"}
-    counts = sorted({len(_chosen(proxy)) for proxy in proxies} - {0})
-    if counts:
-        said = f"the best {' or '.join(map(str, counts))} by the proxy set"
-        entries[said] = {"color": "black", "marker": "o", "markerfacecolor": "none", "markersize": 11}
-    handles = [Line2D([], [], linestyle="", **style) for style in entries.values()]
-    legend_below(figure, handles, list(entries))
-
-
-def _title(proxy: Document) -> str:
-    agreed = proxy["agreement"]
-    numbers = f"Spearman {_number(agreed['spearman'])}, Kendall {_number(agreed['kendall'])}"
-    return f"{fill(proxy['name'], LETTERS)}\n{numbers}"
-
-
-def _chosen(proxy: Document) -> list[str]:
-    """The proxy's best of the first top; none where the sample is smaller than it."""
-    tops = proxy["agreement"]["tops"]
-    return (tops[0]["names"] or []) if tops else []
+def _cell(value: float | None) -> Cell:
+    return number_cell(_number(value), value)
 
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
-
-
-def _time(seconds: float | None) -> str:
-    return "-" if seconds is None else clock(seconds)

@@ -9,13 +9,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from raydd.config import ExpertConfig
-from raydd.data.feed import Feed
+from raydd.config.schema import ExpertConfig
+from raydd.data.batches import Feed
 from raydd.numerics.augment import Augment
 from raydd.numerics.flat import flatten, running_statistics, seeded
 from raydd.numerics.rng import generator
 from raydd.numerics.sgd import Sgd
-from raydd.training.steps import STEPS
+from raydd.training.optimizer_steps import STEPS
 
 HEAVY = ("momentum", "smooth")  # the steps that are followed with heavy-ball momentum
 

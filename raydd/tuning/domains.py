@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from raydd.settings import Config
+from raydd.config.parsing import Config
 
 Kind = Literal["choice", "uniform", "log_uniform", "integer", "log_integer"]
 KINDS: tuple[Kind, ...] = ("choice", "uniform", "log_uniform", "integer", "log_integer")

@@ -13,9 +13,9 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.study import StudyDirection
 
-from raydd.data.document import MOST_LOG_BYTES, Tree, digest, parse
-from raydd.data.regular import open_regular
-from raydd.settings import flat
+from raydd.config.parsing import flat
+from raydd.io.document import MOST_LOG_BYTES, Tree, digest, parse
+from raydd.io.regular_file import open_regular
 from raydd.tuning.space import Space
 
 SEAL = "sum"

@@ -4,8 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from raydd.parts import Count, Positive
-from raydd.settings import Config
+from raydd.config.components import Count, Positive
+from raydd.config.parsing import Config
 
 METRICS: dict[str, Literal["max", "min"]] = {"accuracy": "max", "seconds": "min"}
 """What a search may go by: accuracy on the validation split, and seconds of outer steps."""

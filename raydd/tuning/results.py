@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raydd.data.files import AnyPath, atomic_path
+from raydd.io.files import AnyPath, atomic_path
+from raydd.tuning.result_table import State as State, read_rows, with_seal
 from raydd.tuning.space import Space
-from raydd.tuning.table import State as State
-from raydd.tuning.table import read_rows, with_seal
 
 SETTINGS = "settings."
 _ABSENT = object()
@@ -187,6 +186,6 @@ def in_state(records: Sequence[Record], *states: State) -> list[Record]:
 
 
 def scales(space: Space) -> dict[str, str]:
-    """By searched setting: choice, log or linear, as the figures of `raydd.report.tuning` lay out its axis."""
+    """By searched setting: choice, log or linear, as the figures of `raydd.figures.search` lay out its axis."""
     named = {True: "log", False: "linear"}
     return {key: named[domain.log] if domain.choice is None else "choice" for key, domain in space.domains.items()}

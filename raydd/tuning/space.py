@@ -12,13 +12,13 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field, model_validator
 
-from raydd.config import DistillConfig
+from raydd.config.components import Count
+from raydd.config.parsing import Config, Tree, build, flat, merge, nested, undotted
+from raydd.config.presets import expand_preset, load_preset
+from raydd.config.schema import DistillConfig
 from raydd.data.datasets import DATASETS
 from raydd.methods import complete
 from raydd.numerics.rng import generator
-from raydd.parts import Count
-from raydd.preset import expand_preset, load_preset
-from raydd.settings import Config, Tree, build, flat, merge, nested, undotted
 from raydd.tuning.domains import Domain
 from raydd.tuning.expressions import Expression, parse
 from raydd.tuning.plan import METRICS, Budget, Scheduler, SearchSettings

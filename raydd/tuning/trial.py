@@ -10,23 +10,23 @@ from typing import Any, NamedTuple
 
 import torch
 
-from raydd.checks import as_before, check, read_config
-from raydd.config import DistillConfig, ExpertsConfig
-from raydd.data.buffer import expert_path, refresh_manifest
-from raydd.data.document import Document, Finite, Whole, read_document, write_document
+from raydd.buffer.arrow_buffer import expert_path, refresh_manifest
+from raydd.buffer.mirror import is_uri, local_folder
+from raydd.config.schema import DistillConfig, ExpertsConfig
 from raydd.data.progress import is_unfinished
-from raydd.data.store import is_uri, local_folder
 from raydd.data.synset import SyntheticSet
-from raydd.experts import Job, Trainer, default_buffer, prepare
-from raydd.families import needs_experts
-from raydd.memory import keep_memory
+from raydd.data.workspace import open_workspace, resolve_device
+from raydd.distillation.probe import memory
+from raydd.figures.synset_picture import grid, save_png
+from raydd.io.document import Document, Finite, Whole, read_document, write_document
+from raydd.io.memory import keep_memory
 from raydd.methods import complete
-from raydd.probe import memory
-from raydd.report.picture import grid, save_png
-from raydd.run_buffer import open_buffer, settle
-from raydd.runs import Run
+from raydd.run.experts import open_buffer, settle
+from raydd.run.families import needs_experts
+from raydd.run.resolve import as_before, check, read_config
+from raydd.run.run import Run
+from raydd.training.expert_worker import Job, Trainer, default_buffer, prepare
 from raydd.tuning.space import Space
-from raydd.workspace import open_workspace, resolve_device
 
 REPORTS = "reports.json"
 GOLDEN = (math.sqrt(5) - 1) / 2

@@ -9,19 +9,19 @@ import torch
 from PIL import Image
 from torch import nn
 
-from raydd.analyse.document import default_out
-from raydd.analyse.landscape import accuracy_at
+from raydd.analysis.document import default_out
+from raydd.analysis.landscape import accuracy_at
+from raydd.buffer.arrow_buffer import ArrowBuffer, create_buffer, refresh_manifest, write_expert
+from raydd.buffer.convexified import Convexified, convexify
+from raydd.buffer.expert_file import ExpertTrajectory
+from raydd.buffer.spec import BufferSpec
 from raydd.cli import run
 from raydd.cli.analyse import app
-from raydd.config import DataConfig
-from raydd.data.buffer import ArrowBuffer, create_buffer, refresh_manifest, write_expert
-from raydd.data.convexified import Convexified, convexify
-from raydd.data.document import unsealed
-from raydd.data.expert_file import ExpertTrajectory
-from raydd.data.spec import BufferSpec
-from raydd.data.transform import Transform, save_transform
+from raydd.config.schema import DataConfig
+from raydd.data.preprocessing import Transform, save_transform
+from raydd.data.workspace import open_workspace
+from raydd.io.document import unsealed
 from raydd.numerics.flat import FlatModel, flatten, layout_of
-from raydd.workspace import open_workspace
 
 NAN = float("nan")
 SPEC = BufferSpec(

@@ -10,16 +10,16 @@ import pytest
 import torch
 from PIL import Image
 
+from raydd.buffer.arrow_buffer import ArrowBuffer
+from raydd.buffer.convexified import convexify
 from raydd.cli import run
-from raydd.config import DataConfig
-from raydd.data.buffer import ArrowBuffer
-from raydd.data.convexified import convexify
-from raydd.data.document import unsealed
+from raydd.config.schema import DataConfig
+from raydd.data.preprocessing import fit_transform
 from raydd.data.synset import SyntheticSet
-from raydd.data.transform import fit_transform
+from raydd.data.workspace import open_workspace
+from raydd.io.document import unsealed
 from raydd.numerics.flat import FlatModel
 from raydd.numerics.formation import Formation
-from raydd.workspace import open_workspace
 
 
 @pytest.fixture(scope="module")

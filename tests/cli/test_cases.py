@@ -18,8 +18,8 @@ import torch
 from PIL import Image
 
 from raydd.cli import run
+from raydd.data.preprocessing import Transform
 from raydd.data.synset import SyntheticSet
-from raydd.data.transform import Transform
 
 ROOT = Path(__file__).parents[2]
 MAKE = ROOT.parent / "shared" / "cases" / "make.py"

@@ -12,18 +12,18 @@ import pytest
 import typer
 import yaml
 
-from raydd.ablation import ABLATIONS
+from raydd.api.ablation import ABLATIONS
+from raydd.api.evaluate import evaluate
 from raydd.cli import app, run
-from raydd.config import DistillConfig, EvaluateConfig
-from raydd.console import Screen
+from raydd.config.parsing import build
+from raydd.config.presets import load_preset
+from raydd.config.schema import DistillConfig, EvaluateConfig
 from raydd.data.synset import SyntheticSet
-from raydd.evaluation import evaluate
-from raydd.families import needs_experts
-from raydd.live import Album
+from raydd.evaluation.matrix import Outcome
+from raydd.io.console import Screen
 from raydd.methods import METHODS, complete
-from raydd.preset import load_preset
-from raydd.settings import build
-from raydd.training.matrix import Outcome
+from raydd.run.callbacks import Album
+from raydd.run.families import needs_experts
 
 COMMON = {"--json", "--help"}
 JOB = COMMON | {"--seed", "--set", "--device"}
@@ -141,7 +141,7 @@ def test_a_failure_is_a_json_error_with_its_exit_code(capfd, monkeypatch, tmp_pa
     def fail(*arguments, **options):
         raise RuntimeError("the disk\nis full")
 
-    monkeypatch.setattr("raydd.api.distill", fail)
+    monkeypatch.setattr("raydd.api.verbs.distill", fail)
     assert document(capfd, "distill", code=1) == {"error": {"message": "the disk is full", "exit_code": 1}}
 
 
@@ -296,7 +296,7 @@ def test_window_words_lie_over_the_preset(word, expected, small_buffer, tmp_path
 
 
 def test_window_auto_finds_one_and_a_resumed_run_keeps_it(capfd, small_buffer, tmp_path, monkeypatch):
-    monkeypatch.setattr("raydd.window_search.PILOT_STEPS", 2)
+    monkeypatch.setattr("raydd.run.window_search.PILOT_STEPS", 2)
     out = tmp_path / "run"
     flags = ("--network", "MLP", "--buffer", str(small_buffer), "--out", str(out), "--window", "auto", "--json")
     flags += ("--set", "threads=1", "--set", "steps=2", "--set", "student_steps=1")
@@ -360,7 +360,7 @@ def test_mosaics_are_exported_as_the_images_they_stand_for(capfd, tmp_path):
 def test_ablate_document(capfd, small_buffer, tmp_path, monkeypatch):
     """The words and the files; the trainings themselves are done by `tests/remote`."""
     monkeypatch.setattr(
-        "raydd.remote.evaluate.run_matrix", lambda matrix, *_: {job: Outcome(0.5, 1.0) for job in matrix.jobs()}
+        "raydd.remote.train_matrix.run_matrix", lambda matrix, *_: {job: Outcome(0.5, 1.0) for job in matrix.jobs()}
     )
     monkeypatch.setattr("raydd.remote.session._opened", lambda address, note: nullcontext())
     out = tmp_path / "out"
@@ -393,8 +393,7 @@ def test_export_document(capfd, small_synset, tmp_path):
 
 def test_evaluate_document(capfd, small_synset, tmp_path, monkeypatch):
     """The words and the file; the trainings themselves are done by `tests/remote`."""
-    from raydd.remote import evaluate as remote
-    from raydd.remote import session
+    from raydd.remote import session, train_matrix as remote
 
     asked = []
 
@@ -431,7 +430,7 @@ def test_tables_and_notes_go_to_their_streams(capfd, small_buffer):
 
 
 def test_interrupted_is_130_in_one_line(capfd, monkeypatch):
-    monkeypatch.setattr("raydd.workspace.load_images", _interrupt)
+    monkeypatch.setattr("raydd.data.workspace.load_images", _interrupt)
     assert run(["datasets", "digits"]) == 130
     err = capfd.readouterr().err
     assert err == "raydd: interrupted; the same command goes on (distill and tune: with --resume)\n"
@@ -445,7 +444,7 @@ def test_failures_of_the_work_are_1_in_one_line(capfd, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left\non device")
 
-    monkeypatch.setattr("raydd.workspace.load_images", full)
+    monkeypatch.setattr("raydd.data.workspace.load_images", full)
     assert run(["datasets", "digits"]) == 1
     assert capfd.readouterr().err == "raydd: [Errno 28] No space left on device\n"
 

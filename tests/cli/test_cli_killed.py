@@ -6,7 +6,7 @@ import sys
 import time
 
 from raydd.cli import run
-from raydd.data.tensors import load_tensors
+from raydd.io.tensor_file import load_tensors
 
 STEPS = 60
 

@@ -5,17 +5,16 @@ from contextlib import nullcontext
 
 import pytest
 
+from raydd.api.continual import class_order
 from raydd.cli import run
-from raydd.continual import class_order
-from raydd.data.document import unsealed
-from raydd.training.matrix import Outcome
+from raydd.evaluation.matrix import Outcome
+from raydd.io.document import unsealed
 
 
 @pytest.fixture
 def asked(monkeypatch, tmp_path, cache):
     """The matrices that would have been trained; what a training comes to is told by how many classes it has."""
-    from raydd.remote import evaluate as remote
-    from raydd.remote import session
+    from raydd.remote import session, train_matrix as remote
 
     matrices = []
 
@@ -28,7 +27,7 @@ def asked(monkeypatch, tmp_path, cache):
 
     monkeypatch.setattr(remote, "run_matrix", pretend)
     monkeypatch.setattr(session, "_opened", lambda address, note: nullcontext())
-    monkeypatch.setattr("raydd.training.ledger.default_cache", lambda: tmp_path / "ledger")
+    monkeypatch.setattr("raydd.evaluation.result_cache.default_cache", lambda: tmp_path / "ledger")
     return matrices
 
 

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from rich.table import Table
 
-from raydd.console import Screen, visible
+from raydd.data.preprocessing import Transform
 from raydd.data.synset import SyntheticSet
-from raydd.data.transform import Transform
+from raydd.io.console import Screen, visible
 
 EVIL = "\x1b[31m\x1b]0;owned\x07\r\x9b2J\u202ecat\u2066\u200b"
 SAFE = r"\x1b[31m\x1b]0;owned\x07\r\x9b2J\u202ecat\u2066\u200b"

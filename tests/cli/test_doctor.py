@@ -10,21 +10,21 @@ from typing import get_args
 import pytest
 import typer
 
-from raydd.ablation import ABLATIONS
+from raydd.api.ablation import ABLATIONS
 from raydd.cli import app, completion, run
-from raydd.config import EvaluateConfig, ExpertConfig, Preprocessing
-from raydd.data.coreset import CORESETS
+from raydd.config.nas import NasConfig
+from raydd.config.presets import expand_preset
+from raydd.config.schema import EvaluateConfig, ExpertConfig, Preprocessing
 from raydd.data.datasets import DATASETS
+from raydd.evaluation.protocols import PROTOCOLS
+from raydd.evaluation.robust import SCORES
 from raydd.interop.expert_files import FORMATS
 from raydd.interop.layouts import LAYOUTS
 from raydd.methods import METHODS
 from raydd.models.spaces import SPACES
 from raydd.models.zoo import NETWORKS, build
-from raydd.nas import NasConfig
-from raydd.preset import expand_preset
-from raydd.training.protocol import PROTOCOLS
-from raydd.training.robust import SCORES
-from raydd.tuning.shipped import shipped_spaces
+from raydd.selection.coresets import CORESETS
+from raydd.tuning.space_files import shipped_spaces
 
 HEAVY = {"torch", "ray", "numpy", "yaml", "torchvision", "kornia"}
 BASH = """
@@ -207,7 +207,7 @@ def test_what_cannot_be_imported_is_one_line_that_names_the_doctor(error, capfd,
     def broken(*_, **__):
         raise error
 
-    monkeypatch.setattr("raydd.workspace.load_images", broken)
+    monkeypatch.setattr("raydd.data.workspace.load_images", broken)
     assert run(["datasets", "digits"]) == 1
     line = f"raydd: {type(error).__name__}: {error}; `raydd doctor` says what is wrong with the installation\n"
     assert capfd.readouterr().err == line
@@ -222,12 +222,12 @@ def test_a_module_whose_own_lines_fail_names_the_doctor_too(tmp_path, capfd, mon
 
         return broken_extension
 
-    monkeypatch.setattr("raydd.workspace.load_images", uses)
+    monkeypatch.setattr("raydd.data.workspace.load_images", uses)
     assert run(["datasets", "digits"]) == 1
     assert "operator broken::nms does not exist; `raydd doctor` says" in capfd.readouterr().err
 
 
 def test_errors_of_raydds_own_are_raised_on(monkeypatch):
-    monkeypatch.setattr("raydd.workspace.load_images", lambda *_, **__: {}["none"])
+    monkeypatch.setattr("raydd.data.workspace.load_images", lambda *_, **__: {}["none"])
     with pytest.raises(KeyError, match="none"):
         run(["datasets", "digits"])

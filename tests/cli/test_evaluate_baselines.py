@@ -8,15 +8,14 @@ import pytest
 
 from raydd.cli import run
 from raydd.data.synset import SyntheticSet
+from raydd.evaluation.matrix import Outcome
 from raydd.numerics.formation import Formation
-from raydd.training.matrix import Outcome
 
 
 @pytest.fixture
 def scored(monkeypatch):
     """The matrices that would have been trained; every training comes to one half."""
-    from raydd.remote import evaluate as remote
-    from raydd.remote import session
+    from raydd.remote import session, train_matrix as remote
 
     asked = []
 

@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from raydd.cli import run
-from raydd.config import DataConfig, EvaluateConfig
-from raydd.data.initial import real
+from raydd.config.schema import DataConfig, EvaluateConfig
 from raydd.data.synset import SyntheticSet
+from raydd.data.workspace import open_workspace
+from raydd.evaluation.matrix import Job, Scorer
+from raydd.evaluation.scores import plan
 from raydd.numerics.rng import generator
-from raydd.training.matrix import Job, Scorer
-from raydd.training.scores import plan
-from raydd.workspace import open_workspace
+from raydd.selection.starting_images import real
 
 NETWORKS, SEEDS = ("MLP", "LeNet"), 5
 SETTINGS = {"epochs": 150, "real_epochs": 3}

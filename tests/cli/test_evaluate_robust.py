@@ -10,17 +10,16 @@ import torch
 
 from raydd.cli import run
 from raydd.data.synset import SyntheticSet
+from raydd.evaluation.matrix import Outcome
+from raydd.evaluation.robust import augmentation_robust_score, label_robust_score
 from raydd.interop.writing import write_synset
 from raydd.numerics.rng import generator
-from raydd.training.matrix import Outcome
-from raydd.training.robust import augmentation_robust_score, label_robust_score
 
 
 @pytest.fixture
 def scored(monkeypatch):
     """The matrices that would have been trained; accuracies come of the row's name, network and seed."""
-    from raydd.remote import evaluate as remote
-    from raydd.remote import session
+    from raydd.remote import session, train_matrix as remote
 
     asked = []
 
@@ -114,7 +113,7 @@ WORDS = {
 
 
 def test_whole_data_are_trained_on_once(soft, small_synset, small_buffer, scored, tmp_path, monkeypatch):
-    from raydd.training import scores
+    from raydd.evaluation import scores
 
     monkeypatch.setattr(scores, "check_fits", lambda *rest, **named: None)
     found = written(tmp_path, soft, small_synset, "--scores", "lrs", "--buffer", small_buffer)

@@ -13,22 +13,21 @@ import typer
 
 from raydd.cli import app, run
 from raydd.cli.options import out_file, row_names
-from raydd.config import DistillConfig, EvaluateConfig
-from raydd.data.document import unsealed
+from raydd.config.parsing import build, parse_settings
+from raydd.config.schema import DistillConfig, EvaluateConfig
 from raydd.data.synset import SyntheticSet
+from raydd.evaluation.matrix import Outcome
+from raydd.evaluation.protocols import find_protocol
 from raydd.interop.layouts import LAYOUTS
 from raydd.interop.writing import write_synset
+from raydd.io.document import unsealed
 from raydd.numerics.rng import generator
-from raydd.settings import build, parse_settings
-from raydd.training.matrix import Outcome
-from raydd.training.protocol import find_protocol
 
 
 @pytest.fixture
 def scored(monkeypatch):
     """The matrices that would have been trained; accuracies go by row, so that sets differ."""
-    from raydd.remote import evaluate as remote
-    from raydd.remote import session
+    from raydd.remote import session, train_matrix as remote
 
     asked = []
 
@@ -130,7 +129,7 @@ def test_the_document_names_the_files_and_the_protocol(capfd, two, scored, tmp_p
 
 def test_a_changed_file_is_told_as_it_was(capfd, small_synset, scored, tmp_path, monkeypatch):
     """The digest is of what was scored, though the file is another when the trainings are done."""
-    from raydd import evaluation
+    from raydd.api import evaluate as evaluation
 
     path = tmp_path / "synset.arrow"
     path.write_bytes(small_synset.read_bytes())
@@ -193,7 +192,7 @@ def test_scores_are_shown_also_where_writing_fails(capfd, small_synset, scored, 
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("raydd.evaluation.write_document", full)
+    monkeypatch.setattr("raydd.api.evaluate.write_document", full)
     words = (small_synset, "--baselines", "none", "--out", tmp_path / "scores.json")
     out, err = evaluate(capfd, *words, code=1)
     assert "mtt, 1 a class" in out

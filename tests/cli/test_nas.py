@@ -1,4 +1,4 @@
-"""The command that ranks architectures; the trainings themselves are pretended, and done by `tests/test_nas.py`."""
+"""The command that ranks architectures; the trainings themselves are pretended, and done by `tests/api/test_nas.py`."""
 
 import json
 from contextlib import nullcontext
@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-import raydd.training.ledger
+import raydd.evaluation.result_cache
 from raydd.cli import run
-from raydd.data.document import unsealed
+from raydd.evaluation.matrix import Outcome
+from raydd.io.document import unsealed
 from raydd.models.spaces import SPACES, sample
 from raydd.numerics.rng import generator
-from raydd.training.matrix import Outcome
 
 WORDS = ("--sample", "7", "--epochs", "9", "--real-epochs", "2", "--top", "2,5,20")
 
@@ -30,9 +30,9 @@ def asked(monkeypatch, tmp_path):
             found[job] = Outcome(0.1 + 0.1 * steps, 60.0)
         return found
 
-    monkeypatch.setattr("raydd.remote.evaluate.run_matrix", pretend)
+    monkeypatch.setattr("raydd.remote.train_matrix.run_matrix", pretend)
     monkeypatch.setattr("raydd.remote.session._opened", lambda address, note: nullcontext())
-    monkeypatch.setattr(raydd.training.ledger, "default_cache", lambda: tmp_path / "kept")
+    monkeypatch.setattr(raydd.evaluation.result_cache, "default_cache", lambda: tmp_path / "kept")
     return asked
 
 

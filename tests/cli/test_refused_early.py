@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from raydd.api import distill
-from raydd.config import DistillConfig
+from raydd.api.verbs import distill
+from raydd.config.schema import DistillConfig
 from raydd.interop.writing import write_synset
 
 DISTILLING = ("experts", "distill", "ablate", "tune --space datm_digits")

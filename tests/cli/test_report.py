@@ -7,7 +7,7 @@ from contextlib import nullcontext
 import pytest
 
 from raydd.cli import run
-from raydd.training.matrix import Outcome
+from raydd.evaluation.matrix import Outcome
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_a_folder_that_cannot_be_written_asks_for_another_place(digits, monkeypa
     def refuse(runs, out):
         raise PermissionError(13, "Permission denied", str(out))
 
-    monkeypatch.setattr("raydd.report.page.build.write_report", refuse)
+    monkeypatch.setattr("raydd.report.build.write_report", refuse)
     assert run(["report", str(digits)]) == 2
     page = digits / "report.html"
     assert (
@@ -46,10 +46,7 @@ def test_a_folder_that_cannot_be_written_asks_for_another_place(digits, monkeypa
 def test_the_page_of_several_lies_here(digits, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     assert run(["report", "digits", str(digits), "--json"]) == 0
-    assert json.loads(capfd.readouterr().out) == {
-        "runs": ["digits", str(digits)],
-        "outputs": {"report": "report.html"},
-    }
+    assert json.loads(capfd.readouterr().out) == {"runs": ["digits", str(digits)], "outputs": {"report": "report.html"}}
     assert "side by side" in (tmp_path / "report.html").read_text()
     assert run(["report", "digits", "--out", "pages/own.html"]) == 0
     assert (tmp_path / "pages" / "own.html").is_file()
@@ -86,10 +83,10 @@ def test_a_page_that_cannot_be_written_is_told(digits, tmp_path, capfd):
 def test_the_quick_start_ends_with_its_page(small_buffer, tmp_path, monkeypatch, capfd):
     """The words and the files; the trainings themselves are done by `test_quickstart.py`."""
     monkeypatch.setattr(
-        "raydd.remote.evaluate.run_matrix", lambda matrix, *_: {job: Outcome(0.5, 1.0) for job in matrix.jobs()}
+        "raydd.remote.train_matrix.run_matrix", lambda matrix, *_: {job: Outcome(0.5, 1.0) for job in matrix.jobs()}
     )
     monkeypatch.setattr("raydd.remote.session._opened", lambda address, note: nullcontext())
-    monkeypatch.setattr("raydd.api.train_experts", lambda config, out, **_: shutil.copytree(small_buffer, out))
+    monkeypatch.setattr("raydd.api.verbs.train_experts", lambda config, out, **_: shutil.copytree(small_buffer, out))
     out = tmp_path / "quick"
     words = ["quickstart", "--out", str(out)]
     for setting in ("steps=2", "student_steps=1", "window.high=1", "threads=1", "experts.network=MLP"):

@@ -11,9 +11,9 @@ import time
 import pytest
 import yaml
 
-from raydd.config import DataConfig, ExpertConfig
-from raydd.data.buffer import verify
-from raydd.experts import Job, Trainer, prepare
+from raydd.buffer.arrow_buffer import verify
+from raydd.config.schema import DataConfig, ExpertConfig
+from raydd.training.expert_worker import Job, Trainer, prepare
 
 pytestmark = pytest.mark.multihost
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from raydd.config import DataConfig, ExpertConfig
-from raydd.experts import Job, Trainer, prepare
+from raydd.config.schema import DataConfig, ExpertConfig
+from raydd.training.expert_worker import Job, Trainer, prepare
 
 pytestmark = pytest.mark.remote
 HERE = Path(__file__).parent

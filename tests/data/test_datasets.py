@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from raydd.data import loaders
+from raydd.data import named_sets as loaders
 from raydd.data.datasets import DATASETS, Dataset, load_dataset
 from raydd.data.imagenet import SUBSETS
 

@@ -18,16 +18,16 @@ import pytest
 import torch
 from PIL import Image
 
-from raydd.checks import check
-from raydd.config import DistillConfig
-from raydd.data.bounds import check_declared, read_json
+from raydd.config.parsing import build
+from raydd.config.schema import DistillConfig
 from raydd.data.datasets import Dataset, load_dataset
 from raydd.data.labels import column, numbered
-from raydd.data.transform import fit_transform
+from raydd.data.preprocessing import fit_transform
+from raydd.data.workspace import open_workspace
 from raydd.interop.parquet import read_parquet
+from raydd.io.bounds import check_declared, read_json
 from raydd.methods import complete
-from raydd.settings import build
-from raydd.workspace import open_workspace
+from raydd.run.resolve import check
 
 
 def png(value: int) -> dict[str, Any]:

@@ -10,23 +10,22 @@ import yaml
 from PIL import Image
 from torch import nn
 
-from raydd.api import distill
-from raydd.checks import as_before, read_config
-from raydd.config import DataConfig, DistillConfig, EvaluateConfig, ExpertConfig, ExpertsConfig
-from raydd.console import Screen
-from raydd.data.buffer import refresh_manifest
+from raydd.api.verbs import distill
+from raydd.buffer.arrow_buffer import refresh_manifest
+from raydd.buffer.manifest import read_manifest, write_manifest
+from raydd.config.parsing import build
+from raydd.config.schema import DataConfig, DistillConfig, EvaluateConfig, ExpertConfig, ExpertsConfig
 from raydd.data.datasets import DATASETS, load_dataset
-from raydd.data.manifest import read_manifest, write_manifest
 from raydd.data.mirroring import flips, mirrors, recorded, run_mirrors
 from raydd.data.synset import SyntheticSet
-from raydd.experts import Job, Trainer, default_buffer, prepare
+from raydd.data.workspace import open_workspace
+from raydd.evaluation.matrix import Job as Training, Scorer
+from raydd.evaluation.scores import plan
+from raydd.io.console import Screen
 from raydd.methods import complete
-from raydd.run_buffer import open_buffer
-from raydd.settings import build
-from raydd.training.matrix import Job as Training
-from raydd.training.matrix import Scorer
-from raydd.training.scores import plan
-from raydd.workspace import open_workspace
+from raydd.run.experts import open_buffer
+from raydd.run.resolve import as_before, read_config
+from raydd.training.expert_worker import Job, Trainer, default_buffer, prepare
 
 CPU = torch.device("cpu")
 EXPERTS = {"network": "ConvNetW4", "num_experts": 1, "epochs": 2}

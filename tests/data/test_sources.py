@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from raydd.data.datasets import load_dataset
-from raydd.data.source import holdout
+from raydd.data.image_source import holdout
 
 RNG = np.random.default_rng(1)
 

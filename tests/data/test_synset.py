@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from raydd.data.datasets import load_dataset
+from raydd.data.preprocessing import Transform, fit_transform
 from raydd.data.synset import SyntheticSet
-from raydd.data.tensors import load_tensors, save_tensors
-from raydd.data.transform import Transform, fit_transform
+from raydd.io.tensor_file import load_tensors, save_tensors
 from raydd.numerics.formation import PLAIN, Formation, decode
 
 CLASSES = ("zero", "eins / one", "två")

@@ -4,10 +4,10 @@ from itertools import pairwise
 import pytest
 import torch
 
+from raydd.data.preprocessing import Transform
 from raydd.data.synset import SyntheticSet
-from raydd.data.tensors import flatten_tree, unflatten_tree
-from raydd.data.transform import Transform
 from raydd.distillation.loop import Distillation, Leaf, pixel_leaf
+from raydd.io.tensor_file import flatten_tree, unflatten_tree
 from raydd.numerics.rng import generator
 
 LEARN = {"images": Leaf(5.0, 0.5), "labels": Leaf(2.0, 0.9), "lr": Leaf(0.01, 0.5)}

@@ -5,8 +5,8 @@ import copy
 import pytest
 import torch
 
+from raydd.data.preprocessing import Transform
 from raydd.data.synset import SyntheticSet
-from raydd.data.transform import Transform
 from raydd.distillation.loop import Distillation, Leaf
 from raydd.distillation.rollouts import Matcher, Rollout, in_turn, mean
 

@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from raydd.data.feed import Feed
+from raydd.buffer.segments import InMemory
+from raydd.data.batches import Feed
+from raydd.data.preprocessing import Transform
 from raydd.data.synset import SyntheticSet
-from raydd.data.trajectory import InMemory
-from raydd.data.transform import Transform
 from raydd.distillation.loop import Distillation, Leaf
-from raydd.distillation.networks import Look, Mixed, RandomInit, Snapshots, Trained
-from raydd.distillation.queue import Queue
+from raydd.distillation.network_queue import Queue
+from raydd.distillation.network_sources import Look, Mixed, RandomInit, Snapshots, Trained
 from raydd.distillation.rollouts import draws
-from raydd.distillation.statistics import STATISTICS, RealImages, StatisticMatching
+from raydd.distillation.statistic_objective import STATISTICS, RealImages, StatisticMatching
 from raydd.models.zoo import build
 from raydd.numerics.augment import augment
 from raydd.numerics.flat import FlatModel

@@ -2,11 +2,11 @@ import pytest
 import torch
 from torch import nn
 
+from raydd.buffer.segments import InMemory
+from raydd.data.preprocessing import Transform
 from raydd.data.synset import SyntheticSet
-from raydd.data.trajectory import InMemory
-from raydd.data.transform import Transform
 from raydd.distillation.loop import Distillation, Leaf
-from raydd.distillation.trajectory import TrajectoryMatching
+from raydd.distillation.trajectory_objective import TrajectoryMatching
 from raydd.models.zoo import build
 from raydd.numerics.augment import augment
 from raydd.numerics.flat import FlatModel

@@ -19,21 +19,21 @@ import typer
 import yaml
 from markdown_it import MarkdownIt
 
+from raydd.api.nas import NasConfig
+from raydd.buffer.arrow_buffer import ArrowBuffer
 from raydd.cli import app, run
-from raydd.config import DistillConfig, EvaluateConfig, ExpertsConfig
-from raydd.data.buffer import ArrowBuffer
-from raydd.data.coreset import CORESETS
+from raydd.config.parsing import build, parse_settings
+from raydd.config.presets import expand_preset
+from raydd.config.schema import DistillConfig, EvaluateConfig, ExpertsConfig
 from raydd.data.datasets import DATASETS
+from raydd.evaluation.protocols import PROTOCOLS
 from raydd.interop.layouts import known
 from raydd.methods import DEFAULTS, METHODS
 from raydd.models.spaces import SPACES
 from raydd.models.zoo import NETWORKS, find
-from raydd.nas import NasConfig
 from raydd.numerics.flat import split
-from raydd.preset import expand_preset
-from raydd.settings import build, parse_settings
-from raydd.training.protocol import PROTOCOLS
-from raydd.tuning.shipped import load_space
+from raydd.selection.coresets import CORESETS
+from raydd.tuning.space_files import load_space
 
 ROOT = Path(__file__).parents[2]
 TABLE = yaml.safe_load(Path(__file__).with_name("commands.yaml").read_text(encoding="utf-8"))
@@ -367,8 +367,8 @@ def test_ray_knows_its_flags(command) -> None:
 
 def scored_here(matrix, num_workers, show, known, keep):
     """All trainings of a matrix, without Ray but with its board."""
-    from raydd.remote.evaluate import Board
-    from raydd.training.matrix import Scorer
+    from raydd.evaluation.matrix import Scorer
+    from raydd.remote.train_matrix import Board
 
     board, scorer = Board([job for job in matrix.jobs() if job not in known], matrix.rungs), Scorer(matrix)
     while (job := board.take("here")) is not None:
@@ -380,11 +380,11 @@ def scored_here(matrix, num_workers, show, known, keep):
 
 def trained_here(job, missing, num_workers, **options):
     """All missing experts, by what a worker of Ray's trains them with."""
-    from raydd.data.buffer import refresh_manifest
-    from raydd.experts import Trainer
+    from raydd.buffer.arrow_buffer import refresh_manifest
     from raydd.remote.experts import Progress
+    from raydd.training.expert_worker import Trainer
 
-    assert options.pop("outlet") is None, "a store is tested by tests/data/test_outlet.py and tests/remote"
+    assert options.pop("outlet") is None, "a store is tested by tests/buffer/test_upload.py and tests/remote"
     trainer, epochs = Trainer(job), job.experts.epochs
     for done, index in enumerate(missing, start=1):
         trainer.train(index)
@@ -410,10 +410,10 @@ def workers(request, tmp_path_factory):
         patch.setenv("RAYDD_CACHE", str(tmp_path_factory.mktemp("cache")))
         for name, protocol in PROTOCOLS.items():
             patch.setitem(PROTOCOLS, name, protocol.model_copy(update={"epochs": 1, "real_epochs": 1}))
-        patch.setattr("raydd.window_search.PILOT_STEPS", 2)
+        patch.setattr("raydd.run.window_search.PILOT_STEPS", 2)
         if request.param == "here":
             patch.setattr("raydd.remote.session._opened", lambda address, note: nullcontext())
-            patch.setattr("raydd.remote.evaluate.run_matrix", scored_here)
+            patch.setattr("raydd.remote.train_matrix.run_matrix", scored_here)
             patch.setattr("raydd.remote.experts.train_missing", trained_here)
             patch.setattr("raydd.remote.tune.run_trials", tried_here)
             patch.setattr("raydd.remote.tune.largest", lambda kind: {"CPU": 2.0}.get(kind, 0.0))

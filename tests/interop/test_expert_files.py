@@ -11,22 +11,22 @@ import pytest
 import torch
 from torch import nn
 
+from raydd.buffer.arrow_buffer import ArrowBuffer, expert_path, verify
+from raydd.buffer.manifest import read_manifest
+from raydd.buffer.mirror import open_store
 from raydd.cli import run
-from raydd.config import DistillConfig
-from raydd.console import Screen
-from raydd.data.buffer import ArrowBuffer, expert_path, verify
+from raydd.config.parsing import build as settle
+from raydd.config.schema import DistillConfig
 from raydd.data.datasets import load_dataset
-from raydd.data.manifest import read_manifest
-from raydd.data.store import open_store
-from raydd.data.transform import fit_transform, load_transform
+from raydd.data.preprocessing import fit_transform, load_transform
 from raydd.interop.expert_files import find_experts, load_mapped
 from raydd.interop.expert_import import import_experts
 from raydd.interop.expert_layers import Target, by_layer
+from raydd.io.console import Screen
 from raydd.models.zoo import build
 from raydd.numerics.flat import split
 from raydd.numerics.rng import generator
-from raydd.run_buffer import open_buffer
-from raydd.settings import build as settle
+from raydd.run.experts import open_buffer
 
 NETWORK = "ConvNetW4D2"
 SETTINGS = {"data": {"dataset": "digits", "preprocessing": "normalise"}, "experts": {"network": NETWORK}}
@@ -438,7 +438,7 @@ def test_an_interrupted_import_goes_on(tmp_path):
 
 def test_an_import_goes_to_an_uri_and_is_not_begun_anew_when_it_was_stopped(tmp_path, s3, monkeypatch):
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setattr("raydd.data.store.default_cache", lambda: tmp_path / "cache")
+    monkeypatch.setattr("raydd.buffer.mirror.default_cache", lambda: tmp_path / "cache")
     place = s3("bucket/imported")
     folder = replays(tmp_path / "mtt", _0=[expert(0), expert(1)], _1=[expert(2), expert(3)])
     with pytest.raises(KeyboardInterrupt):

@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from raydd.config import DataConfig
+from raydd.config.schema import DataConfig
 from raydd.data.datasets import load_dataset
+from raydd.data.preprocessing import fit_transform
 from raydd.data.synset import SyntheticSet
-from raydd.data.transform import fit_transform
 from raydd.interop.layouts import LAYOUTS, detect
 from raydd.interop.reading import read_synset
 from raydd.interop.writing import write_synset

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
+from raydd.data.preprocessing import Transform
 from raydd.data.synset import SyntheticSet
-from raydd.data.transform import Transform
 from raydd.interop.writing import write_synset
 from raydd.numerics.formation import Formation
 

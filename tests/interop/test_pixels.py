@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from raydd.data.datasets import DATASETS
-from raydd.data.transform import Transform
+from raydd.data.preprocessing import Transform
 from raydd.interop.pixels import as_bytes, to_bytes, to_pixels
 
 

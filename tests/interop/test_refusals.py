@@ -9,13 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from raydd.config import DataConfig
+from raydd.config.schema import DataConfig
 from raydd.data.datasets import load_dataset
-from raydd.data.document import sealed
+from raydd.data.preprocessing import fit_transform
 from raydd.data.synset import SyntheticSet
-from raydd.data.transform import fit_transform
 from raydd.interop.reading import read_synset
 from raydd.interop.writing import write_synset
+from raydd.io.document import sealed
 from raydd.numerics.formation import Formation
 
 DIGITS = DataConfig(dataset="digits")

@@ -5,19 +5,19 @@ from dataclasses import replace
 import pytest
 import torch
 
-from raydd.config import DataConfig
+from raydd.config.schema import DataConfig
 from raydd.data.datasets import load_dataset
+from raydd.data.preprocessing import fit_transform
 from raydd.data.synset import SyntheticSet
-from raydd.data.transform import fit_transform
+from raydd.data.workspace import open_workspace
 from raydd.distillation.loop import pixel_leaf
+from raydd.evaluation.protocols import PROTOCOLS
+from raydd.evaluation.student import evaluate
 from raydd.interop.layouts import LAYOUTS
 from raydd.interop.reading import read_synset
 from raydd.interop.writing import write_synset
 from raydd.numerics.augment import augment
 from raydd.numerics.formation import PLAIN, Formation
-from raydd.training.protocol import PROTOCOLS
-from raydd.training.student import evaluate
-from raydd.workspace import open_workspace
 
 NETWORK = [name for name, layout in LAYOUTS.items() if layout.space == "network"]
 HARD = [name for name in LAYOUTS if "hard" in LAYOUTS[name].labels]

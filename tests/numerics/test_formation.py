@@ -128,13 +128,7 @@ def test_values_computed_by_hand():
 
 @pytest.mark.parametrize(
     ("side", "factor", "expected"),
-    [
-        (8, 3, [2, 3, 3]),
-        (128, 3, [42, 43, 43]),
-        (32, 2, [16, 16]),
-        (5, 5, [1] * 5),
-        (7, 1, [7]),
-    ],
+    [(8, 3, [2, 3, 3]), (128, 3, [42, 43, 43]), (32, 2, [16, 16]), (5, 5, [1] * 5), (7, 1, [7])],
 )
 def test_tiles_cover_a_side_and_differ_by_a_pixel_at_most(side, factor, expected):
     tiles = borders(side, factor)

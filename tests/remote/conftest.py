@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from raydd.config import DataConfig, ExpertConfig
-from raydd.experts import Job, Trainer, prepare
+from raydd.config.schema import DataConfig, ExpertConfig
+from raydd.training.expert_worker import Job, Trainer, prepare
 
 
 @pytest.fixture(scope="session")

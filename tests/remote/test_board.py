@@ -4,9 +4,9 @@ import random
 
 import pytest
 
-from raydd.remote.evaluate import Board, run_matrix
-from raydd.training.halving import Rungs
-from raydd.training.matrix import Job, Outcome
+from raydd.evaluation.matrix import Job, Outcome
+from raydd.evaluation.successive_halving import Rungs
+from raydd.remote.train_matrix import Board, run_matrix
 
 JOBS = [Job(entry, "MLP", seed) for entry in range(3) for seed in range(4)]
 
@@ -136,6 +136,6 @@ def test_a_matrix_that_is_known_needs_no_ray(monkeypatch):
     def refuse(*words):
         raise AssertionError("Ray was asked")
 
-    monkeypatch.setattr("raydd.remote.evaluate.resources", refuse)
+    monkeypatch.setattr("raydd.remote.train_matrix.resources", refuse)
     known = {job: Outcome(place / 12, 1.0) for place, job in enumerate(JOBS)}
     assert run_matrix(Known(), None, refuse, known, refuse) == known

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from raydd.data.buffer import ArrowBuffer, verify
+from raydd.buffer.arrow_buffer import ArrowBuffer, verify
 
 pytestmark = pytest.mark.remote
 
@@ -19,8 +19,8 @@ import json, logging, sys
 from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
-import raydd.remote.crew as crew
-from raydd.config import DataConfig, ExpertConfig
+import raydd.remote.expert_pool as crew
+from raydd.config.schema import DataConfig, ExpertConfig
 from raydd.remote.experts import Job, prepare, train_missing
 
 folder, (experts, epochs, patience), (nodes, gone) = sys.argv[1], map(int, sys.argv[2:5]), map(json.loads, sys.argv[5:])

@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-from raydd.config import DataConfig
-from raydd.data.initial import real
+from raydd.config.schema import DataConfig
+from raydd.data.preprocessing import fit_transform
 from raydd.data.synset import SyntheticSet
-from raydd.data.transform import fit_transform
+from raydd.data.workspace import open_workspace
+from raydd.evaluation.matrix import Entry, Matrix, Scorer
+from raydd.evaluation.protocols import Protocol
 from raydd.numerics.rng import generator
-from raydd.remote.evaluate import run_matrix
-from raydd.training.matrix import Entry, Matrix, Scorer
-from raydd.training.protocol import Protocol
-from raydd.workspace import open_workspace
+from raydd.remote.train_matrix import run_matrix
+from raydd.selection.starting_images import real
 
 pytestmark = pytest.mark.remote
 

@@ -11,10 +11,10 @@ from contextlib import contextmanager
 import pytest
 from ray.exceptions import ActorDiedError
 
+from raydd.buffer.arrow_buffer import ArrowBuffer, verify
+from raydd.buffer.mirror import local_folder, open_store, shown
 from raydd.cli import run
-from raydd.data.buffer import ArrowBuffer, verify
-from raydd.data.store import local_folder, open_store, shown
-from raydd.remote.crew import Crew, Needs, _Worker
+from raydd.remote.expert_pool import Crew, Needs, _Worker
 from raydd.remote.experts import Progress, _device, _layout, train_missing
 from raydd.remote.session import Node, Plan
 
@@ -44,7 +44,7 @@ def test_workers_that_do_not_see_the_folder_send_what_they_train(
     def elsewhere(folder):
         yield folder / "manifest.json", "of another disk"
 
-    monkeypatch.setattr("raydd.remote.crew._token", elsewhere)
+    monkeypatch.setattr("raydd.remote.expert_pool._token", elsewhere)
     job, missing = make_job("ray")
     steps = list(train_missing(job, missing, 2))
     assert steps[-1][:4] == (3, 3, 12, 12)
@@ -113,8 +113,8 @@ def crew(make_job, monkeypatch):
     """A crew without a Ray, and what gives it a worker on a node."""
     job, _ = make_job("crew")
     made = Crew(job, None, Needs(2, 1, 0.0, patience_seconds=300))
-    monkeypatch.setattr("raydd.remote.crew.ray.kill", lambda actor: None)
-    monkeypatch.setattr("raydd.remote.crew._alive", lambda: {"here"})
+    monkeypatch.setattr("raydd.remote.expert_pool.ray.kill", lambda actor: None)
+    monkeypatch.setattr("raydd.remote.expert_pool._alive", lambda: {"here"})
 
     def worker(node, index):
         made._workers.append(_Worker(None, node=node, index=index))

@@ -15,10 +15,10 @@ import yaml
 
 from raydd.data.synset import SyntheticSet
 from raydd.remote.tune import Limits, run_trials
-from raydd.tuning.desk import Desk
-from raydd.tuning.search import Search
-from raydd.tuning.shipped import make_space
+from raydd.tuning.space_files import make_space
+from raydd.tuning.study import Search
 from raydd.tuning.trial import Task, trial_folder
+from raydd.tuning.trial_scheduler import Desk
 
 pytestmark = pytest.mark.remote
 
@@ -127,9 +127,9 @@ from pathlib import Path
 import yaml
 from raydd.remote.session import session
 from raydd.remote.tune import Limits, run_trials
-from raydd.tuning.desk import Desk
-from raydd.tuning.search import Search
-from raydd.tuning.shipped import make_space
+from raydd.tuning.trial_scheduler import Desk
+from raydd.tuning.study import Search
+from raydd.tuning.space_files import make_space
 from raydd.tuning.trial import Task
 space, out = make_space(yaml.safe_load(sys.argv[1])), Path(sys.argv[2])
 with session():

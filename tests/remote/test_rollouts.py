@@ -9,15 +9,15 @@ import pytest
 import torch
 from ray.exceptions import ObjectLostError
 
-from raydd.api import Where, distill
+from raydd.api.verbs import Where, distill
 from raydd.cli import run as command
-from raydd.config import DistillConfig
+from raydd.config.parsing import build
+from raydd.config.schema import DistillConfig
 from raydd.data.synset import SyntheticSet
-from raydd.data.tensors import load_tensors
+from raydd.io.tensor_file import load_tensors
 from raydd.remote.rollouts import Crew
-from raydd.run_buffer import open_buffer
-from raydd.runs import Run
-from raydd.settings import build
+from raydd.run.experts import open_buffer
+from raydd.run.run import Run
 
 pytestmark = pytest.mark.remote
 

@@ -3,7 +3,7 @@
 import pytest
 
 from raydd.remote.session import Node, Plan, plan, spread
-from raydd.where import check_share
+from raydd.run.placement import check_share
 
 
 @pytest.mark.parametrize(

@@ -17,13 +17,13 @@ import torch
 import yaml
 
 import raydd
-from raydd.console import Screen
+from raydd.config.parsing import build
+from raydd.config.presets import expand_preset
 from raydd.data.synset import SyntheticSet
-from raydd.preset import expand_preset
-from raydd.settings import build
+from raydd.io.console import Screen
 from raydd.tuning.results import load_results
-from raydd.tuning.search import Search
-from raydd.tuning.shipped import make_space
+from raydd.tuning.space_files import make_space
+from raydd.tuning.study import Search
 
 pytestmark = pytest.mark.remote
 

@@ -1,110 +1,174 @@
-"""The curves of class-incremental learning and their table."""
+"""Class-incremental learning and ablations on a page: what the commands wrote, read back."""
 
-import io
+import json
+import statistics
+import zlib
+from itertools import pairwise
 
-import numpy as np
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from PIL import Image
 
-from raydd.report.continual import continual_tables, draw_continual
-from raydd.report.figure import save_figure
+from raydd.api.ablation import ABLATIONS, ablate
+from raydd.api.continual import evaluate_continual
+from raydd.api.verbs import Where
+from raydd.config.parsing import build
+from raydd.config.schema import DistillConfig, EvaluateConfig
+from raydd.data.synset import SyntheticSet
+from raydd.evaluation.matrix import Outcome
+from raydd.report import continual as learning
+from raydd.report.continual import (
+    ablation_headline,
+    ablation_sections,
+    continual_headline,
+    continual_sections,
+    is_ablation,
+    is_continual,
+)
 
-
-def run(name, mean, kind="distilled", std=None, networks=3):
-    count = len(mean)
-    classes = [10 // count * step for step in range(1, count + 1)]
-    found = {"name": name, "kind": kind, "steps": count, "classes": classes, "mean": mean, "networks": networks}
-    return found | {"std": std or [0.0] * count}
-
-
-DOCUMENT = {
-    "dataset": "digits",
-    "network": "ConvNet",
-    "protocol": "mtt",
-    "runs": [
-        run("tgdd", [1.0, 0.75, 0.5, 0.5, 0.25], std=[0.0, 0.125, 0.125, 0.25, 0.0625]),
-        run("whole data", [1.0, 1.0, 0.75, 0.75, 0.75], kind="whole", std=[None] * 5, networks=1),
-        run("tgdd", [0.5, 0.25]),
-        run("herding", [0.25, 0.125]),
-    ],
+HERE = Where(device="cpu")
+TOY = {
+    "method": "tgdd",
+    "steps": 1,
+    "threads": 1,
+    "statistic": {"batch_real": 4, "region": 2},
+    "experts": {"network": "MLP", "num_experts": 2, "epochs": 3},
 }
 
 
-def cells(table):
-    return {str(column.header): [str(cell) for cell in column.cells] for column in table.columns}
+def formula(matrix, job):
+    """Fewer classes are easier; the whole data is best; a name gives a little."""
+    entry = matrix.entries[job.entry]
+    base = {"distilled": 0.7, "random": 0.5, "herding": 0.55}.get(entry.kind, 0.9)
+    value = base - 0.01 * len(entry.classes or ()) + zlib.crc32(f"{entry.name} {job.seed}".encode()) / 2**32 / 20
+    return Outcome(value, 2.0)
 
 
-def curves(axes):
-    return [(list(line.get_xdata()), list(line.get_ydata()), line.get_linestyle()) for line in axes.get_lines()]
+def learned(small_synset, pretend, out, **settings):
+    pretend(formula)
+    config = EvaluateConfig(**{"networks": ("MLP",), "seeds": 3, "baselines": ("random",)} | settings)
+    evaluate_continual([SyntheticSet.load(small_synset)], config, out, steps=(2, 5), where=HERE)
+    return out
 
 
-def one_panel():
-    return DOCUMENT | {"runs": DOCUMENT["runs"][:2]}
+@pytest.fixture(scope="module")
+def continual(small_synset, pretend, tmp_path_factory):
+    """Three memories in two and in five steps, three runs; read only."""
+    return learned(small_synset, pretend, tmp_path_factory.mktemp("continual") / "out")
 
 
-@pytest.mark.parametrize("document", [DOCUMENT, one_panel()], ids=["two", "one"])
-def test_a_figure_is_a_png_that_stays_the_same(document, tmp_path):
-    path = save_figure(draw_continual(document), tmp_path / "continual.png")
-    with Image.open(io.BytesIO(path.read_bytes())) as picture:
-        assert picture.format == "PNG"
-        assert min(picture.size) > 400
-        assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 20
-    assert save_figure(draw_continual(document), tmp_path / "again.png").read_bytes() == path.read_bytes()
+@pytest.fixture(scope="module")
+def ablation(small_buffer, pretend, tmp_path_factory):
+    """TGDD part by part, two networks a row; read only."""
+    pretend(formula)
+    out = tmp_path_factory.mktemp("ablation") / "out"
+    scoring = EvaluateConfig(seeds=3, protocol="dm", baselines=("random",))
+    ablate(build(DistillConfig, TOY), out, scoring, buffer=small_buffer, where=HERE)
+    return out
 
 
-def test_a_panel_a_number_of_steps_with_its_curves():
-    figure = draw_continual(DOCUMENT)
-    two, five = figure.axes
-    assert curves(two) == [([5, 10], [50, 25], "-"), ([5, 10], [25, 12.5], "-")]
-    assert curves(five) == [
-        ([2, 4, 6, 8, 10], [100, 75, 50, 50, 25], "-"),
-        ([2, 4, 6, 8, 10], [100, 100, 75, 75, 75], "--"),
-    ]
-    assert [axes.get_title(loc="left") for axes in (two, five)] == ["2 steps", "5 steps"]
-    assert two.get_xlabel() == five.get_xlabel() == "classes seen"
-    assert two.get_ylabel() == "test accuracy on the classes seen (%)"
-    assert figure.get_suptitle().startswith("digits, ConvNet, protocol mtt")
-    assert list(five.get_xticks()) == [2, 4, 6, 8, 10]
+def percent(value, signed=False):
+    return f"{100 * value:{'+' if signed else ''}.1f}"
 
 
-def test_a_memory_has_one_colour_in_all_panels():
-    figure = draw_continual(DOCUMENT)
-    two, five = figure.axes
-    assert two.get_lines()[0].get_color() == five.get_lines()[0].get_color()
-    assert two.get_lines()[0].get_color() != two.get_lines()[1].get_color()
-    (drawn,) = figure.legends
-    assert [text.get_text() for text in drawn.get_texts()] == ["tgdd", "whole data", "herding"]
+def test_every_accuracy_after_every_step_is_in_the_tables(continual, read):
+    page, found = read(continual_sections(continual)), json.loads((continual / "continual.json").read_text())
+    assert [table.caption[:7] for table in page.tables] == ["2 steps", "5 steps"]
+    for table, steps in zip(page.tables, (2, 5), strict=True):
+        runs = [run for run in found["runs"] if run["steps"] == steps]
+        assert table.columns == ["memory", *(f"{seen} classes" for seen in runs[0]["classes"]), "mean over steps"]
+        assert len(runs) == len(table.rows) == 3
+        for row, run in zip(table.rows, runs, strict=True):
+            cells = [f"{percent(m)} ± {percent(s)} (3)" for m, s in zip(run["mean"], run["std"], strict=True)]
+            each = [statistics.fmean(step[seed] for step in run["values"]) for seed in range(3)]
+            average = f"{percent(statistics.fmean(run['mean']))} ± {percent(statistics.stdev(each))} (3)"
+            assert row == [run["name"], *cells, average]
+    assert "over 3 runs" in page.text
+    orders = {f"seed {order['seed']}": ", ".join(map(str, order["classes"])) for order in found["orders"]}
+    assert orders.items() <= page.definitions.items()
 
 
-def test_the_band_is_one_standard_deviation():
-    _, five = draw_continual(DOCUMENT).axes
-    (band,) = five.collections  # the run without std has none
-    found = {tuple(point) for point in band.get_paths()[0].vertices.tolist()}
-    assert {(4.0, 62.5), (4.0, 87.5), (8.0, 25.0), (8.0, 75.0), (10.0, 18.75), (10.0, 31.25)} <= found
+def test_the_curves_are_the_runs(continual, read):
+    page, found = read(continual_sections(continual)), json.loads((continual / "continual.json").read_text())
+    assert [chart.title for chart in page.charts] == ["2 steps", "5 steps"]
+    for run in found["runs"]:
+        chart = page.charts[run["steps"] == 5]
+        assert run["name"] in chart.legend
+        ends = [f"{100 * run['mean'][place]:.4g} at" for place in (0, -1)]
+        assert (
+            f"{run['name']}: {ends[0]} classes seen {run['classes'][0]}, {ends[1]} {run['classes'][-1]}" in chart.said
+        )
+    first = found["runs"][0]
+    last = f"{percent(first['mean'][-1])} ± {percent(first['std'][-1])} % on all 10 classes of digits after 2 steps"
+    assert continual_headline(continual) == f"{first['name']}: {last} (3 runs, protocol mtt)"
 
 
-def test_no_text_leaves_the_figure_or_lies_on_another():
-    runs = [run(f"{letter} set from a folder with a very long name/step-{letter}", [0.5, 0.25]) for letter in "abc"]
-    for document in (DOCUMENT, DOCUMENT | {"runs": runs}, DOCUMENT | {"runs": runs[:2]}):
-        figure = draw_continual(document)
-        FigureCanvasAgg(figure).draw()
-        drawn = [figure._suptitle, *figure.legends]
-        for axes in figure.axes:
-            drawn += [axes._left_title, axes.xaxis.label, *([axes.yaxis.label] if axes.get_ylabel() else [])]
-        boxes = [part.get_window_extent() for part in drawn]
-        width, height = figure.bbox.width, figure.bbox.height
-        assert all(box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height for box in boxes)
-        assert not any(one.overlaps(other) for i, one in enumerate(boxes) for other in boxes[:i])
+def test_bands_are_a_deviation_to_both_sides(continual, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(learning, "lines", lambda curves, **words: drawn.extend(curves) or "")
+    continual_sections(continual)
+    found = json.loads((continual / "continual.json").read_text())
+    runs = sorted(found["runs"], key=lambda run: run["steps"])
+    assert [curve.name for curve in drawn] == [run["name"] for run in runs]
+    for curve, run in zip(drawn, runs, strict=True):
+        for ends, sign in ((curve.low, -1), (curve.high, 1)):
+            assert ends == pytest.approx([100 * (m + sign * s) for m, s in zip(run["mean"], run["std"], strict=True)])
 
 
-def test_a_table_a_number_of_steps_with_every_step_and_their_mean():
-    two, five = (cells(table) for table in continual_tables(DOCUMENT))
-    assert two == {
-        "classes seen": ["5", "10", "mean over steps"],
-        "tgdd": ["50.0 ± 0.0", "25.0 ± 0.0", "37.5"],
-        "herding": ["25.0 ± 0.0", "12.5 ± 0.0", "18.8"],
-    }
-    assert five["classes seen"] == ["2", "4", "6", "8", "10", "mean over steps"]
-    assert five["tgdd"][-2:] == ["25.0 ± 6.2", "60.0"]
-    assert five["whole data"] == ["100.0", "100.0", "75.0", "75.0", "75.0", "85.0"]
+def test_a_single_run_has_no_deviation_and_no_band(small_synset, pretend, read, tmp_path):
+    sections = continual_sections(learned(small_synset, pretend, tmp_path, seeds=1))
+    page, found = read(sections), json.loads((tmp_path / "continual.json").read_text())
+    assert page.tables[0].rows[0][1] == f"{percent(found['runs'][0]['mean'][0])} (1)"
+    assert "±" not in page.text
+    assert 'class="band' not in sections[0].body
+
+
+def test_the_rows_of_an_ablation_have_their_gains(ablation, read):
+    page, found = read(ablation_sections(ablation)), json.loads((ablation / "ablation.json").read_text())
+    table, scores = page.tables[0], found["scores"]
+    assert [row[0] for row in table.rows] == [score["name"] for score in scores]
+    assert [row[0] for row in table.rows[:4]] == list(ABLATIONS["tgdd"])
+    for row, score in zip(table.rows, scores, strict=True):
+        assert row[3] == f"{percent(score['mean'])} ± {percent(score['std'])} (3)"
+    gains = [percent(b["mean"] - a["mean"], signed=True) for a, b in pairwise(scores[:4])]
+    assert [row[4] for row in table.rows] == ["", *gains, "", "", ""]
+    assert page.charts[0].title == "Test accuracy, MLP"
+    assert len(page.charts[0].points) == len(scores) == 7
+    assert [score["kind"] for score in scores[4:]] == ["random", "random-mosaic", "whole"]
+    assert len(page.tables[1].rows) == 6 + 4 + 1  # pairs, each against the better baseline, the best against both
+    assert page.summaries == ["Which differences are more than chance (Welch's test, Holm's adjustment)"]
+    ends = f"DM {percent(scores[0]['mean'])} ± {percent(scores[0]['std'])} %"
+    assert ablation_headline(ablation).startswith(f"tgdd part by part on digits: {ends} to + stage-wise constraint ")
+
+
+def test_documents_are_told_apart(continual, ablation, tmp_path):
+    assert is_continual(continual)
+    assert is_continual(continual / "continual.json")
+    assert is_ablation(ablation)
+    assert not is_ablation(continual)
+    assert not is_continual(ablation)
+    renamed = tmp_path / "numbers.json"
+    renamed.write_bytes((continual / "continual.json").read_bytes())
+    assert (is_continual(renamed), is_ablation(renamed)) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda found: found["runs"][0]["mean"].pop(), "runs.0: mtt, 1 a class has not as many means"),
+        (lambda found: found["runs"][0].update(classes=[1, 10]), "all of it: runs of one number of steps"),
+        (lambda found: found.pop("runs"), "runs: Field required"),
+    ],
+)
+def test_a_damaged_curve_is_refused_in_a_line(change, said, continual, refuse, tmp_path):
+    found = json.loads((continual / "continual.json").read_text())
+    change(found)
+    (tmp_path / "continual.json").write_text(json.dumps(found))
+    line = refuse(continual_sections, tmp_path)
+    assert line.startswith(f"{tmp_path / 'continual.json'} is damaged ({said}")
+    assert line.endswith("; `raydd continual` with the same --out writes it anew")
+
+
+def test_a_damaged_ablation_is_refused_in_a_line(ablation, refuse, tmp_path):
+    found = json.loads((ablation / "ablation.json").read_text())
+    del found["scores"][2]["values"]
+    (tmp_path / "ablation.json").write_text(json.dumps(found))
+    assert "is damaged (scores.2.values: Field required); `raydd ablate`" in refuse(ablation_sections, tmp_path)

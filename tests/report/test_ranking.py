@@ -1,191 +1,205 @@
-"""The scatter of two rankings and its table: the places and marks of a document, with names and units."""
+"""Rankings of architectures on a page: what `raydd nas` wrote, read back."""
 
-import copy
-import csv
-import io
+import json
+import statistics
 
-import numpy as np
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_rgba
-from PIL import Image
-from rich.console import Console
+import torch
 
-from raydd.models.spaces import SPACES
-from raydd.report.figure import COLOURS, save_figure
-from raydd.report.ranking import draw_ranking, ranking_csv, ranking_table
-from raydd.training.ranking import agreement
+from raydd.api.nas import rank_architectures
+from raydd.config.nas import NasConfig
+from raydd.config.schema import DataConfig
+from raydd.data.synset import SyntheticSet
+from raydd.data.workspace import open_workspace
+from raydd.evaluation.matrix import Outcome
+from raydd.numerics.rng import generator
+from raydd.report import ranking as rankings
+from raydd.report.ranking import is_ranking, nas_headline, nas_sections
+from raydd.selection.starting_images import INITIAL
 
-REAL = {"w32": 0.5, "w64": 0.75, "w128": 0.9, "w256": 0.95, "deep": 0.25}
-DISTILLED = {"w32": 0.3, "w64": 0.6, "w128": 0.85, "w256": 0.8, "deep": 0.2, "not trained on real data": 0.9}
-RANDOM = {"w32": 0.2, "w64": 0.5, "w128": 0.4, "w256": 0.3, "deep": 0.1}
-
-
-def proxy(name, scores, stopped=(), tops=(2, 10), **extra):
-    ranks = {arch: (int(arch not in stopped), value) for arch, value in scores.items()}
-    agreed = agreement(ranks, extra.pop("real", REAL), tops)
-    return {"name": name, "scores": scores, "stopped": list(stopped), "agreement": agreed} | extra
+EIGHT = NasConfig(sample=8, epochs=9, real_epochs=2, top=(2, 3, 20), seeds=2, asha=True, first_rung=3)
 
 
-DOCUMENT = {
-    "space": "convnet720",
-    "dataset": "digits",
-    "proxy_label": "on 100 images, 200 epochs",
-    "real_label": "on all images, 60 epochs",
-    "real": REAL,
-    "real_seconds": 7300.0,
-    "proxies": [proxy("distilled", DISTILLED, ["deep", "w32"], seconds=125.0), proxy("random", RANDOM)],
-}
+def formula(matrix, job):
+    """The i-th architecture: better by real data the later it comes, nearly so by the set; worse by random images."""
+    place = matrix.networks.index(job.network)
+    kind = matrix.entries[job.entry].kind
+    steps = {"whole": place, "distilled": place ^ 1, "random": 7 - place}[kind]
+    value = 0.2 + 0.08 * steps + 0.01 * job.seed
+    if kind == "distilled" and steps < 2:
+        return Outcome(value, 1.0 + place, ((3, value),), stopped=True)
+    return Outcome(value, 1.0 + place, ((3, value), (9, value)))
 
 
-def changed(**parts):
-    return copy.deepcopy(DOCUMENT) | parts
+@pytest.fixture(scope="module")
+def synset(cache):
+    """Ten real digits."""
+    work = open_workspace(DataConfig(), None, torch.device("cpu"))
+    images, labels = INITIAL["real"](work.dataset, work.transform, 1, generator(0, "test"))
+    recipe = {"data": DataConfig().model_dump(mode="json"), "method": "random"}
+    given = (work.transform, "digits", work.dataset.classes, recipe, {"chosen": "last step"})
+    return SyntheticSet(images, labels, torch.tensor(0.01), *given)
 
 
-def cells(table):
-    return {str(column.header): [str(cell) for cell in column.cells] for column in table.columns}
+@pytest.fixture(scope="module")
+def folder(synset, pretend, tmp_path_factory):
+    """A ranking of eight architectures by a set, by random images, and by real data; read only."""
+    pretend(formula)
+    out = tmp_path_factory.mktemp("nas") / "out"
+    rank_architectures([synset], EIGHT, out, names=["DM & co"])
+    return out
 
 
-def panels(figure):
-    return [axes for axes in figure.axes if axes.get_visible()]
+@pytest.fixture
+def found(folder):
+    return json.loads((folder / "nas.json").read_text())
 
 
-def places(marks):
-    return sorted(map(tuple, marks.get_offsets().tolist()))
+def percent(value):
+    return f"{100 * value:.1f}"
 
 
-def legend(figure):
-    return [text.get_text() for drawn in figure.legends for text in drawn.get_texts()]
+def two(value):
+    return "-" if value is None else f"{value:.2f}"
 
 
-@pytest.mark.parametrize("count", [1, 4])
-def test_a_figure_is_a_png_that_stays_the_same(count, tmp_path):
-    document = changed(proxies=[DOCUMENT["proxies"][index % 2] for index in range(count)])
-    path = save_figure(draw_ranking(document), tmp_path / "ranking.png")
-    with Image.open(io.BytesIO(path.read_bytes())) as picture:
-        assert picture.format == "PNG"
-        assert min(picture.size) > 400
-        assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 20
-    assert save_figure(draw_ranking(document), tmp_path / "again.png").read_bytes() == path.read_bytes()
+def test_every_architecture_stands_in_the_table_with_accuracy_rank_and_seconds(folder, found, read):
+    table = read(nas_sections(folder)).tables[-1]
+    first, second = found["proxies"]
+    assert [row[0] for row in table.rows] == first["ranking"]
+    assert len(table.columns) == 10
+    for row in table.rows:
+        name = row[0]
+        for place, (scores, values, ranking, seconds) in enumerate(
+            [
+                (first["scores"], first["values"], first["ranking"], first["seconds_of"]),
+                (second["scores"], second["values"], second["ranking"], second["seconds_of"]),
+                (
+                    found["real"],
+                    found["real_values"],
+                    sorted(found["real"], key=found["real"].get, reverse=True),
+                    found["real_seconds_of"],
+                ),
+            ]
+        ):
+            accuracy, rank, time = row[1 + 3 * place : 4 + 3 * place]
+            expected = f"{percent(scores[name])} ± {percent(statistics.stdev(values[name]))} (2)"
+            early = place == 0 and name in first["stopped"]
+            assert accuracy == expected + (", stopped" if early else "")
+            assert (rank, time) == (str(ranking.index(name) + 1), f"{seconds[name]:.1f}")
+    assert len(first["stopped"]) == 2
+    assert "stopped after 3 epochs" in table.notes
 
 
-def test_a_panel_a_proxy_with_names_and_units():
-    figure = draw_ranking(DOCUMENT)
-    left, right = panels(figure)
-    words = DOCUMENT["proxies"][0]["agreement"]
-    assert left.get_title(loc="left").split("\n") == [
-        "distilled",
-        f"Spearman {words['spearman']:.2f}, Kendall {words['kendall']:.2f}",
-    ]
-    assert right.get_title(loc="left").startswith("random\n")
-    assert left.get_xlabel().replace("\n", " ") == "accuracy (%), trained on 100 images, 200 epochs"
-    assert left.get_ylabel().replace("\n", " ") == "accuracy (%), trained on all images, 60 epochs"
-    assert figure.get_suptitle().startswith("digits, convnet720")
+def test_agreement_is_the_documents(folder, found, read):
+    table = read(nas_sections(folder)).tables[0]
+    assert len(table.rows) == 2
+    for row, proxy in zip(table.rows, found["proxies"], strict=True):
+        agreed = proxy["agreement"]
+        interval = f"{two(agreed['spearman_low'])} to {two(agreed['spearman_high'])}"
+        assert row[0] == proxy["name"]
+        assert row[1:3] == [two(agreed["spearman"]), interval]
+        assert row[4] == two(agreed["kendall"])
+        for place, top in enumerate(agreed["tops"]):
+            overlap = "-" if top["overlap"] is None else f"{round(top['overlap'] * top['k'])} of {top['k']}"
+            regret = "-" if top["regret"] is None else percent(top["regret"])
+            assert row[5 + 3 * place : 8 + 3 * place] == [two(top["spearman"]), overlap, regret]
+        assert row[-1] == f"{proxy['seconds_mean']:.2f}"
+    assert table.rows[0][11:14] == ["-", "-", "-"]  # of 8 there is no top 20
+    assert float(table.rows[0][1]) > 0.8 > float(table.rows[1][1]) == -1
 
 
-def test_marks_lie_at_both_accuracies_in_per_cent():
-    left, right = panels(draw_ranking(DOCUMENT))
-    filled, hollow, rings = left.collections
-    assert places(filled) == [(60.0, 75.0), (80.0, 95.0), (85.0, 90.0)]
-    assert places(hollow) == [(20.0, 25.0), (30.0, 50.0)]
-    assert (len(filled.get_facecolor()), len(hollow.get_facecolor()), len(rings.get_facecolor())) == (1, 0, 0)
-    assert places(rings) == [(80.0, 95.0), (85.0, 90.0)]
-    everything, rings = right.collections
-    assert len(everything.get_offsets()) == 5
-    assert places(rings) == [(40.0, 90.0), (50.0, 75.0)]
-
-
-def test_the_legend_names_what_is_drawn():
-    assert legend(draw_ranking(DOCUMENT)) == [
+def test_the_scatters_have_a_point_an_architecture_and_say_which_was_stopped(folder, found, read):
+    charts = read(nas_sections(folder)).charts
+    assert len(charts) == 2
+    for chart, proxy in zip(charts, found["proxies"], strict=True):
+        assert chart.title == f"{proxy['name']}: Spearman {two(proxy['agreement']['spearman'])}"
+        expected = {
+            f"{name}: {percent(score)} % by {proxy['name']}, {percent(found['real'][name])} % by real data"
+            for name, score in proxy["scores"].items()
+        }
+        assert set(chart.points) == expected
+    assert sorted(charts[0].legend) == [
+        "among the proxy's best 2",
         "an architecture",
         "stopped early, its last accuracy",
-        "the best 2 by the proxy set",
     ]
-    plain = changed(proxies=[proxy("random", RANDOM, tops=(10,))])
-    figure = draw_ranking(plain)
-    assert legend(figure) == ["an architecture"]
-    assert len(panels(figure)[0].collections) == 1
+    assert "stopped early, its last accuracy" not in charts[1].legend
 
 
-def test_groups_have_their_colours():
-    groups = {"w32": "batch", "w64": "batch", "w128": "layer", "w256": "layer"}
-    figure = draw_ranking(DOCUMENT, groups)
-    right = panels(figure)[1]
-    found = {tuple(marks.get_edgecolor()[0][:3]): len(marks.get_offsets()) for marks in right.collections[:-1]}
-    assert found == {to_rgba(COLOURS[index])[:3]: count for index, count in enumerate((1, 2, 2))}
-    assert legend(figure)[:3] == ["an architecture", "batch", "layer"]
+def test_the_proxy_is_across_and_real_data_up(folder, found, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(rankings, "scatter", lambda points, **words: drawn.append((points, words)) or "")
+    nas_sections(folder)
+    for (points, words), proxy in zip(drawn, found["proxies"], strict=True):
+        places = {point.name.split(":")[0]: (point.x, point.y) for point in points}
+        assert places == {name: (100 * score, 100 * found["real"][name]) for name, score in proxy["scores"].items()}
+        assert (words["x"], words["y"]) == ("accuracy by the proxy (%), validation images", "accuracy by real data (%)")
 
 
-def test_no_text_leaves_the_figure_or_lies_on_another():
-    document = changed(proxies=[proxy(f"a set with a rather long name, {i}" * 2, RANDOM) for i in range(4)])
-    figure = draw_ranking(document, {name: f"group of {name}" for name in REAL})
-    FigureCanvasAgg(figure).draw()
-    drawn = [figure._suptitle, *figure.legends]
-    for axes in panels(figure):
-        drawn += [axes._left_title, axes.xaxis.label, *([axes.yaxis.label] if axes.get_ylabel() else [])]
-    boxes = [part.get_window_extent() for part in drawn]
-    width, height = figure.bbox.width, figure.bbox.height
-    assert all(box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height for box in boxes)
-    assert not any(one.overlaps(other) for i, one in enumerate(boxes) for other in boxes[:i])
+def test_budget_and_what_a_search_would_take_are_said(folder, found, read):
+    page = read(nas_sections(folder))
+    best = found["proxies"][0]["winner"]
+    words = page.definitions["best by DM & co"]
+    assert best["architecture"] in words
+    assert f"{percent(best['real_accuracy'])} % by real data, {percent(best['regret'])} below" in words
+    assert page.definitions["stopped early"] == "those far from the best after 3 epochs"
+    assert page.definitions["ranked on validation images"].startswith("honest: ")
+    assert "8 of 720 architectures of convnet720 were trained 9 epochs on the proxy set" in page.text
+    assert "2 epochs on all training images (test images)" in page.text
+    assert "means of 2 fresh networks" in page.text
+    headline = "DM & co ranks 8 architectures of convnet720 on digits: Spearman "
+    assert (
+        nas_headline(folder)
+        == headline + f"{two(found['proxies'][0]['agreement']['spearman'])} with training on real data"
+    )
 
 
-def test_the_table_says_how_rankings_agree():
-    table = ranking_table(DOCUMENT)
-    found = cells(table)
-    agreed = [each["agreement"] for each in DOCUMENT["proxies"]]
-    assert found["proxy"] == ["distilled", "random", "real data"]
-    ends = [(each["spearman_low"], each["spearman_high"]) for each in agreed]
-    rho = [f"{each['spearman']:.2f}\n{low:.2f} to {high:.2f}" for each, (low, high) in zip(agreed, ends, strict=True)]
-    assert found["rho"] == [*rho, "-"]
-    assert found["tau"] == [f"{each['kendall']:.2f}" for each in agreed] + ["-"]
-    # The distilled set's best two are the real best two, the other way round; of random images' one of two.
-    assert found["top 2"] == ["-1.00, 2", "-1.00, 1", "-"]
-    assert found["top 10"] == ["-", "-", "-"]
-    assert found["accuracy"] == ["95.0", "90.0", "95.0"]
-    assert found["time"] == ["2 min 5 s", "-", "2 h 2 min"]
-    assert "5 architectures" in str(table.title)
+def test_many_architectures_are_drawn_in_part_and_the_page_says_so(folder, found, read, monkeypatch):
+    monkeypatch.setattr(rankings, "MOST_ROWS", 3)
+    monkeypatch.setattr(rankings, "MOST_POINTS", 4)
+    page = read(nas_sections(folder))
+    assert [row[0] for row in page.tables[-1].rows] == found["proxies"][0]["ranking"][:3]
+    assert "The best 3 of 8 by DM & co; ranking.csv has all." in page.text
+    points = page.charts[0].points
+    assert page.charts[0].title.endswith(f", {len(points)} of 8 drawn")
+    assert 4 <= len(points) < 8
+    assert all(any(point.startswith(name) for point in points) for name in found["proxies"][0]["ranking"][:2])
 
 
-def test_the_table_of_a_sample_that_is_too_small_for_anything():
-    real = {"w32": 0.5}
-    little = changed(real=real, proxies=[proxy("one", {"w32": 0.25}, tops=(), real=real)])
-    little.pop("real_seconds")
-    found = cells(ranking_table(little))
-    assert found["rho"] == ["-", "-"]
-    assert found["accuracy"] == ["-", "50.0"]
-    assert found["time"] == ["-", "-"]
-    assert panels(draw_ranking(little))[0].get_title(loc="left").endswith("Spearman -, Kendall -")
+def test_without_real_data_there_is_the_ranking_alone(synset, pretend, read, tmp_path):
+    pretend(formula)
+    config = NasConfig(sample=8, epochs=9, real="none", baselines=())
+    rank_architectures([synset], config, tmp_path, names=["alone"])
+    page = read(nas_sections(tmp_path))
+    assert (len(page.charts), len(page.tables)) == (0, 1)
+    assert page.tables[0].columns == ["architecture", "alone: accuracy", "alone: rank", "alone: seconds"]
+    assert "no ranking by real data stands beside it" in page.text
+    assert "±" not in page.tables[0].rows[0][1]
+    assert nas_headline(tmp_path).startswith("alone ranks 8 architectures of convnet720 on digits: the best is ConvNet")
 
 
-def test_the_table_of_long_names_is_readable_on_a_narrow_screen():
-    names = [str(row) for row in SPACES["nasbench201"][::500]]
-    real = {name: index / 40 for index, name in enumerate(names)}
-    reverse = {name: 0.9 - value for name, value in real.items()}
-    rows = [
-        proxy("mtt, 1 a class", real, tops=(5, 10, 20), real=real, seconds=125.0),
-        proxy("random, 1 a class", reverse, tops=(5, 10, 20), real=real, seconds=7300.0),
-    ]
-    screen = Console(file=io.StringIO(), width=100)
-    screen.print(ranking_table(changed(space="nasbench201", real=real, proxies=rows)))
-    drawn = screen.file.getvalue().splitlines()
-    body = [[cell.strip() for cell in line.strip("│").split("│")] for line in drawn if "│" in line][1:]
-    assert max(map(len, drawn)) <= 100
-    first, interval = body[0], body[1]
-    assert first == ["mtt, 1 a class", "1.00", "1.00", "1.00, 5", "1.00, 10", "1.00, 20", "77.5", "2 min 5 s"]
-    assert interval[2] == "1.00 to 1.00"
-    assert [line[-1] for line in body if line[-1]] == ["2 min 5 s", "2 h 2 min", "2 h 2 min"]
-    assert len(body) == 5  # two lines a proxy, one for real data
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda found: found.pop("proxies"), "proxies: Field required"),
+        (lambda found: found["proxies"][0]["ranking"].pop(), "proxies.0: DM & co: ranking, scores and seconds_of name"),
+        (lambda found: found["proxies"][0]["agreement"].update(spearman="high"), "proxies.0.agreement.spearman: "),
+        (lambda found: found["real"].update({next(iter(found["real"])): 87.5}), "real.ConvNet"),
+    ],
+)
+def test_a_damaged_document_is_refused_in_a_line(change, said, found, refuse, tmp_path):
+    change(found)
+    (tmp_path / "nas.json").write_text(json.dumps(found))
+    line = refuse(nas_sections, tmp_path)
+    assert line.startswith(f"{tmp_path / 'nas.json'} is damaged ({said}")
+    assert line.endswith("; `raydd nas` with the same --out writes it anew")
 
 
-def test_the_csv_has_deviations_where_there_are_several_seeds():
-    row = {"seconds_of": dict.fromkeys(REAL, 1.0), "stopped_after": {"deep": 3}}
-    values = {name: [score - 0.02, score + 0.02] for name, score in RANDOM.items()}
-    own = proxy("random", RANDOM) | row | {"ranking": sorted(RANDOM, key=RANDOM.get), "values": values}
-    document = changed(proxies=[own], real_values={"w32": [0.5]}, real_seconds_of={"w32": 2.0})
-    lines = list(csv.DictReader(io.StringIO(ranking_csv(document))))
-    assert [line["architecture"] for line in lines] == ["deep", "w32", "w256", "w128", "w64"]
-    assert [float(line["random: std"]) for line in lines] == pytest.approx([0.02 * 2**0.5] * 5)
-    assert "real std" not in lines[0]
-    assert [int(line["real rank"]) for line in lines] == [5, 4, 1, 2, 3]
-    one = ranking_csv(document | {"proxies": [own | {"values": {name: [score] for name, score in RANDOM.items()}}]})
-    assert "std" not in one.splitlines()[0]
+def test_only_a_ranking_is_one(folder, tmp_path):
+    assert is_ranking(folder)
+    assert is_ranking(folder / "nas.json")
+    assert not is_ranking(folder / "real.json")
+    assert not is_ranking(tmp_path)
+    (tmp_path / "nas.json").write_text("{")
+    assert is_ranking(tmp_path)  # it is named so, and refused when it is read

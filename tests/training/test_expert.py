@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from raydd.config import DataConfig, ExpertConfig
+from raydd.config.components import GsamConfig, SmoothConfig
+from raydd.config.schema import DataConfig, ExpertConfig
+from raydd.data.workspace import open_workspace
 from raydd.numerics.augment import augment
 from raydd.numerics.rng import generator
-from raydd.parts import GsamConfig, SmoothConfig
 from raydd.training.expert import measure_accuracy, train_expert
-from raydd.training.steps import STEPS
-from raydd.workspace import open_workspace
+from raydd.training.optimizer_steps import STEPS
 
 SMALL = 200
 

@@ -3,11 +3,11 @@ from collections import Counter
 
 import pytest
 
-from raydd.config import DistillConfig
-from raydd.settings import flat
+from raydd.config.parsing import flat
+from raydd.config.schema import DistillConfig
 from raydd.tuning.domains import Domain
 from raydd.tuning.population import CHANGEABLE, perturb
-from raydd.tuning.shipped import make_space
+from raydd.tuning.space_files import make_space
 
 PBT = {"scheduler": {"name": "pbt"}, "search": {"algorithm": "random", "first": "none"}, "budget": {"samples": 4}}
 

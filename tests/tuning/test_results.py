@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from raydd.tuning.figures import save_figures
+from raydd.tuning.figure_files import save_figures
 from raydd.tuning.importance import importance
 from raydd.tuning.results import (
     Record,
@@ -158,12 +158,7 @@ def test_only_complete_trials_with_both_metrics_are_on_the_front():
 
 
 def test_scales_of_the_axes():
-    assert scales(SPACE) == {
-        "window.low": "linear",
-        "lr.images": "log",
-        "labels.mode": "choice",
-        "lr.labels": "linear",
-    }
+    assert scales(SPACE) == {"window.low": "linear", "lr.images": "log", "labels.mode": "choice", "lr.labels": "linear"}
 
 
 @pytest.mark.parametrize(

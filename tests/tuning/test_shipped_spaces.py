@@ -15,23 +15,23 @@ import pytest
 import torch
 import yaml
 
-from raydd.checks import check, check_experts, check_lines, check_start
-from raydd.config import DistillConfig
+from raydd.buffer.segments import Segment, draw
+from raydd.config.parsing import build, flat
+from raydd.config.presets import load_preset
+from raydd.config.schema import DistillConfig
 from raydd.data.datasets import DATASETS, Dataset, Split
-from raydd.data.initial import INITIAL
-from raydd.data.trajectory import Segment, draw
-from raydd.data.transform import Transform, fit_transform
-from raydd.families import check_family, check_method
+from raydd.data.preprocessing import Transform, fit_transform
+from raydd.data.workspace import Workspace
+from raydd.distillation.recipe import Setup, leaves
 from raydd.methods import METHODS, complete
 from raydd.models.zoo import build as build_network
 from raydd.numerics.augment import augment
 from raydd.numerics.flat import FlatModel, Layout
 from raydd.numerics.rng import generator
-from raydd.preset import load_preset
-from raydd.recipe import Setup, leaves
-from raydd.settings import build, flat
-from raydd.tuning.shipped import load_space, shipped_spaces, with_settings
-from raydd.workspace import Workspace
+from raydd.run.families import check_family, check_method
+from raydd.run.resolve import check, check_experts, check_lines, check_start
+from raydd.selection.starting_images import INITIAL
+from raydd.tuning.space_files import load_space, shipped_spaces, with_settings
 
 FOLDER = Path(__file__).parents[2] / "tune_spaces"
 DATA = ("digits", "cifar10", "cifar100", "tiny_imagenet")

@@ -5,13 +5,13 @@ import pytest
 import torch
 import yaml
 
-from raydd.config import DistillConfig
+from raydd.config.parsing import build, flat
+from raydd.config.presets import load_preset
+from raydd.config.schema import DistillConfig
 from raydd.methods import complete
 from raydd.numerics.rng import generator
-from raydd.preset import load_preset
-from raydd.settings import build, flat
 from raydd.tuning.domains import Domain
-from raydd.tuning.shipped import load_space, make_space, with_settings
+from raydd.tuning.space_files import load_space, make_space, with_settings
 
 TREE = {
     "method": "datm",

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from raydd import runs
-from raydd.api import Where, default_buffer, distill
-from raydd.config import ExpertsConfig
-from raydd.data.buffer import ArrowBuffer
+from raydd.api.verbs import Where, default_buffer, distill
+from raydd.buffer.arrow_buffer import ArrowBuffer
+from raydd.config.schema import ExpertsConfig
 from raydd.data.synset import SyntheticSet
-from raydd.experts import Job, Trainer, prepare
-from raydd.run_buffer import open_buffer, settle
-from raydd.runs import Run
-from raydd.tuning.shipped import make_space
+from raydd.run import run as runs
+from raydd.run.experts import open_buffer, settle
+from raydd.run.run import Run
+from raydd.training.expert_worker import Job, Trainer, prepare
+from raydd.tuning.space_files import make_space
 from raydd.tuning.trial import Task, run_trial, trial_folder
 
 CPU = torch.device("cpu")

@@ -1,0 +1,109 @@
+"""Experts of buffers: how smooth and how accurate they are, and what they take on disk.
+
+Shapes: `E` experts, `K` the last epoch, `T` kept snapshots, `L` parameter tensors.
+"""
+
+import math
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from raydd.analysis.document import Document, names_of, plain
+from raydd.buffer.arrow_buffer import ArrowBuffer, create_buffer, expert_path, refresh_manifest
+from raydd.buffer.convexified import convexify
+
+SPLIT = "validation"
+
+
+def experts(folders: Sequence[Path]) -> Document:
+    """How smooth each buffer's experts are, and how accurate.
+
+    ``Avg_Var = E_t |theta_t - theta_{t-1}|_2^2`` over the epochs t = 1..K of an expert, from the lengths
+    that the buffer stores. Standard deviations are those over the experts (ddof 0), as in `describe`.
+
+    Reference:
+        Shen et al., arXiv 2310.10541 (AST), Fig. 9 and Table VII.
+
+    Differs:
+        The paper speaks of two consecutive iterations; snapshots, its own too, are an epoch apart.
+    """
+    named = zip(folders, names_of(folders), strict=True)
+    found = [_expert_numbers(ArrowBuffer(folder), name) for folder, name in named]
+    return {"analysis": "experts", "split": SPLIT, "buffers": found}
+
+
+def _expert_numbers(buffer: ArrowBuffer, name: str) -> Document:
+    lengths = torch.stack([buffer.norms(expert) for expert in buffer.experts]).double()
+    change = lengths.square().sum(dim=2)[:, 1:]  # (E, K)
+    accuracy = buffer.accuracy  # (E, T)
+    best = accuracy.nan_to_num(-1).amax(dim=1)
+    best[best < 0] = math.nan
+    return {
+        "name": f"{buffer.spec.recipe.get('optimizer', 'experts')}, {name}",
+        "folder": str(buffer.folder),
+        "dataset": buffer.spec.dataset,
+        "network": buffer.spec.network,
+        "experts": len(buffer.experts),
+        "epochs": buffer.epochs,
+        "avg_var": spread(change.mean(dim=1)),
+        "last": spread(accuracy[:, -1]),
+        "best": spread(best),
+        "change": {"epochs": list(range(1, buffer.epochs + 1))} | spread(change),
+        "accuracy": {"epochs": list(buffer.kept or range(buffer.epochs + 1))} | spread(accuracy),
+    }
+
+
+def spread(values: Tensor) -> Document:
+    """Mean and standard deviation (ddof 0) over the first dimension, as plain numbers."""
+    return {"mean": plain(values.mean(dim=0).tolist()), "std": plain(values.std(dim=0, correction=0).tolist())}
+
+
+def storage(folders: Sequence[Path], waypoints: tuple[int, ...] = ()) -> Document:
+    """What an expert takes on disk, and what it takes convexified; the file itself is written to find out.
+
+    Experts of one buffer are of one shape, so the first stands for all.
+
+    Args:
+        folders: Buffers, full or convexified.
+        waypoints: The epochs, beside the first and the last, that a full buffer's convexified form keeps.
+
+    Reference:
+        Zhong et al., arXiv 2406.19827 (MCT), section 4.3 and Fig. 3c.
+    """
+    named = zip(folders, names_of(folders), strict=True)
+    found = [{"name": name} | _storage_numbers(ArrowBuffer(folder), waypoints) for folder, name in named]
+    return {"analysis": "storage", "waypoints": list(waypoints), "buffers": found}
+
+
+def _storage_numbers(buffer: ArrowBuffer, waypoints: tuple[int, ...]) -> Document:
+    here = expert_path(buffer.folder, buffer.experts[0]).stat().st_size
+    full = here if buffer.kept is None else None
+    convexified = here if full is None else _convexified_bytes(buffer, waypoints)
+    return {
+        "folder": str(buffer.folder),
+        "network": buffer.spec.network,
+        "parameters": buffer.parameters,
+        "experts": len(buffer.experts),
+        "epochs": buffer.epochs,
+        "kept": list(buffer.kept or (0, *waypoints, buffer.epochs)),
+        "full_bytes": full,
+        "convexified_bytes": convexified,
+        "ratio": None if full is None else convexified / full,
+        "total_bytes": sum(expert_path(buffer.folder, index).stat().st_size for index in buffer.experts),
+    }
+
+
+def _convexified_bytes(buffer: ArrowBuffer, waypoints: tuple[int, ...]) -> int:
+    first = buffer.experts[0]
+    with tempfile.TemporaryDirectory() as temporary:
+        one, out = Path(temporary, "one"), Path(temporary, "out")
+        create_buffer(one, buffer.spec)
+        shutil.copy(buffer.folder / "preprocessing.arrow", one)
+        expert_path(one, first).symlink_to(expert_path(buffer.folder, first).absolute())
+        refresh_manifest(one)
+        convexify(one, out, waypoints)
+        return expert_path(out, first).stat().st_size

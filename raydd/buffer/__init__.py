@@ -1,0 +1,1 @@
+"""Expert trajectories: in memory, in Arrow files, and at a URI."""

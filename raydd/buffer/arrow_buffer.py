@@ -1,0 +1,299 @@
+"""The trajectory buffer: a folder with a manifest and one memory-mapped Arrow file an expert.
+
+The expert files are the truth, each self-describing; the manifest's list of them is an index that
+`refresh_manifest` derives. Shapes: see `raydd.buffer.expert_file`.
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from raydd.buffer.expert_file import (
+    ExpertTrajectory,
+    expert_numbers,
+    expert_path,
+    not_finite,
+    open_expert,
+    unpack_legs,
+    write_expert,
+)
+from raydd.buffer.manifest import manifest_entry, read_manifest, write_manifest
+from raydd.buffer.precision import FULL, STORAGES
+from raydd.buffer.segments import Segment, draw
+from raydd.buffer.spec import BufferSpec
+from raydd.data.preprocessing import load_transform
+from raydd.io.files import AnyPath, ArrowTable, checksum, sweep
+
+__all__ = [
+    "ArrowBuffer",
+    "Problem",
+    "create_buffer",
+    "expert_path",
+    "finished",
+    "refresh_manifest",
+    "verify",
+    "write_expert",
+]
+
+
+_STRAY = re.compile(r"expert-\d+\.arrow|(preprocessing|synset)\.arrow|(config|space)\.yaml")
+OPEN_FILES = 256  # that a buffer maps at once: a process may often have no more than 1024 open
+
+
+class Problem(NamedTuple):
+    """One thing wrong with a buffer: the file's name, and what is wrong with it."""
+
+    file: str
+    what: str
+
+
+def _present(folder: AnyPath) -> list[int]:
+    return expert_numbers(path.name for path in Path(folder).iterdir())
+
+
+def create_buffer(folder: AnyPath, spec: BufferSpec) -> Path:
+    """Make a buffer's folder and manifest, or check that the one there is of the same spec.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: The folder holds a buffer of another spec; the first difference is named.
+    """
+    path = Path(folder) / "manifest.json"
+    if not path.exists():
+        if there := sorted(each.name for each in path.parent.glob("*") if _STRAY.fullmatch(each.name)):
+            raise ValueError(f"{folder} holds {there[0]} without a manifest.json: name a new folder, or an empty one")
+        write_manifest(folder, spec, [])
+    elif difference := read_manifest(folder)[0].difference(spec):
+        raise ValueError(f"{folder} holds another buffer: {difference}; use the same settings, or another --out")
+    return path.parent
+
+
+def _open(folder: AnyPath, index: int, spec: BufferSpec) -> ArrowTable:
+    """Map one expert's file, after checking everything but its values."""
+    remedy = f"see `raydd buffer verify {folder}`, and run `raydd experts` again to retrain it"
+    return open_expert(expert_path(folder, index), index, spec, remedy)
+
+
+def finished(folder: AnyPath, spec: BufferSpec) -> set[int]:
+    """The experts that a buffer already has, after removing what dead writers left.
+
+    A file that is cut short, corrupted or of another spec is renamed to ``*.bad`` and not counted.
+    Values are not read; `verify` does.
+    """
+    sweep(folder)
+    whole = set()
+    for index in _present(folder):
+        try:
+            _open(folder, index, spec)
+            whole.add(index)
+        except ValueError:
+            path = expert_path(folder, index)
+            os.replace(path, f"{path}.bad")
+    return whole
+
+
+def refresh_manifest(folder: AnyPath) -> None:
+    """Write the manifest's list of experts anew, from the files.
+
+    Raises:
+        ValueError: A file cannot be read; `finished` sets those aside.
+    """
+    spec, _ = read_manifest(folder)
+    entries = [
+        manifest_entry(expert_path(folder, index), index, _open(folder, index, spec)) for index in _present(folder)
+    ]
+    write_manifest(folder, spec, entries)
+
+
+class ArrowBuffer:
+    """A `TrajectorySource` over a buffer's folder; opens in milliseconds, whatever its size.
+
+    Files are memory-mapped when first needed; tensors come out as copies; it pickles as its path.
+
+    Args:
+        folder: The buffer's.
+        most: Use the first so many experts; None uses all.
+
+    Attributes:
+        folder: As given.
+        spec: What the buffer is of.
+        experts: The numbers of the experts that are there, ascending.
+        epochs: The epoch of every expert's last snapshot, K.
+        parameters: The number of parameters, P.
+        layout: Where each parameter tensor lies in theta (P,).
+        kept: The epochs whose snapshots a convexified buffer keeps; None when all are there.
+
+    Raises:
+        ValueError: No such folder or manifest, no experts, or an expert file missing or cut short.
+    """
+
+    def __init__(self, folder: AnyPath, most: int | None = None) -> None:
+        self.folder, self._most = Path(folder), most
+        self.spec, entries = read_manifest(folder)
+        self.experts = tuple(sorted({*_present(folder), *entries}))[:most]
+        self._tables: dict[int, ArrowTable] = {}
+        if not self.experts:
+            raise ValueError(f"{folder} holds no experts; train some with `raydd experts --out {folder}`")
+        for index in self.experts:
+            path, entry = expert_path(folder, index), entries.get(index)
+            if entry is None or not path.exists() or path.stat().st_size != entry["bytes"]:
+                self._table(index)  # raises unless the file is newer than the manifest and whole
+        rows = min(entries[i]["snapshots"] if i in entries else self._rows(i) for i in self.experts)
+        self.kept, self.layout = self.spec.kept, self.spec.layout
+        self.epochs = self.kept[-1] if self.kept else rows - 1
+        self.parameters = sum(slot.numel for slot in self.layout)
+
+    def __reduce__(self) -> tuple[type["ArrowBuffer"], tuple[Path, int | None]]:
+        return ArrowBuffer, (self.folder.absolute(), self._most)
+
+    def _table(self, expert: int) -> ArrowTable:
+        if expert not in self._tables:
+            if len(self._tables) >= OPEN_FILES:
+                self._tables.clear()
+            self._tables[expert] = self._opened(expert)
+        return self._tables[expert]
+
+    def _opened(self, expert: int) -> ArrowTable:
+        return _open(self.folder, expert, self.spec)
+
+    def _rows(self, expert: int) -> int:
+        return len(self._table(expert).columns["epoch"])
+
+    def _row(self, expert: int, epoch: int) -> int:
+        """Where an epoch's snapshot lies in an expert's file."""
+        if self.kept is None:
+            known, shown = range(self._rows(expert)), f"0 to {self.epochs}, the snapshots of {self.folder}"
+            if epoch not in known:
+                raise ValueError(f"epoch {epoch} is not one of {shown}")
+            return epoch
+        if epoch not in self.kept:
+            shown = ", ".join(map(str, self.kept))
+            raise ValueError(f"epoch {epoch} is not one of {shown}, which {self.folder} keeps; use a full buffer")
+        return self.kept.index(epoch)
+
+    def _copy(self, column: str, expert: int, start: int, stop: int) -> Tensor:
+        rows = self._table(expert).rows(column, start, stop)
+        return STORAGES[self.spec.storage].widen(rows) if column == "theta" else torch.from_numpy(rows)
+
+    def segment(
+        self, window: tuple[float, float], span: int, rng: torch.Generator, *, between: bool = False
+    ) -> Segment:
+        """Draw a segment, reading only its snapshots; see `TrajectorySource`.
+
+        Raises:
+            ValueError: The window reaches beyond the experts, the expert's file is broken, or the
+                buffer is convexified.
+        """
+        if self.kept is not None:
+            raise ValueError(f"{self.folder} is convexified (MCT): use --method mct, or a full buffer")
+        position, t = draw(window, span, len(self.experts), self.epochs, rng)
+        expert = self.experts[position]
+        inside = self._copy("theta", expert, t + 1, t + span) if between else None
+        return Segment(self.snapshot(expert, t), self.snapshot(expert, t + span), float(t), inside, expert)
+
+    def snapshot(self, expert: int, epoch: int) -> Tensor:
+        """An expert's parameters (P,) after an epoch.
+
+        Raises:
+            ValueError: There is no such snapshot.
+        """
+        row = self._row(expert, epoch)
+        return self._copy("theta", expert, row, row + 1)[0]
+
+    def running_stats(self, expert: int, epoch: float) -> Tensor:
+        """An expert's BatchNorm running statistics (Q,) after an epoch; empty without BatchNorm."""
+        row = self._row(expert, int(epoch))
+        return self._copy("buffers", expert, row, row + 1)[0] if self.spec.buffer_layout else torch.zeros(0)
+
+    def norms(self, expert: int) -> Tensor:
+        """How far each parameter tensor went in each epoch, (K+1, L), float64; row 0 is zero."""
+        if self.kept is None:
+            return self._copy("step_norm", expert, 0, self.epochs + 1)
+        return torch.from_numpy(unpack_legs(self._table(expert).rows("leg", 0, len(self.kept)), self.kept))
+
+    def part(self, expert: int, epochs: tuple[int, ...]) -> ExpertTrajectory:
+        """What a convexified trajectory through these epochs keeps of an expert.
+
+        Raises:
+            ValueError: There is no snapshot of one of them.
+        """
+        places = [self._row(expert, epoch) for epoch in epochs]
+
+        def rows(column: str) -> Tensor:
+            return torch.cat([self._copy(column, expert, row, row + 1) for row in places])
+
+        accuracy, train_loss = rows("accuracy").tolist(), rows("train_loss").tolist()
+        buffers, norms = rows("buffers") if self.spec.buffer_layout else None, self.norms(expert).numpy()
+        rounding = None if self.spec.storage == FULL else rows("rounding").numpy()
+        return ExpertTrajectory(rows("theta"), buffers, epochs, accuracy, train_loss, norms, rounding)
+
+    @property
+    def accuracy(self) -> Tensor:
+        """Validation accuracy of every snapshot, (E, T), float64; NaN where not measured."""
+        rows = len(self.kept) if self.kept else self.epochs + 1
+        return torch.cat([self._copy("accuracy", expert, 0, rows)[None] for expert in self.experts])
+
+    @property
+    def rounding(self) -> dict[str, float] | None:
+        """The largest relative errors of storing less than float32, of a number and of a snapshot; else None."""
+        if self.spec.storage == FULL:
+            return None
+        worst = torch.stack([self._copy("rounding", expert, 0, self._rows(expert)).amax(0) for expert in self.experts])
+        return dict(zip(("number", "snapshot"), worst.amax(0).tolist(), strict=True))
+
+    def expect(
+        self, *, fingerprint: str | None = None, preprocessing_hash: str | None = None, network: str | None = None
+    ) -> None:
+        """Check that the buffer is of what it is used with; None is not checked.
+
+        Raises:
+            ValueError: It is of another data set, preprocessing or network; both are named.
+        """
+        wanted = {"network": network, "fingerprint": fingerprint, "preprocessing_hash": preprocessing_hash}
+        for name, value in wanted.items():
+            found = getattr(self.spec, name)
+            if value not in (None, found):
+                of = f"{self.spec.network} on {self.spec.dataset}"
+                remedy = "give the matching --buffer, or train one with `raydd experts`"
+                raise ValueError(f"{self.folder} (of {of}) has {name} {found!r}, not {value!r}; {remedy}")
+
+
+def verify(folder: AnyPath) -> list[Problem]:
+    """Read every byte of a buffer and report what is wrong; an empty list is a whole buffer.
+
+    Raises:
+        ValueError: There is no such buffer.
+    """
+    spec, entries = read_manifest(folder)
+    indices = sorted({*_present(folder), *entries})
+    found = ((expert_path(folder, index).name, _wrong(folder, index, spec, entries.get(index))) for index in indices)
+    return [*_wrong_preprocessing(folder), *(Problem(file, what) for file, what in found if what)]
+
+
+def _wrong_preprocessing(folder: AnyPath) -> list[Problem]:
+    path = Path(folder) / "preprocessing.arrow"
+    try:
+        if os.path.lexists(path):
+            load_transform(path.parent)
+    except ValueError as error:
+        return [Problem(path.name, str(error))]
+    return []
+
+
+def _wrong(folder: AnyPath, index: int, spec: BufferSpec, entry: dict[str, Any] | None) -> str | None:
+    try:
+        table = _open(folder, index, spec)
+    except ValueError as error:
+        return str(error)
+    if checksum(table.columns, table.release) != table.metadata["checksum"]:
+        return "its values changed since it was written (checksum): delete it and run `raydd experts` again"
+    if entry and (now := manifest_entry(expert_path(folder, index), index, table)) != entry:
+        what = next(f"{key} is {now[key]} instead of {entry[key]}" for key in now if now[key] != entry.get(key))
+        return f"it does not fit the manifest ({what}): run `raydd experts` again"
+    return not_finite(table.columns)

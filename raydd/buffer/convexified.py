@@ -1,0 +1,268 @@
+"""Convexified trajectories: straight lines between a few snapshots of an expert, and buffers of them.
+
+Shapes: `P` parameters, `L` parameter tensors, `M` a segment's span in epochs, `K` the last epoch.
+"""
+
+import dataclasses
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from raydd.buffer.arrow_buffer import (
+    ArrowBuffer,
+    create_buffer,
+    expert_path,
+    finished,
+    refresh_manifest,
+    verify,
+    write_expert,
+)
+from raydd.buffer.segments import Segment, TrajectorySource, check_window, draw
+from raydd.buffer.spec import ascends
+from raydd.io.files import AnyPath, write_atomic
+from raydd.numerics.flat import Layout
+
+
+def knots(waypoints: Sequence[int], epochs: int, name: str = "waypoints") -> tuple[int, ...]:
+    """The epochs that a convexified trajectory passes through: (0, *waypoints, K).
+
+    Args:
+        waypoints: Epochs strictly between 0 and K, ascending.
+        epochs: K.
+        name: What to call the waypoints in a refusal.
+
+    Raises:
+        ValueError: The waypoints are not that.
+
+    >>> knots((6, 25), 50)
+    (0, 6, 25, 50)
+    """
+    found = (0, *waypoints, epochs)
+    if not ascends(found):
+        between = f"epochs strictly between 0 and {epochs}, the experts' last, in rising order"
+        raise ValueError(f"{name} {[*waypoints]} do not fit; give {between}")
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Convexified:
+    """A `TrajectorySource` of convexified trajectories.
+
+    Between two neighbouring epochs a < b of (0, *waypoints, K), a parameter tensor l is at
+
+        (1 - beta_l(c)) theta_a + beta_l(c) theta_b,  beta_l(t) = sum_{s=a+1..t} n_l(s) / sum_{s=a+1..b} n_l(s),
+
+    where n_l(s) is how far l went in epoch s; between whole epochs beta is interpolated linearly. A
+    tensor that did not move between a and b is at beta_l(c) = (c - a) / (b - a).
+
+    Args:
+        source: The experts; a convexified buffer brings its own epochs.
+        waypoints: Epochs beside the first and the last that the trajectory passes through.
+        continuous: Draw start epochs from the reals; else from the whole numbers.
+
+    Raises:
+        ValueError: The waypoints are not between the first and the last epoch, or differ from those
+            of a convexified source.
+
+    Reference:
+        Zhong et al., arXiv 2406.19827, Eq. 8-10; the waypoints are of its section 5.1.
+
+    Differs:
+        The paper says of its waypoints only that they are inserted; here each leg between two of them
+        is a line of its own, with its own beta. A segment's end never needs to be clamped to K, since
+        a window that reaches beyond is refused.
+    """
+
+    source: TrajectorySource
+    waypoints: tuple[int, ...] = ()
+    continuous: bool = True
+    _betas: dict[int, tuple[Tensor, ...]] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        asked, stored = tuple(self.waypoints), self.source.kept
+        if stored is None:
+            knots(asked, self.source.epochs)
+        elif asked in {(), stored[1:-1]}:
+            asked = stored[1:-1]
+        else:
+            remedy = "leave the waypoints out, or convexify the full buffer with them"
+            raise ValueError(f"waypoints {asked} are not {stored[1:-1]}, those of the convexified buffer; {remedy}")
+        object.__setattr__(self, "waypoints", asked)
+
+    @property
+    def epochs(self) -> int:
+        """The epoch of every expert's last snapshot, K."""
+        return self.source.epochs
+
+    @property
+    def parameters(self) -> int:
+        """The number of parameters, P."""
+        return self.source.parameters
+
+    @property
+    def layout(self) -> Layout:
+        """Where each parameter tensor lies in theta (P,)."""
+        return self.source.layout
+
+    @property
+    def experts(self) -> Sequence[int]:
+        """The experts' numbers, ascending."""
+        return self.source.experts
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """The epochs where the trajectory is the expert's own: (0, *waypoints, K)."""
+        return (0, *self.waypoints, self.epochs)
+
+    def snapshot(self, expert: int, epoch: int) -> Tensor:
+        """The trajectory's point (P,) at a whole epoch."""
+        return self.point(expert, epoch)
+
+    def running_stats(self, expert: int, epoch: float) -> Tensor:
+        """An expert's BatchNorm running statistics (Q,) at an epoch of `kept`; empty where there are none.
+
+        Raises:
+            ValueError: There are some, and the epoch is between those kept: a point between two networks has other
+                statistics than a mixture of theirs.
+        """
+        if epoch in self.kept:
+            return self.source.running_stats(expert, epoch)
+        if not len(none := self.source.running_stats(expert, 0)):
+            return none
+        shown = ", ".join(map(str, self.kept))
+        raise ValueError(
+            f"a convexified trajectory has running statistics for batch norm at the epochs {shown} alone, not at "
+            f"{epoch:g}; use a network with instance or group norm, such as ConvNet or ResNet18"
+        )
+
+    def norms(self, expert: int) -> Tensor:
+        """How far each parameter tensor went in each epoch of the training, (K+1, L): the source's."""
+        return self.source.norms(expert)
+
+    def point(self, expert: int, c: float) -> Tensor:
+        """The trajectory's point (P,) at epoch c, whole or not, in the dtype of the source.
+
+        At the epochs of `kept` it is the source's snapshot, bit by bit.
+
+        Raises:
+            ValueError: c is not in [0, K].
+        """
+        if not 0 <= c <= self.epochs:
+            raise ValueError(f"epoch {c} is not in [0, {self.epochs}], which the experts cover")
+        if c in self.kept:
+            return self.source.snapshot(expert, int(c))
+        leg = bisect_right(self.kept, c) - 1
+        start, end = (self.source.snapshot(expert, epoch) for epoch in self.kept[leg : leg + 2])
+        sizes = torch.tensor([slot.numel for slot in self.layout])
+        beta = self._beta(expert, leg, c).repeat_interleave(sizes).to(start.device)
+        return ((1 - beta) * start.double() + beta * end.double()).to(start.dtype)
+
+    def _beta(self, expert: int, leg: int, c: float) -> Tensor:
+        """Eq. 9 and 10 within one leg: (L,), float64."""
+        if expert not in self._betas:
+            norms = self.source.norms(expert)
+            self._betas[expert] = tuple(betas(norms[a + 1 : b + 1]) for a, b in pairwise(self.kept))
+        beta, floor = self._betas[expert][leg], math.floor(c)
+        eta, t = c - floor, floor - self.kept[leg]
+        return (1 - eta) * beta[t] + eta * beta[t + 1] if eta else beta[t]
+
+    def segment(
+        self, window: tuple[float, float], span: int, rng: torch.Generator, *, between: bool = False
+    ) -> Segment:
+        """Draw a segment; see `TrajectorySource`. Its epoch is c, and ``between`` c+1 to c+M-1.
+
+        Raises:
+            ValueError: The window reaches beyond the experts.
+        """
+        expert, c = self._draw(window, span, rng)
+        inside = [self.point(expert, c + k) for k in range(1, span)] if between else []
+        start, target = self.point(expert, c), self.point(expert, c + span)
+        return Segment(start, target, c, torch.stack([start, *inside])[1:] if between else None, expert)
+
+    def _draw(self, window: tuple[float, float], span: int, rng: torch.Generator) -> tuple[int, float]:
+        """Uniform over the experts and over the reals, or the whole numbers, of the closed window."""
+        if not self.continuous:
+            position, t = draw(window, span, len(self.experts), self.epochs, rng)
+            return self.experts[position], float(t)
+        check_window(window, span, self.epochs, whole=False)
+        low, high = window
+        expert = self.experts[int(torch.randint(len(self.experts), (), generator=rng))]
+        share = float(torch.rand((), dtype=torch.float64, generator=rng))
+        return expert, min(low + share * (high - low), high)
+
+
+def betas(norms: Tensor) -> Tensor:
+    """Where a leg of G epochs is after each of them, as a share of its length.
+
+    beta(t) = sum_{s<=t} norms_s / sum_{s<=G} norms_s for each parameter tensor; t / G for one that did
+    not move.
+
+    Args:
+        norms: How far each parameter tensor went in each epoch of the leg, (G, L).
+
+    Returns:
+        (G+1, L) float64, from 0 to 1.
+
+    Reference:
+        Zhong et al., arXiv 2406.19827, Eq. 9.
+
+    >>> betas(torch.tensor([[1.0, 0.0], [3.0, 0.0]])).tolist()
+    [[0.0, 0.0], [0.25, 0.5], [1.0, 1.0]]
+    """
+    zero = norms.new_zeros((1, norms.shape[1]), dtype=torch.float64)
+    gone = torch.cat([zero, norms.double().cumsum(dim=0)])
+    even = torch.linspace(0, 1, len(gone), dtype=torch.float64)[:, None].to(gone.device)
+    return torch.where(gone[-1] > 0, gone / gone[-1].where(gone[-1] > 0, 1), even)
+
+
+class Shrunk(NamedTuple):
+    """What convexifying a buffer gave: the epochs kept, and the expert files' bytes before and after."""
+
+    experts: int
+    kept: tuple[int, ...]
+    before: int
+    after: int
+
+
+def convexify(full: AnyPath, folder: AnyPath, waypoints: Sequence[int] = ()) -> Shrunk:
+    """Write the convexified form of a buffer; again, it goes on where it was stopped.
+
+    The files are those that training the same experts with ``experts.kept`` writes.
+
+    Args:
+        full: A buffer of all snapshots.
+        folder: Where to.
+        waypoints: Epochs beside the first and the last whose snapshots are kept, ascending.
+
+    Raises:
+        ValueError: ``full`` is convexified already, broken or no buffer, ``folder`` holds another
+            buffer, or a waypoint is not between the first and the last epoch.
+    """
+    if Path(full).resolve() == Path(folder).resolve():
+        raise ValueError(f"{folder} is the buffer to convexify; write to another folder")
+    source = ArrowBuffer(full)
+    if source.kept is not None:
+        shown = ", ".join(map(str, source.kept))
+        raise ValueError(f"{full} is convexified already, it keeps epochs {shown}; give a full buffer")
+    kept = knots(waypoints, source.epochs)
+    spec = dataclasses.replace(source.spec, kept=kept, recipe=source.spec.recipe | {"kept": [*waypoints]})
+    if problems := verify(full):
+        raise ValueError(f"{problems[0].file} of {full} is broken: {problems[0].what}")
+    create_buffer(folder, spec)
+    preprocessing = Path(full) / "preprocessing.arrow"
+    if preprocessing.exists():
+        write_atomic(Path(folder) / preprocessing.name, preprocessing.read_bytes())
+    done = finished(folder, spec)
+    for expert in source.experts:
+        if expert not in done:
+            write_expert(folder, spec, expert, source.part(expert, kept))
+    refresh_manifest(folder)
+    before, after = (sum(expert_path(f, e).stat().st_size for e in source.experts) for f in (full, folder))
+    return Shrunk(len(source.experts), kept, before, after)

@@ -1,0 +1,53 @@
+"""What is said of a buffer."""
+
+import math
+import os
+from statistics import mean, pstdev
+from typing import Any
+
+from raydd.buffer.arrow_buffer import ArrowBuffer, expert_path
+from raydd.buffer.manifest import read_manifest
+from raydd.buffer.mirror import MANIFEST, fetch, is_uri
+from raydd.io.files import AnyPath
+
+NAMED = ("dataset", "fingerprint", "network", "channels", "size", "classes", "recipe", "seed", "storage")
+
+
+def describe(folder: AnyPath) -> dict[str, Any]:
+    """A buffer in JSON-able words; accuracies are fractions, their std that over the experts (ddof 0)."""
+    buffer = ArrowBuffer(folder)
+    spreads = [{"mean": float(a.mean()), "std": float(a.std(correction=0))} for a in buffer.accuracy.T]
+    first, last = (None if math.isnan(spreads[t]["mean"]) else spreads[t] for t in (0, -1))
+    return {
+        **{name: getattr(buffer.spec, name) for name in NAMED},
+        "preprocessing": buffer.spec.preprocessing.get("kind"),
+        "experts": len(buffer.experts),
+        "epochs": buffer.epochs,
+        "kept": None if buffer.kept is None else [*buffer.kept],
+        "parameters": buffer.parameters,
+        "bytes": sum(expert_path(folder, index).stat().st_size for index in buffer.experts),
+        "accuracy": {"first": first, "last": last},
+        "rounding": buffer.rounding,
+    }
+
+
+def summary(uri: str) -> dict[str, Any]:
+    """A buffer in a store in JSON-able words, of its manifest alone: no expert is fetched.
+
+    Raises:
+        ValueError: There is no buffer.
+        OSError: The store cannot be read.
+    """
+    spec, entries = read_manifest(fetch(uri, (MANIFEST,)))
+    last = [entry["accuracy"] for entry in entries.values() if entry["accuracy"] is not None]
+    return {
+        **{name: getattr(spec, name) for name in NAMED},
+        "experts": len(entries),
+        "bytes": sum(entry["bytes"] for entry in entries.values()),
+        "accuracy": {"first": None, "last": {"mean": mean(last), "std": pstdev(last)} if last else None},
+    }
+
+
+def describe_place(place: AnyPath) -> dict[str, Any]:
+    """A buffer in JSON-able words; of one in a store what its manifest says, so that nothing is fetched."""
+    return summary(os.fspath(place)) if is_uri(place) else describe(place)

@@ -1,0 +1,178 @@
+"""An expert on its way into a buffer, a snapshot at a time: neither who trains nor who writes holds it whole.
+
+Shapes: `P` parameters, `Q` running statistics, `L` parameter tensors, `T` rows of a file.
+"""
+
+import mmap
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from raydd.buffer.expert_file import Array, check_finite, expert_path, pack_legs, step_norm, sums, write_columns
+from raydd.buffer.precision import FULL, STORAGES, narrowed
+from raydd.buffer.spec import BufferSpec
+from raydd.io.files import AnyPath, temporary_path
+
+PIECE_BYTES = 16 << 20
+KEPT = ("norm", "buffers", "rounding")
+"""Values of a row that a spool holds until its end; theta is in its file."""
+
+
+class Row(NamedTuple):
+    """What a buffer keeps of one epoch.
+
+    Attributes:
+        epoch: The epoch.
+        accuracy: On the validation split, a fraction; NaN where there is none.
+        train_loss: Of the epoch; NaN where not measured.
+        norm: How far each parameter tensor went in the epoch, (L,), float64.
+        theta: The snapshot (P,) as it is stored, or its first values; None where the buffer keeps none.
+        buffers: Running statistics (Q,), float32, with a snapshot that is kept.
+        rounding: What rounding did to the snapshot, (2,), float64, where less than float32 is stored.
+    """
+
+    epoch: int
+    accuracy: float
+    train_loss: float
+    norm: Array
+    theta: Array | None = None
+    buffers: Array | None = None
+    rounding: Array | None = None
+
+
+Piece = Row | Array
+"""A row with the first values of its theta, or some that follow."""
+
+
+class Rows:
+    """Makes rows of an expert's snapshots, and holds no more of them than the one before, for the norms.
+
+    Args:
+        spec: The buffer's.
+        index: The expert's number.
+    """
+
+    def __init__(self, spec: BufferSpec, index: int) -> None:
+        self._spec, self._index = spec, index
+        self._before: Array | None = None
+
+    def row(self, theta: Tensor, buffers: Tensor, epoch: int, accuracy: float, train_loss: float) -> Row:
+        """The row of the next epoch.
+
+        Args:
+            theta: Parameters (P,), float32, on the CPU; kept until the next call.
+            buffers: Running statistics (Q,), float32.
+            epoch: The epoch.
+            accuracy: A fraction.
+            train_loss: The epoch's.
+
+        Raises:
+            ValueError: The expert diverged, or a number is too large for the buffer's storage.
+        """
+        now, spec = theta.detach().numpy(), self._spec
+        norm = np.zeros(len(spec.layout)) if self._before is None else step_norm(self._before, now, spec.layout)
+        self._before = now
+        kept = spec.kept is None or epoch in spec.kept
+        statistics = buffers.detach().numpy()
+        found = {"theta": now[None], "buffers": statistics[None], "step_norm": norm[None]}
+        check_finite(self._index, {"epoch": np.array([epoch]), **found})
+        plain = Row(epoch, accuracy, train_loss, norm)
+        if not kept:
+            return plain
+        if spec.storage == FULL:
+            return plain._replace(theta=now, buffers=statistics)
+        stored, rounding = narrowed(now, spec.storage, self._index, epoch)
+        return plain._replace(theta=stored, buffers=statistics, rounding=rounding)
+
+
+def pieces(row: Row, most: int = PIECE_BYTES) -> Iterator[Piece]:
+    """A row cut so that no piece holds more than ``most`` bytes of theta; a `Spool` takes them in this order."""
+    if row.theta is None:
+        yield row
+        return
+    count = max(1, most // row.theta.itemsize)
+    yield row._replace(theta=row.theta[:count])
+    for start in range(count, len(row.theta), count):
+        yield row.theta[start : start + count]
+
+
+class Spool:
+    """Takes an expert's rows into a temporary file beside the expert's, which it writes from there.
+
+    The bytes are those that `raydd.buffer.expert_file.write_expert` gives for the whole trajectory. A killed
+    process leaves the temporary file, which `raydd.io.files.sweep` removes.
+
+    Args:
+        folder: The buffer's.
+        spec: The buffer's.
+        index: The expert's number.
+    """
+
+    def __init__(self, folder: AnyPath, spec: BufferSpec, index: int) -> None:
+        self._folder, self._spec, self._index = folder, spec, index
+        self._path = temporary_path(expert_path(folder, index))
+        self._file = self._path.open("wb", buffering=0)
+        self._rows: list[Row] = []
+
+    def __enter__(self) -> "Spool":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def add(self, piece: Piece) -> None:
+        """Take the next row, or more of its theta."""
+        values = piece.theta if isinstance(piece, Row) else piece
+        if isinstance(piece, Row):
+            empty = None if piece.theta is None else piece.theta[:0].copy()  # that it is kept is known, not the values
+            # Copies: what came in a message is a view of all of it, which would stay in the object store.
+            own = {name: kept.copy() for name in KEPT if (kept := getattr(piece, name)) is not None}
+            self._rows.append(piece._replace(theta=empty, **own))
+        rest = memoryview(b"" if values is None else np.ascontiguousarray(values).view(np.uint8).data)
+        while rest:  # the system may take less than it is given
+            rest = rest[self._file.write(rest) :]
+
+    def finish(self) -> Path:
+        """Write the expert's file, atomically, and remove the temporary one.
+
+        Raises:
+            ValueError: The rows are not those of an expert of the spec.
+        """
+        self._file.close()
+        with self._path.open("rb") as file:
+            pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        theta = np.frombuffer(pages, STORAGES[self._spec.storage].dtype)
+        columns = self._columns(theta.reshape(-1, sum(slot.numel for slot in self._spec.layout)))
+        path = write_columns(self._folder, self._spec, self._index, columns, lambda: pages.madvise(mmap.MADV_DONTNEED))
+        self.close()
+        return path
+
+    def close(self) -> None:
+        """Remove the temporary file."""
+        self._file.close()
+        self._path.unlink(missing_ok=True)
+
+    def _columns(self, theta: Array) -> dict[str, Array]:
+        """As `raydd.buffer.expert_file.ExpertTrajectory.columns`."""
+        rows, spec = [row for row in self._rows if row.theta is not None], self._spec
+        norms, epochs = np.stack([row.norm for row in self._rows]), [row.epoch for row in rows]
+        columns = {
+            "theta": theta,
+            "epoch": np.asarray(epochs, np.int32),
+            "accuracy": np.asarray([row.accuracy for row in rows], np.float64),
+            "train_loss": np.asarray([row.train_loss for row in rows], np.float64),
+            "step_norm": norms if spec.kept is None else sums(norms, epochs),
+        }
+        if spec.buffer_layout:
+            columns["buffers"] = np.stack([row.buffers for row in rows if row.buffers is not None])
+        if spec.kept is not None:
+            columns["leg"] = pack_legs(norms, epochs)
+        if spec.storage != FULL:
+            columns["rounding"] = np.stack([row.rounding for row in rows if row.rounding is not None])
+        return columns

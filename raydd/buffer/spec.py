@@ -1,0 +1,142 @@
+"""What a trajectory buffer is of."""
+
+import dataclasses
+import json
+import math
+import reprlib
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from raydd.buffer.precision import FULL, STORAGES
+from raydd.io.document import Document, Whole, validate
+from raydd.numerics.flat import Layout, Slot
+
+SCHEMA = 1
+_MOST_PARAMETERS = 2**40
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 120
+
+
+_Side = Annotated[int, Field(gt=0, lt=2**31)]
+_Layout = tuple[tuple[str, tuple[_Side, ...], Whole], ...]
+
+
+class SpecDocument(Document, extra="forbid"):
+    """A `BufferSpec` as files say it."""
+
+    dataset: str
+    fingerprint: str
+    preprocessing_hash: str
+    preprocessing: dict[str, Any]
+    network: str
+    channels: _Side
+    size: _Side
+    classes: _Side
+    layout: _Layout
+    buffer_layout: _Layout
+    recipe: dict[str, Any]
+    seed: int
+    schema_version: Literal[1]
+    kept: tuple[Whole, ...] | None = None
+    storage: str = FULL
+
+
+@dataclass(frozen=True)
+class BufferSpec:
+    """What a buffer is of: two buffers with equal specs hold the same experts, however many.
+
+    Attributes:
+        dataset: Its name or path.
+        fingerprint: Of the data set's stored bytes.
+        preprocessing_hash: Of the preprocessing object.
+        preprocessing: The preprocessing's JSON-able metadata, its ``kind`` among it.
+        network: Its name.
+        channels: Of an image.
+        size: Of an image, in pixels.
+        classes: How many.
+        layout: Where each parameter lies in theta (P,).
+        buffer_layout: Where each running statistic lies in the vector (Q,); empty without BatchNorm.
+        recipe: The experts' hyper-parameters, JSON-able.
+        seed: Of the run.
+        schema_version: Of the files.
+        kept: The epochs whose snapshots are kept of a convexified trajectory, from 0 to K; None keeps all.
+        storage: The number format of theta in the files, a key of `STORAGES`.
+    """
+
+    dataset: str
+    fingerprint: str
+    preprocessing_hash: str
+    preprocessing: dict[str, Any]
+    network: str
+    channels: int
+    size: int
+    classes: int
+    layout: Layout
+    buffer_layout: Layout
+    recipe: dict[str, Any]
+    seed: int
+    schema_version: int = SCHEMA
+    kept: tuple[int, ...] | None = None
+    storage: str = FULL
+
+    def __post_init__(self) -> None:
+        if self.storage not in STORAGES:
+            raise ValueError(f"unknown storage {self.storage!r}: use one of {', '.join(STORAGES)}")
+        if self.kept is not None and (self.kept[:1] != (0,) or not ascends(self.kept)):
+            raise ValueError(f"the kept epochs {self.kept} do not ascend from 0 to a last one; give at least those two")
+        for layout in (self.layout, self.buffer_layout):
+            _check_layout(layout)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values; ``kept`` and ``storage`` only where they are set, since older files never had them."""
+        values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self), allow_nan=False))
+        usual = {"kept": None, "storage": FULL}
+        return {key: value for key, value in values.items() if key not in usual or value != usual[key]}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "BufferSpec":
+        """From `to_json`'s.
+
+        Raises:
+            ValueError: They are not the values of a spec.
+        """
+        found = dict(validate(SpecDocument, values))
+        for key in ("layout", "buffer_layout"):
+            found[key] = tuple(Slot(*slot) for slot in found[key])
+        return cls(**found)
+
+    def difference(self, other: "BufferSpec") -> str | None:
+        """The first field that differs, with both values, or None."""
+        mine, theirs = _leaves(self.to_json()), _leaves(other.to_json())
+        for name in [*mine, *(name for name in theirs if name not in mine)]:
+            if mine.get(name) != theirs.get(name):
+                return f"{name} is {_SHORT.repr(mine.get(name))} instead of {_SHORT.repr(theirs.get(name))}"
+        return None
+
+
+def _check_layout(layout: Layout) -> None:
+    """Refuse a layout whose tensors do not lie one after another."""
+    offset = 0
+    for slot in layout:
+        if slot.offset != offset:
+            raise ValueError(f"{slot.name} lies at {slot.offset} instead of {offset}")
+        offset += math.prod(slot.shape)
+        if offset > _MOST_PARAMETERS:
+            raise ValueError(f"{slot.name} ends at {offset}, and a network has at most {_MOST_PARAMETERS} parameters")
+    if len({slot.name for slot in layout}) != len(layout):
+        raise ValueError("a parameter is there twice")
+
+
+def ascends(epochs: tuple[int, ...]) -> bool:
+    """Whether there are two epochs at least, each later than the one before."""
+    return len(epochs) > 1 and all(before < after for before, after in pairwise(epochs))
+
+
+def _leaves(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
+    for key, value in values.items():
+        leaves |= _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return leaves

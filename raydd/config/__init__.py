@@ -1,0 +1,1 @@
+"""What can be set: the schema, how it is read, and the presets."""

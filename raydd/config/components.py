@@ -1,0 +1,116 @@
+"""Parts of a configuration: what is set of one piece of a method.
+
+Each part is left out, or costs nothing, at its defaults.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from raydd.config.parsing import Config
+
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+AugmentName = Literal["none", "dsa", "dsa_idc"]
+PruningMetric = Literal["abs", "squared", "relative"]
+
+
+class GsamConfig(Config):
+    """The sharpness-aware step of FTD's experts.
+
+    Attributes:
+        rho: Size of the perturbation of the weights.
+        alpha: Weight of the part of the gradient that is orthogonal to the perturbed one.
+    """
+
+    rho: Positive = 0.01
+    alpha: NonNegative = 0.3
+
+
+class SmoothConfig(Config):
+    """The loss of AST's experts: lambda CE + mu (|grad_x W| - K)^2.
+
+    Attributes:
+        low: lambda in the first epoch.
+        high: lambda in the last of ``epochs``; after it lambda is 1.
+        epochs: Epochs over which lambda rises; 0 leaves it at 1.
+        mu: Weight of the gradient penalty; 0 leaves it out.
+        norm: K, the gradient norm that costs nothing.
+    """
+
+    low: Positive = 0.5
+    high: Positive = 1.0
+    epochs: Annotated[int, Field(ge=0)] = 5
+    mu: NonNegative = 1.0
+    norm: NonNegative = 1.0
+
+
+class PruningConfig(Config):
+    """Difference-driven pruning (DPD) of what is matched.
+
+    Attributes:
+        rate: Fraction of the parameters left out, those that differ most; 0 matches all.
+        metric: abs |s - t|, squared (s - t)^2, or relative |s - t| / |t|.
+    """
+
+    rate: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    metric: PruningMetric = "abs"
+
+
+class FormationConfig(Config):
+    """Several small images in one (multi-formation, IDC).
+
+    Attributes:
+        factor: rho: an image is a mosaic of rho x rho smaller ones; 1 is an image of its own.
+        decode: How students see it: uniform (the tiles, enlarged), multi (mosaics of every factor up to rho,
+            the whole image among them), or bounded (each image at one factor, the finest that ``bound`` allows).
+        bound: Decoded images a class at most, where ``decode`` is bounded.
+    """
+
+    factor: Count = 1
+    decode: Literal["uniform", "multi", "bounded"] = "uniform"
+    bound: Count = 128
+
+
+class StatisticConfig(Config):
+    """What methods of the statistics family compare, and through which networks.
+
+    Attributes:
+        networks: random (a fresh one every outer step), trained (a fresh one every ``refresh`` outer steps,
+            trained on the synthetic set in between), experts (a snapshot of the buffer), mixed (between an
+            expert's first and last), or queue (several, each trained on real images for a while).
+        of: What is compared: features before the last layer, the features of all layers, or the gradient of the loss.
+        distance: means (squared distance of mean features), cosine (layer by layer), or gaussian (the maximum mean
+            discrepancy under a Gaussian kernel).
+        batch_real: Real images a class and step.
+        batch_synthetic: At most so many synthetic images a class and step, decoded; None takes all.
+        each_class: Take an optimiser step a class; else one for all of them.
+        alpha: Weight of the cross-entropy of the synthetic images.
+        region: L, snapshots from the matching one on, one of which judges the cross-entropy.
+        augment: The siamese augmentation that real and synthetic images share.
+        strategy: Its operations, joined by ``_``.
+        refresh: Outer steps a trained network lives; or from one fresh network of the queue to the next.
+        epochs: Epochs over the synthetic set between two outer steps.
+        lr: Step size of that training.
+        batch_size: Images a step of that training.
+        queue_size: At most so many networks in the queue; each has twice its parameters in every checkpoint.
+        queue_steps: Steps on real images that two networks of the queue take after every outer step.
+    """
+
+    networks: Literal["random", "trained", "experts", "mixed", "queue"] = "random"
+    of: Literal["features", "layers", "gradient"] = "features"
+    distance: Literal["means", "cosine", "gaussian"] = "means"
+    batch_real: Count = 256
+    batch_synthetic: Count | None = None
+    each_class: bool = False
+    alpha: NonNegative = 0.0
+    region: Count = 7
+    augment: AugmentName = "dsa"
+    strategy: str = "color_crop_cutout_flip_scale_rotate"
+    refresh: Count = 1
+    epochs: Annotated[int, Field(ge=0)] = 0
+    lr: Positive = 0.01
+    batch_size: Count = 256
+    queue_size: Count = 100
+    queue_steps: Count = 10

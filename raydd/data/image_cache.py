@@ -1,0 +1,279 @@
+"""Decoded images on disk: uint8 ``.npy`` files and a JSON, written once, memory-mapped by all.
+
+A data set lies in ``<cache>/datasets/<name>-<key>/``. The key covers the files it was read from
+(path, size and modification time of each), the images' form and the version of this layout. A folder
+is written under another name and renamed, so that what has the right name is whole.
+
+Shapes: `n` images of a part, `C H W` image.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import itertools
+import json
+import math
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from raydd.data.decode import REMEDY
+from raydd.data.image_source import Content, Form, Images, Labels, Part, Source
+from raydd.io.console import Screen
+from raydd.io.document import Document, opened, sealed
+from raydd.io.regular_file import open_regular, read_bytes
+
+SCHEMA = 2  # of what is read and how: 2 scales 16 bits, turns by EXIF, lays transparency on white
+PARTS = ("train", "test")
+
+
+_WHOLE: set[tuple[object, ...]] = set()
+"""Folders, as they were when this process compared them with their fingerprint."""
+
+
+class _About(Document):
+    """``dataset.json``; folders of older versions have no checksum of the moments."""
+
+    schema_: Annotated[Literal[2], Field(alias="schema")]
+    classes: Annotated[tuple[str, ...], Field(min_length=1)]
+    note: str
+    fingerprint: Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
+    moments: str | None = None
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A data set's folder in the cache, opened.
+
+    Attributes:
+        classes: Class names.
+        images: Of each part, (n, C, H, W) uint8, memory-mapped and read-only.
+        labels: Of each part, (n,).
+        moments: Of each training image and channel, sum and sum of squares of its pixels (n, 2, C).
+        fingerprint: sha256 of the stored arrays, 16 hex digits.
+        note: What the reader had to decide by itself.
+    """
+
+    classes: tuple[str, ...]
+    images: dict[str, Images]
+    labels: dict[str, Labels]
+    moments: NDArray[np.int64]
+    fingerprint: str
+    note: str
+
+
+def default_cache() -> Path:
+    """``$RAYDD_CACHE``, else ``~/.cache/raydd``."""
+    return Path(os.environ.get("RAYDD_CACHE") or "~/.cache/raydd").expanduser()
+
+
+def stored(source: Source, cache: Path, form: Form) -> Stored:
+    """The data set from the cache; decoded into it first where it is not there.
+
+    Raises:
+        ValueError: The source cannot be read, or the cache folder is damaged or cannot be written.
+    """
+    folder = cache / "datasets" / f"{_slug(source.name)}-{key(source, form)}"
+    if folder.is_dir():
+        try:
+            return _open(folder)
+        except ValueError as error:
+            Screen().note(f"{folder} is a damaged copy of a data set ({error}): it is made again")
+    content = source.read(form)
+    try:
+        _remove_damaged(folder)
+        _write(folder, content)
+    except OSError as error:
+        raise ValueError(f"{cache} cannot be written ({error.strerror}): set RAYDD_CACHE to another folder") from error
+    try:
+        return _open(folder)
+    except ValueError as error:
+        raise ValueError(f"{folder} cannot be read back ({error}): set RAYDD_CACHE to another disk") from None
+
+
+def _remove_damaged(folder: Path) -> None:
+    """Put a folder that cannot be read out of the way, once: another process may have made it again meanwhile."""
+    if not folder.is_dir():
+        return
+    with one_at_a_time(folder.parent):
+        try:
+            _open(folder)
+        except ValueError:
+            away = folder.with_name(f".{folder.name}-{os.getpid()}-{secrets.token_hex(4)}.bad")
+            os.rename(folder, away)
+            shutil.rmtree(away, ignore_errors=True)
+
+
+def key(source: Source, form: Form) -> str:
+    """16 hex digits that change with any file of the source, the form and the layout's version."""
+    files = []
+    for path in source.files:
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise ValueError(f"{path} cannot be read ({error.strerror}): put it back, or mend its rights") from error
+        files.append([str(path.resolve()), status.st_size, status.st_mtime_ns])
+    identity = json.dumps([SCHEMA, source.name, files, *form])
+    return hashlib.sha256(identity.encode()).hexdigest()[:16]
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip(".") or "images"
+
+
+def _write(folder: Path, content: Content) -> None:
+    """Writes the folder under another name and renames it; a concurrent writer's folder is waited for, and as good."""
+    with _removed_on_failure(folder.parent), one_at_a_time(folder.parent):
+        if folder.is_dir():
+            return
+        unfinished = folder.with_name(f".{folder.name}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
+        unfinished.mkdir()
+        try:
+            digest = hashlib.sha256()
+            for name, part in zip(PARTS, (content.train, content.test), strict=True):
+                _write_part(unfinished, name, part, digest)
+            _check_alike(unfinished)
+            about = {"schema": SCHEMA, "classes": content.classes, "note": content.finish()}
+            about |= {"fingerprint": digest.hexdigest()[:16], "moments": _moments_digest(unfinished)}
+            (unfinished / "dataset.json").write_bytes(sealed(about))
+            os.rename(unfinished, folder)
+        except BaseException as error:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            if not (isinstance(error, OSError) and folder.is_dir()):
+                raise
+
+
+@contextlib.contextmanager
+def _removed_on_failure(folder: Path) -> Iterator[None]:
+    """Makes a folder, and takes away again what was made and stayed empty if the work fails."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):  # somebody else's files are in it by now
+            for path in made:
+                path.rmdir()
+        raise
+
+
+@contextlib.contextmanager
+def one_at_a_time(folder: Path) -> Iterator[None]:
+    """Holds a folder, so that of a node's processes one writes there while the others wait; ends with the process."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks: each works for itself
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _write_part(folder: Path, name: str, part: Part, digest: Any) -> None:
+    """One part's images, labels and moments, written as they are decoded."""
+    chunks = part.chunks()
+    first = next(chunks)
+    shape = (len(part.labels), *first.shape[1:])
+    images = np.lib.format.open_memmap(folder / f"{name}_images.npy", mode="w+", dtype=np.uint8, shape=shape)
+    moments = np.zeros((len(part.labels), 2, shape[1]), dtype=np.int64)
+    digest.update(json.dumps([name, shape, part.labels.tolist()]).encode())
+    start = 0
+    for chunk in itertools.chain([first], chunks):
+        stop = start + len(chunk)
+        images[start:stop] = chunk
+        wide = chunk.astype(np.int64)
+        moments[start:stop, 0] = wide.sum((2, 3))
+        moments[start:stop, 1] = (wide * wide).sum((2, 3))
+        digest.update(chunk.tobytes())
+        start = stop
+    assert start == len(part.labels), f"{start} images for {len(part.labels)} labels"
+    images.flush()
+    np.save(folder / f"{name}_labels.npy", part.labels)
+    np.save(folder / f"{name}_moments.npy", moments)
+
+
+def _check_alike(folder: Path) -> None:
+    train, test = (np.load(folder / f"{part}_images.npy", mmap_mode="r").shape for part in PARTS)
+    if train[1:] != test[1:]:
+        raise ValueError(f"training images are {train[1:]} and test images {test[1:]} (C, H, W): {REMEDY}")
+
+
+def _moments_digest(folder: Path) -> str:
+    return hashlib.sha256((folder / "train_moments.npy").read_bytes()).hexdigest()
+
+
+def _open(folder: Path) -> Stored:
+    """The data set in a folder; all of it is read once a process, and compared with its fingerprint.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    try:
+        found, _ = opened(read_bytes(folder / "dataset.json"), _About)
+        parts = {part: _open_part(folder, part, len(found.classes)) for part in PARTS}
+        train = parts["train"][0]
+        if train.shape[1:] != parts["test"][0].shape[1:]:
+            raise ValueError("training and test images differ in shape")
+        moments = _array(folder / "train_moments.npy", np.dtype(np.int64), (len(train), 2, train.shape[1]), None)
+        if (state := _state(folder)) not in _WHOLE:
+            _check_values(folder, found, parts)
+            _WHOLE.add(state)
+    except OSError as error:
+        raise ValueError(f"{error.filename} cannot be read: {error.strerror}") from None
+    images, labels = {part: parts[part][0] for part in PARTS}, {part: parts[part][1] for part in PARTS}
+    return Stored(found.classes, images, labels, moments, found.fingerprint, found.note)
+
+
+def _state(folder: Path) -> tuple[object, ...]:
+    """What changes when a file of a folder is replaced or written to."""
+    status = (path.stat() for path in sorted(folder.iterdir()))
+    return str(folder), *((one.st_ino, one.st_size, one.st_mtime_ns) for one in status)
+
+
+def _open_part(folder: Path, name: str, classes: int) -> tuple[Images, Labels]:
+    labels = _array(folder / f"{name}_labels.npy", np.dtype(np.int64), (None,), None)
+    if len(labels) and not (labels.min() >= 0 and labels.max() < classes):
+        raise ValueError(f"{name}_labels.npy has labels that are of no class")
+    images = _array(folder / f"{name}_images.npy", np.dtype(np.uint8), (len(labels), None, None, None), "r")
+    return images, labels
+
+
+def _array(path: Path, dtype: np.dtype[Any], shape: tuple[int | None, ...], mode: Literal["r"] | None) -> Any:
+    """An array of a ``.npy`` file that has the bytes its header claims; None is any length."""
+    with open_regular(path) as file:
+        try:
+            version = np.lib.format.read_magic(file)
+            if version != (1, 0):
+                raise ValueError(f"has version {version}")
+            found, fortran, kind = np.lib.format.read_array_header_1_0(file)
+        except Exception as error:  # NumPy parses it as Python, which may raise anything
+            raise ValueError(f"{path.name} is no array: {' '.join(str(error).split())[:100]}") from None
+        fits = len(found) == len(shape) and all(want in (None, have) for have, want in zip(found, shape, strict=True))
+        size = os.fstat(file.fileno()).st_size - file.tell()
+        if fortran or kind != dtype or not fits or math.prod(found) * dtype.itemsize != size:
+            raise ValueError(f"{path.name} is of {kind} and shape {found}, and has {size} bytes")
+    return np.load(path, mmap_mode=mode, allow_pickle=False)
+
+
+def _check_values(folder: Path, found: "_About", parts: Mapping[str, tuple[Images, Labels]]) -> None:
+    """Compare what a folder holds with its fingerprint."""
+    digest = hashlib.sha256()
+    for name, (images, labels) in parts.items():
+        digest.update(json.dumps([name, images.shape, labels.tolist()]).encode())
+        with open(folder / f"{name}_images.npy", "rb") as file:
+            file.seek(-images.nbytes, os.SEEK_END)
+            while data := file.read(1 << 20):  # not through the map, whose pages would count as this process's
+                digest.update(data)
+    if digest.hexdigest()[:16] != found.fingerprint:
+        raise ValueError("its images or labels changed since they were written (checksum)")
+    if found.moments not in (None, _moments_digest(folder)):
+        raise ValueError("train_moments.npy changed since it was written (checksum)")

@@ -1,0 +1,223 @@
+"""Finders of the named data sets: bundled, through torchvision, or placed by hand."""
+
+import contextlib
+import shutil
+import socket
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from raydd.data.folder_reader import Labelled, labelled, subfolders, two_parts
+from raydd.data.image_source import Content, Form, Source, from_array, holdout
+from raydd.data.imagenet import SUBSETS
+from raydd.data.labels import checked_labels
+
+TIMEOUT_SECONDS = 20.0
+ELSEWHERE = (
+    "or set RAYDD_DATA to the folder that holds it, or give a path to a folder of Parquet, an ImageFolder or an .npz"
+)
+
+
+def find_digits(root: Path) -> Source:
+    """scikit-learn's 8x8 digits; a fixed stratified 20 % is the test split."""
+
+    def read(form: Form) -> Content:
+        from sklearn.datasets import load_digits
+
+        bunch = load_digits()
+        images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
+        labels = checked_labels(bunch.target, 10, "digits", every=True)
+        parts = [from_array(images[rows], labels[rows], form) for rows in holdout(labels, 0.2, "test", "digits")]
+        return Content(tuple("0123456789"), parts[0], parts[1], "a fixed stratified 20 % is the test split")
+
+    return Source("digits", (), read)
+
+
+@dataclass(frozen=True)
+class Torchvision:
+    """How torchvision keeps a data set.
+
+    Attributes:
+        kind: Its class.
+        files: What it reads, relative to the folder of raw data.
+        labels: The attribute with the labels.
+        chooser: The constructor's argument that chooses a part, and its values for train and test.
+        digits: Whether the classes are the ten digits, and not those the data set names.
+    """
+
+    kind: str
+    files: tuple[str, ...]
+    labels: str = "targets"
+    chooser: tuple[str, object, object] = ("train", True, False)
+    digits: bool = False
+
+    def open(self, root: Path, test: bool, *, download: bool = False) -> Any:
+        """The data set as torchvision gives it; raises whatever its parts raise."""
+        import torchvision.datasets
+
+        argument, *values = self.chooser
+        with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
+            warnings.simplefilter("ignore")  # torchvision's readers warn about numpy's deprecations
+            return getattr(torchvision.datasets, self.kind)(str(root), download=download, **{argument: values[test]})
+
+
+def idx(kind: str) -> tuple[str, ...]:
+    """The four files of MNIST and its relatives."""
+    return tuple(
+        f"{kind}/raw/{part}-{what}-ubyte" for part in ("train", "t10k") for what in ("images-idx3", "labels-idx1")
+    )
+
+
+TORCHVISION = {
+    "mnist": Torchvision("MNIST", idx("MNIST"), digits=True),
+    "fashion_mnist": Torchvision("FashionMNIST", idx("FashionMNIST")),
+    "svhn": Torchvision(
+        "SVHN", ("train_32x32.mat", "test_32x32.mat"), labels="labels", chooser=("split", "train", "test"), digits=True
+    ),
+    "cifar10": Torchvision(
+        "CIFAR10",
+        tuple(
+            f"cifar-10-batches-py/{part}"
+            for part in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta")
+        ),
+    ),
+    "cifar100": Torchvision("CIFAR100", tuple(f"cifar-100-python/{part}" for part in ("train", "test", "meta"))),
+}
+
+
+def find_torchvision(root: Path, *, name: str) -> Source:
+    """A data set that torchvision reads, and downloads into ``root`` where it is missing.
+
+    Raises:
+        ValueError: It is neither on disk nor downloadable; says how to get it.
+    """
+    row = TORCHVISION[name]
+    files = tuple(root / file for file in row.files)
+    if not all(file.is_file() for file in files):
+        _download(root, name)
+    return Source(name, files, lambda form: _read_torchvision(root, name, form))
+
+
+def _read_torchvision(root: Path, name: str, form: Form) -> Content:
+    row = TORCHVISION[name]
+    try:
+        train, test = (row.open(root, part) for part in (False, True))
+    except Exception as error:  # torchvision raises whatever its parts raise
+        raise ValueError(_how_to_get(name, root, "is damaged", error)) from error
+    classes = tuple("0123456789") if row.digits else tuple(train.classes)
+    labels = checked_labels(getattr(train, row.labels), len(classes), f"{name} train", every=True)
+    tests = checked_labels(getattr(test, row.labels), len(classes), f"{name} test", every=False)
+    images = _channels_last(train), _channels_last(test)
+    for found, one in zip(images, (labels, tests), strict=True):
+        if found.dtype != np.uint8 or found.ndim != 4 or len(found) != len(one):
+            said = ValueError(f"{found.dtype} images {found.shape} for {len(one)} labels")
+            raise ValueError(_how_to_get(name, root, "is damaged", said))
+    return Content(classes, from_array(images[0], labels, form), from_array(images[1], tests, form))
+
+
+def _channels_last(data: Any) -> Any:
+    """Images (n, H, W, C) uint8 of a torchvision data set, which keeps NHW, NHWC or NCHW."""
+    images = np.asarray(data.data)
+    if images.ndim == 3:
+        return images[..., None]
+    return images if images.shape[-1] == 3 else images.transpose(0, 2, 3, 1)
+
+
+def _download(root: Path, name: str) -> None:
+    """Downloads elsewhere and moves file by file, so that nothing half-written lies in ``root``."""
+    row = TORCHVISION[name]
+    with tempfile.TemporaryDirectory(prefix="raydd-") as trial, _timeout():
+        try:
+            for test in (False, True):
+                row.open(Path(trial), test, download=True)
+        except Exception as error:
+            raise ValueError(_how_to_get(name, root, "is missing and could not be downloaded", error)) from error
+        for file in row.files:
+            target = root / file
+            target.parent.mkdir(parents=True, exist_ok=True)
+            unfinished = target.with_name(f"{target.name}.{Path(trial).name}.tmp")
+            shutil.copyfile(Path(trial) / file, unfinished)
+            unfinished.replace(target)
+
+
+@contextlib.contextmanager
+def _timeout() -> Iterator[None]:
+    """A closed network fails in seconds in place of hanging."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(TIMEOUT_SECONDS)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _how_to_get(name: str, root: Path, trouble: str, error: Exception) -> str:
+    reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+    return (
+        f"{name} {trouble} ({reason}): place torchvision's "
+        f"{root / TORCHVISION[name].files[0]} and its other files there, {ELSEWHERE}"
+    )
+
+
+def find_tiny_imagenet(root: Path) -> Source:
+    """Tiny ImageNet as its archive unpacks: ``tiny-imagenet-200/`` with wnids.txt, train and val.
+
+    The 10,000 validation images are the test split, as in the papers; classes are in the order of
+    their synset ids.
+    """
+    home = root / "tiny-imagenet-200"
+    listing = home / "val" / "val_annotations.txt"
+    wnids = [folder.name for folder in subfolders(home / "train")]
+    if not wnids or not listing.is_file():
+        raise ValueError(
+            f"tiny_imagenet is not in {home}: unpack tiny-imagenet-200.zip (Stanford CS231n) into {root}, {ELSEWHERE}"
+        )
+    order = {wnid: label for label, wnid in enumerate(wnids)}
+    test: Labelled = []
+    for line in _lines(listing):
+        image, _, rest = line.partition("\t")
+        wnid = rest.partition("\t")[0]
+        if "/" in image:
+            raise ValueError(f"{listing} names the image {image!r}, which is outside: unpack the archive again")
+        if wnid not in order:
+            raise ValueError(
+                f"{listing} names the class {wnid!r}, which {home / 'train'} lacks: unpack the archive again"
+            )
+        test.append((home / "val" / "images" / image, order[wnid]))
+    train = [pair for pair in labelled(home / "train", wnids) if pair[0].suffix != ".txt"]
+    return two_parts("tiny_imagenet", _words(home, wnids), train, test)
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8", errors="backslashreplace").splitlines()
+
+
+def _words(home: Path, wnids: list[str]) -> list[str]:
+    path = home / "words.txt"
+    lines = _lines(path) if path.is_file() else []
+    words = {wnid: text for wnid, _, text in (line.partition("\t") for line in lines)}
+    return [words.get(wnid, wnid).partition(",")[0] for wnid in wnids]
+
+
+def find_imagenet(root: Path, *, name: str) -> Source:
+    """Ten classes of ImageNet: ``imagenet/train/<wnid>/`` and ``imagenet/val/<wnid>/``.
+
+    Differs: images keep their aspect (shorter side to 128, centre crop); the official code squashes
+    them to 128 x 128.
+    """
+    home = root / "imagenet"
+    wnids, words = zip(*SUBSETS[name], strict=True)
+    for part in ("train", "val"):
+        missing = [wnid for wnid in wnids if not (home / part / wnid).is_dir()]
+        if missing:
+            raise ValueError(
+                f"{name} needs {home / part / missing[0]}: place ImageNet (ILSVRC 2012) as "
+                f"{home}/train/<wnid>/ and {home}/val/<wnid>/, {ELSEWHERE}"
+            )
+    return two_parts(name, words, labelled(home / "train", wnids), labelled(home / "val", wnids))

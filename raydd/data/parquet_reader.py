@@ -1,0 +1,179 @@
+"""The reader of Parquet in Hugging Face image layout."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raydd.data.decode import Blob, Decoder, decoder
+from raydd.data.folder_reader import TEST_NOTE, TEST_SHARE
+from raydd.data.image_source import Content, Form, Labels, Part, Source, holdout
+from raydd.data.labels import ONE_LABEL, Column, column, joined, numbered
+from raydd.io.bounds import check_declared, read_json
+
+COLUMNS = "columns image: struct<bytes, path> and label: int64 or string"
+BATCH_BYTES = 64 << 20
+UNUSED_NOTE = "validation*.parquet is not used: the validation split is held out of the training images"
+INSTEAD_NOTE = "validation*.parquet is the test split: there is no test*.parquet"
+
+
+def parquet_files(root: Path) -> list[Path]:
+    """The Parquet files of a folder or of the folder ``data`` in it; a Parquet file is itself one."""
+    if root.is_file():
+        return [root] if root.suffix == ".parquet" else []
+    return sorted(path for path in (*root.glob("*.parquet"), *root.glob("data/*.parquet")) if path.is_file())
+
+
+def find_parquet(root: Path, name: str) -> Source:
+    """A file or folder of Parquet in Hugging Face image layout.
+
+    Files named ``test*`` are the test images (``validation*`` where there are none), all others but
+    ``validation*`` the training images. Without test images a fixed stratified 20 % is held out.
+
+    Raises:
+        ValueError: No training file.
+    """
+    files = parquet_files(root)
+    test = [path for path in files if path.name.startswith("test")]
+    spare = [path for path in files if path.name.startswith("val")]
+    train = [path for path in files if path not in test and path not in spare]
+    if not train:
+        raise ValueError(f"{root} has no train*.parquet: name the training files train*.parquet")
+    note = (UNUSED_NOTE if test else INSTEAD_NOTE) if spare else ""
+    used = test or spare
+    return Source(name, (*train, *used), partial(_read_parquet, name, train, used, note))
+
+
+def _read_parquet(name: str, train: list[Path], test: list[Path], note: str, form: Form) -> Content:
+    columns = [_labels(path) for path in train + test]
+    names = next((found for path in train if (found := class_names(_schema(path), str(path)))), None)
+    tests = joined(columns[len(train) :]) if test else None
+    classes, labels, test_labels = numbered(joined(columns[: len(train)]), tests, names)
+    plan = decoder(_blobs(train, None), form)
+    if test_labels is not None:
+        parts = _part(train, labels, None, plan), _part(test, test_labels, None, plan)
+        return Content(classes, *parts, note, plan.findings)
+    kept, held = holdout(labels, TEST_SHARE, "test", name)
+    if not held.size:
+        raise ValueError(f"{train[0]} has too few images for a test split: give at least 3 a class, or a test*.parquet")
+    parts = _part(train, labels, kept, plan), _part(train, labels, held, plan)
+    return Content(classes, *parts, TEST_NOTE, plan.findings)
+
+
+def _part(files: list[Path], labels: Labels, rows: NDArray[np.int64] | None, plan: Decoder) -> Part:
+    chosen = labels if rows is None else labels[rows]
+    return Part(chosen, lambda: plan.chunks(_blobs(files, rows)))
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """A Parquet file, which is known to hold about as much as it says.
+
+    Raises:
+        ValueError: It cannot be read, or declares more rows or bytes than it can have.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            _check_bounds(path, file.metadata)
+            yield file
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path} is not a readable Parquet file: copy it again") from error
+
+
+def _check_bounds(path: Path, metadata: Any) -> None:
+    stored, rows = path.stat().st_size, metadata.num_rows
+    if rows > stored:
+        raise ValueError(f"{path} says that it has {rows} rows in {stored} bytes: it is damaged; write it again")
+    groups = (metadata.row_group(index) for index in range(metadata.num_row_groups))
+    check_declared(sum(group.total_byte_size for group in groups), stored, str(path))
+
+
+def _schema(path: Path) -> Any:
+    with opened(path) as file:
+        return file.schema_arrow
+
+
+def _labels(path: Path) -> Column:
+    """The label column of a file, once its schema is known to be right."""
+    import pyarrow as pa
+
+    schema = _schema(path)
+    missing = [name for name in ("image", "label") if name not in schema.names]
+    if missing:
+        raise ValueError(
+            f"{path} has no column {missing[0]} (it has {', '.join(schema.names)}): rename its columns to {COLUMNS}"
+        )
+    if twice := [name for name in ("image", "label") if schema.names.count(name) > 1]:
+        raise ValueError(f"{path} has {schema.names.count(twice[0])} columns {twice[0]}: keep one")
+    image = schema.field("image").type
+    place = image.get_field_index("bytes") if pa.types.is_struct(image) else -1
+    if place < 0 or not (pa.types.is_binary(kind := image.field(place).type) or pa.types.is_large_binary(kind)):
+        raise ValueError(f"{path} has images of type {image}: write {COLUMNS}")
+    with opened(path) as file:
+        return label_column(file.read(columns=["label"]).column("label"), str(path))
+
+
+def label_column(values: Any, origin: str) -> Column:
+    """A column of Parquet as labels: whole numbers, words, or a dictionary of either.
+
+    Raises:
+        ValueError: A type that holds no labels, or an image without one.
+    """
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(values.type):
+        values = values.cast(values.type.value_type)
+    if values.null_count:
+        row = values.is_null().index(True).as_py()
+        raise ValueError(
+            f"{origin} has {values.null_count} images without a label, the first in row {row}: remove those rows"
+        )
+    kind = values.type
+    known = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_string)
+    if not any(is_kind(kind) for is_kind in (*known, pa.types.is_large_string, pa.types.is_string_view)):
+        raise ValueError(f"{origin} has labels of type {kind}: {ONE_LABEL}")
+    words = np.array(values.to_pylist(), dtype=object) if "string" in str(kind) else values.to_numpy()
+    return column(np.asarray(words), origin)
+
+
+def class_names(schema: Any, origin: str) -> tuple[str, ...] | None:
+    """The class names in a schema's Hugging Face metadata; None where there are none.
+
+    Raises:
+        ValueError: The metadata are no JSON.
+    """
+    found = read_json((schema.metadata or {}).get(b"huggingface", b"{}"), f"{origin}: its Hugging Face metadata")
+    for key in ("info", "features", "label", "names"):
+        found = found.get(key) if isinstance(found, dict) else None
+    return tuple(str(name) for name in found) or None if isinstance(found, list) else None
+
+
+def _blobs(files: Sequence[Path], rows: NDArray[np.int64] | None) -> Iterator[Blob]:
+    """The encoded images of files in order, or those of the given rows of them all."""
+    wanted = None if rows is None else set(rows.tolist())
+    for row, (name, encoded) in enumerate(pair for path in files for pair in _encoded(path)):
+        if wanted is None or row in wanted:
+            yield Blob(name, _given(encoded))
+
+
+def _given(encoded: bytes) -> Callable[[], bytes]:
+    return lambda: encoded
+
+
+def _encoded(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Each image's name and bytes, a few megabytes at a time."""
+    with opened(path) as file:
+        metadata, row = file.metadata, 0
+        groups = (metadata.row_group(index) for index in range(metadata.num_row_groups))
+        each = sum(group.total_byte_size for group in groups) // max(1, metadata.num_rows)
+        for batch in file.iter_batches(batch_size=max(1, min(1024, BATCH_BYTES // max(1, each))), columns=["image"]):
+            for value in batch.column("image").field("bytes").to_pylist():
+                yield f"{path} row {row}", value or b""
+                row += 1

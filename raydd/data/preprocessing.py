@@ -1,0 +1,217 @@
+"""Preprocessing as an object that is saved with every buffer and synthetic set.
+
+Shapes: `B` batch, `C H W` image, `D = C H W` pixels.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from raydd.data.datasets import Dataset
+from raydd.io.tensor_file import load_tensors, save_tensors
+from raydd.numerics.whitening import Whitening, fit_zca
+
+Arrays = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of preprocessing.
+
+    Attributes:
+        arrays: Names of what it is fitted to.
+        fit: The arrays for a data set.
+        forward: Images in [0, 1] (B, C, H, W) -> a network's input.
+        inverse: The way back.
+    """
+
+    arrays: tuple[str, ...]
+    fit: Callable[[Dataset], dict[str, Tensor]]
+    forward: Callable[[Arrays, Tensor], Tensor]
+    inverse: Callable[[Arrays, Tensor], Tensor]
+
+
+def _statistics(dataset: Dataset) -> dict[str, Tensor]:
+    return {
+        "mean": torch.tensor(dataset.mean, dtype=torch.float64),
+        "std": torch.tensor(dataset.std, dtype=torch.float64),
+    }
+
+
+def _normalise(arrays: Arrays, x: Tensor) -> Tensor:
+    return (x - arrays["mean"].to(x)[:, None, None]) / arrays["std"].to(x)[:, None, None]
+
+
+def _denormalise(arrays: Arrays, x: Tensor) -> Tensor:
+    return x * arrays["std"].to(x)[:, None, None] + arrays["mean"].to(x)[:, None, None]
+
+
+def _zca(dataset: Dataset) -> dict[str, Tensor]:
+    images = dataset.train.take(torch.arange(len(dataset.train)))
+    return dict(vars(fit_zca(images.float().div_(255))))
+
+
+KINDS: dict[str, Kind] = {
+    "normalise": Kind(("mean", "std"), _statistics, _normalise, _denormalise),
+    "zca": Kind(
+        ("mean", "matrix", "inverse"),
+        _zca,
+        lambda arrays, x: Whitening(**arrays).apply(x),
+        lambda arrays, x: Whitening(**arrays).invert(x),
+    ),
+    "raw01": Kind((), lambda dataset: {}, lambda arrays, x: x, lambda arrays, x: x),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Transform:
+    """Images -> a network's input, and back.
+
+    ``normalise`` is ``(x / 255 - mean) / std`` with the data set's statistics, ``zca`` whitens
+    ``x / 255`` (fitted on the train split, without normalisation), ``raw01`` is ``x / 255``.
+
+    Attributes:
+        kind: A key of `KINDS`.
+        tensors: What the kind is fitted to, by name.
+        dtype: Least precise type of the result.
+    """
+
+    kind: str
+    tensors: Arrays = field(default_factory=dict)
+    dtype: torch.dtype = torch.float32
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """A network's input (B, C, H, W), on x's device.
+
+        Args:
+            x: Images (B, C, H, W), uint8 in 0..255 or floating point in [0, 1]; gradients flow to the latter.
+        """
+        wide = self._wide(x)
+        return KINDS[self.kind].forward(self.tensors, wide if x.is_floating_point() else wide / 255)
+
+    def inverse(self, x: Tensor) -> Tensor:
+        """Images (B, C, H, W) in [0, 1], not clamped, of a network's input x."""
+        return KINDS[self.kind].inverse(self.tensors, self._wide(x))
+
+    def _wide(self, x: Tensor) -> Tensor:
+        return x.to(torch.promote_types(x.dtype, self.dtype))
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Transform":
+        """The same transform with its arrays on a device, or with results of another type.
+
+        The arrays keep their own types, so that `hash` does not change.
+        """
+        moved = {name: tensor.to(device=device) for name, tensor in self.tensors.items()}
+        return Transform(self.kind, moved, dtype or self.dtype)
+
+    @cached_property
+    def hash(self) -> str:
+        """sha256 of the kind and the arrays' names, types, shapes and bytes; 16 hex digits."""
+        digest = hashlib.sha256(self.kind.encode())
+        for name in KINDS[self.kind].arrays:
+            array = self.tensors[name].detach().cpu().contiguous().numpy()
+            digest.update(f"|{name} {array.dtype} {array.shape}|".encode())
+            digest.update(array.tobytes())
+        return digest.hexdigest()[:16]
+
+    def metadata(self) -> dict[str, Any]:
+        """What JSON can hold of the transform: its kind and hash."""
+        return {"kind": self.kind, "hash": self.hash}
+
+    def arrays(self) -> dict[str, Tensor]:
+        """What the kind is fitted to, by name, on the CPU."""
+        return {name: self.tensors[name].detach().cpu() for name in KINDS[self.kind].arrays}
+
+    @staticmethod
+    def restore(metadata: Mapping[str, Any], arrays: Arrays, prefix: str = "") -> "Transform":
+        """The transform that `metadata` and `arrays` were taken from, exactly.
+
+        Args:
+            metadata: Of `metadata`.
+            arrays: Of `arrays`, and others.
+            prefix: What their names begin with.
+
+        Raises:
+            ValueError: Unknown kind, missing arrays, arrays of another hash, or such as make no preprocessing.
+        """
+        kind = _known(str(metadata.get("kind")))
+        missing = [name for name in KINDS[kind].arrays if prefix + name not in arrays]
+        if missing:
+            raise ValueError(f"the preprocessing {kind!r} lacks its array {missing[0]!r}: write the file again")
+        transform = Transform(kind, {name: arrays[prefix + name] for name in KINDS[kind].arrays})
+        _check_arrays(transform)
+        if transform.hash != metadata.get("hash"):
+            raise ValueError(
+                f"the preprocessing {kind!r} has the hash {transform.hash}, not {str(metadata.get('hash'))[:40]!r}: "
+                "the file is damaged, write it again"
+            )
+        return transform
+
+    def check_shape(self, shape: Sequence[int]) -> None:
+        """Refuse images (C, H, W) that the preprocessing was not fitted to.
+
+        Raises:
+            ValueError: They have other channels, or another number of pixels.
+        """
+        wanted = {"normalise": shape[0], "zca": math.prod(shape)}.get(self.kind)
+        if wanted is not None and self.tensors["mean"].numel() != wanted:
+            fitted = self.tensors["mean"].numel()
+            raise ValueError(f"images {tuple(shape)} do not fit the preprocessing {self.kind!r} of {fitted} means")
+
+
+def _check_arrays(transform: Transform) -> None:
+    """Refuse arrays that make no preprocessing of their kind."""
+    arrays, kind = transform.tensors, transform.kind
+    for name, array in arrays.items():
+        if not array.is_floating_point() or array.dtype == torch.bfloat16 or not bool(torch.isfinite(array).all()):
+            raise ValueError(f"the preprocessing {kind!r} has {name} of {array.dtype}, or that is not finite")
+    size = arrays["mean"].numel() if arrays else 0
+    fits = not arrays or size > 0
+    if kind == "normalise":
+        fits = fits and arrays["mean"].ndim == 1 and arrays["std"].shape == (size,) and bool((arrays["std"] > 0).all())
+    elif kind == "zca":
+        fits = fits and arrays["matrix"].shape == arrays["inverse"].shape == (size, size)
+    if not fits:
+        shapes = ", ".join(f"{name} {tuple(array.shape)}" for name, array in arrays.items())
+        raise ValueError(f"the preprocessing {kind!r} has arrays that do not belong together: {shapes}")
+
+
+def fit_transform(kind: str, dataset: Dataset) -> Transform:
+    """The preprocessing of a kind for a data set; ZCA is fitted on all of its train split.
+
+    Raises:
+        ValueError: Unknown kind.
+    """
+    return Transform(_known(kind), KINDS[_known(kind)].fit(dataset))
+
+
+def _known(kind: str) -> str:
+    if kind not in KINDS:
+        raise ValueError(f"unknown preprocessing {kind[:40]!r}: use one of {', '.join(KINDS)}")
+    return kind
+
+
+def save_transform(folder: Path, transform: Transform) -> None:
+    """Keep a buffer's preprocessing beside its experts."""
+    save_tensors(folder / "preprocessing.arrow", transform.arrays(), transform.metadata())
+
+
+def load_transform(folder: Path) -> Transform:
+    """A buffer's preprocessing, as its experts were trained with it.
+
+    Raises:
+        ValueError: If the file is missing or damaged.
+    """
+    path = folder / "preprocessing.arrow"
+    arrays, metadata = load_tensors(path)
+    try:
+        return Transform.restore(metadata, arrays)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error})") from None

@@ -1,0 +1,108 @@
+"""What every verb works with: a data set, its preprocessing, a network and a device."""
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from raydd.config.schema import DataConfig, DistillConfig, ExpertsConfig
+from raydd.data.batches import Feed
+from raydd.data.datasets import DATASETS, Dataset, Split, load_dataset, placed
+from raydd.data.mirroring import flips
+from raydd.data.preprocessing import Transform, fit_transform
+from raydd.io.console import Screen
+from raydd.models.zoo import build, find
+from raydd.numerics.augment import Augment, augment
+from raydd.numerics.flat import seeded
+from raydd.numerics.rng import generator
+
+Job = TypeVar("Job", DistillConfig, ExpertsConfig)
+
+
+@dataclass(frozen=True, eq=False)
+class Workspace:
+    """A data set, its preprocessing, a network and a device.
+
+    Attributes:
+        dataset: The images.
+        transform: Their preprocessing.
+        network: A name of `raydd.NETWORKS`; empty where none was asked for.
+        device: Where tensors live.
+        augment: The augmentation of training, an image at a time, mirror images only where the data set
+            allows them.
+    """
+
+    dataset: Dataset
+    transform: Transform
+    network: str
+    device: torch.device
+    augment: Augment
+
+    def build(self) -> nn.Module:
+        """The network, for these images."""
+        data = self.dataset
+        return build(self.network, channels=data.channels, size=data.size, classes=len(data.classes))
+
+    def feed(self, split: Split) -> Feed:
+        """A split's images, preprocessed, on the device."""
+        return Feed(split, self.transform, self.device)
+
+
+def with_placed_data(config: Job) -> Job:
+    """A configuration whose data set is a name or, where it is a path that exists, an absolute one; see `placed`."""
+    data = config.data.model_copy(update={"dataset": placed(config.data.dataset)})
+    return config if data == config.data else config.model_copy(update={"data": data})
+
+
+def load_images(data: DataConfig) -> Dataset:
+    """The data set of a configuration, see `raydd.load_dataset`; mirrored where the configuration says so."""
+    dataset = load_dataset(data.dataset, size=data.size, channels=data.channels, validation=data.validation)
+    return replace(dataset, flip=flips(data))
+
+
+def open_workspace(
+    data: DataConfig, network: str | None, device: torch.device, transform: Transform | None = None
+) -> Workspace:
+    """Load the data set and check that the network can be built for it.
+
+    Args:
+        data: Which images, and how they reach a network.
+        network: A name of `raydd.NETWORKS`; None opens the images alone.
+        device: Where tensors shall live.
+        transform: The preprocessing, if it has been fitted already.
+
+    Raises:
+        ValueError: Unknown or unreadable data set, unknown network, or one that such images do not fit.
+    """
+    if network is not None:
+        find(network)  # names first: loading decodes the images into the cache
+    dataset = load_images(data)
+    if network is not None:
+        shape = {"channels": dataset.channels, "size": dataset.size, "classes": len(dataset.classes)}
+        seeded(partial(build, network, **shape), generator(0, "check"))
+    if transform is None:
+        transform = fit_transform(data.preprocessing, dataset)
+    return Workspace(dataset, transform, network or "", device, augment(data.augment, flip=dataset.flip))
+
+
+def tell(dataset: Dataset, screen: Screen) -> None:
+    """Say once what was decided on reading a person's own data set; those of `raydd datasets` are documented."""
+    if dataset.note and dataset.name not in DATASETS:
+        screen.once(f"{dataset.name}: {dataset.note}")
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device that ``auto``, ``cpu`` or ``cuda`` means on this machine.
+
+    Raises:
+        ValueError: ``cuda`` was asked for and there is none.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: this machine has no usable CUDA device; use --device cpu")
+    if name == "cuda":  # the same bits from the same seed, where the operations have a deterministic form
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    return torch.device(name)

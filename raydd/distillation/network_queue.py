@@ -1,0 +1,107 @@
+"""A queue of networks, each trained on real images for as long as it is there.
+
+Shapes: `P` parameters, `B` batch, `C H W` image.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from raydd.data.synset import SyntheticSet
+from raydd.distillation.network_sources import Look, lesson
+from raydd.numerics.flat import FlatModel
+
+Batch = Callable[[int, torch.Generator], tuple[Tensor, Tensor]]
+"""(how many, rng) -> real images (B, C, H, W) and their classes (B,)."""
+
+FIRST = 3  # networks at the start
+PUPILS = 2  # networks trained after an outer step
+MOMENTUM = 0.9
+WEIGHT_DECAY = 5e-4
+
+
+@dataclass(frozen=True)
+class Queue:
+    """Networks of many ages: one to look through, trusted as far as it was right so far.
+
+    Three random networks are there at the start. Every ``interval`` outer steps, the first among them, a fresh one
+    joins, and the oldest leaves where there are more than ``size``. One of them, uniform, is looked through and
+    judges; its trust is the share of its training images that it classified correctly, each before its own step.
+    After an outer step two of them, uniform, take ``steps`` steps of SGD with momentum on real images.
+
+    Attributes:
+        model: The network.
+        batch: Where real images come from.
+        size: At most so many networks; each has 2 P numbers in the state, and so in every checkpoint.
+        interval: Outer steps from one fresh network to the next.
+        steps: SGD steps a training.
+        lr: Step size of that training; momentum 0.9, weight decay 5e-4.
+        batch_size: Images a step of it.
+
+    Reference:
+        Zhao et al., arXiv 2307.09742 (IDM), sections 4.2 and 4.3, and its official code.
+
+    Differs:
+        The code weighs the cross-entropy by the accuracy in per cent, so that its weight 0.5 is alpha = 50 here; and
+        it forgets the accuracy whenever the set is evaluated, which has no place in the method.
+    """
+
+    model: FlatModel
+    batch: Batch
+    size: int = 100
+    interval: int = 30
+    steps: int = 10
+    lr: float = 0.01
+    batch_size: int = 256
+
+    def init(self, rng: torch.Generator) -> dict[str, Any]:
+        """The first networks."""
+        networks = {str(name): self._fresh(rng) for name in range(FIRST)}
+        return {"networks": networks, "born": FIRST}
+
+    def draw(
+        self, synset: SyntheticSet, state: dict[str, Any], step: int, rng: torch.Generator
+    ) -> tuple[Look, dict[str, Any]]:
+        """One of the networks, after the training that the outer step before calls for."""
+        networks, born = dict(state["networks"]), state["born"]
+        if step:
+            for name in _some(networks, PUPILS, rng):
+                networks[name] = self._trained(networks[name], synset.images, rng)
+        if step % self.interval == 0:
+            networks[str(born)], born = self._fresh(rng), born + 1
+        for name in _ages(networks)[: -self.size]:
+            del networks[name]
+        chosen = networks[_some(networks, 1, rng)[0]]
+        theta = chosen["theta"].to(synset.images)
+        trust = chosen["right"] / chosen["seen"] if chosen["seen"] else 0.0
+        return Look(theta, theta, trust), {"networks": networks, "born": born}
+
+    def _fresh(self, rng: torch.Generator) -> dict[str, Any]:
+        theta = self.model.init(rng)
+        return {"theta": theta, "momentum": torch.zeros_like(theta), "seen": 0, "right": 0}
+
+    @torch.no_grad()
+    def _trained(self, network: dict[str, Any], like: Tensor, rng: torch.Generator) -> dict[str, Any]:
+        theta, momentum = network["theta"].to(like), network["momentum"].to(like)
+        seen, right = network["seen"], network["right"]
+        for _ in range(self.steps):
+            images, targets = self.batch(self.batch_size, rng)
+            gradient, logits = lesson(self.model, theta, images.to(like), targets.to(like.device))
+            momentum = MOMENTUM * momentum + gradient + WEIGHT_DECAY * theta
+            theta = theta - self.lr * momentum
+            seen, right = seen + len(targets), right + int((logits.argmax(1).cpu() == targets.cpu()).sum())
+        return {"theta": theta, "momentum": momentum, "seen": seen, "right": right}
+
+
+def _ages(networks: dict[str, Any]) -> list[str]:
+    """The networks' names, the oldest first; a checkpoint may have lost their order."""
+    return sorted(networks, key=int)
+
+
+def _some(networks: dict[str, Any], count: int, rng: torch.Generator) -> list[str]:
+    """So many of the networks' names, none twice; all if there are fewer."""
+    names = _ages(networks)
+    return [names[int(place)] for place in torch.randperm(len(names), generator=rng)[:count]]

@@ -1,0 +1,219 @@
+"""The networks that statistics of real and synthetic images are compared through.
+
+Shapes: `P` parameters, `K` the experts' last epoch.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from raydd.buffer.segments import TrajectorySource
+from raydd.data.synset import SyntheticSet
+from raydd.numerics.augment import Augment
+from raydd.numerics.flat import FlatModel
+from raydd.numerics.losses import cross_entropy
+
+State = TypeVar("State")
+
+
+class Look(NamedTuple):
+    """The networks of one outer step.
+
+    Attributes:
+        theta: Where statistics are taken, (P,).
+        judge: What judges the classes of the synthetic images, (P,).
+        trust: How much the judge's word counts, from 0 to 1.
+    """
+
+    theta: Tensor
+    judge: Tensor
+    trust: float = 1.0
+
+    def to(self, like: Tensor) -> "Look":
+        """The same networks on the device and in the dtype of ``like``."""
+        theta = self.theta.to(like)
+        return self._replace(theta=theta, judge=theta if self.judge is self.theta else self.judge.to(like))
+
+
+class Networks(Protocol[State]):
+    """Where the networks come from."""
+
+    def init(self, rng: torch.Generator) -> State:
+        """What is carried from outer step to outer step: nested dictionaries of tensors and numbers, or None."""
+
+    def draw(self, synset: SyntheticSet, state: State, step: int, rng: torch.Generator) -> tuple[Look, State]:
+        """The networks of an outer step, on the synthetic set's device, and the state for the next."""
+
+
+@dataclass(frozen=True)
+class RandomInit:
+    """A fresh random network every outer step.
+
+    Attributes:
+        model: The network.
+
+    Reference:
+        Zhao & Bilen, arXiv 2110.04181 (DM), Algorithm 1.
+    """
+
+    model: FlatModel
+
+    def init(self, rng: torch.Generator) -> None:
+        """Nothing is carried."""
+
+    def draw(self, synset: SyntheticSet, state: None, step: int, rng: torch.Generator) -> tuple[Look, None]:
+        """A network drawn as its constructor draws it, in both places."""
+        theta = self.model.init(rng)
+        return Look(theta, theta).to(synset.images), state
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network that lives for some outer steps, and is trained on the synthetic set between them.
+
+    Attributes:
+        model: The network.
+        refresh: Outer steps it lives; then a fresh one takes its place.
+        epochs: Epochs over the synthetic set, decoded, before every look but the first.
+        lr: Step size of that training, by plain SGD.
+        batch_size: Images a step of it.
+        augment: Drawn afresh for every step of it.
+
+    Reference:
+        Zhao, Mopuri & Bilen, arXiv 2006.05929 (DC), Algorithm 1; arXiv 2102.08259 (DSA), which augments.
+
+    Differs:
+        The official code fixes batch norm's statistics on real images before every look; networks with batch norm are
+        refused here. The paper's algorithm trains the network once more after its last look, which nobody sees.
+    """
+
+    model: FlatModel
+    refresh: int
+    epochs: int
+    lr: float
+    batch_size: int
+    augment: Augment
+
+    def init(self, rng: torch.Generator) -> None:
+        """There is no network before the first draw."""
+
+    def draw(
+        self, synset: SyntheticSet, state: dict[str, Any] | None, step: int, rng: torch.Generator
+    ) -> tuple[Look, dict[str, Any]]:
+        """The kept network, trained on the set as it now is; or a fresh one when its time is over."""
+        if state is None or state["age"] >= self.refresh:
+            theta, age = self.model.init(rng).to(synset.images), 1
+        else:
+            theta, age = self._train(state["theta"].to(synset.images), synset, rng), state["age"] + 1
+        return Look(theta, theta), {"theta": theta, "age": age}
+
+    def _train(self, theta: Tensor, synset: SyntheticSet, rng: torch.Generator) -> Tensor:
+        with torch.no_grad():
+            shown = synset.decoded()
+            images, targets = shown.images.detach(), shown.targets.detach()
+        for _ in range(self.epochs):
+            for rows in torch.randperm(len(images), generator=rng).split(self.batch_size):
+                chosen = rows.to(images.device)
+                view = self.augment.draw(images[chosen].shape, rng)
+                theta = descended(self.model, theta, view(images[chosen]), targets[chosen], self.lr)
+        return theta
+
+
+def descended(model: FlatModel, theta: Tensor, images: Tensor, targets: Tensor, lr: float) -> Tensor:
+    """Parameters (P,) after one step of plain SGD on the mean cross-entropy of a batch; without a graph."""
+    with torch.no_grad():
+        return theta - lr * slope(model, theta, images, targets)
+
+
+def slope(model: FlatModel, theta: Tensor, images: Tensor, targets: Tensor) -> Tensor:
+    """The gradient (P,) of a batch's mean cross-entropy at theta (P,).
+
+    It is differentiable in images and targets where gradients are enabled, and a constant elsewhere.
+    """
+    return lesson(model, theta, images, targets)[0]
+
+
+def lesson(model: FlatModel, theta: Tensor, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The `slope` (P,), and the logits (B, K), detached, that it came from."""
+    graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        at = theta.detach().requires_grad_()
+        logits = model(at, images)
+        (gradient,) = torch.autograd.grad(cross_entropy(logits, targets), at, create_graph=graph)
+    return gradient, logits.detach()
+
+
+@dataclass(frozen=True)
+class Snapshots:
+    """Snapshots of stored experts: one to look through, a later one of the same expert to judge.
+
+    The expert is uniform, the epoch j of the first uniform on 0..K, that of the second on j..min(j + L - 1, K).
+
+    Attributes:
+        source: The experts.
+        region: L, in epochs.
+
+    Raises:
+        ValueError: The experts keep only some of their snapshots, or the region is empty.
+
+    Reference:
+        arXiv 2512.02469 (TGDD), section "Stage-wise Distribution Constraint" and Algorithm 1.
+
+    Differs:
+        The paper does not say what happens at the end of a trajectory; as in its code, the region ends there.
+    """
+
+    source: TrajectorySource
+    region: int
+
+    def __post_init__(self) -> None:
+        if self.source.kept is not None:
+            kept = ", ".join(map(str, self.source.kept))
+            raise ValueError(f"the buffer is convexified: it keeps the epochs {kept} alone; give a full --buffer")
+        if self.region < 1:
+            raise ValueError(f"a region of {self.region} epochs holds no snapshot; use statistic.region of at least 1")
+
+    def init(self, rng: torch.Generator) -> None:
+        """Nothing is carried."""
+
+    def draw(self, synset: SyntheticSet, state: None, step: int, rng: torch.Generator) -> tuple[Look, None]:
+        """Two snapshots of one expert; one, in both places, where they fall on the same epoch."""
+        expert = _expert(self.source, rng)
+        epoch = int(torch.randint(self.source.epochs + 1, (), generator=rng))
+        last = min(epoch + self.region - 1, self.source.epochs)
+        later = int(torch.randint(epoch, last + 1, (), generator=rng))
+        theta = self.source.snapshot(expert, epoch)
+        judge = theta if later == epoch else self.source.snapshot(expert, later)
+        return Look(theta, judge).to(synset.images), state
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """A point between an expert's start and end to look through, and its end to judge.
+
+    theta = u theta_0 + (1 - u) theta_K, where the expert and u in [0, 1) are uniform. A convexified buffer serves too.
+
+    Attributes:
+        source: The experts.
+
+    Reference:
+        Zhang et al., arXiv 2406.01063 (DANCE), its "middle encoders" and "expert models".
+    """
+
+    source: TrajectorySource
+
+    def init(self, rng: torch.Generator) -> None:
+        """Nothing is carried."""
+
+    def draw(self, synset: SyntheticSet, state: None, step: int, rng: torch.Generator) -> tuple[Look, None]:
+        """A mixture and an end, of one expert."""
+        expert = _expert(self.source, rng)
+        share = float(torch.rand((), generator=rng))
+        start, end = (self.source.snapshot(expert, epoch).to(synset.images) for epoch in (0, self.source.epochs))
+        return Look(share * start + (1 - share) * end, end), state
+
+
+def _expert(source: TrajectorySource, rng: torch.Generator) -> int:
+    return source.experts[int(torch.randint(len(source.experts), (), generator=rng))]

@@ -1,0 +1,128 @@
+"""Training a student from scratch on few images, and testing it on real ones.
+
+Shapes: `N` synthetic images, `K` classes, `B` batch, `C H W` image.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from raydd.data.batches import Feed
+from raydd.data.synset import SyntheticSet
+from raydd.evaluation.protocols import Protocol
+from raydd.numerics.augment import Augment
+from raydd.numerics.cutmix import cutmix
+from raydd.numerics.flat import seeded
+from raydd.numerics.losses import cross_entropy
+from raydd.numerics.rng import generator
+from raydd.numerics.sgd import Sgd
+from raydd.training.expert import measure_accuracy
+
+Epoch = Callable[[torch.Generator], Iterator[tuple[Tensor, Tensor]]]
+"""One epoch of batches (B, C, H, W), (B,) or (B, K), in an order drawn from the generator."""
+
+
+class Watch(NamedTuple):
+    """A training is looked at between its epochs, and may be stopped; one that goes on is the same as unwatched.
+
+    Attributes:
+        epochs: After which, counted from 1.
+        go_on: Takes the epoch and the accuracy after it; False ends the training.
+    """
+
+    epochs: tuple[int, ...]
+    go_on: Callable[[int, float], bool]
+
+
+def evaluate(
+    synset: SyntheticSet,
+    build: Callable[[], nn.Module],
+    test: Feed,
+    protocol: Protocol,
+    augment: Augment,
+    seed: int,
+    watch: Watch | None = None,
+) -> float:
+    """The accuracy on real images of one fresh network trained on a synthetic set.
+
+    Args:
+        synset: The set; decoded, and its tensors moved to the device of ``test``.
+        build: Makes the network.
+        test: Real images, preprocessed as the set's ``transform`` says.
+        protocol: Epochs, step size, schedule; the network after the last epoch is tested.
+        augment: Drawn afresh for every batch, an image at a time.
+        seed: Initial weights, order, augmentation and CutMix come from it.
+        watch: May stop the training early; the network as it is then is the one tested.
+
+    Returns:
+        Fraction of test images classified correctly, in [0, 1].
+    """
+    protocol = protocol.on(synset.dataset, synset.ipc)
+    synset = synset.to(test.targets.device).decoded()
+    images, targets = synset.images, synset.targets
+
+    def epoch(rng: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        for rows in torch.randperm(len(images), generator=rng).split(protocol.batch_size):
+            rows = rows.to(images.device)
+            yield images[rows], targets[rows]
+
+    lr = float(synset.lr) if protocol.lr is None else protocol.lr
+    epochs = protocol.plain_epochs if augment.plain else protocol.epochs
+    return _fit_and_test(build, epoch, test, protocol, augment, lr, epochs, seed, watch)
+
+
+def evaluate_real(
+    train: Feed, build: Callable[[], nn.Module], test: Feed, protocol: Protocol, augment: Augment, seed: int
+) -> float:
+    """The accuracy of one fresh network trained on all real images: the upper end of the scale.
+
+    As `evaluate`, but for ``protocol.real_epochs`` epochs, and with step size 0.01 where the protocol
+    takes the synthetic set's own.
+    """
+
+    def epoch(rng: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        return train.shuffled(protocol.batch_size, rng)
+
+    lr = 0.01 if protocol.lr is None else protocol.lr
+    return _fit_and_test(build, epoch, test, protocol, augment, lr, protocol.real_epochs, seed)
+
+
+def _fit_and_test(  # noqa: PLR0913, PLR0917 - the two verbs above differ in these alone
+    build: Callable[[], nn.Module],
+    epoch: Epoch,
+    test: Feed,
+    protocol: Protocol,
+    augment: Augment,
+    lr: float,
+    epochs: int,
+    seed: int,
+    watch: Watch | None = None,
+) -> float:
+    network = seeded(build, generator(seed, "student", "init")).to(test.targets.device).train()
+    milestones = [int(epochs * part) for part in protocol.milestones]
+    optimizer = Sgd(network.parameters(), lr, protocol.momentum, protocol.weight_decay, milestones, protocol.gamma)
+    order, draws = generator(seed, "student", "order"), generator(seed, "student", "augment")
+    boxes = generator(seed, "student", "cutmix")
+    for done in range(1, epochs + 1):
+        for x, y in epoch(order):
+            loss = _loss(network, augment.draw(x.shape, draws)(x), y, protocol.cutmix, boxes)
+            network.zero_grad()
+            loss.backward()
+            optimizer.step()
+        optimizer.end_epoch()
+        if watch and done in watch.epochs and done < epochs:
+            accuracy = measure_accuracy(network, test)
+            if not watch.go_on(done, accuracy):
+                return accuracy
+    return measure_accuracy(network, test)
+
+
+def _loss(network: nn.Module, x: Tensor, y: Tensor, probability: float, rng: torch.Generator) -> Tensor:
+    """The mean cross-entropy of a batch, which CutMix mixes with this probability; 0 draws nothing."""
+    if not probability or float(torch.rand((), generator=rng)) >= probability:
+        return cross_entropy(network(x), y)
+    x, partners, share = cutmix(x, y, rng)
+    logits = network(x)
+    return share * cross_entropy(logits, y) + (1 - share) * cross_entropy(logits, partners)

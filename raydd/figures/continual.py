@@ -1,0 +1,90 @@
+"""Class-incremental learning: accuracy on the classes seen so far, step by step.
+
+A document has ``dataset``, ``network``, ``protocol``, and ``runs``: dicts of ``name``, ``kind`` (``whole`` for all real
+images of the classes seen), ``steps`` (how many), ``classes`` (how many were seen after each step), ``mean`` and
+``std`` (accuracy on all of them after each step; std may hold None), and ``networks`` (how many a step).
+
+Shapes: none; accuracies are fractions in documents, per cent on axes and in tables.
+
+Reference: Ran et al. (TGDD), Fig. 7: a curve a memory, for 5 and for 10 steps.
+"""
+
+import statistics
+from collections.abc import Mapping
+from textwrap import fill
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.table import Table
+
+from raydd.figures.score_tables import percent, spread
+from raydd.figures.search import shorten
+from raydd.figures.style import label, legend_below, look, new_figure, numbers_of, spaced
+from raydd.io.terminal_table import text_table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Document = Mapping[str, Any]
+LETTERS = 38  # of a line that is as wide as a panel
+MOST_TICKS = 10
+
+
+def draw_continual(document: Document) -> "Figure":
+    """Accuracy on all classes seen against their number, a panel a number of steps and a line a memory.
+
+    The band is the standard deviation over networks; dashed is the training on all real images of the classes seen.
+    """
+    steps = sorted({run["steps"] for run in document["runs"]})
+    styles = {name: look(index) for index, name in enumerate(dict.fromkeys(run["name"] for run in document["runs"]))}
+    figure = new_figure(max(7.5, 0.6 + 4.0 * len(steps)), 4.6 + 0.12 * len(styles))
+    panels = figure.subplots(1, len(steps), sharey=True, squeeze=False).ravel()
+    handles = {}
+    for axes, count in zip(panels, steps, strict=True):
+        for run in document["runs"]:
+            if run["steps"] == count:
+                handles[run["name"]] = _curve(axes, run, styles[run["name"]])
+        first = axes is panels[0]
+        label(axes, "classes seen", "test accuracy on the classes seen (%)" if first else "", f"{count} steps")
+        axes.tick_params(labelleft=True)
+        seen = sorted({number for run in document["runs"] if run["steps"] == count for number in run["classes"]})
+        axes.set_xticks(seen[:: -(-len(seen) // MOST_TICKS)])
+    title = f"{document['dataset']}, {document['network']}, protocol {document['protocol']}: class-incremental learning"
+    figure.suptitle(fill(title, int(1.4 * LETTERS * max(2, len(steps)))), x=0.01, ha="left", fontsize="medium")
+    ordered = [name for name in styles if name in handles]
+    most = 26 if len(ordered) == 3 else 40  # three stand in a line, others in pairs
+    legend_below(figure, [handles[name] for name in ordered], [shorten(name, most) for name in ordered])
+    return figure
+
+
+def continual_tables(document: Document) -> list[Table]:
+    """A table a number of steps: accuracy after every step, a column a memory, and its mean over the steps.
+
+    The mean over steps is the average incremental accuracy of Rebuffi et al., arXiv 1611.07725 (iCaRL); the first step,
+    at which nothing could be forgotten, counts like every other.
+    """
+    return [_table(document, steps) for steps in sorted({int(run["steps"]) for run in document["runs"]})]
+
+
+def _table(document: Document, steps: int) -> Table:
+    runs = [run for run in document["runs"] if run["steps"] == steps]
+    rows = [
+        (str(seen), *(spread(run["mean"][place], run["std"][place]) for run in runs))
+        for place, seen in enumerate(runs[0]["classes"])
+    ]
+    rows.append(("mean over steps", *(percent(statistics.fmean(run["mean"])) for run in runs)))
+    title = f"{document['dataset']}, {document['network']}, protocol {document['protocol']}, {steps} steps: "
+    title += "test accuracy in % on the classes seen"
+    return text_table(title, ("classes seen", *(run["name"] for run in runs)), rows)
+
+
+def _curve(axes: "Axes", run: Document, style: Mapping[str, Any]) -> Any:
+    mean, std = (100 * numbers_of(run[key]) for key in ("mean", "std"))
+    dashes = "--" if run["kind"] == "whole" else "-"
+    every = spaced(len(mean))
+    (line,) = axes.plot(run["classes"], mean, **style, linestyle=dashes, markersize=4, markevery=every)
+    if not np.isnan(std).all():
+        ends = mean - std, mean + std
+        axes.fill_between(run["classes"], *ends, color=style["color"], alpha=0.15, linewidth=0)
+    return line

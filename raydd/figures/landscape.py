@@ -1,0 +1,125 @@
+"""A trajectory and its convexified form, seen in the plane that the trajectory spans best.
+
+Shapes: `P` parameters, `T` snapshots, `S` points to show.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from raydd.figures.style import label, legend_below, look, new_figure, numbers_of, whole_ticks
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+CHUNK = 2**18
+SERIES = (("trajectory", "trained"), ("convexified", "convexified"))
+
+
+@dataclass(frozen=True, eq=False)
+class Plane:
+    """The first two principal axes of some points.
+
+    Attributes:
+        centre: The points' mean, (P,), float64.
+        axes: Orthonormal, (2, P), float64; an axis without any variance is zero.
+        explained: Each axis' part of the points' variance, (2,).
+    """
+
+    centre: Tensor
+    axes: Tensor
+    explained: Tensor
+
+    def project(self, points: Tensor) -> Tensor:
+        """Coordinates (S, 2), float64, of points (S, P)."""
+        return torch.stack([self.axes @ (point.double() - self.centre) for point in points])
+
+
+def principal_plane(points: Tensor) -> Plane:
+    """The plane of largest variance, exactly, by the eigenvectors of the points' Gram matrix (T, T).
+
+    With X the centred points and X X^T u = lambda u, an axis is X^T u / sqrt(lambda); no (P, P)
+    matrix is made. Signs are such that the last point has no negative coordinate.
+
+    Args:
+        points: (T, P), T >= 1.
+
+    >>> plane = principal_plane(torch.tensor([[0.0, 0.0, 1.0], [2.0, 0.0, 1.0], [4.0, 0.0, 1.0]]))
+    >>> plane.axes.round(decimals=6).tolist(), plane.explained.tolist()
+    ([[1.0, 0.0, 0.0], [0.0, 0.0, 0.0]], [1.0, 0.0])
+    """
+    chunks = points.split(CHUNK, dim=1)
+    gram = sum((x @ x.T for x in map(_centred, chunks)), torch.zeros(len(points), len(points), dtype=torch.float64))
+    values, vectors = torch.linalg.eigh(gram)
+    values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
+    total = values.sum()
+    held = values > 1e-12 * total  # what is left of a zero after rounding is no direction
+    scale = torch.where(held, values.rsqrt(), 0.0)
+    signs = torch.where(vectors[-1] < 0, -1.0, 1.0)
+    weights = _two(vectors * (scale * signs))
+    axes = torch.cat([weights.T @ _centred(chunk) for chunk in chunks], dim=1)
+    explained = torch.where(held, values / total, 0.0)
+    return Plane(points.double().mean(dim=0), axes, _two(explained[None])[0])
+
+
+def _centred(points: Tensor) -> Tensor:
+    return points.double() - points.double().mean(dim=0)
+
+
+def _two(columns: Tensor) -> Tensor:
+    """The first two columns, with zeros for those that are not there."""
+    return torch.nn.functional.pad(columns, (0, 2))[:, :2]
+
+
+def draw_landscape(numbers: dict[str, Any]) -> "Figure":
+    """Both paths in the plane, coloured by accuracy, and their accuracy by epoch.
+
+    Reference:
+        Zhong et al., arXiv 2406.19827 (MCT), Fig. 1a.
+
+    Differs:
+        The paper draws 1 - accuracy as height in three dimensions; colour and a second panel can be read off.
+    """
+    figure = new_figure(11, 5)
+    plane, curves = figure.subplots(1, 2, width_ratios=(1.25, 1))
+    values = [numbers_of(numbers[key]["accuracy"]) * 100 for key, _ in SERIES]
+    low, high = min(v.min() for v in values), max(v.max() for v in values)
+    for index, (key, name) in enumerate(SERIES):
+        path, look_of = numbers[key], look(index)
+        plane.plot(path["x"], path["y"], color=look_of["color"], linewidth=1, alpha=0.6, zorder=1)
+        shown = {"c": values[index], "cmap": "viridis", "vmin": low, "vmax": high, "marker": look_of["marker"]}
+        dots = plane.scatter(path["x"], path["y"], s=34, edgecolors=look_of["color"], linewidths=0.9, **shown)
+        curves.plot(numbers["epochs"], values[index], **look_of, markersize=4, label=name)
+    _mark_kept(plane, curves, numbers, values[1])
+    figure.colorbar(dots, ax=plane, label=f"{numbers['split']} accuracy (%)")
+    first, second = (f"{100 * part:.1f} % of the variance" for part in numbers["explained"])
+    label(plane, f"axis 1 ({first})", f"axis 2 ({second})", "Weights in the trained path's principal plane")
+    plane.set_aspect("equal", adjustable="datalim")
+    plane.margins(0.08)
+    label(curves, "epoch t", f"{numbers['split']} accuracy (%)", "Accuracy along the paths")
+    whole_ticks(curves)
+    figure.suptitle(
+        f"{numbers['name']}, expert {numbers['expert']}: the trained trajectory and its convexified form",
+        fontsize="medium",
+    )
+    legend_below(figure, *curves.get_legend_handles_labels())
+    return figure
+
+
+def _mark_kept(plane: "Axes", curves: "Axes", numbers: dict[str, Any], accuracy: Any) -> None:
+    kept, path = numbers["kept"], numbers["convexified"]
+    ring: dict[str, Any] = {
+        "linestyle": "",
+        "marker": "o",
+        "markersize": 11,
+        "markerfacecolor": "none",
+        "color": "black",
+    }
+    plane.plot([path["x"][t] for t in kept], [path["y"][t] for t in kept], **ring)
+    curves.plot(kept, accuracy[kept], **ring, label="snapshots that are kept")
+    for t in kept:
+        place = (path["x"][t], path["y"][t])
+        plane.annotate(f"{t}", place, xytext=(8, 6), textcoords="offset points", fontsize="small")

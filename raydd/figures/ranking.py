@@ -1,0 +1,194 @@
+"""How a proxy set ranks architectures against real data: a scatter a proxy set, and the table beside it.
+
+A ranking document has ``space``, ``dataset``, ``proxy_label`` and ``real_label`` (how the networks were trained and
+on which images tested: words that go on from "trained"), ``real`` (accuracy by architecture), ``real_seconds`` (may be
+absent), and ``proxies``: dicts of ``name``, ``scores`` (accuracy by architecture), ``stopped`` (architectures stopped
+early, whose accuracy is the last that was measured), ``agreement`` (of `raydd.evaluation.rank_agreement`) and
+``seconds`` (may be absent).
+
+Shapes: none; accuracies are fractions in documents, per cent on axes and in tables.
+"""
+
+import csv
+import io
+import statistics
+from collections.abc import Mapping, Sequence
+from textwrap import fill
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from raydd.figures.score_tables import percent
+from raydd.figures.style import label, legend_below, look, new_figure
+from raydd.io.console import clock
+from raydd.io.terminal_table import text_table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Document = Mapping[str, Any]
+Styles = Mapping[str, Mapping[str, Any]]
+ACROSS = 3  # panels side by side
+LETTERS = 38  # of a line that is as wide as a panel
+PLAIN = "an architecture"  # one that has no group
+RING: dict[str, Any] = {"marker": "o", "facecolors": "none", "edgecolors": "black", "linewidths": 1.2}
+
+
+def draw_ranking(document: Document, groups: Mapping[str, str] | None = None) -> "Figure":
+    """Accuracy by the proxy set against accuracy by real data, a mark an architecture and a panel a proxy set.
+
+    Hollow marks were stopped early; rings mark the proxy's best, as many as the first of its tops has.
+
+    Args:
+        document: See the top of this file. Architectures without real accuracy are not drawn.
+        groups: A word for each architecture, such as its normalisation, which gives it its colour.
+    """
+    proxies = document["proxies"]
+    across = min(ACROSS, len(proxies))
+    down = -(-len(proxies) // across)
+    words = {name: (groups or {}).get(name, PLAIN) for name in document["real"]}
+    styles = {word: look(index) for index, word in enumerate(sorted(set(words.values())))}
+    figure = new_figure(max(5.2, 0.6 + 4.0 * across), 1.4 + 3.7 * down + 0.1 * len(styles))
+    panels = figure.subplots(down, across, sharey=True, squeeze=False).ravel()
+    for index, axes in enumerate(panels):
+        if index >= len(proxies):
+            axes.set_visible(False)
+            continue
+        _scatter(axes, document["real"], proxies[index], words, styles)
+        x, y = (f"accuracy (%), trained {document[key]}" for key in ("proxy_label", "real_label"))
+        label(axes, fill(x, LETTERS), fill(y, LETTERS) if index % across == 0 else "", _title(proxies[index]))
+        axes.tick_params(labelleft=True)
+        axes.margins(0.07)
+    title = f"{document['dataset']}, {document['space']}: accuracy by a proxy set and by real data"
+    figure.suptitle(fill(title, int(1.4 * LETTERS * across)), x=0.01, ha="left", fontsize="medium")
+    _legend(figure, proxies, styles)
+    return figure
+
+
+def ranking_table(document: Document) -> Table:
+    """Agreement of each proxy set with the real ranking, and how accurate the best that it finds is.
+
+    The accuracy is that of the best by real data among the proxy's best k, with k the first of the tops; the last row
+    is the best of all, and the time of the real ranking. Architectures are not named here: names of NAS-Bench-201 have
+    80 letters.
+    """
+    proxies = document["proxies"]
+    agreed = proxies[0]["agreement"]
+    sizes = [top["k"] for top in agreed["tops"]]
+    rows = [_row(proxy) for proxy in proxies]
+    dashes = ["-"] * (2 + len(sizes))
+    time = _time(document.get("real_seconds"))
+    rows.append(["real data", *dashes, percent(agreed["best_accuracy"]), time])
+    columns = ("proxy", "tau", "rho", *(f"top {k}" for k in sizes), "accuracy", "time")
+    title = f"{document['dataset']}, {document['space']}, {agreed['architectures']} architectures: trained "
+    title += f"{document['proxy_label']}, and {document['real_label']}. tau: Kendall's b; rho: Spearman, and its "
+    title += "95 % interval; top k: rho "
+    title += "among the proxy's best k, and how many of these are the real best; "
+    title += f"accuracy: by real data in %, of the best among its best {sizes[0] if sizes else 0}"
+    return text_table(title, columns, rows)
+
+
+def ranking_csv(document: Document) -> str:
+    """A line an architecture, the first proxy's best first; with several seeds their standard deviations (n - 1) too.
+
+    Args:
+        document: What ``nas.json`` holds.
+    """
+    proxies, real = document["proxies"], document["real"]
+    columns: dict[str, Document] = {}
+    for proxy in proxies:
+        name, places = proxy["name"], proxy["ranking"]
+        columns[f"{name}: accuracy"] = proxy["scores"]
+        columns |= _deviations(f"{name}: std", proxy["values"])
+        columns[f"{name}: rank"] = {each: place for place, each in enumerate(places, start=1)}
+        columns[f"{name}: seconds"] = proxy["seconds_of"]
+        columns[f"{name}: stopped after"] = proxy["stopped_after"]
+    if real is not None:
+        columns["real accuracy"] = real
+        columns |= _deviations("real std", document["real_values"])
+        columns["real rank"] = {each: place for place, each in enumerate(_ranked(real), start=1)}
+        columns["real seconds"] = document["real_seconds_of"]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["architecture", *columns])
+    for name in proxies[0]["ranking"]:
+        writer.writerow([name, *(column.get(name, "") for column in columns.values())])
+    return text.getvalue()
+
+
+def _ranked(real: Mapping[str, float]) -> list[str]:
+    """The best first; of equal ones those that come first, as in `raydd.evaluation.rank_agreement.best`."""
+    return sorted(real, key=real.__getitem__, reverse=True)
+
+
+def _deviations(title: str, values: Mapping[str, Sequence[float]]) -> dict[str, Document]:
+    """A column of standard deviations, where there are any."""
+    found = {name: statistics.stdev(each) for name, each in values.items() if len(each) > 1}
+    return {title: found} if found else {}
+
+
+def _row(proxy: Document) -> list[str]:
+    agreed = proxy["agreement"]
+    tops = agreed["tops"]
+    low, high = (_number(agreed[key]) for key in ("spearman_low", "spearman_high"))
+    interval = "" if agreed["spearman_low"] is None else f"\n{low} to {high}"
+    cells = [proxy["name"], _number(agreed["kendall"]), _number(agreed["spearman"]) + interval]
+    cells += ["-" if top["overlap"] is None else _both(top) for top in tops]
+    accuracy = tops[0]["found_accuracy"] if tops else None
+    return [*cells, percent(accuracy), _time(proxy.get("seconds"))]
+
+
+def _both(top: Document) -> str:
+    return f"{_number(top['spearman'])}, {round(top['overlap'] * top['k'])}"
+
+
+def _scatter(axes: "Axes", real: Document, proxy: Document, words: Mapping[str, str], styles: Styles) -> None:
+    """The marks of one proxy set."""
+    places = {name: (100 * score, 100 * real[name]) for name, score in proxy["scores"].items() if name in real}
+    size, stopped = 30 if len(places) <= 100 else 14, set(proxy["stopped"])
+    for word, style in styles.items():
+        for hollow in (False, True):
+            shown = [at for name, at in places.items() if words[name] == word and (name in stopped) == hollow]
+            filled = {"facecolors": "none" if hollow else style["color"], "edgecolors": style["color"]}
+            if shown:
+                x, y = zip(*shown, strict=True)
+                axes.scatter(x, y, s=size, marker=style["marker"], alpha=0.75, linewidths=1, zorder=2, **filled)
+    chosen = [places[name] for name in _chosen(proxy)]
+    if chosen:
+        x, y = zip(*chosen, strict=True)
+        axes.scatter(x, y, s=4.5 * size, zorder=3, **RING)
+
+
+def _legend(figure: "Figure", proxies: list[Document], styles: Styles) -> None:
+    from matplotlib.lines import Line2D
+
+    entries: dict[str, Mapping[str, Any]] = dict(styles)
+    if any(set(proxy["scores"]) & set(proxy["stopped"]) for proxy in proxies):
+        entries["stopped early, its last accuracy"] = {"color": "0.3", "marker": "o", "markerfacecolor": "none"}
+    counts = sorted({len(_chosen(proxy)) for proxy in proxies} - {0})
+    if counts:
+        said = f"the best {' or '.join(map(str, counts))} by the proxy set"
+        entries[said] = {"color": "black", "marker": "o", "markerfacecolor": "none", "markersize": 11}
+    handles = [Line2D([], [], linestyle="", **style) for style in entries.values()]
+    legend_below(figure, handles, list(entries))
+
+
+def _title(proxy: Document) -> str:
+    agreed = proxy["agreement"]
+    numbers = f"Spearman {_number(agreed['spearman'])}, Kendall {_number(agreed['kendall'])}"
+    return f"{fill(proxy['name'], LETTERS)}\n{numbers}"
+
+
+def _chosen(proxy: Document) -> list[str]:
+    """The proxy's best of the first top; none where the sample is smaller than it."""
+    tops = proxy["agreement"]["tops"]
+    return (tops[0]["names"] or []) if tops else []
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _time(seconds: float | None) -> str:
+    return "-" if seconds is None else clock(seconds)

@@ -1,0 +1,158 @@
+"""The short tables that stand beside the figures; the same documents, the numbers that matter."""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+from rich.table import Table
+
+from raydd.io.terminal_table import text_table
+
+MOST_ROWS = 8
+
+
+def _table(title: str, rows: Sequence[dict[str, str]]) -> Table:
+    """A table of rows that have the same columns."""
+    return text_table(title, [*rows[0]], [[*row.values()] for row in rows])
+
+
+def _number(value: float | None, digits: str = ".3g") -> str:
+    return "-" if value is None else format(value, digits)
+
+
+def _spread(found: dict[str, float | None], scale: float = 1, digits: str = ".1f") -> str:
+    mean, std = found["mean"], found["std"]
+    return "-" if mean is None or std is None else f"{scale * mean:{digits}} ± {scale * std:{digits}}"
+
+
+def experts_table(numbers: dict[str, Any]) -> Table:
+    """Smoothness and accuracy of each buffer's experts."""
+    rows = [
+        {
+            "buffer": buffer["name"],
+            "experts": str(buffer["experts"]),
+            "epochs": str(buffer["epochs"]),
+            "Avg_Var": _spread(buffer["avg_var"], digits=".2g"),
+            "last": _spread(buffer["last"], 100),
+            "best": _spread(buffer["best"], 100),
+        }
+        for buffer in numbers["buffers"]
+    ]
+    title = f"Avg_Var: mean over epochs of |theta_t - theta_t-1|^2; last, best: {numbers['split']} accuracy in %"
+    return _table(f"{title}; mean ± std over experts", rows)
+
+
+def landscape_table(numbers: dict[str, Any]) -> Table:
+    """Accuracy of both paths at the kept epochs, and at their worst after the start."""
+    first, second = numbers["explained"]
+    rows = []
+    for key in ("trajectory", "convexified"):
+        accuracy = [100 * value for value in numbers[key]["accuracy"]]
+        kept = {f"epoch {t}": f"{accuracy[t]:.1f}" for t in numbers["kept"]}
+        # A path that only rises never falls from one epoch to the next.
+        fall = max((a - b for a, b in pairwise(accuracy)), default=0.0)
+        rows.append({"path": key} | kept | {"largest fall": f"{max(fall, 0):.1f}"})
+    title = f"expert {numbers['expert']}: {numbers['split']} accuracy in %; the plane explains "
+    return _table(f"{title}{100 * first:.1f} % + {100 * second:.1f} % of the trajectory's variance", rows)
+
+
+def storage_table(numbers: dict[str, Any]) -> Table:
+    """Bytes an expert, full and convexified."""
+    rows = [
+        {
+            "buffer": buffer["name"],
+            "experts": str(buffer["experts"]),
+            "bytes an expert": _number(buffer["full_bytes"], ",.0f"),
+            "convexified": _number(buffer["convexified_bytes"], ",.0f"),
+            "ratio": "-" if buffer["ratio"] is None else f"{100 * buffer['ratio']:.1f} %",
+        }
+        for buffer in numbers["buffers"]
+    ]
+    return _table("size on disk", rows)
+
+
+def matching_table(numbers: dict[str, Any]) -> Table:
+    """First and last loss of some start epochs, the first and the last of them among these."""
+    first, last = numbers["losses"][0], numbers["losses"][-1]
+    gaps = max(1, min(MOST_ROWS, len(first)) - 1)
+    chosen = sorted({round(index * (len(first) - 1) / gaps) for index in range(gaps + 1)})
+    rows = [{"start epoch": str(t), "first": _number(first[t]), "last": _number(last[t])} for t in chosen]
+    steps = f"outer steps {numbers['steps'][0]} and {numbers['steps'][-1]}"
+    return _table(f"{numbers['name']}: matching loss on an expert that takes no part, {steps}", rows)
+
+
+def labels_table(numbers: dict[str, Any]) -> Table:
+    """Spread of the labels at the first and the last measure."""
+    rows = []
+    for run in numbers["runs"]:
+        found = [value for value in run["label_std"] if value is not None]
+        rows.append({"run": run["name"], "first": _number(found[0], ".4f"), "last": _number(found[-1], ".4f")})
+    return _table("std over classes of softmax(labels), mean over images", rows)
+
+
+def memory_table(numbers: dict[str, Any]) -> Table:
+    """The most that each run held."""
+    rows = [
+        {"run": run["name"], "process": _most(run["resident_mb"]), "device": _most(run["device_mb"])}
+        for run in numbers["runs"]
+    ]
+    return _table("largest memory while distilling, in MB", rows)
+
+
+def _most(values: Sequence[float | None]) -> str:
+    most = max((value for value in values if value is not None), default=math.nan)
+    return "-" if math.isnan(most) else f"{most:,.0f}"
+
+
+def similarity_table(numbers: dict[str, Any]) -> Table:
+    """Correlation at the first and the last stage, and over all of them."""
+    rows = [{"set": entry["name"]} | _stages(entry, numbers["epochs"], 1, ".3f") for entry in numbers["sets"]]
+    title = f"correlation of real and synthetic mean features, on {numbers['buffer']}"
+    return _table(f"{title}; mean ± std over {numbers['experts']} experts", rows)
+
+
+def separability_table(numbers: dict[str, Any]) -> Table:
+    """Accuracy on synthetic images, and on real ones, at the first and the last stage, and over all of them."""
+    reference = {"name": f"real images ({numbers['reference']['split']})"} | numbers["reference"]
+    entries = [*numbers["sets"], reference]
+    rows = [{"set": entry["name"]} | _stages(entry, numbers["epochs"], 100, ".1f") for entry in entries]
+    title = f"accuracy of {numbers['buffer']} on synthetic images in %"
+    return _table(f"{title}; mean ± std over {numbers['experts']} experts", rows)
+
+
+def _stages(entry: dict[str, Any], epochs: Sequence[int], scale: float, digits: str) -> dict[str, str]:
+    """A curve's two ends and its mean."""
+    ends = {
+        f"epoch {epochs[index]}": _spread({key: entry[key][index] for key in ("mean", "std")}, scale, digits)
+        for index in (0, -1)
+    }
+    found = [value for value in entry["mean"] if value is not None]
+    mean = _number(scale * sum(found) / len(found) if found else None, digits)
+    return ends | {"mean of all stages": mean}
+
+
+def activation_table(numbers: dict[str, Any]) -> Table:
+    """Parts of the neurons that are activated."""
+    rows = [
+        {
+            "set": entry["name"],
+            "images": str(entry["images"]),
+            "an image": _spread(entry["image"], 100),
+            "whole set": _spread(entry["whole"], 100),
+        }
+        for entry in numbers["sets"]
+    ]
+    title = f"activated part of {numbers['neurons']} neurons in %, epoch {numbers['epoch']} of {numbers['buffer']}"
+    return _table(f"{title}; mean ± std over {numbers['experts']} experts", rows)
+
+
+def embedding_table(numbers: dict[str, Any]) -> Table:
+    """How many points each panel has, and how well it shows their neighbours."""
+    counts = {kind: str(len(values)) for kind, values in numbers["classes"].items()}
+    rows = [
+        {"epoch": str(stage["epoch"])} | counts | {"KL divergence": _number(stage["divergence"])}
+        for stage in numbers["stages"]
+    ]
+    title = f"{numbers['set']['name']}: t-SNE of features"
+    return _table(f"{title}, expert {numbers['expert']} of {numbers['buffer']}", rows)

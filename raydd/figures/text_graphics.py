@@ -1,0 +1,114 @@
+"""Pictures and curves in the characters of a terminal.
+
+Shapes: `C H W` image, `h w` what is drawn of it.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from rich.cells import set_cell_size
+from rich.color import Color
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.segment import Segment
+from rich.style import Style
+from torch import Tensor
+
+from raydd.data.synset import SyntheticSet
+from raydd.figures.frames import layout, pixels_of
+
+SIDE = 16
+MOST_CLASSES = 20
+LINES_BESIDE = 7  # of the panel and what it says, and the line below it
+UPPER = "▀"
+LEVELS = "▁▂▃▄▅▆▇█"
+
+Pixels = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
+
+
+class Tile(NamedTuple):
+    """An image and its name.
+
+    Attributes:
+        name: Of its class.
+        pixels: (h, w, 3).
+    """
+
+    name: str
+    pixels: Pixels
+
+
+class Tiles:
+    """Images side by side, as many in a row as there is room for, each below its name; a cell has two pixels.
+
+    What a terminal is not high enough for is left out.
+    """
+
+    def __init__(self, tiles: Sequence[Tile]) -> None:
+        self.tiles = tiles
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """The cells, the colours of both pixels in each."""
+        height, width = self.tiles[0].pixels.shape[:2]
+        across = max(1, (options.max_width + 1) // (width + 1))
+        down = max(1, (options.max_height - LINES_BESIDE) // (1 + -(-height // 2)))
+        shown = self.tiles[: across * down]
+        for start in range(0, len(shown), across):
+            yield from _row(shown[start : start + across])
+
+
+def _row(tiles: Sequence[Tile]) -> RenderResult:
+    height, width = tiles[0].pixels.shape[:2]
+    names = (
+        "".join(sign if sign.isprintable() else "?" for sign in tile.name) for tile in tiles
+    )  # they may be folders'
+    yield Segment(" ".join(set_cell_size(name, width) for name in names))
+    yield Segment.line()
+    for top in range(0, height, 2):
+        for place, tile in enumerate(tiles):
+            if place:
+                yield Segment(" ")
+            lower = tile.pixels[top + 1].tolist() if top + 1 < height else [None] * width
+            for upper, below in zip(tile.pixels[top].tolist(), lower, strict=True):
+                yield Segment(UPPER, Style(color=Color.from_rgb(*upper), bgcolor=below and Color.from_rgb(*below)))
+        yield Segment.line()
+
+
+def tiles(synset: SyntheticSet) -> Tiles:
+    """The first image of each of the first 20 classes, preprocessing undone, at most 16 pixels wide and high."""
+    shown = layout(synset)
+    names = synset.classes[: min(shown.classes, MOST_CLASSES)]
+    images = pixels_of(synset, [row * shown.of for row in range(len(names))])
+    return Tiles([Tile(name, small(image)) for name, image in zip(names, images, strict=True)])
+
+
+def small(pixels: Tensor) -> Pixels:
+    """An image (C, H, W) in [0, 1] as bytes (h, w, 3), its sides divided by the least whole number that does.
+
+    >>> small(torch.full((1, 28, 28), 0.2)).shape, int(small(torch.full((1, 28, 28), 0.2)).max())
+    ((14, 14, 3), 51)
+    """
+    height, width = pixels.shape[1:]
+    factor = -(-max(height, width) // SIDE)
+    if factor > 1:
+        size = (max(1, height // factor), max(1, width // factor))
+        pixels = torch.nn.functional.adaptive_avg_pool2d(pixels, size)
+    found: Pixels = (pixels * 255).round().to(torch.uint8).permute(1, 2, 0).expand(-1, -1, 3).numpy()
+    return found
+
+
+def spark(values: Sequence[float], width: int = 40) -> str:
+    """Numbers as a line of blocks, of the mean of each part where there are more than its width.
+
+    >>> spark([0.0, 1.0, 2.0, 7.0]), spark([3.0, 3.0]), spark([])
+    ('▁▂▃█', '▁▁', '')
+    """
+    finite = np.asarray(values, dtype=np.float64)
+    finite = finite[np.isfinite(finite)]
+    if not len(finite):
+        return ""
+    means = np.array([part.mean() for part in np.array_split(finite, min(width, len(finite)))])
+    low, span = means.min(), np.ptp(means)
+    places = np.zeros(len(means)) if span == 0 else (means - low) / span * (len(LEVELS) - 1)
+    return "".join(LEVELS[int(place)] for place in places.round())

@@ -1,1 +1,0 @@
-"""One self-contained HTML page of what runs did: no network, no second file."""

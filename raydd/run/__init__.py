@@ -1,0 +1,1 @@
+"""One distillation in its folder: resolved, checked, run, saved and resumed."""

@@ -1,0 +1,1 @@
+"""Real images that stand for a class: coresets and starting images."""

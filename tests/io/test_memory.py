@@ -1,0 +1,68 @@
+"""Keeping freed memory is a matter of speed: no value depends on it."""
+
+import ctypes
+import subprocess
+import sys
+
+import pytest
+
+from raydd.io import memory
+from raydd.io.memory import keep_memory
+
+TRAININGS = """
+import hashlib, torch
+from raydd.io.memory import keep_memory
+torch.set_num_threads(1)
+
+def train():
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Linear(8, 64), torch.nn.ReLU(), torch.nn.Linear(64, 3))
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
+    for _ in range(3):
+        x, y = torch.randn(160_000, 8), torch.randint(3, (160_000,))  # 41 MB a layer: a block of its own by default
+        loss = torch.nn.functional.cross_entropy(network(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in network.parameters())).hexdigest()
+
+print(train(), keep_memory(), train(), train())
+"""
+
+
+def test_a_training_is_the_same_with_and_without():
+    """In a process of its own, since what is asked of the C library cannot be taken back."""
+    words = [sys.executable, "-c", TRAININGS]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=True)
+    before, known, first, second = done.stdout.split()
+    assert known in ("True", "False")
+    assert len(before) == 64
+    assert before == first == second
+
+
+def test_it_says_whether_the_c_library_knows_of_it(monkeypatch):
+    answers, asked = [1, 1, 0, 1, 0], []
+
+    class Library:
+        def mallopt(self, *arguments):
+            asked.append(arguments)
+            return answers.pop(0)
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: Library())
+    assert [keep_memory() for _ in range(3)] == [True, False, False]
+    # M_MMAP_THRESHOLD is -3 and M_TRIM_THRESHOLD -1 in glibc's malloc.h
+    assert asked[:2] == [(-3, 2**30), (-1, 2**30)]
+
+
+@pytest.mark.parametrize("error", [AttributeError, OSError])
+def test_another_c_library_is_left_alone(monkeypatch, error):
+    def unknown(name):
+        raise error
+
+    monkeypatch.setattr(memory.ctypes, "CDLL", unknown)
+    assert keep_memory() is False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc")
+def test_here_it_is_known():
+    assert keep_memory() is True

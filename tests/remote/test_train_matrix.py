@@ -1,0 +1,135 @@
+"""The matrix on one Ray Train group: the same results whoever does the trainings and whatever dies."""
+
+import errno
+import os
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from raydd.config.schema import DataConfig
+from raydd.data.synset import SyntheticSet
+from raydd.data.workspace import open_workspace
+from raydd.evaluation.matrix import Entry, Job, Matrix, Outcome, Scorer
+from raydd.evaluation.protocols import PROTOCOLS
+from raydd.evaluation.successive_halving import Rungs
+from raydd.numerics.rng import generator
+from raydd.remote.train_matrix import run_matrix
+from raydd.selection.starting_images import INITIAL
+
+pytestmark = pytest.mark.remote
+
+
+@pytest.fixture(scope="module")
+def matrix(cache):
+    """Two fresh MLPs trained on ten real digits, and two on all of them."""
+    data = DataConfig(augment="none")
+    work = open_workspace(data, "MLP", torch.device("cpu"))
+    images, labels = INITIAL["real"](work.dataset, work.transform, 1, generator(0, "test"))
+    synset = SyntheticSet(images, labels, torch.tensor(0.01), work.transform, "digits", work.dataset.classes)
+    entries = (Entry("ten", "distilled", (synset,)), Entry("whole", "whole", ()))
+    return Matrix(entries, ("MLP",), range(3, 5), PROTOCOLS["mtt"].lasting(real_epochs=3), data, "cpu")
+
+
+@pytest.fixture(scope="module")
+def expected(matrix):
+    """What one process comes to, without Ray."""
+    scorer = Scorer(matrix)
+    return {job: scorer.score(job).value for job in matrix.jobs()}
+
+
+def values(found):
+    return {job: outcome.value for job, outcome in found.items()}
+
+
+def test_results_are_those_of_one_process(ray2, matrix, expected):
+    shown = []
+    found = run_matrix(matrix, 8, shown.append)
+    assert values(found) == expected
+    assert len(found) == len(expected) == 4
+    assert len(set(expected.values())) > 1
+    assert (shown[0].done, shown[0].total) == (0, 4)
+    assert shown[0].note == "8 workers asked, the machine has 2 CPUs: running 2"
+
+
+def test_a_killed_worker_costs_no_result(ray2, matrix, expected, kill_worker):
+    """One worker, killed when its first results are in: the group is started anew and ends with the same results."""
+    killed = []
+
+    def show(step):
+        if 0 < step.done < step.total and not killed:
+            killed.append(kill_worker("ray::RayTrainWorker"))
+
+    slow = replace(matrix, networks=("MLP", "ConvNetW32"))
+    found = run_matrix(slow, 1, show)
+    assert killed
+    assert len(found) == len(slow.jobs()) == 8
+    assert {job: value for job, value in values(found).items() if job.network == "MLP"} == expected
+
+
+def test_what_is_known_is_not_done_again_and_counts_at_the_rungs(ray2, matrix):
+    """Of two seeds one network is known, perfect at the rung or hopeless: the other is stopped there, or goes on."""
+    rungs = Rungs((2,), 2)
+    rows = replace(matrix, networks=("MLP", "LeNet"), entries=matrix.entries[:1], rungs=rungs)
+    rows = replace(rows, protocol=matrix.protocol.lasting(30))
+    known = {Job(0, "MLP", 3): Outcome(0.125, 9.0, ((2, 1.0),)), Job(0, "MLP", 4): Outcome(0.25, 9.0, ((2, 0.0),))}
+    kept, shown = [], []
+    found = run_matrix(rows, 2, shown.append, known, lambda job, outcome: kept.append((job, outcome)))
+    new = {job: outcome for job, outcome in found.items() if job not in known}
+    assert known.items() <= found.items()
+    assert (len(kept), dict(kept)) == (2, new)
+    assert {job: (outcome.stopped, len(outcome.curve)) for job, outcome in new.items()} == {
+        Job(0, "LeNet", 3): (True, 1),
+        Job(0, "LeNet", 4): (False, 1),
+    }
+    scorer = Scorer(rows)
+    for job, outcome in new.items():
+        alone = scorer.score(job, lambda epoch, value, job=job: job.seed == 4)
+        assert alone._replace(seconds=outcome.seconds) == outcome
+    assert (shown[0].total, shown[-1].done, shown[-1].total) == (2, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "room", "poll"),
+    [(40, 2, 0.05), pytest.param(1, 0, 3600.0, marks=pytest.mark.slow)],
+    ids=["in the middle", "at the very end"],
+)
+def test_a_full_disk_ends_it_in_one_line_and_costs_nothing_that_was_kept(ray2, matrix, monkeypatch, seeds, room, poll):
+    """Seen while trainings go on, or, where nobody looked in between, with the last results."""
+    rows = replace(matrix, entries=matrix.entries[:1], seeds=range(3, 3 + seeds), protocol=matrix.protocol.lasting(300))
+    kept, tried = {}, []
+
+    def keep(job, outcome):
+        tried.append(job)
+        if len(kept) == room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "scores/ab/cd.json")
+        kept[job] = outcome
+
+    monkeypatch.setattr("raydd.remote.train_matrix.POLL_SECONDS", poll)
+    with pytest.raises(RuntimeError, match=r"cannot be kept: .*No space left.*scores/ab/cd\.json") as caught:
+        run_matrix(rows, 1, lambda step: None, None, keep)
+    assert "\n" not in str(caught.value)
+    assert len(kept) == room
+    assert len(tried) == len(set(tried))
+    assert room < len(tried) <= max(1, seeds // 2)
+    assert values(kept) == {job: Scorer(rows).score(job).value for job in kept}
+
+
+def test_a_training_that_fails_is_one_line_and_no_hang(ray2, matrix, tmp_path):
+    """The images are gone when the workers start."""
+    root = tmp_path / "images"
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 5, 8, 8), dtype=np.uint8)
+    for name, pictures in zip("ab", pixels, strict=True):
+        (root / name).mkdir(parents=True)
+        for index, picture in enumerate(pictures):
+            Image.fromarray(picture).save(root / name / f"{index}.png")
+    data = DataConfig(dataset=str(root))
+    open_workspace(data, "MLP", torch.device("cpu"))
+    shutil.rmtree(root)
+    with pytest.raises(RuntimeError, match=r"evaluation failed: [^\n]*images") as caught:
+        run_matrix(replace(matrix, data=data), 1, lambda step: None)
+    assert "\n" not in str(caught.value)
+    assert "Traceback" not in str(caught.value)

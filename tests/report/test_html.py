@@ -1,0 +1,126 @@
+"""Pieces of HTML: what is text stays text, tables keep their order's keys, pictures lie in the page."""
+
+import base64
+import io
+from html.parser import HTMLParser
+
+import pytest
+from PIL import Image
+
+from raydd.report.html import (
+    Cell,
+    Column,
+    code,
+    definitions,
+    details,
+    escape,
+    paragraph,
+    picture,
+    picture_file,
+    png_size,
+    table,
+)
+
+EVIL = "<script>alert('a & \"b\"')</script>"
+
+
+class Tags(HTMLParser):
+    """Start tags with their attributes, and the text of each element."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.found, self.text = [], []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+    def of(self, name):
+        return [attrs for tag, attrs in self.found if tag == name]
+
+
+def png(width=3, height=2):
+    data = io.BytesIO()
+    Image.new("L", (width, height), 128).save(data, format="PNG")
+    return data.getvalue()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        paragraph,
+        code,
+        lambda text: details(text, ""),
+        lambda text: definitions([(text, text)]),
+        lambda text: table([Column(text, note=text)], [[Cell(text, text, text)]], text),
+        lambda text: picture(png(), text, text),
+    ],
+)
+def test_whatever_is_text_is_escaped(make):
+    found = Tags(make(EVIL))
+    assert found.of("script") == []
+    assert EVIL in " ".join(found.text)
+    shown = [value for _, attrs in found.found for value in attrs.values() if value and "alert" in value]
+    assert all(value == EVIL for value in shown)
+
+
+def test_a_table_says_what_it_is_and_what_it_is_sorted_by():
+    rows = [
+        ["a", Cell("71.3 ± 0.4", 0.713, "5 networks")],
+        ["b", Cell("-", float("nan"))],
+        ["c", Cell("all", float("inf"))],
+    ]
+    html = table([Column("set"), Column("accuracy", numeric=True, note="on test images")], rows, "Scores")
+    found = Tags(html)
+    assert [attrs["aria-sort"] for attrs in found.of("th") if "aria-sort" in attrs] == ["none", "none"]
+    assert [attrs["scope"] for attrs in found.of("th")] == ["col", "col", "row", "row", "row"]
+    cells = found.of("td")
+    assert [cell["data-value"] for cell in cells] == ["0.713", "", "Infinity"]
+    assert all(cell["class"] == "number" for cell in cells)
+    assert cells[0]["title"] == "5 networks"
+    assert "5 networks" in " ".join(found.text)  # read aloud, too
+    assert found.of("button") == [{"type": "button"}, {"type": "button", "title": "on test images"}]
+    assert found.of("div")[0]["tabindex"] == "0"
+    assert found.of("div")[0]["aria-label"] == "Scores"
+
+
+def test_a_table_may_stay_in_its_order():
+    found = Tags(table([Column("a", note="b")], [["1"]], "c", sort=False))
+    assert found.of("button") == []
+    assert found.of("table") == [{}]
+    assert found.of("th")[0]["title"] == "b"
+
+
+def test_a_row_of_another_length_is_refused():
+    with pytest.raises(ValueError, match="a row of 1 cells in a table of 2 columns"):
+        table([Column("a"), Column("b")], [["1"]], "c")
+
+
+def test_a_picture_has_its_bytes_its_size_and_its_words():
+    found = Tags(picture(png(3, 2), "a grey field", "grey", pixelated=True))
+    (image,) = found.of("img")
+    assert base64.b64decode(image["src"].removeprefix("data:image/png;base64,")) == png(3, 2)
+    assert (image["alt"], image["width"], image["height"], image["class"]) == ("a grey field", "3", "2", "pixelated")
+    assert found.text == ["grey"]
+    assert png_size(png(7, 5)) == (7, 5)
+
+
+def test_what_is_no_picture_is_refused_with_its_name(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(png())
+    assert 'alt="x"' in picture_file(path, "x")
+    path.write_bytes(b"GIF89a, and some more bytes than a header has")
+    with pytest.raises(ValueError, match=r"a\.png is no PNG picture"):
+        picture_file(path, "x")
+    with pytest.raises(ValueError, match="no PNG picture"):
+        picture(png()[:20], "x")
+
+
+def test_details_may_be_open():
+    assert Tags(details("more", paragraph("text"), opened=True)).of("details") == [{"open": None}]
+    assert Tags(details("more", "")).of("details") == [{}]
+    assert escape(3) == "3"
