@@ -222,7 +222,7 @@ def test_a_put_that_fails_halfway_leaves_what_was_there(place, tmp_path, monkeyp
 
 ENDING = """
 import contextlib, os, signal, sys
-from raydd.data import places
+from raydd.io import filesystem as places
 
 class Ending:
     def __init__(self, path):
@@ -377,7 +377,7 @@ def test_an_interrupted_fetch_leaves_no_half_file_and_goes_on(place, tmp_path, m
 
 FETCHING = """
 import os, sys, time
-from raydd.data import store
+from raydd.buffer import mirror as store
 
 store.local_folder("runs/x"), store.is_uri("s3://b"), store.mirror("s3://b/x"), store.open_store("s3://b/x")
 loaded = sorted({"pyarrow.fs", "boto3", "ray"} & set(sys.modules))
