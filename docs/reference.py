@@ -40,12 +40,12 @@ between versions more freely than [the names of `raydd`](api.md).
 """
 
 PARTS = {
-    "raydd.distillation.recipe": ("Setup", "Recipe"),
+    "raydd.distillation.setup": ("Setup", "Recipe"),
     "raydd.distillation.objective": ("Objective",),
     "raydd.distillation.loop": ("Leaf", "Step", "Distillation"),
-    "raydd.distillation.trajectory_objective": ("TrajectoryMatching",),
-    "raydd.distillation.statistic_objective": ("StatisticMatching", "RealImages"),
-    "raydd.distillation.network_sources": ("Look", "Networks", "RandomInit", "Trained", "Snapshots", "Mixed"),
+    "raydd.distillation.trajectory_matching": ("TrajectoryMatching",),
+    "raydd.distillation.statistic_matching": ("StatisticMatching", "RealImages"),
+    "raydd.distillation.network_sources": ("NetworkPair", "Networks", "RandomInit", "Trained", "Snapshots", "Mixed"),
     "raydd.distillation.network_queue": ("Queue",),
     "raydd.numerics.flat": ("FlatModel",),
     "raydd.numerics.unroll": ("unroll",),

@@ -13,8 +13,8 @@ from dataclasses import replace
 from torch import Tensor
 
 import raydd
-from raydd.distillation.recipe import Recipe, Setup
-from raydd.distillation.statistic_recipe import statistics
+from raydd.distillation.setup import Recipe, Setup
+from raydd.distillation.statistic_matching import statistics
 from raydd.methods import DEFAULTS
 from raydd.numerics.statistics import means
 
