@@ -13,7 +13,7 @@ import yaml
 import raydd
 from raydd.cli import app
 from raydd.config.parsing import Config, flat
-from raydd.methods import DEFAULTS, PER_IMAGE
+from raydd.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
 Command = Any  # typer's own copy of click has no public name
@@ -40,12 +40,13 @@ between versions more freely than [the names of `raydd`](api.md).
 """
 
 PARTS = {
-    "raydd.distillation.recipe": ("Setup", "Recipe"),
+    "raydd.methods.method": ("Method",),
+    "raydd.distillation.setup": ("Setup", "Recipe"),
     "raydd.distillation.objective": ("Objective",),
     "raydd.distillation.loop": ("Leaf", "Step", "Distillation"),
-    "raydd.distillation.trajectory_objective": ("TrajectoryMatching",),
-    "raydd.distillation.statistic_objective": ("StatisticMatching", "RealImages"),
-    "raydd.distillation.network_sources": ("Look", "Networks", "RandomInit", "Trained", "Snapshots", "Mixed"),
+    "raydd.distillation.trajectory_matching": ("TrajectoryMatching",),
+    "raydd.distillation.statistic_matching": ("StatisticMatching", "RealImages"),
+    "raydd.distillation.network_sources": ("NetworkPair", "Networks", "RandomInit", "Trained", "Snapshots", "Mixed"),
     "raydd.distillation.network_queue": ("Queue",),
     "raydd.numerics.flat": ("FlatModel",),
     "raydd.numerics.unroll": ("unroll",),
@@ -155,12 +156,13 @@ def examples() -> str:
 
 def defaults(method: str) -> str:
     """What a method sets where nobody does, as a block of YAML."""
-    tree = DEFAULTS.get(method)
+    row = METHODS[method]
+    tree = ({"match": row.match} if row.match != "trajectories" else {}) | row.defaults
     if not tree:
         return "Unasked, it sets nothing: these are the defaults of `raydd distill`."
     shown = "Unasked, it sets:\n\n```yaml\n" + yaml.safe_dump(tree, sort_keys=False, default_flow_style=None) + "```"
-    rates = PER_IMAGE.get(method)
-    if rates is None:
+    rates = row.image_rates
+    if not rates:
         return shown
     others = sorted({rate for name, rate in rates.items() if name and rate != rates[""]})
     special = [f"{rate:g} x ipc for {', '.join(name for name in rates if rates[name] == rate)}" for rate in others]

@@ -28,7 +28,7 @@ from raydd.config.schema import DistillConfig, EvaluateConfig, ExpertsConfig
 from raydd.data.datasets import DATASETS
 from raydd.evaluation.protocols import PROTOCOLS
 from raydd.interop.layouts import known
-from raydd.methods import DEFAULTS, METHODS
+from raydd.methods import METHODS
 from raydd.models.spaces import SPACES
 from raydd.models.zoo import NETWORKS, find
 from raydd.numerics.flat import split
@@ -580,7 +580,7 @@ def prepare(given: dict[str, Any], verb: str, row: dict[str, Any], world: Path, 
 @pytest.fixture
 def tables():
     """What a Python block adds to raydd's tables is taken out again."""
-    every = (METHODS, DEFAULTS, NETWORKS, DATASETS, PROTOCOLS, SPACES)
+    every = (METHODS, NETWORKS, DATASETS, PROTOCOLS, SPACES)
     before = [dict(table) for table in every]
     yield
     for table, rows in zip(every, before, strict=True):
