@@ -11,8 +11,10 @@ from raydd.config.parsing import Tree, build
 from raydd.config.schema import DistillConfig
 from raydd.distillation.recipe import Recipe, Setup
 from raydd.methods import coreset, statistic, trajectory
+from raydd.plugins import Table
 
-METHODS: dict[str, Callable[[Setup], Recipe]] = trajectory.METHODS | statistic.METHODS | coreset.METHODS
+_SHIPPED = trajectory.METHODS | statistic.METHODS | coreset.METHODS
+METHODS: Table[Callable[[Setup], Recipe]] = Table("METHODS", Callable, _SHIPPED)  # type: ignore[arg-type]
 """The methods by name, as ``DistillConfig.method`` takes them; a script may add a row of its own."""
 
 PER_IMAGE: dict[str, dict[str, float]] = statistic.PER_IMAGE
