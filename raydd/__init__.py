@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from raydd.api.continual import evaluate_continual
+    from raydd.api.distill import distill
     from raydd.api.evaluate import evaluate
+    from raydd.api.experts import train_experts
     from raydd.api.nas import rank_architectures
     from raydd.api.tune import tune
-    from raydd.api.verbs import Where, distill, train_experts
     from raydd.buffer.arrow_buffer import ArrowBuffer
     from raydd.config.nas import NasConfig
     from raydd.config.schema import DataConfig, DistillConfig, EvaluateConfig, ExpertConfig, ExpertsConfig
@@ -33,19 +34,20 @@ if TYPE_CHECKING:
     from raydd.interop.writing import write_synset
     from raydd.methods import METHODS
     from raydd.models.zoo import NETWORKS
+    from raydd.run.placement import Where
     from raydd.tuning.space import Space
     from raydd.tuning.space_files import load_space
 
 _HOMES = {
-    "train_experts": "api.verbs",
-    "distill": "api.verbs",
+    "train_experts": "api.experts",
+    "distill": "api.distill",
     "evaluate": "api.evaluate",
     "evaluate_continual": "api.continual",
     "rank_architectures": "api.nas",
     "NasConfig": "config.nas",
     "read_synset": "interop.reading",
     "write_synset": "interop.writing",
-    "Where": "api.verbs",
+    "Where": "run.placement",
     "EvaluateConfig": "config.schema",
     "DataConfig": "config.schema",
     "DistillConfig": "config.schema",

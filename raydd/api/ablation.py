@@ -5,36 +5,21 @@ from pathlib import Path
 from typing import Any
 
 from raydd.analysis.document import check_folder, save
+from raydd.api.distill import distill
 from raydd.api.evaluate import EVALUATION, evaluate
-from raydd.api.verbs import HERE, Where, check_buffer, check_workers, distill
-from raydd.config.parsing import Tree, build
+from raydd.api.experts import check_buffer
+from raydd.config.parsing import build
 from raydd.config.schema import DistillConfig, EvaluateConfig
 from raydd.evaluation.scores import check_scoring
 from raydd.figures.bars import draw_ablation
 from raydd.io.console import Screen
 from raydd.io.lock import alone
-from raydd.methods import complete
-from raydd.run.resolve import check_names, check_settings
+from raydd.methods import METHODS, complete
+from raydd.run.placement import HERE, Where, check_workers
+from raydd.run.resolve import check_names, check_settings, check_start
 
-ABLATIONS: dict[str, dict[str, Tree]] = {
-    "tgdd": {
-        "DM": {"formation": {"factor": 1}, "statistic": {"networks": "random", "alpha": 0.0}},
-        "+ multi-formation": {"statistic": {"networks": "random", "alpha": 0.0}},
-        "+ stage-wise matching": {"statistic": {"alpha": 0.0}},
-        "+ stage-wise constraint": {},
-    },
-    "ast": {
-        "MTT on smooth experts": {"initial": "real", "balance": None, "intermediate": "none", "perturbation": 0.0},
-        "+ representative start": {"balance": None, "intermediate": "none", "perturbation": 0.0},
-        "+ balanced loss": {"intermediate": "none", "perturbation": 0.0},
-        "+ intermediate matching": {"perturbation": 0.0},
-        "+ perturbation": {},
-    },
-}
-"""By method: its rows, what each sets over the whole method's settings; the last is the whole method.
-
-TGDD: Ran et al., Table 4. AST: Shen et al., arXiv 2310.10541, Table VIII.
-"""
+ABLATIONS = {name: method.ablation for name, method in METHODS.items() if method.ablation}
+"""By method: the rows of its ablation, see `raydd.methods.method.Method`."""
 
 
 def rows(config: DistillConfig) -> dict[str, DistillConfig]:
@@ -47,13 +32,13 @@ def rows(config: DistillConfig) -> dict[str, DistillConfig]:
     """
     if config.method not in ABLATIONS:
         raise ValueError(f"--method {config.method}: no ablation is known; use one of {', '.join(ABLATIONS)}")
-    found: dict[str, DistillConfig] = {}
-    said = complete(config).model_dump(exclude_unset=True)
+    table: dict[str, DistillConfig] = {}
+    whole = complete(config).model_dump(exclude_unset=True)
     for name, part in ABLATIONS[config.method].items():
-        row = build(DistillConfig, said, part)
-        if row not in found.values():
-            found[name] = row
-    return found
+        row = build(DistillConfig, whole, part)
+        if row not in table.values():
+            table[name] = row
+    return table
 
 
 def ablate(
@@ -88,9 +73,10 @@ def ablate(
     check_workers(where)
     check_buffer(buffer)
     for row in rows(config).values():
-        check_names(complete(row))
+        check_names(row)
         if buffer is None:  # else a buffer says what its experts are
-            check_settings(complete(row))
+            check_start(row, row.experts.epochs)
+            check_settings(row)
     check_folder(out)
     with alone(out, "raydd ablate", screen.note):
         return _ablate(config, out, evaluation, buffer, where, screen)

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from raydd.api.verbs import HERE, Where, check_workers
 from raydd.buffer.arrow_buffer import ArrowBuffer
 from raydd.buffer.mirror import local_folder
 from raydd.config.parsing import build
@@ -30,7 +29,8 @@ from raydd.io.console import Pace, Screen, left
 from raydd.io.document import write_document
 from raydd.io.memory import keep_memory
 from raydd.io.provenance import commit
-from raydd.run.kept_steps import load_kept
+from raydd.run.placement import HERE, Where, check_workers
+from raydd.run.run_folder import load_scored_sets
 from raydd.selection.coresets import CORESETS, MEASURED
 from raydd.selection.starting_images import ASKS_EXPERTS
 
@@ -115,7 +115,7 @@ def opened(asked: Asked, config: EvaluateConfig, screen: Screen) -> Opened:
         screen.note(f"{asked}: {note}")
     if step := read.synset.provenance.get(UNFINISHED):
         screen.note(f"{asked}: the set of an unfinished run, at {step}")
-    return Opened(read.synset, load_kept(home.parent) if config.paper else {})
+    return Opened(read.synset, load_scored_sets(home.parent) if config.paper else {})
 
 
 def _experts_do(folder: Path, config: EvaluateConfig, found: Sequence[Opened]) -> str:

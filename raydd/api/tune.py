@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypedDict, Unpack, cast
 
 from raydd.api.evaluate import evaluate, save_scores
-from raydd.api.verbs import HERE, Where, cached_buffer, check_buffer, check_early, check_workers, estimate_seconds
+from raydd.api.experts import cached_buffer, check_buffer, estimate_seconds
 from raydd.buffer.mirror import is_uri, local_folder, shown
 from raydd.config.parsing import Tree, dump
 from raydd.config.schema import EvaluateConfig, ExpertsConfig
@@ -26,7 +26,8 @@ from raydd.io.files import write_atomic
 from raydd.io.lock import alone
 from raydd.io.safe_yaml import read_yaml
 from raydd.run.experts import open_buffer
-from raydd.run.families import needs_experts
+from raydd.run.placement import HERE, Where, check_workers, own_device
+from raydd.run.resolve import check_names, check_run, needs_experts
 from raydd.tuning.best_trial import keep_best, kept_set
 from raydd.tuning.figure_files import save_figures
 from raydd.tuning.loggers import ask_for
@@ -145,7 +146,8 @@ def tune(
 def _tune(space: Space, folder: Path, where: Where, screen: Screen, options: Options) -> Results:
     place, space = space.buffer, space.model_copy(update={"buffer": space.buffer and shown(space.buffer)})
     example, evaluation = space.config(space.example()), options.get("evaluation", TEST)
-    work = check_early(example, where)
+    check_names(example)
+    work = check_run(example, own_device(example, where))
     from raydd.remote.session import session
     from raydd.remote.tune import Loggers, callbacks
 

@@ -45,12 +45,12 @@ def ablate(  # noqa: PLR0913, PLR0917 - one a flag
     as_json: AsJson = False,
 ) -> None:
     """Distill a method part by part, as its paper's ablation does, and score every row alike."""
-    from raydd.api import verbs as api
     from raydd.api.ablation import ablate as take_apart
     from raydd.config.parsing import build, parse_settings
     from raydd.config.presets import preset_layers
     from raydd.config.schema import DistillConfig, EvaluateConfig
     from raydd.io.console import Screen
+    from raydd.run.placement import Where
 
     flags = {"method": method, "ipc": ipc, "seed": seed}
     flags |= {"data": given(dataset=dataset and dataset_word(dataset)), "experts": given(network=network)}
@@ -58,6 +58,6 @@ def ablate(  # noqa: PLR0913, PLR0917 - one a flag
     scoring = {"seeds": seeds, "protocol": protocol, "epochs": epochs, "real_epochs": real_epochs}
     evaluation = build(EvaluateConfig, scoring)
     folder = out or Path("runs") / f"{Path(config.data.dataset).name}-{config.method}-ipc{config.ipc}-ablation"
-    screen, where = Screen(as_json), api.Where(num_workers, address, known_device(device))
+    screen, where = Screen(as_json), Where(num_workers, address, known_device(device))
     scores = take_apart(config, folder, evaluation, buffer=buffer, where=where, screen=screen)
     show_scores(screen, scores, {name: str(folder / name) for name in ("ablation.png", "ablation.json")})

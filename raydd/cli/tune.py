@@ -50,11 +50,11 @@ def tune(  # noqa: PLR0913, PLR0917 - one a flag
     as_json: AsJson = False,
 ) -> None:
     """Search a method's settings on validation images with Ray Tune, and score the best on the test images."""
-    from raydd.api import verbs as api
     from raydd.api.tune import tune as search
     from raydd.config.parsing import build, merge, parse_settings
     from raydd.config.schema import EvaluateConfig
     from raydd.io.console import Screen
+    from raydd.run.placement import Where
 
     said: dict[str, Any] = given(seed=seed)
     said |= {"data": given(dataset=dataset and dataset_word(dataset)), "experts": given(network=network)}
@@ -70,7 +70,7 @@ def tune(  # noqa: PLR0913, PLR0917 - one a flag
         buffer=buffer,
         settings={key: value for key, value in said.items() if value != {}},
     )
-    screen, where = Screen(as_json), api.Where(num_workers, address, known_device(device))
+    screen, where = Screen(as_json), Where(num_workers, address, known_device(device))
     options["evaluation"] = build(EvaluateConfig, scoring) if seeds else None
     show_results(screen, search(space, out, resume=resume, where=where, screen=screen, **options))
 

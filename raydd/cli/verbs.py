@@ -36,25 +36,30 @@ def quickstart(
     as_json: AsJson = False,
 ) -> None:
     """Experts, a distilled set, its scores and a report, on the bundled digits: the whole job in a few minutes."""
-    from raydd.api import verbs as api
+    from raydd.api.distill import distill as distill_set
     from raydd.api.evaluate import evaluate, save_scores
+    from raydd.api.experts import train_experts
     from raydd.config.parsing import build, parse_settings
     from raydd.config.presets import load_preset
     from raydd.config.schema import DistillConfig, ExpertsConfig
+    from raydd.data.workspace import resolve_device
     from raydd.io.console import Screen
     from raydd.io.lock import alone
     from raydd.methods import complete
     from raydd.report.build import write_report
+    from raydd.run.placement import Where
+    from raydd.run.resolve import check_names, check_run
 
-    screen, where = Screen(as_json), api.Where(num_workers=2, device=known_device(device))
+    screen, where = Screen(as_json), Where(num_workers=2, device=known_device(device))
     config = complete(
         build(DistillConfig, load_preset("digits", "mtt", 1), {"seed": seed}, parse_settings(settings or ()))
     )
     with alone(out, "raydd quickstart", screen.note):
-        api.check_early(config, where)
+        check_names(config)
+        check_run(config, resolve_device(where.device))
         experts = ExpertsConfig(data=config.data, experts=config.experts, seed=config.seed)
-        buffer = api.train_experts(experts, out / "buffer", where=where, screen=screen)
-        synset = api.distill(config, out, buffer=buffer, resume=True, where=where, screen=screen)
+        buffer = train_experts(experts, out / "buffer", where=where, screen=screen)
+        synset = distill_set(config, out, buffer=buffer, resume=True, where=where, screen=screen)
         scores = evaluate([synset], where=where, screen=screen)
         save_scores(scores, out / "scores.json")
         outputs = {name: str(out / name) for name in ("config.yaml", "metrics.jsonl", "synset.arrow", "synset.png")}
@@ -83,12 +88,13 @@ def experts(  # noqa: PLR0913, PLR0917 - one a flag
     as_json: AsJson = False,
 ) -> None:
     """Train expert networks in parallel into a trajectory buffer; again trains only what is missing."""
-    from raydd.api import verbs as api
+    from raydd.api.experts import train_experts
     from raydd.buffer.describe import describe_place
     from raydd.config.parsing import build, parse_settings
     from raydd.config.schema import ExpertsConfig
     from raydd.io.console import Screen
     from raydd.io.filesystem import shown
+    from raydd.run.placement import Where
 
     flags = {
         "data": given(dataset=dataset and dataset_word(dataset)),
@@ -97,8 +103,8 @@ def experts(  # noqa: PLR0913, PLR0917 - one a flag
     }
     config = build(ExpertsConfig, flags, parse_settings(settings or ()))
     screen = Screen(as_json)
-    where = api.Where(num_workers, address, known_device(device), gpus_per_worker)
-    place = api.train_experts(config, out, where=where, screen=screen)
+    where = Where(num_workers, address, known_device(device), gpus_per_worker)
+    place = train_experts(config, out, where=where, screen=screen)
     show_document(screen, describe_place(place) | {"outputs": {"buffer": shown(str(place))}})
 
 
@@ -125,11 +131,12 @@ def distill(  # noqa: PLR0913, PLR0917 - one a flag
     as_json: AsJson = False,
 ) -> None:
     """Distill a synthetic set that students learn from as experts learn from the real one."""
-    from raydd.api import verbs as api
+    from raydd.api.distill import distill as distill_set
     from raydd.config.parsing import build, parse_settings
     from raydd.config.presets import preset_layers
     from raydd.config.schema import DistillConfig
     from raydd.io.console import Screen
+    from raydd.run.placement import Where
 
     flags: dict[str, Any] = given(method=method, ipc=ipc, seed=seed, rollouts=rollouts)
     flags |= {"data": given(dataset=dataset and dataset_word(dataset)), "experts": given(network=network)}
@@ -137,8 +144,8 @@ def distill(  # noqa: PLR0913, PLR0917 - one a flag
     config = build(DistillConfig, *preset_layers(preset, flags, parse_settings(settings or ())))
     folder = out or Path("runs") / f"{Path(config.data.dataset).name}-{config.method}-ipc{config.ipc}"
     screen = Screen(as_json)
-    where = api.Where(num_workers, address, known_device(device), gpus_per_worker)
-    synset = api.distill(config, folder, buffer=buffer, resume=resume, where=where, screen=screen)
+    where = Where(num_workers, address, known_device(device), gpus_per_worker)
+    synset = distill_set(config, folder, buffer=buffer, resume=resume, where=where, screen=screen)
     names = ("config.yaml", "metrics.jsonl", "synset.arrow", "synset.png")
     document = {
         "method": config.method,
@@ -161,7 +168,7 @@ def finish(
 ) -> None:
     """Make a set of an unfinished run's checkpoint; `raydd distill --resume` still goes on with the run."""
     from raydd.io.console import Screen
-    from raydd.run.resolve import read_config
+    from raydd.run.run_folder import read_config
     from raydd.run.unfinished import finish as make_set
 
     screen = Screen(as_json)

@@ -1,4 +1,4 @@
-"""What a run writes down to go on from, or to be looked at: the schemas of its checkpoint and of its logs."""
+"""The checkpoint and the logs of a run: their schemas, writing and reading."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +13,7 @@ from raydd.io.tensor_file import Tensors, flatten_tree, load_checked, save_tenso
 
 
 class RecordDocument(Document, extra="allow"):
-    """An outer step, a line of ``metrics.jsonl``; a loss that was not finite is text."""
+    """An outer step: a line of ``metrics.jsonl``; a loss that was not finite is text."""
 
     step: Whole
     loss: Finite | str
@@ -23,7 +23,7 @@ class RecordDocument(Document, extra="allow"):
 
 
 class ProbeDocument(Document, extra="allow"):
-    """A look at the expert that takes no part, a line of ``probe.jsonl``."""
+    """A measure of the held-out expert: a line of ``probe.jsonl``."""
 
     step: Whole
     losses: tuple[float | None, ...] = ()
@@ -31,7 +31,7 @@ class ProbeDocument(Document, extra="allow"):
 
 
 class MemoryDocument(Document, extra="allow"):
-    """What a process held at an outer step, a line of ``memory.jsonl``."""
+    """The memory of a process at an outer step: a line of ``memory.jsonl``."""
 
     step: Whole
     resident_mb: Finite | None
@@ -43,12 +43,12 @@ LOGS: dict[str, type[Document]] = {
     "memory.jsonl": MemoryDocument,
     "probe.jsonl": ProbeDocument,
 }
-"""What the lines of a run's logs are."""
+"""The schema of a line of each of a run's logs."""
 AGAIN = "distill the run again"
 
 
 class _State(Document, extra="allow"):
-    """What is no tensor of a state of `raydd.distillation.loop.Distillation`."""
+    """The part of a state of `raydd.distillation.loop.Distillation` that is not tensors."""
 
     step: Whole
     leaves: dict[str, None]
@@ -66,11 +66,11 @@ class _CheckpointDocument(Document):
 
 
 class Checkpoint(NamedTuple):
-    """A run's state, and what it has told up to there.
+    """A run's state and its logs up to there.
 
     Attributes:
-        state: Of `raydd.distillation.loop.Distillation.state_dict`.
-        buffer: What its experts' bytes hash to; empty where there are none.
+        state: The result of `raydd.distillation.loop.Distillation.state_dict`.
+        buffer: The hash of its experts' bytes; empty without experts.
         log: ``records``, ``history`` and ``probes``, oldest first.
     """
 
@@ -85,16 +85,16 @@ class Checkpoint(NamedTuple):
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint, whole or not at all."""
+    """Write a checkpoint atomically."""
     tensors, plain = flatten_tree(checkpoint.state)
     save_tensors(path, tensors, {"plain": plain, "buffer": checkpoint.buffer} | checkpoint.log)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """A checkpoint of `save_checkpoint`.
+    """Read a checkpoint of `save_checkpoint`.
 
     Raises:
-        ValueError: In one line that names it: it is missing, damaged, or no checkpoint.
+        ValueError: It is missing, damaged, or no checkpoint; the message names it.
     """
     tensors, _, metadata = load_checked(path, _CheckpointDocument)
     try:
@@ -116,12 +116,12 @@ def check_state(path: Path, state: Mapping[str, Any], own: Mapping[str, Any]) ->
     """Refuse the state of another run: of other learned parts, or other shapes.
 
     Args:
-        path: The checkpoint, for the refusal.
-        state: What it holds.
-        own: The state of the run that is to go on with it.
+        path: The checkpoint, for the message.
+        state: Its state.
+        own: The state of the run that resumes from it.
 
     Raises:
-        ValueError: The first difference is named.
+        ValueError: Naming the first difference.
     """
     for group in ("leaves", "momentum"):
         if state[group].keys() != own[group].keys():
@@ -130,13 +130,13 @@ def check_state(path: Path, state: Mapping[str, Any], own: Mapping[str, Any]) ->
     pairs = {f"leaves/{name}": (state["leaves"][name], leaf) for name, leaf in own["leaves"].items()}
     pairs |= {f"momentum/{name}": (state["momentum"][name], leaf) for name, leaf in own["leaves"].items()}
     pairs["mean"] = state.get("mean"), own["mean"]
-    for name, (found, wanted) in pairs.items():
-        if found is None and (wanted is None or name.startswith("momentum/")):
+    for name, (stored, wanted) in pairs.items():
+        if stored is None and (wanted is None or name.startswith("momentum/")):
             continue
-        if not isinstance(found, Tensor) or wanted is None or _look(found) != _look(wanted):
-            what = _look(found) if isinstance(found, Tensor) else "missing"
-            raise ValueError(f"{path}: {name} is {what} instead of {wanted is not None and _look(wanted)}; {AGAIN}")
+        if not isinstance(stored, Tensor) or wanted is None or _type(stored) != _type(wanted):
+            what = _type(stored) if isinstance(stored, Tensor) else "missing"
+            raise ValueError(f"{path}: {name} is {what} instead of {wanted is not None and _type(wanted)}; {AGAIN}")
 
 
-def _look(tensor: Tensor) -> str:
+def _type(tensor: Tensor) -> str:
     return f"{tensor.dtype} {tuple(tensor.shape)}"

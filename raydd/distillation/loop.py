@@ -10,7 +10,7 @@ from torch import Tensor
 from raydd.data.preprocessing import Transform
 from raydd.data.synset import SyntheticSet
 from raydd.distillation.objective import Objective
-from raydd.distillation.rollouts import Rollout, Rolls, draws, mean
+from raydd.distillation.rollouts import Rollout, Rollouts, mean, step_generator
 from raydd.numerics.rng import generator
 from raydd.numerics.sgd import Sgd
 
@@ -19,10 +19,9 @@ class Leaf(NamedTuple):
     """How one part of the synthetic set is learned, by SGD.
 
     Attributes:
-        lr: Step size, in the units of ``scale``.
+        lr: Learning rate, in the units of ``scale``.
         momentum: Heavy-ball momentum.
-        scale: What one unit of the step size's space is in the leaf's own: the leaf is learned as
-            ``leaf / scale`` would be. Broadcasts to the leaf.
+        scale: The leaf is learned as ``leaf / scale`` would be; broadcasts to the leaf.
         bounds: The least and the largest value; both broadcast to the leaf.
     """
 
@@ -32,20 +31,20 @@ class Leaf(NamedTuple):
     bounds: tuple[Tensor, Tensor] | None = None
 
     def gradient(self, gradient: Tensor) -> Tensor:
-        """The gradient that SGD is given: by the chain rule twice the scale, once there and once back."""
+        """Return the gradient for SGD, times the squared scale: the chain rule there and back."""
         return gradient if self.scale is None else gradient * self.scale.to(gradient).square()
 
     def clamp(self, value: Tensor) -> None:
-        """Put a value back between the bounds."""
+        """Clamp a value to the bounds, in place."""
         if self.bounds is not None:
             value.clamp_(*(bound.to(value) for bound in self.bounds))
 
 
 def pixel_leaf(lr: float, momentum: float, transform: Transform) -> Leaf:
-    """Images learned as pixels in [0, 1], whatever the space that networks see them in.
+    """Return the leaf of images that are learned as pixels in [0, 1], whatever their preprocessing.
 
     Raises:
-        ValueError: If the preprocessing mixes pixels, so that they cannot be bounded one by one.
+        ValueError: The preprocessing mixes pixels, so that they cannot be bounded one by one.
     """
     if transform.kind == "zca":
         raise ValueError(
@@ -60,14 +59,14 @@ def pixel_leaf(lr: float, momentum: float, transform: Transform) -> Leaf:
 
 
 class Step(NamedTuple):
-    """What happened in an outer step.
+    """The result of an outer step.
 
     Attributes:
         step: Outer steps done, from 1.
         loss: The objective before the step, summed over its parts.
-        lr: The student's step size after it.
+        lr: The student's learning rate after it.
         stepped: False where the gate held the step back.
-        rolled_back_to: The outer step that was returned to because the loss, a gradient or what was learned was not
+        rolled_back_to: The outer step that the run returned to because the loss, a gradient or a learned value was not
             finite; None otherwise.
     """
 
@@ -79,11 +78,12 @@ class Step(NamedTuple):
 
 
 class Distillation:
-    """A synthetic set being learned: leaves, optimisers and all that resuming needs.
+    """A synthetic set that is learned: leaves, optimisers and all that resuming needs.
 
     The draws of a part of a step come from (seed, step, attempt, part) alone, so a state restored at step k goes on
-    exactly as the uninterrupted run did; attempt counts the run's rollbacks. A state is kept to be returned to once
-    the step that begins with it was finite: one whose own loss is not known yet may be the broken one.
+    exactly as the uninterrupted run did; attempt counts the run's rollbacks. The state that a rollback returns to is
+    one from which a finite step was taken: a state whose own loss is not known yet may be the broken one. The student's
+    learning rate is clamped to at least a hundredth of its start, since a negative or vanishing one has no meaning.
 
     Args:
         objective: What to match.
@@ -93,9 +93,6 @@ class Distillation:
         gate: Step only when the loss is at most this.
         ema: Decay of a running mean of the images, which `result` then returns; never fed back.
         keep_every: Steps between the states that a non-finite loss is rolled back to.
-
-    The student's step size is kept at or above a hundredth of its start: a negative or vanishing one
-    has no meaning, and a plain clamp leaves the published step sizes for it their meaning.
     """
 
     MAX_ROLLBACKS = 10
@@ -125,53 +122,56 @@ class Distillation:
         self._state = objective.init(generator(seed, "objective"))
         self.step = 0
         self._attempt = 0
-        self._kept = self._copy()
+        self._safe = self._copy()
 
-    def run(self, steps: int, rolls: Rolls | None = None) -> Iterator[Step]:
+    def run(self, steps: int, rollouts: Rollouts | None = None) -> Iterator[Step]:
         """Take outer steps until ``steps`` are done, yielding each.
 
         Args:
             steps: Outer steps in all.
-            rolls: Matches several times a step, and the step takes the mean of the losses and gradients; for objectives
-                of one part that carry no state. None matches once, here.
+            rollouts: Matches several times a step, which takes the mean of the losses and gradients; for objectives of
+                one part without a state. None matches once, here.
 
         Raises:
-            FloatingPointError: If the loss is not finite again and again from the same state.
+            FloatingPointError: The loss is not finite again and again from the same state.
         """
         while self.step < steps:
-            yield self._advance(rolls)
+            yield self._advance(rollouts)
 
-    def _advance(self, rolls: Rolls | None) -> Step:
-        due = self.step % self._keep_every == 0 and self._kept["step"] != self.step
-        before = self._copy() if due else self._kept
-        total, stepped, state, joined = 0.0, False, self._state, None
+    def _advance(self, rollouts: Rollouts | None) -> Step:
+        due = self.step % self._keep_every == 0 and self._safe["step"] != self.step
+        before = self._copy() if due else self._safe
+        total, stepped, state, summed = 0.0, False, self._state, None
         for part in range(self._objective.parts):
-            (value, gradients), state = self._match(rolls, state, part)
+            (value, gradients), state = self._match(rollouts, state, part)
             total += value
-            if not (math.isfinite(value) and all(bool(torch.isfinite(found).all()) for found in gradients)):
+            if not (math.isfinite(value) and all(bool(torch.isfinite(each).all()) for each in gradients)):
                 return self._roll_back(total)
             if self._objective.joint:
-                joined = gradients if joined is None else tuple(map(torch.add, joined, gradients))
+                summed = gradients if summed is None else tuple(map(torch.add, summed, gradients))
             elif self._gate is None or value <= self._gate:
                 self._descend(gradients)
                 stepped = True
-        if joined is not None and (self._gate is None or total <= self._gate):
-            self._descend(joined)
+        if summed is not None and (self._gate is None or total <= self._gate):
+            self._descend(summed)
             stepped = True
         if not self._finite():
             return self._roll_back(total)
         if stepped:
             self._average()
-        self._state, self._kept = state, before
+        self._state, self._safe = state, before
         self.step += 1
         return Step(self.step, total, float(self._current("lr")), stepped, None)
 
-    def _match(self, rolls: Rolls | None, state: Any, part: int) -> tuple[Rollout, Any]:
-        """A part's loss and gradients, and the state that follows."""
-        if rolls is not None:
+    def _match(self, rollouts: Rollouts | None, state: Any, part: int) -> tuple[Rollout, Any]:
+        """Return a part's loss and gradients, and the state that follows."""
+        if rollouts is not None:
             leaves = {name: leaf.detach() for name, leaf in self._leaves.items()}
-            return mean(rolls(leaves, self.step, self._attempt)), state
-        current, rng = self._synset.with_leaves(self._leaves), draws(self._seed, self.step, self._attempt, part)
+            return mean(rollouts(leaves, self.step, self._attempt)), state
+        current, rng = (
+            self._synset.with_leaves(self._leaves),
+            step_generator(self._seed, self.step, self._attempt, part),
+        )
         loss, state = self._objective.loss(current, state, self.step, rng, part)
         return Rollout(float(loss.detach()), torch.autograd.grad(loss, list(self._leaves.values()))), state
 
@@ -187,7 +187,7 @@ class Distillation:
                 self._leaves["lr"].clamp_(min=self._lr_floor)
 
     def _finite(self) -> bool:
-        """Whether what is learned, and its momenta, are numbers: a finite gradient times its step size may overflow."""
+        """Whether leaves and momenta are finite: a finite gradient times its learning rate may overflow."""
         momenta = (optimizer.velocities[0] for optimizer in self._optimizers.values())
         values = [*self._leaves.values(), *(value for value in momenta if value is not None)]
         return all(bool(torch.isfinite(value).all()) for value in values)
@@ -199,12 +199,12 @@ class Distillation:
 
     def _roll_back(self, loss: float) -> Step:
         failed, attempt = self.step, self._attempt + 1
-        if attempt - self._kept.get("attempt", 0) > self.MAX_ROLLBACKS:
+        if attempt - self._safe.get("attempt", 0) > self.MAX_ROLLBACKS:
             raise FloatingPointError(
                 f"outer step {failed + 1}: loss {loss} after {self.MAX_ROLLBACKS} rollbacks to step "
-                f"{self._kept['step']}; lower lr.images or lr.lr"
+                f"{self._safe['step']}; lower lr.images or lr.lr"
             )
-        self._put(self._kept)
+        self._put(self._safe)
         self._attempt = attempt
         return Step(failed + 1, loss, float(self._current("lr")), False, self.step)
 
@@ -214,26 +214,26 @@ class Distillation:
 
     @property
     def result(self) -> SyntheticSet:
-        """The synthetic set as it stands: copies, with the running mean of the images if one is kept."""
+        """A copy of the current synthetic set, with the running mean of the images if there is one."""
         leaves = {name: self._current(name).clone() for name in self._leaves}
         if self._mean is not None:
             leaves["images"] = self._mean.clone()
         return self._synset.with_leaves(leaves)
 
     @property
-    def kept(self) -> dict[str, Any]:
-        """The state that a non-finite loss would be rolled back to: the one worth saving."""
-        return self._kept
+    def rollback_state(self) -> dict[str, Any]:
+        """The state that a non-finite loss is rolled back to: the one worth saving."""
+        return self._safe
 
     def state_dict(self) -> dict[str, Any]:
-        """All that resuming needs, as copies: nested dictionaries of tensors and numbers.
+        """Return copies of all that resuming needs: nested dictionaries of tensors and numbers.
 
-        The loss of this state is not known yet, so ``kept`` holds the state that it would be rolled back to.
+        The loss of this state is not known yet, so ``kept`` holds the `rollback_state`.
         """
-        return self._copy() | ({"kept": self._kept} if self._kept["step"] != self.step else {})
+        return self._copy() | ({"kept": self._safe} if self._safe["step"] != self.step else {})
 
     def _copy(self) -> dict[str, Any]:
-        """The state alone; ``attempt`` is left out of a run that was never rolled back."""
+        """Return the state alone; ``attempt`` is left out of a run that was never rolled back."""
         return ({"attempt": self._attempt} if self._attempt else {}) | {
             "step": self.step,
             "leaves": {name: leaf.detach().clone() for name, leaf in self._leaves.items()},
@@ -243,9 +243,9 @@ class Distillation:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state that `state_dict` or `kept` gave."""
+        """Go on from a state of `state_dict` or `rollback_state`."""
         self._put(state)
-        self._kept = _copied(state["kept"]) if "kept" in state else self._copy()
+        self._safe = _copied(state["kept"]) if "kept" in state else self._copy()
 
     def _put(self, state: dict[str, Any]) -> None:
         with torch.no_grad():

@@ -11,34 +11,34 @@ import torch
 from torch import Tensor
 
 from raydd.data.synset import SyntheticSet
-from raydd.distillation.network_sources import Look, lesson
+from raydd.distillation.network_sources import NetworkPair, gradient_and_logits
 from raydd.numerics.flat import FlatModel
 
 Batch = Callable[[int, torch.Generator], tuple[Tensor, Tensor]]
 """(how many, rng) -> real images (B, C, H, W) and their classes (B,)."""
 
-FIRST = 3  # networks at the start
-PUPILS = 2  # networks trained after an outer step
+INITIAL_SIZE = 3  # networks at the start
+TRAINED_PER_STEP = 2  # networks trained after an outer step
 MOMENTUM = 0.9
 WEIGHT_DECAY = 5e-4
 
 
 @dataclass(frozen=True)
 class Queue:
-    """Networks of many ages: one to look through, trusted as far as it was right so far.
+    """Networks of many ages: one for statistics, trusted by its accuracy so far.
 
-    Three random networks are there at the start. Every ``interval`` outer steps, the first among them, a fresh one
-    joins, and the oldest leaves where there are more than ``size``. One of them, uniform, is looked through and
-    judges; its trust is the share of its training images that it classified correctly, each before its own step.
-    After an outer step two of them, uniform, take ``steps`` steps of SGD with momentum on real images.
+    The queue starts with three random networks. Every ``interval`` outer steps, from the first on, a fresh one joins,
+    and the oldest leaves where there are more than ``size``. One of them, uniform, gives the statistics and judges; its
+    trust is the share of its training images that it classified correctly, each before its own step. After an outer
+    step two of them, uniform, take ``steps`` steps of SGD with momentum on real images.
 
     Attributes:
         model: The network.
-        batch: Where real images come from.
-        size: At most so many networks; each has 2 P numbers in the state, and so in every checkpoint.
+        batch: Draws real images.
+        size: The most networks; each has 2 P numbers in the state, and so in every checkpoint.
         interval: Outer steps from one fresh network to the next.
         steps: SGD steps a training.
-        lr: Step size of that training; momentum 0.9, weight decay 5e-4.
+        lr: Learning rate of that training; momentum 0.9, weight decay 5e-4.
         batch_size: Images a step of it.
 
     Reference:
@@ -46,7 +46,7 @@ class Queue:
 
     Differs:
         The code weighs the cross-entropy by the accuracy in per cent, so that its weight 0.5 is alpha = 50 here; and
-        it forgets the accuracy whenever the set is evaluated, which has no place in the method.
+        it resets the accuracy whenever the set is evaluated, which is not part of the method.
     """
 
     model: FlatModel
@@ -58,17 +58,17 @@ class Queue:
     batch_size: int = 256
 
     def init(self, rng: torch.Generator) -> dict[str, Any]:
-        """The first networks."""
-        networks = {str(name): self._fresh(rng) for name in range(FIRST)}
-        return {"networks": networks, "born": FIRST}
+        """Return the first networks."""
+        networks = {str(name): self._fresh(rng) for name in range(INITIAL_SIZE)}
+        return {"networks": networks, "born": INITIAL_SIZE}
 
     def draw(
         self, synset: SyntheticSet, state: dict[str, Any], step: int, rng: torch.Generator
-    ) -> tuple[Look, dict[str, Any]]:
-        """One of the networks, after the training that the outer step before calls for."""
+    ) -> tuple[NetworkPair, dict[str, Any]]:
+        """Return one of the networks, after the training that follows the outer step before."""
         networks, born = dict(state["networks"]), state["born"]
         if step:
-            for name in _some(networks, PUPILS, rng):
+            for name in _some(networks, TRAINED_PER_STEP, rng):
                 networks[name] = self._trained(networks[name], synset.images, rng)
         if step % self.interval == 0:
             networks[str(born)], born = self._fresh(rng), born + 1
@@ -77,7 +77,7 @@ class Queue:
         chosen = networks[_some(networks, 1, rng)[0]]
         theta = chosen["theta"].to(synset.images)
         trust = chosen["right"] / chosen["seen"] if chosen["seen"] else 0.0
-        return Look(theta, theta, trust), {"networks": networks, "born": born}
+        return NetworkPair(theta, theta, trust), {"networks": networks, "born": born}
 
     def _fresh(self, rng: torch.Generator) -> dict[str, Any]:
         theta = self.model.init(rng)
@@ -89,7 +89,7 @@ class Queue:
         seen, right = network["seen"], network["right"]
         for _ in range(self.steps):
             images, targets = self.batch(self.batch_size, rng)
-            gradient, logits = lesson(self.model, theta, images.to(like), targets.to(like.device))
+            gradient, logits = gradient_and_logits(self.model, theta, images.to(like), targets.to(like.device))
             momentum = MOMENTUM * momentum + gradient + WEIGHT_DECAY * theta
             theta = theta - self.lr * momentum
             seen, right = seen + len(targets), right + int((logits.argmax(1).cpu() == targets.cpu()).sum())
@@ -97,11 +97,11 @@ class Queue:
 
 
 def _ages(networks: dict[str, Any]) -> list[str]:
-    """The networks' names, the oldest first; a checkpoint may have lost their order."""
+    """Return the networks' names, the oldest first; a checkpoint may have lost their order."""
     return sorted(networks, key=int)
 
 
 def _some(networks: dict[str, Any], count: int, rng: torch.Generator) -> list[str]:
-    """So many of the networks' names, none twice; all if there are fewer."""
+    """Draw ``count`` of the networks' names, none twice; all if there are fewer."""
     names = _ages(networks)
-    return [names[int(place)] for place in torch.randperm(len(names), generator=rng)[:count]]
+    return [names[int(row)] for row in torch.randperm(len(names), generator=rng)[:count]]

@@ -18,21 +18,21 @@ from raydd.numerics.losses import cross_entropy
 State = TypeVar("State")
 
 
-class Look(NamedTuple):
+class NetworkPair(NamedTuple):
     """The networks of one outer step.
 
     Attributes:
         theta: Where statistics are taken, (P,).
-        judge: What judges the classes of the synthetic images, (P,).
-        trust: How much the judge's word counts, from 0 to 1.
+        judge: The network that classifies the synthetic images, (P,).
+        trust: Weight of the judge's cross-entropy, from 0 to 1.
     """
 
     theta: Tensor
     judge: Tensor
     trust: float = 1.0
 
-    def to(self, like: Tensor) -> "Look":
-        """The same networks on the device and in the dtype of ``like``."""
+    def to(self, like: Tensor) -> "NetworkPair":
+        """Return the same networks on the device and in the dtype of ``like``."""
         theta = self.theta.to(like)
         return self._replace(theta=theta, judge=theta if self.judge is self.theta else self.judge.to(like))
 
@@ -41,10 +41,10 @@ class Networks(Protocol[State]):
     """Where the networks come from."""
 
     def init(self, rng: torch.Generator) -> State:
-        """What is carried from outer step to outer step: nested dictionaries of tensors and numbers, or None."""
+        """Return the state for outer step 0: nested dictionaries of tensors and numbers, or None."""
 
-    def draw(self, synset: SyntheticSet, state: State, step: int, rng: torch.Generator) -> tuple[Look, State]:
-        """The networks of an outer step, on the synthetic set's device, and the state for the next."""
+    def draw(self, synset: SyntheticSet, state: State, step: int, rng: torch.Generator) -> tuple[NetworkPair, State]:
+        """Return the networks of an outer step, on the synthetic set's device, and the state for the next."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,12 @@ class RandomInit:
     model: FlatModel
 
     def init(self, rng: torch.Generator) -> None:
-        """Nothing is carried."""
+        """Carry no state."""
 
-    def draw(self, synset: SyntheticSet, state: None, step: int, rng: torch.Generator) -> tuple[Look, None]:
-        """A network drawn as its constructor draws it, in both places."""
+    def draw(self, synset: SyntheticSet, state: None, step: int, rng: torch.Generator) -> tuple[NetworkPair, None]:
+        """Return a network drawn as its constructor draws it, for both uses."""
         theta = self.model.init(rng)
-        return Look(theta, theta).to(synset.images), state
+        return NetworkPair(theta, theta).to(synset.images), state
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,8 @@ class Trained:
     Attributes:
         model: The network.
         refresh: Outer steps it lives; then a fresh one takes its place.
-        epochs: Epochs over the synthetic set, decoded, before every look but the first.
-        lr: Step size of that training, by plain SGD.
+        epochs: Epochs over the decoded synthetic set before every use but the first.
+        lr: Learning rate of that training, by plain SGD.
         batch_size: Images a step of it.
         augment: Drawn afresh for every step of it.
 
@@ -85,8 +85,8 @@ class Trained:
         Zhao, Mopuri & Bilen, arXiv 2006.05929 (DC), Algorithm 1; arXiv 2102.08259 (DSA), which augments.
 
     Differs:
-        The official code fixes batch norm's statistics on real images before every look; networks with batch norm are
-        refused here. The paper's algorithm trains the network once more after its last look, which nobody sees.
+        The official code fixes batch norm's statistics on real images before every use; networks with batch norm are
+        refused here. The paper's algorithm trains the network once more after its last use, without effect.
     """
 
     model: FlatModel
@@ -97,46 +97,46 @@ class Trained:
     augment: Augment
 
     def init(self, rng: torch.Generator) -> None:
-        """There is no network before the first draw."""
+        """Carry no network before the first draw."""
 
     def draw(
         self, synset: SyntheticSet, state: dict[str, Any] | None, step: int, rng: torch.Generator
-    ) -> tuple[Look, dict[str, Any]]:
-        """The kept network, trained on the set as it now is; or a fresh one when its time is over."""
+    ) -> tuple[NetworkPair, dict[str, Any]]:
+        """Return the network, trained on the current set; or a fresh one after ``refresh`` steps."""
         if state is None or state["age"] >= self.refresh:
             theta, age = self.model.init(rng).to(synset.images), 1
         else:
             theta, age = self._train(state["theta"].to(synset.images), synset, rng), state["age"] + 1
-        return Look(theta, theta), {"theta": theta, "age": age}
+        return NetworkPair(theta, theta), {"theta": theta, "age": age}
 
     def _train(self, theta: Tensor, synset: SyntheticSet, rng: torch.Generator) -> Tensor:
         with torch.no_grad():
-            shown = synset.decoded()
-            images, targets = shown.images.detach(), shown.targets.detach()
+            decoded = synset.decoded()
+            images, targets = decoded.images.detach(), decoded.targets.detach()
         for _ in range(self.epochs):
             for rows in torch.randperm(len(images), generator=rng).split(self.batch_size):
                 chosen = rows.to(images.device)
                 view = self.augment.draw(images[chosen].shape, rng)
-                theta = descended(self.model, theta, view(images[chosen]), targets[chosen], self.lr)
+                theta = sgd_step(self.model, theta, view(images[chosen]), targets[chosen], self.lr)
         return theta
 
 
-def descended(model: FlatModel, theta: Tensor, images: Tensor, targets: Tensor, lr: float) -> Tensor:
-    """Parameters (P,) after one step of plain SGD on the mean cross-entropy of a batch; without a graph."""
+def sgd_step(model: FlatModel, theta: Tensor, images: Tensor, targets: Tensor, lr: float) -> Tensor:
+    """Return parameters (P,) after one step of plain SGD on the mean cross-entropy of a batch, without a graph."""
     with torch.no_grad():
-        return theta - lr * slope(model, theta, images, targets)
+        return theta - lr * loss_gradient(model, theta, images, targets)
 
 
-def slope(model: FlatModel, theta: Tensor, images: Tensor, targets: Tensor) -> Tensor:
-    """The gradient (P,) of a batch's mean cross-entropy at theta (P,).
+def loss_gradient(model: FlatModel, theta: Tensor, images: Tensor, targets: Tensor) -> Tensor:
+    """Return the gradient (P,) of a batch's mean cross-entropy at theta (P,).
 
     It is differentiable in images and targets where gradients are enabled, and a constant elsewhere.
     """
-    return lesson(model, theta, images, targets)[0]
+    return gradient_and_logits(model, theta, images, targets)[0]
 
 
-def lesson(model: FlatModel, theta: Tensor, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """The `slope` (P,), and the logits (B, K), detached, that it came from."""
+def gradient_and_logits(model: FlatModel, theta: Tensor, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the `loss_gradient` (P,), and its logits (B, K), detached."""
     graph = torch.is_grad_enabled()
     with torch.enable_grad():
         at = theta.detach().requires_grad_()
@@ -147,7 +147,7 @@ def lesson(model: FlatModel, theta: Tensor, images: Tensor, targets: Tensor) -> 
 
 @dataclass(frozen=True)
 class Snapshots:
-    """Snapshots of stored experts: one to look through, a later one of the same expert to judge.
+    """Snapshots of stored experts: one for statistics, a later one of the same expert to judge.
 
     The expert is uniform, the epoch j of the first uniform on 0..K, that of the second on j..min(j + L - 1, K).
 
@@ -170,28 +170,28 @@ class Snapshots:
 
     def __post_init__(self) -> None:
         if self.source.kept is not None:
-            kept = ", ".join(map(str, self.source.kept))
-            raise ValueError(f"the buffer is convexified: it keeps the epochs {kept} alone; give a full --buffer")
+            epochs = ", ".join(map(str, self.source.kept))
+            raise ValueError(f"the buffer is convexified: it keeps the epochs {epochs} alone; give a full --buffer")
         if self.region < 1:
             raise ValueError(f"a region of {self.region} epochs holds no snapshot; use statistic.region of at least 1")
 
     def init(self, rng: torch.Generator) -> None:
-        """Nothing is carried."""
+        """Carry no state."""
 
-    def draw(self, synset: SyntheticSet, state: None, step: int, rng: torch.Generator) -> tuple[Look, None]:
-        """Two snapshots of one expert; one, in both places, where they fall on the same epoch."""
+    def draw(self, synset: SyntheticSet, state: None, step: int, rng: torch.Generator) -> tuple[NetworkPair, None]:
+        """Return two snapshots of one expert; the same one twice where they fall on the same epoch."""
         expert = _expert(self.source, rng)
         epoch = int(torch.randint(self.source.epochs + 1, (), generator=rng))
         last = min(epoch + self.region - 1, self.source.epochs)
         later = int(torch.randint(epoch, last + 1, (), generator=rng))
         theta = self.source.snapshot(expert, epoch)
         judge = theta if later == epoch else self.source.snapshot(expert, later)
-        return Look(theta, judge).to(synset.images), state
+        return NetworkPair(theta, judge).to(synset.images), state
 
 
 @dataclass(frozen=True)
 class Mixed:
-    """A point between an expert's start and end to look through, and its end to judge.
+    """A point between an expert's start and end for statistics, and its end to judge.
 
     theta = u theta_0 + (1 - u) theta_K, where the expert and u in [0, 1) are uniform. A convexified buffer serves too.
 
@@ -205,14 +205,14 @@ class Mixed:
     source: TrajectorySource
 
     def init(self, rng: torch.Generator) -> None:
-        """Nothing is carried."""
+        """Carry no state."""
 
-    def draw(self, synset: SyntheticSet, state: None, step: int, rng: torch.Generator) -> tuple[Look, None]:
-        """A mixture and an end, of one expert."""
+    def draw(self, synset: SyntheticSet, state: None, step: int, rng: torch.Generator) -> tuple[NetworkPair, None]:
+        """Return a mixture and an end, of one expert."""
         expert = _expert(self.source, rng)
         share = float(torch.rand((), generator=rng))
         start, end = (self.source.snapshot(expert, epoch).to(synset.images) for epoch in (0, self.source.epochs))
-        return Look(share * start + (1 - share) * end, end), state
+        return NetworkPair(share * start + (1 - share) * end, end), state
 
 
 def _expert(source: TrajectorySource, rng: torch.Generator) -> int:

@@ -17,36 +17,36 @@ class Rollout(NamedTuple):
 
     Attributes:
         loss: The objective there.
-        gradients: Of the leaves, in their order and shapes.
+        gradients: The gradients of the leaves, in their order and shapes.
     """
 
     loss: float
     gradients: tuple[Tensor, ...]
 
 
-def draws(seed: int, step: int, attempt: int, index: int = 0) -> torch.Generator:
-    """What one match of an outer step draws from.
+def step_generator(seed: int, step: int, attempt: int, index: int = 0) -> torch.Generator:
+    """Return the generator of one match of an outer step.
 
     Args:
-        seed: The run's.
+        seed: The run's seed.
         step: The outer step, from 0.
-        attempt: How often the run was rolled back before.
+        attempt: Rollbacks of the run so far.
         index: Which of the step's rollouts it is, or which of the objective's parts.
     """
     return generator(seed, "outer", step, attempt, *([index] if index else []))
 
 
-Rolls = Callable[[Mapping[str, Tensor], int, int], Sequence[Rollout]]
+Rollouts = Callable[[Mapping[str, Tensor], int, int], Sequence[Rollout]]
 """(leaves by name, outer step, attempt) -> the rollouts of that step, in the order of their numbers."""
 
 
 class Matcher(NamedTuple):
-    """Makes any one rollout of a run; the same bits in every process that computes with as many threads.
+    """Makes any one rollout of a run, to the same bits in every process of as many threads.
 
     Attributes:
-        objective: Of one part, without a state.
-        synset: What is not learned is taken from it.
-        seed: The run's.
+        objective: An objective of one part, without a state.
+        synset: Gives what is not learned.
+        seed: The run's seed.
     """
 
     objective: Objective[Any]
@@ -54,29 +54,26 @@ class Matcher(NamedTuple):
     seed: int
 
     def __call__(self, leaves: Mapping[str, Tensor], step: int, attempt: int, index: int) -> Rollout:
-        """Rollout ``index`` of an outer step. Its draws come from the seed, the step, the attempt and the index alone.
-
-        Rollout 0 draws what a run of one match a step draws.
-        """
+        """Return rollout ``index`` of an outer step; rollout 0 draws what a run of one match a step draws."""
         own = {name: leaf.detach().clone().to(self.synset.images.device) for name, leaf in leaves.items()}
         for leaf in own.values():
             leaf.requires_grad_()
-        rng = draws(self.seed, step, attempt, index)
+        rng = step_generator(self.seed, step, attempt, index)
         loss, _ = self.objective.loss(self.synset.with_leaves(own), None, step, rng)
         return Rollout(float(loss.detach()), torch.autograd.grad(loss, list(own.values())))
 
 
-def in_turn(matcher: Matcher, count: int) -> Rolls:
-    """The rollouts of an outer step, so many, one after another in this process."""
+def sequential(matcher: Matcher, count: int) -> Rollouts:
+    """Return what makes ``count`` rollouts of an outer step one after another in this process."""
 
-    def rolls(leaves: Mapping[str, Tensor], step: int, attempt: int) -> list[Rollout]:
+    def rollouts(leaves: Mapping[str, Tensor], step: int, attempt: int) -> list[Rollout]:
         return [matcher(leaves, step, attempt, index) for index in range(count)]
 
-    return rolls
+    return rollouts
 
 
 def mean(rollouts: Sequence[Rollout]) -> Rollout:
-    """The mean of the losses and gradients, summed in the order given: so the same bits whoever was first."""
+    """Return the mean of the losses and gradients, summed in the order given, so that the bits are reproducible."""
     sums = reduce(_sum, rollouts)
     return Rollout(sums.loss / len(rollouts), tuple(gradient / len(rollouts) for gradient in sums.gradients))
 

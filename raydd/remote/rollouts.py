@@ -14,7 +14,7 @@ from raydd.buffer.arrow_buffer import ArrowBuffer
 from raydd.distillation.rollouts import Rollout
 from raydd.remote.buffer_store import share
 from raydd.remote.session import Plan, free_nodes, spread
-from raydd.run.rollout_worker import Roller, Task
+from raydd.run.rollout_worker import RolloutTask, RolloutWorker
 
 ATTEMPTS, STARTS = 3, 8
 PAUSE_SECONDS = 0.5
@@ -48,7 +48,7 @@ class Crew:
             ray.kill(actor)
         self._idle, self._running = [], {}
 
-    def start(self, task: Task) -> "Crew":
+    def start(self, task: RolloutTask) -> "Crew":
         """Start the actors; they are waited for when the first step is due.
 
         Raises:
@@ -76,7 +76,7 @@ class Crew:
         """Makes an actor. What every actor needs is put into the object store once, not sent with each."""
         options = {"num_cpus": layout.cpus * threads, "num_gpus": layout.gpus}
         device = "cuda" if layout.gpus else "cpu"
-        return lambda: ray.remote(Roller).options(**options).remote(self._task, device)
+        return lambda: ray.remote(RolloutWorker).options(**options).remote(self._task, device)
 
     def _hire(self) -> None:
         actor = self._make()

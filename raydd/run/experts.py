@@ -1,6 +1,7 @@
-"""A run's experts: opened, and held against its settings."""
+"""The experts of a run: a buffer is opened and compared with the settings."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,14 +12,23 @@ from raydd.config.schema import DistillConfig
 from raydd.data.mirroring import check_buffer
 from raydd.data.preprocessing import load_transform
 from raydd.data.workspace import Workspace, open_workspace
-from raydd.distillation.recipe import check_network
+from raydd.distillation.setup import check_statistics
 from raydd.numerics.flat import FlatModel
-from raydd.run.resolve import read_config
 
 
-def check_fit(buffer: ArrowBuffer, config: DistillConfig) -> None:
-    """Refuse a buffer that is not what the settings ask for, before any image is decoded; see `open_buffer`."""
-    folder = buffer.folder
+def find_experts(folder: Path, config: DistillConfig, limit: int | None = None) -> ArrowBuffer:
+    """Open a buffer, and refuse one that is not what the settings ask for, before any image is decoded.
+
+    Args:
+        folder: The buffer's folder.
+        config: The run that uses it.
+        limit: Use the first so many experts; None uses all.
+
+    Raises:
+        ValueError: It is of another network, preprocessing or split, or convexified where the settings match the
+            experts' own steps.
+    """
+    buffer = ArrowBuffer(folder, limit)
     buffer.expect(network=config.experts.network)
     if buffer.spec.preprocessing.get("kind") != config.data.preprocessing:
         raise ValueError(
@@ -32,55 +42,63 @@ def check_fit(buffer: ArrowBuffer, config: DistillConfig) -> None:
             f"{folder} held out data.validation={held} of the training images, not {config.data.validation}; "
             f"use --set data.validation={held} or another --buffer"
         )
+    return buffer
+
+
+def bind_experts(buffer: ArrowBuffer, config: DistillConfig, work: Workspace, *, verified: bool = False) -> Workspace:
+    """Return the workspace with the experts' own preprocessing; see `open_buffer`."""
+    folder, transform = buffer.folder, load_transform(buffer.folder)
+    buffer.expect(fingerprint=work.dataset.fingerprint, preprocessing_hash=transform.hash)
+    check_buffer(folder, buffer.spec.recipe, config.data)
+    check_statistics(config, FlatModel(work.build), buffer)
+    for problem in () if verified else verify(folder):
+        raise ValueError(f"{folder / problem.file} is damaged: {problem.what}")
+    return replace(work, transform=transform)
+
+
+def plain_workspace(config: DistillConfig, device: torch.device) -> Workspace:
+    """Open the data set and the network without a fitted preprocessing, which neither checks nor experts need."""
+    data = config.data.model_copy(update={"preprocessing": "raw01"})
+    return open_workspace(data, config.experts.network, device)
 
 
 def open_buffer(
-    folder: Path, config: DistillConfig, device: torch.device, most: int | None = None, *, verified: bool = False
+    folder: Path, config: DistillConfig, device: torch.device, limit: int | None = None, *, verified: bool = False
 ) -> tuple[ArrowBuffer, Workspace]:
-    """Open a buffer and the workspace it belongs to; its preprocessing is the experts' own.
+    """Open a buffer, and the workspace with its data set and preprocessing.
 
     Every byte is read once and compared with its checksum, so that no run starts on damaged experts.
 
     Args:
-        folder: The buffer's.
+        folder: The buffer's folder.
         config: The run that uses it.
         device: Where the run computes.
-        most: Use the first so many experts; None uses all.
+        limit: Use the first so many experts; None uses all.
         verified: The bytes have been compared already, as for all trials of a search; they are not read again.
 
     Raises:
-        ValueError: The buffer is damaged, of another network, data set or preprocessing, or convexified
-            where the settings want the experts' own steps.
+        ValueError: The buffer is damaged, of another data set, or as in `find_experts`.
     """
-    buffer = ArrowBuffer(folder, most)
-    check_fit(buffer, config)
-    transform = load_transform(folder)
-    work = open_workspace(config.data, config.experts.network, device, transform)
-    buffer.expect(fingerprint=work.dataset.fingerprint, preprocessing_hash=transform.hash)
-    check_buffer(folder, buffer.spec.recipe, config.data)
-    check_network(config, FlatModel(work.build), buffer)
-    for problem in () if verified else verify(folder):
-        raise ValueError(f"{folder / problem.file} is damaged: {problem.what}")
-    return buffer, work
+    buffer = find_experts(folder, config, limit)
+    return buffer, bind_experts(buffer, config, plain_workspace(config, device), verified=verified)
 
 
 def without_last(buffer: ArrowBuffer) -> ArrowBuffer:
-    """The same buffer without its last expert, which then can be looked at without taking part.
+    """Return the buffer without its last expert, which is held out to be measured.
 
     Raises:
-        ValueError: If there is but one expert.
+        ValueError: There is only one expert.
     """
     if len(buffer.experts) < 2:
         raise ValueError(f"{buffer.folder} has 1 expert, and one takes no part: train at least 2 (--num-experts)")
     return ArrowBuffer(buffer.folder, len(buffer.experts) - 1)
 
 
-def settle(config: DistillConfig, buffer: ArrowBuffer | None, folder: Path) -> DistillConfig:
-    """The configuration as it really runs: the buffer's own recipe, if it has one, and a number of CPU threads.
+def settle(config: DistillConfig, buffer: ArrowBuffer | None, before: DistillConfig | None = None) -> DistillConfig:
+    """Return the settings as they really run: with the buffer's own recipe, if any, and a number of CPU threads.
 
-    A resumed run keeps the threads it had; they are part of it, since sums depend on them.
+    A resumed run keeps the threads it had (``before``); they are part of it, since sums depend on them.
     """
-    before = read_config(folder)
     usual = len(os.sched_getaffinity(0)) if config.rollouts == 1 else 1  # rollouts are spread over the cores
     threads = config.threads or (before.threads if before else None) or usual
     if buffer is None:

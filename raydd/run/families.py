@@ -1,10 +1,9 @@
-"""What a method of a family may be asked for: trajectories, statistics, or nothing that is learned."""
+"""The settings that fit a method, by what it matches: trajectories, statistics or nothing."""
 
 from raydd.config.parsing import Config
 from raydd.config.schema import DistillConfig
-from raydd.distillation.recipe import asks
-from raydd.distillation.statistic_recipe import check_distance
-from raydd.methods import DEFAULTS, METHODS, complete
+from raydd.distillation.statistic_matching import check_distance
+from raydd.methods import find_method
 from raydd.numerics.augment import augment
 
 _SEGMENTS = (
@@ -26,18 +25,6 @@ FOREIGN: dict[str, tuple[str, ...]] = {
 """By what is matched: the settings that mean nothing there."""
 
 
-def check_method(config: DistillConfig) -> None:
-    """Refuse an unknown method, before anything is loaded."""
-    if config.method not in METHODS:
-        raise ValueError(f"unknown method {config.method!r}; use one of {', '.join(METHODS)}")
-
-
-def needs_experts(config: DistillConfig) -> bool:
-    """Whether a run reads a buffer: to match it, to look through it, or to ask it where to start."""
-    looks = config.match == "statistics" and config.statistic.networks in {"experts", "mixed"}
-    return config.match == "trajectories" or looks or asks(config)
-
-
 def check_family(config: DistillConfig) -> None:
     """Refuse settings of another family, which would do nothing.
 
@@ -56,7 +43,7 @@ def check_family(config: DistillConfig) -> None:
         raise ValueError(
             f"{key} = {said} means nothing to method {config.method}, which matches {config.match}; drop it"
         )
-    own = complete(DistillConfig(method=config.method)).initial
+    own = find_method(config.method).defaults.get("initial", plain.initial)
     if config.match == "nothing" and config.initial != own:
         raise ValueError(f"initial = {config.initial}, but method {config.method} is {own}; choose another --method")
 
@@ -67,7 +54,7 @@ def check_statistic(config: DistillConfig) -> None:
     Raises:
         ValueError: Naming the settings.
     """
-    own = DEFAULTS.get(config.method, {}).get("match", "trajectories")
+    own = find_method(config.method).match
     if config.match != own:
         raise ValueError(f"match = {config.match}, but method {config.method} matches {own}; choose another --method")
     if config.match == "nothing" and config.steps:
@@ -77,7 +64,7 @@ def check_statistic(config: DistillConfig) -> None:
         )
     if config.match == "statistics" and config.lr.lr:
         raise ValueError(
-            f"lr.lr = {config.lr.lr:g}, but method {config.method} has no students whose step size could be learned; "
+            f"lr.lr = {config.lr.lr:g}, but method {config.method} has no students whose learning rate could be learned; "
             "use --set lr.lr=0"
         )
     if config.match == "statistics" and config.lr.labels:

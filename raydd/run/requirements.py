@@ -3,6 +3,7 @@
 Shapes: `N` synthetic images, `B` batch, `C H W` image, `P` parameters, `Q` running statistics, `S` student steps.
 """
 
+import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +17,8 @@ from raydd.buffer.precision import STORAGES
 from raydd.buffer.spec import BufferSpec
 from raydd.config.schema import DistillConfig, ExpertConfig
 from raydd.data.workspace import Workspace
-from raydd.distillation.recipe import tiles_of
-from raydd.distillation.trajectory_recipe import classification
+from raydd.distillation.setup import tiles_of
+from raydd.distillation.trajectory_matching import classification
 
 FLOAT = 4
 OVERHEAD = 16_384
@@ -203,3 +204,17 @@ def parameters_of(work: Workspace) -> Tensor:
     """Zeros in the shape of the network's parameters, (P,)."""
     network: Any = work.build()
     return torch.zeros(sum(p.numel() for p in network.parameters()))
+
+
+def memory_use(device: torch.device) -> dict[str, float | None]:
+    """Return the memory of this process now, in MB, and the most that its tensors took on a GPU; None on the CPU.
+
+    The memory of a process rises to the most that it needed, see `raydd.io.memory`.
+    """
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        resident = pages * resource.getpagesize() / 1e6
+    except OSError:  # not on Linux: the most it has ever been
+        resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    peak = torch.cuda.max_memory_allocated(device) / 1e6 if device.type == "cuda" else None
+    return {"resident_mb": round(resident, 1), "device_mb": None if peak is None else round(peak, 1)}

@@ -1,58 +1,170 @@
-"""What must hold before a distillation starts; nothing here writes.
+"""Resolve a run: check its settings once, and bind them to data, network and experts. Nothing here writes.
 
-A run folder holds a run once it has a ``config.yaml``.
+`resolve` returns a `RunContext`; everything after takes it and checks nothing again.
 """
 
 import math
-import re
-from collections.abc import Sequence
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
+from raydd.buffer.arrow_buffer import ArrowBuffer
 from raydd.buffer.convexified import knots
+from raydd.buffer.mirror import local_folder
 from raydd.buffer.segments import check_window
-from raydd.config.parsing import build
+from raydd.config.parsing import first_difference
 from raydd.config.schema import DistillConfig, ExpertsConfig, WindowConfig
 from raydd.data.datasets import find_source
-from raydd.data.mirroring import recorded
-from raydd.data.preprocessing import Transform
-from raydd.data.synset import SyntheticSet
+from raydd.data.preprocessing import Transform, fit_transform
 from raydd.data.workspace import Workspace, with_placed_data
-from raydd.distillation.recipe import check_network, leaves, tiles_of
-from raydd.distillation.trajectory_recipe import start_window
-from raydd.io.document import unsealed_text
-from raydd.io.regular_file import read_text
-from raydd.io.safe_yaml import parse_yaml
+from raydd.distillation.setup import asks_experts, check_labels, check_network, leaves, tiles_of
+from raydd.distillation.trajectory_matching import start_window
 from raydd.models.zoo import find
 from raydd.numerics.flat import FlatModel
 from raydd.numerics.rng import generator
 from raydd.numerics.windows import growing
-from raydd.run.families import check_family, check_method
+from raydd.run.experts import bind_experts, find_experts, plain_workspace, settle
+from raydd.run.families import check_family
+from raydd.run.run_folder import claim
 from raydd.selection.starting_images import clusters_of, real
 
-RESULTS = ("synset.arrow", "synset.png", "best.arrow", "last.arrow", "metrics.jsonl", "memory.jsonl", "checkpoint")
-_LEARNED = re.compile(r"leaves/|mean$")
+
+@dataclass(frozen=True, eq=False)
+class RunContext:
+    """A run whose settings are complete, checked and bound.
+
+    Attributes:
+        config: The settings as they run: with the buffer's own recipe, threads and mirroring.
+        folder: The run folder.
+        buffer: The experts; None where the settings need none.
+        work: Data set, preprocessing, network, device.
+        before: The settings of the run that the folder holds, to be resumed; None where it holds none.
+    """
+
+    config: DistillConfig
+    folder: Path
+    buffer: ArrowBuffer | None
+    work: Workspace
+    before: DistillConfig | None = None
 
 
-def check(config: DistillConfig, work: Workspace) -> None:
-    """Refuse, before anything is written, what cannot run.
+@dataclass(frozen=True)
+class BufferRequest:
+    """The experts that a run asks for.
+
+    Attributes:
+        train: Completes the cache's buffer for settings and data, and returns its folder.
+        place: A folder or a URI that takes the place of the cache's buffer.
+        limit: Use the first so many experts; None uses all of a named buffer.
+        verified: The bytes have been compared with their checksums already.
+    """
+
+    train: Callable[[DistillConfig, Workspace], Path]
+    place: Path | str | None = None
+    limit: int | None = None
+    verified: bool = False
+
+
+def resolve(
+    config: DistillConfig,
+    folder: Path,
+    request: BufferRequest,
+    device: torch.device,
+    *,
+    resume: bool = False,
+    note: Callable[[str], None] | None = None,
+) -> RunContext:
+    """Check a complete configuration, and bind it to its data, network and experts.
+
+    Args:
+        config: The settings, with the method's own values (`raydd.methods.complete`).
+        folder: The run folder, which is only read.
+        request: The experts; those that the cache lacks are trained when all else is checked.
+        device: Where the run computes.
+        resume: Go on with the run that the folder holds, if any.
+        note: Called with a line about what is not as the settings ask.
 
     Raises:
-        ValueError: Unknown method; more images a class than there are, or than clusters can share; a
-            window beyond the experts, or that does not grow; waypoints beyond them; one expert, that shall
-            take no part; labels that cannot be learned; batch norm where it has no right statistics; no validation
-            split to select on.
+        ValueError: The run cannot start; the message says why, and what to change.
     """
+    check_names(config)
+    before = claim(folder, resume)
+    config = _as_before(with_placed_data(config), before)
+    limit = request.limit or (before.experts.num_experts if before else None)
+    if request.place is not None:
+        buffer = find_experts(local_folder(request.place, note), config, limit)
+        asked, config = config.experts.optimizer, settle(config, buffer, before)
+        work = bind_experts(buffer, config, check_run(config, device, buffer.epochs), verified=request.verified)
+        if note and asked != config.experts.optimizer:
+            kinds = f"{config.experts.optimizer}, not {asked}"
+            note(f"{request.place}: these experts were trained by {kinds} as the settings ask; going on with them")
+        return bind(config, folder, buffer, work, before)
+    work = check_run(config, device)
+    if not needs_experts(config):
+        work = replace(work, transform=fit_transform(config.data.preprocessing, work.dataset))
+        return bind(settle(config, None, before), folder, None, work, before)
+    buffer = find_experts(request.train(config, work), config, limit or config.experts.num_experts)
+    work = bind_experts(buffer, config, work, verified=request.verified)
+    return bind(settle(config, buffer, before), folder, buffer, work, before)
+
+
+def check_run(config: DistillConfig, device: torch.device, epochs: int | None = None) -> Workspace:
+    """Refuse what cannot run, and return the data and the network, without a fitted preprocessing.
+
+    Args:
+        config: The settings, complete.
+        device: Where the run computes.
+        epochs: Epochs of the experts; None takes those of the settings.
+
+    Raises:
+        ValueError: A setting is wrong, or does not fit the experts, the data or the network.
+    """
+    check_start(config, epochs or config.experts.epochs)
     check_settings(config)
-    check_images(config, work)
-    check_network(config, FlatModel(work.build))
-    most = int(torch.bincount(work.dataset.train.targets).max())
-    check_scores(
-        config, len(work.dataset.validation), 0.1 if config.data.validation == 0 else math.ceil(50 / most) / 100
-    )
+    work = plain_workspace(config, device)
+    check_data(config, work)
+    return work
+
+
+def bind(
+    config: DistillConfig, folder: Path, buffer: ArrowBuffer | None, work: Workspace, before: DistillConfig | None
+) -> RunContext:
+    """Return the context of a run, and refuse to resume one of other settings."""
+    data = config.data.model_copy(update={"flip": work.dataset.flip})
+    config = config.model_copy(update={"data": data})
+    if config.window.auto and before is not None:
+        config = _found_before(config, before, folder)
+    if before and (different := first_difference(_bound(before), _bound(config))):
+        raise ValueError(f"{folder} was started with other settings: {different}; repeat them, or another --out")
+    return RunContext(config, folder, buffer, work, before)
+
+
+def _found_before(config: DistillConfig, before: DistillConfig, folder: Path) -> DistillConfig:
+    """The configuration with the window that the resumed run found by trial."""
+    if not (folder / "window.json").exists():
+        raise ValueError(f"{folder} was started without --window auto; resume it with the window it had")
+    window = {name: getattr(before.window, name) for name in ("low", "current", "high")} | {"auto": False}
+    return config.model_copy(update={"window": config.window.model_copy(update=window)})
+
+
+def _as_before(config: DistillConfig, before: DistillConfig | None) -> DistillConfig:
+    """The configuration of a resumed run, which mirrors images as before unless the settings say otherwise."""
+    if before is None or config.data.flip is not None:
+        return config
+    return config.model_copy(update={"data": config.data.model_copy(update={"flip": before.data.flip})})
+
+
+def _bound(config: DistillConfig) -> dict[str, object]:
+    """The settings that a resumed run must repeat: all but those on which no bit of a step depends."""
+    return config.model_dump(exclude={"steps", "checkpoint_seconds"})
+
+
+def needs_experts(config: DistillConfig) -> bool:
+    """Whether a run reads a buffer: to match it, to compare images through it, or to ask it about images."""
+    compares = config.match == "statistics" and config.statistic.networks in {"experts", "mixed"}
+    return config.match == "trajectories" or compares or asks_experts(config)
 
 
 def check_names(config: DistillConfig | ExpertsConfig) -> None:
@@ -69,22 +181,23 @@ def check_settings(config: DistillConfig) -> None:
     """Refuse what cannot run whatever the images are, before any of them is decoded.
 
     Raises:
-        ValueError: As of `check`, but for what depends on the images.
+        ValueError: Naming the settings.
     """
-    check_method(config)
-    check_start(config, config.experts.epochs)
     check_lines(config)
     check_experts(config)
+    check_labels(config)
     leaves(config, Transform(config.data.preprocessing))  # not fitted yet: only its kind counts
     check_family(config)
+    check_formation(config)
     check_scores(config, config.data.validation)
 
 
-def check_images(config: DistillConfig, work: Workspace) -> None:
-    """Refuse more images than there are, or than clusters can share; a mosaic takes one a tile.
+def check_data(config: DistillConfig, work: Workspace) -> None:
+    """Refuse settings that do not fit the images or the network.
 
     Raises:
-        ValueError: Naming the class, or the settings.
+        ValueError: More images a class than there are, or than clusters can share; batch norm without right
+            statistics; no validation split to select on.
     """
     tiles = tiles_of(config)
     sizes = torch.bincount(work.dataset.train.targets, minlength=len(work.dataset.classes))
@@ -98,6 +211,20 @@ def check_images(config: DistillConfig, work: Workspace) -> None:
         raise ValueError(
             f"formation.factor {config.formation.factor} cuts {work.dataset.size} pixels a side into nothing; use less"
         )
+    real(work.dataset, work.transform, config.ipc, generator(config.seed, "check"))
+    if config.initial == "representative":
+        clusters_of(config.ipc * tiles, config.clusters)
+    check_network(config, FlatModel(work.build))
+    share = 0.1 if config.data.validation == 0 else math.ceil(50 / int(sizes.max())) / 100
+    check_scores(config, len(work.dataset.validation), share)
+
+
+def check_formation(config: DistillConfig) -> None:
+    """Refuse several images in one where images would be left out, or where there are no pictures to cut up.
+
+    Raises:
+        ValueError: Naming the settings.
+    """
     if config.formation.decode == "bounded" and config.formation.bound < config.ipc:
         raise ValueError(
             f"formation.bound {config.formation.bound} is less than ipc {config.ipc}, so that images were left out; "
@@ -108,9 +235,6 @@ def check_images(config: DistillConfig, work: Workspace) -> None:
             f"formation.factor {config.formation.factor} cuts up pictures, and zca makes none; "
             "use --set data.preprocessing=normalise, or --set formation.factor=1"
         )
-    real(work.dataset, work.transform, config.ipc, generator(config.seed, "check"))
-    if config.initial == "representative":
-        clusters_of(config.ipc * tiles, config.clusters)
 
 
 def check_lines(config: DistillConfig) -> None:
@@ -170,82 +294,3 @@ def check_scores(config: DistillConfig, held_out: float, share: float = 0.1) -> 
         )
     if config.keep_scored and config.evaluate_every is None:
         raise ValueError("keep_scored keeps scored sets, and none is scored: use --set evaluate_every=N or drop it")
-
-
-def read_config(folder: Path) -> DistillConfig | None:
-    """The configuration of a run folder, or None where it holds no run.
-
-    Raises:
-        ValueError: If its config.yaml cannot be read.
-    """
-    path = folder / "config.yaml"
-    if not path.exists():
-        return None
-    try:
-        tree = parse_yaml(unsealed_text(read_text(path)))
-        data = tree.get("data") if isinstance(tree, dict) else None
-        layers = {"data": recorded(data)} if isinstance(data, dict) else {}
-        return with_placed_data(build(DistillConfig, tree if isinstance(tree, dict) else {"config": tree}, layers))
-    except ValueError as error:
-        reason = " ".join(str(error).split())[:400]
-        raise ValueError(f"{path} is no configuration of this raydd ({reason}); name another --out") from None
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror}); name another --out") from None
-
-
-def as_before(config: DistillConfig, before: DistillConfig | None) -> DistillConfig:
-    """The configuration of a resumed run, which goes on to mirror images, or not, where nobody says."""
-    if before is None or config.data.flip is not None:
-        return config
-    return config.model_copy(update={"data": config.data.model_copy(update={"flip": before.data.flip})})
-
-
-def claim(folder: Path, resume: bool) -> None:
-    """Refuse a folder that holds a run already, unless it is resumed, or a run's files without their config.yaml.
-
-    Raises:
-        ValueError: Naming the folder and the remedy.
-    """
-    if (folder / "config.yaml").exists():
-        if not resume:
-            raise ValueError(f"{folder} holds a run already; go on with --resume, or name another --out")
-        return
-    if there := [name for name in RESULTS if (folder / name).exists()]:
-        raise ValueError(
-            f"{folder} holds {there[0]} without a config.yaml, and it would be replaced; name another --out"
-        )
-
-
-def check_learned(
-    checkpoint: Path, theirs: dict[str, Tensor], mine: dict[str, Tensor], history: Sequence[dict[str, Any]]
-) -> Path | None:
-    """Refuse to go on from another run's checkpoint where what it learned does not fit, or its best set is missing.
-
-    Args:
-        checkpoint: The other run's ``state.arrow``; its ``best.arrow`` lies beside it, or a folder above.
-        theirs: The tensors of its state, by path.
-        mine: The same of this run.
-        history: Its scores.
-
-    Returns:
-        The file of its best set; None without scores.
-
-    Raises:
-        ValueError: Learned parts of other names or shapes, both named; or the best set is of a later score.
-    """
-    there, here = (
-        {name.removeprefix("leaves/"): tuple(found[name].shape) for name in sorted(found) if _LEARNED.match(name)}
-        for found in (theirs, mine)
-    )
-    if there != here:
-        raise ValueError(
-            f"{checkpoint} learned {there}, and this run learns {here}; take one of the same ipc and parts"
-        )
-    if not history:
-        return None
-    top = max(entry["mean"] for entry in history)
-    first = next(entry for entry in history if entry["mean"] == top)
-    for path in (folder / "best.arrow" for folder in checkpoint.parents[:2]):
-        if path.exists() and first in SyntheticSet.load(path).history[-1:]:
-            return path
-    raise ValueError(f"{checkpoint} lies without the best.arrow of its scores; copy both right after a score")

@@ -1,47 +1,50 @@
-"""A distillation in a run folder: checked before it starts, saved as it goes, resumed where it stopped.
+"""A distillation in a run folder: saved as it goes, resumed where it stopped.
 
 A run folder holds ``config.yaml``, ``metrics.jsonl``, ``memory.jsonl``, ``checkpoint/state.arrow`` and, at the
 end, ``synset.arrow`` and ``synset.png``; with ``probe_every`` also ``probe.jsonl``, with ``keep_scored`` ``steps/``.
 """
 
 import hashlib
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from raydd.buffer.arrow_buffer import ArrowBuffer, expert_path
-from raydd.config.parsing import dump, first_difference
-from raydd.config.schema import DistillConfig
+from torch import Tensor
+
+from raydd.buffer.arrow_buffer import expert_path
+from raydd.config.parsing import dump
 from raydd.data.progress import CHECKPOINT
 from raydd.data.synset import SyntheticSet
-from raydd.data.workspace import Workspace
 from raydd.distillation.checkpoint import Checkpoint, MemoryDocument, check_state, load_checkpoint, save_checkpoint
+from raydd.distillation.held_out import Probe, label_spread
 from raydd.distillation.loop import Distillation, Step
-from raydd.distillation.probe import Probe, label_spread, memory
-from raydd.distillation.recipe import Recipe, Setup
+from raydd.distillation.setup import Recipe, Setup
 from raydd.evaluation.protocols import PROTOCOLS
 from raydd.evaluation.student import evaluate
 from raydd.io.document import read_log, sealed_text, write_log
 from raydd.io.files import open_arrow, sweep, write_atomic
 from raydd.io.tensor_file import flatten_tree
-from raydd.methods import METHODS, complete
+from raydd.methods import find_method
 from raydd.run.experts import without_last
-from raydd.run.kept_steps import drop_kept, kept_path
-from raydd.run.outcome import described, save_result
-from raydd.run.resolve import check_learned, check_scores, check_start, claim, read_config
-from raydd.run.rollout_worker import Spread, rolls_of
+from raydd.run.requirements import memory_use
+from raydd.run.resolve import RunContext
+from raydd.run.rollout_worker import StartWorkers, rollouts_of
+from raydd.run.run_folder import drop_scored_sets, save_result, scored_set_path, with_provenance
+
+_LEARNED = re.compile(r"leaves/|mean$")
 
 
 @dataclass
 class Log:
-    """What a run tells of its steps; kept in the checkpoint, so that a resumed run goes on with it.
+    """The lines of a run's logs; kept in the checkpoint, so that a resumed run goes on with them.
 
     Attributes:
         records: A line a step: metrics.jsonl.
         history: Scores on the validation split.
-        probes: Measures on the expert that takes no part: probe.jsonl.
+        probes: Measures on the held-out expert: probe.jsonl.
     """
 
     records: list[dict[str, Any]] = field(default_factory=list)
@@ -49,72 +52,53 @@ class Log:
     probes: list[dict[str, Any]] = field(default_factory=list)
 
 
-@dataclass
 class Run:
     """One distillation and its folder.
 
     Args:
-        config: What to run; a resumed run must be given the same.
-        folder: The run folder.
-        buffer: The experts; None where the settings need none.
-        work: Data set, preprocessing, network, device.
-        resume: Go on from the folder's checkpoint, where there is one.
-        spread: Has others make the rollouts of a step; None makes them here.
+        context: The run, resolved; it goes on from the folder's checkpoint, if there is one.
+        start_workers: Starts workers that make the rollouts of a step; None makes them here.
 
     Attributes:
-        seconds: Spent in outer steps by this process; scores and checkpoints are not counted.
+        context: The run.
+        config: Its settings.
+        seconds: Spent in outer steps by this process, without scores and checkpoints.
         saved: The outer step of the last checkpoint.
 
     Raises:
-        ValueError: The folder holds a run already and ``resume`` is False, or its configuration differs.
+        ValueError: The checkpoint is damaged, or of other experts or settings.
     """
 
-    config: DistillConfig
-    folder: Path
-    buffer: ArrowBuffer | None
-    work: Workspace
-    resume: bool = False
-    spread: Spread | None = None
-
-    def __post_init__(self) -> None:
-        data = self.config.data.model_copy(update={"flip": self.work.dataset.flip})
-        self.config = complete(self.config).model_copy(update={"data": data})
-        check_start(self.config, self.buffer.epochs if self.buffer else self.config.experts.epochs)
-        check_scores(self.config, len(self.work.dataset.validation))
-        self._claim_folder()
-        probed = self.buffer and self.config.probe_every is not None
-        source = without_last(self.buffer) if self.buffer and probed else self.buffer
-        setup = Setup(self.config, self.work, source)
-        recipe = METHODS[self.config.method](setup)
+    def __init__(self, context: RunContext, start_workers: StartWorkers | None = None) -> None:
+        self.context, self.config, self._folder = context, context.config, context.folder
+        config, buffer = self.config, context.buffer
+        held_out = buffer and config.probe_every is not None
+        setup = Setup(config, context.work, without_last(buffer) if buffer and held_out else buffer)
+        recipe = find_method(config.method)(setup)
         self._finish_set, self._probe = recipe.finish, self._make_probe(recipe)
         self._distillation = Distillation(
             recipe.objective,
             recipe.synset,
             recipe.learn,
-            self.config.seed,
+            config.seed,
             gate=recipe.gate,
             ema=recipe.ema,
-            keep_every=self.config.checkpoint_every,
+            keep_every=config.checkpoint_every,
         )
-        self._rolls = rolls_of(setup, recipe, self.spread)
+        self._rollouts = rollouts_of(setup, recipe, start_workers)
         self.seconds, self.saved, self._saved_at = 0.0, 0, time.monotonic()
         self._identity, self._log = self._buffer_identity(), Log()
-        for folder in (self.folder, self.folder / "steps"):
+        for folder in (self._folder, self._folder / "steps"):
             sweep(folder)
-        if self.resume and self._checkpoint.exists():
+        if context.before is not None and self._checkpoint.exists():
             self._restore()
-        if not self.resume or read_config(self.folder) != self.config:
-            write_atomic(self.folder / "config.yaml", sealed_text(dump(self.config)).encode())
-        drop_kept(self.folder, self._distillation.step)  # of steps that are taken again
+        if context.before != config:
+            write_atomic(self._folder / "config.yaml", sealed_text(dump(config)).encode())
+        drop_scored_sets(self._folder, self._distillation.step)  # of steps that are taken again
 
     def _make_probe(self, recipe: Recipe) -> Probe | None:
-        if self.config.probe_every is None:
-            return None
-        if recipe.probe is None or self.buffer is None:
-            raise ValueError(
-                f"probe_every = {self.config.probe_every}: method {self.config.method} matches no trajectories; drop it"
-            )
-        return recipe.probe(self.buffer.experts[-1])
+        buffer = self.context.buffer
+        return recipe.probe(buffer.experts[-1]) if self.config.probe_every and recipe.probe and buffer else None
 
     @property
     def history(self) -> tuple[dict[str, Any], ...]:
@@ -123,81 +107,73 @@ class Run:
 
     @property
     def synset(self) -> SyntheticSet:
-        """The set as it stands, a copy; labels that experts give at the end are not there yet."""
+        """A copy of the current set, before experts label it at the end."""
         return self._distillation.result
 
     @property
     def _checkpoint(self) -> Path:
-        return self.folder / CHECKPOINT
-
-    def _claim_folder(self) -> None:
-        claim(self.folder, self.resume)
-        before = read_config(self.folder)
-        if before and (different := first_difference(_bound(before), _bound(self.config))):
-            raise ValueError(
-                f"{self.folder} was started with other settings: {different}; repeat them, or another --out"
-            )
+        return self._folder / CHECKPOINT
 
     def _restore(self) -> None:
-        found = load_checkpoint(self._checkpoint)
-        if found.buffer != self._identity:
-            named = "none" if self.buffer is None else self.buffer.folder
-            raise ValueError(f"{self.folder} was started with other experts than {named}; name its --buffer")
-        if (step := found.state["step"]) > self.config.steps:
+        stored = load_checkpoint(self._checkpoint)
+        if stored.buffer != self._identity:
+            named = "none" if self.context.buffer is None else self.context.buffer.folder
+            raise ValueError(f"{self._folder} was started with other experts than {named}; name its --buffer")
+        if (step := stored.state["step"]) > self.config.steps:
             raise ValueError(
-                f"{self.folder} is at step {step} already, and steps = {self.config.steps} asks for fewer: use --set "
+                f"{self._folder} is at step {step} already, and steps = {self.config.steps} asks for fewer: use --set "
                 f"steps={step} to end there, or more"
             )
-        self._load(self._checkpoint, found)
+        self._load(self._checkpoint, stored)
 
-    def _load(self, path: Path, found: Checkpoint) -> None:
+    def _load(self, path: Path, stored: Checkpoint) -> None:
         own = self._distillation.state_dict()
-        for state in filter(None, (found.state, found.state.get("kept"))):
+        for state in filter(None, (stored.state, stored.state.get("kept"))):
             check_state(path, state, own)
-        self._distillation.load_state_dict(found.state)
+        self._distillation.load_state_dict(stored.state)
         self.saved = self._distillation.step
-        self._log = Log(**found.log)
+        self._log = Log(**stored.log)
 
     def inherit(self, checkpoint: Path) -> None:
-        """Go on from another run's set, momenta, step and scores, though its settings differ; see `check_learned`.
+        """Go on from another run's set, momenta, step and scores, though its settings differ; see `inherited_best`.
 
         Args:
-            checkpoint: The other run's ``state.arrow``. All of it is at once this run's own checkpoint.
+            checkpoint: The other run's ``state.arrow``; it is saved at once as this run's own checkpoint.
         """
-        found = load_checkpoint(checkpoint)
+        stored = load_checkpoint(checkpoint)
         own, _ = flatten_tree(self._distillation.state_dict())
-        if best := check_learned(checkpoint, found.tensors, own, found.log["history"]):
-            write_atomic(self.folder / "best.arrow", best.read_bytes())
-        self._load(checkpoint, found)
-        drop_kept(self.folder, -1)  # they are of what was learned here before
+        if best := inherited_best(checkpoint, stored, own):
+            write_atomic(self._folder / "best.arrow", best.read_bytes())
+        self._load(checkpoint, stored)
+        drop_scored_sets(self._folder, -1)  # they are of what was learned here before
         self._save(self._distillation.state_dict())
 
     def _buffer_identity(self) -> str:
-        """What all experts' bytes hash to; nothing where there are none."""
-        if self.buffer is None:
+        """The hash of all experts' bytes; empty without experts."""
+        if self.context.buffer is None:
             return ""
-        files = (expert_path(self.buffer.folder, index) for index in self.buffer.experts)
+        files = (expert_path(self.context.buffer.folder, index) for index in self.context.buffer.experts)
         sums = "".join(open_arrow(path).metadata["checksum"] for path in files)
         return hashlib.sha256(sums.encode()).hexdigest()
 
     def steps(self) -> Iterator[Step]:
         """Take the outer steps that are left, yielding each; then write the result.
 
-        A checkpoint is written every ``checkpoint_every`` steps, at states that a rollback would
-        return to, so that a killed run goes on to the same bits; at such a step it holds the score too. Another one is
-        written when the last is older than ``checkpoint_seconds``. One that is written at once, at a score, by time and
-        at the end, also holds the state that a rollback would return to.
+        A checkpoint is written every ``checkpoint_every`` steps, of the state that a rollback would return to, so that a
+        killed run goes on to the same bits; where a score is due at that step, the checkpoint holds it. Another one is
+        written when the last is older than ``checkpoint_seconds``. Checkpoints of the current state (at a score, by
+        time and at the end) also hold the state that a rollback would return to.
         """
-        self._look(self._distillation.step)
-        for step in self._timed(self._distillation.run(self.config.steps, self._rolls)):
-            if self._distillation.kept["step"] > self.saved:
-                self._save(self._distillation.kept)  # the log is of the steps up to there, rollbacks included
+        self._measure(self._distillation.step)
+        for step in self._timed(self._distillation.run(self.config.steps, self._rollouts)):
+            if self._distillation.rollback_state["step"] > self.saved:
+                self._save(self._distillation.rollback_state)  # the log is of the steps up to there, rollbacks included
             self._log.records.append(_record(step))
-            if step.rolled_back_to is not None:  # what was measured since is of sets that are no more
+            if step.rolled_back_to is not None:  # later measures are of sets that no longer exist
                 self._log.probes = [entry for entry in self._log.probes if entry["step"] <= self._distillation.step]
-                drop_kept(self.folder, self._distillation.step)
+                drop_scored_sets(self._folder, self._distillation.step)
             else:
-                self._look(step.step)
+                self._measure(step.step)
                 self._score_if_due(step.step)
                 self._save_if_old(step.step)
             yield step
@@ -215,7 +191,7 @@ class Run:
             start = time.perf_counter()
 
     def _score_if_due(self, step: int) -> None:
-        """Score a due step and the last; where a checkpoint is due too it is written at once, so that none is lost."""
+        """Score a due step and the last; where a checkpoint is due too, write it at once, so that no score is lost."""
         every = self.config.evaluate_every
         if _due(step, every) or (every is not None and step == self.config.steps):
             self._score(step)
@@ -228,8 +204,8 @@ class Run:
         if seconds is not None and self.saved != step and time.monotonic() - self._saved_at >= seconds:
             self._save(self._distillation.state_dict())
 
-    def _look(self, step: int) -> None:
-        """Measure the matching loss on the expert that takes no part, once at each due step."""
+    def _measure(self, step: int) -> None:
+        """Measure the matching loss on the held-out expert, once at each due step."""
         if (
             self._probe
             and _due(step, self.config.probe_every)
@@ -241,21 +217,21 @@ class Run:
 
     def _save(self, state: dict[str, Any]) -> None:
         save_checkpoint(self._checkpoint, Checkpoint(state, self._identity, vars(self._log)))
-        write_log(self.folder / "metrics.jsonl", self._log.records)
+        write_log(self._folder / "metrics.jsonl", self._log.records)
         if self.config.probe_every is not None:
-            write_log(self.folder / "probe.jsonl", self._log.probes)
+            write_log(self._folder / "probe.jsonl", self._log.probes)
         self._note_memory(state["step"])
         self.saved, self._saved_at = state["step"], time.monotonic()
 
-    def _note_memory(self, step: int) -> None:
-        path = self.folder / "memory.jsonl"
+    def _note_memory_use(self, step: int) -> None:
+        path = self._folder / "memory.jsonl"
         before = read_log(path, MemoryDocument, "remove it: the run goes on without it") if path.exists() else []
         lines = [entry for entry in before if entry["step"] < step]
-        write_log(path, [*lines, {"step": step, **memory(self.work.device)}])
+        write_log(path, [*lines, {"step": step, **memory_use(self.context.work.device)}])
 
     def _score(self, step: int) -> None:
-        """Accuracy on the validation split of the set as it stands; the best set so far is kept."""
-        work, synset = self.work, self._finish_set(self._distillation.result)
+        """Score the current set on the validation split; save it where it is the best so far."""
+        work, synset = self.context.work, self._finish_set(self._distillation.result)
         feed = work.feed(work.dataset.validation)
         protocol = PROTOCOLS["mtt"].lasting(self.config.evaluate_epochs)
         seeds = range(self.config.evaluate_networks)
@@ -264,22 +240,17 @@ class Run:
         best = max((entry["mean"] for entry in self._log.history), default=-1.0)
         self._log.history.append({"step": step, "split": "validation", "networks": len(scores), "mean": mean})
         if mean > best:
-            self._described(synset, "best outer step on the validation split").save(self.folder / "best.arrow")
+            self._with_provenance(synset, "best outer step on the validation split").save(self._folder / "best.arrow")
         if self.config.keep_scored:
-            self._described(synset, f"outer step {step}").save(kept_path(self.folder, step))
+            self._with_provenance(synset, f"outer step {step}").save(scored_set_path(self._folder, step))
 
-    def _described(self, synset: SyntheticSet, chosen: str) -> SyntheticSet:
-        return described(synset, self.config, self.work, self.history, chosen)
+    def _with_provenance(self, synset: SyntheticSet, chosen: str) -> SyntheticSet:
+        return with_provenance(synset, self.config, self.context.work, self.history, chosen)
 
     def finish(self) -> None:
-        """Write the set as it stands as the result; see `save_result`. The checkpoint stays as it is."""
-        last = self._described(self._finish_set(self._distillation.result), "last outer step")
-        save_result(self.folder, last, self._distillation.step, self.config.steps)
-
-
-def _bound(config: DistillConfig) -> dict[str, Any]:
-    """The settings that a resumed run must have again: all but those on which no bit of a step depends."""
-    return config.model_dump(exclude={"steps", "checkpoint_seconds"})
+        """Write the current set as the result, see `save_result`; the checkpoint stays as it is."""
+        last = self._with_provenance(self._finish_set(self._distillation.result), "last outer step")
+        save_result(self._folder, last, self._distillation.step, self.config.steps)
 
 
 def _due(step: int, every: int | None) -> bool:
@@ -291,3 +262,36 @@ def _record(step: Step) -> dict[str, Any]:
     if step.rolled_back_to is not None:
         record |= {"loss": str(step.loss), "rolled_back_to": step.rolled_back_to}
     return record
+
+
+def inherited_best(checkpoint: Path, stored: Checkpoint, own: Mapping[str, Tensor]) -> Path | None:
+    """Return the file of another run's best set, or None without scores; refuse a state that does not fit.
+
+    Args:
+        checkpoint: The other run's ``state.arrow``; its ``best.arrow`` lies beside it, or a folder above.
+        stored: What it holds.
+        own: The tensors of this run's state, by path.
+
+    Raises:
+        ValueError: Learned parts of other names or shapes, both named; or the best set is of a later score.
+    """
+    there, here = (_learned(tensors) for tensors in (stored.tensors, own))
+    if there != here:
+        raise ValueError(
+            f"{checkpoint} learned {there}, and this run learns {here}; take one of the same ipc and parts"
+        )
+    history: Sequence[Mapping[str, Any]] = stored.log["history"]
+    if not history:
+        return None
+    first = max(history, key=lambda entry: entry["mean"])
+    for path in (folder / "best.arrow" for folder in checkpoint.parents[:2]):
+        if path.exists() and first in SyntheticSet.load(path).history[-1:]:
+            return path
+    raise ValueError(f"{checkpoint} lies without the best.arrow of its scores; copy both right after a score")
+
+
+def _learned(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """The shapes of the learned parts of a state."""
+    return {
+        name.removeprefix("leaves/"): tuple(tensors[name].shape) for name in sorted(tensors) if _LEARNED.match(name)
+    }

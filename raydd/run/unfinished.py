@@ -1,42 +1,41 @@
-"""A set from the checkpoint of a run that has not come to its end."""
+"""Make a set from the checkpoint of an unfinished run."""
 
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from raydd.buffer.arrow_buffer import expert_path
-from raydd.buffer.mirror import local_folder
 from raydd.config.schema import DistillConfig, ExpertsConfig
 from raydd.data.progress import checkpoint_step, is_unfinished
 from raydd.data.synset import SyntheticSet
-from raydd.data.workspace import open_workspace, resolve_device
+from raydd.data.workspace import Workspace, resolve_device
 from raydd.figures.synset_picture import grid, save_png
 from raydd.io.console import Screen
 from raydd.io.lock import alone
-from raydd.run.experts import open_buffer
-from raydd.run.families import needs_experts
-from raydd.run.resolve import check, read_config
+from raydd.run.resolve import BufferRequest, resolve
 from raydd.run.run import Run
+from raydd.run.run_folder import read_config
 from raydd.training.expert_worker import default_buffer
 
 
 def finish(
     folder: Path | str, *, buffer: Path | str | None = None, device: str = "auto", screen: Screen | None = None
 ) -> tuple[SyntheticSet, int]:
-    """Make a set of a run's checkpoint; `raydd.distill` with ``resume`` still goes on with it, to the same bits.
+    """Make a set from a run's checkpoint; `raydd.distill` with ``resume`` still goes on with the run, to the same bits.
 
     Args:
         folder: The run folder; ``synset.arrow`` and ``synset.png`` are written there.
-        buffer: The experts, a folder or a URI, where the run was told one; None takes the cache's.
+        buffer: The experts that the run was given, a folder or a URI; None takes the cache's.
         device: auto, cpu or cuda.
-        screen: Where progress is told.
+        screen: Shows progress.
 
     Returns:
         The set, whose provenance has ``unfinished``, such as ``step 40 of 150``, and the outer step of the checkpoint.
-        A run that has come to its end has its set already, which stays as it is.
+        The set of a finished run stays as it is.
 
     Raises:
-        ValueError: There is no run or no checkpoint, another process works on it, or the experts are not there.
+        ValueError: There is no run or no checkpoint, another process works on it, or experts are missing.
     """
     screen, folder = screen or Screen(), Path(folder)
     if (config := read_config(folder)) is None:
@@ -49,23 +48,18 @@ def finish(
         path = folder / "synset.arrow"
         if step == config.steps and path.exists() and not is_unfinished(whole := SyntheticSet.load(path)):
             return whole, step
-        _open(folder, config, buffer, device, screen).finish()
+        request = BufferRequest(partial(_cached_buffer, folder), buffer, config.experts.num_experts)
+        context = resolve(config, folder, request, resolve_device(device), resume=True, note=screen.note)
+        torch.set_num_threads(context.config.threads or 1)
+        Run(context).finish()
         synset = SyntheticSet.load(path)
         save_png(grid(synset), folder / "synset.png")
     return synset, step
 
 
-def _open(folder: Path, config: DistillConfig, buffer: Path | str | None, device: str, screen: Screen) -> Run:
-    """The run at its checkpoint."""
-    target = resolve_device(device)
-    if buffer is None and needs_experts(config):
-        buffer = default_buffer(ExpertsConfig(data=config.data, experts=config.experts, seed=config.seed))
-        if not all(expert_path(buffer, index).exists() for index in range(config.experts.num_experts)):
-            raise ValueError(f"{folder}: its experts are not in the cache; name its --buffer")
-    if buffer is None:
-        experts, work = None, open_workspace(config.data, config.experts.network, target)
-    else:
-        experts, work = open_buffer(local_folder(buffer, screen.note), config, target, config.experts.num_experts)
-    check(config, work)
-    torch.set_num_threads(config.threads or 1)
-    return Run(config, folder, experts, work, resume=True)
+def _cached_buffer(folder: Path, config: DistillConfig, work: Workspace) -> Path:
+    """The cache's buffer, whose experts a run has used."""
+    buffer = default_buffer(ExpertsConfig(data=config.data, experts=config.experts, seed=config.seed))
+    if not all(expert_path(buffer, index).exists() for index in range(config.experts.num_experts)):
+        raise ValueError(f"{folder}: its experts are not in the cache; name its --buffer")
+    return buffer

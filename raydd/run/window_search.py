@@ -1,7 +1,6 @@
-"""Finding the range of start epochs by trial: DATM's appendix A.6.
+"""Search the range of start epochs by trial: DATM's appendix A.6.
 
-A trial distills a few steps with one range and looks at what that did to the matching loss on an expert that
-takes no part. The decider asks for trials and knows nothing of how they are made.
+A trial distills a few steps with one range, and measures the matching loss on a held-out expert before and after.
 
 Shapes: `T` start epochs 0 to K - M.
 """
@@ -14,16 +13,17 @@ from typing import Any, NamedTuple, cast
 
 import torch
 
-from raydd.buffer.arrow_buffer import ArrowBuffer
 from raydd.buffer.segments import Segment, TrajectorySource
-from raydd.config.schema import DistillConfig, WindowConfig
-from raydd.data.workspace import Workspace
+from raydd.config.schema import WindowConfig
 from raydd.distillation.loop import Distillation, Step
-from raydd.distillation.recipe import Setup
-from raydd.distillation.trajectory_objective import TrajectoryMatching
-from raydd.methods import METHODS
+from raydd.distillation.setup import Setup
+from raydd.distillation.trajectory_matching import TrajectoryMatching
+from raydd.figures.window import save_window_figure
+from raydd.io.document import write_document
+from raydd.methods import find_method
 from raydd.numerics.windows import fixed
 from raydd.run.experts import without_last
+from raydd.run.resolve import RunContext
 
 PILOT_STEPS = 50
 WIDTH = 10
@@ -31,12 +31,12 @@ STRIDE = 5
 
 
 class Trial(NamedTuple):
-    """What distilling with one range of start epochs did.
+    """The result of distilling with one range of start epochs.
 
     Attributes:
         low: T-.
         high: T+.
-        before: Matching loss (T,) on the expert that takes no part, from each start epoch, at the start.
+        before: Matching loss (T,) on the held-out expert, from each start epoch, at the start.
         after: The same after `PILOT_STEPS` outer steps.
         missed: Start epochs of the steps whose loss was above 1: no closer than the start.
     """
@@ -48,7 +48,7 @@ class Trial(NamedTuple):
     missed: Sequence[int]
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values; a loss that is not finite is None."""
+        """Return plain values; a loss that is not finite is None."""
         losses = {name: [x if math.isfinite(x) else None for x in getattr(self, name)] for name in ("before", "after")}
         return self._asdict() | losses
 
@@ -59,24 +59,24 @@ class Trial(NamedTuple):
 
 @dataclass(frozen=True)
 class Search:
-    """A range that was found, and the trials that led there."""
+    """A range, and the trials that led to it."""
 
     low: int
     current: int
     high: int
     trials: tuple[Trial, ...]
 
-    def window(self, asked: WindowConfig) -> WindowConfig:
-        """The window as settings."""
-        return asked.model_copy(update={"low": self.low, "current": self.current, "high": self.high, "auto": False})
+    def window(self, settings: WindowConfig) -> WindowConfig:
+        """Return the window as settings."""
+        return settings.model_copy(update={"low": self.low, "current": self.current, "high": self.high, "auto": False})
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values."""
+        """Return plain values."""
         return {**asdict(self), "trials": [trial.to_json() for trial in self.trials]}
 
 
 def search(pilot: Callable[[int, int], Trial], last: int) -> Search:
-    """Decide on T-, T and T+.
+    """Return T-, T and T+.
 
     T- = 0 and T+ = `WIDTH` move up together while distilling raises the loss over the later half of the
     expert's start epochs; then T+ alone moves up until distilling raises the loss over the earlier half, and
@@ -85,7 +85,7 @@ def search(pilot: Callable[[int, int], Trial], last: int) -> Search:
 
     Args:
         pilot: Makes a trial of a range (low, high).
-        last: K - M, the last start epoch there is.
+        last: K - M, the last start epoch.
 
     Reference:
         Guo et al., arXiv 2310.05773, appendix A.6.
@@ -110,8 +110,8 @@ def search(pilot: Callable[[int, int], Trial], last: int) -> Search:
     return Search(best.low, min(missed, default=best.high), best.high, tuple(trials))
 
 
-class _Noting:
-    """A source that notes from which epochs it was asked to start."""
+class _RecordedSource:
+    """A source that records the start epochs of its segments."""
 
     def __init__(self, source: TrajectorySource) -> None:
         self._source, self.starts = source, list[float]()
@@ -127,32 +127,41 @@ class _Noting:
         return segment
 
 
-def find_window(config: DistillConfig, buffer: ArrowBuffer, work: Workspace, tell: Callable[[str], None]) -> Search:
-    """Search with trials of the method itself, always from the same start; the buffer's last expert is looked at.
+def with_window(context: RunContext, note: Callable[[str], None]) -> RunContext:
+    """Return the run with the window that trial finds, where its settings ask for one; see `find_window`."""
+    if not context.config.window.auto:
+        return context
+    note(f"window: trying ranges of start epochs, {PILOT_STEPS} outer steps each")
+    result = find_window(context, note)
+    write_document(context.folder / "window.json", result.to_json())
+    save_window_figure(result.to_json(), context.folder / "window.png")
+    window = result.window(context.config.window)
+    return replace(context, config=context.config.model_copy(update={"window": window}))
 
-    Raises:
-        ValueError: The buffer has one expert, or the method matches no trajectories.
-    """
-    whole = WindowConfig(continuous=config.window.continuous)
-    recipe = METHODS[config.method](Setup(config.model_copy(update={"window": whole}), work, without_last(buffer)))
-    if recipe.probe is None:
-        raise ValueError(f"window.auto: method {config.method} matches no trajectories; set window.high instead")
-    look, matched = recipe.probe(buffer.experts[-1]), cast(TrajectoryMatching, recipe.objective)
-    start = look.losses(recipe.synset)
+
+def find_window(context: RunContext, note: Callable[[str], None]) -> Search:
+    """Search with trials of the method itself, always from the same start; the buffer's last expert is held out."""
+    config, buffer = context.config, context.buffer
+    assert buffer is not None
+    whole = config.model_copy(update={"window": WindowConfig(continuous=config.window.continuous)})
+    recipe = find_method(config.method)(Setup(whole, context.work, without_last(buffer)))
+    assert recipe.probe is not None
+    probe, matched = recipe.probe(buffer.experts[-1]), cast(TrajectoryMatching, recipe.objective)
+    start = probe.losses(recipe.synset)
 
     def pilot(low: int, high: int) -> Trial:
-        noting = _Noting(matched.source)
-        objective = replace(matched, source=cast(TrajectorySource, noting), window=fixed(low, high))
+        recorded = _RecordedSource(matched.source)
+        objective = replace(matched, source=cast(TrajectorySource, recorded), window=fixed(low, high))
         # Without the running mean of the images, which fifty steps hardly move.
         run = Distillation(objective, recipe.synset, recipe.learn, config.seed, gate=recipe.gate)
         steps, after = list[Step](), [math.inf] * len(start)
         with suppress(FloatingPointError):  # distilling with this range harms all of it
             for step in run.run(PILOT_STEPS):
                 steps.append(step)
-            after = look.losses(run.result)
-        missed = [int(t) for t, step in zip(noting.starts, steps, strict=False) if not step.loss <= 1]
+            after = probe.losses(run.result)
+        missed = [int(t) for t, step in zip(recorded.starts, steps, strict=False) if not step.loss <= 1]
         trial = Trial(low, high, tuple(start), after, missed)
-        tell(f"window {low}-{high}: mean loss {_mean(trial.before):.4f} -> {_mean(trial.after):.4f}")
+        note(f"window {low}-{high}: mean loss {_mean(trial.before):.4f} -> {_mean(trial.after):.4f}")
         return trial
 
     return search(pilot, buffer.epochs - config.span)

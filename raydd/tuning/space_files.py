@@ -15,7 +15,6 @@ from raydd.data.datasets import placed
 from raydd.io.safe_yaml import read_yaml
 from raydd.numerics.rng import generator
 from raydd.plugins import Table
-from raydd.run.families import check_method
 from raydd.tuning.plan import METRICS
 from raydd.tuning.population import check_changeable
 from raydd.tuning.space import Space
@@ -142,7 +141,6 @@ def _check_plan(space: Space) -> None:
 def _check_fixed(config: DistillConfig) -> None:
     if not config.data.validation:
         raise ValueError("data.validation = 0 leaves no images to compare trials by; use --set data.validation=0.1")
-    check_method(config)
     if config.window.auto:
         raise ValueError("window.auto = True: no trial looks for a window of its own; search window.high instead")
 

@@ -11,19 +11,16 @@ from typing import Any, NamedTuple
 import torch
 
 from raydd.buffer.arrow_buffer import expert_path, refresh_manifest
-from raydd.buffer.mirror import is_uri, local_folder
+from raydd.buffer.mirror import is_uri
 from raydd.config.schema import DistillConfig, ExpertsConfig
 from raydd.data.progress import is_unfinished
 from raydd.data.synset import SyntheticSet
-from raydd.data.workspace import open_workspace, resolve_device
-from raydd.distillation.probe import memory
+from raydd.data.workspace import Workspace, resolve_device
 from raydd.figures.synset_picture import grid, save_png
 from raydd.io.document import Document, Finite, Whole, read_document, write_document
 from raydd.io.memory import keep_memory
-from raydd.methods import complete
-from raydd.run.experts import open_buffer, settle
-from raydd.run.families import needs_experts
-from raydd.run.resolve import as_before, check, read_config
+from raydd.run.requirements import memory_use
+from raydd.run.resolve import BufferRequest, resolve
 from raydd.run.run import Run
 from raydd.training.expert_worker import Job, Trainer, default_buffer, prepare
 from raydd.tuning.space import Space
@@ -183,7 +180,7 @@ def _go_on(run: Run, book: Book) -> Iterator[Report]:
 def _told(run: Run, book: Book, loss: float, seconds: float) -> Iterator[Report]:
     """Reports of the scores that the book does not have yet, each in its file first."""
     for entry in run.history[len(book.reports) :]:
-        found = memory(run.work.device)
+        found = memory_use(run.context.work.device)
         report = book.add(entry, loss, seconds, found["device_mb"] or found["resident_mb"] or math.nan)
         book.write()
         yield report
@@ -191,36 +188,23 @@ def _told(run: Run, book: Book, loss: float, seconds: float) -> Iterator[Report]
 
 def _open(task: Task, number: int, values: Mapping[str, Any]) -> Run:
     """The trial's run, at its checkpoint where there is one."""
-    config, device = complete(task.space.config(values)), resolve_device(task.device)
-    folder = trial_folder(task.folder, number)
-    config = as_before(config, read_config(folder))
-    buffer = _experts(task, number, config)
-    if buffer is None:
-        experts, work = None, open_workspace(config.data, config.experts.network, device)
-    else:
-        own = task.space.buffer is not None and "experts.num_experts" not in values
-        most = None if own else config.experts.num_experts  # of a buffer that was named all count, as in a distillation
-        verified = shares(task, config) and not is_uri(task.buffer or "")  # of an URI another node's copy was compared
-        experts, work = open_buffer(buffer, config, device, most, verified=verified)
-        if "experts.num_experts" in values and most and len(experts.experts) < most:
-            raise ValueError(
-                f"experts.num_experts {most}: {buffer} has {len(experts.experts)}; train more, or search fewer"
-            )
-    config = settle(config, experts, folder)
-    check(config, work)
-    torch.set_num_threads(config.threads or 1)
-    return Run(config, folder, experts, work, resume=True)
-
-
-def _experts(task: Task, number: int, config: DistillConfig) -> Path | None:
-    """The buffer that a trial reads: the search's, or that of its own settings in the cache; None if it needs none."""
-    folder = _cached(config)
-    if task.buffer is not None and Path(task.buffer).absolute() != folder and shares(task, config):
-        return local_folder(task.buffer)  # the user's own
-    if not needs_experts(config):
-        return None
-    _train_missing(folder, number, config, resolve_device(task.device))
-    return folder
+    config, device = task.space.config(values), resolve_device(task.device)
+    shared, limit = shares(task, config), values.get("experts.num_experts")
+    named = shared and task.buffer is not None and Path(task.buffer).absolute() != _cached(config)
+    request = BufferRequest(
+        train=lambda config, work: _train_missing(number, config, work, device),
+        place=task.buffer if named else None,  # the user's own
+        limit=limit,
+        verified=shared and not is_uri(task.buffer or ""),  # of a URI another node's copy was compared
+    )
+    context = resolve(config, trial_folder(task.folder, number), request, device, resume=True)
+    if limit and context.buffer and len(context.buffer.experts) < limit:
+        raise ValueError(
+            f"experts.num_experts {limit}: {context.buffer.folder} has {len(context.buffer.experts)}; train more, or "
+            "search fewer"
+        )
+    torch.set_num_threads(context.config.threads or 1)
+    return Run(context)
 
 
 def shares(task: Task, config: DistillConfig) -> bool:
@@ -233,18 +217,17 @@ def _cached(config: DistillConfig) -> Path:
     return default_buffer(ExpertsConfig(data=config.data, experts=config.experts, seed=config.seed)).absolute()
 
 
-def _train_missing(folder: Path, number: int, config: DistillConfig, device: torch.device) -> None:
-    """Train what the cache's buffer lacks, in this process.
+def _train_missing(number: int, config: DistillConfig, work: Workspace, device: torch.device) -> Path:
+    """Train what the cache's buffer lacks, in this process, and return its folder.
 
     Trials that need the same experts begin far from one another, and leave out what another has finished meanwhile.
     """
-    total = config.experts.num_experts
+    folder, total = _cached(config), config.experts.num_experts
     if all(expert_path(folder, index).exists() for index in range(total)):
-        return
-    plain = config.data.model_copy(update={"preprocessing": "raw01"})  # checks need no fitted preprocessing
-    check(config, open_workspace(plain, config.experts.network, device))
+        return folder
     job, missing = prepare(Job(config.data, config.experts, config.seed, folder, device.type))
     first, trainer = int(total * (number * GOLDEN % 1)), Trainer(job)
     for index in sorted(missing, key=lambda index: (index - first) % total):
         trainer.train(index)
     refresh_manifest(folder)
+    return folder

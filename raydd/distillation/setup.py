@@ -1,11 +1,11 @@
-"""What a method is given, what it makes of it, and what all methods share: the start, and what is learned.
+"""What a method is given and what it returns; the start and the learned parts, which all methods share.
 
 Shapes: `N` synthetic images, `K` classes.
 """
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,11 +18,13 @@ from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import Workspace
 from raydd.distillation.loop import Leaf, pixel_leaf
 from raydd.distillation.objective import Objective
-from raydd.distillation.probe import Probe
 from raydd.numerics.flat import FlatModel
 from raydd.numerics.formation import Formation, encode
 from raydd.numerics.rng import generator
 from raydd.selection.starting_images import ASKS_EXPERTS, CHOOSES, INITIAL, SOFT, Experts
+
+if TYPE_CHECKING:
+    from raydd.distillation.held_out import Probe
 
 Finish = Callable[[SyntheticSet], SyntheticSet]
 
@@ -31,7 +33,7 @@ class Setup(NamedTuple):
     """What a method is given.
 
     Attributes:
-        config: The run's settings.
+        config: The run's settings, complete and checked.
         work: Data set, preprocessing, network, device.
         source: The experts' trajectories; None where the settings need none.
         start: The set at outer step 0, where it is known already; None makes it.
@@ -44,10 +46,10 @@ class Setup(NamedTuple):
 
     @property
     def experts(self) -> TrajectorySource:
-        """The experts' trajectories, for what cannot do without.
+        """The experts' trajectories, for methods that need them.
 
         Raises:
-            ValueError: If there are none.
+            ValueError: There are none.
         """
         if self.source is None:
             raise ValueError(f"method {self.config.method} needs experts; train them with raydd experts")
@@ -55,12 +57,12 @@ class Setup(NamedTuple):
 
 
 def unchanged(synset: SyntheticSet) -> SyntheticSet:
-    """The learned set as it stands."""
+    """Return the learned set as it is."""
     return synset
 
 
 class Recipe(NamedTuple):
-    """What a method makes of it: all that the loop needs.
+    """What a method returns: all that the loop needs.
 
     Attributes:
         objective: What the synthetic set must match.
@@ -68,9 +70,8 @@ class Recipe(NamedTuple):
         learn: Which of images, labels and lr are learned, and how.
         gate: Step only when the loss is at most this.
         ema: Decay of the running mean of the images that is the result.
-        finish: Makes of the learned set the one that is scored and saved.
-        probe: Makes what measures the matching loss on an expert, by number, that takes no part; None for
-            methods that match no trajectories.
+        finish: Makes the set that is scored and saved from the learned one.
+        probe: Makes the probe of a held-out expert, by its number; None for methods that match no trajectories.
     """
 
     objective: Objective[Any]
@@ -79,17 +80,17 @@ class Recipe(NamedTuple):
     gate: float | None = None
     ema: float | None = None
     finish: Finish = unchanged
-    probe: Callable[[int], Probe] | None = None
+    probe: "Callable[[int], Probe] | None" = None
 
 
 def initial(setup: Setup) -> SyntheticSet:
-    """The set at outer step 0: images and labels as ``config.initial`` says, and the students' first step size."""
+    """Return the set at outer step 0: images and labels by ``config.initial``, and the students' learning rate."""
     config, work = setup.config, setup.work
     if setup.start is not None:
         return setup.start.to(work.device)
     rng, tiles = generator(config.seed, "initial"), tiles_of(config)
     start = INITIAL[config.initial]
-    images, labels = start(work.dataset, work.transform, config.ipc * tiles, rng, asked(setup))
+    images, labels = start(work.dataset, work.transform, config.ipc * tiles, rng, experts_to_ask(setup))
     return SyntheticSet(
         images=encode(images, config.formation.factor) if tiles > 1 else images,
         labels=labels[::tiles],
@@ -102,12 +103,12 @@ def initial(setup: Setup) -> SyntheticSet:
 
 
 def tiles_of(config: DistillConfig) -> int:
-    """Images of the training set that one image starts from: a mosaic's tiles; noise is no picture to be cut up."""
+    """Return how many real images one synthetic image starts from: a mosaic's tiles; noise is not cut up."""
     return 1 if config.initial == "noise" else config.formation.factor**2
 
 
-def asked(setup: Setup) -> Experts | None:
-    """The experts that a start asks about real images; None where there are none, or pixels shall count."""
+def experts_to_ask(setup: Setup) -> Experts | None:
+    """Return the experts that a start asks about real images; None without experts, or where pixels are compared."""
     config, work = setup.config, setup.work
     if setup.source is None or (config.select_by == "pixels" and config.initial not in ASKS_EXPERTS):
         return None
@@ -141,23 +142,18 @@ def check_labels(config: DistillConfig) -> None:
         )
 
 
-def asks(config: DistillConfig) -> bool:
-    """Whether a run asks experts about images, where it has any: for its start, or for labels."""
+def asks_experts(config: DistillConfig) -> bool:
+    """Whether a run asks experts about images: for its start, or for labels."""
     by_features = config.initial in CHOOSES and config.select_by == "features"
     return config.labels == "expert" or config.initial in ASKS_EXPERTS or by_features
 
 
-def check_network(config: DistillConfig, model: FlatModel, source: TrajectorySource | None = None) -> None:
+def check_network(config: DistillConfig, model: FlatModel) -> None:
     """Refuse networks with batch norm where it has no right statistics.
 
-    Args:
-        config: The run's settings.
-        model: Its network.
-        source: The experts, where they are there already.
-
     Raises:
-        ValueError: The method passes one class a batch through the network in training mode; convexified experts are
-            asked between the epochs that they keep; or experts that are asked hold no running statistics.
+        ValueError: The method passes one class a batch through the network in training mode, convexified experts are
+            asked between the epochs that they keep, or batch norm without running statistics is asked.
     """
     name = config.experts.network
     other = name.replace("BN", "") if "BN" in name and ":" not in name else "ConvNet"
@@ -167,7 +163,7 @@ def check_network(config: DistillConfig, model: FlatModel, source: TrajectorySou
             f"{name} has batch norm, and method {config.method} shows it one class a batch, whose statistics are not "
             f"those of all images; {remedy}"
         )
-    if not (model.batch_norm and asks(config)):
+    if not (model.batch_norm and asks_experts(config)):
         return
     if config.convexify and config.labels == "expert":
         raise ValueError(
@@ -178,42 +174,41 @@ def check_network(config: DistillConfig, model: FlatModel, source: TrajectorySou
         raise ValueError(
             f"{name} has batch norm without running statistics, so it cannot be asked about images; {remedy}"
         )
-    if source is not None:
+
+
+def check_statistics(config: DistillConfig, model: FlatModel, source: TrajectorySource) -> None:
+    """Refuse experts that are asked about images and hold no running statistics for their batch norm."""
+    if model.batch_norm and asks_experts(config):
         statistics_of(source, model.statistics_layout, source.experts[0], 0)
 
 
 def leaves(config: DistillConfig, transform: Transform) -> dict[str, Leaf]:
-    """Images, and labels and the students' step size unless their own step size is 0, by SGD with momentum."""
-    check_labels(config)
-    sizes = config.lr
+    """Return how each learned part is learned: images, and labels and lr unless their learning rate is 0."""
+    rates = config.lr
     make = partial(pixel_leaf, transform=transform) if config.space == "pixels" else Leaf
-    learned = {"images": make(sizes.images, sizes.momentum)}
-    if sizes.labels:
-        learned["labels"] = Leaf(sizes.labels, sizes.labels_momentum)
-    if sizes.lr:
-        learned["lr"] = Leaf(sizes.lr, sizes.momentum)
+    learned = {"images": make(rates.images, rates.momentum)}
+    if rates.labels:
+        learned["labels"] = Leaf(rates.labels, rates.labels_momentum)
+    if rates.lr:
+        learned["lr"] = Leaf(rates.lr, rates.momentum)
     return learned
 
 
 class Nothing:
-    """What a selection matches: it has no step to take."""
+    """The objective of a selection, which takes no step."""
 
     parts, joint = 1, False
 
     def init(self, rng: torch.Generator) -> None:
-        """Nothing is carried from step to step."""
+        """Carry no state."""
 
     def loss(
         self, synset: SyntheticSet, state: None, step: int, rng: torch.Generator, part: int = 0
     ) -> tuple[Tensor, None]:
-        """No loss is defined.
-
-        Raises:
-            ValueError: Always.
-        """
+        """Raise a ValueError: no loss is defined."""
         raise ValueError("a selection learns nothing; use --set steps=0, or a method that learns")
 
 
-def selection(setup: Setup) -> Recipe:
-    """Images of the training set as they are, chosen by ``config.initial``; nothing is learned."""
+def select_images(setup: Setup) -> Recipe:
+    """Return the recipe of a selection: real images chosen by ``config.initial``; nothing is learned."""
     return Recipe(Nothing(), initial(setup), {})

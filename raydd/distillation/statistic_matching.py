@@ -1,0 +1,263 @@
+"""Statistic matching: to a network, synthetic images of a class look as real ones do.
+
+Shapes: `N` synthetic images, `B` batch, `C H W` image, `F` features, `P` parameters.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from raydd.config.schema import DistillConfig
+from raydd.data.batches import Feed
+from raydd.data.synset import SyntheticSet
+from raydd.distillation.network_queue import Queue
+from raydd.distillation.network_sources import (
+    Mixed,
+    NetworkPair,
+    Networks,
+    RandomInit,
+    Snapshots,
+    Trained,
+    loss_gradient,
+)
+from raydd.distillation.setup import Recipe, Setup, initial, leaves
+from raydd.numerics.augment import Augment, augment
+from raydd.numerics.flat import FlatModel
+from raydd.numerics.losses import cross_entropy
+from raydd.numerics.rng import derived
+from raydd.numerics.statistics import Distance, cosine, gaussian, means
+
+Statistic = Callable[[FlatModel, Tensor, Tensor, Tensor], Tensor]
+"""(network, theta (P,), images (B, C, H, W), labels (B,) or (B, K)) -> what is compared."""
+
+Real = Callable[[int, int, torch.Generator], Tensor]
+"""(class, at most so many, rng) -> real images (B, C, H, W) of the class, none twice."""
+
+
+def features(model: FlatModel, theta: Tensor, images: Tensor, targets: Tensor) -> Tensor:
+    """Return the input of the last layer, (B, F)."""
+    return model.features(theta, images)
+
+
+def layers(model: FlatModel, theta: Tensor, images: Tensor, targets: Tensor) -> Tensor:
+    """Return the features of every layer, concatenated, (B, F)."""
+    return torch.cat(model.layers(theta, images), dim=1)
+
+
+STATISTICS: dict[str, Statistic] = {"features": features, "layers": layers, "gradient": loss_gradient}
+"""By the name of ``statistic.of``."""
+
+
+@dataclass(frozen=True, eq=False)
+class RealImages:
+    """Preprocessed training images, by class.
+
+    Attributes:
+        feed: The training split.
+    """
+
+    feed: Feed
+    _rows: tuple[Tensor, ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        targets = self.feed.targets.cpu()
+        rows = tuple(torch.nonzero(targets == label)[:, 0] for label in range(int(targets.max()) + 1))
+        object.__setattr__(self, "_rows", rows)
+
+    def __call__(self, label: int, count: int, rng: torch.Generator) -> Tensor:
+        """Return images (B, C, H, W) of a class, drawn without replacement: ``count``, or all if there are fewer."""
+        rows = self._rows[label]
+        return self.feed(rows[torch.randperm(len(rows), generator=rng)[:count]])[0]
+
+    def mixed(self, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return images (B, C, H, W) of any class and their classes (B,), drawn without replacement."""
+        return self.feed(torch.randperm(len(self.feed), generator=rng)[:count])
+
+
+@dataclass(frozen=True)
+class StatisticMatching:
+    r"""The distance between a statistic of real and of synthetic images, class by class.
+
+    sum_c D(phi(A(T_c)), phi(A(S_c))) + alpha p mean_{s in S_c} CE(f_judge(A(s)), y_s)
+
+    T_c are real and S_c synthetic images of class c, A is one view for both, drawn anew for every class, and phi is
+    taken through a network that ``networks`` gives for the whole outer step; p is its trust in the judge, mostly 1.
+    The loss of a class depends on its own synthetic images, the networks and its own generator alone.
+
+    Attributes:
+        networks: Where the networks of an outer step come from.
+        model: The network as a function of theta.
+        statistic: phi.
+        distance: D, of the real and the synthetic statistic.
+        real: Where real images come from.
+        classes: How many classes there are.
+        batch_real: Real images a class and step.
+        batch_synthetic: At most so many synthetic images a class and step, decoded; None takes all.
+        augment: A, siamese: its views fit batches of any size.
+        each_class: Take an optimiser step a class; else one, on the sum.
+        alpha: Weight of the cross-entropy; 0 leaves it out.
+
+    Reference:
+        arXiv 2006.05929 (DC), 2102.08259 (DSA), 2110.04181 (DM), 2512.02469 (TGDD, Eq. 4-6 and Algorithm 1).
+
+    Differs:
+        TGDD's code, and DANCE's (arXiv 2406.01063), step after every class, where TGDD's Algorithm 1 has one step for
+        all. DANCE's code minimises the cross-entropy in separate steps after all classes; here both terms share a step.
+    """
+
+    networks: Networks[Any]
+    model: FlatModel
+    statistic: Statistic
+    distance: Distance
+    real: Real
+    classes: int
+    batch_real: int
+    augment: Augment
+    batch_synthetic: int | None = None
+    each_class: bool = False
+    alpha: float = 0.0
+
+    @property
+    def parts(self) -> int:
+        """One loss a class, so that no more than a class's graph is held."""
+        return self.classes
+
+    @property
+    def joint(self) -> bool:
+        """Whether the optimiser steps once for all classes."""
+        return not self.each_class
+
+    def init(self, rng: torch.Generator) -> dict[str, Any]:
+        """Return the networks' own state; within an outer step it also holds the networks in use."""
+        return {"networks": self.networks.init(rng)}
+
+    def loss(
+        self, synset: SyntheticSet, state: dict[str, Any], step: int, rng: torch.Generator, part: int = 0
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Return the loss of class ``part``, a scalar; all its draws come from ``rng``.
+
+        Class 0 draws the networks of the outer step, from a generator derived from its own.
+        """
+        if part == 0:
+            pair, carried = self.networks.draw(synset, state["networks"], step, derived(rng, "networks"))
+        else:
+            pair, carried = NetworkPair(state["theta"], state["judge"], state["trust"]), state["networks"]
+        after = {"networks": carried}
+        if part + 1 < self.parts:
+            after |= pair._asdict()
+        return self.class_loss(synset, pair, part, rng), after
+
+    def class_loss(self, synset: SyntheticSet, pair: NetworkPair, label: int, rng: torch.Generator) -> Tensor:
+        """Return the terms of one class through given networks; 0 where it has no synthetic image.
+
+        Args:
+            synset: The synthetic set; images of other classes are not used.
+            pair: The networks of the outer step.
+            label: The class.
+            rng: A generator for this class and outer step alone.
+        """
+        images, targets = self._synthetic(synset, label, rng)
+        if not len(images):
+            return images.sum() * 0
+        real = self.real(label, self.batch_real, rng).to(images)
+        view = self.augment.draw(images.shape, rng)
+        augmented = view(images)
+        with torch.no_grad():
+            wanted = self.statistic(self.model, pair.theta, view(real), targets.new_full((len(real),), label).long())
+        loss = self.distance(wanted, self.statistic(self.model, pair.theta, augmented, targets))
+        if weight := self.alpha * pair.trust:
+            loss = loss + weight * cross_entropy(self.model(pair.judge, augmented), targets)
+        return loss
+
+    def _synthetic(self, synset: SyntheticSet, label: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return decoded images (B, C, H, W) of a class and their labels: all, or ``batch_synthetic`` at random."""
+        rows = torch.nonzero(synset.hard_labels == label)[:, 0]
+        if not len(rows):
+            return synset.images[rows], synset.targets[rows]
+        own = synset.with_leaves({"images": synset.images[rows], "labels": synset.labels[rows]}).decoded()
+        images, targets = own.images, own.targets
+        if self.batch_synthetic is None or len(images) <= self.batch_synthetic:
+            return images, targets
+        chosen = torch.randperm(len(images), generator=rng)[: self.batch_synthetic].to(images.device)
+        return images[chosen], targets[chosen]
+
+
+def match_statistics(setup: Setup) -> Recipe:
+    """Return the recipe of statistic matching with every part that the settings switch on.
+
+    Raises:
+        ValueError: The settings need experts and there are none.
+    """
+    config, work, model = setup.config, setup.work, FlatModel(setup.work.build)
+    chosen, start = config.statistic, initial(setup)
+    real = RealImages(work.feed(work.dataset.train))
+    shared = augment(chosen.augment, flip=work.dataset.flip, siamese=True, strategy=chosen.strategy)
+    objective = StatisticMatching(
+        networks=NETWORKS[chosen.networks](setup, model, real),
+        model=model,
+        statistic=STATISTICS[chosen.of],
+        distance=DISTANCES[chosen.distance](model),
+        real=real,
+        classes=len(work.dataset.classes),
+        batch_real=chosen.batch_real,
+        augment=shared,
+        batch_synthetic=chosen.batch_synthetic,
+        each_class=chosen.each_class,
+        alpha=chosen.alpha,
+    )
+    return Recipe(objective, start, leaves(config, start.transform), config.gate, config.ema)
+
+
+def check_distance(config: DistillConfig) -> None:
+    """Refuse a distance that does not compare the statistic.
+
+    Raises:
+        ValueError: Naming both settings and what fits.
+    """
+    chosen = config.statistic
+    if config.match == "statistics" and chosen.distance not in FITS[chosen.of]:
+        raise ValueError(
+            f"statistic.distance = {chosen.distance} does not compare statistic.of = {chosen.of}; "
+            f"use --set statistic.distance={FITS[chosen.of][0]}"
+        )
+
+
+def _trained(setup: Setup, model: FlatModel, real: RealImages) -> Networks[Any]:
+    """Return networks whose training augments each image by itself, as both sides are augmented."""
+    chosen = setup.config.statistic
+    own = augment(chosen.augment, flip=setup.work.dataset.flip, strategy=chosen.strategy)
+    return Trained(model, chosen.refresh, chosen.epochs, chosen.lr, chosen.batch_size, own)
+
+
+def _queue(setup: Setup, model: FlatModel, real: RealImages) -> Networks[Any]:
+    """Return networks that are trained on real images without augmentation."""
+    chosen = setup.config.statistic
+    return Queue(model, real.mixed, chosen.queue_size, chosen.refresh, chosen.queue_steps, chosen.lr, chosen.batch_size)
+
+
+NETWORKS: dict[str, Callable[[Setup, FlatModel, RealImages], Networks[Any]]] = {
+    "random": lambda setup, model, real: RandomInit(model),
+    "trained": _trained,
+    "experts": lambda setup, model, real: Snapshots(setup.experts, setup.config.statistic.region),
+    "mixed": lambda setup, model, real: Mixed(setup.experts),
+    "queue": _queue,
+}
+"""By the name of ``statistic.networks``."""
+
+DISTANCES: dict[str, Callable[[FlatModel], Distance]] = {
+    "means": lambda model: means,
+    "cosine": lambda model: partial(cosine, layout=model.layout),
+    "gaussian": lambda model: gaussian,
+}
+"""By the name of ``statistic.distance``."""
+
+FITS: dict[str, tuple[str, ...]] = {
+    "features": ("means", "gaussian"),
+    "layers": ("means", "gaussian"),
+    "gradient": ("cosine",),
+}
+"""The distances, by name, that compare a statistic."""
