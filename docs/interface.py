@@ -27,12 +27,13 @@ versions more freely than [the names of `raydd`](api.md).
 """
 
 PARTS = {
-    "raydd.distillation.recipe": ("Setup", "Recipe"),
+    "raydd.methods.method": ("Method",),
+    "raydd.distillation.setup": ("Setup", "Recipe"),
     "raydd.distillation.objective": ("Objective",),
     "raydd.distillation.loop": ("Leaf", "Step", "Distillation"),
-    "raydd.distillation.trajectory_objective": ("TrajectoryMatching",),
-    "raydd.distillation.statistic_objective": ("StatisticMatching", "RealImages"),
-    "raydd.distillation.network_sources": ("Look", "Networks", "RandomInit", "Trained", "Snapshots", "Mixed"),
+    "raydd.distillation.trajectory_matching": ("TrajectoryMatching", "match_trajectories"),
+    "raydd.distillation.statistic_matching": ("StatisticMatching", "RealImages", "match_statistics"),
+    "raydd.distillation.network_sources": ("NetworkPair", "Networks", "RandomInit", "Trained", "Snapshots", "Mixed"),
     "raydd.distillation.network_queue": ("Queue",),
     "raydd.numerics.flat": ("FlatModel",),
     "raydd.numerics.unroll": ("unroll",),
@@ -100,9 +101,13 @@ def entry(title: str, value: Any, home: str) -> str:
     if isinstance(node, ast.ClassDef):
         for method in _methods(node):
             doc = ast.get_docstring(method) or ""
-            text += [f"`{signature(method, one_line=True)}`\n", textwrap.indent(markdown(doc), "> ", lambda line: True)]
+            text += [f"`{signature(method, one_line=True)}`\n", _quoted(markdown(doc))]
             text.append("")
     return "\n".join(text)
+
+
+def _quoted(text: str) -> str:
+    return "\n".join(f"> {line}".rstrip() for line in text.splitlines())
 
 
 def _node(value: Any) -> Any:

@@ -17,7 +17,7 @@ import yaml
 import raydd
 from raydd.cli import app
 from raydd.config.parsing import Config, flat
-from raydd.methods import DEFAULTS, PER_IMAGE
+from raydd.methods import METHODS
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -92,12 +92,12 @@ def examples() -> str:
 
 def defaults(method: str) -> str:
     """What a method sets where nobody does, as a block of YAML."""
-    tree = DEFAULTS.get(method)
+    row = METHODS[method]
+    tree, rates = row.defaults, row.image_rates
     if not tree:
         return "Unasked, it sets nothing: these are the defaults of `raydd distill`."
     shown = "Unasked, it sets:\n\n```yaml\n" + yaml.safe_dump(tree, sort_keys=False, default_flow_style=None) + "```"
-    rates = PER_IMAGE.get(method)
-    if rates is None:
+    if not rates:
         return shown
     others = sorted({rate for name, rate in rates.items() if name and rate != rates[""]})
     special = [f"{rate:g} x ipc for {', '.join(name for name in rates if rates[name] == rate)}" for rate in others]

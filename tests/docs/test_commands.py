@@ -2,6 +2,7 @@
 
 import ast
 import doctest
+import os
 import re
 import shlex
 import shutil
@@ -28,12 +29,13 @@ from raydd.config.schema import DistillConfig, EvaluateConfig, ExpertsConfig
 from raydd.data.datasets import DATASETS
 from raydd.evaluation.protocols import PROTOCOLS
 from raydd.interop.layouts import known
-from raydd.methods import DEFAULTS, METHODS
+from raydd.methods import METHODS
 from raydd.models.spaces import SPACES
 from raydd.models.zoo import NETWORKS, find
 from raydd.numerics.flat import split
+from raydd.plugins import installed
 from raydd.selection.coresets import CORESETS
-from raydd.tuning.space_files import load_space
+from raydd.tuning.space_files import PLUGIN_SPACES, load_space
 
 ROOT = Path(__file__).parents[2]
 TABLE = yaml.safe_load(Path(__file__).with_name("commands.yaml").read_text(encoding="utf-8"))
@@ -156,6 +158,25 @@ def documented() -> Iterator[Command]:
 PROGRAM = typer.main.get_command(app)
 BLOCKS = {(doc := path.relative_to(ROOT).as_posix()): [*blocks(doc, path.read_text("utf-8"))] for path in DOCS}
 COMMANDS = [*dict.fromkeys(documented())]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _installed(plugin):
+    """The plugin of CONTRIBUTING.md is installed, here and in Ray's workers."""
+    tables = (METHODS, NETWORKS, DATASETS, PROTOCOLS, SPACES, PLUGIN_SPACES)
+    before = [dict(table) for table in tables]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(plugin)
+        patch.setenv("PYTHONPATH", str(plugin), prepend=os.pathsep)
+        installed.cache_clear()
+        for table in tables:
+            patch.setattr(table, "_complete", False)
+            table.load()
+        yield
+    installed.cache_clear()
+    for table, rows in zip(tables, before, strict=True):
+        table.clear()
+        table.update(rows)
 
 
 def row_of(command: Command, part: str) -> dict[str, Any] | None:
@@ -582,7 +603,7 @@ def prepare(given: dict[str, Any], verb: str, row: dict[str, Any], world: Path, 
 @pytest.fixture
 def tables():
     """What a Python block adds to raydd's tables is taken out again."""
-    every = (METHODS, DEFAULTS, NETWORKS, DATASETS, PROTOCOLS, SPACES)
+    every = (METHODS, NETWORKS, DATASETS, PROTOCOLS, SPACES)
     before = [dict(table) for table in every]
     yield
     for table, rows in zip(every, before, strict=True):

@@ -103,7 +103,7 @@ def test_nothing_is_imported_for_a_name_that_raydd_has(install):
 )
 def test_a_wrong_plugin_is_named_in_one_line(install, text, said):
     install(text)
-    with pytest.raises(ValueError, match="^plugin mine") as caught:
+    with pytest.raises(ValueError, match=r"^plugin mine") as caught:
         find("Quick")
     line = str(caught.value)
     assert line.startswith("plugin mine (mine_rows)")
