@@ -492,7 +492,7 @@ def make_run(folder: Path) -> None:
 def read_run(folder: Path) -> str:
     from raydd.distillation.checkpoint import check_state, load_checkpoint
     from raydd.report.folder import RunFolder
-    from raydd.run.resolve import read_config
+    from raydd.run.run_folder import read_config
 
     config, run = read_config(folder), RunFolder(folder)
     assert run.settings is not None

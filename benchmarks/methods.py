@@ -25,15 +25,15 @@ from typing import Any
 
 import yaml
 
-from raydd.api import verbs as api
 from raydd.api.evaluate import evaluate
+from raydd.api.experts import train_experts
 from raydd.config.parsing import build, dump, merge
 from raydd.config.presets import load_preset
 from raydd.config.schema import DistillConfig, EvaluateConfig, ExpertsConfig
 from raydd.data.synset import SyntheticSet
 from raydd.io.provenance import commit
 from raydd.methods import METHODS, complete
-from raydd.run.families import needs_experts
+from raydd.run.resolve import needs_experts
 
 OWN = {name: complete(DistillConfig(method=name)) for name in METHODS}
 TABLES = {
@@ -71,7 +71,7 @@ def buffer_of(config: DistillConfig, plan: dict[str, Any]) -> Path | None:
     if not needs_experts(config):
         return None
     given = plan.get("buffers", {}).get(config.experts.optimizer)
-    return Path(given) if given else api.train_experts(ExpertsConfig(data=config.data, experts=config.experts))
+    return Path(given) if given else train_experts(ExpertsConfig(data=config.data, experts=config.experts))
 
 
 def distill(config: DistillConfig, buffer: Path | None, out: Path) -> None:

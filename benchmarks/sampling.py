@@ -32,8 +32,8 @@ from raydd.buffer.spec import BufferSpec
 from raydd.data.preprocessing import Transform
 from raydd.data.synset import SyntheticSet
 from raydd.distillation.loop import Distillation, Leaf
-from raydd.distillation.network_sources import Look, Snapshots
-from raydd.distillation.statistic_objective import StatisticMatching, features
+from raydd.distillation.network_sources import NetworkPair, Snapshots
+from raydd.distillation.statistic_matching import StatisticMatching, features
 from raydd.io.files import write_atomic
 from raydd.models.zoo import build
 from raydd.numerics.augment import augment
@@ -56,7 +56,7 @@ class Timed(NamedTuple):
     def init(self, rng: torch.Generator) -> None:
         """Nothing is carried."""
 
-    def draw(self, synset: SyntheticSet, state: None, step: int, rng: torch.Generator) -> tuple[Look, None]:
+    def draw(self, synset: SyntheticSet, state: None, step: int, rng: torch.Generator) -> tuple[NetworkPair, None]:
         """What the networks draw."""
         begin = self.clock()
         drawn = self.networks.draw(synset, state, step, rng)

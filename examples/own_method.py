@@ -13,9 +13,9 @@ from dataclasses import replace
 from torch import Tensor
 
 import raydd
-from raydd.distillation.recipe import Recipe, Setup
-from raydd.distillation.statistic_recipe import statistics
-from raydd.methods import DEFAULTS
+from raydd.distillation.setup import Recipe, Setup
+from raydd.distillation.statistic_matching import match_statistics
+from raydd.methods.method import Method
 from raydd.numerics.statistics import means
 
 
@@ -26,13 +26,18 @@ def moments(real: Tensor, synthetic: Tensor) -> Tensor:
 
 
 def spread(setup: Setup) -> Recipe:
-    """A method: from settings, images and networks to what is matched, where it starts, and what is learned."""
-    recipe = statistics(setup)  # as the settings say
+    """Return what is matched, where it starts, and what is learned."""
+    recipe = match_statistics(setup)  # as the settings say
     return recipe._replace(objective=replace(recipe.objective, distance=moments))
 
 
-raydd.METHODS["spread"] = spread
-DEFAULTS["spread"] = DEFAULTS["dm"]  # what nobody sets: no experts, 20000 steps, a step size of 1
+raydd.METHODS["spread"] = Method(
+    name="spread",
+    about="DM that matches the deviations of features too.",
+    match="statistics",
+    defaults=raydd.METHODS["dm"].defaults,  # 20000 steps, a learning rate of 1
+    compose=spread,
+)
 
 
 def main(out: str = "runs/example-method", smoke: bool = False) -> None:

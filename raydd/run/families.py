@@ -64,8 +64,8 @@ def check_statistic(config: DistillConfig) -> None:
         )
     if config.match == "statistics" and config.lr.lr:
         raise ValueError(
-            f"lr.lr = {config.lr.lr:g}, but method {config.method} has no students whose learning rate could be learned; "
-            "use --set lr.lr=0"
+            f"lr.lr = {config.lr.lr:g}, but method {config.method} has no students whose learning rate could be "
+            "learned; use --set lr.lr=0"
         )
     if config.match == "statistics" and config.lr.labels:
         raise ValueError(f"lr.labels = {config.lr.labels:g}, but method {config.method} learns no labels; use 0")

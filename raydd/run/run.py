@@ -97,8 +97,12 @@ class Run:
         drop_scored_sets(self._folder, self._distillation.step)  # of steps that are taken again
 
     def _make_probe(self, recipe: Recipe) -> Probe | None:
-        buffer = self.context.buffer
-        return recipe.probe(buffer.experts[-1]) if self.config.probe_every and recipe.probe and buffer else None
+        every, buffer = self.config.probe_every, self.context.buffer
+        if every is None:
+            return None
+        if recipe.probe is None or buffer is None:
+            raise ValueError(f"probe_every = {every}: method {self.config.method} matches no trajectories; drop it")
+        return recipe.probe(buffer.experts[-1])
 
     @property
     def history(self) -> tuple[dict[str, Any], ...]:
@@ -159,9 +163,9 @@ class Run:
     def steps(self) -> Iterator[Step]:
         """Take the outer steps that are left, yielding each; then write the result.
 
-        A checkpoint is written every ``checkpoint_every`` steps, of the state that a rollback would return to, so that a
-        killed run goes on to the same bits; where a score is due at that step, the checkpoint holds it. Another one is
-        written when the last is older than ``checkpoint_seconds``. Checkpoints of the current state (at a score, by
+        A checkpoint is written every ``checkpoint_every`` steps, of the state that a rollback would return to, so that
+        a killed run goes on to the same bits; where a score is due at that step, the checkpoint holds it. Another one
+        is written when the last is older than ``checkpoint_seconds``. Checkpoints of the current state (at a score, by
         time and at the end) also hold the state that a rollback would return to.
         """
         self._measure(self._distillation.step)
@@ -223,7 +227,7 @@ class Run:
         self._note_memory(state["step"])
         self.saved, self._saved_at = state["step"], time.monotonic()
 
-    def _note_memory_use(self, step: int) -> None:
+    def _note_memory(self, step: int) -> None:
         path = self._folder / "memory.jsonl"
         before = read_log(path, MemoryDocument, "remove it: the run goes on without it") if path.exists() else []
         lines = [entry for entry in before if entry["step"] < step]

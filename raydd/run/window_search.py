@@ -140,12 +140,17 @@ def with_window(context: RunContext, note: Callable[[str], None]) -> RunContext:
 
 
 def find_window(context: RunContext, note: Callable[[str], None]) -> Search:
-    """Search with trials of the method itself, always from the same start; the buffer's last expert is held out."""
+    """Search with trials of the method itself, always from the same start; the buffer's last expert is held out.
+
+    Raises:
+        ValueError: The buffer has one expert, or the method matches no trajectories.
+    """
     config, buffer = context.config, context.buffer
     assert buffer is not None
     whole = config.model_copy(update={"window": WindowConfig(continuous=config.window.continuous)})
     recipe = find_method(config.method)(Setup(whole, context.work, without_last(buffer)))
-    assert recipe.probe is not None
+    if recipe.probe is None:
+        raise ValueError(f"window.auto: method {config.method} matches no trajectories; set window.high instead")
     probe, matched = recipe.probe(buffer.experts[-1]), cast(TrajectoryMatching, recipe.objective)
     start = probe.losses(recipe.synset)
 

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from raydd.api.continual import class_order, evaluate_continual, incremental, seen_after
-from raydd.api.verbs import Where
 from raydd.config.schema import DataConfig, EvaluateConfig
 from raydd.data.batches import Feed
 from raydd.data.datasets import Split
@@ -23,6 +22,7 @@ from raydd.evaluation.student import evaluate, evaluate_real
 from raydd.io.document import unsealed
 from raydd.models import zoo
 from raydd.numerics.rng import generator
+from raydd.run.placement import Where
 from raydd.selection.class_sampler import real
 
 DATA = DataConfig(augment="none")

@@ -11,7 +11,6 @@ import yaml
 
 import raydd.evaluation.result_cache
 from raydd.api.nas import architectures, rank_architectures
-from raydd.api.verbs import Where
 from raydd.config.nas import NasConfig
 from raydd.config.schema import DataConfig
 from raydd.data.datasets import load_dataset
@@ -23,6 +22,7 @@ from raydd.io.document import unsealed
 from raydd.models.spaces import SPACES, parse
 from raydd.numerics.rng import generator
 from raydd.remote.train_matrix import Board
+from raydd.run.placement import Where
 from raydd.selection.starting_images import INITIAL
 
 HERE = Where(device="cpu")

@@ -15,9 +15,9 @@ from raydd.buffer.segments import InMemory
 from raydd.config.parsing import build
 from raydd.config.schema import DataConfig, DistillConfig, ExpertConfig
 from raydd.data.workspace import open_workspace
-from raydd.distillation.recipe import Setup, initial
-from raydd.distillation.rollouts import draws
-from raydd.distillation.trajectory_recipe import label_by_experts, labels_from_expert
+from raydd.distillation.rollouts import step_generator
+from raydd.distillation.setup import Setup, initial
+from raydd.distillation.trajectory_matching import label_by_experts, labels_from_expert
 from raydd.methods import METHODS, complete
 from raydd.numerics.flat import FlatModel
 from raydd.numerics.rng import generator
@@ -231,8 +231,8 @@ def test_students_of_an_unroll_keep_the_statistics_of_their_batches(buffer, work
     """As the official code of trajectory matching has its students in training mode."""
     setup = tesla(work, buffer, labels="own", student_steps=2, lr={"start": 0.1})
     recipe = METHODS["tesla"](setup)
-    loss, _ = recipe.objective.loss(recipe.synset, None, 0, draws(0, 0, 0))
-    segment = buffer.segment(recipe.objective.window(0), 1, draws(0, 0, 0))
+    loss, _ = recipe.objective.loss(recipe.synset, None, 0, step_generator(0, 0, 0))
+    segment = buffer.segment(recipe.objective.window(0), 1, step_generator(0, 0, 0))
     network, place = work.build().train(), 0
     for parameter in network.parameters():
         parameter.data = segment.start[place : place + parameter.numel()].clone().view(parameter.shape)

@@ -22,8 +22,8 @@ from raydd.data.synset import SyntheticSet
 from raydd.evaluation.matrix import Outcome
 from raydd.io.console import Screen
 from raydd.methods import METHODS, complete
-from raydd.run.callbacks import Album
-from raydd.run.families import needs_experts
+from raydd.run.callbacks import Recorder
+from raydd.run.resolve import needs_experts
 
 COMMON = {"--json", "--help"}
 JOB = COMMON | {"--seed", "--set", "--device"}
@@ -141,7 +141,7 @@ def test_a_failure_is_a_json_error_with_its_exit_code(capfd, monkeypatch, tmp_pa
     def fail(*arguments, **options):
         raise RuntimeError("the disk\nis full")
 
-    monkeypatch.setattr("raydd.api.verbs.distill", fail)
+    monkeypatch.setattr("raydd.api.distill.distill", fail)
     assert document(capfd, "distill", code=1) == {"error": {"message": "the disk is full", "exit_code": 1}}
 
 
@@ -160,13 +160,13 @@ def test_an_unfinished_run_says_how_far_it_is_and_can_be_made_a_set(tmp_path, ca
     quick = {"threads": 1, "steps": 6, "student_steps": 1, "span": 1, "window.high": 1, "checkpoint_every": 2}
     words += [word for key, value in quick.items() for word in ("--set", f"{key}={value}")]
 
-    def killed(self, step, turn=Album.turn):
+    def killed(self, step, turn=Recorder.record):
         turn(self, step)
         if step.step == 4:
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Album, "turn", killed)
+        patch.setattr(Recorder, "record", killed)
         assert run(words) == 130
     capfd.readouterr()
     for verb in ("evaluate", "nas", "continual", "export"):

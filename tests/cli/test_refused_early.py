@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from raydd.api.verbs import distill
+from raydd.api.distill import distill
 from raydd.config.schema import DistillConfig
 from raydd.interop.writing import write_synset
 

@@ -10,7 +10,7 @@ import yaml
 from PIL import Image
 from torch import nn
 
-from raydd.api.verbs import distill
+from raydd.api.distill import distill
 from raydd.buffer.arrow_buffer import refresh_manifest
 from raydd.buffer.manifest import read_manifest, write_manifest
 from raydd.config.parsing import build
@@ -24,7 +24,8 @@ from raydd.evaluation.scores import plan
 from raydd.io.console import Screen
 from raydd.methods import complete
 from raydd.run.experts import open_buffer
-from raydd.run.resolve import as_before, read_config
+from raydd.run.resolve import _as_before
+from raydd.run.run_folder import read_config
 from raydd.training.expert_worker import Job, Trainer, default_buffer, prepare
 
 CPU = torch.device("cpu")
@@ -255,9 +256,9 @@ def test_a_run_of_an_older_version_goes_on_as_it_began(letters, tmp_path):
     (out / "config.yaml").write_text(yaml.safe_dump(tree))
     before = read_config(out)
     assert before.data.flip
-    assert as_before(config, before).data.flip
-    assert as_before(settings(letters, {"data": {"flip": False}}), before).data.flip is False
-    assert as_before(config, None) == config
+    assert _as_before(config, before).data.flip
+    assert _as_before(settings(letters, {"data": {"flip": False}}), before).data.flip is False
+    assert _as_before(config, None) == config
     distill(config, out, resume=True)
     with pytest.raises(ValueError, match=r"started with other settings: data\.flip was True and is False"):
         distill(config.model_copy(update={"data": data(letters, flip=False)}), out, resume=True)

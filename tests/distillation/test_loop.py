@@ -134,7 +134,7 @@ def test_resumed_at_a_kept_step_equals_uninterrupted(options, tmp_path):
 
 def test_kept_is_the_last_state_at_a_multiple_and_resumes_as_well():
     whole, steps = run(Quadratic(noise=1), 14, keep_every=5)
-    assert whole.kept["step"] == 10
+    assert whole.rollback_state["step"] == 10
     second = Distillation(Quadratic(noise=1), synset(), LEARN, 0, keep_every=5)
     second.load_state_dict(whole.kept)
     assert list(second.run(14)) == steps[10:]
@@ -338,7 +338,7 @@ def test_a_state_that_was_saved_before_its_loss_is_known_holds_the_one_before_it
     assert "kept" not in distillation.kept
     assert "attempt" not in state  # as before, where nothing was rolled back
     list(distillation.run(21))
-    assert distillation.kept["step"] == 20
+    assert distillation.rollback_state["step"] == 20
     assert torch.equal(distillation.kept["leaves"]["images"], state["leaves"]["images"])
 
 
@@ -348,7 +348,7 @@ def test_a_checkpoint_of_an_earlier_version_goes_on_from_itself():
     old = {name: value for name, value in first.state_dict().items() if name not in {"kept", "attempt"}}
     second = Distillation(Spiked(), synset(), GENTLE, 0, keep_every=10)
     second.load_state_dict(old)
-    assert second.kept["step"] == 20
+    assert second.rollback_state["step"] == 20
     list(second.run(25))
     assert torch.equal(whole.result.images, second.result.images)
 

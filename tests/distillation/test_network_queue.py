@@ -6,7 +6,7 @@ from torch import nn
 
 from raydd.data.preprocessing import Transform
 from raydd.data.synset import SyntheticSet
-from raydd.distillation.network_queue import FIRST, Queue
+from raydd.distillation.network_queue import INITIAL_SIZE, Queue
 from raydd.io.tensor_file import flatten_tree, unflatten_tree
 from raydd.models.zoo import build
 from raydd.numerics.flat import FlatModel
@@ -116,7 +116,7 @@ def test_a_look_is_one_of_the_networks_and_trusted_as_far_as_it_was_right():
         assert look.trust == (network["right"] / network["seen"] if network["seen"] else 0)
         looked[name] += 1
         trusts.add(look.trust)
-    assert sorted(looked) == [str(name) for name in range(FIRST + 1)]
+    assert sorted(looked) == [str(name) for name in range(INITIAL_SIZE + 1)]
     assert all(15 < count < 50 for count in looked.values())
     assert max(trusts) > 0.6  # they learn
 

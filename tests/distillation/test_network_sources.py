@@ -9,7 +9,7 @@ from raydd.buffer.convexified import Convexified
 from raydd.buffer.segments import InMemory
 from raydd.data.preprocessing import Transform
 from raydd.data.synset import SyntheticSet
-from raydd.distillation.network_sources import Mixed, RandomInit, Snapshots, Trained, descended, slope
+from raydd.distillation.network_sources import Mixed, RandomInit, Snapshots, Trained, loss_gradient, sgd_step
 from raydd.models.zoo import build
 from raydd.numerics.augment import augment
 from raydd.numerics.flat import FlatModel
@@ -130,14 +130,14 @@ def test_the_slope_is_the_gradient_of_the_mean_cross_entropy(device):
     theta = MODEL.init(generator(3)).to(images)
     at = theta.clone().requires_grad_()
     expected = torch.autograd.grad(cross_entropy(MODEL(at, images), start.labels), at)[0]
-    found = slope(MODEL, theta, images, start.labels)
+    found = loss_gradient(MODEL, theta, images, start.labels)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-14)
     assert found.requires_grad
     with torch.no_grad():
-        constant = slope(MODEL, theta, images, start.labels)
+        constant = loss_gradient(MODEL, theta, images, start.labels)
     torch.testing.assert_close(constant, expected, rtol=1e-10, atol=1e-14)
     assert not constant.requires_grad
-    after = descended(MODEL, theta, images, start.labels, 0.5)
+    after = sgd_step(MODEL, theta, images, start.labels, 0.5)
     torch.testing.assert_close(after, theta - 0.5 * expected, rtol=1e-10, atol=1e-14)
     assert not after.requires_grad
 

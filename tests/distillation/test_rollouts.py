@@ -8,7 +8,7 @@ import torch
 from raydd.data.preprocessing import Transform
 from raydd.data.synset import SyntheticSet
 from raydd.distillation.loop import Distillation, Leaf
-from raydd.distillation.rollouts import Matcher, Rollout, in_turn, mean
+from raydd.distillation.rollouts import Matcher, Rollout, mean, sequential
 
 LEARN = {"images": Leaf(0.5, 0.5), "lr": Leaf(0.01)}
 
@@ -48,14 +48,14 @@ def same(one, other):
 
 def test_one_rollout_is_the_loop_itself_to_the_bit():
     alone, steps = taken(None)
-    rolled, others = taken(in_turn(Matcher(Noisy(), synset(), 0), 1))
+    rolled, others = taken(sequential(Matcher(Noisy(), synset(), 0), 1))
     assert steps == others
     assert same(alone, rolled)
 
 
 def test_a_step_takes_the_mean_of_gradients_known_by_a_formula():
     objective = Noisy()
-    rolled, steps = taken(in_turn(Matcher(objective, synset(), 0), 4), steps=1)
+    rolled, steps = taken(sequential(Matcher(objective, synset(), 0), 4), steps=1)
     points = torch.stack([point for _, point in objective.points]).double()
     start = synset().images.double()
     assert len(points.unique(dim=0)) == 4  # each rollout draws its own
@@ -67,8 +67,8 @@ def test_a_step_takes_the_mean_of_gradients_known_by_a_formula():
 
 def test_the_first_rollout_draws_what_a_run_of_one_draws():
     one, four = Noisy(), Noisy()
-    taken(in_turn(Matcher(one, synset(), 0), 1), steps=3)
-    taken(in_turn(Matcher(four, synset(), 0), 4), steps=3)
+    taken(sequential(Matcher(one, synset(), 0), 1), steps=3)
+    taken(sequential(Matcher(four, synset(), 0), 4), steps=3)
     assert [step for step, _ in four.points] == [0] * 4 + [1] * 4 + [2] * 4
     assert all(torch.equal(a, b) for (_, a), (_, b) in zip(one.points, four.points[::4], strict=True))
 
@@ -79,7 +79,7 @@ def test_rollouts_made_in_any_order_give_the_same_bits():
     def backwards(leaves, step, attempt):
         return [matcher(leaves, step, attempt, index) for index in (2, 1, 0)][::-1]
 
-    assert same(taken(in_turn(matcher, 3))[0], taken(backwards)[0])
+    assert same(taken(sequential(matcher, 3))[0], taken(backwards)[0])
 
 
 def test_the_leaves_given_are_left_as_they_are():
@@ -98,7 +98,7 @@ def test_the_mean_is_summed_in_order():
 
 def test_a_rollout_that_is_not_finite_rolls_the_step_back():
     spoiled = Noisy(spoiled={3 * 3 + 1})  # the second rollout of the fourth step
-    run, steps = taken(in_turn(Matcher(spoiled, synset(), 0), 3), steps=4, keep_every=2)
+    run, steps = taken(sequential(Matcher(spoiled, synset(), 0), 3), steps=4, keep_every=2)
     expected = [(1, None), (2, None), (3, None), (4, 2), (3, None), (4, None)]
     assert [(step.step, step.rolled_back_to) for step in steps] == expected
     assert run.step == 4
@@ -109,8 +109,8 @@ def test_a_rollout_that_is_not_finite_rolls_the_step_back():
 
 def test_the_gate_looks_at_the_mean_loss():
     matcher = Matcher(Noisy(), synset(), 0)
-    first = taken(in_turn(matcher, 4), steps=1)[1][0].loss
-    _, steps = taken(in_turn(matcher, 4), steps=1, gate=first * 0.999)
+    first = taken(sequential(matcher, 4), steps=1)[1][0].loss
+    _, steps = taken(sequential(matcher, 4), steps=1, gate=first * 0.999)
     assert not steps[0].stepped
-    _, steps = taken(in_turn(matcher, 4), steps=1, gate=first * 1.001)
+    _, steps = taken(sequential(matcher, 4), steps=1, gate=first * 1.001)
     assert steps[0].stepped

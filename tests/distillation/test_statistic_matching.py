@@ -12,9 +12,9 @@ from raydd.data.preprocessing import Transform
 from raydd.data.synset import SyntheticSet
 from raydd.distillation.loop import Distillation, Leaf
 from raydd.distillation.network_queue import Queue
-from raydd.distillation.network_sources import Look, Mixed, RandomInit, Snapshots, Trained
-from raydd.distillation.rollouts import draws
-from raydd.distillation.statistic_objective import STATISTICS, RealImages, StatisticMatching
+from raydd.distillation.network_sources import Mixed, NetworkPair, RandomInit, Snapshots, Trained
+from raydd.distillation.rollouts import step_generator
+from raydd.distillation.statistic_matching import STATISTICS, RealImages, StatisticMatching
 from raydd.models.zoo import build
 from raydd.numerics.augment import augment
 from raydd.numerics.flat import FlatModel
@@ -149,24 +149,24 @@ def outer(objective, start, seed):
     """The losses of all parts of one outer step, summed, and the state after them."""
     state, total = objective.init(generator(0)), 0.0
     for part in range(objective.parts):
-        value, state = objective.loss(start, state, 0, draws(seed, 0, 0, part), part)
+        value, state = objective.loss(start, state, 0, step_generator(seed, 0, 0, part), part)
         total = total + value
     return total, state
 
 
 def networks_of(seed):
     """What the networks of the first outer step are drawn from."""
-    return derived(draws(seed, 0, 0), "networks")
+    return derived(step_generator(seed, 0, 0), "networks")
 
 
 def compared(objective, start, naive, seed, **loss):
     """Our loss and its gradient to the images, and the naive ones, which are given what a class draws from."""
     start = start.with_leaves({"images": start.images.requires_grad_()})
     if "part" in loss:
-        value, state = objective.loss(start, loss["state"], 0, draws(seed, 0, 0, loss["part"]), loss["part"])
+        value, state = objective.loss(start, loss["state"], 0, step_generator(seed, 0, 0, loss["part"]), loss["part"])
     else:
         value, state = outer(objective, start, seed)
-    expected = naive(start, lambda label: draws(seed, 0, 0, label))
+    expected = naive(start, lambda label: step_generator(seed, 0, 0, label))
     (ours,) = torch.autograd.grad(value, start.images)
     (wanted,) = torch.autograd.grad(expected, start.images)
     assert value.item() == pytest.approx(expected.item(), rel=1e-9)
@@ -229,7 +229,7 @@ def test_layers_are_the_features_of_every_block():
     value, _ = outer(objective, start, 4)
     theta, expected = MODEL.init(networks_of(4)).double(), 0
     for label in range(CLASSES):
-        theirs, ours = drawn_class(objective, start, label, draws(4, 0, 0, label))
+        theirs, ours = drawn_class(objective, start, label, step_generator(4, 0, 0, label))
         module = network(theta)
         for part in module.body:
             theirs, ours = part(theirs), part(ours)
@@ -246,7 +246,7 @@ class Halved:
 
     def draw(self, synset, state, step, rng):
         theta = MODEL.init(rng).to(synset.images)
-        return Look(theta, theta, 0.5), None
+        return NetworkPair(theta, theta, 0.5), None
 
 
 @pytest.mark.parametrize("each_class", [False, True])
@@ -255,8 +255,8 @@ def test_the_trust_in_the_judge_weighs_the_cross_entropy_in_every_part(each_clas
     plain = matching(alpha=2.0, each_class=each_class)
     a, b = {"networks": None}, {"networks": None}
     for part in range(halved.parts):
-        value, a = halved.loss(synset(), a, 0, draws(1, 0, 0, part), part)
-        expected, b = plain.loss(synset(), b, 0, draws(1, 0, 0, part), part)
+        value, a = halved.loss(synset(), a, 0, step_generator(1, 0, 0, part), part)
+        expected, b = plain.loss(synset(), b, 0, step_generator(1, 0, 0, part), part)
         assert torch.equal(value, expected)
 
 
@@ -265,7 +265,7 @@ def test_the_gaussian_distance_takes_the_same_features():
     value, _ = outer(objective, start, 4)
     theta, expected = MODEL.init(networks_of(4)).double(), 0
     for label in range(CLASSES):
-        theirs, ours = drawn_class(objective, start, label, draws(4, 0, 0, label))
+        theirs, ours = drawn_class(objective, start, label, step_generator(4, 0, 0, label))
         expected += gaussian(network(theta).features(theirs), network(theta).features(ours)).item()
     assert value.item() == pytest.approx(expected, rel=1e-10)
 
@@ -282,8 +282,8 @@ def test_images_learn_through_every_operation_by_the_right_slope(name):
     images = start.images.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(at(images), images)
     with torch.no_grad():
-        slope = (at(start.images + step * toward) - at(start.images - step * toward)) / (2 * step)
-    assert (gradient * toward).sum().item() == pytest.approx(slope.item(), rel=1e-4)
+        loss_gradient = (at(start.images + step * toward) - at(start.images - step * toward)) / (2 * step)
+    assert (gradient * toward).sum().item() == pytest.approx(loss_gradient.item(), rel=1e-4)
 
 
 def test_a_class_has_one_view_and_the_next_class_another():
@@ -317,8 +317,8 @@ def test_a_class_without_an_image_costs_nothing():
     start = synset()
     rows = start.labels != 1
     start = start.with_leaves({"images": start.images[rows].requires_grad_(), "labels": start.labels[rows]})
-    _, state = TGDD.loss(start, TGDD.init(generator(0)), 0, draws(0, 0, 0), 0)
-    value, _ = TGDD.loss(start, state, 0, draws(0, 0, 0, 1), 1)
+    _, state = TGDD.loss(start, TGDD.init(generator(0)), 0, step_generator(0, 0, 0), 0)
+    value, _ = TGDD.loss(start, state, 0, step_generator(0, 0, 0, 1), 1)
     (gradient,) = torch.autograd.grad(value, start.images)
     assert value.item() == 0
     assert not gradient.any()
@@ -400,7 +400,7 @@ def test_learned_images_lower_the_loss_at_networks_they_never_met(name, dtype, d
     theta = MODEL.init(generator(77, "unmet")).to(start.images)
 
     def total(shown):
-        look = Look(theta, theta)
+        look = NetworkPair(theta, theta)
         losses = [objective.class_loss(shown, look, label, generator(6)) for label in range(CLASSES)]
         return torch.stack(losses).sum().item()
 
@@ -413,7 +413,7 @@ def losses_and_gradients(objective, look, classes, step=3, seed=0):
     for label in classes:
         images = synset().images.clone().requires_grad_()
         start = synset().with_leaves({"images": images})
-        loss = objective.class_loss(start, look, label, draws(seed, step, 0, label))
+        loss = objective.class_loss(start, look, label, step_generator(seed, step, 0, label))
         found[label] = loss.item(), torch.autograd.grad(loss, images)[0]
     return found
 
@@ -446,7 +446,7 @@ def test_what_a_class_draws_does_not_depend_on_the_others(name):
     for more[:] in ([0], [CLASSES - 1]):
         state = greedily.init(generator(0))
         for part in range(CLASSES):
-            loss, state = greedily.loss(start, state, 0, draws(0, 0, 0, part), part)
+            loss, state = greedily.loss(start, state, 0, step_generator(0, 0, 0, part), part)
             losses.setdefault(part, []).append(loss.item())
     assert losses[CLASSES - 1][0] == losses[CLASSES - 1][1]
     assert all(losses[label][0] != losses[label][1] for label in range(CLASSES - 1))

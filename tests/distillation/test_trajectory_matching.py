@@ -6,7 +6,7 @@ from raydd.buffer.segments import InMemory
 from raydd.data.preprocessing import Transform
 from raydd.data.synset import SyntheticSet
 from raydd.distillation.loop import Distillation, Leaf
-from raydd.distillation.trajectory_objective import TrajectoryMatching
+from raydd.distillation.trajectory_matching import TrajectoryMatching
 from raydd.models.zoo import build
 from raydd.numerics.augment import augment
 from raydd.numerics.flat import FlatModel

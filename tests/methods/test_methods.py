@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from raydd.api.verbs import distill
+from raydd.api.distill import distill
 from raydd.buffer.arrow_buffer import ArrowBuffer, refresh_manifest
 from raydd.buffer.convexified import convexify
 from raydd.buffer.segments import InMemory
@@ -19,16 +19,18 @@ from raydd.data.imagenet import SUBSETS
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import open_workspace
 from raydd.distillation.loop import Distillation, Leaf
-from raydd.distillation.recipe import Recipe, Setup, initial, leaves
-from raydd.methods import DEFAULTS, METHODS, PER_IMAGE, complete
+from raydd.distillation.setup import Recipe, Setup, initial, leaves
+from raydd.methods import METHODS, complete
+from raydd.methods.method import Method
 from raydd.numerics.rng import generator
-from raydd.run.experts import open_buffer, settle
-from raydd.run.families import needs_experts
-from raydd.run.resolve import check
+from raydd.run.experts import find_experts, open_buffer, settle
+from raydd.run.resolve import bind, check_data, check_settings, needs_experts
 from raydd.run.run import Run
+from raydd.run.run_folder import claim
 from raydd.training.expert_worker import Job, Trainer, prepare
 
 CPU = torch.device("cpu")
+DEFAULTS = {name: row.defaults for name, row in METHODS.items() if row.defaults}
 PARTS = ("images", "labels", "lr")
 TOY = {
     "ipc": 1,
@@ -94,6 +96,10 @@ def distillation(config, source, device=CPU):
 def distil(config, source, device=CPU):
     whole = distillation(config, source, device)
     return list(whole.run(config.steps)), whole.result
+
+
+def open_run(config, folder, buffer, work, resume=False):
+    return Run(bind(config, folder, buffer, work, claim(folder, resume)))
 
 
 def same(a, b):
@@ -274,14 +280,14 @@ RESUMED = [
 def test_killed_at_any_step_it_resumes_to_the_same_bits(method, layer, folder, tmp_path):
     config = toy(method, layer and {"ema": 0.5, **layer})
     buffer, work = opened(folder, config)
-    whole = Run(config, tmp_path / "whole", buffer, work)
+    whole = open_run(config, tmp_path / "whole", buffer, work)
     steps = list(whole.steps())
     assert len(steps) == 5
     expected = (tmp_path / "whole" / "synset.arrow").read_bytes()
     for killed in range(6):
         out = tmp_path / str(killed)
-        list(itertools.islice(Run(config, out, buffer, work).steps(), killed))
-        rest = list(Run(config, out, buffer, work, resume=True).steps())
+        list(itertools.islice(open_run(config, out, buffer, work).steps(), killed))
+        rest = list(open_run(config, out, buffer, work, resume=True).steps())
         assert rest == steps[5 - len(rest) :]
         assert len(rest) < 5 or killed < 3
         assert (out / "synset.arrow").read_bytes() == expected
@@ -292,24 +298,20 @@ def test_killed_at_any_step_it_resumes_to_the_same_bits(method, layer, folder, t
 def test_a_selection_is_finished_at_once_and_once(method, folder, tmp_path):
     config = toy(method, {"ipc": 2, "formation": {"factor": 2}})
     buffer, work = opened(folder, config)
-    assert list(Run(config, tmp_path / "run", buffer, work).steps()) == []
+    assert list(open_run(config, tmp_path / "run", buffer, work).steps()) == []
     found = SyntheticSet.load(tmp_path / "run" / "synset.arrow")
     before = (tmp_path / "run" / "synset.arrow").read_bytes()
     assert (found.images.shape, found.ipc, len(found.decoded().images)) == ((20, 1, 8, 8), 2, 80)
-    assert list(Run(config, tmp_path / "run", buffer, work, resume=True).steps()) == []
+    assert list(open_run(config, tmp_path / "run", buffer, work, resume=True).steps()) == []
     assert (tmp_path / "run" / "synset.arrow").read_bytes() == before
 
 
 @of("statistics")
-def test_batch_norm_is_refused_where_a_network_sees_one_class_a_batch(method, tmp_path):
+def test_batch_norm_is_refused_where_a_network_sees_one_class_a_batch(method):
     config = toy(method, {"experts": {"network": "ConvNetW8BN"}})
     work = open_workspace(config.data, "ConvNetW8BN", CPU)
-    for refuse in (lambda: check(config, work), lambda: Run(config, tmp_path / "run", None, work)):
-        with pytest.raises(
-            ValueError, match=rf"^ConvNetW8BN has batch norm, and method {method} .* --network ConvNetW8$"
-        ):
-            refuse()
-    assert not (tmp_path / "run" / "config.yaml").exists()
+    with pytest.raises(ValueError, match=rf"^ConvNetW8BN has batch norm, and method {method} .* --network ConvNetW8$"):
+        check_data(config, work)
 
 
 @of("trajectories", "nothing")
@@ -319,7 +321,7 @@ def test_batch_norm_experts_work_from_training_to_a_set(method, batch_norm, tmp_
         config = config.model_copy(update={"evaluate_every": 5})
     buffer, work = batch_norm.open(config)
     assert buffer.running_stats(1, 2).numel() == 2 * 8 * 2
-    steps = list(Run(config, tmp_path / "run", buffer, work).steps())
+    steps = list(open_run(config, tmp_path / "run", buffer, work).steps())
     assert all(math.isfinite(step.loss) and step.stepped for step in steps)
     assert (tmp_path / "run" / "synset.arrow").exists()
 
@@ -356,7 +358,7 @@ def test_what_a_method_has_of_its_own_fills_what_is_unset_alone(method, path, va
     said = build(DistillConfig, {"method": method}, nested(path, general))
     assert at(complete(said), path) == general
     for other, tree in DEFAULTS.items():
-        if path not in dict(leaf_settings(tree)) and (path != ("lr", "images") or other not in PER_IMAGE):
+        if path not in dict(leaf_settings(tree)) and (path != ("lr", "images") or not METHODS[other].image_rates):
             assert at(complete(build(DistillConfig, {"method": other})), path) == general
     beside = {"lr": {"momentum": 0.3}, "experts": {"lr": 7}, "pruning": {"metric": "squared"}, "window": {"low": 1}}
     beside |= {"statistic": {"lr": 2}, "formation": {"bound": 9}}
@@ -370,7 +372,6 @@ def test_the_methods_own_values_are_their_papers():
     own = {method: {".".join(path): value for path, value in leaf_settings(tree)} for method, tree in DEFAULTS.items()}
     datm = {"initial": "correctly_classified", "lr.labels": 5.0, "experts.optimizer": "gsam"}
     dc = {
-        "match": "statistics",
         "steps": 10000,
         "checkpoint_every": 200,
         "lr.images": 0.1,
@@ -382,7 +383,6 @@ def test_the_methods_own_values_are_their_papers():
         "statistic.epochs": 50,
     }
     stages = {
-        "match": "statistics",
         "steps": 10000,
         "checkpoint_every": 200,
         "space": "pixels",
@@ -398,7 +398,7 @@ def test_the_methods_own_values_are_their_papers():
         "experts.epochs": 60,
         "experts.num_experts": 5,
     }
-    chosen = {"match": "nothing", "steps": 0}
+    chosen = {"steps": 0}
     assert own == {
         "ftd": {"ema": 0.9995, "experts.optimizer": "gsam"},
         "tesla": {"backprop": "truncated", "labels": "expert"},
@@ -414,11 +414,10 @@ def test_the_methods_own_values_are_their_papers():
         "mct": {"convexify": True, "window.continuous": True},
         "dc": dc | {"initial": "noise", "statistic.augment": "none"},
         "dsa": dc,
-        "dm": {"match": "statistics", "steps": 20000, "checkpoint_every": 200, "lr.images": 1.0, "lr.lr": 0.0},
+        "dm": {"steps": 20000, "checkpoint_every": 200, "lr.images": 1.0, "lr.lr": 0.0},
         "tgdd": stages | {"statistic.networks": "experts", "statistic.alpha": 2.5},
         "dance": stages | {"statistic.networks": "mixed", "statistic.alpha": 1.0},
         "idm": {
-            "match": "statistics",
             "steps": 20000,
             "checkpoint_every": 500,
             "formation.factor": 2,
@@ -430,7 +429,6 @@ def test_the_methods_own_values_are_their_papers():
             "statistic.refresh": 30,
         },
         "m3d": {
-            "match": "statistics",
             "steps": 20000,
             "checkpoint_every": 200,
             "formation.factor": 2,
@@ -444,6 +442,9 @@ def test_the_methods_own_values_are_their_papers():
         "kcenter": chosen | {"initial": "kcenter", "experts.num_experts": 1},
         "forgetting": chosen | {"initial": "forgetting", "experts.num_experts": 5},
     }
+    matched = {match: {name for name in METHODS if METHODS[name].match == match} for match in FAMILIES}
+    assert matched["statistics"] == {"dc", "dsa", "dm", "tgdd", "dance", "idm", "m3d"}
+    assert matched["nothing"] == {"random", "kmeans", "herding", "kcenter", "forgetting"}
     # What the papers say and these methods share with what is general: DM's features and siamese augmentation.
     dm = toy("dm", {"statistic": {"refresh": 1, "epochs": 0}}).statistic
     assert (dm.networks, dm.of, dm.distance, dm.alpha, dm.each_class) == ("random", "features", "means", 0, False)
@@ -482,11 +483,12 @@ def test_a_run_writes_the_learning_rate_that_it_has(tmp_path):
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["lr"]["images"] == 0.03
 
 
-@pytest.mark.parametrize("method", [*METHODS, "bright"])
+@each_method
 def test_completing_twice_is_completing_once(method):
     config = complete(build(DistillConfig, {"method": method, "steps": 7}))
     assert complete(config) == config
     assert config.steps == 7
+    assert config.match == METHODS[method].match
     if method not in DEFAULTS:
         assert config == build(DistillConfig, {"method": method, "steps": 7})
 
@@ -527,10 +529,10 @@ def test_a_new_method_is_a_function_and_a_row(folder, tmp_path, monkeypatch):
     def bright(setup):
         return Recipe(Brightness(), initial(setup), leaves(setup.config, setup.work.transform))
 
-    monkeypatch.setitem(METHODS, "bright", bright)
+    monkeypatch.setitem(METHODS, "bright", Method("bright", "Images of mean 1.", compose=bright))
     config = toy("bright", {"lr": {"lr": 0, "images": 100}, "steps": 30})
     buffer, work = open_buffer(folder, config, CPU)
-    run = Run(config, tmp_path / "run", buffer, work)
+    run = open_run(config, tmp_path / "run", buffer, work)
     losses = [step.loss for step in run.steps()]
     assert losses[-1] < 0.01 * losses[0]
 
@@ -579,15 +581,15 @@ def test_smooth_experts_lead_elsewhere(buffers, tmp_path):
     results = []
     for optimizer in ("momentum", "smooth", "gsam"):
         config = small("mtt", {"experts": {"optimizer": optimizer}})
-        run = Run(config, tmp_path / optimizer, *buffers.open(config))
+        run = open_run(config, tmp_path / optimizer, *buffers.open(config))
         assert all(math.isfinite(step.loss) for step in run.steps())
         results.append(SyntheticSet.load(tmp_path / optimizer / "synset.arrow").images)
     assert not any(torch.equal(a, b) for a, b in itertools.combinations(results, 2))
 
 
 def distilled(config, buffer, work, out):
-    list(itertools.islice(Run(config, out, buffer, work).steps(), 2))
-    list(Run(config, out, buffer, work, resume=True).steps())
+    list(itertools.islice(open_run(config, out, buffer, work).steps(), 2))
+    list(open_run(config, out, buffer, work, resume=True).steps())
     return SyntheticSet.load(out / "synset.arrow")
 
 
@@ -602,19 +604,14 @@ def test_convexified_experts_give_what_the_full_ones_do_and_only_to_a_method_tha
     first = distilled(full, source, work, tmp_path / "full")
     assert same(first, distilled(kept, *straight, tmp_path / "kept"))
     assert same(first, distilled(kept, *written, tmp_path / "again"))
-    assert (
-        settle(small("mct"), straight[0], tmp_path / "new").experts.kept
-        == settle(small("mct"), written[0], tmp_path / "new").experts.kept
-        == (3,)
-    )
-    assert settle(kept, source, tmp_path / "new").experts.kept is None
+    assert settle(small("mct"), straight[0]).experts.kept == settle(small("mct"), written[0]).experts.kept == (3,)
+    assert settle(kept, source).experts.kept is None
     for method in (name for name in METHODS if family(name) == "trajectories" and name != "mct"):
         with pytest.raises(ValueError, match=r"is convexified \(MCT\): use --method mct, or a full buffer") as caught:
-            Run(small(method, {"experts": {"kept": [3]}}), tmp_path / method, *straight)
+            find_experts(straight[0].folder, small(method, {"experts": {"kept": [3]}}))
         assert "\n" not in str(caught.value)
-        assert not (tmp_path / method).exists()
     with pytest.raises(ValueError, match=r"waypoints \(4,\) are not \(3,\)"):
-        Run(small("mct", {"waypoints": [4]}), tmp_path / "other", *straight)
+        open_run(small("mct", {"waypoints": [4]}), tmp_path / "other", *straight)
     assert not (tmp_path / "other").exists()
 
 
@@ -669,8 +666,9 @@ def shrunk(dataset, preset, ipc):
 def test_every_shipped_cell_runs(dataset, preset, ipc, buffers, tmp_path):
     published, config = shrunk(dataset, preset, ipc)
     buffer, work = buffers.open(config)
-    config = settle(config, buffer, tmp_path / "run")
-    check(config, work)
+    config = settle(config, buffer)
+    check_settings(config)
+    check_data(config, work)
     recipe = METHODS[config.method](Setup(config, work, buffer))
     objective, size = recipe.objective, len(recipe.synset.images)
     assert (recipe.gate, recipe.ema) == (published.gate, published.ema)
@@ -680,7 +678,7 @@ def test_every_shipped_cell_runs(dataset, preset, ipc, buffers, tmp_path):
         published.batch_size is not None and published.batch_size < ipc * classes_of(dataset)
     )
     assert (objective.window(0) != objective.window(1)) == (published.window.current is not None)
-    steps = list(Run(config, tmp_path / "run", buffer, work).steps())
+    steps = list(open_run(config, tmp_path / "run", buffer, work).steps())
     assert [step.step for step in steps] == [1, 2]
     assert all(math.isfinite(step.loss) for step in steps)
     synset = SyntheticSet.load(tmp_path / "run" / "synset.arrow")
@@ -738,14 +736,15 @@ def test_every_shipped_cell_of_the_statistics_family_runs(dataset, preset, ipc, 
     published = complete(build(DistillConfig, load_preset(dataset, preset, ipc)))
     config = shrunk_statistics(dataset, preset, ipc)
     buffer, work = buffers.open(config) if needs_experts(config) else opened(None, config)
-    config = settle(config, buffer, tmp_path / "run")
-    check(config, work)
+    config = settle(config, buffer)
+    check_settings(config)
+    check_data(config, work)
     recipe = METHODS[config.method](Setup(config, work, buffer))
     assert recipe.objective.joint != published.statistic.each_class
     assert (recipe.objective.alpha > 0) == (published.statistic.alpha > 0)
     assert (recipe.learn["images"].bounds is not None) == (published.space == "pixels")
     assert recipe.synset.formation.factor == published.formation.factor
-    steps = list(Run(config, tmp_path / "run", buffer, work).steps())
+    steps = list(open_run(config, tmp_path / "run", buffer, work).steps())
     assert [step.step for step in steps] == [1, 2]
     assert all(math.isfinite(step.loss) and step.stepped for step in steps)
     synset = SyntheticSet.load(tmp_path / "run" / "synset.arrow")

@@ -10,7 +10,7 @@ import textwrap
 import pytest
 import torch
 
-from raydd.api.verbs import Where, distill
+from raydd.api.distill import distill
 from raydd.buffer.arrow_buffer import ArrowBuffer, expert_path, refresh_manifest, write_expert
 from raydd.buffer.expert_file import ExpertTrajectory
 from raydd.buffer.manifest import read_manifest
@@ -19,6 +19,7 @@ from raydd.config.schema import DataConfig, DistillConfig, ExpertConfig
 from raydd.data.synset import SyntheticSet
 from raydd.numerics.rng import generator
 from raydd.remote.buffer_store import RemoteBuffer, share
+from raydd.run.placement import Where
 from raydd.training.expert_worker import Job, prepare
 
 pytestmark = pytest.mark.remote
@@ -32,6 +33,7 @@ CLUSTER = """
     from raydd.run.experts import open_buffer
     from raydd.config.schema import DistillConfig
     from raydd.remote.rollouts import Crew
+    from raydd.run.resolve import bind
     from raydd.run.run import Run
     from raydd.config.parsing import build
 
@@ -51,7 +53,7 @@ CLUSTER = """
         raydd.remote.buffer_store._sees = lambda node, folder: False
         raydd.remote.buffer_store.SHARE = float(sys.argv[3])
         with Crew(2, "cpu", notes.append) as crew:
-            run = Run(config, out, buffer, work, spread=crew.start)
+            run = Run(bind(config, out, buffer, work, None), crew.start)
             folder.rename(folder.with_name("away"))  # from here on only what Ray has can be read
             list(run.steps())
         print(json.dumps(notes))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from ray.exceptions import ObjectLostError
 
-from raydd.api.verbs import Where, distill
+from raydd.api.distill import distill
 from raydd.cli import run as command
 from raydd.config.parsing import build
 from raydd.config.schema import DistillConfig
@@ -17,6 +17,8 @@ from raydd.data.synset import SyntheticSet
 from raydd.io.tensor_file import load_tensors
 from raydd.remote.rollouts import Crew
 from raydd.run.experts import open_buffer
+from raydd.run.placement import Where
+from raydd.run.resolve import bind
 from raydd.run.run import Run
 
 pytestmark = pytest.mark.remote
@@ -65,7 +67,7 @@ def here(small_buffer, tmp_path_factory):
 def steps_of(out, buffer, crew, rollouts, **settings):
     """A run whose rollouts a crew makes."""
     experts, work = open_buffer(buffer, toy(rollouts), torch.device("cpu"))
-    return Run(toy(rollouts, **settings), out, experts, work, False, crew.start).steps()
+    return Run(bind(toy(rollouts, **settings), out, experts, work, None), crew.start).steps()
 
 
 @pytest.mark.verb
@@ -104,7 +106,7 @@ def test_an_actor_that_dies_in_mid_step_is_replaced_and_its_part_made_again(
         for step in steps_of(tmp_path / "run", small_buffer, crew, 4):
             done.append(step.step)
             if step.step in (1, 3):
-                killer = threading.Thread(target=kill_worker, args=("ray::Roller",))
+                killer = threading.Thread(target=kill_worker, args=("ray::RolloutWorker",))
                 killer.start()
                 time.sleep(0.02)
         killer.join()
@@ -124,7 +126,7 @@ def test_an_actor_that_always_dies_ends_the_run_with_a_reason(ray2, small_buffer
         def roll(self, leaves, step, attempt, index):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    monkeypatch.setattr("raydd.remote.rollouts.Roller", Deadly)
+    monkeypatch.setattr("raydd.remote.rollouts.RolloutWorker", Deadly)
     with (
         Crew(1, "cpu", print) as crew,
         pytest.raises(RuntimeError, match="the worker of rollout 0 died 3 times in one step; is there memory enough"),
@@ -143,7 +145,7 @@ def test_what_raises_in_an_actor_is_told_in_one_line(ray2, small_buffer, tmp_pat
         def roll(self, leaves, step, attempt, index):
             raise ValueError("the expert's file is broken")
 
-    monkeypatch.setattr("raydd.remote.rollouts.Roller", Broken)
+    monkeypatch.setattr("raydd.remote.rollouts.RolloutWorker", Broken)
     with (
         Crew(1, "cpu", print) as crew,
         pytest.raises(RuntimeError, match="rollout 0 failed: the expert's file is broken"),

@@ -9,7 +9,6 @@ import pytest
 
 from raydd.api.ablation import ABLATIONS, ablate
 from raydd.api.continual import evaluate_continual
-from raydd.api.verbs import Where
 from raydd.config.parsing import build
 from raydd.config.schema import DistillConfig, EvaluateConfig
 from raydd.data.synset import SyntheticSet
@@ -23,6 +22,7 @@ from raydd.report.continual import (
     is_ablation,
     is_continual,
 )
+from raydd.run.placement import Where
 
 HERE = Where(device="cpu")
 TOY = {

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from raydd.api.verbs import Where, distill
+from raydd.api.distill import distill
 from raydd.config.parsing import build
 from raydd.config.schema import DistillConfig
 from raydd.data.preprocessing import Transform
@@ -27,9 +27,12 @@ from raydd.figures.text_graphics import UPPER, Tiles, small, spark, tiles
 from raydd.io import console
 from raydd.io.console import Screen
 from raydd.io.document import unsealed
+from raydd.methods import METHODS
 from raydd.numerics.rng import generator
 from raydd.run import callbacks as live, run as runs, tensorboard as events
 from raydd.run.experts import open_buffer, settle
+from raydd.run.placement import Where
+from raydd.run.resolve import bind
 from raydd.run.run import Run
 
 HERE = Where(num_workers=1, device="cpu")
@@ -183,7 +186,7 @@ def test_looking_on_changes_no_bit_and_draws_no_number(small_buffer, tmp_path, m
     buffer, work = open_buffer(small_buffer, config, torch.device("cpu"))
     screen, states = drawing(monkeypatch)[0], []
     for name, take in (("alone", lambda run: list(run.steps())), ("seen", lambda run: live.follow(run, screen))):
-        run = Run(settle(config, buffer, tmp_path / name), tmp_path / name, buffer, work)
+        run = Run(bind(settle(config, buffer), tmp_path / name, buffer, work, None))
         torch.manual_seed(5)
         np.random.seed(5)
         take(run)
@@ -295,7 +298,7 @@ class Spoiled:
 
 
 def test_a_rollback_takes_back_what_was_shown(small_buffer, tmp_path, monkeypatch, watched, capsys):
-    original, dropped = runs.METHODS["mtt"], []
+    original, dropped = METHODS["mtt"], []
 
     def spoil(setup):
         recipe = original(setup)
@@ -305,7 +308,7 @@ def test_a_rollback_takes_back_what_was_shown(small_buffer, tmp_path, monkeypatc
         drop_frames(folder, step)
         dropped.append((step, index(folder)["steps"] if frame_paths(folder) else []))
 
-    monkeypatch.setitem(runs.METHODS, "mtt", spoil)
+    monkeypatch.setitem(METHODS, "mtt", replace(original, compose=spoil))
     monkeypatch.setattr(live, "drop_frames", drop)
     distilled(tmp_path, small_buffer)
     assert dropped == [(0, []), (3, [0, 1, 2, 3])]

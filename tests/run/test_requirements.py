@@ -8,13 +8,15 @@ import textwrap
 import pytest
 import torch
 
-from raydd.api.verbs import Where, distill, train_experts
+from raydd.api.distill import distill
+from raydd.api.experts import train_experts
 from raydd.buffer.arrow_buffer import expert_path
 from raydd.config.parsing import build
 from raydd.config.schema import DataConfig, DistillConfig, ExpertConfig, ExpertsConfig
 from raydd.data.workspace import open_workspace
 from raydd.methods import complete
 from raydd.run import requirements as needs
+from raydd.run.placement import Where
 from raydd.run.requirements import Need, check_room, free_memory, graph_bytes, kept_sets, of_distillation, of_experts
 from raydd.training.expert_worker import Job, Trainer, buffer_spec, prepare
 
@@ -81,6 +83,7 @@ TAKEN = """
     from raydd.config.schema import DistillConfig
     from raydd.methods import complete
     from raydd.run.requirements import of_distillation, parameters_of
+    from raydd.run.resolve import bind
     from raydd.run.run import Run
     from raydd.config.parsing import build
 
@@ -89,7 +92,7 @@ TAKEN = """
     experts = {"network": "MLP", "num_experts": 2, "epochs": 3}
     config = complete(build(DistillConfig, values, {"window": {"high": 1}, "experts": experts}))
     buffer, work = open_buffer(Path(sys.argv[1]), config, torch.device("cpu"))
-    run = Run(config, Path(sys.argv[2]), buffer, work)
+    run = Run(bind(config, Path(sys.argv[2]), buffer, work, None))
     Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
     before = int(Path("/proc/self/statm").read_text().split()[1]) * 4096
     list(run.steps())

@@ -5,15 +5,15 @@ from itertools import islice
 import pytest
 import torch
 
-from raydd.api.verbs import Where, check_early, distill
+from raydd.api.distill import distill
 from raydd.config.parsing import build
 from raydd.config.schema import DistillConfig
 from raydd.data.workspace import open_workspace
-from raydd.distillation.statistic_recipe import NETWORKS
+from raydd.distillation.statistic_matching import NETWORKS
 from raydd.methods import METHODS, complete
 from raydd.run.experts import open_buffer, settle
-from raydd.run.families import needs_experts
-from raydd.run.resolve import check, check_start
+from raydd.run.placement import Where
+from raydd.run.resolve import check_data, check_run, check_settings, check_start, needs_experts
 from raydd.run.run import Run
 
 CPU = torch.device("cpu")
@@ -41,7 +41,7 @@ def work():
 
 
 REFUSED = [
-    ("magic", {}, ["'magic'", "mtt, ftd, tesla, datm, dpd, ast, mct"]),
+    ("magic", {}, ["'magic'", "ast, datm, dpd, ftd, mct, mtt, tesla"]),
     ("mtt", {"lr": {"labels": 3}}, ["lr.labels = 3", "initial = real", "lr.labels=0"]),
     ("tesla", {"lr": {"labels": 3}}, ["lr.labels = 3", "labels = expert", "lr.labels=0"]),
     ("datm", {"initial": "noise"}, ["lr.labels = 5", "initial = noise", "initial=correctly_classified"]),
@@ -119,14 +119,14 @@ BATCH_NORM = [
 ]
 
 
+@pytest.mark.usefixtures("work")
 @pytest.mark.parametrize(("method", "layer", "named"), REFUSED)
-def test_what_cannot_run_is_refused_before_experts_are_trained_for_it(method, layer, named, work, cache):
-    before, config = sorted(cache.rglob("*")), toy(method, layer)
-    for refuse in (lambda: check(config, work), lambda: check_early(config, Where(device="cpu"))):
-        with pytest.raises(ValueError) as caught:  # noqa: PT011 - every word of the message is looked at
-            refuse()
-        assert "\n" not in str(caught.value)
-        assert [word for word in named if word not in str(caught.value)] == [], str(caught.value)
+def test_what_cannot_run_is_refused_before_experts_are_trained_for_it(method, layer, named, cache):
+    before = sorted(cache.rglob("*"))
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - every word of the message is looked at
+        check_run(toy(method, layer), CPU)
+    assert "\n" not in str(caught.value)
+    assert [word for word in named if word not in str(caught.value)] == [], str(caught.value)
     assert sorted(cache.rglob("*")) == before
 
 
@@ -146,7 +146,7 @@ def test_batch_norm_without_right_statistics_is_refused_before_experts_are_train
 ):
     before, config = sorted(cache.rglob("*")), toy(method, layer, {"experts": {"network": network}})
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - every word of the message is looked at
-        check_early(config, Where(device="cpu"))
+        check_run(config, CPU)
     assert "\n" not in str(caught.value)
     assert [word for word in named if word not in str(caught.value)] == [], str(caught.value)
     assert sorted(cache.rglob("*")) == before
@@ -154,7 +154,7 @@ def test_batch_norm_without_right_statistics_is_refused_before_experts_are_train
 
 @pytest.mark.parametrize("method", ["mtt", "tesla", "datm", "ast", "mct", "herding", "forgetting"])
 def test_batch_norm_is_fine_where_its_statistics_are(method):
-    check_early(toy(method, {"experts": {"network": "ResNet18BNW8"}}), Where(device="cpu"))
+    check_run(toy(method, {"experts": {"network": "ResNet18BNW8"}}), CPU)
 
 
 ANY = [{}, {"ipc": 4, "clusters": 2}, {"experts": {"epochs": 2, "num_experts": 3}}]
@@ -183,7 +183,10 @@ LET_THROUGH = [
 
 @pytest.mark.parametrize(("method", "layer"), LET_THROUGH)
 def test_what_can_run_is_let_through(method, layer, work):
-    assert check(toy(method, layer), work) is None
+    config = toy(method, layer)
+    check_start(config, config.experts.epochs)
+    check_settings(config)
+    assert check_data(config, work) is None
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -255,10 +258,9 @@ def test_a_window_is_checked_against_the_experts_that_are_there():
         check_start(config, 2)
 
 
-def test_a_run_is_settled_on_the_buffers_own_experts(small_buffer, tmp_path):
+def test_a_run_is_settled_on_the_buffers_own_experts(small_buffer):
     asked = toy("mct", {"experts": {"kept": [2], "optimizer": "gsam", "lr": 7, "epochs": 50, "num_experts": 9}})
-    buffer, work = open_buffer(small_buffer, asked, CPU)
-    found = settle(asked, buffer, tmp_path).experts
+    buffer, _ = open_buffer(small_buffer, asked, CPU)
+    found = settle(asked, buffer).experts
     assert (found.kept, found.optimizer, found.lr, found.epochs, found.num_experts) == (None, "sgd", 0.01, 3, 2)
-    list(Run(settle(asked, buffer, tmp_path), tmp_path / "run", buffer, work).steps())
-    assert settle(toy("mct"), buffer, tmp_path / "run").experts == found
+    assert settle(toy("mct"), buffer).experts == found

@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -20,12 +21,13 @@ from raydd.distillation.checkpoint import RecordDocument
 from raydd.io.document import read_log
 from raydd.io.provenance import commit
 from raydd.io.tensor_file import load_tensors
+from raydd.methods import METHODS, complete
 from raydd.numerics.rng import generator
 from raydd.run import run as runs
 from raydd.run.experts import open_buffer, settle
-from raydd.run.kept_steps import kept_paths, load_kept
-from raydd.run.resolve import check
+from raydd.run.resolve import bind, check_data, check_run, check_settings
 from raydd.run.run import Run
+from raydd.run.run_folder import claim, load_scored_sets, scored_set_paths
 from raydd.run.unfinished import finish
 from raydd.training.expert_worker import Job, Trainer, prepare
 
@@ -78,8 +80,8 @@ ARROW = {False: "synset.arrow", True: "last.arrow"}
 SCORES = [0.3, 0.5, 0.4, 0.5, 0.1, 0.2, 0.3]
 
 
-def start(out, experts, *layers, **options):
-    return Run(toy(*layers), out, *experts, **options)
+def start(out, experts, *layers, resume=False):
+    return Run(bind(toy(*layers), out, *experts, claim(out, resume)))
 
 
 def metrics(out):
@@ -433,7 +435,7 @@ def test_every_scored_set_is_kept_as_it_was(tmp_path, experts, scored):
     for step in run.steps():
         if step.step in (3, 6, 7):
             results[step.step] = run._distillation.result
-    kept = load_kept(out)
+    kept = load_scored_sets(out)
     assert sorted(path.name for path in (out / "steps").iterdir()) == ["000003.arrow", "000006.arrow", "000007.arrow"]
     assert list(kept) == [3, 6, 7]
     for step, synset in kept.items():
@@ -449,10 +451,9 @@ def test_every_scored_set_is_kept_as_it_was(tmp_path, experts, scored):
 
 def test_nothing_is_kept_of_a_run_without_scores(tmp_path, experts):
     with pytest.raises(ValueError, match=r"^keep_scored keeps scored sets, and none is scored: .*evaluate_every=N"):
-        start(tmp_path / "a", experts, {"keep_scored": True})
-    assert not (tmp_path / "a").exists()
+        check_settings(toy({"keep_scored": True}))
     with pytest.raises(ValueError, match=r"has no kept steps.* evaluate_every=N --set keep_scored=true$"):
-        load_kept(tmp_path)
+        load_scored_sets(tmp_path)
 
 
 def test_steps_that_are_taken_again_are_kept_no_longer(tmp_path, experts, monkeypatch):
@@ -460,10 +461,10 @@ def test_steps_that_are_taken_again_are_kept_no_longer(tmp_path, experts, monkey
     layer, out = {"evaluate_every": 1, "keep_scored": True}, tmp_path / "a"
     steps = start(out, experts, layer).steps()
     list(itertools.islice(steps, 5))
-    assert list(load_kept(out)) == [1, 2, 3, 4, 5]
+    assert list(load_scored_sets(out)) == [1, 2, 3, 4, 5]
     steps.close()
     again = start(out, experts, layer, resume=True)
-    assert list(load_kept(out)) == [1, 2, 3], "the checkpoint is of step 3"
+    assert list(load_scored_sets(out)) == [1, 2, 3], "the checkpoint is of step 3"
     list(again.steps())
     list(start(tmp_path / "whole", experts, layer).steps())
     assert bits(out) == bits(tmp_path / "whole")
@@ -471,20 +472,20 @@ def test_steps_that_are_taken_again_are_kept_no_longer(tmp_path, experts, monkey
 
 def test_a_rollback_keeps_the_steps_of_the_second_attempt(tmp_path, experts, monkeypatch):
     monkeypatch.setattr(runs, "evaluate", lambda synset, *rest: float(synset.images.std()) / 10 + rest[-1])
-    original, layer, seen = runs.METHODS["mtt"], {"evaluate_every": 1, "keep_scored": True}, {}
+    original, layer, seen = METHODS["mtt"], {"evaluate_every": 1, "keep_scored": True}, {}
 
     def spoil(setup):
         recipe = original(setup)
         return recipe._replace(objective=Spoiled(recipe.objective))
 
-    monkeypatch.setitem(runs.METHODS, "mtt", spoil)
+    monkeypatch.setitem(METHODS, "mtt", replace(original, compose=spoil))
     run = start(tmp_path / "whole", experts, layer)
     for step in run.steps():
         if step.rolled_back_to is not None:
-            assert list(load_kept(tmp_path / "whole")) == [1, 2, 3]
+            assert list(load_scored_sets(tmp_path / "whole")) == [1, 2, 3]
         else:
             seen.setdefault(step.step, []).append(run._distillation.result.images)
-    kept = load_kept(tmp_path / "whole")
+    kept = load_scored_sets(tmp_path / "whole")
     assert list(kept) == [1, 2, 3, 4, 5, 6, 7]
     assert not torch.equal(*seen[4]), "taken twice, with other draws"
     assert all(torch.equal(synset.images, seen[step][-1]) for step, synset in kept.items())
@@ -499,12 +500,12 @@ def test_an_heir_keeps_no_steps_of_another_set(tmp_path, experts, scored):
     list(itertools.islice(start(tmp_path / "donor", experts, {"evaluate_every": 3}).steps(), 6))
     out, layer = tmp_path / "heir", {"keep_scored": True, "evaluate_every": 3}
     list(itertools.islice(start(out, experts, layer).steps(), 5))
-    assert list(load_kept(out)) == [3]
+    assert list(load_scored_sets(out)) == [3]
     run = start(out, experts, layer, resume=True)
     run.inherit(tmp_path / "donor" / "checkpoint" / "state.arrow")
-    assert kept_paths(out) == {}
+    assert scored_set_paths(out) == {}
     list(run.steps())
-    assert list(load_kept(out)) == [7]
+    assert list(load_scored_sets(out)) == [7]
 
 
 def test_killed_twice_and_resumed_when_done(tmp_path, experts):
@@ -531,8 +532,8 @@ def test_a_rollback_is_told_in_the_metrics_and_resumes_to_the_same_bits(tmp_path
         recipe = original(setup)
         return recipe._replace(objective=Spoiled(recipe.objective))
 
-    original = runs.METHODS["mtt"]
-    monkeypatch.setitem(runs.METHODS, "mtt", spoil)
+    original = METHODS["mtt"]
+    monkeypatch.setitem(METHODS, "mtt", replace(original, compose=spoil))
     steps = list(start(tmp_path / "whole", experts).steps())
     assert [(step.step, step.rolled_back_to) for step in steps if step.rolled_back_to is not None] == [(5, 3)]
     assert [line["step"] for line in metrics(tmp_path / "whole")] == [1, 2, 3, 4, 5, 4, 5, 6, 7]
@@ -551,13 +552,13 @@ def test_a_checkpoint_of_a_state_whose_loss_is_not_finite_leads_back_to_the_one_
 ):
     """Step 6 is a checkpoint's, and scored; only the step after it shows that it is broken. Killed at any place."""
     monkeypatch.setattr(runs, "evaluate", lambda synset, *rest: float(synset.images.std()) / 10 + rest[-1])
-    original = runs.METHODS["mtt"]
+    original = METHODS["mtt"]
 
     def spoil(setup):
         recipe = original(setup)
         return recipe._replace(objective=Spoiled(recipe.objective, step=6))
 
-    monkeypatch.setitem(runs.METHODS, "mtt", spoil)
+    monkeypatch.setitem(METHODS, "mtt", replace(original, compose=spoil))
     steps = list(start(tmp_path / "whole", experts, layer).steps())
     assert [(step.step, step.rolled_back_to) for step in steps if step.rolled_back_to is not None] == [(7, 3)]
     assert [line["step"] for line in metrics(tmp_path / "whole")] == [1, 2, 3, 4, 5, 6, 7, 4, 5, 6, 7]
@@ -619,15 +620,14 @@ def test_a_damaged_checkpoint_is_refused(tmp_path, experts):
         start(tmp_path / "a", experts, resume=True)
 
 
-def test_a_window_beyond_the_buffer_is_refused_before_anything_is_written(tmp_path, experts):
+def test_a_window_beyond_the_buffer_is_refused():
     for layer in ({"window": {"high": 3}}, {"span": 4}, {"window": {"low": 3}}):
         with pytest.raises(ValueError, match=r"window|span"):
-            start(tmp_path / "a", experts, layer)
-    assert not (tmp_path / "a").exists()
+            check_run(toy(layer, {"experts": {"epochs": 9}}), CPU, epochs=3)
 
 
 REFUSED = [
-    ({"method": "magic"}, "unknown method 'magic'; use one of mtt"),
+    ({"method": "magic"}, "unknown method 'magic'; use one of ast"),
     ({"ipc": 1000}, "ipc 1000 is larger than class"),
     ({"window": {"high": 3}}, r"window \(0, 3\) with a span of 1 epochs needs experts of 4 epochs but they have 3"),
     ({"window": {"low": 2, "high": 1}}, r"window \(2, 1\) holds no epoch"),
@@ -637,20 +637,19 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("layer", "message"), REFUSED)
-def test_what_cannot_run_is_refused_with_the_remedy(layer, message, experts):
-    check(toy(), experts[1])
+def test_what_cannot_run_is_refused_with_the_remedy(layer, message):
+    check_run(toy(), CPU)
     with pytest.raises(ValueError, match=message) as caught:
-        check(toy(layer), experts[1])
+        check_run(complete(toy(layer)), CPU)
     assert "\n" not in str(caught.value)
 
 
-def test_selection_without_a_validation_split_is_refused_before_anything_is_written(tmp_path, experts):
+def test_selection_without_a_validation_split_is_refused():
     config = toy({"evaluate_every": 2, "data": {"validation": 0}})
     work = open_workspace(config.data, "ConvNetW8", CPU)
-    for call in (lambda: check(config, work), lambda: Run(config, tmp_path / "a", experts[0], work)):
+    for call in (lambda: check_settings(config), lambda: check_data(config, work)):
         with pytest.raises(ValueError, match="evaluate_every = 2 needs a validation split"):
             call()
-    assert not (tmp_path / "a").exists()
 
 
 def test_a_buffer_opens_with_its_own_preprocessing(folder, experts):
@@ -664,15 +663,15 @@ def test_a_buffer_opens_with_its_own_preprocessing(folder, experts):
 
 def test_threads_are_settled_once_for_a_run(tmp_path, experts):
     out, buffer = tmp_path / "a", experts[0]
-    assert settle(toy({"threads": 3}), buffer, out).threads == 3
-    assert settle(toy(), buffer, out).threads >= 1
+    assert settle(toy({"threads": 3}), buffer).threads == 3
+    assert settle(toy(), buffer).threads >= 1
     start(out, experts, {"threads": 5})
-    assert settle(toy(), buffer, out).threads == 5
-    assert settle(toy({"threads": 3}), buffer, out).threads == 3
+    assert settle(toy(), buffer, claim(out, True)).threads == 5
+    assert settle(toy({"threads": 3}), buffer, claim(out, True)).threads == 3
 
 
-def test_a_run_tells_of_the_experts_it_really_has(tmp_path, experts):
-    config = settle(toy({"experts": {"num_experts": 50, "epochs": 9, "lr": 7}}), experts[0], tmp_path)
+def test_a_run_tells_of_the_experts_it_really_has(experts):
+    config = settle(toy({"experts": {"num_experts": 50, "epochs": 9, "lr": 7}}), experts[0])
     assert config.experts == toy().experts
 
 
@@ -708,10 +707,11 @@ def test_what_a_method_makes_of_the_learned_set_is_scored_and_saved_and_never_fe
     def bright(synset):
         return synset.with_leaves({"images": synset.images + 1})
 
-    original = runs.METHODS["mtt"]
+    original = METHODS["mtt"]
     run = start(tmp_path / "plain", experts, {"evaluate_every": 2})
     plain = [step.loss for step in run.steps()]
-    monkeypatch.setitem(runs.METHODS, "mtt", lambda setup: original(setup)._replace(finish=bright))
+    finished = replace(original, compose=lambda setup: original(setup)._replace(finish=bright))
+    monkeypatch.setitem(METHODS, "mtt", finished)
     seen, scored[:] = [images for images, _, _ in scored], []
     assert [step.loss for step in start(tmp_path / "bright", experts, {"evaluate_every": 2}).steps()] == plain
     assert len(scored) == len(seen) == 8
@@ -729,8 +729,8 @@ def test_a_checkpoint_by_time_goes_on_to_the_same_bits_about_a_rollback(tmp_path
         recipe = original(setup)
         return recipe._replace(objective=Spoiled(recipe.objective))
 
-    original, old = runs.METHODS["mtt"], {"checkpoint_seconds": 1e-9}
-    monkeypatch.setitem(runs.METHODS, "mtt", spoil)
+    original, old = METHODS["mtt"], {"checkpoint_seconds": 1e-9}
+    monkeypatch.setitem(METHODS, "mtt", replace(original, compose=spoil))
     list(start(tmp_path / "whole", experts, old).steps())
     assert [line["step"] for line in metrics(tmp_path / "whole")] == [1, 2, 3, 4, 5, 4, 5, 6, 7]
     for killed in range(1, 9):

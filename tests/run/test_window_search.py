@@ -2,19 +2,23 @@
 
 import json
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from PIL import Image
 
-from raydd.api.verbs import Where, distill
+from raydd.api.distill import distill
 from raydd.buffer.arrow_buffer import refresh_manifest
 from raydd.config.parsing import build
 from raydd.config.schema import DistillConfig, WindowConfig
 from raydd.methods import METHODS, complete
 from raydd.run import window_search
 from raydd.run.experts import open_buffer
+from raydd.run.placement import Where
+from raydd.run.resolve import RunContext
 from raydd.run.window_search import STRIDE, WIDTH, Trial, find_window, search
 from raydd.training.expert_worker import Job, Trainer, prepare
 
@@ -120,6 +124,10 @@ def toy(method, *layers):
     return complete(build(DistillConfig, TOY, {"method": method}, *layers))
 
 
+def context(config, buffer, work):
+    return RunContext(config, Path("nowhere"), buffer, work)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     config, folder = toy("mtt"), tmp_path_factory.mktemp("search") / "buffer"
@@ -140,8 +148,8 @@ def quick(monkeypatch):
 def test_trials_start_alike_and_leave_the_last_expert_out(method, folder, quick):
     buffer, work = open_buffer(folder, toy(method), CPU)
     told = []
-    found = find_window(toy(method), buffer, work, told.append)
-    again = find_window(toy(method), buffer, work, told.append)
+    found = find_window(context(toy(method), buffer, work), told.append)
+    again = find_window(context(toy(method), buffer, work), told.append)
     assert found == again
     assert len(told) == 2 * len(found.trials)
     assert told[0].startswith("window 0-10: mean loss ")
@@ -160,7 +168,7 @@ def test_trials_start_alike_and_leave_the_last_expert_out(method, folder, quick)
 def test_a_trial_misses_where_no_student_can_follow(folder, quick):
     """With a step size that throws students away every loss is above 1, and T must not be above what was drawn."""
     config = toy("mtt", {"lr": {"start": 0.8}})
-    found = find_window(config, *open_buffer(folder, config, CPU), lambda text: None)
+    found = find_window(context(config, *open_buffer(folder, config, CPU)), lambda text: None)
     assert [len(trial.missed) for trial in found.trials] == [3] * len(found.trials)
     best = next(trial for trial in reversed(found.trials) if trial.high == found.high)
     assert found.current == min(best.missed)
@@ -169,7 +177,7 @@ def test_a_trial_misses_where_no_student_can_follow(folder, quick):
 def test_a_range_in_which_distilling_diverges_harms(folder, quick):
     """At such a step size of the students no loss is finite: every trial ends early, and the search does not."""
     config = toy("mtt", {"lr": {"start": 1e30, "lr": 0}})
-    found = find_window(config, *open_buffer(folder, config, CPU), lambda text: None)
+    found = find_window(context(config, *open_buffer(folder, config, CPU)), lambda text: None)
     assert [trial.high for trial in found.trials] == [10, 13]
     for trial in found.trials:
         assert all(math.isinf(loss) for loss in trial.after)
@@ -179,9 +187,9 @@ def test_a_range_in_which_distilling_diverges_harms(folder, quick):
 
 def test_a_method_without_trajectories_has_no_window(folder, monkeypatch):
     original = METHODS["mtt"]
-    monkeypatch.setitem(METHODS, "mtt", lambda setup: original(setup)._replace(probe=None))
+    monkeypatch.setitem(METHODS, "mtt", replace(original, compose=lambda setup: original(setup)._replace(probe=None)))
     with pytest.raises(ValueError, match=r"matches no trajectories; set window.high instead"):
-        find_window(toy("mtt"), *open_buffer(folder, toy("mtt"), CPU), lambda text: None)
+        find_window(context(toy("mtt"), *open_buffer(folder, toy("mtt"), CPU)), lambda text: None)
 
 
 def test_a_run_keeps_the_window_it_found(folder, quick, tmp_path, monkeypatch):
@@ -200,7 +208,7 @@ def test_a_run_keeps_the_window_it_found(folder, quick, tmp_path, monkeypatch):
     def never(*_):
         raise AssertionError("searched again")
 
-    monkeypatch.setattr("raydd.api.verbs.find_window", never)
+    monkeypatch.setattr("raydd.run.window_search.find_window", never)
     again = distill(toy("datm", preset), out, buffer=folder, where=where, resume=True)
     assert computed(out) == before
     (out / "synset.arrow").unlink()

@@ -22,13 +22,13 @@ from raydd.config.schema import DistillConfig
 from raydd.data.datasets import DATASETS, Dataset, Split
 from raydd.data.preprocessing import Transform, fit_transform
 from raydd.data.workspace import Workspace
-from raydd.distillation.recipe import Setup, leaves
+from raydd.distillation.setup import Setup, leaves
 from raydd.methods import METHODS, complete
 from raydd.models.zoo import build as build_network
 from raydd.numerics.augment import augment
 from raydd.numerics.flat import FlatModel, Layout
 from raydd.numerics.rng import generator
-from raydd.run.families import check_family, check_method
+from raydd.run.families import check_family
 from raydd.run.resolve import check, check_experts, check_lines, check_start
 from raydd.selection.starting_images import INITIAL
 from raydd.tuning.space_files import load_space, shipped_spaces, with_settings
@@ -160,7 +160,6 @@ def once(start):
 
 def refuse(config, work):
     """Every check that a run goes through before it starts."""
-    check_method(config)
     check_lines(config)
     check_start(config, config.experts.epochs)
     check_experts(config)

@@ -8,14 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from raydd.api.verbs import Where, default_buffer, distill
+from raydd.api.distill import distill
 from raydd.buffer.arrow_buffer import ArrowBuffer
 from raydd.config.schema import ExpertsConfig
 from raydd.data.synset import SyntheticSet
+from raydd.methods import METHODS
 from raydd.run import run as runs
 from raydd.run.experts import open_buffer, settle
+from raydd.run.placement import Where
+from raydd.run.resolve import bind
 from raydd.run.run import Run
-from raydd.training.expert_worker import Job, Trainer, prepare
+from raydd.training.expert_worker import Job, Trainer, default_buffer, prepare
 from raydd.tuning.space_files import make_space
 from raydd.tuning.trial import Task, run_trial, trial_folder
 
@@ -185,8 +188,8 @@ def test_fewer_experts_than_the_buffer_has_are_its_first(small_buffer, tmp_path)
     synset = SyntheticSet.load(trial_folder(tmp_path, 0) / "synset.arrow")
     buffer, place = open_buffer(small_buffer, space.config(values), CPU, 1)
     assert buffer.experts == (0,)
-    config = settle(space.config(values), buffer, tmp_path / "plain")
-    list(Run(config, tmp_path / "plain", buffer, place).steps())
+    config = settle(space.config(values), buffer)
+    list(Run(bind(config, tmp_path / "plain", buffer, place, None)).steps())
     assert torch.equal(SyntheticSet.load(tmp_path / "plain" / "synset.arrow").images, synset.images)
     assert synset.recipe["experts"]["num_experts"] == 1
     assert f"experts.num_experts 3: {small_buffer} has 2" in refusal(work, 1, {"experts.num_experts": 3})
@@ -259,8 +262,8 @@ def test_a_loss_that_is_no_number_ends_the_trial(small_buffer, tmp_path, monkeyp
             scale = float("nan") if step >= 4 else 1e-9
             return (synset.images.sum() + synset.lr) * scale, state
 
-    original = runs.METHODS["mtt"]
-    monkeypatch.setitem(runs.METHODS, "mtt", lambda setup: original(setup)._replace(objective=Spoiled()))
+    original = METHODS["mtt"]
+    monkeypatch.setitem(METHODS, "mtt", lambda setup: original(setup)._replace(objective=Spoiled()))
     trial, found = run_trial(task(tmp_path, small_buffer), 0, {"lr.images": 30.0}), []
     with pytest.raises(FloatingPointError, match="outer step 5: loss nan"):
         found.extend(trial)

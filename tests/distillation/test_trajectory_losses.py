@@ -1,7 +1,6 @@
 """The parts that methods are made of: every outer loss worked out anew, in float64, from the papers' equations."""
 
 import math
-from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -9,7 +8,7 @@ import pytest
 import torch
 from torch.func import functional_call
 
-import raydd.distillation.trajectory_recipe
+import raydd.distillation.trajectory_matching
 from raydd.buffer.convexified import Convexified
 from raydd.buffer.segments import InMemory
 from raydd.config.parsing import build
@@ -17,11 +16,12 @@ from raydd.config.schema import DistillConfig
 from raydd.data.preprocessing import Transform
 from raydd.data.workspace import open_workspace
 from raydd.distillation.loop import Distillation, Leaf
-from raydd.distillation.recipe import Setup, check_labels, leaves
-from raydd.distillation.trajectory_recipe import start_window
+from raydd.distillation.setup import Setup, check_labels, leaves
+from raydd.distillation.trajectory_matching import start_window
 from raydd.methods import METHODS, complete
 from raydd.numerics.flat import FlatModel
 from raydd.numerics.rng import generator
+from raydd.run.resolve import check_start
 from raydd.selection.starting_images import INITIAL, SOFT, Experts
 
 EPOCHS, SPAN, STEPS, HIGH = 5, 2, 3, 2
@@ -274,7 +274,7 @@ def test_labels_and_their_gradient_do_not_depend_on_how_many_images_are_asked_ab
     synset = composed(config, work, source).synset
     found = []
     for at_once in (512, 3):
-        monkeypatch.setattr(raydd.distillation.trajectory_recipe, "AT_ONCE", at_once)
+        monkeypatch.setattr(raydd.distillation.trajectory_matching, "AT_ONCE", at_once)
         recipe = composed(config, work, source)
         images = synset.images.clone().requires_grad_()
         loss, _ = recipe.objective.loss(synset.with_leaves({"images": images}), None, 0, generator(1))
@@ -348,17 +348,16 @@ def test_a_part_whose_step_size_is_nothing_is_not_learned():
 )
 def test_labels_that_cannot_be_learned_are_refused(layer, named):
     check_labels(build(DistillConfig, layer))
-    for check in (check_labels, partial(leaves, transform=NO_TRANSFORM)):
-        with pytest.raises(ValueError, match=r"lr.labels = 2\b") as caught:
-            check(build(DistillConfig, {"lr": {"labels": 2}}, layer))
-        assert "\n" not in str(caught.value)
-        assert [word for word in named if word not in str(caught.value)] == []
+    with pytest.raises(ValueError, match=r"lr.labels = 2\b") as caught:
+        check_labels(build(DistillConfig, {"lr": {"labels": 2}}, layer))
+    assert "\n" not in str(caught.value)
+    assert [word for word in named if word not in str(caught.value)] == []
 
 
 @pytest.mark.parametrize("method", TRAJECTORIES)
 def test_an_expert_that_cannot_serve_the_window_is_refused(method, work, source):
     with pytest.raises(ValueError, match=r"window \(0, 4\) with a span of 2 epochs needs experts of 6 epochs"):
-        composed(toy(method, {"window": {"high": 4}}), work, source)
+        check_start(toy(method, {"window": {"high": 4}}), source.epochs)
     with pytest.raises(ValueError, match="T- <= T <= T"):
         composed(toy(method, {"window": {"low": 1, "current": 0}}), work, source)
 

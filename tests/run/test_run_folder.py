@@ -9,7 +9,7 @@ from raydd.data.preprocessing import fit_transform
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import open_workspace
 from raydd.numerics.rng import generator
-from raydd.run.kept_steps import kept_path, load_kept
+from raydd.run.run_folder import load_scored_sets, scored_set_path
 from raydd.selection.starting_images import real
 
 
@@ -22,8 +22,8 @@ def test_sets_of_equal_preprocessing_share_it(tmp_path):
         images, labels = real(dataset, transform, 1, generator(step))
         recipe = {"step": step}
         sets[step] = SyntheticSet(images, labels, torch.tensor(0.1), transform, "digits", dataset.classes, recipe)
-        sets[step].save(kept_path(tmp_path, step))
-    found = load_kept(tmp_path)
+        sets[step].save(scored_set_path(tmp_path, step))
+    found = load_scored_sets(tmp_path)
     assert found[3].transform is found[6].transform is found[9].transform
     assert found[7].transform.kind == "raw01"
     for step, synset in found.items():

@@ -11,10 +11,9 @@ from raydd.config.parsing import build
 from raydd.config.schema import DistillConfig
 from raydd.data.workspace import open_workspace
 from raydd.distillation.loop import Distillation
-from raydd.distillation.recipe import Setup
-from raydd.distillation.rollouts import draws
-from raydd.distillation.statistic_objective import STATISTICS
-from raydd.distillation.statistic_recipe import DISTANCES, FITS, NETWORKS, check_distance
+from raydd.distillation.rollouts import step_generator
+from raydd.distillation.setup import Setup
+from raydd.distillation.statistic_matching import DISTANCES, FITS, NETWORKS, STATISTICS, check_distance
 from raydd.methods import METHODS, complete
 from raydd.numerics.augment import augment
 from raydd.numerics.flat import FlatModel
@@ -136,14 +135,14 @@ def recipe_of(config, work, source=None):
 
 def networks_of(seed):
     """What the networks of the first outer step are drawn from."""
-    return derived(draws(seed, 0, 0), "networks")
+    return derived(step_generator(seed, 0, 0), "networks")
 
 
 def agree(objective, synset, state, seed, naive, *, part=0, step=0):
     """Our loss and gradient, of a part or of joint parts together, against the naive ones, which draw by themselves."""
     leaves, loss = [synset.images.clone().requires_grad_() for _ in range(2)], 0.0
     for each in range(objective.parts) if objective.joint else [part]:
-        shown, rng = synset.with_leaves({"images": leaves[0]}), draws(seed, 0, 0, each)
+        shown, rng = synset.with_leaves({"images": leaves[0]}), step_generator(seed, 0, 0, each)
         found, state = objective.loss(shown, state, step, rng, each)
         loss = loss + found
     expected = naive(synset.with_leaves({"images": leaves[1]}))
@@ -163,7 +162,7 @@ def test_dm_is_its_papers_equation_5(factor, work):
         theta = FlatModel(work.build).init(networks_of(draw)).double()
 
         def naive(shown, theta=theta, draw=draw):
-            own = [draws(draw, 0, 0, label) for label in range(CLASSES)]
+            own = [step_generator(draw, 0, 0, label) for label in range(CLASSES)]
             pairs = [seen(shown, work, label, view, own[label], factor=factor) for label in range(CLASSES)]
             return sum(gap(work, theta, *pair) for pair in pairs)
 
@@ -190,7 +189,7 @@ def test_tgdd_is_equation_4_and_alpha_times_equation_5_a_class_at_a_time(alpha, 
         for label in range(CLASSES):
 
             def naive(shown, label=label, path=path, j=j, later=later, draw=draw):
-                real, syn = seen(shown, work, label, view, draws(draw, 0, 0, label), most=5, factor=2)
+                real, syn = seen(shown, work, label, view, step_generator(draw, 0, 0, label), most=5, factor=2)
                 return gap(work, path[j], real, syn) + alpha * crossed(
                     logits_and_features(work, path[later], syn)[0], label
                 )
@@ -210,7 +209,9 @@ def test_dc_and_dsa_match_gradients_row_by_row_at_a_network_trained_on_the_set(m
     state = objective.init(generator(9))
 
     def naive(shown):
-        pairs = [(seen(shown, work, label, shared, draws(seed, 0, 0, label)), label) for label in range(CLASSES)]
+        pairs = [
+            (seen(shown, work, label, shared, step_generator(seed, 0, 0, label)), label) for label in range(CLASSES)
+        ]
         return sum(angles(work, theta, *pair, label) for pair, label in pairs)
 
     seed = 1
@@ -240,7 +241,7 @@ def test_dance_looks_between_an_experts_ends_and_is_judged_by_its_last(work, sou
     share = float(torch.rand((), generator=theirs))
 
     def naive(shown):
-        real, syn = seen(shown, work, 0, view, draws(1, 0, 0), factor=2)
+        real, syn = seen(shown, work, 0, view, step_generator(1, 0, 0), factor=2)
         matched = gap(work, share * path[0] + (1 - share) * path[EPOCHS], real, syn)
         return matched + crossed(logits_and_features(work, path[EPOCHS], syn)[0], 0)
 
@@ -267,7 +268,7 @@ def test_m3d_adds_five_gaussian_kernels(work):
         return total
 
     def naive(shown):
-        pairs = [seen(shown, work, label, view, draws(1, 0, 0, label), factor=2) for label in range(CLASSES)]
+        pairs = [seen(shown, work, label, view, step_generator(1, 0, 0, label), factor=2) for label in range(CLASSES)]
         return sum(discrepancy(*(logits_and_features(work, theta, x)[1] for x in pair)) for pair in pairs)
 
     state = agree(objective, synset, objective.init(generator(9)), 1, naive)
