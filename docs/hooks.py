@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import reference
 
 ROOT = Path(__file__).parents[1]
-TAKEN = {
+OUTSIDE = {
     "examples/README.md": "examples.md",
     "cluster/README.md": "cluster_files.md",
     "tune_spaces/README.md": "tune_spaces.md",
@@ -26,37 +26,24 @@ TAKEN = {
     "README.md": "index.md",
 }
 """Files beside `docs/`, and the pages that show them; the home page stands for the README."""
-MADE = {
-    "commands.md": reference.commands,
-    "settings.md": reference.settings,
-    "api.md": reference.interface,
-    "parts.md": reference.parts,
-    "examples.md": reference.examples,
-}
-MARKS = {"defaults": reference.defaults, "presets": reference.presets}
-"""What stands for ``<!-- defaults: mtt -->`` and the like."""
-
 _LINK = re.compile(r"\]\((?!\w+:|#|/)([^)#\s]+)(#[^)\s]*)?\)")
-_MARK = re.compile(rf"<!-- ({'|'.join(MARKS)}): (\w+) -->")
 _MATH = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 _DRAWING = re.compile(r'<p>\s*<img alt="([^"]*)" src="(images/[\w.-]+\.svg)"\s*/?>\s*</p>')
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages that are made, and those that show files beside `docs/`."""
-    for name, make in MADE.items():
-        files.append(File.generated(config, name, content=make()))
-    for origin, name in TAKEN.items():
-        if name not in MADE and files.get_file_from_path(name) is None:
-            files.append(File.generated(config, name, content=(ROOT / origin).read_text(encoding="utf-8")))
+    """Add the pages that show files beside `docs/`."""
+    for origin, name in OUTSIDE.items():
+        if files.get_file_from_path(name) is None:
+            text = reference.examples() if name == "examples.md" else (ROOT / origin).read_text(encoding="utf-8")
+            files.append(File.generated(config, name, content=text))
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, **kwargs: Any) -> str:
     """Fill in what comes from the package, and point links at the site's pages."""
     name = page.file.src_uri
-    origin = next((path for path, shown in TAKEN.items() if shown == name != "index.md"), f"docs/{name}")
-    markdown = _MARK.sub(lambda found: MARKS[found[1]](found[2]), markdown)
+    origin = next((path for path, shown in OUTSIDE.items() if shown == name != "index.md"), f"docs/{name}")
     markdown = _LINK.sub(lambda found: f"]({address(origin, found[1])}{found[2] or ''})", markdown)
     return "\n".join(_row(line) for line in markdown.split("\n"))
 
@@ -72,7 +59,7 @@ def address(origin: str, link: str) -> str:
         return path.removeprefix("docs/")
     if path.startswith("examples/") and path.endswith(".py"):
         return f"examples.md#{posixpath.basename(path).replace('.', '')}"
-    return TAKEN.get(path, link)
+    return OUTSIDE.get(path, link)
 
 
 def _row(line: str) -> str:

@@ -1,7 +1,11 @@
-"""Pages that are made from the package when the site is built, so that they cannot say what it does not do."""
+"""The pages that are generated from the package: `python docs/reference.py` writes them, and a test compares them.
+
+A page is whole (`PAGES`), or has blocks between ``<!-- presets: mtt -->`` and ``<!-- end -->`` (`BLOCKS`).
+"""
 
 import inspect
 import re
+import sys
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
@@ -15,7 +19,12 @@ from raydd.cli import app
 from raydd.config.parsing import Config, flat
 from raydd.methods import METHODS
 
-ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(Path(__file__).parent))
+
+from interface import interface, parts
+
+DOCS = Path(__file__).parent
+ROOT = DOCS.parent
 Command = Any  # typer's own copy of click has no public name
 
 COMMANDS_HEAD = """# Commands
@@ -25,48 +34,6 @@ What `raydd COMMAND --help` says, of every command. Errors are one line on stder
 (interrupted). `--set a.b=c` sets [any setting](settings.md); `--json` prints one JSON document on stdout and nothing
 else there.
 """
-
-API_HEAD = """# Python
-
-`import raydd` has these names and imports neither torch nor Ray; each is loaded when it is first asked for. Errors that
-a user can mend are a `ValueError` of one line. Settings are frozen; a nested one may be given as a mapping.
-What methods are made of is on another page: [parts](parts.md).
-"""
-
-PARTS_HEAD = """# Parts of a method
-
-What [adding a method](extending.md#a-method) puts together. These modules are open to scripts, but may change
-between versions more freely than [the names of `raydd`](api.md).
-"""
-
-PARTS = {
-    "raydd.methods.method": ("Method",),
-    "raydd.distillation.setup": ("Setup", "Recipe"),
-    "raydd.distillation.objective": ("Objective",),
-    "raydd.distillation.loop": ("Leaf", "Step", "Distillation"),
-    "raydd.distillation.trajectory_matching": ("TrajectoryMatching",),
-    "raydd.distillation.statistic_matching": ("StatisticMatching", "RealImages"),
-    "raydd.distillation.network_sources": ("NetworkPair", "Networks", "RandomInit", "Trained", "Snapshots", "Mixed"),
-    "raydd.distillation.network_queue": ("Queue",),
-    "raydd.numerics.flat": ("FlatModel",),
-    "raydd.numerics.unroll": ("unroll",),
-    "raydd.numerics.distances": ("normalized", "normalized_mse", "along", "at_end", "kept", "pruned"),
-    "raydd.numerics.statistics": ("means", "cosine", "gaussian"),
-    "raydd.numerics.losses": ("cross_entropy", "balance", "clip_weight", "gradient_penalty"),
-    "raydd.numerics.sharpness": ("perturbation", "surrogate"),
-    "raydd.numerics.perturbation": ("perturb",),
-    "raydd.numerics.formation": ("Formation", "encode"),
-    "raydd.numerics.augment": ("augment",),
-    "raydd.numerics.rng": ("generator",),
-    "raydd.selection.coresets": ("herd", "spread"),
-    "raydd.data.image_source": ("Source", "Content", "Part", "from_array"),
-    "raydd.data.datasets": ("Row",),
-    "raydd.models.zoo": ("Network", "build"),
-    "raydd.models.classifier": ("Classifier",),
-    "raydd.models.spaces": ("Grid", "ConvNetRow", "build", "parse"),
-    "raydd.evaluation.protocols": ("Protocol",),
-}
-"""By module: the names that the page of parts shows."""
 
 SETTINGS_HEAD = """# Settings
 
@@ -115,37 +82,6 @@ def cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
-def interface() -> str:
-    """The page of every public name of raydd, by kind."""
-    groups: dict[str, list[str]] = {"Functions": [], "Settings": [], "Objects": [], "Tables": []}
-    for name in raydd.__all__:
-        groups[_kind(getattr(raydd, name))].append(name)
-    page = [API_HEAD]
-    for title, names in groups.items():
-        page.append(f"## {title}\n")
-        page += [f"::: raydd.{name}\n{_keys(name)}" for name in names]
-    return "\n".join(page)
-
-
-def _kind(value: object) -> str:
-    if inspect.isclass(value):
-        return "Settings" if issubclass(value, Config) else "Objects"
-    return "Functions" if callable(value) else "Tables"
-
-
-def _keys(name: str) -> str:
-    value = getattr(raydd, name)
-    return f"\nIts names: {', '.join(f'`{key}`' for key in value)}.\n" if isinstance(value, dict) else ""
-
-
-def parts() -> str:
-    """The page of what methods, data sets and networks are made of."""
-    page = [PARTS_HEAD]
-    for module, names in PARTS.items():
-        page += [f"## {module}\n", *(f"::: {module}.{name}\n" for name in names)]
-    return "\n".join(page)
-
-
 def examples() -> str:
     """The README of the examples, and the scripts themselves."""
     page = [(ROOT / "examples" / "README.md").read_text(encoding="utf-8")]
@@ -157,11 +93,10 @@ def examples() -> str:
 def defaults(method: str) -> str:
     """What a method sets where nobody does, as a block of YAML."""
     row = METHODS[method]
-    tree = ({"match": row.match} if row.match != "trajectories" else {}) | row.defaults
+    tree, rates = row.defaults, row.image_rates
     if not tree:
         return "Unasked, it sets nothing: these are the defaults of `raydd distill`."
     shown = "Unasked, it sets:\n\n```yaml\n" + yaml.safe_dump(tree, sort_keys=False, default_flow_style=None) + "```"
-    rates = row.image_rates
     if not rates:
         return shown
     others = sorted({rate for name, rate in rates.items() if name and rate != rates[""]})
@@ -186,7 +121,7 @@ def presets(method: str) -> str:
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for name, ipc, tree in rows:
         lines.append(f"| {name} | {ipc} | {' | '.join(_shown(tree.get(key, '')) for key in keys)} |")
-    return f'??? note "Presets of {method}"\n\n' + "\n".join(f"    {line}" for line in lines)
+    return f'<details markdown="1"><summary>Presets of {method}</summary>\n\n' + "\n".join(lines) + "\n\n</details>"
 
 
 def _shown(value: object) -> str:
@@ -241,3 +176,30 @@ def _choices(kind: type[Config], key: str) -> str:
 
 def _code(value: object) -> str:
     return f"`{_shown(list(value) if isinstance(value, tuple) else value)}`"
+
+
+PAGES = {"commands.md": commands, "settings.md": settings, "api.md": interface, "parts.md": parts}
+"""By file of `docs/`: the pages that are generated as a whole."""
+
+BLOCKS = {"defaults": defaults, "presets": presets}
+"""By word: what generates a block of a written page."""
+
+_BLOCK = re.compile(rf"<!-- ({'|'.join(BLOCKS)}): (\w+) -->.*?<!-- end -->", re.DOTALL)
+
+
+def generated() -> dict[Path, str]:
+    """Return every file of `docs/` that has generated text, as it must be."""
+    texts = {DOCS / name: make().rstrip() + "\n" for name, make in PAGES.items()}
+    for path in sorted(DOCS.glob("*.md")):
+        if path not in texts and _BLOCK.search(text := path.read_text(encoding="utf-8")):
+            texts[path] = _BLOCK.sub(_filled, text)
+    return texts
+
+
+def _filled(block: re.Match[str]) -> str:
+    return f"<!-- {block[1]}: {block[2]} -->\n{BLOCKS[block[1]](block[2])}\n<!-- end -->"
+
+
+if __name__ == "__main__":
+    for file, content in generated().items():
+        file.write_text(content, encoding="utf-8")

@@ -1,7 +1,9 @@
 import contextlib
 import os
+import re
 import subprocess
 import sys
+import tomllib
 import urllib.request
 from pathlib import Path
 
@@ -26,6 +28,7 @@ import torch  # noqa: E402
 torch.set_num_threads(1)
 
 
+ROOT = Path(__file__).parents[1]
 REMOTE = Path(__file__).parent / "remote"
 
 
@@ -42,6 +45,27 @@ def pytest_collection_modifyitems(items):
             item.add_marker("integration")
     alone = {item.path for item in items if not item.get_closest_marker("remote")}  # their files are kept together
     items.sort(key=lambda item: item.path.is_relative_to(REMOTE) or item.path not in alone)
+
+
+@pytest.fixture(scope="session")
+def plugin(tmp_path_factory):
+    """A folder for PYTHONPATH in which the plugin of CONTRIBUTING.md and docs/extending.md is installed."""
+    site = tmp_path_factory.mktemp("site")
+    text = "\n".join((ROOT / name).read_text(encoding="utf-8") for name in ("CONTRIBUTING.md", "docs/extending.md"))
+    files = dict(re.findall(r"`mine/mine/(\w+)\.py`:\n\n```python\n(.*?)```", text, re.DOTALL))
+    project = tomllib.loads(re.search(r"```toml\n(\[project\].*?)```", text, re.DOTALL)[1])["project"]
+    entries = project["entry-points"]["raydd.plugins"] | {"search": "mine.search"}
+    assert set(files) == set(entries)
+    assert all(len(content.splitlines()) < 40 for content in files.values())
+    for name, content in ({"__init__": ""} | files).items():
+        (site / "mine").mkdir(exist_ok=True)
+        (site / "mine" / f"{name}.py").write_text(content)
+    about = site / "mine-0.1.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: 0.1\n")
+    lines = (f"{name} = {module}\n" for name, module in entries.items())
+    (about / "entry_points.txt").write_text(f"[raydd.plugins]\n{''.join(lines)}")
+    return site
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from raydd.data.named_sets import find_digits, find_imagenet, find_tiny_imagenet
 from raydd.data.npz_reader import find_npz
 from raydd.data.parquet_reader import find_parquet, parquet_files
 from raydd.io.pulse import PULSE
+from raydd.plugins import Table
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +133,7 @@ def _torchvision(name: str) -> Callable[[Path], Source]:
     return partial(find_torchvision, name=name)
 
 
-DATASETS: dict[str, Row] = {
+_SHIPPED = {
     "digits": Row(10, 1, 8, (0.3053,), (0.3760,), False, find_digits),
     "mnist": Row(10, 1, 28, (0.1307,), (0.3081,), False, _torchvision("mnist")),
     "fashion_mnist": Row(10, 1, 28, (0.2861,), (0.3530,), True, _torchvision("fashion_mnist")),
@@ -142,6 +143,7 @@ DATASETS: dict[str, Row] = {
     "tiny_imagenet": Row(200, 3, 64, *IMAGENET, True, find_tiny_imagenet),
     **{name: Row(10, 3, 128, *IMAGENET, True, partial(find_imagenet, name=name), resize=True) for name in SUBSETS},
 }
+DATASETS: Table[Row] = Table("DATASETS", Row, _SHIPPED)
 """The data sets that have a name: those of the distillation papers, and scikit-learn's digits, which need no download.
 
 A script may add a row of its own; a path needs none.

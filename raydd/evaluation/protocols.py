@@ -10,6 +10,7 @@ from raydd.config.parsing import Config, build
 from raydd.data.imagenet import SUBSETS
 from raydd.io.safe_yaml import read_yaml
 from raydd.numerics.augment import Augment, augment
+from raydd.plugins import Table
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
@@ -100,7 +101,7 @@ class Protocol(Config):
         return self.model_copy(update=given)
 
 
-PROTOCOLS = {
+_SHIPPED = {
     protocol.name: protocol
     for protocol in (
         Protocol(name="mtt", epochs=1000, plain_epochs=1000, real_epochs=50, lr=None),
@@ -127,6 +128,7 @@ PROTOCOLS = {
         ),
     )
 }
+PROTOCOLS: Table[Protocol] = Table("PROTOCOLS", Protocol, _SHIPPED)
 """By name. Where the numbers come from:
 
 * mtt: arXiv 2203.11932.

@@ -13,6 +13,7 @@ from pkgutil import iter_modules
 from raydd.config.parsing import build
 from raydd.config.schema import DistillConfig
 from raydd.methods.method import Method
+from raydd.plugins import Table
 
 _FAMILIES = ("trajectories", "statistics", "nothing")
 
@@ -24,7 +25,7 @@ def _shipped() -> dict[str, Method]:
     return {row.name: row for row in sorted(rows, key=lambda row: _FAMILIES.index(row.match))}
 
 
-METHODS: dict[str, Method] = _shipped()
+METHODS: Table[Method] = Table("METHODS", Method, _shipped())
 """The methods by name, as ``DistillConfig.method`` takes them; a script may add a row of its own."""
 
 

@@ -19,6 +19,7 @@ from torch import nn
 from raydd.models.cells import CELLS, EDGES, OPERATIONS, CellRow, check_count
 from raydd.models.classifier import Classifier, padded, stem_padding
 from raydd.models.convnet import ACTIVATIONS, NORMS, POOLINGS, ConvNet
+from raydd.plugins import Table
 
 # How the zoo spells the words of a ConvNet's axes.
 _SPELLED = {
@@ -161,7 +162,8 @@ def nasbench201(cells: int = CELLS) -> Grid[CellRow]:
 _CONVNET_AXES = ((32, 64, 128, 256), (1, 2, 3, 4), tuple(NORMS), tuple(ACTIVATIONS), tuple(POOLINGS))
 
 # convnet720: the architecture search of arXiv 2006.05929, which later papers repeat.
-SPACES: dict[str, Sequence[Row]] = {"convnet720": Grid(ConvNetRow, _CONVNET_AXES), "nasbench201": nasbench201()}
+_SHIPPED: dict[str, Sequence[Row]] = {"convnet720": Grid(ConvNetRow, _CONVNET_AXES), "nasbench201": nasbench201()}
+SPACES: Table[Sequence[Row]] = Table("ARCHITECTURES", Sequence, _SHIPPED)
 
 
 def build(row: Row, *, channels: int, size: int, classes: int) -> nn.Module:

@@ -27,6 +27,7 @@ from raydd.models.densenet import densenet
 from raydd.models.external import timm_network
 from raydd.models.plain import alexnet, lenet, mlp, vgg11
 from raydd.models.resnet import resnet
+from raydd.plugins import Table
 
 Builder = Callable[[int, int, int], nn.Module]
 
@@ -48,7 +49,7 @@ def _convnet(channels: int, size: int, classes: int) -> nn.Module:
     return ConvNet(channels, size, classes, depth=natural_depth(size))
 
 
-NETWORKS: dict[str, Network] = {
+_SHIPPED = {
     "ConvNet": Network(_convnet, smallest=4),
     "MLP": Network(mlp, smallest=1),
     "LeNet": Network(lenet, smallest=1),
@@ -61,6 +62,7 @@ NETWORKS: dict[str, Network] = {
     "ResNet18BN": Network(partial(resnet, blocks=(2, 2, 2, 2), norm=nn.BatchNorm2d), smallest=2),
     "DenseNet121": Network(partial(densenet, blocks=(6, 12, 24, 16)), smallest=2),
 }
+NETWORKS: Table[Network] = Table("NETWORKS", Network, _SHIPPED)
 """The networks that have a name; parts after it change their width, depth and layers, see above."""
 
 _PARTS: dict[str, tuple[str, str]] = {
@@ -118,17 +120,16 @@ def find(name: str) -> Network:
     Raises:
         ValueError: An unknown name.
     """
-    if name in NETWORKS:
-        return NETWORKS[name]
     if name.startswith("timm:"):
         return Network(partial(timm_network, name.removeprefix("timm:")), smallest=1)
     if (match := _WIDTH.fullmatch(name)) and match["name"] in NETWORKS:
         row = NETWORKS[match["name"]]
         return replace(row, build=partial(row.build, **{_WIDE[match["name"].removesuffix("BN")]: int(match["width"])}))
-    match = _FAMILY.fullmatch(name)
-    if match is None:
-        raise ValueError(_unknown(name))
-    return _member(name, _SPELLING.findall(match["parts"]))
+    if match := _FAMILY.fullmatch(name):
+        return _member(name, _SPELLING.findall(match["parts"]))
+    if name in NETWORKS:  # last, since a miss imports the plugins
+        return NETWORKS[name]
+    raise ValueError(_unknown(name))
 
 
 def _member(name: str, parts: list[str]) -> Network:

@@ -14,6 +14,7 @@ from raydd.config.schema import DistillConfig
 from raydd.data.datasets import placed
 from raydd.io.safe_yaml import read_yaml
 from raydd.numerics.rng import generator
+from raydd.plugins import Table
 from raydd.tuning.plan import METRICS
 from raydd.tuning.population import check_changeable
 from raydd.tuning.space import Space
@@ -25,6 +26,10 @@ FIXED = (
     "probe_every",
 )
 """Settings that decide what a score means, or none at all: trials that differ in them could not be compared."""
+
+
+PLUGIN_SPACES: Table[Tree] = Table("SPACES", dict)
+"""The spaces of plugins: the values of a YAML file, by name."""
 
 
 def folder() -> Path:
@@ -42,7 +47,7 @@ def load_space(name: str | Path) -> Space:
     """Read a space and check it.
 
     Args:
-        name: Of a shipped space, or a path of a YAML file.
+        name: Of a space that is shipped or a plugin has, or a path of a YAML file.
 
     Returns:
         The space, which is known to be searchable.
@@ -57,8 +62,10 @@ def load_space(name: str | Path) -> Space:
     path = folder() / f"{name}.yaml"
     if not str(name).isidentifier() or not path.is_file():
         path = Path(name)
+    if not path.is_file() and name in PLUGIN_SPACES:
+        return make_space({"name": name} | PLUGIN_SPACES[str(name)], f"space {name}")
     if not path.is_file():
-        known = shipped_spaces()
+        known = [*shipped_spaces(), *PLUGIN_SPACES]
         near = difflib.get_close_matches(str(name), known, n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else f"shipped are {', '.join(known)}"
         raise ValueError(f"--space {str(name)!r} is neither shipped nor a YAML file; {hint}")

@@ -2,6 +2,7 @@
 
 import ast
 import doctest
+import os
 import re
 import shlex
 import shutil
@@ -32,14 +33,17 @@ from raydd.methods import METHODS
 from raydd.models.spaces import SPACES
 from raydd.models.zoo import NETWORKS, find
 from raydd.numerics.flat import split
+from raydd.plugins import installed
 from raydd.selection.coresets import CORESETS
-from raydd.tuning.space_files import load_space
+from raydd.tuning.space_files import PLUGIN_SPACES, load_space
 
 ROOT = Path(__file__).parents[2]
 TABLE = yaml.safe_load(Path(__file__).with_name("commands.yaml").read_text(encoding="utf-8"))
+GENERATED = {"api.md", "commands.md", "parts.md", "settings.md"}
+"""Pages of `docs/reference.py`: doctests and the examples of ``--help``, which are run as such."""
 DOCS = [
     ROOT / "README.md",
-    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted(path for path in (ROOT / "docs").rglob("*.md") if path.name not in GENERATED),
     *(ROOT / folder / "README.md" for folder in ("cluster", "tune_spaces", "examples")),
     ROOT / "CONTRIBUTING.md",
 ]
@@ -154,6 +158,25 @@ def documented() -> Iterator[Command]:
 PROGRAM = typer.main.get_command(app)
 BLOCKS = {(doc := path.relative_to(ROOT).as_posix()): [*blocks(doc, path.read_text("utf-8"))] for path in DOCS}
 COMMANDS = [*dict.fromkeys(documented())]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _installed(plugin):
+    """The plugin of CONTRIBUTING.md is installed, here and in Ray's workers."""
+    tables = (METHODS, NETWORKS, DATASETS, PROTOCOLS, SPACES, PLUGIN_SPACES)
+    before = [dict(table) for table in tables]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(plugin)
+        patch.setenv("PYTHONPATH", str(plugin), prepend=os.pathsep)
+        installed.cache_clear()
+        for table in tables:
+            patch.setattr(table, "_complete", False)
+            table.load()
+        yield
+    installed.cache_clear()
+    for table, rows in zip(tables, before, strict=True):
+        table.clear()
+        table.update(rows)
 
 
 def row_of(command: Command, part: str) -> dict[str, Any] | None:

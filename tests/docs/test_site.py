@@ -95,23 +95,13 @@ def pages(folder):
 
 def test_every_file_of_docs_is_a_page(pages):
     written = {path.stem for path in DOCS.glob("*.md")}
-    made = {
-        "commands",
-        "settings",
-        "api",
-        "parts",
-        "examples",
-        "cluster_files",
-        "tune_spaces",
-        "contributing",
-        "changelog",
-    }
-    assert {f"{name}.html" for name in written | made} | {"404.html"} == set(pages)
+    outside = {"examples", "cluster_files", "tune_spaces", "contributing", "changelog"}
+    assert {f"{name}.html" for name in written | outside} | {"404.html"} == set(pages)
 
 
 def test_every_public_name_is_documented(pages):
     told = pages["api.html"].text
-    missing = [name for name in raydd.__all__ if len(told.get(f"raydd.{name}", "").split()) < 5]
+    missing = [name for name in raydd.__all__ if len(told.get(f"raydd{name}".lower(), "").split()) < 5]
     assert not missing, f"no words on {missing}"
 
 
@@ -226,9 +216,3 @@ def test_links_out_of_docs_lead_to_the_pages_that_show_those_files():
     assert address("examples/README.md", "../docs/tuning.md") == "tuning.md"
     assert address("examples/README.md", "tune.py") == "examples.md#tunepy"
     assert address("docs/tuning.md", "nas.md") == "nas.md"
-
-
-def test_doctests_of_docstrings_are_blocks_of_code():
-    fenced = loaded("doctests").fenced
-    assert fenced("Adds::\n\n>>> 1 + 1\n2\n\nThen.") == "Adds:\n\n```pycon\n>>> 1 + 1\n2\n```\n\nThen."
-    assert fenced("No more.\n\n>>> 2") == "No more.\n\n```pycon\n>>> 2\n```"

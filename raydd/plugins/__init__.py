@@ -1,0 +1,123 @@
+"""Rows that other packages add: methods, networks, data sets, protocols, search spaces and architecture spaces.
+
+A package names a module in the entry point group ``raydd.plugins``::
+
+    [project.entry-points."raydd.plugins"]
+    mine = "mine.plugin"
+
+The module holds dictionaries of rows by name, called as in `TABLES`. Every process imports it on the first lookup of a
+name that raydd itself does not have: the command line, Ray's workers, trials and evaluators alike.
+"""
+
+import re
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from types import ModuleType
+from typing import Any, Self, TypeVar
+
+GROUP = "raydd.plugins"
+TABLES = ("METHODS", "NETWORKS", "DATASETS", "PROTOCOLS", "SPACES", "ARCHITECTURES")
+"""What a plugin may hold. ``SPACES`` are those of ``raydd tune``, ``ARCHITECTURES`` those of ``raydd nas``."""
+
+Row = TypeVar("Row")
+_NAME = re.compile(r"\w[\w.+-]*")
+_LOADING = threading.RLock()
+_importing: set[str] = set()
+
+
+@cache
+def installed() -> tuple[EntryPoint, ...]:
+    """Return the plugins of this environment by name, without importing them."""
+    return tuple(sorted(entry_points(group=GROUP), key=lambda entry: (entry.name, entry.value)))
+
+
+class Table(dict[str, Row]):
+    """Rows by name. The first lookup of a name that is missing adds the rows of the plugins.
+
+    Args:
+        title: One of `TABLES`.
+        kind: The type of a row.
+        rows: The rows of raydd itself.
+
+    >>> table = Table("NETWORKS", int, {"MLP": 1})
+    >>> table["MLP"], table.get("Unknown", 0), "Unknown" in table
+    (1, 0, False)
+    """
+
+    def __init__(self, title: str, kind: type[Any], rows: Mapping[str, Row] | Iterable[tuple[str, Row]] = ()) -> None:
+        super().__init__(rows)
+        self.title, self.kind, self._complete = title, kind, False
+
+    def load(self) -> Self:
+        """Add the rows of the plugins, once a process, and return the table.
+
+        Raises:
+            ValueError: A plugin cannot be imported, or one of its rows cannot be added. The line names the plugin.
+        """
+        if self._complete:
+            return self
+        with _LOADING:
+            if not _importing:  # a plugin that looks up a name while it is imported sees the rows there are
+                added: dict[str, Row] = {}
+                for entry in installed():
+                    for name, row in self._rows(entry):
+                        if super().__contains__(name) or name in added:
+                            raise ValueError(f"{_where(entry)}: {self.title}[{name!r}] exists already; rename the row")
+                        added[name] = row
+                self.update(added)
+                self._complete = True
+        return self
+
+    def _rows(self, entry: EntryPoint) -> Iterator[tuple[str, Row]]:
+        """Yield the rows of a plugin for this table, checked."""
+        rows = getattr(_imported(entry), self.title, {})
+        if isinstance(rows, Table):  # raydd's own, which the plugin imports
+            return
+        if not isinstance(rows, Mapping):
+            raise ValueError(f"{_where(entry)}: {self.title} is a {type(rows).__name__}; use a dictionary of rows")
+        for name, row in rows.items():
+            if not isinstance(name, str) or not _NAME.fullmatch(name):
+                raise ValueError(f"{_where(entry)}: {self.title} has the name {name!r}; use letters, digits and _.+-")
+            if not isinstance(row, self.kind):
+                wanted = getattr(self.kind, "__name__", self.kind)
+                raise ValueError(f"{_where(entry)}: {self.title}[{name!r}] is a {type(row).__name__}; use a {wanted}")
+            if getattr(row, "name", name) != name:
+                raise ValueError(f"{_where(entry)}: {self.title}[{name!r}] is named {row.name!r}; use one name")
+            yield name, row
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or dict.__contains__(self.load(), name)
+
+    def __missing__(self, name: str) -> Row:
+        if dict.__contains__(self.load(), name):
+            return self[name]
+        raise KeyError(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return the row of a name, or the default."""
+        return super().get(name, default) if name in self else default
+
+
+def _imported(entry: EntryPoint) -> ModuleType:
+    """Return the module of a plugin."""
+    _importing.add(entry.name)
+    try:
+        module = entry.load()
+    except Exception as error:  # of any type: it is the plugin's own code
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise ValueError(f"{_where(entry)} cannot be imported ({reason}); repair it{_remedy(entry)}") from error
+    finally:
+        _importing.discard(entry.name)
+    if not any(hasattr(module, title) for title in TABLES):
+        raise ValueError(f"{_where(entry)} has no rows; give it one of the dictionaries {', '.join(TABLES)}")
+    return module  # type: ignore[no-any-return]
+
+
+def _where(entry: EntryPoint) -> str:
+    return f"plugin {entry.name} ({entry.value})"
+
+
+def _remedy(entry: EntryPoint) -> str:
+    return f", or uninstall the package {entry.dist.name}" if entry.dist is not None else ""
