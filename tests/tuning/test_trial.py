@@ -17,7 +17,7 @@ from raydd.run.experts import open_buffer, settle
 from raydd.run.run import Run
 from raydd.training.expert_worker import Job, Trainer, prepare
 from raydd.tuning.space_files import make_space
-from raydd.tuning.trial import Task, run_trial, trial_folder
+from raydd.tuning.trial import SearchContext, run_trial, trial_folder
 
 CPU = torch.device("cpu")
 SMALL = {
@@ -48,7 +48,7 @@ def preset(tmp_path, monkeypatch):
 
 
 def task(out, buffer=None, space=None):
-    return Task(space or make(), buffer, out, "cpu")
+    return SearchContext(space or make(), buffer, out, "cpu")
 
 
 def lasting(reports):
