@@ -634,18 +634,18 @@ def space() -> Any:
 
 def make_search(folder: Path) -> None:
     from raydd.tuning.results import save_results
-    from raydd.tuning.study import Search
+    from raydd.tuning.study import Study
 
-    search = Search(space(), folder / "study.journal")
+    search = Study(space(), folder / "study.journal")
     for number in range(3):
-        asked = search.ask()
+        asked = search.propose()
         search.report(asked.number, 1, {"accuracy": 0.2 * number, "seconds": 0.5, "step": 1})
         search.complete(asked.number, {"accuracy": 0.2 * number, "seconds": 1.0, "step": 2})
     save_results(search.records(), folder / "results.parquet")
 
 
 def read_study(folder: Path) -> str:
-    from raydd.tuning.study import Search
+    from raydd.tuning.study import Study
 
     with tempfile.TemporaryDirectory(prefix="study.journal") as copied:  # it is mended, and a lock is put beside it
         path = Path(copied) / "study.journal"
@@ -653,7 +653,7 @@ def read_study(folder: Path) -> str:
             raise ValueError("study.journal is not there: it is made")
         (folder / "study.journal").rename(path)
         try:
-            return same([vars(record) for record in Search(space(), path).records()])
+            return same([vars(record) for record in Study(space(), path).records()])
         finally:
             shutil.move(path, folder / "study.journal") if path.is_file() and not path.is_symlink() else None
 

@@ -5,7 +5,7 @@
 A trial is a real distillation, `raydd.tuning.trial.run_trial`: mtt, 1 image a class, an MLP, 20 outer steps, three
 experts of 20 epochs, trained here once for all. Its score is the mean accuracy of 4 fresh networks of 200 epochs on the
 40 % of the training images that are held out (575). Seven settings are searched, with no scheduler and without the
-preset's own point. The values come from `raydd.tuning.study.Search`, as in `raydd tune`, without Ray. Both algorithms
+preset's own point. The values come from `raydd.tuning.study.Study`, as in `raydd tune`, without Ray. Both algorithms
 have the same budgets, the same seeds and, by those, the same first trials at random; nothing is taken over from one
 search to another.
 
@@ -38,8 +38,8 @@ from raydd.io.provenance import commit
 from raydd.training.expert_worker import Job, Trainer, prepare
 from raydd.tuning.space import Space
 from raydd.tuning.space_files import make_space
-from raydd.tuning.study import Search
-from raydd.tuning.trial import Task, run_trial
+from raydd.tuning.study import Study
+from raydd.tuning.trial import SearchContext, run_trial
 
 ALGORITHMS = ("tpe", "random")
 SPACE: dict[str, Any] = {
@@ -86,7 +86,7 @@ def train(folder: Path) -> None:
     refresh_manifest(folder)
 
 
-def distilled(task: Task) -> Objective:
+def distilled(task: SearchContext) -> Objective:
     """The objective: a distillation's score."""
 
     def score(number: int, values: Mapping[str, Any]) -> dict[str, float]:
@@ -104,8 +104,8 @@ def searched(space: Space, file: Path, objective: Objective) -> list[dict[str, A
         file: The study's journal.
         objective: May raise FloatingPointError.
     """
-    search = Search(space, file)
-    while len(search) < (space.budget.samples or 0) and (ask := search.ask()) is not None:
+    search = Study(space, file)
+    while len(search) < (space.budget.samples or 0) and (ask := search.propose()) is not None:
         try:
             search.complete(ask.number, objective(ask.number, ask.values))
         except FloatingPointError as error:
@@ -118,7 +118,7 @@ def search_digits(algorithm: str, seed: int, buffer: Path, options: argparse.Nam
     """One search with its distillations, in a folder that is then removed."""
     chosen = space(algorithm, seed, options.samples, options.startup)
     with tempfile.TemporaryDirectory() as folder:
-        objective = distilled(Task(chosen, buffer, Path(folder), "cpu"))
+        objective = distilled(SearchContext(chosen, buffer, Path(folder), "cpu"))
         trials = searched(chosen, Path(folder) / "study.journal", objective)
     best = max(trial["accuracy"] for trial in trials)
     print(f"{algorithm}, seed {seed}: {best:.3f} after {len(trials)} trials", file=sys.stderr, flush=True)

@@ -1,9 +1,4 @@
-"""Searching hyper-parameters: `raydd.tune`.
-
-A search folder holds ``space.yaml``, ``study.journal`` (which ``optuna-dashboard`` opens), a run folder a trial below
-``trials/`` with TensorBoard's event files, and at the end ``results.parquet``, ``best.yaml``, ``best/``,
-``scores.json`` and ``figures/``.
-"""
+"""Search hyper-parameters: `raydd.tune`. ``docs/tuning.md`` lists the files of a search folder."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,35 +23,35 @@ from raydd.io.safe_yaml import read_yaml
 from raydd.run.experts import open_buffer
 from raydd.run.placement import HERE, Where, check_workers, own_device
 from raydd.run.resolve import check_names, check_run, needs_experts
-from raydd.tuning.best_trial import keep_best, kept_set
+from raydd.tuning.best_trial import save_best, trial_synset
 from raydd.tuning.figure_files import save_figures
-from raydd.tuning.loggers import ask_for
+from raydd.tuning.loggers import require_package
 from raydd.tuning.results import Record, front, save_results, shared_reason, winner
 from raydd.tuning.space import Space
-from raydd.tuning.space_files import anywhere, check_space, load_space, make_space, with_settings
-from raydd.tuning.study import Search
-from raydd.tuning.trial import Task
-from raydd.tuning.trial_scheduler import Desk, Status
+from raydd.tuning.space_files import check_space, load_space, make_space, with_absolute_paths, with_settings
+from raydd.tuning.study import Study
+from raydd.tuning.trial import SearchContext
+from raydd.tuning.trial_scheduler import SearchProgress, TrialScheduler
 
 JOURNAL = "study.journal"
 TEST = EvaluateConfig(real_epochs=0)
-"""How the winner is scored: 5 fresh networks, beside selections of real images; the whole data set is left out."""
+"""How the best trial is scored: 5 new networks, beside selections of real images, without the whole data set."""
 
 
 class Options(TypedDict, total=False):
-    """What a search may be told beside its space.
+    """Options of a search beside its space.
 
     Attributes:
-        num_samples: Trials in the end; the space's own number if it is not given.
+        num_samples: Trials in total; the space's own number if it is not given.
         max_concurrent: Trials at once.
-        time_budget: Seconds after which trials are stopped where they stand.
-        gpus_per_trial: GPUs a trial, a fraction where several share one.
-        buffer: Experts, a folder or an URI, instead of the space's or the cache's. Credentials in an URI reach the
-            trials and are written nowhere.
-        settings: Settings to fix, as nested values; what is fixed is searched no more.
-        evaluation: How the winner is scored on the test images; None leaves them alone.
-        mlflow: A tracking address or folder of MLflow, where results are sent too.
-        wandb: A project of Weights & Biases, likewise.
+        time_budget: Seconds after which trials are stopped where they are.
+        gpus_per_trial: GPUs per trial, a fraction where several share one.
+        buffer: Experts, a folder or a URI, instead of the space's or the cache's. Credentials in a URI reach the
+            trials and are not written to any file.
+        settings: Settings to fix, as nested values; they are no longer searched.
+        evaluation: How the best trial is scored on the test images; None does not use them.
+        mlflow: A tracking address or folder of MLflow that also receives the results.
+        wandb: A project of Weights & Biases that also receives the results.
     """
 
     num_samples: int
@@ -72,16 +67,16 @@ class Options(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Results:
-    """What a search found.
+    """The results of a search.
 
     Attributes:
-        folder: Where it all is.
-        space: What was searched.
-        trials: A record a trial.
-        best: The trial of the best accuracy on validation images; None while none has reported.
-        scores: Records as of `raydd.evaluate`: the best trial and the preset, and selections of real images, on the
-            test images.
-        outputs: By name, the files that were written.
+        folder: The search folder.
+        space: The search space.
+        trials: One record per trial.
+        best: The trial with the best accuracy on validation images; None while none has reported.
+        scores: Records of `raydd.evaluate` on the test images: the best trial, the preset's trial, and selections of
+            real images.
+        outputs: The files written, by name.
     """
 
     folder: Path
@@ -98,7 +93,7 @@ class Results:
 
     @property
     def front(self) -> list[Record]:
-        """The complete trials that none other beats in every metric."""
+        """The complete trials that no other trial beats in every metric."""
         return front(self.trials, self.space.directions)
 
 
@@ -111,24 +106,25 @@ def tune(
     screen: Screen | None = None,
     **options: Unpack[Options],
 ) -> Results:
-    """Search the settings of a method by validation accuracy; score the best on the test images.
+    """Search the settings of a method by validation accuracy, and score the best trial on the test images.
 
     Args:
-        space: A shipped space's name, a YAML file, nested values, or a space. None goes on with the one of ``out``.
-        out: The search folder; None takes ``runs/tune-`` and the space's name.
-        resume: Go on with the folder's search: finished trials stay, others go on from their checkpoints.
-        where: Ray workers that train missing experts, the cluster, and the device of all.
-        screen: Where progress is told.
+        space: The name of a shipped space, a YAML file, nested values, or a space. None continues the search of
+            ``out``.
+        out: The search folder; None is ``runs/tune-`` and the space's name.
+        resume: Continue the folder's search: finished trials stay, others continue from their checkpoints.
+        where: The Ray workers that train missing experts, the cluster, and the device.
+        screen: Shows the progress.
         **options: See `Options`.
 
     Returns:
-        The trials, the best, its scores and where everything is.
+        The trials, the best one, its scores and the files.
 
     Raises:
-        ValueError: A space that cannot be searched, or a folder that holds another search; nothing is trained.
-        RuntimeError: Ray failed; all that trials have reported is kept, and ``resume`` goes on. Or all trials failed.
+        ValueError: The space cannot be searched, or the folder holds another search; nothing is trained.
+        RuntimeError: Ray failed; all reports are kept, and ``resume`` continues. Or all trials failed.
 
-    Example: examples/tune.py, and examples/tune_own_space.py for a space of one's own (they start a Ray).
+    Example: examples/tune.py, and examples/tune_own_space.py for your own space (they start a local Ray).
     """
     screen = screen or Screen()
     check_workers(where)
@@ -136,7 +132,7 @@ def tune(
         check_scoring(evaluation)
     for package in ("mlflow", "wandb"):
         if options.get(package) is not None:
-            ask_for(package)
+            require_package(package)
     space, folder = _claim(space, out, resume, options)
     check_buffer(space.buffer)
     with alone(folder, "raydd tune", screen.note):
@@ -144,141 +140,136 @@ def tune(
 
 
 def _tune(space: Space, folder: Path, where: Where, screen: Screen, options: Options) -> Results:
-    place, space = space.buffer, space.model_copy(update={"buffer": space.buffer and shown(space.buffer)})
+    buffer, space = space.buffer, space.model_copy(update={"buffer": space.buffer and shown(space.buffer)})
     example, evaluation = space.config(space.example()), options.get("evaluation", TEST)
     check_names(example)
     work = check_run(example, own_device(example, where))
     from raydd.remote.session import session
-    from raydd.remote.tune import Loggers, callbacks
+    from raydd.remote.tune import Limits, check_limits, logger_callbacks
 
-    loggers = callbacks(Loggers(options.get("mlflow"), options.get("wandb")), space.name)
+    loggers = logger_callbacks(options.get("mlflow"), options.get("wandb"), space.name)
     if run_mirrors(example):
         screen.once(mirror_words(example.data.dataset))
     tell(work.dataset, screen)
-    task = Task(space, None, folder, resolve_device(where.device).type)
-    if space.search.algorithm != "grid" and space.search.first != "none" and not space.spared:
-        screen.note("the preset's own values lie outside the space: no trial has them")
-    with session(where.address, screen.note):  # once for experts, trials and scores
-        limits, journal = _limits(task, options), folder / JOURNAL
+    context = SearchContext(space, None, folder, resolve_device(where.device).type)
+    if space.search.algorithm != "grid" and space.search.first != "none" and not space.first_is_protected:
+        screen.note("the preset's own values are outside the space: no trial has them")
+    limits = Limits(
+        options.get("max_concurrent", space.budget.concurrent),
+        options.get("time_budget", space.budget.seconds),
+        options.get("gpus_per_trial"),
+    )
+    with session(where.address, screen.note):  # one session for experts, trials and scores
+        check_limits(context, limits)
+        journal = folder / JOURNAL
         if journal.exists():
-            Search(space, journal)  # refuses another search before anything is trained
+            Study(space, journal)  # refuses another search before anything is trained
         if needs_experts(space.config({})):
-            task = task._replace(buffer=_shared_buffer(space, place, work, where, screen))
+            context = context._replace(buffer=_shared_buffer(space, buffer, work, where, screen))
         write_atomic(folder / "space.yaml", dump(space).encode())
-        search = Search(space, journal)
-        _run(task, search, screen, limits, loggers)
-        return _conclude(task, search, where, screen, evaluation)
+        study = Study(space, journal)
+        _run(context, study, screen, limits, loggers)
+        return _conclude(context, study, where, screen, evaluation)
 
 
 def _claim(
-    asked: Space | Mapping[str, Any] | str | Path | None, out: Path | str | None, resume: bool, options: Options
+    source: Space | Mapping[str, Any] | str | Path | None, out: Path | str | None, resume: bool, options: Options
 ) -> tuple[Space, Path]:
-    """The space with all that was said over it, and its folder, which holds no other search."""
-    space = _read(asked, out, resume)
+    """Return the space with the options applied, and its folder, which holds no other search."""
+    space = _read(source, out, resume)
     if settings := options.get("settings"):
         space = with_settings(space, settings)
     for name, flag in (("num_samples", "--num-samples"), ("max_concurrent", "--max-concurrent")):
-        if (asked_for := cast(int, options.get(name, 1))) < 1:
-            raise ValueError(f"{flag} {asked_for}: at least 1 trial is needed")
+        if (count := cast(int, options.get(name, 1))) < 1:
+            raise ValueError(f"{flag} {count}: use at least 1")
     if (samples := options.get("num_samples")) is not None:
         space = space.model_copy(update={"budget": space.budget.model_copy(update={"samples": samples})})
     if buffer := options.get("buffer"):
         space = space.model_copy(update={"buffer": buffer})
     if (share := options.get("gpus_per_trial")) is not None and share <= 0:
-        raise ValueError(f"--gpus-per-trial {share:g}: give a part of a GPU, such as 0.25, or several")
-    space = anywhere(space)
+        raise ValueError(f"--gpus-per-trial {share:g}: use a fraction of a GPU, such as 0.25, or a number of GPUs")
+    space = with_absolute_paths(space)
     check_space(space)
     folder = Path(out or Path("runs") / f"tune-{space.name}").absolute()
     if not resume and any((folder / name).exists() for name in ("space.yaml", JOURNAL)):
-        raise ValueError(f"{folder} holds a search already; go on with --resume, or name another --out")
+        raise ValueError(f"{folder} holds a search already; continue it with --resume, or use another --out")
     return space, folder
 
 
-def _read(asked: Space | Mapping[str, Any] | str | Path | None, out: Path | str | None, resume: bool) -> Space:
-    match asked:
+def _read(source: Space | Mapping[str, Any] | str | Path | None, out: Path | str | None, resume: bool) -> Space:
+    match source:
         case None:
             stored = Path(out or "") / "space.yaml"
             if not resume or out is None or not stored.exists():
-                raise ValueError("--space is missing: name one, such as datm_digits, or --resume with the --out of one")
+                raise ValueError("--space is missing: use a name such as datm_digits, or --resume and --out")
             return make_space(read_yaml(stored), str(stored))
         case Space():
-            return asked
+            return source
         case Mapping():
-            return make_space(asked)
+            return make_space(source)
         case _:
-            return load_space(asked)
+            return load_space(source)
 
 
-def _shared_buffer(space: Space, place: str | None, work: Workspace, where: Where, screen: Screen) -> Path | str:
-    """The experts that trials share, complete and sound; those that a trial trains for itself are told of."""
+def _shared_buffer(space: Space, buffer: str | None, work: Workspace, where: Where, screen: Screen) -> Path | str:
+    """Return the verified experts that trials share, and note the experts that trials will train themselves."""
     config = space.config({})
-    folder = local_folder(place, screen.note) if place else cached_buffer(config, work, where, screen)
+    folder = local_folder(buffer, screen.note) if buffer else cached_buffer(config, work, where, screen)
     open_buffer(folder, config, resolve_device(where.device))
     own = [key for key in space.domains if key.startswith("experts.") and key != "experts.num_experts"]
     if own:
         wanted = ExpertsConfig(data=config.data, experts=config.experts, seed=config.seed)
         seconds = estimate_seconds(wanted, work, 1)
         screen.note(
-            f"{' and '.join(own)}: a trial with other experts than {folder} trains its own first, about "
-            f"{clock(seconds)} each; trials with equal ones share them"
+            f"{' and '.join(own)}: a trial with experts other than {folder} trains its own first, about "
+            f"{clock(seconds)} each; trials with equal experts share them"
         )
-    return place if place and is_uri(place) else folder.absolute()
+    return buffer if buffer and is_uri(buffer) else folder.absolute()
 
 
-def _limits(task: Task, options: Options) -> Any:
-    """What a run of trials may take; more than a machine has is refused."""
-    from raydd.remote.tune import Limits, check_limits
-
-    budget = task.space.budget
-    limits = Limits(
-        options.get("max_concurrent", budget.concurrent),
-        options.get("time_budget", budget.seconds),
-        options.get("gpus_per_trial"),
-    )
-    check_limits(task, limits)
-    return limits
-
-
-def _run(task: Task, search: Search, screen: Screen, limits: Any, loggers: Sequence[Any]) -> None:
+def _run(context: SearchContext, study: Study, screen: Screen, limits: Any, loggers: Sequence[Any]) -> None:
     """Run the trials that are left."""
     from raydd.remote.tune import run_trials
 
-    space = task.space
+    space = context.space
     total = space.budget.samples or len(space.grid())
     if space.search.algorithm == "grid":
         total = min(total, len(space.grid()))
     with screen.live(space.name) as update:
 
-        def show(status: Status) -> None:
-            if status.note:
-                screen.note(status.note)
-            update(lambda: trial_table(status.rows), trial_line(status.done, status.total, left(status.seconds_left)))
+        def show(progress: SearchProgress) -> None:
+            if progress.note:
+                screen.note(progress.note)
+            line = trial_line(progress.done, progress.total, left(progress.seconds_left))
+            update(lambda: trial_table(progress.rows), line)
 
-        desk = Desk(search, total, show)
-        if not desk.left:
-            screen.note(f"{task.folder}: all {total} trials are done")
+        trials = TrialScheduler(study, total, show)
+        if not trials.left:
+            screen.note(f"{context.folder}: all {total} trials are done")
             return
-        screen.note(f"{task.folder}: {desk.left} of {total} trials of {space.name} ({', '.join(space.domains)})")
-        run_trials(task, desk, limits, loggers)
+        screen.note(f"{context.folder}: {trials.left} of {total} trials of {space.name} ({', '.join(space.domains)})")
+        run_trials(context, trials, limits, loggers)
 
 
-def _conclude(task: Task, search: Search, where: Where, screen: Screen, evaluation: EvaluateConfig | None) -> Results:
-    """Write what was found, and score the best trial on the test images."""
-    space, folder, records = task.space, task.folder, tuple(search.records())
+def _conclude(
+    context: SearchContext, study: Study, where: Where, screen: Screen, evaluation: EvaluateConfig | None
+) -> Results:
+    """Write the results, and score the best trial on the test images."""
+    space, folder, records = context.space, context.folder, tuple(study.records())
     outputs = {"study": folder / JOURNAL, "results": save_results(records, folder / "results.parquet")}
     best = winner(records, space.directions)
-    (folder / "scores.json").unlink(missing_ok=True)  # an earlier call's, of what was best then
+    (folder / "scores.json").unlink(missing_ok=True)  # of an earlier call's best trial
     scores: list[dict[str, Any]] = []
     if best is not None:
-        outputs |= keep_best(task, best, len(search.changes(best.number)))
+        outputs |= save_best(context, best, len(study.changes(best.number)))
     outputs |= save_figures(records, space, folder / "figures")
     if best is not None and evaluation is not None:
-        rows = {f"best: trial {best.number}": kept_set(task, best.number)}
+        rows = {f"best: trial {best.number}": trial_synset(context, best.number)}
         first = records[0]
         if best.number and first.state == "complete" and first.values == space.preset_values():
-            rows[f"{'preset' if space.search.first == 'preset' else 'first'}: trial 0"] = kept_set(task, 0)
+            rows[f"{'preset' if space.search.first == 'preset' else 'first'}: trial 0"] = trial_synset(context, 0)
         own = recorded(next(iter(rows.values())).recipe["data"])
-        for key in ("augment", "flip"):  # a space may search them, and all rows are scored as the winner was distilled
+        for key in ("augment", "flip"):  # all rows are scored with the augmentation of the best trial
             if getattr(evaluation, key) is None:
                 evaluation = evaluation.model_copy(update={key: own[key]})
         scores = evaluate([*rows.values()], evaluation, names=[*rows], where=where, screen=screen)
@@ -287,7 +278,7 @@ def _conclude(task: Task, search: Search, where: Where, screen: Screen, evaluati
         raise RuntimeError(shared_reason(records))
     unfinished = sum(record.state == "unfinished" for record in records)
     if best is None:
-        screen.note("no trial has come to its first score yet")
+        screen.note("no trial has reached its first score yet")
     if unfinished:
-        screen.note(f"{unfinished} trials are unfinished: the same command with --resume goes on with them")
+        screen.note(f"{unfinished} trials are unfinished: continue them with the same command and --resume")
     return Results(folder, space, records, best, tuple(scores), outputs)

@@ -64,7 +64,7 @@ def local_ray(
             stack.callback(_kill, folder)
             large = stack.enter_context(private_folder(place.large)) if place.large != place.folder else None
             stack.enter_context(_loopback())
-            with _environment(_settings(_new_token(folder))):
+            with environment(_settings(_new_token(folder))):
                 stack.enter_context(read_anew())
                 stack.callback(ray.shutdown)
                 ray.init(
@@ -97,8 +97,8 @@ def _settings(token: Path) -> dict[str, str | None]:
 
 
 @contextmanager
-def _environment(settings: Mapping[str, str | None]) -> Iterator[None]:
-    """The environment with some settings, for the block alone; what is started in it inherits them."""
+def environment(settings: Mapping[str, str | None]) -> Iterator[None]:
+    """Set environment variables for the block alone; None removes one. Processes started in it inherit them."""
     before = {name: os.environ.get(name) for name in settings}
     _set(settings)
     try:

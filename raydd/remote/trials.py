@@ -1,4 +1,4 @@
-"""What all ways of running trials by Ray Tune have in common: the books that are kept, and what a worker sends."""
+"""What every kind of search by Ray Tune shares: trial events sent to our scheduler, and reports sent by workers."""
 
 import math
 import os
@@ -8,93 +8,93 @@ from typing import Any, NamedTuple
 
 from ray import tune
 from ray.tune.experiment import Trial
-from ray.tune.schedulers import TrialScheduler
+from ray.tune.schedulers import TrialScheduler as TuneScheduler
 from ray.tune.search import Searcher
 
 from raydd.io.memory import keep_memory
-from raydd.tuning.trial import Report, Task
-from raydd.tuning.trial_scheduler import Desk
+from raydd.tuning.trial import Report, SearchContext
+from raydd.tuning.trial_scheduler import TrialScheduler
 
 RESTARTS = 3
 FAILURES = (ValueError, RuntimeError, FloatingPointError, MemoryError)
-"""What would happen again: the trial has failed, and the search goes on.
+"""Errors that a restart would repeat: the trial has failed, and the search continues.
 
-Anything else, such as a fault of a disk or of a GPU, and a dead worker are no fault of the trial: it is taken up again,
+Any other error, such as a fault of a disk or of a GPU, and a dead worker are not caused by the trial: Tune restarts it
 in a new process.
 """
 
 
-class Way(NamedTuple):
-    """How Tune comes by trials, runs them, and decides on them.
+class Strategy(NamedTuple):
+    """How Tune gets trials, runs them and decides about them.
 
     Attributes:
-        task: What all trials share.
-        trainable: A trial in a worker, by Tune's settings of it and the ``task``.
-        scheduler: Is told of every report, and decides.
-        searcher: Is asked for trials; None where ``params`` names them all.
+        context: What all trials share.
+        trainable: Runs a trial in a worker, given Tune's config of the trial and the ``context``.
+        scheduler: Receives every report and decides.
+        searcher: Proposes trials; None where ``params`` lists them all.
         params: Tune's parameter space.
-        samples: How often a trial is drawn from that.
+        samples: How often a trial is drawn from ``params``.
     """
 
-    task: Task
+    context: SearchContext
     trainable: Callable[..., None]
-    scheduler: TrialScheduler
+    scheduler: TuneScheduler
     searcher: Searcher | None
     params: Mapping[str, Any]
     samples: int
 
 
-class Shared:
-    """Stays one object where Tune copies its settings, and is left out where it stores them."""
+class ByReference:
+    """An object that Tune neither copies with its settings nor stores with its state."""
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Shared":
+    def __deepcopy__(self, memo: dict[int, Any]) -> "ByReference":
         return self
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
-        return Shared, ()
+        return ByReference, ()
 
 
-class Books(Shared):
-    """The part of a scheduler that keeps the books: every report and every end goes to the desk."""
+class TrialEvents(ByReference):
+    """The part of a Tune scheduler that sends every report and every end of a trial to our `TrialScheduler`."""
 
-    def __init__(self, desk: Desk, **settings: Any) -> None:
+    def __init__(self, trials: TrialScheduler, **settings: Any) -> None:
         super().__init__(**settings)
-        self._desk = desk
+        self._trials = trials
 
-    def told(self, trial: Trial, result: Mapping[str, Any]) -> bool:
-        """Take a report; True if the trial shall stop."""
-        return "failed" not in result and self._desk.result(number_of(trial), result)
+    def stops(self, trial: Trial, result: Mapping[str, Any]) -> bool:
+        """Record a report and return whether the trial must stop."""
+        return "failed" not in result and self._trials.report(number_of(trial), result)
 
     def on_trial_complete(self, controller: Any, trial: Trial, result: dict[str, Any]) -> None:
-        """It ran to its end, was stopped, or told why it cannot go on."""
-        self._desk.complete(number_of(trial), result)
+        """Record that a trial finished, was stopped, or reported a failure."""
+        self._trials.complete(number_of(trial), result)
 
     def on_trial_error(self, controller: Any, trial: Trial) -> None:
-        """Its worker died: once too often; or Tune starts it anew, or gives it up where it had not begun yet."""
+        """Record a dead worker: fail the trial after the last restart, or note that Tune dropped the trial."""
         number = number_of(trial)
         if not trial.should_recover():
             reason = str(trial.get_error() or "its worker died").strip().splitlines()[-1]
-            self._desk.fail(number, f"{reason} ({RESTARTS} restarts); is there memory enough?")
-        elif trial.status != Trial.ERROR:  # so it is while Tune puts it back into the queue
-            self._desk.note(f"trial {number}: its worker died; --resume goes on with the trial")
+            self._trials.fail(number, f"{reason} ({RESTARTS} restarts); check that the machine has enough memory")
+        elif trial.status != Trial.ERROR:  # Tune sets ERROR while it puts the trial back into the queue
+            self._trials.notify(f"trial {number}: its worker died; continue it with --resume")
 
 
 def number_of(trial: Trial) -> int:
-    """The trial's place in the search."""
+    """Return the trial's number in the search."""
     return int(trial.config["trial"])
 
 
-def send(reports: Iterable[tuple[Report, tune.Checkpoint | None]]) -> None:
-    """Run a trial in a worker: send its reports, or why there are no more."""
+def send_reports(reports: Iterable[tuple[Report, tune.Checkpoint | None]]) -> None:
+    """Run a trial in a worker and send its reports, or the reason why it failed."""
     keep_memory()
     try:
         for report, checkpoint in reports:
             tune.report(report._asdict(), checkpoint=checkpoint)
     except FAILURES as error:
-        if "CUDA error" in str(error):  # nothing that this process does on its GPU will work again
+        if "CUDA error" in str(error):  # this process can no longer use its GPU
             raise
         if os.environ.get("RAYDD_TRACEBACK"):
             traceback.print_exc()
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        # Tune takes no report without the metrics that its searchers and schedulers go by.
+        # Tune refuses a report without the metrics that its searcher and scheduler use.
         tune.report({"failed": reason, "index": 0, "accuracy": math.nan, "now": math.nan})

@@ -1,13 +1,11 @@
-"""The trials of a search, run by Ray Tune.
+"""Run the trials of a search by Ray Tune.
 
-Tune starts, watches and restarts the trials; what is tried and who stops is decided by `raydd.tuning`, from the study's
-file. So every call, a resumed one too, begins a fresh Tune run, and nothing of Tune's own is ever read back.
+Tune starts, watches and restarts trials. `raydd.tuning` proposes and stops them, based on the study's journal. Every
+call, also one that resumes a search, therefore starts a fresh Tune run and reads nothing that Tune stored.
 """
 
 import logging
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,26 +13,28 @@ import ray
 from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.logger import TBXLoggerCallback
-from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-from raydd.remote.population import population
+from raydd.remote.local import environment
+from raydd.remote.population import population, remove_checkpoints
 from raydd.remote.session import Plan, plan, resources
-from raydd.remote.trials import RESTARTS, Books, Shared, Way, number_of, send
-from raydd.tuning.loggers import ask_for as _ask_for, ask_for_key as _ask_for_key
-from raydd.tuning.trial import Task, run_trial
-from raydd.tuning.trial_scheduler import Desk
+from raydd.remote.trials import RESTARTS, ByReference, Strategy, TrialEvents, number_of, send_reports
+from raydd.tuning.loggers import require_package, require_wandb_key
+from raydd.tuning.trial import SearchContext, run_trial
+from raydd.tuning.trial_scheduler import TrialScheduler
 
-DEFAULT_LOGGERS = "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"
+NO_DEFAULT_LOGGERS = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1"}
+"""Tune's own JSON and CSV files repeat what the study has, and Tune leaves them open."""
 
 
 class Limits(NamedTuple):
-    """What a run of trials may take.
+    """What a run of trials may use.
 
     Attributes:
-        concurrent: Trials at once; None takes as many as the machines carry.
-        seconds: After which trials are stopped where they stand; None is as long as it takes.
-        gpus: GPUs a trial; None shares them evenly.
+        concurrent: Trials at once; None takes as many as fit.
+        seconds: Time after which trials are stopped where they are; None sets no limit.
+        gpus: GPUs per trial; None shares them evenly.
     """
 
     concurrent: int | None = None
@@ -42,95 +42,82 @@ class Limits(NamedTuple):
     gpus: float | None = None
 
 
-class Loggers(NamedTuple):
-    """Where results are sent too.
+class _TrialSearcher(ByReference, Searcher):  # type: ignore[misc]
+    """A Tune searcher that returns the trials of our scheduler."""
 
-    Attributes:
-        mlflow: A tracking address or folder of MLflow.
-        wandb: A project of Weights & Biases.
-    """
-
-    mlflow: str | None = None
-    wandb: str | None = None
-
-
-class _Proposals(Shared, Searcher):  # type: ignore[misc]
-    """Tune asks for trials; the desk hands them out."""
-
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, trials: TrialScheduler) -> None:
         super().__init__(metric="accuracy", mode="max")
-        self._desk = desk
+        self._trials = trials
 
     def suggest(self, trial_id: str) -> Any:
-        ask = self._desk.next()
-        return Searcher.FINISHED if ask is None else {"trial": ask.number, "values": ask.values}
+        proposal = self._trials.next()
+        return Searcher.FINISHED if proposal is None else {"trial": proposal.number, "values": proposal.values}
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-        """The scheduler is told too, and keeps the books."""
+        """Do nothing: the Tune scheduler receives the same event."""
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the study's file is the search's memory."""
+        """Do nothing: the journal stores the search."""
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
-        """Nothing: the study's file is the search's memory."""
+        """Do nothing: the journal stores the search."""
 
 
-class _Decisions(Books, FIFOScheduler):  # type: ignore[misc]
-    """Tune asks whether a trial goes on; the desk decides."""
+class _EarlyStopping(TrialEvents, FIFOScheduler):  # type: ignore[misc]
+    """A Tune scheduler that stops trials as our scheduler decides."""
 
     def on_trial_result(self, controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        return str(TrialScheduler.STOP if self.told(trial, result) else TrialScheduler.CONTINUE)
+        return str(self.STOP if self.stops(trial, result) else self.CONTINUE)
 
 
-class _Recoveries(Shared, tune.Callback):  # type: ignore[misc]
-    """Tells of trials that are taken up again."""
+class _RecoveryNotes(ByReference, tune.Callback):  # type: ignore[misc]
+    """Notes for the user about restarted trials."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, trials: TrialScheduler) -> None:
+        self._trials = trials
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Its worker died; a new one goes on from its checkpoint."""
-        self._desk.note(f"trial {number_of(trial)}: its worker died; a new one goes on from its checkpoint")
+        self._trials.notify(f"trial {number_of(trial)}: its worker died; a new one continues from its checkpoint")
 
 
-def trainable(config: Mapping[str, Any], task: Task) -> None:
-    """One trial, in a worker."""
-    send((report, None) for report in run_trial(task, int(config["trial"]), config["values"]))
+def trainable(config: Mapping[str, Any], context: SearchContext) -> None:
+    """Run one independent trial in a worker."""
+    send_reports((report, None) for report in run_trial(context, int(config["trial"]), config["values"]))
 
 
-def proposals(desk: Desk, task: Task) -> Way:
-    """Trials are asked for one by one, and each ends by itself or is stopped."""
-    return Way(task, trainable, _Decisions(desk), _Proposals(desk), {}, desk.left)
+def independent(trials: TrialScheduler, context: SearchContext) -> Strategy:
+    """Propose trials one by one; each runs to its end or is stopped."""
+    return Strategy(context, trainable, _EarlyStopping(trials), _TrialSearcher(trials), {}, trials.left)
 
 
-WAYS: dict[str, Callable[[Desk, Task], Way]] = {"pbt": population}
-"""By scheduler, what differs from `proposals`."""
+STRATEGIES: dict[str, Callable[[TrialScheduler, SearchContext], Strategy]] = {"pbt": population}
+"""By scheduler name, the strategies other than `independent`."""
 
 
-def run_trials(task: Task, desk: Desk, limits: Limits, loggers: Sequence[Any]) -> None:
-    """Run what the desk has left, on the connected Ray, until all is done or the time is up.
+def run_trials(context: SearchContext, trials: TrialScheduler, limits: Limits, loggers: Sequence[Any]) -> None:
+    """Run the trials that are left on the connected Ray, until all have ended or the time is up.
 
     Args:
-        task: What all trials share.
-        desk: Hands out trials and keeps the books.
+        context: What all trials share.
+        trials: Proposes trials and records their reports.
         limits: Trials at once, time, GPUs.
-        loggers: Tune's callbacks that send results elsewhere too.
+        loggers: Tune callbacks that also send results elsewhere.
 
     Raises:
-        RuntimeError: Tune itself failed; what was reported is kept.
+        RuntimeError: Tune itself failed; all reports so far are kept.
     """
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what fails is told in a line, not by tracebacks
-    way = WAYS.get(task.space.scheduler.name, proposals)(desk, task)
-    layout = _layout(task, desk.left, limits, turns=way.searcher is None)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are one line, not tracebacks
+    strategy = STRATEGIES.get(context.space.scheduler.name, independent)(trials, context)
+    layout = _layout(context, trials.left, limits, turns=strategy.searcher is None)
     share = {"cpu": float(layout.cpus)} | ({"gpu": layout.gpus} if layout.gpus else {})
     tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(way.trainable, task=way.task), share),
-        param_space=way.params,
+        tune.with_resources(tune.with_parameters(strategy.trainable, context=strategy.context), share),
+        param_space=strategy.params,
         tune_config=tune.TuneConfig(
-            num_samples=way.samples,
-            search_alg=way.searcher,
-            scheduler=way.scheduler,
-            max_concurrent_trials=layout.workers if way.searcher else None,  # else the shares alone set the limit
+            num_samples=strategy.samples,
+            search_alg=strategy.searcher,
+            scheduler=strategy.scheduler,
+            max_concurrent_trials=layout.workers if strategy.searcher else None,  # else the shares are the only limit
             time_budget_s=limits.seconds,
             reuse_actors=True,
             trial_dirname_creator=lambda trial: f"{number_of(trial):04d}",
@@ -138,92 +125,88 @@ def run_trials(task: Task, desk: Desk, limits: Limits, loggers: Sequence[Any]) -
         ),
         run_config=tune.RunConfig(
             name="trials",
-            storage_path=str(task.folder),
+            storage_path=str(context.folder),
             verbose=0,
-            callbacks=[_Recoveries(desk), TBXLoggerCallback(), *loggers],
+            callbacks=[_RecoveryNotes(trials), TBXLoggerCallback(), *loggers],
             failure_config=tune.FailureConfig(max_failures=RESTARTS),
         ),
     )
+    remove_checkpoints(context.folder)  # left by a killed driver
     try:
-        with _only_our_loggers():
+        with environment(NO_DEFAULT_LOGGERS):
             tuner.fit()
     except tune.TuneError as error:
         raise RuntimeError(f"Ray Tune: {' '.join(str(error).split())[-300:]}") from error
-
-
-@contextmanager
-def _only_our_loggers() -> Iterator[None]:
-    """Without Tune's own JSON and CSV files, which repeat what the study has, and which it leaves open."""
-    before = os.environ.get(DEFAULT_LOGGERS)
-    os.environ[DEFAULT_LOGGERS] = "1"
-    try:
-        yield
     finally:
-        if before is None:
-            del os.environ[DEFAULT_LOGGERS]
-        else:
-            os.environ[DEFAULT_LOGGERS] = before
+        remove_checkpoints(context.folder)
 
 
-def _layout(task: Task, trials: int, limits: Limits, turns: bool) -> Plan:
-    """Trials at once, and each one's share of CPUs and GPUs.
+def _layout(context: SearchContext, trials: int, limits: Limits, turns: bool) -> Plan:
+    """Return how many trials run at once, and the CPUs and GPUs of each.
 
-    Trials that take ``turns`` all begin, and only their shares limit how many run at once: then a share may be larger
-    than what it uses, though never larger than a node.
+    Trials that take ``turns`` are all started, and only their shares limit how many run at once. A share may then be
+    larger than what a trial uses, but not larger than a node.
     """
     cpus, gpus = resources()
-    threads = task.space.config({}).threads or 1
-    layout = plan(limits.concurrent, trials, cpus // threads, gpus if task.device == "cuda" else 0)
-    each = layout.gpus if limits.gpus is None or task.device != "cuda" else limits.gpus
+    threads = context.space.config({}).threads or 1
+    layout = plan(limits.concurrent, trials, cpus // threads, gpus if context.device == "cuda" else 0)
+    each = layout.gpus if limits.gpus is None or context.device != "cuda" else limits.gpus
     if turns and layout.workers < min(cpus // threads, trials):
         threads = min(int(largest("CPU")), 1 + cpus // (layout.workers + 1))
     return layout._replace(cpus=threads, gpus=each)
 
 
 def largest(kind: str) -> float:
-    """The most of a resource that one node of the connected cluster has."""
+    """Return the most of a resource that one node of the connected cluster has."""
     return max((float(node["Resources"].get(kind, 0)) for node in ray.nodes() if node["Alive"]), default=0.0)
 
 
-def check_limits(task: Task, limits: Limits) -> None:
-    """Refuse trials that no node can ever hold.
+def check_limits(context: SearchContext, limits: Limits) -> None:
+    """Refuse trials that are larger than every node.
 
     Raises:
-        ValueError: Naming the setting and what there is.
+        ValueError: Naming the setting and the largest node's resources.
     """
-    threads, cpus, gpus = task.space.config({}).threads or 1, largest("CPU"), largest("GPU")
+    threads, cpus, gpus = context.space.config({}).threads or 1, largest("CPU"), largest("GPU")
     if threads > cpus:
-        raise ValueError(f"a trial takes {threads} threads, and no machine has more than {cpus:g} CPUs; set less")
-    if task.device == "cuda" and (limits.gpus or 0) > gpus:
-        raise ValueError(f"--gpus-per-trial {limits.gpus:g}: no machine has more than {gpus:g}; use less")
+        raise ValueError(
+            f"threads = {threads}: no machine has more than {cpus:g} CPUs; use --set threads={cpus:.0f} or less"
+        )
+    if context.device == "cuda" and (limits.gpus or 0) > gpus:
+        raise ValueError(f"--gpus-per-trial {limits.gpus:g}: no machine has more than {gpus:g} GPUs; use less")
 
 
-def callbacks(loggers: Loggers, name: str) -> list[Any]:
-    """Tune's own senders to MLflow and Weights & Biases.
+def logger_callbacks(mlflow: str | None, wandb: str | None, name: str) -> list[Any]:
+    """Return Tune's callbacks that send results to MLflow and Weights & Biases.
+
+    Args:
+        mlflow: A tracking address or folder of MLflow.
+        wandb: A project of Weights & Biases.
+        name: The name of the search space.
 
     Raises:
         ValueError: The package is not installed, or Weights & Biases has no key.
     """
-    found: list[Any] = []
-    if loggers.mlflow is not None:
-        _ask_for("mlflow")
+    callbacks: list[Any] = []
+    if mlflow is not None:
+        require_package("mlflow")
         from ray.air.integrations.mlflow import MLflowLoggerCallback
 
-        # Settings at the end: a population's change on the way.
-        place = _tracking(loggers.mlflow)
-        found.append(MLflowLoggerCallback(place, experiment_name=f"raydd-{name}", log_params_on_trial_end=True))
-    if loggers.wandb is not None:
-        _ask_for("wandb")
-        _ask_for_key()
+        # Settings are logged at the end: a population changes them during training.
+        uri = _tracking_uri(mlflow)
+        callbacks.append(MLflowLoggerCallback(uri, experiment_name=f"raydd-{name}", log_params_on_trial_end=True))
+    if wandb is not None:
+        require_package("wandb")
+        require_wandb_key()
         from ray.air.integrations.wandb import WandbLoggerCallback
 
-        found.append(WandbLoggerCallback(project=loggers.wandb, group=name))
-    return found
+        callbacks.append(WandbLoggerCallback(project=wandb, group=name))
+    return callbacks
 
 
-def _tracking(place: str) -> str:
-    """An MLflow address; a folder's is that of a database in it, since MLflow keeps no plain files any more."""
-    if "://" in place:
-        return place
-    Path(place).mkdir(parents=True, exist_ok=True)
-    return f"sqlite:///{Path(place).absolute() / 'mlflow.db'}"
+def _tracking_uri(address: str) -> str:
+    """Return an MLflow address; of a folder that of a database in it, because MLflow no longer writes plain files."""
+    if "://" in address:
+        return address
+    Path(address).mkdir(parents=True, exist_ok=True)
+    return f"sqlite:///{Path(address).absolute() / 'mlflow.db'}"

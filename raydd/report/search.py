@@ -21,7 +21,7 @@ from raydd.report.scores import is_scored, read_scores
 from raydd.report.trials import front_body, records_of, setting_chart, settings_body, trial_body
 from raydd.tuning.results import SETTINGS, load_results, rows_of, winner
 from raydd.tuning.space import Space
-from raydd.tuning.study import Search
+from raydd.tuning.study import Study
 
 RESULTS, JOURNAL, SPACE, BEST = "results.parquet", "study.journal", "space.yaml", "best.yaml"
 TESTED = ("best: ", "preset: ", "first: ")  # names of rows of scores
@@ -83,7 +83,7 @@ def _rows(path: Path) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:  # a search mends its journal, and another process may be writing
         copied = shutil.copy(path / JOURNAL, folder)
         try:
-            return [*rows_of(Search(_space(path), Path(copied)).records())]
+            return [*rows_of(Study(_space(path), Path(copied)).records())]
         except ValueError:
             told = f"is damaged, or not of {SPACE} beside it; use another --out"
             raise ValueError(f"{path / JOURNAL} {told}") from None

@@ -1,4 +1,4 @@
-"""The best trial of a search, kept: its settings as a preset, its set and the set's picture."""
+"""Save the best trial of a search: its settings as a preset, its synthetic set and a picture of the set."""
 
 import os
 from pathlib import Path
@@ -8,32 +8,41 @@ from raydd.data.synset import SyntheticSet
 from raydd.figures.synset_picture import grid, save_png
 from raydd.io.files import write_atomic
 from raydd.tuning.results import Record, accuracy_of
-from raydd.tuning.trial import Task, shares, trial_folder
+from raydd.tuning.trial import SearchContext, shares_experts, trial_folder
 
 
-def kept_set(task: Task, number: int) -> SyntheticSet:
-    """A trial's result; of one that was stopped, its best set so far."""
-    folder = trial_folder(task.folder, number)
+def trial_synset(context: SearchContext, number: int) -> SyntheticSet:
+    """Load a trial's result, or its best set so far where it was stopped."""
+    folder = trial_folder(context.folder, number)
     whole = folder / "synset.arrow"
     return SyntheticSet.load(whole if whole.exists() else folder / "best.arrow")
 
 
-def keep_best(task: Task, best: Record, changes: int) -> dict[str, Path]:
-    """The best trial's settings as a preset, and its set; where they changed on the way, the preset says so."""
-    folder, synset = task.folder, kept_set(task, best.number)
-    preset = f"search {task.space.name}, trial {best.number}"
-    config = task.space.config(best.values).model_copy(update={"preset": preset})
-    named = task.space.buffer is not None and shares(task, config)
-    buffer = f" --buffer {task.space.buffer}" if named else ""
-    remake = f"raydd distill --preset {os.path.relpath(folder / 'best.yaml')}{buffer} --out runs/best"
+def save_best(context: SearchContext, best: Record, changes: int) -> dict[str, Path]:
+    """Write the best trial's settings as a preset, and its set.
+
+    Args:
+        context: What all trials share.
+        best: The trial.
+        changes: How often its settings changed during training.
+
+    Returns:
+        The files by name.
+    """
+    folder, synset = context.folder, trial_synset(context, best.number)
+    preset = f"search {context.space.name}, trial {best.number}"
+    config = context.space.config(best.values).model_copy(update={"preset": preset})
+    named = context.space.buffer is not None and shares_experts(context, config)
+    buffer = f" --buffer {context.space.buffer}" if named else ""
+    command = f"raydd distill --preset {os.path.relpath(folder / 'best.yaml')}{buffer} --out runs/best"
     if changes:
-        remake = f"Its settings changed {changes} times, and these are the last: they alone do not remake the set."
+        command = f"Its settings changed {changes} times; these are the last and do not reproduce the set alone."
     elif named and "experts.num_experts" in best.values:
-        remake = (
-            f"It had the first {config.experts.num_experts} experts of {task.space.buffer}; raydd distill takes all."
+        command = (
+            f"It used the first {config.experts.num_experts} experts of {context.space.buffer}; raydd distill uses all."
         )
     head = f"# {preset}: accuracy {accuracy_of(best):.4f} on validation images, {best.state} at step {best.step}.\n"
-    head += f"# Its set is best/synset.arrow.\n# {remake}\n"
+    head += f"# Its set is best/synset.arrow.\n# {command}\n"
     write_atomic(folder / "best.yaml", (head + dump(config)).encode())
     synset.save(folder / "best" / "synset.arrow")
     save_png(grid(synset), folder / "best" / "synset.png")

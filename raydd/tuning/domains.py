@@ -1,4 +1,4 @@
-"""The values that a search may give one setting."""
+"""The values of one searched setting."""
 
 import math
 from collections.abc import Sequence
@@ -12,20 +12,20 @@ Kind = Literal["choice", "uniform", "log_uniform", "integer", "log_integer"]
 KINDS: tuple[Kind, ...] = ("choice", "uniform", "log_uniform", "integer", "log_integer")
 MAX_CHOICES = 1000
 MAX_WHOLE = 10**15
-"""Larger numbers are not exact in the arithmetic of draws."""
+"""Larger integers are not exact in the arithmetic of draws."""
 
 
 class Domain(Config):
-    """What one setting may be: exactly one of the five kinds.
+    """The values of a setting: exactly one of the five kinds.
 
     Attributes:
-        choice: One of these; any YAML values.
-        uniform: A number between two, both included.
-        log_uniform: The same, its logarithm drawn evenly.
-        integer: A whole number between two, both included.
-        log_integer: The same, its logarithm drawn evenly.
-        step: Between the whole numbers of ``integer``.
-        when: Searched only where this holds, of settings above it; elsewhere the setting keeps its value.
+        choice: One of these values; any YAML values.
+        uniform: A number between two ends, both included.
+        log_uniform: The same, with a uniform logarithm.
+        integer: An integer between two ends, both included.
+        log_integer: The same, with a uniform logarithm.
+        step: The distance between the values of ``integer``.
+        when: A condition on settings above it. Where it is false, the setting is not searched and keeps its value.
     """
 
     choice: tuple[Any, ...] | None = None
@@ -40,8 +40,9 @@ class Domain(Config):
     def _sound(self) -> "Domain":
         given = [kind for kind in KINDS if getattr(self, kind) is not None]
         if len(given) != 1:
-            found = " and ".join(given) or "none of them"
-            raise ValueError(f"a domain is one of {', '.join(KINDS)}; here is {found}")
+            raise ValueError(
+                f"a domain has one of {', '.join(KINDS)}; this has {' and '.join(given) or 'none of them'}"
+            )
         if self.choice is not None:
             _check_choice(self.choice)
             return self
@@ -57,31 +58,31 @@ class Domain(Config):
 
     @property
     def kind(self) -> Kind:
-        """Which of the five it is."""
+        """The one kind that is set."""
         return next(kind for kind in KINDS if getattr(self, kind) is not None)
 
     @property
     def low(self) -> float:
-        """The lower end of what is no choice."""
+        """The lower end; not for a choice."""
         return float(getattr(self, self.kind)[0])
 
     @property
     def high(self) -> float:
-        """The upper end of what is no choice."""
+        """The upper end; not for a choice."""
         return float(getattr(self, self.kind)[1])
 
     @property
     def log(self) -> bool:
-        """Whether logarithms are drawn evenly."""
+        """Whether the logarithm is uniform."""
         return self.kind.startswith("log_")
 
     @property
     def whole(self) -> bool:
-        """Whether its values are whole numbers."""
+        """Whether the values are integers."""
         return self.kind.endswith("integer")
 
     def finite(self) -> Sequence[Any] | None:
-        """All values, where they can be counted; None where they cannot.
+        """Return all values; None where their number is not finite.
 
         >>> Domain(integer=(2, 6), step=2).finite(), Domain(uniform=(0, 1)).finite()
         (range(2, 7, 2), None)
@@ -91,14 +92,14 @@ class Domain(Config):
         return range(int(self.low), int(self.high) + 1, self.step) if self.whole else None
 
     def extent(self) -> tuple[float, float] | None:
-        """The least and the largest value; None where one is no number."""
+        """Return the smallest and the largest value; None where one is not a number."""
         if self.choice is None:
             return self.low, self.high
         numbers = [value for value in self.choice if isinstance(value, int | float) and not isinstance(value, bool)]
         return (min(numbers), max(numbers)) if len(numbers) == len(self.choice) else None
 
     def has(self, value: Any) -> bool:
-        """Whether a value is one of its."""
+        """Return whether a value is in the domain."""
         if self.choice is not None:
             return any(value == other and isinstance(value, bool) == isinstance(other, bool) for other in self.choice)
         if isinstance(value, bool) or not isinstance(value, int | float) or not self.low <= value <= self.high:
@@ -106,7 +107,7 @@ class Domain(Config):
         return not self.whole or (value == int(value) and (int(value) - int(self.low)) % self.step == 0)
 
     def within(self, low: float, high: float) -> "Domain | None":
-        """The part of it between two numbers; None where nothing is left. A choice stays as it is."""
+        """Return the part between two numbers; None where it is empty. A choice is returned unchanged."""
         if self.choice is not None:
             return self
         low, high = max(low, self.low), min(high, self.high)
@@ -119,7 +120,7 @@ class Domain(Config):
         return self.model_copy(update={self.kind: ends})
 
     def at(self, share: float) -> Any:
-        """The value that a share in [0, 1) of its values lies below."""
+        """Return the quantile of a share in [0, 1)."""
         values = None if self.log else self.finite()
         if values is not None:
             return values[int(share * len(values))]
@@ -132,7 +133,7 @@ class Domain(Config):
         return int(value) if self.whole else value
 
     def ends(self) -> tuple[float, float]:
-        """The lower and the upper end of what is no choice, whole where its values are."""
+        """Return the lower and the upper end, as integers where the values are; not for a choice."""
         return (int(self.low), int(self.high)) if self.whole else (self.low, self.high)
 
 

@@ -1,21 +1,21 @@
-"""What sending results elsewhere needs: a package, and for Weights & Biases a key."""
+"""Requirements of sending results elsewhere: a package, and for Weights & Biases a key."""
 
 import importlib.util
 import os
 from pathlib import Path
 
 
-def ask_for(package: str) -> None:
+def require_package(package: str) -> None:
     """Refuse a package that is not installed.
 
     Raises:
-        ValueError: Naming the flag and how to install it.
+        ValueError: Naming the flag and how to install the package.
     """
     if importlib.util.find_spec(package) is None:
-        raise ValueError(f"--{package} needs a package that is not installed; try: uv pip install {package}")
+        raise ValueError(f"--{package} needs a package that is not installed; run: uv pip install {package}")
 
 
-def ask_for_key() -> None:
+def require_wandb_key() -> None:
     """Refuse Weights & Biases without a key, unless it is offline.
 
     Raises:

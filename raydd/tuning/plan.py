@@ -1,4 +1,4 @@
-"""How a search is made: what it goes by, how values are proposed, when trials are stopped, how long it goes on."""
+"""The plan of a search: metrics, search algorithm, scheduler and budget."""
 
 from typing import Annotated, Any, Literal
 
@@ -8,17 +8,18 @@ from raydd.config.components import Count, Positive
 from raydd.config.parsing import Config
 
 METRICS: dict[str, Literal["max", "min"]] = {"accuracy": "max", "seconds": "min"}
-"""What a search may go by: accuracy on the validation split, and seconds of outer steps."""
+"""The metrics of a search: accuracy on the validation split, and seconds of outer steps."""
 
 
 class SearchSettings(Config):
     """How values are proposed.
 
     Attributes:
-        algorithm: tpe (Optuna's tree-structured Parzen estimator, of one metric or several), random or grid.
-        startup: Trials at random before tpe looks at results.
-        first: The first trial: preset (the preset's own values), none, or values over the preset's. It is never
-            stopped early: the best is held against it.
+        algorithm: ``tpe`` (Optuna's tree-structured Parzen estimator, for one or several metrics), ``random`` or
+            ``grid``.
+        startup: Random trials before ``tpe`` uses results.
+        first: The first trial: ``preset`` (the preset's values), ``none``, or values that override the preset's. It is
+            never stopped early, because the best trial is compared with it.
     """
 
     algorithm: Literal["tpe", "random", "grid"] = "tpe"
@@ -27,13 +28,13 @@ class SearchSettings(Config):
 
 
 class Scheduler(Config):
-    """How trials are stopped early, by the accuracies they report.
+    """How trials are stopped early, by the accuracies that they report.
 
     Attributes:
-        name: none, asha (asynchronous successive halving), median, hyperband, or pbt (population
-            based training: the worse take over the sets of the better, and their settings, changed).
-        grace: Reports before which no trial is stopped.
-        reduction: One trial in so many goes on past a rung.
+        name: ``none``, ``asha`` (asynchronous successive halving), ``median``, ``hyperband``, or ``pbt`` (population
+            based training: the worst trials continue from checkpoints of the best, with perturbed settings).
+        grace: No trial is stopped before this report.
+        reduction: One trial in this number continues past a rung.
     """
 
     name: Literal["none", "asha", "median", "hyperband", "pbt"] = "none"
@@ -42,13 +43,13 @@ class Scheduler(Config):
 
 
 class Budget(Config):
-    """How long a search goes on.
+    """Number and length of the trials.
 
     Attributes:
         samples: Trials; None takes all points of a grid.
-        reports: Scores on the validation split a trial.
-        concurrent: Trials at once; None takes as many as the machines carry.
-        seconds: After which trials are stopped where they stand, to be resumed; None is as long as it takes.
+        reports: Scores on the validation split per trial.
+        concurrent: Trials at once; None takes as many as fit.
+        seconds: Time after which trials are stopped where they are, to be resumed; None sets no limit.
     """
 
     samples: Count | None = None

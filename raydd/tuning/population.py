@@ -1,4 +1,4 @@
-"""Population based training: which settings may change in the middle of a trial, and how they are changed."""
+"""Population based training: which settings may change during a trial, and how they are perturbed."""
 
 import math
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from raydd.numerics.rng import generator
 from raydd.tuning.domains import Domain
 from raydd.tuning.space import Space
 
-ANEW = 0.25
+RESAMPLE = 0.25
 FACTORS = (0.8, 1.2)
 TRIES = 20
 
@@ -26,14 +26,14 @@ CHANGEABLE = frozenset(
         *("statistic.queue_size", "statistic.queue_steps"),
     )
 )
-"""Settings of a step alone: neither the start, nor what is learned, nor what is carried along depends on them."""
+"""Settings that only a step reads: the start, the learned tensors and the checkpoint do not depend on them."""
 
-SWITCHES = ("lr.labels", "lr.lr")
-"""Step sizes of what is not learned at all where they are 0."""
+OPTIONAL_RATES = ("lr.labels", "lr.lr")
+"""Learning rates that, at 0, mean that a tensor is not learned at all."""
 
 
 def check_changeable(space: Space) -> None:
-    """Refuse to search what cannot change in the middle of a trial.
+    """Refuse domains of settings that cannot change during a trial.
 
     Raises:
         ValueError: Naming the key and the remedy.
@@ -41,46 +41,46 @@ def check_changeable(space: Space) -> None:
     for key, domain in space.domains.items():
         if key not in CHANGEABLE:
             raise ValueError(
-                f"domains.{key}: pbt changes settings in the middle of a trial, and this one cannot; "
-                "put it under set, or use another scheduler"
+                f"domains.{key}: pbt changes settings during a trial, and this one cannot change; "
+                "move it to set, or use another scheduler"
             )
         usual = [space.settings({})[key]] if domain.when is not None else []
-        if key in SWITCHES and 0 in (*(domain.extent() or ()), *usual):
+        if key in OPTIONAL_RATES and 0 in (*(domain.extent() or ()), *usual):
             raise ValueError(
-                f"domains.{key}: pbt changes settings in the middle of a trial, and 0 would end what is learned; "
-                "leave 0 out, or use another scheduler"
+                f"domains.{key}: pbt changes settings during a trial, and 0 would stop learning this tensor; "
+                "remove 0 from the domain, or use another scheduler"
             )
 
 
 def perturb(space: Space, values: Mapping[str, Any], *path: str | int) -> dict[str, Any]:
-    """The settings that a trial goes on with, once it has taken over another's set.
+    """Return the settings with which a trial continues from another trial's checkpoint.
 
-    Each searched setting is drawn anew with probability 1/4. Else a number is multiplied by 0.8 or 1.2, and put back
-    into its domain, a whole one by a step at least; and a choice gives way to a neighbour, or stays at the end. All
-    is done again where nothing has changed: the trial would repeat the other's steps, draw by draw.
+    Each searched setting is resampled with probability 1/4. Otherwise a number is multiplied by 0.8 or 1.2 and clipped
+    to its domain, an integer changes by at least one step, and a choice moves to a neighbour or stays at the end. The
+    draw is repeated where no setting changed, because the trial would then repeat the other's steps.
 
     Args:
-        space: What is searched.
+        space: The search space, with its seed.
         values: The other trial's settings, by dotted name.
-        *path: What the draws are for; they come from the space's seed and this.
+        *path: What the draws are for; together with the seed it determines them.
 
     Returns:
-        Allowed settings; the other trial's own where `TRIES` changes of them were not allowed.
+        Allowed settings; ``values`` where none of `TRIES` perturbations was allowed.
 
     Reference:
         Jaderberg et al., arXiv 1711.09846, section 4.1 ("perturb", "resample").
     """
     rng = generator(space.seed, *path)
 
-    def changed(key: str, domain: Domain) -> Any:
-        if key not in values or _uniform(rng) < ANEW:
+    def change(key: str, domain: Domain) -> Any:
+        if key not in values or _uniform(rng) < RESAMPLE:
             return domain.at(_uniform(rng))
-        return _moved(domain, values[key], up=_uniform(rng) < 0.5)
+        return _neighbour(domain, values[key], up=_uniform(rng) < 0.5)
 
     for _ in range(TRIES):
-        found = space.draw(changed)
-        if found != values and space.violated(found) is None:
-            return found
+        perturbed = space.draw(change)
+        if perturbed != values and space.violated(perturbed) is None:
+            return perturbed
     return dict(values)
 
 
@@ -88,15 +88,15 @@ def _uniform(rng: torch.Generator) -> float:
     return float(torch.rand((), generator=rng, dtype=torch.float64))
 
 
-def _moved(domain: Domain, value: Any, *, up: bool) -> Any:
-    """A value a little above or below another, inside the domain."""
+def _neighbour(domain: Domain, value: Any, *, up: bool) -> Any:
+    """Return a value slightly above or below another, inside the domain."""
     if domain.choice is not None:
-        place = domain.choice.index(value) + (1 if up else -1)
-        return domain.choice[min(max(place, 0), len(domain.choice) - 1)]
+        index = domain.choice.index(value) + (1 if up else -1)
+        return domain.choice[min(max(index, 0), len(domain.choice) - 1)]
     target = min(max(value * FACTORS[up], domain.low), domain.high)
     if not domain.whole:
         return target
     low, step = int(domain.low), domain.step
-    places = round((target - low) / step), (int(value) - low) // step + (1 if up else -1)
+    indices = round((target - low) / step), (int(value) - low) // step + (1 if up else -1)
     last = math.floor((domain.high - low) / step)
-    return low + step * min(max((max if up else min)(places), 0), last)
+    return low + step * min(max((max if up else min)(indices), 0), last)

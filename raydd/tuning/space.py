@@ -1,7 +1,4 @@
-"""A search space: what is distilled, what is searched, how, and for how long. One YAML a space.
-
-Shipped spaces are files of ``tune_spaces/``; a user's is a path.
-"""
+"""A search space: the distillation, the searched settings, the search algorithm and the budget. One YAML per space."""
 
 import itertools
 import math
@@ -13,7 +10,7 @@ import torch
 from pydantic import Field, model_validator
 
 from raydd.config.components import Count
-from raydd.config.parsing import Config, Tree, build, flat, merge, nested, undotted
+from raydd.config.parsing import Config, Tree, build, flat, merged, nested, undotted
 from raydd.config.presets import expand_preset, load_preset
 from raydd.config.schema import DistillConfig
 from raydd.data.datasets import DATASETS
@@ -34,18 +31,18 @@ class Space(Config):
     Attributes:
         name: The stem of its file.
         method: A name of `raydd.METHODS`.
-        dataset: Whose preset is taken; ``data.dataset`` in ``set`` may name another place of the same images.
-        ipc: Synthetic images a class; may be searched, and the preset follows it.
-        preset: Another preset, shipped or a file; None takes data set's and method's own.
-        buffer: Experts, a folder or an URI; None takes the cache's.
-        set: Settings over the preset's.
-        domains: What is searched, by the settings' dotted names.
-        constraints: What must hold of every trial's settings.
-        metrics: accuracy, or accuracy and seconds: what is best is then a front.
+        dataset: The data set, which selects the preset; ``data.dataset`` in ``set`` may be another path of its images.
+        ipc: Synthetic images per class; may be searched, and the preset follows it.
+        preset: Another preset, shipped or a file; None takes that of the data set and the method.
+        buffer: Experts, a folder or a URI; None takes the cache's.
+        set: Settings that override the preset's.
+        domains: The searched settings, by dotted name.
+        constraints: Conditions that every trial's settings fulfil.
+        metrics: ``accuracy``, or ``accuracy`` and ``seconds``, which searches for a Pareto front.
         search: How values are proposed.
         scheduler: How trials are stopped early.
-        budget: How long it goes on.
-        seed: Every draw of the search and of each trial comes from it.
+        budget: Number and length of trials.
+        seed: Determines every draw of the search and of each trial.
     """
 
     name: str = "space"
@@ -66,38 +63,38 @@ class Space(Config):
     @model_validator(mode="before")
     @classmethod
     def _without_dots(cls, tree: Any) -> Any:
-        """Keys may have dots everywhere, as in ``--set``: ``budget.samples``, ``experts.epochs`` below ``set``."""
+        """Accept dotted keys everywhere, as in ``--set``: ``budget.samples``, ``experts.epochs`` below ``set``."""
         if not isinstance(tree, Mapping):
             return tree
-        found = undotted(tree, whole={"domains"})
-        search = found.get("search")
+        nested_tree = undotted(tree, whole={"domains"})
+        search = nested_tree.get("search")
         if isinstance(search, Mapping) and isinstance(search.get("first"), Mapping):
-            found["search"] = {**search, "first": flat(search["first"])}
-        return found
+            nested_tree["search"] = {**search, "first": flat(search["first"])}
+        return nested_tree
 
     @property
     def directions(self) -> dict[str, Literal["max", "min"]]:
-        """Whether each metric shall be large or small."""
+        """Whether each metric is maximised or minimised."""
         return {name: METRICS[name] for name in self.metrics}
 
     @cached_property
     def rules(self) -> tuple[Expression, ...]:
-        """The constraints, read."""
+        """The parsed constraints."""
         return tuple(parse(text) for text in self.constraints)
 
     @cached_property
     def conditions(self) -> dict[str, Expression]:
-        """By setting: when it is searched, where that is not always."""
+        """The parsed conditions, by the setting that is searched only under one."""
         return {key: parse(domain.when) for key, domain in self.domains.items() if domain.when is not None}
 
     @cached_property
     def narrowed(self) -> dict[str, Domain]:
-        """The domains without the ends that the constraints rule out.
+        """The domains without the ends that the constraints exclude.
 
         Raises:
-            ValueError: Nothing is left of one.
+            ValueError: A domain is empty then.
         """
-        if "ipc" in self.domains:  # what stands beside a domain then changes from trial to trial
+        if "ipc" in self.domains:  # the fixed settings then differ between trials
             return dict(self.domains)
         settings = self.settings({})
         bounds = {key: self._extent(key, settings) for key in self.domains}
@@ -109,16 +106,16 @@ class Space(Config):
                 numbers = rule.narrow(numbers, settings, whole)
             if numbers == before:
                 break
-        found = dict(self.domains)
+        narrowed = dict(self.domains)
         for key, (low, high) in numbers.items():
             left = self.domains[key].within(low, high)
             if left is None:
                 raise ValueError(f"domains.{key}: {self._impossible(key)}")
-            found[key] = left
-        return found
+            narrowed[key] = left
+        return narrowed
 
     def _extent(self, key: str, settings: Mapping[str, Any]) -> tuple[float, float] | None:
-        """The least and the largest value that a searched setting may have, its own where it is not searched too."""
+        """Return the smallest and the largest value of a searched setting, with its fixed value under a condition."""
         ends, usual = self.domains[key].extent(), settings[key]
         if ends is None or key not in self.conditions:
             return ends
@@ -129,8 +126,8 @@ class Space(Config):
         settings = self.settings({})
         others = dict.fromkeys(name for rule in rules for name in rule.names if name not in self.domains)
         fixed = ", ".join(f"{name} = {settings[name]}" for name in others)
-        text = "no value is left by " + " and ".join(repr(rule.text) for rule in rules)
-        return text + (f" with {fixed}" if fixed else "") + "; widen the domain, or change what stands beside it"
+        text = "no value is left under " + " and ".join(repr(rule.text) for rule in rules)
+        return text + (f" with {fixed}" if fixed else "") + "; widen the domain, or change the other settings"
 
     @cached_property
     def _bases(self) -> dict[int, tuple[DistillConfig, dict[str, Any]]]:
@@ -138,26 +135,22 @@ class Space(Config):
 
     def _base(self, ipc: int) -> tuple[DistillConfig, dict[str, Any]]:
         if ipc not in self._bases:
-            base = self._configured({"ipc": ipc})
+            base = self.config({"ipc": ipc})
             self._bases[ipc] = base, flat(base)
         return self._bases[ipc]
 
     def settings(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """All settings of a trial by dotted name."""
+        """Return all settings of a trial by dotted name."""
         return self._base(values.get("ipc", self.ipc))[1] | dict(values)
 
     def config(self, values: Mapping[str, Any]) -> DistillConfig:
-        """The configuration that a trial runs, complete.
+        """Return the complete configuration of a trial.
 
-        Its sums are those of one thread, and it is scored ``budget.reports`` times at most, unless ``set`` says
-        otherwise.
+        A trial uses one thread, and is scored ``budget.reports`` times at most, unless ``set`` changes that.
 
         Raises:
-            ValueError: A value that a setting does not take.
+            ValueError: A setting does not accept a value.
         """
-        return self._configured(values)
-
-    def _configured(self, values: Mapping[str, Any]) -> DistillConfig:
         ipc = values.get("ipc", self.ipc)
         preset = expand_preset(self.preset, ipc) if self.preset else load_preset(self.dataset, self.method, ipc)
         own: Tree = {"method": self.method, "ipc": ipc, "seed": self.seed, "data": {"dataset": self.dataset}}
@@ -169,15 +162,15 @@ class Space(Config):
         return build(DistillConfig, config.model_dump(exclude_unset=True), {"evaluate_every": every})
 
     def reports(self, values: Mapping[str, Any]) -> int:
-        """How often a trial is scored: at every due step and at the last."""
+        """Return how often a trial is scored: at every due step and at the last."""
         config = self.config(values)
         return max(1, math.ceil(config.steps / (config.evaluate_every or 1)))
 
     def draw(self, suggest: Callable[[str, Domain], Any]) -> dict[str, Any]:
-        """Values of the settings that are searched, in their order.
+        """Return values of the searched settings, in their order.
 
         Args:
-            suggest: Proposes a value of a domain; asked only for those whose condition holds.
+            suggest: Returns a value of a domain; called only for those whose condition holds.
         """
         values: dict[str, Any] = {}
         for key, domain in self.narrowed.items():
@@ -186,23 +179,25 @@ class Space(Config):
         return values
 
     def searched(self, key: str, values: Mapping[str, Any]) -> bool:
-        """Whether a setting is searched, given the values of those above it."""
+        """Return whether a setting is searched, given the values of those above it."""
         return key not in self.conditions or self.conditions[key].holds(self.settings(values), null=False)
 
     def violated(self, values: Mapping[str, Any]) -> str | None:
-        """The first constraint that does not hold, or None."""
+        """Return the first constraint that does not hold, or None."""
         settings = self.settings(values)
         return next((rule.text for rule in self.rules if not rule.holds(settings, null=True)), None)
 
     def grid(self) -> list[dict[str, Any]]:
-        """All allowed points, the first domain's value changing slowest.
+        """Return all allowed points; the first domain's value changes slowest.
 
         Raises:
-            ValueError: A domain whose values cannot be counted.
+            ValueError: A domain has no finite number of values.
         """
         for key, domain in self.narrowed.items():
             if domain.finite() is None:
-                raise ValueError(f"domains.{key}: {domain.kind} has no end of values, and a grid needs one; use choice")
+                raise ValueError(
+                    f"domains.{key}: a grid needs a finite number of values, and {domain.kind} has none; use choice"
+                )
         points: list[dict[str, Any]] = [{}]
         for key, domain in self.narrowed.items():
             branches = itertools.chain.from_iterable(self._branches(point, key, domain) for point in points)
@@ -218,7 +213,7 @@ class Space(Config):
             yield point
 
     def preset_values(self) -> dict[str, Any] | None:
-        """The preset's own values, under those of ``search.first``; None where they lie outside the space."""
+        """Return the preset's values, overridden by ``search.first``; None where they are outside the space."""
         over = self.search.first if isinstance(self.search.first, dict) else {}
         ipc = over.get("ipc", self.ipc)
         settings = self._base(ipc)[1] | over
@@ -231,21 +226,21 @@ class Space(Config):
         return None if self.violated(values) else values
 
     @cached_property
-    def spared(self) -> bool:
-        """Whether trial 0 is the preset's own, which is never stopped early."""
+    def first_is_protected(self) -> bool:
+        """Whether trial 0 has the preset's values, so that it is never stopped early."""
         return self.search.algorithm != "grid" and self.search.first != "none" and self.preset_values() is not None
 
     def example(self) -> dict[str, Any]:
-        """A point of the space: the preset's own, or the grid's first, or one at random."""
+        """Return a point of the space: the preset's, or the grid's first, or a random one."""
         if (own := self.preset_values()) is not None:
             return own
         return self.grid()[0] if self.search.algorithm == "grid" else self.sample(generator(self.seed, "example"))
 
     def sample(self, rng: torch.Generator) -> dict[str, Any]:
-        """A point at random: every value drawn by itself, until all constraints hold.
+        """Return a random point: all values are drawn independently, again until all constraints hold.
 
         Raises:
-            ValueError: None was found in `ATTEMPTS`.
+            ValueError: `ATTEMPTS` draws found none.
         """
         failed: dict[str, int] = {}
         for _ in range(ATTEMPTS):
@@ -258,27 +253,25 @@ class Space(Config):
         raise ValueError(f"constraint {worst!r} failed in {failed[worst]} of {ATTEMPTS} draws; widen its domains")
 
     def with_settings(self, settings: Tree) -> "Space":
-        """The space with settings fixed: what is fixed is searched no more.
+        """Return the space with settings fixed, which are then no longer searched.
 
-        A registered data set brings its own preset; a path is another place of the same images.
+        A registered data set selects its own preset; a path is another copy of the same images.
 
         Raises:
-            ValueError: Nothing is left to search, or the method shall be another.
+            ValueError: Nothing is left to search, or the method is another one.
         """
-        said = flat(settings)
-        if said.get("method", self.method) != self.method:
-            raise ValueError(f"--set method={said['method']}: the space is of {self.method}; name another --space")
-        fixed: Tree = {}
-        merge(fixed, self.set)
-        merge(fixed, settings)
-        kept = {key: domain for key, domain in self.domains.items() if key not in said}
-        if not kept:
-            raise ValueError("--set fixes every setting that is searched; leave one, or use raydd distill")
+        fixed_keys = flat(settings)
+        if (method := fixed_keys.get("method", self.method)) != self.method:
+            raise ValueError(f"--set method={method}: the space is for {self.method}; use another --space")
+        fixed = merged(self.set, settings)
+        domains = {key: domain for key, domain in self.domains.items() if key not in fixed_keys}
+        if not domains:
+            raise ValueError("--set fixes every searched setting; leave one, or use raydd distill")
         own: Tree = {key: settings[key] for key in ("ipc", "seed") if key in settings}  # the preset follows ipc
-        if said.get("data.dataset") in DATASETS:
-            own["dataset"] = said["data.dataset"]
-        space = self.model_copy(update={"domains": kept, "set": fixed} | own)
+        if fixed_keys.get("data.dataset") in DATASETS:
+            own["dataset"] = fixed_keys["data.dataset"]
+        space = self.model_copy(update={"domains": domains, "set": fixed} | own)
         if isinstance(self.search.first, dict):
-            first = {key: value for key, value in self.search.first.items() if key not in said}
+            first = {key: value for key, value in self.search.first.items() if key not in fixed_keys}
             space = space.model_copy(update={"search": self.search.model_copy(update={"first": first})})
         return Space.model_validate(space.model_dump(exclude_unset=True))

@@ -1,7 +1,4 @@
-"""Finding and reading search spaces, and refusing those that cannot be searched.
-
-Shipped spaces are files of ``tune_spaces/``; a user's is a path.
-"""
+"""Find, read and check search spaces. Shipped spaces are files of ``tune_spaces/``; a user's space is a path."""
 
 import difflib
 from collections.abc import Iterable, Mapping
@@ -25,7 +22,7 @@ FIXED = (
     *("checkpoint_every", "checkpoint_seconds", "evaluate_every", "evaluate_networks", "evaluate_epochs"),
     "probe_every",
 )
-"""Settings that decide what a score means, or none at all: trials that differ in them could not be compared."""
+"""Settings that cannot be searched: they change what a score means, or nothing at all."""
 
 
 PLUGIN_SPACES: Table[Tree] = Table("SPACES", dict)
@@ -33,18 +30,18 @@ PLUGIN_SPACES: Table[Tree] = Table("SPACES", dict)
 
 
 def folder() -> Path:
-    """Where the shipped spaces are: in the package, or beside it in a source tree."""
+    """Return the folder of the shipped spaces: in the package, or beside it in a source tree."""
     packaged = Path(str(resources.files("raydd"))) / "tune_spaces"
     return packaged if packaged.is_dir() else packaged.parents[1] / "tune_spaces"
 
 
 def shipped_spaces() -> list[str]:
-    """The names of the shipped spaces."""
+    """Return the names of the shipped spaces."""
     return sorted(path.stem for path in folder().glob("*.yaml"))
 
 
 def load_space(name: str | Path) -> Space:
-    """Read a space and check it.
+    """Read and check a space.
 
     Args:
         name: Of a space that is shipped or a plugin has, or a path of a YAML file.
@@ -67,20 +64,20 @@ def load_space(name: str | Path) -> Space:
     if not path.is_file():
         known = [*shipped_spaces(), *PLUGIN_SPACES]
         near = difflib.get_close_matches(str(name), known, n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"shipped are {', '.join(known)}"
-        raise ValueError(f"--space {str(name)!r} is neither shipped nor a YAML file; {hint}")
+        hint = f"did you mean {' or '.join(near)}?" if near else f"shipped spaces are {', '.join(known)}"
+        raise ValueError(f"--space {str(name)!r} is neither a shipped space nor a YAML file; {hint}")
     tree = read_yaml(path)
     if not isinstance(tree, dict):
-        raise ValueError(f"{path} holds no mapping; a space needs lines such as 'method: datm' and 'domains:'")
+        raise ValueError(f"{path} is not a mapping; a space has lines such as 'method: datm' and 'domains:'")
     return make_space({"name": path.stem} | tree, str(path))
 
 
 def make_space(tree: Mapping[str, Any], source: str = "space") -> Space:
-    """A space from nested values, checked.
+    """Build and check a space.
 
     Args:
-        tree: As in a YAML file.
-        source: What an error names first.
+        tree: Nested values, as in a YAML file.
+        source: The name with which errors begin.
 
     Raises:
         ValueError: In one line, naming the source, the key and the remedy.
@@ -94,7 +91,7 @@ def make_space(tree: Mapping[str, Any], source: str = "space") -> Space:
 
 
 def check_space(space: Space) -> None:
-    """Refuse what cannot be searched.
+    """Refuse a space that cannot be searched.
 
     Raises:
         ValueError: Naming the key, what is wrong and the remedy.
@@ -104,19 +101,21 @@ def check_space(space: Space) -> None:
     known = space.settings({})
     for key in space.domains:
         if key in FIXED:
-            raise ValueError(f"domains.{key}: trials that differ in it cannot be compared; put it under set")
+            raise ValueError(f"domains.{key}: trials that differ in it cannot be compared; move it to set")
         _check_known([key], known, f"domains.{key}")
     order = list(space.domains)
     for key, condition in space.conditions.items():
         _check_known(condition.names, known, f"domains.{key}.when")
         for name in set(condition.names) & set(order[order.index(key) :]):
-            raise ValueError(f"domains.{key}.when speaks of {name}, which is drawn later; put {name} above {key}")
+            raise ValueError(f"domains.{key}.when uses {name}, which is drawn later; put {name} above {key}")
     for rule in space.rules:
         _check_known(rule.names, known, f"constraint {rule.text!r}")
     _check_values(space)
     if space.search.algorithm == "grid":
         if not space.grid():
-            raise ValueError(f"constraints: no point of the grid holds {' and '.join(space.constraints)}; widen it")
+            raise ValueError(
+                f"constraints: no point of the grid fulfils {' and '.join(space.constraints)}; widen the domains"
+            )
     else:
         space.sample(generator(space.seed, "check"))
 
@@ -128,7 +127,7 @@ def _check_plan(space: Space) -> None:
         if metric not in METRICS:
             raise ValueError(f"metrics: {metric!r} is unknown; use {' and '.join(METRICS)}")
     if space.metrics[:1] != ("accuracy",) or len(set(space.metrics)) != len(space.metrics):
-        raise ValueError(f"metrics: {list(space.metrics)}; begin with accuracy, and name each once")
+        raise ValueError(f"metrics: {list(space.metrics)}; start with accuracy, and name each metric once")
     _check_scheduler(space)
     algorithm = space.search.algorithm
     if space.budget.samples is None and algorithm != "grid":
@@ -140,31 +139,31 @@ def _check_plan(space: Space) -> None:
 
 def _check_fixed(config: DistillConfig) -> None:
     if not config.data.validation:
-        raise ValueError("data.validation = 0 leaves no images to compare trials by; use --set data.validation=0.1")
+        raise ValueError("data.validation = 0 leaves no images to compare trials with; use --set data.validation=0.1")
     if config.window.auto:
-        raise ValueError("window.auto = True: no trial looks for a window of its own; search window.high instead")
+        raise ValueError("window.auto = True: trials do not search their own window; search window.high instead")
 
 
 def _check_scheduler(space: Space) -> None:
     name, algorithm = space.scheduler.name, space.search.algorithm
     if name != "none" and len(space.metrics) > 1:
-        raise ValueError(f"scheduler.name: {name} goes by one metric, and here are {len(space.metrics)}; use none")
+        raise ValueError(f"scheduler.name: {name} uses one metric, and here are {len(space.metrics)}; use none")
     if name == "pbt" and algorithm != "random":
-        raise ValueError(f"search.algorithm: pbt changes settings by itself, not by {algorithm}; use random")
+        raise ValueError(f"search.algorithm: pbt perturbs settings itself and does not use {algorithm}; use random")
     if name == "pbt":
         check_changeable(space)
 
 
-def _check_known(names: Iterable[str], known: Mapping[str, Any], place: str) -> None:
+def _check_known(names: Iterable[str], known: Mapping[str, Any], source: str) -> None:
     for name in names:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=3)
             hint = f"did you mean {' or '.join(near)}?" if near else "use dotted names such as window.low or lr.images"
-            raise ValueError(f"{place}: unknown setting {name!r}; {hint}")
+            raise ValueError(f"{source}: unknown setting {name!r}; {hint}")
 
 
 def _check_values(space: Space) -> None:
-    """Refuse values that their setting does not take."""
+    """Refuse values that their setting does not accept."""
     for key, domain in space.narrowed.items():
         for value in domain.choice if domain.choice is not None else domain.ends():
             try:
@@ -172,11 +171,11 @@ def _check_values(space: Space) -> None:
             except ValueError as error:
                 raise ValueError(f"domains.{key}: {error}") from None
             if isinstance(value, dict):
-                raise ValueError(f"domains.{key}: {value} is no value of one setting; search its parts")
+                raise ValueError(f"domains.{key}: {value} has values of several settings; search each by its name")
 
 
 def with_settings(space: Space, settings: Tree) -> Space:
-    """The space with settings fixed, checked again; what is fixed is searched no more.
+    """Return the space with settings fixed, which are then no longer searched, and check it again.
 
     Raises:
         ValueError: Nothing is left to search, or the constraints leave nothing.
@@ -186,8 +185,8 @@ def with_settings(space: Space, settings: Tree) -> Space:
     return changed
 
 
-def anywhere(space: Space) -> Space:
-    """The space with its paths made absolute, since workers run elsewhere; relative ones are of this folder."""
+def with_absolute_paths(space: Space) -> Space:
+    """Return the space with absolute paths, because workers run in other folders."""
     paths = {"preset": space.preset, "buffer": space.buffer}
     changed: Tree = {key: str(Path(path).absolute()) for key, path in paths.items() if path and Path(path).exists()}
     changed["dataset"] = placed(space.dataset)

@@ -1,7 +1,7 @@
-"""The study of a search: which values come next, which trials stop, and what is known, kept in Optuna's journal.
+"""The study of a search in Optuna's journal: proposes values, decides which trials stop, stores the reports.
 
-The journal is one file that outlives every process and that ``optuna-dashboard`` opens. Nothing else is remembered:
-what is asked and what is stopped follows from the space and the file, so a resumed search goes on as it would have.
+The journal is one file that ``optuna-dashboard`` can open. Every decision follows from the space and this file alone,
+so that a resumed search continues as if it had not been interrupted.
 """
 
 import json
@@ -25,100 +25,100 @@ from raydd.tuning.journal import new_study, open_storage, open_study
 from raydd.tuning.results import Record, State
 from raydd.tuning.space import Space
 
-DRAWS = 10_000  # of one point, the forbidden ones included, before the space is refused
-GUIDED = 100  # draws of one point by the model; then at random, as a model can be sure of a forbidden corner
-FRESH = 200  # draws of one point that avoid the points tried already; after them a repeat is taken
+DRAWS = 10_000  # draws of one point, with those that violate a constraint, before the space is refused
+GUIDED = 100  # draws of one point by the model; later ones are random, since a model can prefer a forbidden corner
+FRESH = 200  # draws of one point that avoid earlier points; later ones may repeat a point
 
 Metrics = Mapping[str, float]
 STATES: dict[str, State] = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
 
 
-class Ask(NamedTuple):
-    """A trial to run: its place in the search, from 0, and its settings by dotted name."""
+class Proposal(NamedTuple):
+    """A trial to run: its number in the search, from 0, and its settings by dotted name."""
 
     number: int
     values: dict[str, Any]
 
 
 class _TrialDocument(Document):
-    """What a search notes of a trial beside its settings."""
+    """The schema of a trial's attributes in the journal."""
 
     metrics: dict[str, float] = Field(default={})
     stop: Whole | None = None
     error: str = ""
 
 
-class Search:
-    """The trials of one space: asked, reported, finished. One process at a time writes.
+class Study:
+    """The trials of one search space. One process at a time writes.
 
     Args:
-        space: What is searched, and how.
-        file: The journal; made when missing. A line that a killed writer left half-written is dropped.
+        space: The search space.
+        file: The journal; created when missing. An incomplete last line, left by a killed writer, is dropped.
 
     Raises:
-        ValueError: The file is no journal, or its search had other settings.
+        ValueError: The file is not a journal, or its search had other settings.
     """
 
     def __init__(self, space: Space, file: Path) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.space = space
         self._storage = open_storage(file)
-        self._study = self._opened(file)
+        self._study = self._open(file)
         self._pruner = _pruner(space)
         self._grid = space.grid() if space.search.algorithm == "grid" else []
         self._earlier = len(self)
 
-    def _opened(self, file: Path) -> optuna.Study:
-        """The journal's study, all of whose trials can be read."""
+    def _open(self, file: Path) -> optuna.Study:
+        """Return the journal's study after checking that all its trials can be read."""
         try:
             study = open_study(self.space, self._storage, file)
             for trial in study.get_trials(deepcopy=False):
                 validate(_TrialDocument, trial.user_attrs)
                 self._values(trial.params)
-        except Exception as error:  # Optuna believes what is in it
+        except Exception as error:  # Optuna does not validate the file
             if isinstance(error, ValueError) and str(error).startswith(str(file.parent)):
                 raise
-            raise ValueError(f"{file} is no journal of a search, or is damaged; use another --out") from None
+            raise ValueError(f"{file} is not the journal of a search, or is damaged; use another --out") from None
         return study
 
     def __len__(self) -> int:
         return len(self._trials())
 
-    def ask(self) -> Ask | None:
-        """The next trial, which is entered as running; None when all points of a grid were asked.
+    def propose(self) -> Proposal | None:
+        """Add the next trial as running and return it; None when all points of a grid were proposed.
 
-        Trial k's values depend on (seed, k) and on the trials before it, not on when or by whom it is asked; those of
-        a random search or a grid not on results either.
+        Trial k's values depend on (seed, k) and on the trials before it, but not on time or process. In a random
+        search or a grid they do not depend on results either.
 
         Raises:
-            ValueError: No allowed point was found in `DRAWS`.
+            ValueError: `DRAWS` draws found no allowed point.
         """
         number = len(self)
-        point = self._given(number)
+        point = self._fixed_point(number)
         if point is None and self.space.search.algorithm == "grid":
             return None
         drawn = self._draw(number, point)
-        # One line of the journal, so that a kill leaves a whole trial or none.
+        # One line of the journal, so that a kill leaves a complete trial or none.
         running = TrialState.RUNNING
         self._study.add_trial(create_trial(state=running, params=drawn.params, distributions=drawn.distributions))
-        return Ask(number, self._values(self._trials()[number].params))
+        return Proposal(number, self._values(self._trials()[number].params))
 
-    def unfinished(self) -> list[Ask]:
-        """The trials that an earlier process left running, oldest first."""
+    def unfinished(self) -> list[Proposal]:
+        """Return the trials that an earlier process left running, oldest first."""
         left = [trial for trial in self._trials()[: self._earlier] if not trial.state.is_finished()]
-        return [Ask(trial.number, self._settings(trial)) for trial in left]
+        return [Proposal(trial.number, self._settings(trial)) for trial in left]
 
     def report(self, number: int, index: int, metrics: Metrics) -> bool:
-        """Note what a trial has reached, and decide whether it shall stop.
+        """Record a trial's report, and decide whether the trial stops.
 
         Args:
             number: The trial.
-            index: Which of its reports this is, from 1. One that is known changes nothing and gets the same answer.
+            index: The number of its report, from 1. A repeated report changes nothing and gets the same answer.
             metrics: ``accuracy`` in [0, 1], ``seconds``, ``step`` and others.
 
         Returns:
-            True if it shall stop: the scheduler says so, never of several metrics or at the last report, or its
-            accuracy is no number.
+            True if it must stop: because the scheduler stops it (never with several metrics or at the last report), or
+            because its accuracy is not a number.
         """
         trial = self._trials()[number]
         stop_at = trial.user_attrs.get("stop", math.inf)
@@ -127,53 +127,53 @@ class Search:
         accuracy = float(metrics["accuracy"])
         if not math.isfinite(accuracy):
             return len(self.space.directions) == 1
-        hopeless, marks = self._judge(number, index, accuracy)
-        # The decision first and the accuracy last: after a kill in between the report is decided again, and alike.
-        if hopeless and index < stop_at:
+        stop, rungs = self._prunes(number, index, accuracy)
+        # The decision first and the accuracy last: after a kill in between, the same report is decided again.
+        if stop and index < stop_at:
             self._storage.set_trial_user_attr(trial._trial_id, "stop", index)
-        for key in marks.keys() - trial.system_attrs.keys():
-            self._storage.set_trial_system_attr(trial._trial_id, key, marks[key])
-        self._note(trial, metrics)
+        for key in rungs.keys() - trial.system_attrs.keys():
+            self._storage.set_trial_system_attr(trial._trial_id, key, rungs[key])
+        self._store(trial, metrics)
         self._storage.set_trial_intermediate_value(trial._trial_id, index, accuracy)
-        return hopeless or index >= stop_at
+        return stop or index >= stop_at
 
     def change(self, number: int, values: Mapping[str, Any], metrics: Metrics) -> None:
-        """Note that a trial goes on with other settings, from another trial's set: population based training.
+        """Record that a trial continues from another trial's checkpoint with other settings.
 
         Args:
             number: The trial.
             values: Its settings from now on, by dotted name.
-            metrics: What the other trial's set has reached, and so this one.
+            metrics: The other trial's results, which are now this trial's too.
         """
         trial = self._trials()[number]
         self._storage.set_trial_user_attr(trial._trial_id, "changes", [*self.changes(number), dict(values)])
-        self._note(trial, metrics)
+        self._store(trial, metrics)
 
     def changes(self, number: int) -> list[dict[str, Any]]:
-        """The settings that a trial went on with, one after the other, after those it began with."""
+        """Return the settings with which a trial continued, in order, without those that it started with."""
         return list(self._trials()[number].user_attrs.get("changes", []))
 
     def complete(self, number: int, metrics: Metrics) -> None:
-        """Finish a trial that ran to its end; a metric that is no number makes it a failed one."""
+        """Finish a trial that ran to its end; a metric that is not a number makes it fail."""
         self._finish(number, TrialState.COMPLETE, metrics)
 
     def prune(self, number: int, metrics: Metrics) -> None:
-        """Finish a trial that was stopped early; an accuracy that is no number makes it a failed one."""
+        """Finish a trial that was stopped early; an accuracy that is not a number makes it fail."""
         self._finish(number, TrialState.PRUNED, metrics)
 
     def fail(self, number: int, reason: str) -> None:
-        """Finish a trial that cannot go on, with the reason in one line."""
+        """Finish a trial that cannot continue, with the reason in one line."""
         self._finish(number, TrialState.FAIL, {}, reason=reason)
 
     def records(self) -> list[Record]:
-        """Every trial, by number."""
+        """Return every trial, by number."""
         return [self._record(trial) for trial in self._trials()]
 
     def _trials(self) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False)
 
     def _copy(self, sampler: BaseSampler) -> optuna.Study:
-        """The study in memory, under its own name, which Hyperband's brackets depend on."""
+        """Copy the study into memory, with its name, on which Hyperband's brackets depend."""
         study = new_study(self.space, sampler, self._study.study_name)
         study.add_trials(self._trials())
         return study
@@ -182,7 +182,7 @@ class Search:
         return {key: _decode(self.space.narrowed[key], value) for key, value in params.items()}
 
     def _settings(self, trial: FrozenTrial) -> dict[str, Any]:
-        """What a trial runs with now."""
+        """Return a trial's current settings."""
         return next(reversed(self.changes(trial.number)), None) or self._values(trial.params)
 
     def _record(self, trial: FrozenTrial) -> Record:
@@ -192,45 +192,46 @@ class Search:
         reports = tuple(sorted(trial.intermediate_values.items()))
         return Record(trial.number, state, values, metrics, step, reports, trial.user_attrs.get("error", ""))
 
-    def _given(self, number: int) -> dict[str, Any] | None:
-        """The point that is not drawn: a grid's, or the first trial's."""
+    def _fixed_point(self, number: int) -> dict[str, Any] | None:
+        """Return the point of a grid or of the preset's trial; None where the point is drawn."""
         if self.space.search.algorithm == "grid":
             return self._grid[number] if number < len(self._grid) else None
         return self.space.preset_values() if number == 0 and self.space.search.first != "none" else None
 
     def _draw(self, number: int, point: Mapping[str, Any] | None) -> optuna.Trial:
-        """A trial of a copy, so that refused draws never reach the file."""
+        """Draw a trial in a copy of the study, so that refused draws never reach the file."""
         seed = generator(self.space.seed, "trial", number).initial_seed() % 2**32
         tpe, startup = self.space.search.algorithm == "tpe", self.space.search.startup
         copied = self._copy(TPESampler(n_startup_trials=startup, seed=seed) if tpe else RandomSampler(seed=seed))
         if point is not None:
             copied.enqueue_trial({key: _encode(self.space.narrowed[key], value) for key, value in point.items()})
-        tried = [trial.params for trial in self._trials()]
+        earlier = [trial.params for trial in self._trials()]
         refused: Counter[str] = Counter()
         for attempt in range(DRAWS):
             if attempt == GUIDED:
                 copied.sampler = RandomSampler(seed=seed ^ 1)
             trial = copied.ask()
             rule = self.space.violated(self.space.draw(partial(_suggest, trial)))
-            if rule is None and (point is not None or attempt >= FRESH or trial.params not in tried):
+            if rule is None and (point is not None or attempt >= FRESH or trial.params not in earlier):
                 return trial
             refused.update([rule] if rule is not None else [])
             copied.tell(trial, state=TrialState.FAIL)
         rule, count = refused.most_common(1)[0]
         raise ValueError(f"constraint {rule!r} failed in {count} of {DRAWS} draws; widen its domains")
 
-    def _judge(self, number: int, index: int, accuracy: float) -> tuple[bool, Mapping[str, Any]]:
-        """Whether the scheduler stops a trial at a report, and the marks it then bears (the rungs it came to)."""
+    def _prunes(self, number: int, index: int, accuracy: float) -> tuple[bool, Mapping[str, Any]]:
+        """Return whether the pruner stops a trial at a report, and the rungs that the trial has reached."""
         if len(self.space.directions) > 1 or index >= self.space.reports(self._values(self._trials()[number].params)):
-            return False, {}  # of several metrics none alone decides; and after the last report nothing is left to save
+            return False, {}  # no single metric decides; after the last report there is nothing to save
         copied = self._copy(RandomSampler(seed=0))
         trial = copied.get_trials()[number]
         trial.intermediate_values[index] = accuracy
-        hopeless = self._pruner.prune(copied, trial)
-        spared = number == 0 and self.space.spared  # the preset's trial is what all others are held against
-        return hopeless and not spared, copied.get_trials(deepcopy=False)[number].system_attrs
+        protected = number == 0 and self.space.first_is_protected  # all others are compared with the preset's trial
+        return self._pruner.prune(copied, trial) and not protected, copied.get_trials(deepcopy=False)[
+            number
+        ].system_attrs
 
-    def _note(self, trial: FrozenTrial, metrics: Metrics) -> None:
+    def _store(self, trial: FrozenTrial, metrics: Metrics) -> None:
         finite = {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
         known = trial.user_attrs.get("metrics", {})
         if finite.items() - known.items():
@@ -240,7 +241,7 @@ class Search:
         trial = self._trials()[number]
         if trial.state.is_finished():
             return
-        self._note(trial, metrics)
+        self._store(trial, metrics)
         wrong = [name for name in self.space.directions if not math.isfinite(metrics.get(name, 0.0))]
         if wrong:
             state, reason = TrialState.FAIL, f"{wrong[0]} is {metrics[wrong[0]]}"
@@ -251,7 +252,7 @@ class Search:
 
 
 def _pruner(space: Space) -> BasePruner:
-    """Optuna's pruner; each may stop a trial from report ``grace`` on."""
+    """Return Optuna's pruner, which may stop a trial from report ``grace`` on."""
     plan = space.scheduler
     if plan.name == "asha":
         return SuccessiveHalvingPruner(min_resource=plan.grace, reduction_factor=plan.reduction)
@@ -264,7 +265,7 @@ def _pruner(space: Space) -> BasePruner:
 
 
 def _names(domain: Domain) -> list[Any]:
-    """A choice's values as Optuna takes them: as they are, or all as JSON where one is a list or a mapping."""
+    """Return a choice's values for Optuna: unchanged, or all as JSON where one is a list or a mapping."""
     values = domain.choice or ()
     if all(value is None or isinstance(value, bool | int | float | str) for value in values):
         return list(values)

@@ -1,6 +1,6 @@
-"""One trial of a search: a distillation in a run folder of its own, told of by its scores. Knows nothing of Ray.
+"""One trial of a search: a distillation in its own run folder that yields a report at every score. Without Ray.
 
-A trial's folder is a run folder that also holds ``reports.json``: what the trial has told, and what its steps took.
+A trial's run folder also holds ``reports.json``: the reports so far, and the seconds that the steps took.
 """
 
 import math
@@ -30,15 +30,15 @@ GOLDEN = (math.sqrt(5) - 1) / 2
 Number = Finite | None
 
 
-class Task(NamedTuple):
+class SearchContext(NamedTuple):
     """What all trials of a search share.
 
     Attributes:
         space: The search space.
-        buffer: The experts of the space's own settings, a folder or an URI that each node fetches for itself; None
-            where these need none.
-        folder: Of the search; a trial's is below it.
-        device: auto, cpu or cuda.
+        buffer: The experts of the space's own settings: a folder, or a URI that each node downloads; None where these
+            settings need no experts.
+        folder: The search's folder; the trials' folders are below it.
+        device: ``auto``, ``cpu`` or ``cuda``.
     """
 
     space: Space
@@ -48,20 +48,20 @@ class Task(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What a trial tells at a score.
+    """What a trial reports at a score.
 
     Attributes:
-        index: Which score it is, from 1.
+        index: The number of the score, from 1.
         step: Outer steps done.
-        accuracy: The best so far on the validation split, a fraction; that set is what the trial keeps.
-        now: That of the set as it stands.
-        loss: Of the last outer step; NaN where there was none.
-        seconds: Spent in outer steps up to here, over all restarts; a step that a restart repeats counts once, and
-            scores and checkpoints do not count.
-        memory_mb: The most that tensors took on the GPU so far; on the CPU what the process holds.
+        accuracy: The best so far on the validation split, a fraction; the trial keeps the set with this score.
+        now: The accuracy of the current set.
+        loss: The loss of the last outer step; NaN where there was none.
+        seconds: Time of the outer steps so far, over all restarts. A step that a restart repeats counts once; scores
+            and checkpoints do not count.
+        memory_mb: The peak memory of tensors on the GPU; on the CPU the memory of the process.
     """
 
-    index: int  # type: ignore[assignment]  # hides the tuple's method of that name, which none needs
+    index: int  # type: ignore[assignment]  # hides the tuple's method of that name
     step: int
     accuracy: float
     now: float
@@ -71,156 +71,161 @@ class Report(NamedTuple):
 
 
 def trial_folder(out: Path, number: int) -> Path:
-    """The run folder of a trial."""
+    """Return the run folder of a trial."""
     return out / "trials" / f"{number:04d}"
 
 
-def run_trial(task: Task, number: int, values: Mapping[str, Any], inherited: Path | None = None) -> Iterator[Report]:
-    """Run a trial, or what is left of it, yielding a report at every score.
+def run_trial(
+    context: SearchContext, number: int, values: Mapping[str, Any], inherited: Path | None = None
+) -> Iterator[Report]:
+    """Run a trial, or the rest of it, and yield a report at every score.
 
-    What was told before a restart is told again, the same; a finished trial does nothing else.
+    Reports of before a restart are repeated unchanged; a finished trial does nothing else.
 
     Args:
-        task: What all trials share.
-        number: The trial's place in the search.
-        values: The settings that are searched, by dotted name.
-        inherited: The ``checkpoint`` folder of another trial, to go on from where this one has no checkpoint yet.
+        context: What all trials share.
+        number: The trial's number in the search.
+        values: The searched settings, by dotted name.
+        inherited: A folder with another trial's checkpoint, with which this trial starts unless it has its own.
 
     Raises:
-        ValueError: The settings cannot be run, an expert diverged, or the folder holds other settings.
-        FloatingPointError: The loss stays infinite or NaN; the checkpoint is kept.
+        ValueError: The settings cannot be run, an expert diverged, or the folder has a run with other settings.
+        FloatingPointError: The loss stays infinite or NaN; the checkpoint stays.
     """
     keep_memory()
-    if resolve_device(task.device).type == "cuda":
+    if resolve_device(context.device).type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    folder = trial_folder(task.folder, number)
+    folder = trial_folder(context.folder, number)
     path = folder / "synset.arrow"
     if path.exists() and not is_unfinished(synset := SyntheticSet.load(path)):
-        yield from Book(folder, synset.history).reports
+        yield from ReportLog(folder, synset.history).reports
         return
     fresh = not (folder / "checkpoint" / "state.arrow").exists()
-    run, before = _open(task, number, values), folder
+    run, source = _open(context, number, values), folder
     if inherited is not None and fresh:
         run.inherit(inherited / "state.arrow")
-        before = inherited if (inherited / REPORTS).exists() else inherited.parent
-    book = Book(before, run.history, run.saved)
-    book.folder = folder
-    book.write()
-    yield from book.reports
-    yield from _go_on(run, book)
+        source = inherited if (inherited / REPORTS).exists() else inherited.parent
+    log = ReportLog(folder, run.history, run.saved, source / REPORTS)
+    log.write()
+    yield from log.reports
+    yield from _finish(run, log)
     save_png(grid(SyntheticSet.load(folder / "synset.arrow")), folder / "synset.png")
 
 
-class _BookDocument(Document):
-    """``reports.json``; a number of a report that is not known is null."""
+class _LogDocument(Document):
+    """The schema of ``reports.json``; an unknown number of a report is null."""
 
     marks: tuple[tuple[Whole, Finite], ...] = ()
     reports: tuple[tuple[Whole, Whole, Number, Number, Number, Number, Number], ...] = ()
 
 
-class Book:
-    """What a trial has told, and the seconds that its outer steps took; kept in a file of its folder.
+class ReportLog:
+    """The reports of a trial and the time of its outer steps, stored in its folder.
 
     Args:
-        folder: Where the file is, if there is one yet.
+        folder: The trial's folder.
         history: The trial's scores.
         step: The outer step of its checkpoint; None where it is finished.
+        path: The file to read, if it is not the folder's own.
 
     Attributes:
-        folder: Where the file is written.
-        reports: One a score.
-        step: The outer step of the last checkpoint that the file knows.
-        seconds: Of outer steps up to there.
+        reports: One per score.
+        step: The outer step of the last checkpoint in the file.
+        seconds: The time of the outer steps up to there.
     """
 
-    def __init__(self, folder: Path, history: Sequence[Mapping[str, Any]], step: int | None = None) -> None:
-        self.folder, path = folder, folder / REPORTS
-        remedy = "remove it: a trial goes on from its checkpoint, and only its seconds are lost"
-        stored = read_document(path, _BookDocument, remedy) if path.exists() else _BookDocument()
+    def __init__(
+        self, folder: Path, history: Sequence[Mapping[str, Any]], step: int | None = None, path: Path | None = None
+    ) -> None:
+        self._file = folder / REPORTS
+        path = path or self._file
+        remedy = "remove it: the trial continues from its checkpoint, and only its seconds are lost"
+        stored = read_document(path, _LogDocument, remedy) if path.exists() else _LogDocument()
         rows: list[list[Any]] = [[math.nan if value is None else value for value in row] for row in stored.reports]
-        told = [Report(*row) for row in rows]
-        marks = [(0, 0.0), *stored.marks, *((report.step, report.seconds) for report in told)]
+        earlier = [Report(*row) for row in rows]
+        marks = [(0, 0.0), *stored.marks, *((report.step, report.seconds) for report in earlier)]
         self.step, self.seconds = max(mark for mark in marks if step is None or mark[0] <= step)
         self.reports: list[Report] = []
         for index, entry in enumerate(history):
             report = self.add(entry, math.nan, self.seconds, math.nan)
-            if index < len(told) and told[index][1:4] == report[1:4]:
-                self.reports[index] = told[index]
+            if index < len(earlier) and earlier[index][1:4] == report[1:4]:
+                self.reports[index] = earlier[index]
 
     def add(self, entry: Mapping[str, Any], loss: float, seconds: float, memory_mb: float) -> Report:
-        """The report of the next score."""
+        """Append and return the report of the next score."""
         best = max([entry["mean"], *(report.now for report in self.reports)])
         report = Report(len(self.reports) + 1, entry["step"], best, entry["mean"], loss, seconds, memory_mb)
         self.reports.append(report)
         return report
 
     def mark(self, step: int, seconds: float) -> None:
-        """A checkpoint was written of this step, after so many seconds of outer steps."""
+        """Record a checkpoint: its step, and the time of the outer steps up to it."""
         self.step, self.seconds = step, seconds
         self.write()
 
     def write(self) -> None:
-        """Put all of it into the file."""
+        """Write the file."""
         rows = [[None if math.isnan(value) else value for value in report] for report in self.reports]
-        write_document(self.folder / REPORTS, {"marks": [[self.step, self.seconds]], "reports": rows})
+        write_document(self._file, {"marks": [[self.step, self.seconds]], "reports": rows})
 
 
-def _go_on(run: Run, book: Book) -> Iterator[Report]:
-    """Take the steps that are left, and tell of the scores."""
-    start = before = book.seconds
+def _finish(run: Run, log: ReportLog) -> Iterator[Report]:
+    """Take the steps that are left and report the scores."""
+    start = before = log.seconds
     for step in run.steps():
         now = start + run.seconds
-        if run.saved > book.step:  # a checkpoint is of this step, or of the one before
-            book.mark(run.saved, now if run.saved == step.step else before)
-        yield from _told(run, book, step.loss, now)
+        if run.saved > log.step:  # the checkpoint is of this step, or of the one before
+            log.mark(run.saved, now if run.saved == step.step else before)
+        yield from _new_reports(run, log, step.loss, now)
         before = now
-    yield from _told(run, book, math.nan, before)
+    yield from _new_reports(run, log, math.nan, before)
 
 
-def _told(run: Run, book: Book, loss: float, seconds: float) -> Iterator[Report]:
-    """Reports of the scores that the book does not have yet, each in its file first."""
-    for entry in run.history[len(book.reports) :]:
-        found = memory_use(run.context.work.device)
-        report = book.add(entry, loss, seconds, found["device_mb"] or found["resident_mb"] or math.nan)
-        book.write()
+def _new_reports(run: Run, log: ReportLog, loss: float, seconds: float) -> Iterator[Report]:
+    """Yield a report of each new score, after writing it to the log."""
+    for entry in run.history[len(log.reports) :]:
+        used = memory_use(run.context.work.device)
+        report = log.add(entry, loss, seconds, used["device_mb"] or used["resident_mb"] or math.nan)
+        log.write()
         yield report
 
 
-def _open(task: Task, number: int, values: Mapping[str, Any]) -> Run:
-    """The trial's run, at its checkpoint where there is one."""
-    config, device = task.space.config(values), resolve_device(task.device)
-    shared, limit = shares(task, config), values.get("experts.num_experts")
-    named = shared and task.buffer is not None and Path(task.buffer).absolute() != _cached(config)
+def _open(context: SearchContext, number: int, values: Mapping[str, Any]) -> Run:
+    """Return the trial's run, at its checkpoint where there is one."""
+    config, device = context.space.config(values), resolve_device(context.device)
+    shared, limit = shares_experts(context, config), values.get("experts.num_experts")
+    named = shared and context.buffer is not None and Path(context.buffer).absolute() != _cached(config)
     request = BufferRequest(
         train=lambda config, work: _train_missing(number, config, work, device),
-        place=task.buffer if named else None,  # the user's own
+        place=context.buffer if named else None,  # the buffer that the user named
         limit=limit,
-        verified=shared and not is_uri(task.buffer or ""),  # of a URI another node's copy was compared
+        # The driver verified a folder already; of a URI, this node has its own copy.
+        verified=shared and not is_uri(context.buffer or ""),
     )
-    context = resolve(config, trial_folder(task.folder, number), request, device, resume=True)
-    if limit and context.buffer and len(context.buffer.experts) < limit:
+    run = resolve(config, trial_folder(context.folder, number), request, device, resume=True)
+    if limit and run.buffer and len(run.buffer.experts) < limit:
         raise ValueError(
-            f"experts.num_experts {limit}: {context.buffer.folder} has {len(context.buffer.experts)}; train more, or "
-            "search fewer"
+            f"experts.num_experts {limit}: {run.buffer.folder} has {len(run.buffer.experts)}; "
+            "train more, or search fewer"
         )
-    torch.set_num_threads(context.config.threads or 1)
-    return Run(context)
+    torch.set_num_threads(run.config.threads or 1)
+    return Run(run)
 
 
-def shares(task: Task, config: DistillConfig) -> bool:
-    """Whether a trial's experts are those of the space's own settings, however many: then they have been checked."""
-    return task.buffer is not None and _cached(config) == _cached(task.space.config({}))
+def shares_experts(context: SearchContext, config: DistillConfig) -> bool:
+    """Return whether a trial's experts are those of the space's own settings, in any number; those are verified."""
+    return context.buffer is not None and _cached(config) == _cached(context.space.config({}))
 
 
 def _cached(config: DistillConfig) -> Path:
-    """Where the cache keeps a run's experts, however many."""
+    """Return the cache's folder of a run's experts, in any number."""
     return default_buffer(ExpertsConfig(data=config.data, experts=config.experts, seed=config.seed)).absolute()
 
 
 def _train_missing(number: int, config: DistillConfig, work: Workspace, device: torch.device) -> Path:
     """Train what the cache's buffer lacks, in this process, and return its folder.
 
-    Trials that need the same experts begin far from one another, and leave out what another has finished meanwhile.
+    Trials that need the same experts start at different ones, and skip those that another trial has finished.
     """
     folder, total = _cached(config), config.experts.num_experts
     if all(expert_path(folder, index).exists() for index in range(total)):

@@ -1,4 +1,4 @@
-"""What is done next in a search and what is known of it, whoever runs the trials. Knows nothing of Ray."""
+"""Which trial of a search runs next, and what is recorded of its reports, whatever executes the trials."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -8,23 +8,23 @@ from raydd.figures.trial_tables import settings_text
 from raydd.io.console import Pace
 from raydd.tuning.population import perturb
 from raydd.tuning.results import State
-from raydd.tuning.study import Ask, Search
+from raydd.tuning.study import Proposal, Study
 
-NOTED = ("accuracy", "seconds", "step", "loss", "memory_mb")
-"""What the study keeps of a trial's reports."""
+RECORDED = ("accuracy", "seconds", "step", "loss", "memory_mb")
+"""The values of a trial's report that the study stores."""
 
 
 @dataclass
-class Row:
-    """A trial as a person watches it.
+class TrialProgress:
+    """A trial's row in the progress table.
 
     Attributes:
-        number: Its place in the search.
+        number: Its number in the search.
         values: Its settings.
-        steps: Outer steps it has to take.
-        step: Outer steps it has reported.
+        steps: Outer steps that it will take.
+        step: Outer steps that it has reported.
         accuracy: The best on the validation split so far; None before the first report.
-        state: running while it is in hand.
+        state: ``running``, or how it ended.
     """
 
     number: int
@@ -35,18 +35,18 @@ class Row:
     state: State | str = "running"
 
 
-class Status(NamedTuple):
-    """Where a search stands.
+class SearchProgress(NamedTuple):
+    """The progress of a search.
 
     Attributes:
-        rows: The trials that were in hand since the search was started or resumed.
-        done: Trials that are finished, earlier ones included.
+        rows: The trials that ran since the search was started or resumed.
+        done: Finished trials, those of earlier calls included.
         total: Trials wanted.
-        seconds_left: An estimate; None before one means something.
-        note: Something worth a line, or empty.
+        seconds_left: An estimate; None before there is one.
+        note: A line for the user, or empty.
     """
 
-    rows: tuple[Row, ...]
+    rows: tuple[TrialProgress, ...]
     done: int
     total: int
     seconds_left: float | None
@@ -54,102 +54,101 @@ class Status(NamedTuple):
 
 
 @dataclass
-class Desk:
-    """Hands out trials, those left unfinished first; takes their reports; decides who stops.
+class TrialScheduler:
+    """Proposes trials, unfinished ones first, records their reports, and decides which stop early.
 
     Args:
-        search: The study.
-        total: Trials that the search shall have in the end.
-        show: Called whenever something changed.
+        study: Where trials are stored.
+        total: The number of trials that the search has in the end.
+        show: Called with the progress after every change.
     """
 
-    search: Search
+    study: Study
     total: int
-    show: Callable[[Status], None]
-    rows: dict[int, Row] = field(default_factory=dict)
+    show: Callable[[SearchProgress], None]
+    rows: dict[int, TrialProgress] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._waiting = self.search.unfinished()
+        self._waiting = self.study.unfinished()
         self._unfinished = len(self._waiting)
-        self._before = len(self.search) - self._unfinished
+        self._before = len(self.study) - self._unfinished
         self._pace = Pace()
 
     @property
     def left(self) -> int:
-        """Trials that are still to be run or finished."""
+        """The number of trials to run or to finish."""
         return max(self._unfinished, self.total - self._before)
 
-    def next(self) -> Ask | None:
-        """A trial to run; None when there is none left."""
+    def next(self) -> Proposal | None:
+        """Return a trial to run; None when none is left."""
         if self._waiting:
-            ask = self._waiting.pop(0)
-        elif len(self.search) < self.total and (new := self.search.ask()) is not None:
-            ask = new
+            proposal = self._waiting.pop(0)
+        elif len(self.study) < self.total and (new := self.study.propose()) is not None:
+            proposal = new
         else:
             return None
-        self.rows[ask.number] = Row(ask.number, ask.values, self.search.space.config(ask.values).steps)
-        return ask
+        steps = self.study.space.config(proposal.values).steps
+        self.rows[proposal.number] = TrialProgress(proposal.number, proposal.values, steps)
+        return proposal
 
-    def rest(self) -> list[Ask]:
-        """All trials that are left."""
+    def remaining(self) -> list[Proposal]:
+        """Return all trials that are left."""
         return list(iter(self.next, None))
 
-    def result(self, number: int, report: Mapping[str, Any]) -> bool:
-        """Take a trial's report; True if it shall stop."""
+    def report(self, number: int, report: Mapping[str, Any]) -> bool:
+        """Record a trial's report; return True if the trial must stop."""
         row = self.rows[number]
         row.step, row.accuracy = int(report["step"]), float(report["accuracy"])
-        metrics = {name: float(report[name]) for name in NOTED}
-        stop = self.search.report(number, int(report["index"]), metrics)
+        metrics = _metrics(report)
+        stop = self.study.report(number, int(report["index"]), metrics)
         if stop:
-            self.search.prune(number, metrics)
+            self.study.prune(number, metrics)
             self._end(number, f"trial {number}: stopped early at step {row.step} with {100 * row.accuracy:.1f} %")
         else:
-            self._tell("")
+            self.notify("")
         return stop
 
     def complete(self, number: int, report: Mapping[str, Any]) -> None:
-        """A trial ran to its end, or told why it cannot; one that was stopped has ended already."""
+        """Record that a trial ran to its end or reported a failure; ignore one that was stopped."""
         if self.rows[number].state != "running":
             return
         if reason := report.get("failed"):
             self.fail(number, str(reason))
             return
-        self.search.complete(number, {name: float(report[name]) for name in NOTED})
+        self.study.complete(number, _metrics(report))
         self._end(number, f"trial {number}: {100 * float(report['accuracy']):.1f} % on validation images")
 
-    def taken(self, number: int) -> int:
-        """How often a trial has taken over another's set."""
-        return len(self.search.changes(number))
-
     def take_over(self, number: int, donor: int, report: Mapping[str, Any]) -> dict[str, Any]:
-        """A trial goes on from another's report.
+        """Record that a trial continues from another trial's checkpoint.
 
         Returns:
-            With what settings: the other's, changed.
+            The settings that it continues with: the donor's, perturbed.
         """
         row, before = self.rows[number], self.rows[donor].values
-        values = perturb(self.search.space, before, "perturb", number, self.taken(number) + 1)
-        self.search.change(number, values, {name: float(report[name]) for name in NOTED})
+        values = perturb(self.study.space, before, "perturb", number, len(self.study.changes(number)) + 1)
+        self.study.change(number, values, _metrics(report))
         row.values, row.step, row.accuracy = values, int(report["step"]), float(report["accuracy"])
         changed = settings_text({key: value for key, value in values.items() if value != before.get(key)})
-        self._tell(f"trial {number}: goes on from trial {donor} at step {row.step} with {changed or 'its settings'}")
+        with_what = changed or "the same settings"
+        self.notify(f"trial {number}: continues from trial {donor} at step {row.step} with {with_what}")
         return values
 
     def fail(self, number: int, reason: str) -> None:
-        """A trial cannot go on."""
-        self.search.fail(number, reason)
+        """Record that a trial cannot continue."""
+        self.study.fail(number, reason)
         self._end(number, f"trial {number} failed: {reason}")
 
-    def note(self, text: str) -> None:
-        """Something worth a line."""
-        self._tell(text)
-
-    def _end(self, number: int, note: str) -> None:
-        self.rows[number].state = self.search.records()[number].state
-        self._tell(note)
-
-    def _tell(self, note: str) -> None:
+    def notify(self, note: str) -> None:
+        """Show the progress, with a line for the user unless it is empty."""
         ended = [row for row in self.rows.values() if row.state != "running"]
         work = len(ended) + sum(row.step / max(1, row.steps) for row in self.rows.values() if row.state == "running")
         left = self._pace.left(work, self.left)
-        self.show(Status(tuple(self.rows.values()), self._before + len(ended), self.total, left, note))
+        self.show(SearchProgress(tuple(self.rows.values()), self._before + len(ended), self.total, left, note))
+
+    def _end(self, number: int, note: str) -> None:
+        self.rows[number].state = self.study.records()[number].state
+        self.notify(note)
+
+
+def _metrics(report: Mapping[str, Any]) -> dict[str, float]:
+    return {name: float(report[name]) for name in RECORDED}

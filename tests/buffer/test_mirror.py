@@ -27,7 +27,7 @@ from raydd.io.files import open_arrow
 from raydd.numerics.flat import layout_of
 from raydd.numerics.rng import generator
 from raydd.tuning.space_files import make_space
-from raydd.tuning.trial import Task, run_trial
+from raydd.tuning.trial import SearchContext, run_trial
 
 SECRET = "s3cret"  # how the fixture's secret begins
 SPEC = BufferSpec(
@@ -672,7 +672,8 @@ def secrets_in(folder):
 def test_a_trial_fetches_its_buffer_to_its_own_node(place, small_buffer, node, tmp_path):
     copy_buffer(small_buffer, place)
     tasks = [
-        Task(small_space("b"), buffer, tmp_path / name, "cpu") for name, buffer in (("a", place), ("b", small_buffer))
+        SearchContext(small_space("b"), buffer, tmp_path / name, "cpu")
+        for name, buffer in (("a", place), ("b", small_buffer))
     ]
     told = [[report[:4] for report in run_trial(task, 0, {"lr.images": 10.0})] for task in tasks]
     assert told[0] == told[1]

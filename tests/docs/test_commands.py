@@ -415,15 +415,15 @@ def trained_here(job, missing, num_workers, **options):
     refresh_manifest(job.folder)
 
 
-def tried_here(task, desk, limits, loggers):
+def tried_here(task, trials, limits, loggers):
     """All trials of a search, one after another, by what a worker of Ray's runs them with."""
     from raydd.tuning.trial import run_trial
 
-    while (ask := desk.next()) is not None:
+    while (ask := trials.next()) is not None:
         for told in run_trial(task, ask.number, ask.values):
-            if desk.result(ask.number, told._asdict()):
+            if trials.report(ask.number, told._asdict()):
                 break
-        desk.complete(ask.number, told._asdict())
+        trials.complete(ask.number, told._asdict())
 
 
 @pytest.fixture(scope="module", params=["here", pytest.param("ray", marks=[pytest.mark.slow, pytest.mark.remote])])

@@ -6,7 +6,7 @@ from rich.text import Text
 from raydd.figures.trial_tables import SHOWN, trial_line, trial_table
 from raydd.io import console
 from raydd.io.console import Screen
-from raydd.tuning.trial_scheduler import Row
+from raydd.tuning.trial_scheduler import TrialProgress
 
 
 def rendered(table):
@@ -17,10 +17,10 @@ def rendered(table):
 
 def test_running_trials_come_first_then_the_best_and_settings_are_as_they_are():
     rows = [
-        Row(0, {"lr.images": 0.123456, "labels": "[bold]own"}, 20, 20, 0.91, "complete"),
-        Row(1, {"lr.images": 5.0}, 20, 8, 0.5),
-        Row(2, {"lr.images": 7.0}, 20, 20, 0.951, "complete"),
-        Row(3, {}, 20),
+        TrialProgress(0, {"lr.images": 0.123456, "labels": "[bold]own"}, 20, 20, 0.91, "complete"),
+        TrialProgress(1, {"lr.images": 5.0}, 20, 8, 0.5),
+        TrialProgress(2, {"lr.images": 7.0}, 20, 20, 0.951, "complete"),
+        TrialProgress(3, {}, 20),
     ]
     lines = [line for line in rendered(trial_table(rows)).splitlines() if "/20" in line]
     cells = [[cell.strip() for cell in line.split("│")] for line in lines]
@@ -31,7 +31,7 @@ def test_running_trials_come_first_then_the_best_and_settings_are_as_they_are():
 
 
 def test_a_long_search_shows_the_first_and_says_how_many_more_there_are():
-    shown = rendered(trial_table([Row(number, {}, 20, 20, 0.5, "complete") for number in range(SHOWN + 3)]))
+    shown = rendered(trial_table([TrialProgress(number, {}, 20, 20, 0.5, "complete") for number in range(SHOWN + 3)]))
     assert shown.count("20/20") == SHOWN
     assert "and 3 more" in shown
     assert trial_line(3, 19, "2 min 0 s left") == "3 of 19 trials 2 min 0 s left"

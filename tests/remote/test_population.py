@@ -16,9 +16,9 @@ import yaml
 from raydd.data.synset import SyntheticSet
 from raydd.remote.tune import Limits, run_trials
 from raydd.tuning.space_files import make_space
-from raydd.tuning.study import Search
-from raydd.tuning.trial import Task, trial_folder
-from raydd.tuning.trial_scheduler import Desk
+from raydd.tuning.study import Study
+from raydd.tuning.trial import SearchContext, trial_folder
+from raydd.tuning.trial_scheduler import TrialScheduler
 
 pytestmark = pytest.mark.remote
 
@@ -54,13 +54,13 @@ def _tree(tmp_path):
 
 @pytest.fixture
 def population(tmp_path, tree):
-    """Makes the task, and the desk over its journal."""
+    """Makes the task, and the trials over its journal."""
 
     def make():
         space, notes = make_space(tree), []
-        task = Task(space, None, tmp_path, "cpu")
-        search = Search(space, tmp_path / "study.journal")
-        return task, Desk(search, 4, lambda status: notes.append(status.note)), search, notes
+        task = SearchContext(space, None, tmp_path, "cpu")
+        search = Study(space, tmp_path / "study.journal")
+        return task, TrialScheduler(search, 4, lambda status: notes.append(status.note)), search, notes
 
     return make
 
@@ -76,16 +76,16 @@ def check_outcome(task, search):
         assert max(entry["mean"] for entry in synset.history) == record.metrics["accuracy"]
         config = yaml.safe_load((folder / "config.yaml").read_text())
         assert config["lr"]["images"] == record.values["lr.images"]
-        assert not [*folder.glob("taken*"), *folder.glob("kept")]
+        assert not [*folder.glob("inherited*"), *folder.glob("checkpoint_*")]
     return records
 
 
 def test_the_hopeless_take_over_from_the_good(ray2, population):
-    task, desk, search, notes = population()
-    starts = [search.ask().values["lr.images"] for _ in range(4)]
+    task, trials, search, notes = population()
+    starts = [search.propose().values["lr.images"] for _ in range(4)]
     assert sum(start in HOPELESS for start in starts) == 2
-    task, desk, search, notes = population()  # all are left by an earlier process
-    run_trials(task, desk, Limits(), [])
+    task, trials, search, notes = population()  # all are left by an earlier process
+    run_trials(task, trials, Limits(), [])
     records = check_outcome(task, search)
     takers = [record for record in records if search.changes(record.number)]
     assert {record.number for record in takers} >= {n for n, start in enumerate(starts) if start in HOPELESS}
@@ -93,31 +93,31 @@ def test_the_hopeless_take_over_from_the_good(ray2, population):
         assert record.values == search.changes(record.number)[-1]
         if starts[record.number] in HOPELESS:
             assert record.metrics["accuracy"] > record.reports[0][1] + 0.3
-    assert sum("goes on from trial" in note for note in notes) == sum(len(search.changes(n)) for n in range(4))
+    assert sum("continues from trial" in note for note in notes) == sum(len(search.changes(n)) for n in range(4))
     assert min(record.metrics["accuracy"] for record in records) > 0.6
 
 
 def test_a_killed_worker_loses_nothing(ray2, population, kill_worker):
-    task, desk, search, notes = population()
+    task, trials, search, notes = population()
     killed = []
     # Beside the driver, which must go on for a worker to be at work; an idle one has no trial to lose.
     killer = threading.Thread(target=lambda: killed.append(kill_worker("ray::ImplicitFunc.train")))
-    show = desk.show
+    show = trials.show
 
     def watch(status):
         show(status)
-        if killer.ident is None and "goes on from" in status.note:
+        if killer.ident is None and "continues from" in status.note:
             killer.start()
 
-    desk.show = watch
-    run_trials(task, desk, Limits(), [])
+    trials.show = watch
+    run_trials(task, trials, Limits(), [])
     killer.join()
     assert killed
     assert any("its worker died" in note for note in notes)
     if any(record.state == "unfinished" for record in search.records()):
         # Tune gives up a trial whose worker dies just before it begins.
-        task, desk, search, _ = population()
-        run_trials(task, desk, Limits(), [])
+        task, trials, search, _ = population()
+        run_trials(task, trials, Limits(), [])
     check_outcome(task, search)
 
 
@@ -127,14 +127,14 @@ from pathlib import Path
 import yaml
 from raydd.remote.session import session
 from raydd.remote.tune import Limits, run_trials
-from raydd.tuning.trial_scheduler import Desk
-from raydd.tuning.study import Search
+from raydd.tuning.trial_scheduler import TrialScheduler
+from raydd.tuning.study import Study
 from raydd.tuning.space_files import make_space
-from raydd.tuning.trial import Task
+from raydd.tuning.trial import SearchContext
 space, out = make_space(yaml.safe_load(sys.argv[1])), Path(sys.argv[2])
 with session():
-    task = Task(space, None, out, "cpu")
-    run_trials(task, Desk(Search(space, out / "study.journal"), 4, lambda status: None), Limits(), [])
+    task = SearchContext(space, None, out, "cpu")
+    run_trials(task, TrialScheduler(Study(space, out / "study.journal"), 4, lambda status: None), Limits(), [])
 """
 
 
@@ -184,14 +184,14 @@ def test_a_killed_driver_goes_on_with_the_settings_that_were_taken_over(ray2, po
     while any(title(pid).startswith("ray::ImplicitFunc") for pid in others):
         assert time.monotonic() < end
         time.sleep(0.1)
-    task, desk, search, _ = population()
+    task, trials, search, _ = population()
     before = {number: search.changes(number) for number in range(4)}
     left = {ask.number: ask.values for ask in search.unfinished()}
     assert any(before.values())
     assert left == {number: changes[-1] for number, changes in before.items() if changes} | {
         number: left[number] for number in left if not before[number]
     }
-    run_trials(task, desk, Limits(), [])
+    run_trials(task, trials, Limits(), [])
     records = check_outcome(task, search)
     assert len(records) == 4
     for record in records:

@@ -23,7 +23,7 @@ from raydd.data.synset import SyntheticSet
 from raydd.io.console import Screen
 from raydd.tuning.results import load_results
 from raydd.tuning.space_files import make_space
-from raydd.tuning.study import Search
+from raydd.tuning.study import Study
 
 pytestmark = pytest.mark.remote
 
@@ -109,7 +109,7 @@ def test_the_best_settings_distill_to_the_same_bits(finished, tmp_path):
 def test_a_finished_search_is_not_run_again_and_can_be_extended(finished, tmp_path):
     results, _ = finished
     times = {path: path.stat().st_mtime_ns for path in results.folder.glob("trials/*/synset.arrow")}
-    with pytest.raises(ValueError, match=r"holds a search already; go on with --resume"):
+    with pytest.raises(ValueError, match=r"holds a search already; continue it with --resume"):
         tune(results.folder, SPACE)
     again, notes = tune(results.folder, None, resume=True)
     assert again.trials == results.trials
@@ -171,7 +171,7 @@ def test_asha_stops_what_is_bad_and_failures_are_results(ray2, tmp_path):
 def test_what_no_machine_holds_and_what_another_holds_is_refused_before_anything_is_trained(ray2, tmp_path):
     out = tmp_path / "refused"
     for words, tree, options in (
-        ("takes 99 threads, and no machine", SPACE | {"set": QUICK | {"threads": 99}}, {}),
+        ("threads = 99: no machine", SPACE | {"set": QUICK | {"threads": 99}}, {}),
         ("--max-concurrent 0: at least 1", SPACE, {"max_concurrent": 0}),
         ("--gpus-per-trial -1", SPACE, {"gpus_per_trial": -1.0}),
         ("unknown setting 'lr.imagez'", raydd.Space(domains={"lr.imagez": {"choice": [1]}}, budget={"samples": 1}), {}),
@@ -226,16 +226,16 @@ def test_a_journal_is_never_removed_whoever_else_works_there(ray2, tmp_path):
     """Another search that still trains its experts, and one whose space.yaml is gone."""
     space = make_space(SPACE)
     journal = tmp_path / "out" / "study.journal"
-    asked = Search(space, journal).ask()
+    asked = Study(space, journal).propose()
     before = journal.read_bytes()
-    with pytest.raises(ValueError, match="holds a search already; go on with --resume"):
+    with pytest.raises(ValueError, match="holds a search already; continue it with --resume"):
         tune(journal.parent, SPACE)
     with held(journal.parent), pytest.raises(ValueError, match="another process works there"):
         tune(journal.parent, SPACE, resume=True)
     with pytest.raises(ValueError, match="another seed"):
         tune(journal.parent, SPACE | {"seed": 5}, resume=True)
     assert journal.read_bytes() == before
-    assert Search(space, journal).unfinished() == [asked]
+    assert Study(space, journal).unfinished() == [asked]
 
 
 def test_the_best_of_fewer_experts_of_a_named_buffer_says_what_it_had(ray2, tmp_path):
@@ -287,7 +287,7 @@ def test_a_killed_worker_goes_on_from_its_checkpoint(ray2, tmp_path, kill_worker
     killed, notes = tune(out, tree)
     thread.join()
     assert 100 <= steps_at_kill[0] < 500
-    assert [note for note in notes if "its worker died; a new one goes on" in note]
+    assert [note for note in notes if "its worker died; a new one continues" in note]
     assert killed.trials[0].reports == whole.trials[0].reports
     assert torch.equal(killed.synset.images, whole.synset.images)
     memory = [json.loads(line) for line in (out / "trials" / "0000" / "memory.jsonl").read_text().splitlines()]

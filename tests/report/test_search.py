@@ -46,21 +46,21 @@ def formula(matrix, job):
     return Outcome(0.5 + zlib.crc32(f"{entry.name} {job.seed}".encode()) / 2**32 / 5, 1.0)
 
 
-def in_turn(task, desk, limits, loggers):
+def in_turn(task, trials, limits, loggers):
     """The trials one after another in this process: the third is stopped early, the fourth fails, the last goes on."""
-    while ask := desk.next():
+    while ask := trials.next():
         if ask.number == 3:
-            desk.fail(3, REASON)
+            trials.fail(3, REASON)
             continue
         for report in run_trial(task, ask.number, ask.values):
             told = report._asdict()
-            desk.result(ask.number, told)
+            trials.report(ask.number, told)
             if ask.number == 2:
-                desk.search.prune(2, {name: told[name] for name in ("accuracy", "seconds", "step")})
+                trials.study.prune(2, {name: told[name] for name in ("accuracy", "seconds", "step")})
             if ask.number in (2, 5):
                 break
         else:
-            desk.complete(ask.number, told)
+            trials.complete(ask.number, told)
 
 
 @pytest.fixture(scope="module")

@@ -38,7 +38,7 @@ def test_an_order_of_nothing_holds_as_a_constraint_and_not_as_a_condition() -> N
     ["", "a <", "f(x)", "__import__('os')", "x := 3", "lambda: 1", "a[0] < 1", "a if b else c", "'a'.upper() == 'A'"],
 )
 def test_what_is_no_expression_is_refused_in_one_line(text: str) -> None:
-    with pytest.raises(ValueError, match=r"is no expression|is not understood|is no setting") as caught:
+    with pytest.raises(ValueError, match=r"is not an expression|is not allowed|is not a setting") as caught:
         parse(text).names  # noqa: B018 - the names are read here
     assert "\n" not in str(caught.value)
     assert repr(text)[1:3] in str(caught.value) or "setting" in str(caught.value)
@@ -68,15 +68,15 @@ def test_only_numbers_are_counted_with(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("9 ** 9 ** 9 > 1", "is not understood"),
-        ("1 << 9999999999 > 1", "is not understood"),
-        ("[x for x in y] == 1", "is not understood"),
-        ("f'{span:9999999999}' == 'x'", "is not understood"),
-        ("b'a' == method", "is not understood"),
-        ("1j == span", "is not understood"),
-        ("... == span", "is not understood"),
+        ("9 ** 9 ** 9 > 1", "is not allowed"),
+        ("1 << 9999999999 > 1", "is not allowed"),
+        ("[x for x in y] == 1", "is not allowed"),
+        ("f'{span:9999999999}' == 'x'", "is not allowed"),
+        ("b'a' == method", "is not allowed"),
+        ("1j == span", "is not allowed"),
+        ("... == span", "is not allowed"),
         ("9" * 5000 + " > 1", "more than 1000 characters"),
-        ("(" * 400 + "1" + ")" * 400, "is no expression"),
+        ("(" * 400 + "1" + ")" * 400, "is not an expression"),
         ("not " * 90 + "flag", "too many parts"),
         ("-" * 900 + "1 < 2", "too many parts"),
         ("1" + "+1" * 400 + " < 2", "too many parts"),

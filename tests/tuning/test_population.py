@@ -118,13 +118,13 @@ def test_changeable_settings_are_settings():
 @pytest.mark.parametrize(
     ("key", "domain", "said"),
     [
-        ("ipc", {"integer": [1, 5]}, "this one cannot; put it under set, or use another scheduler"),
+        ("ipc", {"integer": [1, 5]}, "this one cannot change; move it to set, or use another scheduler"),
         ("experts.num_experts", {"integer": [1, 5]}, "this one cannot"),
         ("formation.factor", {"choice": [1, 2]}, "this one cannot"),
         ("lr.start", {"uniform": [0.01, 0.1]}, "this one cannot"),
         ("steps", {"integer": [10, 20]}, "this one cannot"),
-        ("lr.labels", {"uniform": [0.0, 5.0]}, "0 would end what is learned; leave 0 out"),
-        ("lr.lr", {"choice": [1e-5, 0.0]}, "0 would end what is learned"),
+        ("lr.labels", {"uniform": [0.0, 5.0]}, "0 would stop learning this tensor; remove 0"),
+        ("lr.lr", {"choice": [1e-5, 0.0]}, "0 would stop learning this tensor"),
     ],
 )
 def test_what_cannot_change_in_the_middle_is_refused(key, domain, said):
@@ -134,5 +134,7 @@ def test_what_cannot_change_in_the_middle_is_refused(key, domain, said):
 
 
 def test_pbt_needs_random_starts():
-    with pytest.raises(ValueError, match=r"search\.algorithm: pbt changes settings by itself, not by tpe; use random"):
+    with pytest.raises(
+        ValueError, match=r"search\.algorithm: pbt perturbs settings itself and does not use tpe; use random"
+    ):
         make({"lr.images": {"uniform": [1.0, 2.0]}}, search={"algorithm": "tpe"})

@@ -20,7 +20,7 @@ from raydd.run.resolve import bind
 from raydd.run.run import Run
 from raydd.training.expert_worker import Job, Trainer, default_buffer, prepare
 from raydd.tuning.space_files import make_space
-from raydd.tuning.trial import Task, run_trial, trial_folder
+from raydd.tuning.trial import SearchContext, run_trial, trial_folder
 
 CPU = torch.device("cpu")
 SMALL = {
@@ -51,7 +51,7 @@ def preset(tmp_path, monkeypatch):
 
 
 def task(out, buffer=None, space=None):
-    return Task(space or make(), buffer, out, "cpu")
+    return SearchContext(space or make(), buffer, out, "cpu")
 
 
 def lasting(reports):

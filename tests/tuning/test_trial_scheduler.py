@@ -2,8 +2,8 @@ import pytest
 
 from raydd.io import console
 from raydd.tuning.space_files import make_space
-from raydd.tuning.study import Search
-from raydd.tuning.trial_scheduler import Desk
+from raydd.tuning.study import Study
+from raydd.tuning.trial_scheduler import TrialScheduler
 
 SPACE = make_space(
     {
@@ -23,35 +23,35 @@ def report(index, accuracy):
 
 @pytest.fixture
 def open_desk(tmp_path, monkeypatch):
-    """A desk on one file, the statuses it showed, and its clock."""
+    """A trials on one file, the statuses it showed, and its clock."""
     now = [0.0]
     monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
 
     def make(total=4):
         shown = []
-        return Desk(Search(SPACE, tmp_path / "study.journal"), total, shown.append), shown
+        return TrialScheduler(Study(SPACE, tmp_path / "study.journal"), total, shown.append), shown
 
     return make, now
 
 
 def test_trials_are_handed_out_told_of_and_ended(open_desk):
     make, now = open_desk
-    desk, shown = make(total=3)
-    asks = [desk.next() for _ in range(4)]
+    trials, shown = make(total=3)
+    asks = [trials.next() for _ in range(4)]
     assert [ask and ask.number for ask in asks] == [0, 1, 2, None]
     now[0] = 10.0
-    assert not desk.result(0, report(1, 0.6))  # alone at its rung
+    assert not trials.report(0, report(1, 0.6))  # alone at its rung
     assert (shown[-1].done, shown[-1].total, shown[-1].note) == (0, 3, "")
     assert shown[-1].rows[0].step == 10
     assert shown[-1].seconds_left is None  # the first report alone, after whatever came before it, is no pace
-    assert desk.result(1, report(1, 0.1))
+    assert trials.report(1, report(1, 0.1))
     assert shown[-1].note == "trial 1: stopped early at step 10 with 10.0 %"
-    desk.complete(1, report(1, 0.1))  # Tune tells of its end too
-    desk.complete(0, report(4, 0.7))
-    desk.complete(2, {"failed": "ValueError: no"})
+    trials.complete(1, report(1, 0.1))  # Tune tells of its end too
+    trials.complete(0, report(4, 0.7))
+    trials.complete(2, {"failed": "ValueError: no"})
     assert [row.state for row in shown[-1].rows] == ["complete", "pruned", "failed"]
     assert (shown[-1].done, shown[-1].note) == (3, "trial 2 failed: ValueError: no")
-    records = desk.search.records()
+    records = trials.study.records()
     assert [record.state for record in records] == ["complete", "pruned", "failed"]
     assert (records[0].metrics["accuracy"], records[2].error) == (0.7, "ValueError: no")
     assert sum(bool(status.note) for status in shown) == 3
