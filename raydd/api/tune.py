@@ -26,7 +26,8 @@ from raydd.io.files import write_atomic
 from raydd.io.lock import alone
 from raydd.io.safe_yaml import read_yaml
 from raydd.run.experts import open_buffer
-from raydd.run.placement import HERE, Where, check_workers, own_device
+from raydd.run.placement import HERE, Where, check_workers
+from raydd.run.requirements import own_device
 from raydd.run.resolve import check_names, check_run, needs_experts
 from raydd.tuning.best_trial import keep_best, kept_set
 from raydd.tuning.figure_files import save_figures
