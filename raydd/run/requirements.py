@@ -247,8 +247,8 @@ def distillation_need(context: RunContext, where: Where) -> Need:
     workers = min(config.rollouts, where.num_workers or cores, cores) if alone else 1
     lighter = "use --set backprop=adjoint" if config.backprop == "full" else "use a smaller --set batch_size"
     remedies = (f"{lighter}, or fewer --num-workers" if workers > 1 else lighter, "name an --out with room")
-    asked = need._replace(memory=0) if on_cluster(config, where) else need
-    check_room(asked, out, work.device, workers=workers, remedies=remedies)
+    here = need._replace(memory=0) if on_cluster(config, where) else need
+    check_room(here, out, work.device, workers=workers, remedies=remedies)
     return need
 
 
@@ -259,7 +259,7 @@ def experts_need(job: Job, missing: int, where: Where, here: bool) -> Need:
     need = of_experts(job.experts, work, read_manifest(job.folder)[0], missing)
     workers = min(missing, where.num_workers or len(os.sched_getaffinity(0)))
     alone = where.address is None and job.device == "cpu"
-    asked = need._replace(memory=need.memory if alone else 0, disk=need.disk if here else 0)
+    checked = need._replace(memory=need.memory if alone else 0, disk=need.disk if here else 0)
     remedies = ("use fewer --num-workers or a smaller --set experts.batch_size", "name an --out with room")
-    check_room(asked, job.folder, work.device, workers=min(workers, len(os.sched_getaffinity(0))), remedies=remedies)
+    check_room(checked, job.folder, work.device, workers=min(workers, len(os.sched_getaffinity(0))), remedies=remedies)
     return need

@@ -92,20 +92,20 @@ def resolve(
     check_names(config)
     before = claim(folder, resume)
     config = _as_before(with_placed_data(config), before)
-    limit = request.limit or (before.experts.num_experts if before else None)
     if request.place is not None:
+        limit = request.limit or (before.experts.num_experts if before else None)
         buffer = find_experts(local_folder(request.place, note), config, limit)
-        asked, config = config.experts.optimizer, settle(config, buffer, before)
+        optimizer, config = config.experts.optimizer, settle(config, buffer, before)
         work = bind_experts(buffer, config, check_run(config, device, buffer.epochs), verified=request.verified)
-        if note and asked != config.experts.optimizer:
-            kinds = f"{config.experts.optimizer}, not {asked}"
-            note(f"{request.place}: these experts were trained by {kinds} as the settings ask; going on with them")
+        if note and optimizer != config.experts.optimizer:
+            kinds = f"{config.experts.optimizer}, not {optimizer}"
+            note(f"{buffer.folder}: these experts were trained by {kinds} as the settings ask; going on with them")
         return bind(config, folder, buffer, work, before)
     work = check_run(config, device)
     if not needs_experts(config):
         work = replace(work, transform=fit_transform(config.data.preprocessing, work.dataset))
         return bind(settle(config, None, before), folder, None, work, before)
-    buffer = find_experts(request.train(config, work), config, limit or config.experts.num_experts)
+    buffer = find_experts(request.train(config, work), config, request.limit or config.experts.num_experts)
     work = bind_experts(buffer, config, work, verified=request.verified)
     return bind(settle(config, buffer, before), folder, buffer, work, before)
 
