@@ -8,6 +8,7 @@ import torch
 
 from raydd.api.experts import cached_buffer
 from raydd.config.parsing import words
+from raydd.config.placement import HERE, Where, check_workers
 from raydd.config.schema import DistillConfig
 from raydd.data.mirroring import run_mirrors, words as mirror_words
 from raydd.data.synset import SyntheticSet
@@ -18,7 +19,6 @@ from raydd.io.lock import alone
 from raydd.io.memory import keep_memory
 from raydd.methods import complete
 from raydd.run.callbacks import follow
-from raydd.run.placement import HERE, Where, check_workers
 from raydd.run.requirements import concurrent_rollouts, distillation_need, own_device
 from raydd.run.resolve import BufferRequest, RunContext, resolve
 from raydd.run.rollout_worker import StartWorkers

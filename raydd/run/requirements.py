@@ -17,11 +17,11 @@ from torch import Tensor
 from raydd.buffer.manifest import read_manifest
 from raydd.buffer.precision import STORAGES
 from raydd.buffer.spec import BufferSpec
+from raydd.config.placement import Where
 from raydd.config.schema import DistillConfig, ExpertConfig
 from raydd.data.workspace import Workspace, open_workspace, resolve_device
 from raydd.distillation.setup import tiles_of
 from raydd.distillation.trajectory_matching import classification
-from raydd.run.placement import Where
 from raydd.run.resolve import RunContext
 from raydd.training.expert_worker import Job
 

@@ -10,11 +10,11 @@ import yaml
 import raydd.api.ablation
 from raydd.api.ablation import ABLATIONS, ablate, rows
 from raydd.config.parsing import build
+from raydd.config.placement import Where
 from raydd.config.presets import load_preset
 from raydd.config.schema import DistillConfig, EvaluateConfig
 from raydd.data.synset import SyntheticSet
 from raydd.methods import METHODS, complete
-from raydd.run.placement import Where
 
 HERE = Where(device="cpu")
 TOY = {

@@ -8,12 +8,13 @@ from torch.func import functional_call
 from raydd.buffer.segments import InMemory
 from raydd.config.components import StatisticConfig
 from raydd.config.parsing import build
+from raydd.config.rules import FITS, check_distance
 from raydd.config.schema import DistillConfig
 from raydd.data.workspace import open_workspace
 from raydd.distillation.loop import Distillation
 from raydd.distillation.rollouts import step_generator
 from raydd.distillation.setup import Setup
-from raydd.distillation.statistic_matching import DISTANCES, FITS, NETWORKS, STATISTICS, check_distance
+from raydd.distillation.statistic_matching import DISTANCES, NETWORKS, STATISTICS
 from raydd.methods import METHODS, complete
 from raydd.numerics.augment import augment
 from raydd.numerics.flat import FlatModel
