@@ -274,7 +274,7 @@ def test_labels_and_their_gradient_do_not_depend_on_how_many_images_are_asked_ab
     synset = composed(config, work, source).synset
     found = []
     for at_once in (512, 3):
-        monkeypatch.setattr(raydd.distillation.trajectory_matching, "AT_ONCE", at_once)
+        monkeypatch.setattr(raydd.distillation.trajectory_matching, "LABEL_BATCH", at_once)
         recipe = composed(config, work, source)
         images = synset.images.clone().requires_grad_()
         loss, _ = recipe.objective.loss(synset.with_leaves({"images": images}), None, 0, generator(1))

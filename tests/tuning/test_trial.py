@@ -10,12 +10,12 @@ import torch
 
 from raydd.api.distill import distill
 from raydd.buffer.arrow_buffer import ArrowBuffer
+from raydd.config.placement import Where
 from raydd.config.schema import ExpertsConfig
 from raydd.data.synset import SyntheticSet
 from raydd.methods import METHODS
 from raydd.run import run as runs
 from raydd.run.experts import open_buffer, settle
-from raydd.run.placement import Where
 from raydd.run.resolve import bind
 from raydd.run.run import Run
 from raydd.training.expert_worker import Job, Trainer, default_buffer, prepare
