@@ -6,9 +6,10 @@ from importlib.metadata import entry_points
 import pytest
 
 import raydd.plugins
+from raydd.config.schema import DistillConfig
 from raydd.data.datasets import DATASETS, find_source
 from raydd.evaluation.protocols import PROTOCOLS, find_protocol
-from raydd.methods import METHODS
+from raydd.methods import METHODS, complete
 from raydd.models.spaces import SPACES
 from raydd.models.zoo import NETWORKS, Network, find
 from raydd.plugins import TABLES, Table, installed
@@ -19,11 +20,12 @@ from pathlib import Path
 
 from raydd.data.datasets import DATASETS as SHIPPED
 from raydd.evaluation.protocols import PROTOCOLS as THEIRS
-from raydd.methods import METHODS as METHODS_OF_RAYDD
+from raydd.methods.method import Method
 from raydd.models.spaces import ConvNetRow
 from raydd.models.zoo import NETWORKS as ZOO
 
 assert "Quick" not in ZOO  # a lookup while it is imported sees what there is
+METHODS = {"plain": Method(name="plain", about="Plain.", defaults={"steps": 7})}
 NETWORKS = {"Quick": ZOO["MLP"]}
 DATASETS = {"figures": SHIPPED["digits"]}
 PROTOCOLS = {"brief": THEIRS["mtt"].model_copy(update={"name": "brief", "epochs": 3})}
@@ -69,6 +71,7 @@ def test_the_tables_of_raydd_are_all_open_to_plugins():
 
 def test_rows_are_found_by_every_lookup(install):
     install(ROWS)
+    assert complete(DistillConfig(method="plain")).steps == 7
     assert find("Quick") is NETWORKS["MLP"]
     assert find_source("figures").name == "digits"
     assert find_protocol("brief").epochs == 3
