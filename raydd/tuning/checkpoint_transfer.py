@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from raydd.data.progress import CHECKPOINT
-from raydd.run.run_folder import RESULTS
+from raydd.run.claim import RESULTS
 from raydd.tuning.trial import REPORTS
 
 INHERITED = "inherited"

@@ -14,7 +14,7 @@ import pytest
 import raydd
 from raydd.cli import run
 from raydd.tuning.space_files import make_space
-from raydd.tuning.trial import Task, run_trial
+from raydd.tuning.trial import SearchContext, run_trial
 
 ROOT = Path(raydd.__file__).parent
 MOMENTS = {"composed": ("distillation/setup.py", "leaves"), "stepped": ("numerics/sgd.py", "step")}
@@ -70,7 +70,7 @@ def test_from_a_space_to_the_step(small_buffer, tmp_path):
     tree |= {"domains": {"lr.images": {"log_uniform": [1, 1000]}}, "budget": {"samples": 1}}
     (tmp_path / "none.yaml").write_text("{}\n")
     with followed() as stacks:
-        list(run_trial(Task(make_space(tree), small_buffer, tmp_path / "out", "cpu"), 0, {"lr.images": 30.0}))
+        list(run_trial(SearchContext(make_space(tree), small_buffer, tmp_path / "out", "cpu"), 0, {"lr.images": 30.0}))
     assert stacks.keys() == MOMENTS.keys()
     for moment, files in stacks.items():
         assert "tuning/trial.py" in files, moment
