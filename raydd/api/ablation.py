@@ -1,14 +1,14 @@
-"""What each part of a method brings: the same run with parts left out, every row scored alike."""
+"""Ablation of a method: the same run with parts left out, and every row scored alike."""
 
 import re
 from pathlib import Path
-from typing import Any
 
 from raydd.analysis.document import check_folder, save
 from raydd.api.evaluate import EVALUATION, evaluate
 from raydd.api.verbs import HERE, Where, check_buffer, check_workers, distill
 from raydd.config.parsing import Tree, build
 from raydd.config.schema import DistillConfig, EvaluateConfig
+from raydd.data.score_record import Score
 from raydd.evaluation.scores import check_scoring
 from raydd.figures.bars import draw_ablation
 from raydd.io.console import Screen
@@ -31,26 +31,26 @@ ABLATIONS: dict[str, dict[str, Tree]] = {
         "+ perturbation": {},
     },
 }
-"""By method: its rows, what each sets over the whole method's settings; the last is the whole method.
+"""By method: the settings that each row changes; the last row is the whole method.
 
 TGDD: Ran et al., Table 4. AST: Shen et al., arXiv 2310.10541, Table VIII.
 """
 
 
 def rows(config: DistillConfig) -> dict[str, DistillConfig]:
-    """By name: the settings of each row of a method's ablation.
+    """Return the settings of each row of a method's ablation, by name.
 
-    A row that adds nothing, since the settings switch its part off, is left out.
+    A row equal to an earlier one is left out: the settings switch its part off.
 
     Raises:
-        ValueError: There is no ablation of the method.
+        ValueError: The method has no ablation.
     """
     if config.method not in ABLATIONS:
         raise ValueError(f"--method {config.method}: no ablation is known; use one of {', '.join(ABLATIONS)}")
     found: dict[str, DistillConfig] = {}
-    said = complete(config).model_dump(exclude_unset=True)
+    given = complete(config).model_dump(exclude_unset=True)
     for name, part in ABLATIONS[config.method].items():
-        row = build(DistillConfig, said, part)
+        row = build(DistillConfig, given, part)
         if row not in found.values():
             found[name] = row
     return found
@@ -64,24 +64,24 @@ def ablate(
     buffer: Path | str | None = None,
     where: Where = HERE,
     screen: Screen | None = None,
-) -> list[dict[str, Any]]:
+) -> list[Score]:
     """Distill a method's rows of `ABLATIONS`, score them in one evaluation, and draw them.
 
-    The same call goes on where it was stopped.
+    The same call continues where it stopped.
 
     Args:
         config: The whole method.
-        out: A folder; each row's run is one below it; ``ablation.json`` and ``ablation.png`` are written there.
+        out: A folder for the rows' runs, ``ablation.json`` and ``ablation.png``.
         evaluation: Networks, seeds, protocol.
         buffer: The experts of all rows; None uses the cache's.
         where: Workers, cluster and device.
-        screen: Where progress is told.
+        screen: Where progress is printed.
 
     Returns:
-        The records of `raydd.evaluate`, the rows' named as in `ABLATIONS`.
+        The scores of `raydd.evaluate`; the rows are named as in `ABLATIONS`.
 
     Raises:
-        ValueError: There is no ablation of the method, a row cannot run, or was started with other settings.
+        ValueError: The method has no ablation, or a row cannot run or was started with other settings.
     """
     screen, out = screen or Screen(), Path(out)
     check_scoring(evaluation)
@@ -89,26 +89,16 @@ def ablate(
     check_buffer(buffer)
     for row in rows(config).values():
         check_names(complete(row))
-        if buffer is None:  # else a buffer says what its experts are
+        if buffer is None:  # else a buffer decides the experts
             check_settings(complete(row))
     check_folder(out)
     with alone(out, "raydd ablate", screen.note):
-        return _ablate(config, out, evaluation, buffer, where, screen)
-
-
-def _ablate(
-    config: DistillConfig,
-    out: Path,
-    evaluation: EvaluateConfig,
-    buffer: Path | str | None,
-    where: Where,
-    screen: Screen,
-) -> list[dict[str, Any]]:
-    sets = {}
-    for name, row in rows(config).items():
-        folder = out / re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-        screen.note(f"{name}: {folder}")
-        sets[name] = distill(row, folder, buffer=buffer, resume=True, where=where, screen=screen)
-    scores = evaluate([*sets.values()], evaluation, names=[*sets], where=where, screen=screen)
-    save({"analysis": "ablation", "method": config.method, "scores": scores}, draw_ablation, out / "ablation.png")
-    return scores
+        sets = {}
+        for name, row in rows(config).items():
+            folder = out / re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+            screen.note(f"{name}: {folder}")
+            sets[name] = distill(row, folder, buffer=buffer, resume=True, where=where, screen=screen)
+        scores = evaluate([*sets.values()], evaluation, names=[*sets], where=where, screen=screen)
+        records = [score.to_document() for score in scores]
+        save({"analysis": "ablation", "method": config.method, "scores": records}, draw_ablation, out / "ablation.png")
+        return scores

@@ -17,6 +17,7 @@ from raydd.buffer.mirror import is_uri, local_folder, shown
 from raydd.config.parsing import Tree, dump
 from raydd.config.schema import EvaluateConfig, ExpertsConfig
 from raydd.data.mirroring import recorded, run_mirrors, words as mirror_words
+from raydd.data.score_record import Score
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import Workspace, resolve_device, tell
 from raydd.evaluation.scores import check_scoring
@@ -78,7 +79,7 @@ class Results:
         space: What was searched.
         trials: A record a trial.
         best: The trial of the best accuracy on validation images; None while none has reported.
-        scores: Records as of `raydd.evaluate`: the best trial and the preset, and selections of real images, on the
+        scores: As of `raydd.evaluate`: the best trial and the preset, and selections of real images, on the
             test images.
         outputs: By name, the files that were written.
     """
@@ -87,7 +88,7 @@ class Results:
     space: Space
     trials: tuple[Record, ...]
     best: Record | None
-    scores: tuple[dict[str, Any], ...]
+    scores: tuple[Score, ...]
     outputs: Mapping[str, Path]
 
     @cached_property
@@ -266,7 +267,7 @@ def _conclude(task: Task, search: Search, where: Where, screen: Screen, evaluati
     outputs = {"study": folder / JOURNAL, "results": save_results(records, folder / "results.parquet")}
     best = winner(records, space.directions)
     (folder / "scores.json").unlink(missing_ok=True)  # an earlier call's, of what was best then
-    scores: list[dict[str, Any]] = []
+    scores: list[Score] = []
     if best is not None:
         outputs |= keep_best(task, best, len(search.changes(best.number)))
     outputs |= save_figures(records, space, folder / "figures")

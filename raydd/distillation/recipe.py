@@ -22,7 +22,8 @@ from raydd.distillation.probe import Probe
 from raydd.numerics.flat import FlatModel
 from raydd.numerics.formation import Formation, encode
 from raydd.numerics.rng import generator
-from raydd.selection.starting_images import ASKS_EXPERTS, CHOOSES, INITIAL, SOFT, Experts
+from raydd.selection.class_sampler import Experts
+from raydd.selection.starting_images import INITIAL, MEASURE_DISTANCES, NEED_EXPERTS, SOFT_LABELS
 
 Finish = Callable[[SyntheticSet], SyntheticSet]
 
@@ -109,7 +110,7 @@ def tiles_of(config: DistillConfig) -> int:
 def asked(setup: Setup) -> Experts | None:
     """The experts that a start asks about real images; None where there are none, or pixels shall count."""
     config, work = setup.config, setup.work
-    if setup.source is None or (config.select_by == "pixels" and config.initial not in ASKS_EXPERTS):
+    if setup.source is None or (config.select_by == "pixels" and config.initial not in NEED_EXPERTS):
         return None
     return Experts(FlatModel(work.build), setup.source, work.device, config.clusters)
 
@@ -129,12 +130,12 @@ def check_labels(config: DistillConfig) -> None:
             f"labels = expert are one an image, and formation.factor {config.formation.factor} puts several into one; "
             "use --set formation.factor=1"
         )
-    if config.initial in SOFT and config.formation.factor > 1:
+    if config.initial in SOFT_LABELS and config.formation.factor > 1:
         raise ValueError(
             f"initial = {config.initial} gives labels one an image, and formation.factor {config.formation.factor} "
             "puts several into one; use --set formation.factor=1, or --set initial=real --set lr.labels=0"
         )
-    if config.lr.labels and config.initial not in SOFT:
+    if config.lr.labels and config.initial not in SOFT_LABELS:
         raise ValueError(
             f"lr.labels = {config.lr.labels:g}, but the labels of initial = {config.initial} are classes, which "
             "cannot be learned; use --set initial=correctly_classified, or --set lr.labels=0"
@@ -143,8 +144,8 @@ def check_labels(config: DistillConfig) -> None:
 
 def asks(config: DistillConfig) -> bool:
     """Whether a run asks experts about images, where it has any: for its start, or for labels."""
-    by_features = config.initial in CHOOSES and config.select_by == "features"
-    return config.labels == "expert" or config.initial in ASKS_EXPERTS or by_features
+    by_features = config.initial in MEASURE_DISTANCES and config.select_by == "features"
+    return config.labels == "expert" or config.initial in NEED_EXPERTS or by_features
 
 
 def check_network(config: DistillConfig, model: FlatModel, source: TrajectorySource | None = None) -> None:

@@ -31,7 +31,8 @@ from raydd.numerics.flat import FlatModel
 from raydd.numerics.rng import generator
 from raydd.numerics.windows import growing
 from raydd.run.families import check_family, check_method
-from raydd.selection.starting_images import clusters_of, real
+from raydd.selection.class_sampler import real
+from raydd.selection.starting_images import clusters_of
 
 RESULTS = ("synset.arrow", "synset.png", "best.arrow", "last.arrow", "metrics.jsonl", "memory.jsonl", "checkpoint")
 _LEARNED = re.compile(r"leaves/|mean$")

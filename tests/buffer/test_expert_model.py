@@ -21,7 +21,7 @@ from raydd.distillation.trajectory_recipe import label_by_experts, labels_from_e
 from raydd.methods import METHODS, complete
 from raydd.numerics.flat import FlatModel
 from raydd.numerics.rng import generator
-from raydd.selection.coresets import forgotten
+from raydd.selection.coresets import forgetting_counts
 from raydd.selection.starting_images import (
     Experts,
     correctly_classified,
@@ -200,7 +200,7 @@ def test_selections_by_features_and_by_forgetting_see_each_class_as_the_whole(bu
     for expert in buffer.experts:
         with torch.no_grad():
             said = [oracle(work, buffer, expert, epoch)(members).argmax(dim=1) == 4 for epoch in range(EPOCHS + 1)]
-        counts += forgotten(torch.stack(said))
+        counts += forgetting_counts(torch.stack(said))
     chosen = [int(torch.nonzero((members == image).flatten(1).all(dim=1))[0]) for image in images[8:10]]
     assert sorted(counts[chosen].tolist()) == sorted(counts.tolist())[-2:]
 

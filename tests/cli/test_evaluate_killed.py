@@ -118,7 +118,7 @@ def undisturbed(synset):
     scorer = Scorer(matrix)
     return {
         (entry.name, network): [scorer.score(Job(index, network, seed)).value for seed in range(SEEDS)]
-        for index, entry in enumerate(matrix.entries)
+        for index, entry in enumerate(matrix.rows)
         for network in NETWORKS
     }
 
