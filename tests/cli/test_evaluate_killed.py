@@ -18,7 +18,7 @@ from raydd.data.workspace import open_workspace
 from raydd.evaluation.matrix import Job, Scorer
 from raydd.evaluation.scores import plan
 from raydd.numerics.rng import generator
-from raydd.selection.starting_images import real
+from raydd.selection.class_sampler import real
 
 NETWORKS, SEEDS = ("MLP", "LeNet"), 5
 SETTINGS = {"epochs": 150, "real_epochs": 3}

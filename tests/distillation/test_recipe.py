@@ -22,7 +22,8 @@ from raydd.distillation.trajectory_recipe import start_window
 from raydd.methods import METHODS, complete
 from raydd.numerics.flat import FlatModel
 from raydd.numerics.rng import generator
-from raydd.selection.starting_images import INITIAL, SOFT_LABELS, Experts
+from raydd.selection.class_sampler import Experts
+from raydd.selection.starting_images import INITIAL, SOFT_LABELS
 
 EPOCHS, SPAN, STEPS, HIGH = 5, 2, 3, 2
 NO_TRANSFORM = Transform("raw01")

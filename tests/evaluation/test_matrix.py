@@ -21,7 +21,7 @@ from raydd.models.spaces import ConvNetRow
 from raydd.numerics.augment import augment
 from raydd.numerics.formation import Formation
 from raydd.numerics.rng import generator
-from raydd.selection.starting_images import real
+from raydd.selection.class_sampler import real
 
 CPU = torch.device("cpu")
 NAME = "ConvNetW8D2"

@@ -16,7 +16,7 @@ from raydd.evaluation.protocols import Protocol
 from raydd.evaluation.set_cache import CACHED_SETS, SetCache, store_sets
 from raydd.numerics.formation import Formation
 from raydd.numerics.rng import generator
-from raydd.selection.starting_images import real
+from raydd.selection.class_sampler import real
 
 CPU = torch.device("cpu")
 SHORT = Protocol(name="short", epochs=8, plain_epochs=8, real_epochs=1, lr=None)

@@ -11,7 +11,7 @@ from raydd.evaluation.matrix import Matrix, Scorer, ScoreRow
 from raydd.evaluation.protocols import Protocol
 from raydd.numerics.rng import generator
 from raydd.remote.train_matrix import train_matrix
-from raydd.selection.starting_images import real
+from raydd.selection.class_sampler import real
 
 pytestmark = pytest.mark.remote
 

@@ -10,7 +10,7 @@ from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import open_workspace
 from raydd.numerics.rng import generator
 from raydd.run.kept_steps import kept_path, load_kept
-from raydd.selection.starting_images import real
+from raydd.selection.class_sampler import real
 
 
 def test_sets_of_equal_preprocessing_share_it(tmp_path):

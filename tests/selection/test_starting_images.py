@@ -11,9 +11,10 @@ from raydd.data.preprocessing import fit_transform
 from raydd.models.zoo import build
 from raydd.numerics.flat import FlatModel, split
 from raydd.numerics.rng import generator
+from raydd.selection.class_sampler import Experts, real
 from raydd.selection.coresets import CORESETS, herding, kcenter, kmeans
 from raydd.selection.kmeans import nearest
-from raydd.selection.starting_images import INITIAL, Experts, noise, real
+from raydd.selection.starting_images import INITIAL, noise
 
 KINDS = ["raw01", "normalise", "zca"]
 
