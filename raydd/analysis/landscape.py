@@ -45,7 +45,7 @@ def landscape(folder: Path, expert: int = 0, waypoints: tuple[int, ...] = (), *,
     buffer = full_buffer(folder)
     stored = _stored_accuracy(buffer, expert)
     source = Convexified(buffer, waypoints)
-    kept = list(source.kept)
+    waypoint_epochs = list(source.kept)
     epochs = range(buffer.epochs + 1)
     points = torch.stack([source.point(expert, t) for t in epochs])
     work = open_images(buffer, context.images, context.device)
@@ -54,7 +54,7 @@ def landscape(folder: Path, expert: int = 0, waypoints: tuple[int, ...] = (), *,
     accuracy = []
     with context.screen.progress("landscape", len(epochs)) as update:
         for t in epochs:
-            at_waypoint = t in kept  # both paths have the same network there
+            at_waypoint = t in waypoint_epochs  # both paths have the same network there
             accuracy.append(stored[t] if at_waypoint else accuracy_at(points[t], network, buffer.layout, *feeds))
             update(t + 1, "points measured")
     snapshots = torch.stack([buffer.snapshot(expert, t) for t in epochs])
@@ -66,7 +66,7 @@ def landscape(folder: Path, expert: int = 0, waypoints: tuple[int, ...] = (), *,
         "folder": str(folder),
         "expert": expert,
         "split": SPLIT,
-        "kept": kept,
+        "kept": waypoint_epochs,
         "epochs": list(epochs),
         "explained": plane.explained.tolist(),
         **{

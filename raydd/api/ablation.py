@@ -47,13 +47,13 @@ def rows(config: DistillConfig) -> dict[str, DistillConfig]:
     """
     if config.method not in ABLATIONS:
         raise ValueError(f"--method {config.method}: no ablation is known; use one of {', '.join(ABLATIONS)}")
-    found: dict[str, DistillConfig] = {}
+    distinct: dict[str, DistillConfig] = {}
     given = complete(config).model_dump(exclude_unset=True)
     for name, part in ABLATIONS[config.method].items():
         row = build(DistillConfig, given, part)
-        if row not in found.values():
-            found[name] = row
-    return found
+        if row not in distinct.values():
+            distinct[name] = row
+    return distinct
 
 
 def ablate(

@@ -167,14 +167,14 @@ def first_equal_rows(matrix: Matrix, dataset: Dataset) -> list[int]:
 
     A kept step may be the set that was chosen, and robust scores of several sets compare with the same whole data.
     """
-    keys, first, found = CacheKeys(matrix, dataset), dict[str, int](), list[int]()
+    keys, first, equal = CacheKeys(matrix, dataset), dict[str, int](), list[int]()
     if not any(row.of for row in matrix.rows):
         return [*range(len(matrix.rows))]
     for index, row in enumerate(matrix.rows):
         own = [keys.of(Job(index, matrix.networks[0], seed)) for seed in matrix.seeds_of(index)]
         earlier = first.setdefault(json.dumps(own, sort_keys=True), index)
-        found.append(earlier if row.of not in ("", row.name) else index)
-    return found
+        equal.append(earlier if row.of not in ("", row.name) else index)
+    return equal
 
 
 def _run(matrix: Matrix, dataset: Dataset, fresh: bool, where: Where, screen: Screen) -> dict[Job, Outcome]:

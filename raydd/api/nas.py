@@ -146,10 +146,10 @@ def _plan(
     for kind in NEED_EXPERTS.intersection(config.baselines):
         known = ", ".join(name for name in CORESETS if name not in NEED_EXPERTS)
         raise ValueError(f"--baselines {kind} needs experts; use some of {known}, or none")
-    asked = config.model_dump(include={"dataset", "seeds", "seed", "protocol", "epochs", "baselines"})
+    given = config.model_dump(include={"dataset", "seeds", "seed", "protocol", "epochs", "baselines"})
     budget = config.real_epochs if config.real is None else 0
     # Any data set fits an MLP; it is a placeholder for the architectures.
-    scoring = EvaluateConfig(**asked, networks=("MLP",), real_epochs=budget)
+    scoring = EvaluateConfig(**given, networks=("MLP",), real_epochs=budget)
     matrix, work = plan(synsets, names, scoring, device)
     if config.real is None and not matrix.protocol.real_epochs:
         raise ValueError(f"protocol {config.protocol} has no epochs on real data; give --real-epochs, or --real none")

@@ -171,12 +171,12 @@ def _cached(path: Path, key: dict[str, Any], classes: int) -> tuple[Tensor, Tens
     if not path.exists():
         return None
     try:
-        tensors, found = load_tensors(path)
+        tensors, stored_key = load_tensors(path)
         check_parts(tensors | {"lr": torch.ones(())}, classes)
     except ValueError as error:
         Screen().note(f"{' '.join(str(error).split())} (it is chosen anew)")
         return None
-    return (tensors["images"], tensors["labels"]) if found == key else None
+    return (tensors["images"], tensors["labels"]) if stored_key == key else None
 
 
 def _data_key(work: Workspace, transform: Transform) -> dict[str, Any]:

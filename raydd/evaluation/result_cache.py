@@ -147,14 +147,14 @@ def _set_digest(synset: SyntheticSet) -> str:
 
 def cached_outcomes(matrix: Matrix, keys: CacheKeys, cache: ResultCache) -> dict[Job, Outcome]:
     """Return the cached results of a matrix's jobs."""
-    found = {}
+    outcomes = {}
     for job in matrix.jobs():
         outcome = cache.load(keys.of(job))
         if outcome is None and matrix.rungs is not None:
             outcome = cache.load(keys.stopped(job))
         if outcome is not None:
-            found[job] = outcome
-    return found
+            outcomes[job] = outcome
+    return outcomes
 
 
 def commits(outcomes: Iterable[Outcome]) -> list[str]:

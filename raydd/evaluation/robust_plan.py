@@ -133,7 +133,7 @@ def robust_scores(scores: Sequence[Score], names: Sequence[str], weight: float =
     Raises:
         ValueError: An unknown score, a missing training, or a weight outside [0, 1].
     """
-    found = []
+    results = []
     for own in (score for score in scores if score.part == OWN):
         kind: LabelKind = "hard" if own.labels == "hard" else "logits"
         parts = [score for score in scores if score.part and (score.of, score.network) == (own.of, own.network)]
@@ -146,7 +146,7 @@ def robust_scores(scores: Sequence[Score], names: Sequence[str], weight: float =
                 part: statistics.fmean(accuracies[resolve(part, kind)].values())
                 for part in SCORES[name].factors(weight)
             }
-            found.append(
+            results.append(
                 RobustScore(of=own.of, network=own.network, score=name, **vars(spread), weight=weight, parts=means)
             )
-    return found
+    return results

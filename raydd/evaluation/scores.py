@@ -80,16 +80,18 @@ def best_of_steps(scores: Sequence[Score], steps: Mapping[str, int]) -> list[Sco
     for score in scores:
         if score.name in steps:
             groups.setdefault((score.of, score.network), []).append(score)
-    found = []
+    results = []
     for score in scores:
         if score.name not in steps:
-            found.append(score)
+            results.append(score)
         elif rows := groups.pop((score.of, score.network), None):
             best = max(rows, key=lambda row: row.mean)
-            kept = tuple(StepScore(step=steps[row.name], mean=row.mean, std=row.std, values=row.values) for row in rows)
+            of_steps = tuple(
+                StepScore(step=steps[row.name], mean=row.mean, std=row.std, values=row.values) for row in rows
+            )
             name = f"{best.of}, best of {len(rows)} steps on test"
-            found.append(best.model_copy(update={"name": name, "step": steps[best.name], "steps": kept}))
-    return found
+            results.append(best.model_copy(update={"name": name, "step": steps[best.name], "steps": of_steps}))
+    return results
 
 
 def check_scoring(config: EvaluateConfig) -> None:
@@ -196,9 +198,9 @@ def _data(synsets: Sequence[SyntheticSet], config: EvaluateConfig) -> DataConfig
 
 def _data_of(synset: SyntheticSet) -> DataConfig:
     """Return the real images that a set's recipe names, as far as it does."""
-    if (found := synset.recipe.get("data")) is None:
+    if (recipe := synset.recipe.get("data")) is None:
         return DataConfig(dataset=synset.dataset)
-    fields = {key: value for key, value in found.items() if key in DataConfig.model_fields}
+    fields = {key: value for key, value in recipe.items() if key in DataConfig.model_fields}
     return DataConfig.model_validate(recorded(fields))
 
 
@@ -210,15 +212,15 @@ def _reference_rows(synsets: Sequence[SyntheticSet], conditions: Conditions, con
     several = len({key for _, key in sizes}) > 1
     pairs = [(synset, baselines(synset, work, seeds, experts, config.baselines)) for synset in sizes.values()]
     pairs += [(synset, mosaics(synset, work, seeds, config.baselines)) for synset in formations.values()]
-    found = [
+    references = [
         replace(row, name=f"{row.name}, {synset.transform.kind}") if several else row
         for synset, rows in pairs
         for row in rows
     ]
     if epochs := protocol.real_epochs:
         kind = f", {synsets[0].transform.kind}" if several else ""
-        found.append(ScoreRow(f"whole data, {epochs} epoch{'s' * (epochs > 1)}{kind}", "whole", ()))
-    return found
+        references.append(ScoreRow(f"whole data, {epochs} epoch{'s' * (epochs > 1)}{kind}", "whole", ()))
+    return references
 
 
 def selection_of(synset: SyntheticSet) -> str:

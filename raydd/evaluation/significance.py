@@ -102,7 +102,7 @@ def bootstrap(first: Sequence[float], second: Sequence[float], seed: int = 0, dr
         return Difference(difference)
     from scipy import stats
 
-    found = stats.bootstrap(
+    result = stats.bootstrap(
         (first, second),
         lambda a, b, axis: np.mean(a, axis) - np.mean(b, axis),
         n_resamples=draws,
@@ -113,9 +113,9 @@ def bootstrap(first: Sequence[float], second: Sequence[float], seed: int = 0, dr
         random_state=np.random.default_rng(int(torch.randint(2**62, (), generator=generator(seed, "bootstrap")))),
     )
     # Sums of the same values in another order are not equal to the last bit.
-    below, above = ((sign * found.bootstrap_distribution <= 1e-12).sum() for sign in (1, -1))
+    below, above = ((sign * result.bootstrap_distribution <= 1e-12).sum() for sign in (1, -1))
     p = min(1.0, 2 * (1 + int(min(below, above))) / (1 + draws))
-    low, high = found.confidence_interval
+    low, high = result.confidence_interval
     return Difference(difference, float(low), float(high), p)
 
 
@@ -173,13 +173,13 @@ def compare_scores(
     families: dict[tuple[str, str, str], list[Score]] = {}
     for score in scores:
         families.setdefault((score.dataset, score.network, score.protocol), []).append(score)
-    found = []
+    comparisons = []
     for family in families.values():
         pairs = _pairs(family, requested)
         tests = [METHODS[method](first.values, second.values) for first, second, _ in pairs]
         adjusted = holm(test.p for test in tests)
         for (first, second, best), test, p_adjusted in zip(pairs, tests, adjusted, strict=True):
-            found.append(
+            comparisons.append(
                 Comparison(
                     network=first.network,
                     first=first.name,
@@ -191,7 +191,7 @@ def compare_scores(
                     p_adjusted=p_adjusted,
                 )
             )
-    return found
+    return comparisons
 
 
 def _pairs(family: Sequence[Score], requested: Collection[str] | None) -> list[tuple[Score, Score, bool]]:

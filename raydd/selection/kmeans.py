@@ -14,8 +14,8 @@ def centres(points: Tensor, count: int, rng: torch.Generator) -> Tensor:
 
     seed = int(torch.randint(2**31, (), generator=rng))
     with threadpool_limits(1):  # sums depend on the number of threads, which no setting controls
-        found = KMeans(count, n_init=1, random_state=seed).fit(points.double().numpy())
-    return torch.from_numpy(found.cluster_centers_)
+        model = KMeans(count, n_init=1, random_state=seed).fit(points.double().numpy())
+    return torch.from_numpy(model.cluster_centers_)
 
 
 def nearest(middles: Tensor, points: Tensor, each: int = 1) -> Tensor:
