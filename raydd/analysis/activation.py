@@ -28,13 +28,7 @@ WEIGHT_LAYERS = (nn.Conv2d, nn.Linear)
 
 
 class Ratios(NamedTuple):
-    """Shares of a network's hidden neurons, in [0, 1].
-
-    Attributes:
-        image: Neurons that an image activates, mean over the images.
-        whole: Neurons that at least one image activates.
-        neurons: Number of neurons.
-    """
+    """Shares of hidden neurons that an image (mean) and at least one image activate; and the number of neurons."""
 
     image: float
     whole: float
@@ -45,15 +39,8 @@ def activation(paths: Sequence[Path], folder: Path, *, context: AnalysisContext)
     """Return the share of the experts' neurons that synthetic images activate: an image, and the whole set.
 
     An image activates a neuron where ``|dl/dz_u| > mean over the layer's neurons of |dl/dz|``, with l its cross-entropy
-    at the last snapshot; with mean and standard deviation over the experts.
-
-    Args:
-        paths: Files of synthetic sets.
-        folder: A buffer with a snapshot an epoch.
-        context: Device and progress.
-
-    Raises:
-        ValueError: A convexified buffer, or sets that are not of the experts' images.
+    at the last snapshot; with mean and standard deviation over the experts. Arguments and errors are those of
+    `raydd.analysis.features`.
 
     Reference:
         TGDD (Ran et al.), Fig. 4c: "neurons with gradients exceeding layer-wise mean values are considered

@@ -47,14 +47,7 @@ class AnalysisContext:
 
 @dataclass(frozen=True, eq=False)
 class DecodedSet:
-    """A synthetic set as networks see it.
-
-    Attributes:
-        name: Its name in a figure.
-        path: Its file.
-        ipc: Stored images per class.
-        synset: Decoded, (N, C, H, W), on the device.
-    """
+    """A synthetic set as networks see it: decoded on the device, with its name in a figure and its stored ipc."""
 
     name: str
     path: Path
@@ -72,11 +65,7 @@ class DecodedSet:
 
 
 def full_buffer(folder: Path) -> ArrowBuffer:
-    """Open a buffer with a snapshot of every epoch.
-
-    Raises:
-        ValueError: The folder is no buffer, or a convexified one.
-    """
+    """Open a buffer with a snapshot of every epoch; refuse a convexified one."""
     buffer = ArrowBuffer(folder)
     if buffer.kept is not None:
         epochs = ", ".join(map(str, buffer.kept))
@@ -85,12 +74,7 @@ def full_buffer(folder: Path) -> ArrowBuffer:
 
 
 def open_images(buffer: ArrowBuffer, images: Tree, device: torch.device) -> Workspace:
-    """Return the images and the network that a buffer's experts were trained with.
-
-    Args:
-        buffer: The experts.
-        images: ``dataset`` and ``size`` of `DataConfig`, where the buffer's own name is no path to its images.
-        device: Device of the tensors.
+    """Return the images and the network that a buffer's experts were trained with; see `AnalysisContext`.
 
     Raises:
         ValueError: Other images than the buffer's own, or a path that is not named.
@@ -194,14 +178,9 @@ def measure_epochs(
     context: AnalysisContext,
     measure: Callable[[nn.Module], Sequence[float]],
 ) -> Tensor:
-    """Measure each expert after each epoch; returns (S, E, T), float64.
+    """Measure each expert after each epoch, without gradients; returns (S, E, T), float64.
 
-    Args:
-        title: Title of the progress bar.
-        buffer: The experts.
-        epochs: The T epochs.
-        context: Where networks run and progress is printed.
-        measure: Returns a number a set for a network; gradients are off.
+    ``measure`` returns a number a set for a network.
     """
     network, rows = expert_network(buffer, context.device), []
     with context.screen.progress(title, len(buffer.experts) * len(epochs)) as update, torch.no_grad():

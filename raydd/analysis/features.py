@@ -1,5 +1,9 @@
 """Features of synthetic images beside real ones, from the start of the experts' training to its end.
 
+The analyses take files of synthetic sets, a buffer with a snapshot an epoch, some of its epochs, and the number of
+training images per class, at most. They raise ValueError for a convexified buffer, an epoch or expert that it does not
+have, fewer than one image, and sets or images that are not the experts'.
+
 Shapes: `K` classes, `B` batch, `F` features, `N` synthetic images, `E` experts, `T` epochs.
 """
 
@@ -40,17 +44,6 @@ def similarity(
     ``corr(mean psi_t(real of c), mean psi_t(synthetic of c))`` over the F features, mean over the classes c of a set;
     with mean and standard deviation over the experts.
 
-    Args:
-        paths: Files of synthetic sets.
-        folder: A buffer with a snapshot an epoch.
-        epochs: The epochs; none takes every snapshot.
-        images: Number of training images per class, at most.
-        context: Device, progress and real images.
-
-    Raises:
-        ValueError: A convexified buffer, no such epoch, fewer than one image, or sets or images that are not the
-            experts'.
-
     Reference:
         TGDD (Ran et al.), Fig. 4a: "distribution similarity via feature correlations".
 
@@ -81,15 +74,6 @@ def separability(
 
     The class of an image with a soft label is that of its largest logit.
 
-    Args:
-        paths: Files of synthetic sets.
-        folder: A buffer with a snapshot an epoch.
-        epochs: The epochs; none takes every snapshot.
-        context: Device and progress.
-
-    Raises:
-        ValueError: A convexified buffer, no such epoch, or sets that are not of the experts' images.
-
     Reference:
         TGDD (Ran et al.), Fig. 4b: "class separability evaluated by pretrained model accuracy across stages".
     """
@@ -115,18 +99,7 @@ def embedding(
 ) -> Document:
     """Return real and synthetic features of an expert in two dimensions, by t-SNE, at some epochs of its training.
 
-    Args:
-        path: The file of a synthetic set.
-        folder: A buffer with a snapshot an epoch.
-        epochs: The epochs; none takes the first, the middle and the last.
-        images: Number of training images per class, at most.
-        context: Device, progress and real images.
-        expert: Number of the expert.
-        seed: Decides the real images and the embeddings.
-
-    Raises:
-        ValueError: A convexified buffer, no such epoch or expert, fewer than one image, or sets or images that are not
-            the experts'.
+    The default epochs are the first, the middle and the last. ``seed`` decides the real images and the embeddings.
 
     Reference:
         TGDD (Ran et al.), Fig. 2 and 5.
@@ -157,16 +130,7 @@ def embedding(
 
 
 def sample_classes(targets: Tensor, most: int, rng: torch.Generator) -> Tensor:
-    """Return rows of at most ``most`` random images per class, in class order.
-
-    Args:
-        targets: Classes (n,).
-        most: Images per class.
-        rng: The draws.
-
-    Raises:
-        ValueError: ``most`` is under 1.
-    """
+    """Return rows of at most ``most`` random images of each class in targets (n,), in class order."""
     if most < 1:
         raise ValueError(f"--images {most}: give at least one real image a class")
     order = torch.randperm(len(targets), generator=rng)

@@ -86,14 +86,9 @@ def _stored_accuracy(buffer: ArrowBuffer, expert: int) -> list[float]:
 
 
 def accuracy_at(theta: Tensor, network: nn.Module, layout: Layout, train: Feed, validation: Feed) -> float:
-    """Return the accuracy of parameters (P,), a fraction; they stay in the network.
+    """Return the validation accuracy of parameters theta (P,) of a layout, a fraction; they stay in the network.
 
-    Args:
-        theta: Parameters on any device.
-        network: The network, on the device of the images.
-        layout: Layout of theta.
-        train: Training images for BatchNorm's running statistics.
-        validation: Images on which accuracy is measured.
+    Training images give BatchNorm's running statistics.
     """
     network.load_state_dict(split(theta.to(validation.targets.device), layout), strict=False)
     rows = torch.randperm(len(train), generator=generator(0, "statistics"))[:STATISTICS_IMAGES]

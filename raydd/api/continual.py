@@ -80,15 +80,8 @@ RowIndex = Mapping[tuple[int, int, int], int]
 def incremental(matrix: Matrix, classes: int, counts: Collection[int]) -> tuple[Matrix, RowIndex]:
     """Return the trainings of rows on the classes seen so far: each seed is a run with its own class order.
 
-    Runs with other numbers of steps share trainings, since all take the seed's one class order.
-
-    Args:
-        matrix: The rows, each on all classes, and the seeds of the runs.
-        classes: The number of classes.
-        counts: The numbers of classes after which a network is trained.
-
-    Raises:
-        ValueError: A memory would be empty.
+    Runs with other numbers of steps share trainings, since all take the seed's one class order. A network is trained
+    after each number of classes in ``counts``. An empty memory raises ValueError.
     """
     index, rows = dict[tuple[int, int, int], int](), list[ScoreRow]()
     for seed in matrix.seeds:

@@ -139,14 +139,8 @@ def run_matrix(
 ) -> dict[Job, Outcome]:
     """Run the trainings of a matrix on Ray, except those with a cached result; cache each result at once.
 
-    A row that belongs to another one runs once with an earlier row of the same trainings.
-
-    Args:
-        matrix: The trainings.
-        dataset: Their real images.
-        fresh: Run all of them again.
-        where: Workers and cluster.
-        screen: Where progress is printed.
+    A row that belongs to another one runs once with an earlier row of the same trainings. Arguments are those of
+    `evaluate`.
 
     Raises:
         RuntimeError: A training failed; finished ones stay cached, and the same call continues.
@@ -179,7 +173,7 @@ def first_equal_rows(matrix: Matrix, dataset: Dataset) -> list[int]:
 
 def _run(matrix: Matrix, dataset: Dataset, fresh: bool, where: Where, screen: Screen) -> dict[Job, Outcome]:
     from raydd.remote.session import session
-    from raydd.remote.train_matrix import Progress, train_matrix
+    from raydd.remote.train_matrix import MatrixProgress, train_matrix
 
     keys, cache = CacheKeys(matrix, dataset), ResultCache(commit=commit())
     cached = {} if fresh else cached_outcomes(matrix, keys, cache)
@@ -200,7 +194,7 @@ def _run(matrix: Matrix, dataset: Dataset, fresh: bool, where: Where, screen: Sc
     pace = Pace()
     with session(where.address, screen.note), screen.progress("evaluate", remaining) as update:
 
-        def show(step: Progress) -> None:
+        def show(step: MatrixProgress) -> None:
             if step.note:
                 screen.note(step.note)
             update(step.done, left(pace.left(step.done, remaining)) if step.done else "starting workers")
@@ -229,12 +223,7 @@ def inputs_document(synsets: Sequence[Path], config: EvaluateConfig) -> dict[str
 
 
 def report(scores: Sequence[Score], config: EvaluateConfig, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the JSON document of an evaluation.
-
-    Args:
-        scores: The result of `evaluate`.
-        config: Its configuration.
-        inputs: The result of `inputs_document`.
+    """Return the JSON document of scores of `evaluate`, with its configuration and `inputs_document`.
 
     Returns:
         ``scores``; ``comparisons`` of `compare_scores`; ``robust``, of `robust_scores`; ``steps``: for each paper's

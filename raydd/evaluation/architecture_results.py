@@ -49,14 +49,7 @@ def proxy_result(
     """Return how a row's set ranks the architectures of a matrix, and how that agrees with real data.
 
     Accuracies are means over the seeds. With rungs, architectures that passed more of them (mean over the seeds) rank
-    above those that passed fewer, and accuracy decides between equals.
-
-    Args:
-        matrix: The trainings.
-        outcomes: Their results.
-        index: The row.
-        real: The ranking by real data; None omits the comparison.
-        tops: Sizes of the tops.
+    above those that passed fewer, and accuracy decides between equals. Without real data there is no comparison.
 
     Returns:
         ``name``, ``kind``, ``ipc``, ``selection``, ``preprocessing``; ``scores`` (accuracy by architecture) and
@@ -140,11 +133,6 @@ def rank_on(
     ``honest`` ranks on images that the set has not seen, ``paper`` on the test images, and ``unknown`` where the set
     may have learned from the validation images, or may itself have been chosen on test.
 
-    Args:
-        matrix: The trainings.
-        dataset: Its real images.
-        split: The split that ranks.
-
     Returns:
         The matrix with split and selection; the weakest selection of all; and a line for each doubt, naming the set.
     """
@@ -164,13 +152,8 @@ def rank_on(
 def selection_doubt(row: ScoreRow, dataset: Dataset, validation: float) -> str | None:
     """Return why a set may know the images on which architectures are ranked or compared; None if it does not.
 
-    The data set's name and the fraction decide which images are held out, so a set that was made with the same two has
-    seen none of them.
-
-    Args:
-        row: The set.
-        dataset: The real images.
-        validation: Fraction of the training images that is held out.
+    The data set's name and the fraction ``validation`` decide which images are held out, so a set that was made with
+    the same two has seen none of them.
     """
     (synset,) = row.sets
     data = synset.recipe.get("data", {})
@@ -200,10 +183,7 @@ def save_real(real: RealRanking, path: Path, dataset: Dataset) -> Path:
 def read_real(path: Path, names: Sequence[str], dataset: Dataset) -> RealRanking:
     """Read accuracies on real data: JSON of `save_real`, or CSV with the columns architecture and accuracy.
 
-    Args:
-        path: The file; architectures that are not in ``names`` are ignored.
-        names: The architectures that are ranked.
-        dataset: The real images; JSON names its own.
+    Architectures that are not in ``names`` are ignored.
 
     Raises:
         ValueError: In one line: no such file, other images, missing architectures, or values outside [0, 1].

@@ -87,13 +87,8 @@ def mosaics(synset: SyntheticSet, work: Workspace, seeds: range, kinds: Sequence
     """Return mosaics of real images, as many as a set of mosaics stores: rho^2 real images each, one selection a seed.
 
     They are encoded and decoded as the set's own, so that networks see as many images of the same size. Their images
-    are drawn at random, and by k-means up to `MOSAIC_CLUSTERS` clusters per class.
-
-    Args:
-        synset: The set; one without mosaics gives no rows.
-        work: The real images.
-        seeds: Seeds of the networks that will be trained on them.
-        kinds: Names of `CORESETS`; None takes random and kmeans.
+    are drawn at random, and by k-means up to `MOSAIC_CLUSTERS` clusters per class. A set without mosaics gives no rows.
+    Arguments are those of `baselines`.
 
     Raises:
         ValueError: A class has too few training images to fill its mosaics.
@@ -128,15 +123,7 @@ def _as_set(synset: SyntheticSet, images: Tensor, labels: Tensor) -> SyntheticSe
 
 
 def check_kinds(experts: Experts | None, kinds: Sequence[str] | None) -> list[str]:
-    """Return the possible kinds in the order of `CORESETS`, and refuse a named one that lacks experts.
-
-    Args:
-        experts: Trained networks; None where there are none.
-        kinds: Names of `CORESETS`; None takes all that are possible.
-
-    Raises:
-        ValueError: A named kind needs experts.
-    """
+    """Return the possible kinds in the order of `CORESETS` (None: all), and refuse a named one that lacks experts."""
     missing = NEED_EXPERTS if experts is None else frozenset()
     if named := [kind for kind in kinds or () if kind in missing]:
         raise ValueError(f"--baselines {named[0]} asks trained networks about the images; give experts with --buffer")
@@ -202,13 +189,7 @@ def _experts_key(experts: Experts | None) -> dict[str, Any]:
 
 
 def open_experts(folder: Path, data: DataConfig, synsets: Sequence[SyntheticSet], device: str) -> Experts:
-    """Return a buffer's experts, for the selection of real images.
-
-    Args:
-        folder: The buffer.
-        data: The real images.
-        synsets: The sets that are scored beside the selections.
-        device: Where the experts compute.
+    """Return a buffer's experts, which select real images as baselines of sets and compute on a device.
 
     Raises:
         ValueError: No buffer, or one that is damaged, convexified, of other images or of other preprocessing.

@@ -4,7 +4,7 @@ Shapes: `N` images, `K` classes, `C H W` image, `D = C H W` pixels.
 """
 
 from collections.abc import Callable, Iterable
-from functools import cache
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -37,32 +37,28 @@ def check_compatible(sets: Iterable[tuple[str, SyntheticSet]], work: Workspace, 
     Raises:
         ValueError: In one line, naming the set, the data set, and the values of each.
     """
-    dataset = work.dataset
-
-    @cache
-    def mean_image() -> Tensor:
-        return _mean_image(dataset)
-
+    dataset, mean_image = work.dataset, cache(partial(_mean_image, work.dataset))
     for name, synset in sets:
-        _check_shape(name, synset, dataset)
         _check_classes(name, synset, dataset)
         _check_labels(name, synset, dataset)
-        _check_source(name, synset, dataset, named)
+        source = synset.provenance.get("fingerprint")
+        if not named and source not in (None, dataset.fingerprint):
+            raise ValueError(
+                f"{name} was distilled from {synset.dataset} with fingerprint {source!r}, {dataset.name} has "
+                f"{dataset.fingerprint!r}; evaluate sets of one data set at a time, or name --dataset on purpose"
+            )
         _check_images(name, synset, dataset)
         _CHECKS[synset.transform.kind](name, synset, dataset, mean_image)
 
 
-def _check_shape(name: str, synset: SyntheticSet, dataset: Dataset) -> None:
+def _check_classes(name: str, synset: SyntheticSet, dataset: Dataset) -> None:
+    """Require the same image shape, and the same class names in the same order unless one side has plain numbers."""
     shape = (dataset.channels, dataset.size, dataset.size)
     if tuple(synset.images.shape[1:]) != shape or len(synset.classes) != len(dataset.classes):
         raise ValueError(
             f"{name} has images {tuple(synset.images.shape[1:])} of {len(synset.classes)} classes, "
             f"{dataset.name} has {shape} of {len(dataset.classes)}; name its own --dataset"
         )
-
-
-def _check_classes(name: str, synset: SyntheticSet, dataset: Dataset) -> None:
-    """Require the same class names in the same order, unless one side has plain numbers."""
     if any(all(word.isdecimal() for word in classes) for classes in (synset.classes, dataset.classes)):
         return
     for index, (own, wanted) in enumerate(zip(synset.classes, dataset.classes, strict=True)):
@@ -89,15 +85,6 @@ def _check_labels(name: str, synset: SyntheticSet, dataset: Dataset) -> None:
         low, high = int(labels.min()), int(labels.max())
         raise ValueError(
             f"{name} has the labels {low} to {high}, {dataset.name} has the classes 0 to {last}; name its own --dataset"
-        )
-
-
-def _check_source(name: str, synset: SyntheticSet, dataset: Dataset, named: bool) -> None:
-    source = synset.provenance.get("fingerprint")
-    if not named and source not in (None, dataset.fingerprint):
-        raise ValueError(
-            f"{name} was distilled from {synset.dataset} with fingerprint {source!r}, {dataset.name} has "
-            f"{dataset.fingerprint!r}; evaluate sets of one data set at a time, or name --dataset on purpose"
         )
 
 

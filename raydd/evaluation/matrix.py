@@ -33,18 +33,14 @@ class ScoreRow:
 
     Attributes:
         name: The row's name.
-        kind: ``distilled``, a name of `CORESETS`, or ``whole``.
+        kind: See `raydd.data.score_record.Score`, as for ``selection``, ``part``, ``of`` and ``requested``.
         sets: The synthetic set; one a seed where the selection is random; empty for the whole data.
-        selection: How the set was chosen: ``honest`` (never on test), ``paper`` (on test), or ``unknown``.
         split: The split that accuracy is measured on.
         augment: Whether networks are trained with the data's augmentation.
         classes: Only these classes are learned and tested, in this order; None takes all.
         lrs: Learning rates; each network takes the best on the validation split. Empty takes the protocol's. Not for
             the whole data.
         seeds: Only networks with these seeds are trained; None takes all of the matrix.
-        part: The training of a robust score, a name of `raydd.evaluation.robust.TRAININGS`; empty for none.
-        of: The row that this one belongs to; empty for none.
-        requested: Whether the user named this set.
     """
 
     name: str
@@ -74,14 +70,10 @@ class Job(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """The result of a training.
+    """The result of a training: accuracy in [0, 1] and duration.
 
-    Attributes:
-        value: Accuracy, in [0, 1].
-        seconds: Duration.
-        curve: Epoch and accuracy at every rung.
-        stopped: Whether the training was stopped at the last of these.
-        commit: Commit of the source that did it; None where unknown.
+    ``curve`` has epoch and accuracy at every rung, ``stopped`` tells whether the training was stopped at the last of
+    them, and ``commit`` is that of the source; None where unknown.
     """
 
     value: float
@@ -145,12 +137,7 @@ class SetSource(typing.Protocol):
 
 
 class Scorer:
-    """Runs jobs of a matrix, one after another, without Ray.
-
-    Args:
-        matrix: The trainings.
-        sets: Its sets, where they are stored elsewhere; None takes those in its rows.
-    """
+    """Runs jobs of a matrix, one after another, without Ray; ``sets`` replaces the sets in its rows."""
 
     def __init__(self, matrix: Matrix, sets: SetSource | None = None) -> None:
         keep_memory()
@@ -160,12 +147,7 @@ class Scorer:
         self._feeds: dict[tuple[str, str, tuple[int, ...] | None], Feed] = {}
 
     def score(self, job: Job, keep_training: KeepTraining | None = None) -> Outcome:
-        """Run one training; its accuracy does not depend on the worker.
-
-        Args:
-            job: The training.
-            keep_training: Called at every rung of the matrix.
-        """
+        """Run one training, with ``keep_training`` at every rung; its accuracy does not depend on the worker."""
         start, curve = time.perf_counter(), list[tuple[int, float]]()
         stopped = False
 
@@ -230,10 +212,7 @@ class Scorer:
 def restrict_to_classes(synset: SyntheticSet, classes: tuple[int, ...]) -> SyntheticSet:
     """Return the images of some classes, labelled by their index among these; soft labels keep these columns.
 
-    An image belongs to its class, or to that of its largest logit.
-
-    Raises:
-        ValueError: The set has no image of these.
+    An image with soft labels belongs to the class of its largest logit. A set without such images raises ValueError.
     """
     wanted = torch.tensor(classes)
     rows = torch.nonzero(torch.isin(synset.hard_labels, wanted)).flatten()

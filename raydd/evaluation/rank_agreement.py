@@ -37,14 +37,9 @@ DRAWS = 1000
 
 
 def spearman(first: Sequence[Score], second: Sequence[Score]) -> float | None:
-    """Return Spearman's rank correlation, where ties have the average rank.
+    """Return Spearman's rank correlation in [-1, 1] of two scores of each architecture; ties have the average rank.
 
-    Args:
-        first: Scores.
-        second: Scores of the same architectures.
-
-    Returns:
-        In [-1, 1]; None where it is undefined: fewer than two architectures, or a side that is constant.
+    It is None where undefined: fewer than two architectures, or a constant side.
 
     Raises:
         ValueError: Different numbers of scores, tuples of several lengths, or NaN.
@@ -52,11 +47,10 @@ def spearman(first: Sequence[Score], second: Sequence[Score]) -> float | None:
     >>> spearman([0.1, 0.2, 0.3, 0.4], [(0, 0.9), (1, 0.2), (1, 0.4), (1, 0.3)])
     0.8
     """
-    if (ranks := _ranks(first, second)) is None:
-        return None
     from scipy.stats import spearmanr
 
-    return round(float(spearmanr(*ranks).statistic), 12)
+    ranks = _ranks(first, second)
+    return None if ranks is None else round(float(spearmanr(*ranks).statistic), 12)
 
 
 def kendall(first: Sequence[Score], second: Sequence[Score]) -> float | None:
@@ -65,11 +59,10 @@ def kendall(first: Sequence[Score], second: Sequence[Score]) -> float | None:
     >>> kendall([1, 2, 3, 4, 5], [1, 2, 3, 5, 4])
     0.8
     """
-    if (ranks := _ranks(first, second)) is None:
-        return None
     from scipy.stats import kendalltau
 
-    return round(float(kendalltau(*ranks, variant="b").statistic), 12)
+    ranks = _ranks(first, second)
+    return None if ranks is None else round(float(kendalltau(*ranks, variant="b").statistic), 12)
 
 
 def spearman_p(first: Sequence[Score], second: Sequence[Score]) -> float | None:
@@ -77,10 +70,7 @@ def spearman_p(first: Sequence[Score], second: Sequence[Score]) -> float | None:
 
     Up to `EXACT` architectures it is the share of all orders with a correlation at least as far from 0, so at least
     2 / n!. With more it is that of t = r sqrt((n - 2) / (1 - r^2)) with n - 2 degrees of freedom, from scipy, which is
-    accurate from about ten on.
-
-    Returns:
-        In [0, 1]; None where the correlation is undefined, and below three architectures.
+    accurate from about ten on. None where the correlation is undefined, or below three architectures.
     """
     if (ranks := _ranks(first, second)) is None or len(first) < 3:
         return None
@@ -98,10 +88,7 @@ def spearman_interval(
 ) -> tuple[float, float] | None:
     """Return the 95 % percentile interval of `spearman`, with architectures resampled with replacement.
 
-    Resamples where the correlation is undefined do not count.
-
-    Returns:
-        Both ends; None where the correlation is undefined, and below three architectures.
+    Resamples without a correlation do not count. None where the correlation is undefined, or below three architectures.
 
     >>> spearman_interval([1, 2, 3, 4, 5], [1, 2, 3, 4, 5])
     (1.0, 1.0)
@@ -135,44 +122,27 @@ def best(ranking: Ranking, k: int) -> list[str]:
 def top_overlap(proxy: Ranking, truth: Mapping[str, float], k: int) -> float | None:
     """Return the share of the proxy's best k among the truth's best k; None with fewer than k architectures.
 
-    Of ties at the k-th place, those that come first in ``proxy`` count, on both sides.
-
-    Raises:
-        ValueError: Different architectures on both sides.
+    Both sides have the same architectures. Of ties at the k-th place, those that come first in ``proxy`` count.
     """
-    proxy, truth = _aligned(proxy, truth)
+    truth = _aligned(proxy, truth)
     return None if len(proxy) < k else len(set(best(proxy, k)) & set(best(truth, k))) / k
 
 
 def top_spearman(
     proxy: Ranking, truth: Mapping[str, float], k: int, best_by: Literal["proxy", "truth"] = "proxy"
 ) -> float | None:
-    """Return Spearman's correlation of both rankings among the best k architectures.
+    """Return Spearman's correlation of both rankings among the best k architectures by ``best_by``.
 
-    Args:
-        proxy: Scores by the proxy set.
-        truth: Accuracies by real data.
-        k: Number of architectures.
-        best_by: The ranking that decides which are the best. The papers do not say; see the top of this file.
-
-    Returns:
-        In [-1, 1]; None with fewer than k architectures, or where it is undefined.
-
-    Raises:
-        ValueError: Different architectures on both sides.
+    It is in [-1, 1]; None with fewer than k architectures, or where it is undefined. Both sides have the same ones.
     """
-    proxy, truth = _aligned(proxy, truth)
+    truth = _aligned(proxy, truth)
     names = best(proxy if best_by == "proxy" else truth, k) if len(proxy) >= k else []
     return spearman([proxy[name] for name in names], [truth[name] for name in names])
 
 
 def regret(proxy: Ranking, truth: Mapping[str, float], k: int) -> float | None:
-    """Return the best real accuracy less the best among the proxy's best k, in [0, 1]; None with fewer than k.
-
-    Raises:
-        ValueError: Different architectures on both sides.
-    """
-    proxy, truth = _aligned(proxy, truth)
+    """Return the best real accuracy less the best among the proxy's best k, in [0, 1]; None with fewer than k."""
+    truth = _aligned(proxy, truth)
     return None if len(proxy) < k else max(truth.values()) - max(truth[name] for name in best(proxy, k))
 
 
@@ -234,11 +204,11 @@ def _top(proxy: Ranking, truth: Mapping[str, float], k: int) -> dict[str, Any]:
     }
 
 
-def _aligned(proxy: Ranking, truth: Mapping[str, float]) -> tuple[dict[str, Score], dict[str, float]]:
-    """Return both sides in the order of the proxy."""
+def _aligned(proxy: Ranking, truth: Mapping[str, float]) -> dict[str, float]:
+    """Return the truth in the order of the proxy; refuse different architectures."""
     for name in proxy.keys() ^ truth.keys():
         raise ValueError(f"only one ranking has the architecture {name!r}; give both the same ones")
-    return dict(proxy), {name: truth[name] for name in proxy}
+    return {name: truth[name] for name in proxy}
 
 
 def _tuples(scores: Sequence[Score]) -> list[tuple[float, ...]]:

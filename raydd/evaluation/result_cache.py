@@ -80,12 +80,7 @@ class ResultCache:
 
 
 class CacheKeys:
-    """Computes the keys of a matrix's jobs: everything that decides their results.
-
-    Args:
-        matrix: The trainings.
-        dataset: Its real images.
-    """
+    """Computes the keys of a matrix's jobs: everything that decides their results on a data set."""
 
     def __init__(self, matrix: Matrix, dataset: Dataset) -> None:
         self._matrix, self._dataset = matrix, dataset

@@ -60,29 +60,15 @@ Accuracies = Mapping[Training, Mapping[int, float]]
 """By training: the accuracy of each seed."""
 
 
-class Formula(NamedTuple):
-    """One score: a weighted sum of accuracies.
-
-    Attributes:
-        factors: Maps the score's weight in [0, 1] to the factor of each training, by name of `TRAININGS`.
-        normalised: Whether `normalise` maps the sum to [0, 1].
-    """
-
-    factors: Callable[[float], dict[str, float]]
-    normalised: bool
-
-
-SCORES = {
-    "hlr": Formula(lambda _: {"whole_hard": 1.0, "distilled_hard": -1.0}, False),
-    "ior": Formula(lambda _: {"distilled_own": 1.0, "random_own": -1.0}, False),
-    "lrs": Formula(
-        lambda w: {"whole_hard": w - 1, "distilled_hard": 1 - w, "distilled_own": w, "random_own": -w}, True
-    ),
-    "ars": Formula(
-        lambda w: {"distilled_own": w, "random_own": -w, "distilled_plain": 1 - w, "random_plain": w - 1}, True
-    ),
+SCORES: dict[str, Callable[[float], dict[str, float]]] = {
+    "hlr": lambda _: {"whole_hard": 1.0, "distilled_hard": -1.0},
+    "ior": lambda _: {"distilled_own": 1.0, "random_own": -1.0},
+    "lrs": lambda w: {"whole_hard": w - 1, "distilled_hard": 1 - w, "distilled_own": w, "random_own": -w},
+    "ars": lambda w: {"distilled_own": w, "random_own": -w, "distilled_plain": 1 - w, "random_plain": w - 1},
 }
-"""By name: hard label recovery, improvement over random, label-robust score, augmentation-robust score."""
+"""By name: from the weight w, the factor of each training in a weighted sum of accuracies."""
+NORMALISED = {"lrs", "ars"}
+"""Scores whose sum `normalise` maps to [0, 1]."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +131,7 @@ def over_seeds(score: str, accuracies: Accuracies, label_kind: LabelKind, weight
 
     Args:
         score: A name of `SCORES`.
-        accuracies: In [0, 1], of each training that `needed` names, by seed. Equal seeds mean equal initial weights.
+        accuracies: In [0, 1], of each training that `needed` names. Equal seeds mean equal initial weights.
         label_kind: Label kind of the distilled set.
         weight: w of LRS and ARS, in [0, 1].
 
@@ -153,14 +139,14 @@ def over_seeds(score: str, accuracies: Accuracies, label_kind: LabelKind, weight
         ValueError: An unknown score, a training without accuracy, or an accuracy or weight outside [0, 1].
     """
     factors = _merged(_factors(score, weight), accuracies, label_kind)
-    finish: Callable[[float], float] = normalise if SCORES[score].normalised else float
+    finish: Callable[[float], float] = normalise if score in NORMALISED else float
     by_seed = [dict(accuracies[training]) for training in factors]
     if all(values.keys() == by_seed[0].keys() for values in by_seed):
         sums = [_dot(factors.values(), [values[seed] for values in by_seed]) for seed in sorted(by_seed[0])]
         scores = tuple(finish(x) for x in sums)
         return Spread(statistics.fmean(scores), _std(scores), scores, "by seed")
     x = _dot(factors.values(), [statistics.fmean(values.values()) for values in by_seed])
-    slope = math.exp(x) / (math.exp(1) - math.exp(-1)) if SCORES[score].normalised else 1.0
+    slope = math.exp(x) / (math.exp(1) - math.exp(-1)) if score in NORMALISED else 1.0
     stds = [_std(values.values()) for values in by_seed]
     known = [slope * factor * std for factor, std in zip(factors.values(), stds, strict=True) if std is not None]
     return Spread(finish(x), math.hypot(*known) if len(known) == len(stds) else None, (), "of means")
@@ -183,7 +169,7 @@ def _factors(score: str, weight: float) -> dict[str, float]:
     if score not in SCORES:
         raise ValueError(f"unknown score {score!r}; use one of {', '.join(SCORES)}")
     _check("weight", weight)
-    return SCORES[score].factors(weight)
+    return SCORES[score](weight)
 
 
 def _dot(factors: Iterable[float], accuracies: Iterable[float]) -> float:

@@ -142,10 +142,7 @@ def robust_scores(scores: Sequence[Score], names: Sequence[str], weight: float =
         }
         for name in names:
             spread = over_seeds(name, accuracies, kind, weight)
-            means = {
-                part: statistics.fmean(accuracies[resolve(part, kind)].values())
-                for part in SCORES[name].factors(weight)
-            }
+            means = {part: statistics.fmean(accuracies[resolve(part, kind)].values()) for part in SCORES[name](weight)}
             results.append(
                 RobustScore(of=own.of, network=own.network, score=name, **vars(spread), weight=weight, parts=means)
             )

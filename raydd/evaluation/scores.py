@@ -68,13 +68,9 @@ def _score(matrix: Matrix, index: int, network: str, outcomes: Sequence[Outcome]
 def best_of_steps(scores: Sequence[Score], steps: Mapping[str, int]) -> list[Score]:
     """Replace the scores of a run's kept steps by the best on test, which is what papers report.
 
-    Args:
-        scores: One a row and network.
-        steps: The outer step of each kept set's row, by name.
-
-    Returns:
-        The scores. The kept steps of a run and network are one score ``<name>, best of n steps on test``: that of the
-        step with the highest mean (of equal ones, the first), with its ``step`` and the ``steps`` of all.
+    The kept steps of a run and network become one score ``<name>, best of n steps on test``: that of the step with the
+    highest mean (of equal ones, the first), with its ``step`` and the ``steps`` of all. The argument ``steps`` has the
+    outer step of each kept set's row, by name.
     """
     groups: dict[tuple[str, str], list[Score]] = {}
     for score in scores:
@@ -95,11 +91,7 @@ def best_of_steps(scores: Sequence[Score], steps: Mapping[str, int]) -> list[Sco
 
 
 def check_scoring(config: EvaluateConfig) -> None:
-    """Refuse an unknown protocol, network, baseline or robust score, before any work starts.
-
-    Raises:
-        ValueError: Naming it and those that are known.
-    """
+    """Refuse an unknown protocol, network, baseline or robust score, before any work starts."""
     find_protocol(config.protocol)
     for kind in config.baselines or ():
         if kind not in CORESETS:

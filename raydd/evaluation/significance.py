@@ -28,12 +28,7 @@ CHUNK = 2**22  # values drawn at a time
 class Difference:
     """The difference between two samples of accuracies.
 
-    Attributes:
-        difference: The mean of the first less the mean of the second.
-        low: Lower end of the 95 % interval of the difference; None without a test.
-        high: Its upper end.
-        p: Two-sided p value; None without a test.
-        freedom: Degrees of freedom of the t distribution; None for a bootstrap and without a test.
+    The fields are those of `raydd.data.score_record.Comparison`.
     """
 
     difference: float
@@ -48,12 +43,8 @@ def welch(first: Sequence[float], second: Sequence[float]) -> Difference:
 
     There is no test where a side has a single value, whose variance is unknown, or where neither side varies.
 
-    Args:
-        first: Accuracies.
-        second: Accuracies.
-
     Raises:
-        ValueError: A side without values, or a value that is not finite.
+        ValueError: A side without accuracies, or one that is not finite.
 
     Reference:
         Welch, Biometrika 34 (1947), 28-35, as `scipy.stats.ttest_ind` computes it.
@@ -88,7 +79,7 @@ def bootstrap(first: Sequence[float], second: Sequence[float], seed: int = 0, dr
         draws: Number of resamples.
 
     Raises:
-        ValueError: A side without values, or a value that is not finite.
+        ValueError: A side without accuracies, or one that is not finite.
 
     Reference:
         Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapters 13 and 15, as `scipy.stats.bootstrap`

@@ -17,10 +17,7 @@ class Rungs(NamedTuple):
 
     @staticmethod
     def geometric(epochs: int, first: int, reduction: int) -> "Rungs":
-        """Return rungs at first, first * eta, first * eta^2, ... below the last epoch.
-
-        Raises:
-            ValueError: ``first`` is not between 1 and the last epoch, or ``reduction`` is under 2.
+        """Return rungs at first, first * eta, first * eta^2, ... below the last epoch, or raise ValueError.
 
         >>> Rungs.geometric(300, 20, 3).epochs
         (20, 60, 180)
@@ -54,13 +51,9 @@ class SuccessiveHalving:
         self._reached: dict[tuple[Hashable, int], dict[str, tuple[float, bool]]] = {}
 
     def keep_training(self, group: Hashable, epoch: int, name: str, value: float) -> bool:
-        """Record an accuracy at a rung; asking again, after a restart, gives the same answer.
+        """Record a training's accuracy at a rung, and compare it within its group.
 
-        Args:
-            group: Only trainings of one group are compared.
-            epoch: The rung.
-            name: The training.
-            value: Its accuracy.
+        Asking again, after a restart, gives the same answer.
         """
         reached = self._reached.setdefault((group, epoch), {})
         if name not in reached:

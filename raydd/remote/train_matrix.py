@@ -3,7 +3,6 @@
 import signal
 import tempfile
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,12 +25,11 @@ POLL_SECONDS = 0.2
 Store = Callable[[Job, Outcome], None]
 
 
-class Progress(NamedTuple):
-    """Finished trainings, their total number, and seconds since the group was started."""
+class MatrixProgress(NamedTuple):
+    """Finished trainings and their total number."""
 
     done: int
     total: int
-    seconds: float
     note: str = ""
 
 
@@ -114,7 +112,7 @@ def _work(config: dict[str, Any]) -> None:
 def train_matrix(
     matrix: Matrix,
     num_workers: int | None,
-    show: Callable[[Progress], None],
+    show: Callable[[MatrixProgress], None],
     known: Mapping[Job, Outcome] | None = None,
     store: Store | None = None,
 ) -> dict[Job, Outcome]:
@@ -203,12 +201,12 @@ class _ResultPoller:
         fault: Why a result could not be stored; empty while all were.
     """
 
-    def __init__(self, queue: Any, total: int, note: str, show: Callable[[Progress], None], store: Store) -> None:
+    def __init__(self, queue: Any, total: int, note: str, show: Callable[[MatrixProgress], None], store: Store) -> None:
         self._queue, self._total, self._show, self._store = queue, total, show, store
         self._results: dict[Job, Outcome] = {}
         self.fault = ""
-        self._start, self._stop = time.monotonic(), threading.Event()
-        show(Progress(0, total, 0.0, note))
+        self._stop = threading.Event()
+        show(MatrixProgress(0, total, note))
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -229,7 +227,7 @@ class _ResultPoller:
             except OSError as error:  # such as a full disk, which may still have room for another
                 self.fault = self.fault or f"a result cannot be kept: {' '.join(str(error).split())}"
                 self._queue.fail.remote(self.fault)
-        self._show(Progress(len(self._results), self._total, time.monotonic() - self._start))
+        self._show(MatrixProgress(len(self._results), self._total))
         return True
 
     def stop(self) -> dict[Job, Outcome]:

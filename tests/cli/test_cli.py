@@ -399,7 +399,7 @@ def test_evaluate_document(capfd, small_synset, tmp_path, monkeypatch):
 
     def pretend(matrix, num_workers, show, known, keep):
         asked.append(num_workers)
-        show(remote.Progress(0, len(matrix.jobs()), 0.0, "two workers"))
+        show(remote.MatrixProgress(0, len(matrix.jobs()), "two workers"))
         return {job: Outcome(0.5 + 0.1 * job.seed, 1.0) for job in matrix.jobs()}
 
     monkeypatch.setattr(remote, "train_matrix", pretend)
