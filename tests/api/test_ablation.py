@@ -13,6 +13,7 @@ from raydd.api.verbs import Where
 from raydd.config.parsing import build
 from raydd.config.presets import load_preset
 from raydd.config.schema import DistillConfig, EvaluateConfig
+from raydd.data.score_record import Score
 from raydd.data.synset import SyntheticSet
 from raydd.methods import METHODS, complete
 
@@ -103,7 +104,7 @@ def scored(monkeypatch):
         shown = [(name, "distilled", 0.5) for name in names] + [("random, 1 a class", "random", 0.3)]
         shown.append(("whole data", "whole", 0.9))
         return [
-            {"name": name, "kind": kind, "ipc": 1, "mean": mean, "std": 0.1, "values": [mean, mean], **common}
+            Score(name=name, kind=kind, ipc=1, mean=mean, std=0.1, values=(mean, mean), **common)
             for name, kind, mean in shown
         ]
 
