@@ -63,6 +63,7 @@ PARTS = {
     "raydd.models.zoo": ("Network", "build"),
     "raydd.models.classifier": ("Classifier",),
     "raydd.models.spaces": ("Grid", "ConvNetRow", "build", "parse"),
+    "raydd.data.score_record": ("Score", "Comparison", "RobustScore"),
     "raydd.evaluation.protocols": ("Protocol",),
 }
 """By module: the names that the page of parts shows."""

@@ -112,9 +112,6 @@ def rank_architectures(
 def architectures(config: NasConfig) -> tuple[int, dict[str, Row]]:
     """Return the size of the space, and the architectures that are ranked, by name and in its order.
 
-    Raises:
-        ValueError: In one line: no such space, an unreadable file, or a sample larger than the space.
-
     >>> size, rows = architectures(NasConfig(space="nasbench201", cells=1, sample=2))
     >>> size, len(rows), all(name.endswith(" N=1") for name in rows)
     (15625, 2, True)
@@ -172,13 +169,9 @@ def _check_folder(out: Path, config: NasConfig) -> bool:
 
 def _counts(matrix: Matrix) -> str:
     """Return the number of trainings in words."""
-    proxies, seeds = _proxies(matrix), len(matrix.seeds)
+    proxies, seeds = sum(bool(row.sets) for row in matrix.rows), len(matrix.seeds)
     words = f"{proxies} proxy set{'s' * (proxies > 1)}{' and the whole data' * (proxies < len(matrix.rows))}"
     return f"{words}, {seeds} seed{'s' * (seeds > 1)}: {len(matrix.jobs())} trainings"
-
-
-def _proxies(matrix: Matrix) -> int:
-    return sum(bool(row.sets) for row in matrix.rows)
 
 
 def _check_flags(config: NasConfig) -> None:
@@ -241,7 +234,9 @@ def _document(
         "real_label": real and real.label,
         "real_seconds": math.fsum(real.seconds.values()) if real and real.seconds else None,
         "real_seconds_of": real and real.seconds,
-        "proxies": [proxy_result(matrix, outcomes, index, real, tops) for index in range(_proxies(matrix))],
+        "proxies": [
+            proxy_result(matrix, outcomes, index, real, tops) for index, row in enumerate(matrix.rows) if row.sets
+        ],
     }
 
 

@@ -37,14 +37,7 @@ _TITLES = {
 
 
 class Conditions(NamedTuple):
-    """What the rows of an evaluation have in common.
-
-    Attributes:
-        work: The real images.
-        seeds: Seeds of the networks.
-        protocol: How networks are trained.
-        experts: The teachers; None where there are none.
-    """
+    """What the rows of an evaluation have in common: real images, seeds of networks, protocol, and teachers."""
 
     work: Workspace
     seeds: range

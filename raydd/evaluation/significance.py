@@ -26,10 +26,7 @@ CHUNK = 2**22  # values drawn at a time
 
 @dataclass(frozen=True)
 class Difference:
-    """The difference between two samples of accuracies.
-
-    The fields are those of `raydd.data.score_record.Comparison`.
-    """
+    """The difference between two samples of accuracies; see `raydd.data.score_record.Comparison`."""
 
     difference: float
     low: float | None = None

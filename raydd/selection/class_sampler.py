@@ -66,17 +66,13 @@ class Experts:
 Start = Callable[[Dataset, Transform, int, torch.Generator, Experts | None], tuple[Tensor, Tensor]]
 """(dataset, transform, ipc, rng, experts) -> preprocessed images (K ipc, C, H, W) and their labels, in class order.
 
-Labels are classes (K ipc,), or logits (K ipc, K). All that take real images raise ValueError where a class has fewer
-than ``ipc`` training images.
+Labels are classes (K ipc,), or logits (K ipc, K). ValueError is raised where a class has fewer than ``ipc`` training
+images, and where experts are needed and missing.
 """
 
 
 def require_experts(experts: Experts | None, start: str) -> Experts:
-    """Return the experts, for a start that needs them.
-
-    Raises:
-        ValueError: There are none.
-    """
+    """Return the experts, for a start that needs them; raise ValueError without."""
     if experts is None:
         raise ValueError(
             f"{start} asks trained networks about the images, and there are none; "
@@ -94,11 +90,7 @@ def real(
 
 
 def shuffled_classes(dataset: Dataset, ipc: int, rng: torch.Generator) -> list[Tensor]:
-    """Return the training rows of each class, in random order.
-
-    Raises:
-        ValueError: A class has fewer than ``ipc`` training images.
-    """
+    """Return the training rows of each class, in random order; refuse classes of fewer than ``ipc`` images."""
     targets, classes = dataset.train.targets, []
     for label, name in enumerate(dataset.classes):
         members = torch.nonzero(targets == label).flatten()

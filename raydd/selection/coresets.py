@@ -22,10 +22,7 @@ def herding_order(points: Tensor, count: int) -> Tensor:
 
         i_k = argmin_i |mu - (x_{i_1} + ... + x_{i_{k-1}} + x_i) / k|,  mu the mean of all points.
 
-    A pick costs O(n D). Of equally good points the first is taken.
-
-    Raises:
-        ValueError: ``count`` is not between 1 and n.
+    A pick costs O(n D). Of equally good points the first is taken. ``count`` is between 1 and n.
 
     Reference:
         Welling, Herding dynamical weights to learn, ICML 2009; in this form Rebuffi et al. (iCaRL),
@@ -53,10 +50,7 @@ def kcenter_order(points: Tensor, count: int) -> Tensor:
         i_1 = argmin_i |x_i - mu|,  i_k = argmax_i min_{j < k} |x_i - x_{i_j}|,  mu the mean of all points.
 
     The largest distance to a picked point is at most twice that of any other ``count`` points. A pick costs O(n D). Of
-    equally good points the first is taken.
-
-    Raises:
-        ValueError: ``count`` is not between 1 and n.
+    equally good points the first is taken. ``count`` is between 1 and n.
 
     Reference:
         Sener and Savarese, arXiv 1708.00489, algorithm 1.
@@ -160,10 +154,7 @@ def forgetting(
     """Select the images of each class that the experts forgot most often in their training; see `Start`.
 
     Counts of `forgetting_counts` are summed over the experts; equal ones are in random order. Each snapshot of each
-    expert classifies every training image.
-
-    Raises:
-        ValueError: There are no experts, they lack snapshots, or a class has fewer than ``ipc`` training images.
+    expert classifies every training image, so that experts with missing snapshots are refused.
 
     Reference:
         Toneva et al., arXiv 1812.05159.

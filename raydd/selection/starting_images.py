@@ -32,9 +32,6 @@ def correctly_classified(
     Where a class has too few such images, the nearest misses follow, and in their logits the true class takes the
     highest value, so that no label is wrong.
 
-    Raises:
-        ValueError: A class has fewer than ``ipc`` training images, or there are no experts.
-
     Reference:
         Guo et al., arXiv 2310.05773, section 3.2, "mislabeling"; appendix A.2.
     """
@@ -77,9 +74,6 @@ def correctly_classified_mean(
 
     This is the start of DATM's published code, which divides by zero where no expert is correct; here such an image
     keeps the logits of `correctly_classified`.
-
-    Raises:
-        ValueError: A class has fewer than ``ipc`` training images, or there are no experts.
     """
     known = require_experts(experts, "correctly_classified_mean")
     images, first = correctly_classified(dataset, transform, ipc, rng, known)
@@ -93,11 +87,7 @@ def correctly_classified_mean(
 
 
 def clusters_of(ipc: int, clusters: int | None) -> int:
-    """Return the number of clusters per class: as given, or one an image.
-
-    Raises:
-        ValueError: They do not divide ``ipc``.
-    """
+    """Return the number of clusters per class: as given, which must divide ``ipc``, or one an image."""
     if clusters is not None and ipc % clusters:
         raise ValueError(f"clusters {clusters} does not divide ipc {ipc}; use --set clusters with a divisor of it")
     return clusters or ipc
@@ -108,11 +98,8 @@ def representative(
 ) -> tuple[Tensor, Tensor]:
     """Select the images nearest to the centres of each class's clusters in an expert's feature space; see `Start`.
 
-    Each of ``experts.clusters`` clusters per class gives ipc / clusters images; None makes ipc clusters.
-
-    Raises:
-        ValueError: A class has fewer than ``ipc`` training images, ipc is no multiple of ``clusters``, or there are no
-            experts.
+    Each of ``experts.clusters`` clusters per class gives ipc / clusters images, as a whole number; None makes ipc
+    clusters.
 
     Reference:
         Shen et al., arXiv 2310.10541, section IV-C1, and V-A for 10 clusters at ipc 50.
