@@ -28,7 +28,7 @@ from rich.table import Table
 from raydd.config.schema import DataConfig
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import open_workspace
-from raydd.evaluation.matrix import Entry, Job, Matrix, Outcome
+from raydd.evaluation.matrix import Job, Matrix, Outcome, ScoreRow
 from raydd.evaluation.protocols import PROTOCOLS
 from raydd.io.files import write_atomic
 from raydd.io.provenance import commit
@@ -58,7 +58,7 @@ def make_matrix(args: argparse.Namespace) -> Matrix:
     for number in range(args.sets):
         images, labels = INITIAL["real"](work.dataset, work.transform, args.ipc, generator(args.seed, number))
         synset = SyntheticSet(images, labels, torch.tensor(0.01), work.transform, "digits", work.dataset.classes)
-        entries.append(Entry(f"set {number}", "random", (synset,)))
+        entries.append(ScoreRow(f"set {number}", "random", (synset,)))
     networks, protocol = tuple(args.nets.split(",")), PROTOCOLS["mtt"].lasting(args.epochs)
     return Matrix(tuple(entries), networks, range(args.seeds), protocol, DataConfig(), "cpu")
 
@@ -76,7 +76,7 @@ def timed(matrix: Matrix, workers: int) -> Timed:
         began.append(ended[-1] - outcome.seconds)
 
     start = time.monotonic()
-    found = evaluate.run_matrix(matrix, workers, lambda step: notes.append(step.note), None, keep)
+    found = evaluate.train_matrix(matrix, workers, lambda step: notes.append(step.note), None, keep)
     end = time.monotonic()
     if any(notes):
         raise RuntimeError(f"no fair comparison: {next(filter(None, notes))}")
@@ -109,7 +109,7 @@ def summary(runs: dict[int, list[Timed]], short: list[Timed]) -> dict[str, Any]:
 
 def measure(matrix: Matrix, args: argparse.Namespace) -> dict[str, Any]:
     """All runs, on one Ray."""
-    little = replace(matrix, entries=matrix.entries[:1], networks=matrix.networks[:1], seeds=range(2))
+    little = replace(matrix, rows=matrix.rows[:1], networks=matrix.networks[:1], seeds=range(2))
     runs: dict[int, list[Timed]] = {1: [], 2: []}
     short = []
     start = time.monotonic()

@@ -581,29 +581,29 @@ CACHED = (
 
 def make_result(folder: Path) -> None:
     from raydd.evaluation.matrix import Outcome
-    from raydd.evaluation.result_cache import Ledger
+    from raydd.evaluation.result_cache import ResultCache
 
-    Ledger(folder / "scores", "abc").keep({"a": [1, 2]}, Outcome(0.5, 1.5, ((1, 0.25),), False))
+    ResultCache(folder / "scores", "abc").store({"a": [1, 2]}, Outcome(0.5, 1.5, ((1, 0.25),), False))
     (made,) = (folder / "scores").rglob("*.json")
     made.rename(folder / "result.json")
 
 
 def read_result(folder: Path) -> str:
-    from raydd.evaluation.result_cache import Ledger
+    from raydd.evaluation.result_cache import ResultCache
 
-    ledger = Ledger(folder / "scores", "abc")
-    path = ledger._path({"a": [1, 2]})
+    cache = ResultCache(folder / "scores", "abc")
+    path = cache._path({"a": [1, 2]})
     path.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(OSError):
         path.rmdir()
     if not os.path.lexists(folder / "result.json"):
         raise ValueError("result.json is not there: it is made")
     (folder / "result.json").replace(path)
-    found = ledger.find({"a": [1, 2]})
+    found = cache.load({"a": [1, 2]})
     path.replace(folder / "result.json")
     if found is None:
         raise ValueError("result.json is made anew")
-    return same(found.outcome) + same(found.commit)
+    return same(found)
 
 
 def make_coreset(folder: Path) -> None:
@@ -616,9 +616,9 @@ def make_coreset(folder: Path) -> None:
 
 
 def read_coreset(folder: Path) -> str:
-    from raydd.evaluation.baselines import _kept
+    from raydd.evaluation.baselines import _cached
 
-    found = _kept(folder / "coreset.arrow", {"kind": "herding"}, 3)
+    found = _cached(folder / "coreset.arrow", {"kind": "herding"}, 3)
     if found is None:
         raise ValueError("coreset.arrow is made anew")
     return bits(dict(zip(("images", "labels"), found, strict=True)))

@@ -123,7 +123,7 @@ def score_digests(folder: Path) -> dict[str, str]:
     chosen = [folder / "runs" / name / "synset.arrow" for name in ("mtt", "tgdd-mosaic", "datm-scored")]
     config = raydd.EvaluateConfig(networks=("ConvNetW8", "MLP"), seeds=2, epochs=20, real_epochs=1)
     robust = config.model_copy(update={"networks": ("MLP",), "scores": ("lrs",)})
-    scores = [*raydd.evaluate(chosen, config), *raydd.evaluate(chosen[:1], robust)]
+    scores = [score.to_document() for score in [*raydd.evaluate(chosen, config), *raydd.evaluate(chosen[:1], robust)]]
     kept = ("name", "kind", "network", "selection", "ipc", "part", "mean", "std")
     found = {}
     for row in scores:

@@ -30,6 +30,7 @@ from raydd.api.experts import train_experts
 from raydd.config.parsing import build, dump, merge
 from raydd.config.presets import load_preset
 from raydd.config.schema import DistillConfig, EvaluateConfig, ExpertsConfig
+from raydd.data.score_record import Score
 from raydd.data.synset import SyntheticSet
 from raydd.io.provenance import commit
 from raydd.methods import METHODS, complete
@@ -91,19 +92,19 @@ def told(config: DistillConfig) -> dict[str, Any]:
     return tree
 
 
-def table(scores: list[dict[str, Any]]) -> str:
+def table(scores: list[Score]) -> str:
     """Scores as Markdown: a row a set, a column an ipc, per cent."""
-    cells = {(score["name"].split(",")[0], score["ipc"]): score for score in scores if score["ipc"] is not None}
+    cells = {(score.name.split(",")[0], score.ipc): score for score in scores if score.ipc is not None}
     names, ipcs = list(dict.fromkeys(name for name, _ in cells)), sorted({ipc for _, ipc in cells})
     lines = ["| | " + " | ".join(f"ipc {ipc:g}" for ipc in ipcs) + " |", "|---|" + "---|" * len(ipcs)]
     for name in names:
         row = (cells.get((name, ipc)) for ipc in ipcs)
-        shown = ("" if s is None else f"{100 * s['mean']:.1f} ± {100 * s['std']:.1f}" for s in row)
+        shown = ("" if s is None else f"{100 * s.mean:.1f} ± {100 * s.std:.1f}" for s in row)
         lines.append(f"| {name} | " + " | ".join(shown) + " |")
     lines += [
-        f"| {s['name']} | " + " | ".join([f"{100 * s['mean']:.1f} ± {100 * s['std']:.1f}"] * len(ipcs)) + " |"
+        f"| {s.name} | " + " | ".join([f"{100 * s.mean:.1f} ± {100 * s.std:.1f}"] * len(ipcs)) + " |"
         for s in scores
-        if s["ipc"] is None
+        if s.ipc is None
     ]
     return "\n".join(lines)
 
@@ -152,7 +153,7 @@ def main() -> None:
         "versions": {package: version(package) for package in ("raydd", "ray", "torch")},
         "minutes": round((time.monotonic() - start) / 60, 1),
         "settings": {f"{method}-ipc{ipc}": told(configs[method, ipc]) for method, ipc in cells},
-        "scores": scores,
+        "scores": [score.to_document() for score in scores],
     }
     if options.write:
         target = Path(__file__).with_name(f"{options.table}-{name}.json")

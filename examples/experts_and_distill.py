@@ -25,7 +25,7 @@ def main(out: str = "runs/example-distill", smoke: bool = False) -> None:
 
     scoring = raydd.EvaluateConfig(seeds=2 if smoke else 5, epochs=20 if smoke else 300, real_epochs=0)
     for score in raydd.evaluate([synset], scoring, names=["MTT"]):
-        print(f"{score['name']:28} {100 * score['mean']:.1f} ± {100 * score['std']:.1f} %")
+        print(f"{score.name:28} {100 * score.mean:.1f} ± {100 * score.std:.1f} %")
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def main(out: str = "runs/example-other", smoke: bool = False) -> None:
         baselines=("random",),
     )
     for score in raydd.evaluate([read.synset], scoring, names=["theirs"]):
-        print(f"{score['name']:24} {score['network']:12} {100 * score['mean']:.1f} ± {100 * score['std']:.1f} %")
+        print(f"{score.name:24} {score.network:12} {100 * score.mean:.1f} ± {100 * score.std:.1f} %")
 
     for layout in ("dc", "ddranking", "hf"):
         written = raydd.write_synset(read.synset, Path(out) / layout, layout)

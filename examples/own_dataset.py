@@ -56,7 +56,7 @@ def main(out: str = "runs/example-dataset", smoke: bool = False) -> None:
         seeds=2 if smoke else 5, epochs=10 if smoke else 200, real_epochs=2 if smoke else 20, baselines=baselines
     )
     for score in raydd.evaluate([synset], scoring, names=["DM"]):
-        print(f"{score['name']:28} {100 * score['mean']:.1f} ± {100 * score['std']:.1f} %")
+        print(f"{score.name:28} {100 * score.mean:.1f} ± {100 * score.std:.1f} %")
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def main(out: str = "runs/example-method", smoke: bool = False) -> None:
 
     scoring = raydd.EvaluateConfig(seeds=2 if smoke else 5, epochs=10 if smoke else 200, real_epochs=0)
     for score in raydd.evaluate(sets, scoring, names=["dm", "spread"]):
-        print(f"{score['name']:28} {100 * score['mean']:.1f} ± {100 * score['std']:.1f} %")
+        print(f"{score.name:28} {100 * score.mean:.1f} ± {100 * score.std:.1f} %")
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def main(out: Path) -> float:
     synset.save(out / "synset.arrow")
     shape: tuple[int, ...] = raydd.SyntheticSet.load(out / "synset.arrow").images.shape
     scores = raydd.evaluate([synset, out / "run"], raydd.EvaluateConfig(networks=("MLP",), seeds=2), names=["a", "b"])
-    accuracy: float = scores[0]["mean"]
+    accuracy: float = scores[0].mean
     space: raydd.Space = raydd.load_space("datm_digits")
     found = raydd.tune(space, out / "tune", num_samples=2, time_budget=60.0, where=where)
     best = found.best

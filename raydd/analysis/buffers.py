@@ -1,4 +1,4 @@
-"""Experts of buffers: how smooth and how accurate they are, and what they take on disk.
+"""Smoothness, accuracy and size on disk of a buffer's experts.
 
 Shapes: `E` experts, `K` the last epoch, `T` kept snapshots, `L` parameter tensors.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from raydd.analysis.document import Document, names_of, plain
+from raydd.analysis.document import Document, finite_or_none, folder_names
 from raydd.buffer.arrow_buffer import ArrowBuffer, create_buffer, expert_path, refresh_manifest
 from raydd.buffer.convexified import convexify
 
@@ -20,20 +20,20 @@ SPLIT = "validation"
 
 
 def experts(folders: Sequence[Path]) -> Document:
-    """How smooth each buffer's experts are, and how accurate.
+    """Return the smoothness and the accuracy of each buffer's experts.
 
-    ``Avg_Var = E_t |theta_t - theta_{t-1}|_2^2`` over the epochs t = 1..K of an expert, from the lengths
-    that the buffer stores. Standard deviations are those over the experts (ddof 0), as in `describe`.
+    ``Avg_Var = E_t |theta_t - theta_{t-1}|_2^2`` over the epochs t = 1..K of an expert, from the norms that the buffer
+    stores. Standard deviations are over the experts (ddof 0).
 
     Reference:
         Shen et al., arXiv 2310.10541 (AST), Fig. 9 and Table VII.
 
     Differs:
-        The paper speaks of two consecutive iterations; snapshots, its own too, are an epoch apart.
+        The paper names two consecutive iterations; snapshots, its own too, are an epoch apart.
     """
-    named = zip(folders, names_of(folders), strict=True)
-    found = [_expert_numbers(ArrowBuffer(folder), name) for folder, name in named]
-    return {"analysis": "experts", "split": SPLIT, "buffers": found}
+    named = zip(folders, folder_names(folders), strict=True)
+    numbers = [_expert_numbers(ArrowBuffer(folder), name) for folder, name in named]
+    return {"analysis": "experts", "split": SPLIT, "buffers": numbers}
 
 
 def _expert_numbers(buffer: ArrowBuffer, name: str) -> Document:
@@ -58,31 +58,32 @@ def _expert_numbers(buffer: ArrowBuffer, name: str) -> Document:
 
 
 def spread(values: Tensor) -> Document:
-    """Mean and standard deviation (ddof 0) over the first dimension, as plain numbers."""
-    return {"mean": plain(values.mean(dim=0).tolist()), "std": plain(values.std(dim=0, correction=0).tolist())}
+    """Return mean and standard deviation (ddof 0) over the first dimension, as plain numbers."""
+    std = values.std(dim=0, correction=0)
+    return {"mean": finite_or_none(values.mean(dim=0).tolist()), "std": finite_or_none(std.tolist())}
 
 
 def storage(folders: Sequence[Path], waypoints: tuple[int, ...] = ()) -> Document:
-    """What an expert takes on disk, and what it takes convexified; the file itself is written to find out.
+    """Return the size on disk of an expert, full and convexified; a convexified file is written to measure it.
 
-    Experts of one buffer are of one shape, so the first stands for all.
+    Experts of one buffer have one shape, so the first is measured.
 
     Args:
         folders: Buffers, full or convexified.
-        waypoints: The epochs, beside the first and the last, that a full buffer's convexified form keeps.
+        waypoints: Epochs that a full buffer's convexified form keeps, beside the first and the last.
 
     Reference:
         Zhong et al., arXiv 2406.19827 (MCT), section 4.3 and Fig. 3c.
     """
-    named = zip(folders, names_of(folders), strict=True)
-    found = [{"name": name} | _storage_numbers(ArrowBuffer(folder), waypoints) for folder, name in named]
-    return {"analysis": "storage", "waypoints": list(waypoints), "buffers": found}
+    named = zip(folders, folder_names(folders), strict=True)
+    numbers = [{"name": name} | _storage_numbers(ArrowBuffer(folder), waypoints) for folder, name in named]
+    return {"analysis": "storage", "waypoints": list(waypoints), "buffers": numbers}
 
 
 def _storage_numbers(buffer: ArrowBuffer, waypoints: tuple[int, ...]) -> Document:
-    here = expert_path(buffer.folder, buffer.experts[0]).stat().st_size
-    full = here if buffer.kept is None else None
-    convexified = here if full is None else _convexified_bytes(buffer, waypoints)
+    size = expert_path(buffer.folder, buffer.experts[0]).stat().st_size
+    full = size if buffer.kept is None else None
+    convexified = size if full is None else _convexified_bytes(buffer, waypoints)
     return {
         "folder": str(buffer.folder),
         "network": buffer.spec.network,

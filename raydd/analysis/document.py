@@ -1,4 +1,4 @@
-"""Plain numbers and names of a document, and where its two files go."""
+"""Numbers and names of an analysis document, and the paths of its two files."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -15,21 +15,21 @@ if TYPE_CHECKING:
 Document = dict[str, Any]
 
 
-def plain(value: Any) -> Any:
-    """Infinities and NaN, which JSON does not have, as None."""
+def finite_or_none(value: Any) -> Any:
+    """Replace infinities and NaN, which JSON does not have, by None."""
     if isinstance(value, list):
-        return [plain(item) for item in value]
+        return [finite_or_none(item) for item in value]
     return value if math.isfinite(value) else None
 
 
-def names_of(folders: Sequence[Path]) -> list[str]:
-    """What folders are called in a legend: their last part, or the whole path where two would be the same."""
+def folder_names(folders: Sequence[Path]) -> list[str]:
+    """Return names of folders for a legend: their last part, or the whole path where two would be equal."""
     last = [folder.absolute().name for folder in folders]
     return [name if last.count(name) == 1 else str(folder) for name, folder in zip(last, folders, strict=True)]
 
 
 def default_out(folders: Sequence[Path], analysis: str) -> Path:
-    """Where a figure goes: beside the one folder it is of, or here when it is of several."""
+    """Return the path of a figure: beside its one folder, or in the current folder for several."""
     if len(folders) != 1:
         return Path(f"{analysis}.png")
     folder = folders[0] if folders[0].name not in ("", "..") else folders[0].resolve()
@@ -37,11 +37,7 @@ def default_out(folders: Sequence[Path], analysis: str) -> Path:
 
 
 def check_out(out: Path, analysis: str) -> None:
-    """Refuse a place where the two files of an analysis cannot go, before anything is computed.
-
-    Raises:
-        ValueError: Not a PNG's name, or numbers would replace a JSON file of something else.
-    """
+    """Refuse a path that is no PNG, or whose numbers would replace another JSON file, before anything is computed."""
     if out.suffix != ".png":
         raise ValueError(f"--out {out}: figures are PNG; use {out.with_suffix('.png')}, or a folder that exists")
     path = out.with_suffix(".json")
@@ -54,20 +50,16 @@ def check_out(out: Path, analysis: str) -> None:
 
 
 def check_folder(out: Path) -> None:
-    """Refuse a folder that cannot be made, before anything is computed.
-
-    Raises:
-        ValueError: It, or what it would lie in, is a file.
-    """
-    there = next(place for place in (out, *out.absolute().parents) if place.exists())
-    if not there.is_dir():
+    """Refuse a folder that cannot be made because it, or a parent, is a file; before anything is computed."""
+    existing = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not existing.is_dir():
         raise ValueError(
-            f"--out {out} cannot be written: {there} is a file, and a folder is needed; name another --out"
+            f"--out {out} cannot be written: {existing} is a file, and a folder is needed; name another --out"
         )
 
 
 def save(numbers: Document, draw: Callable[[Document], "Figure"], out: Path) -> dict[str, str]:
-    """Write a document and its figure; returns what was written."""
+    """Write a document and its figure; return their paths."""
     path = out.with_suffix(".json")
     write_document(path, numbers)
     return {"figure": str(save_figure(draw(numbers), out)), "numbers": str(path)}

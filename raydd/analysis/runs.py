@@ -1,11 +1,11 @@
-"""What runs wrote down while distilling: matching losses, labels, memory."""
+"""Logs of distillation runs: matching losses, soft labels and memory."""
 
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from raydd.analysis.document import Document, names_of
+from raydd.analysis.document import Document, folder_names
 from raydd.distillation.checkpoint import AGAIN, LOGS
 from raydd.io.document import read_log
 
@@ -14,7 +14,7 @@ REMEDY = {"probe.jsonl": "distill it with --set probe_every=10", "memory.jsonl":
 
 
 def matching(run: Path) -> Document:
-    """The matching loss that a run measured at every start epoch, over its outer steps.
+    """Return the matching loss of a run at every start epoch, over its outer steps.
 
     Reference:
         Guo et al., arXiv 2310.05773 (DATM), Fig. 10.
@@ -25,7 +25,7 @@ def matching(run: Path) -> Document:
         raise ValueError(f"{run / 'probe.jsonl'} has {widths} start epochs; distill the run again")
     return {
         "analysis": "matching",
-        "name": names_of([run])[0],
+        "name": folder_names([run])[0],
         "folder": str(run),
         "start_epochs": list(range(widths[0])),
         "steps": list(records),
@@ -38,7 +38,7 @@ def _losses(record: Document) -> list[float | None]:
 
 
 def labels(runs: Sequence[Path]) -> Document:
-    """The spread of each run's soft labels over its outer steps.
+    """Return the spread of each run's soft labels over its outer steps.
 
     Reference:
         Guo et al., arXiv 2310.05773 (DATM), Fig. 6: the standard deviation over the classes of
@@ -47,42 +47,42 @@ def labels(runs: Sequence[Path]) -> Document:
     Raises:
         ValueError: A run has hard labels.
     """
-    found = []
-    for run, name in zip(runs, names_of(runs), strict=True):
+    numbers = []
+    for run, name in zip(runs, folder_names(runs), strict=True):
         records = _records(run, "probe.jsonl", lambda record: _reading(record["label_std"]))
         if all(value is None for value in records.values()):
             raise ValueError(f"{run} has hard labels, which have no spread; give runs whose method has soft ones")
-        found.append({"name": name, "folder": str(run), "steps": list(records), "label_std": list(records.values())})
-    return {"analysis": "labels", "runs": found}
+        numbers.append({"name": name, "folder": str(run), "steps": list(records), "label_std": list(records.values())})
+    return {"analysis": "labels", "runs": numbers}
 
 
 def memory(runs: Sequence[Path]) -> Document:
-    """The memory of each run's process, and the most its tensors took on a device so far, by outer step, in MB.
+    """Return the memory of each run's process and its peak device memory, by outer step, in MB.
 
     Reference:
         Cao et al. (DPD), Fig. 2.
     """
-    found = []
-    for run, name in zip(runs, names_of(runs), strict=True):
+    numbers = []
+    for run, name in zip(runs, folder_names(runs), strict=True):
         records = _records(run, "memory.jsonl", lambda record: [_reading(record[key]) for key in MEMORY])
         columns = dict(zip(MEMORY, map(list, zip(*records.values(), strict=True)), strict=True))
-        found.append({"name": name, "folder": str(run), "steps": list(records)} | columns)
-    return {"analysis": "memory", "runs": found}
+        numbers.append({"name": name, "folder": str(run), "steps": list(records)} | columns)
+    return {"analysis": "memory", "runs": numbers}
 
 
 def _records(run: Path, name: str, read: Callable[[Document], Any]) -> dict[int, Any]:
-    """What ``read`` finds in each line of a run's file, by outer step; a step that was repeated counts once."""
+    """Return ``read`` of each record in a run's file, by outer step; the last record of a repeated step counts."""
     path = run / name
     if not path.exists():
-        what = f"has no {name}" if run.is_dir() else "does not exist"
-        raise ValueError(f"{run} {what}; give a run folder of `raydd distill`, or {REMEDY[name]}")
+        problem = f"has no {name}" if run.is_dir() else "does not exist"
+        raise ValueError(f"{run} {problem}; give a run folder of `raydd distill`, or {REMEDY[name]}")
     records = read_log(path, LOGS[name], AGAIN)
-    found = {record["step"]: read(record) for record in records}
-    if not found:
+    by_step = {record["step"]: read(record) for record in records}
+    if not by_step:
         raise ValueError(f"{path} is empty; let the run go on to its first measure")
-    return dict(sorted(found.items()))
+    return dict(sorted(by_step.items()))
 
 
 def _reading(value: Any) -> float | None:
-    """A number of a record; None where it was not measured, or is infinite or NaN."""
+    """Return a number of a record; None where it was not measured, or is infinite or NaN."""
     return None if value is None or not math.isfinite(float(value)) else float(value)

@@ -1,8 +1,7 @@
-"""What each part of a method brings: the same run with parts left out, every row scored alike."""
+"""Ablation of a method: the same run with parts left out, and every row scored alike."""
 
 import re
 from pathlib import Path
-from typing import Any
 
 from raydd.analysis.document import check_folder, save
 from raydd.api.distill import distill
@@ -11,6 +10,7 @@ from raydd.api.experts import check_buffer
 from raydd.config.parsing import build
 from raydd.config.placement import HERE, Where, check_workers
 from raydd.config.schema import DistillConfig, EvaluateConfig
+from raydd.data.score_record import Score
 from raydd.evaluation.scores import check_scoring
 from raydd.figures.bars import draw_ablation
 from raydd.io.console import Screen
@@ -23,22 +23,22 @@ ABLATIONS = {name: method.ablation for name, method in METHODS.items() if method
 
 
 def rows(config: DistillConfig) -> dict[str, DistillConfig]:
-    """By name: the settings of each row of a method's ablation.
+    """Return the settings of each row of a method's ablation, by name.
 
-    A row that adds nothing, since the settings switch its part off, is left out.
+    A row equal to an earlier one is left out: the settings switch its part off.
 
     Raises:
-        ValueError: There is no ablation of the method.
+        ValueError: The method has no ablation.
     """
     if config.method not in ABLATIONS:
         raise ValueError(f"--method {config.method}: no ablation is known; use one of {', '.join(ABLATIONS)}")
-    table: dict[str, DistillConfig] = {}
-    whole = complete(config).model_dump(exclude_unset=True)
+    distinct: dict[str, DistillConfig] = {}
+    given = complete(config).model_dump(exclude_unset=True)
     for name, part in ABLATIONS[config.method].items():
-        row = build(DistillConfig, whole, part)
-        if row not in table.values():
-            table[name] = row
-    return table
+        row = build(DistillConfig, given, part)
+        if row not in distinct.values():
+            distinct[name] = row
+    return distinct
 
 
 def ablate(
@@ -49,24 +49,24 @@ def ablate(
     buffer: Path | str | None = None,
     where: Where = HERE,
     screen: Screen | None = None,
-) -> list[dict[str, Any]]:
+) -> list[Score]:
     """Distill a method's rows of `ABLATIONS`, score them in one evaluation, and draw them.
 
-    The same call goes on where it was stopped.
+    The same call continues where it stopped.
 
     Args:
         config: The whole method.
-        out: A folder; each row's run is one below it; ``ablation.json`` and ``ablation.png`` are written there.
+        out: A folder for the rows' runs, ``ablation.json`` and ``ablation.png``.
         evaluation: Networks, seeds, protocol.
         buffer: The experts of all rows; None uses the cache's.
         where: Workers, cluster and device.
-        screen: Where progress is told.
+        screen: Where progress is printed.
 
     Returns:
-        The records of `raydd.evaluate`, the rows' named as in `ABLATIONS`.
+        The scores of `raydd.evaluate`; the rows are named as in `ABLATIONS`.
 
     Raises:
-        ValueError: There is no ablation of the method, a row cannot run, or was started with other settings.
+        ValueError: The method has no ablation, or a row cannot run or was started with other settings.
     """
     screen, out = screen or Screen(), Path(out)
     check_scoring(evaluation)
@@ -79,22 +79,12 @@ def ablate(
             check_settings(row)
     check_folder(out)
     with alone(out, "raydd ablate", screen.note):
-        return _ablate(config, out, evaluation, buffer, where, screen)
-
-
-def _ablate(
-    config: DistillConfig,
-    out: Path,
-    evaluation: EvaluateConfig,
-    buffer: Path | str | None,
-    where: Where,
-    screen: Screen,
-) -> list[dict[str, Any]]:
-    sets = {}
-    for name, row in rows(config).items():
-        folder = out / re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-        screen.note(f"{name}: {folder}")
-        sets[name] = distill(row, folder, buffer=buffer, resume=True, where=where, screen=screen)
-    scores = evaluate([*sets.values()], evaluation, names=[*sets], where=where, screen=screen)
-    save({"analysis": "ablation", "method": config.method, "scores": scores}, draw_ablation, out / "ablation.png")
-    return scores
+        sets = {}
+        for name, row in rows(config).items():
+            folder = out / re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+            screen.note(f"{name}: {folder}")
+            sets[name] = distill(row, folder, buffer=buffer, resume=True, where=where, screen=screen)
+        scores = evaluate([*sets.values()], evaluation, names=[*sets], where=where, screen=screen)
+        records = [score.to_document() for score in scores]
+        save({"analysis": "ablation", "method": config.method, "scores": records}, draw_ablation, out / "ablation.png")
+        return scores

@@ -1,12 +1,12 @@
-"""Architecture search by proxy: how well training on a small set ranks architectures, against training on real data.
+"""Architecture search by proxy: how well training on a small set ranks architectures, compared with real data.
 
 Shapes: none; accuracies are fractions.
 
 Reference: arXiv 2006.05929, section 4.3, and Cao et al. (DPD), section 4.5: the architectures of a space are trained on
-a synthetic set, and their ranking is held against that by training on all images.
+a synthetic set, and their ranking is compared with that by training on all images.
 
 Differs: the papers rank on the test images, which then choose the architecture. Here the proxy ranks on the validation
-split, and the test images only say what the choice is worth, unless ``split`` asks for the papers' way.
+split, and the test images only measure the choice, unless ``split`` is ``test``.
 """
 
 import difflib
@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from raydd.analysis.document import Document, check_out, save
-from raydd.api.evaluate import do_matrix
+from raydd.api.evaluate import run_matrix
 from raydd.config.nas import NasConfig
 from raydd.config.placement import HERE, Where, check_workers
 from raydd.config.schema import EvaluateConfig
@@ -24,13 +24,13 @@ from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import Workspace, resolve_device
 from raydd.evaluation.architecture_results import (
     Outcomes,
-    Real,
-    counted,
-    judged,
-    proxy_of,
+    RealRanking,
+    epochs_text,
+    proxy_result,
+    rank_on,
     read_real,
+    real_ranking,
     save_real,
-    trained,
 )
 from raydd.evaluation.matrix import Matrix
 from raydd.evaluation.scores import plan
@@ -45,7 +45,7 @@ from raydd.io.safe_yaml import parse_yaml
 from raydd.models.spaces import SPACES, ConvNetRow, Row, load_rows, nasbench201, sample
 from raydd.numerics.rng import generator
 from raydd.selection.coresets import CORESETS
-from raydd.selection.starting_images import ASKS_EXPERTS
+from raydd.selection.starting_images import NEED_EXPERTS
 
 SEARCH = NasConfig()
 
@@ -62,24 +62,23 @@ def rank_architectures(
 ) -> Document:
     """Train architectures on proxy sets and on real data, and compare the rankings.
 
-    Trainings are kept in the cache: the same call goes on where it was stopped, and other proxy sets find the ranking
-    by real data there.
+    Results are cached: the same call continues where it stopped, and other proxy sets reuse the ranking by real data.
 
     Args:
         synsets: The proxy sets.
         config: Architectures, protocol, real ranking.
-        out: A folder for ``nas.json``, ``ranking.csv``, ``nas.png``, and ``real.json`` where it was trained here.
-        names: What the sets are called; None takes method and images a class.
-        fresh: Do every training anew.
+        out: A folder for ``nas.json``, ``ranking.csv``, ``nas.png``, and ``real.json`` if it is trained here.
+        names: Names of the sets; None takes method and images per class.
+        fresh: Run every training again.
         where: Workers, cluster and device.
-        screen: Where progress is told.
+        screen: Where progress is printed.
 
     Returns:
-        What ``nas.json`` holds, as docs/nas.md describes it.
+        The contents of ``nas.json``; see docs/nas.md.
 
     Raises:
         ValueError: In one line, before anything is trained: what is unknown, does not fit, or is missing.
-        RuntimeError: A training failed; those that are finished are kept.
+        RuntimeError: A training failed; finished ones stay cached.
 
     Example: examples/rank_architectures.py (it starts a Ray).
     """
@@ -90,7 +89,7 @@ def rank_architectures(
         space, rows = architectures(config)
         _check_flags(config)
         matrix, work = _plan(synsets, names, config, rows, resolve_device(where.device).type)
-        matrix, selection, doubts = judged(matrix, work.dataset, config.split)
+        matrix, selection, doubts = rank_on(matrix, work.dataset, config.split)
         real = None if config.real in (None, "none") else read_real(Path(config.real), list(rows), work.dataset)
         again = _check_folder(out, config)
         screen.note(f"{_title(config)}: {len(rows)} of {space} architectures; {_counts(matrix)}")
@@ -98,23 +97,20 @@ def rank_architectures(
             screen.note("--split test: the proxy sets rank on the test images, as in papers; the choice has seen them")
         for doubt in doubts:
             screen.note(doubt)
-        outcomes = do_matrix(matrix, work.dataset, fresh=fresh, where=where, screen=screen)
+        outcomes = run_matrix(matrix, work.dataset, fresh=fresh, where=where, screen=screen)
         if config.real is None:
-            real = trained(matrix, outcomes)
+            real = real_ranking(matrix, outcomes)
         document = _document(config, matrix, outcomes, real, (space, _epochs(matrix, work))) | {"selection": selection}
-        _write(document, rows, out)  # first: it is what says that the folder's files are of this analysis
+        _write(document, rows, out)  # first: it marks the folder's files as of this analysis
         if config.real is None and real is not None:
             save_real(real, out / "real.json", work.dataset)
         elif config.real == "none" and again:
-            (out / "real.json").unlink(missing_ok=True)  # of an earlier call
+            (out / "real.json").unlink(missing_ok=True)  # an earlier call's
         return document
 
 
 def architectures(config: NasConfig) -> tuple[int, dict[str, Row]]:
-    """How many rows the space has, and those that are ranked, by name and in its order.
-
-    Raises:
-        ValueError: In one line: no such space, an unreadable file, or a sample of more rows than there are.
+    """Return the size of the space, and the architectures that are ranked, by name and in its order.
 
     >>> size, rows = architectures(NasConfig(space="nasbench201", cells=1, sample=2))
     >>> size, len(rows), all(name.endswith(" N=1") for name in rows)
@@ -139,33 +135,29 @@ def architectures(config: NasConfig) -> tuple[int, dict[str, Row]]:
 def _plan(
     synsets: Sequence[SyntheticSet], names: Sequence[str] | None, config: NasConfig, rows: dict[str, Row], device: str
 ) -> tuple[Matrix, Workspace]:
-    """The trainings: every architecture on each proxy set, and on the whole data where that is asked for."""
+    """Return the trainings: every architecture on each proxy set, and on the whole data if its ranking is trained."""
     if config.real is not None and config.real_epochs is not None:
         raise ValueError(
             f"--real-epochs {config.real_epochs}: with --real {config.real} nothing is trained on real data"
         )
-    for kind in ASKS_EXPERTS.intersection(config.baselines):
-        known = ", ".join(name for name in CORESETS if name not in ASKS_EXPERTS)
+    for kind in NEED_EXPERTS.intersection(config.baselines):
+        known = ", ".join(name for name in CORESETS if name not in NEED_EXPERTS)
         raise ValueError(f"--baselines {kind} needs experts; use some of {known}, or none")
-    asked = config.model_dump(include={"dataset", "seeds", "seed", "protocol", "epochs", "baselines"})
+    given = config.model_dump(include={"dataset", "seeds", "seed", "protocol", "epochs", "baselines"})
     budget = config.real_epochs if config.real is None else 0
-    # Any data set fits an MLP; it only stands in for the architectures.
-    scoring = EvaluateConfig(**asked, networks=("MLP",), real_epochs=budget)
+    # Any data set fits an MLP; it is a placeholder for the architectures.
+    scoring = EvaluateConfig(**given, networks=("MLP",), real_epochs=budget)
     matrix, work = plan(synsets, names, scoring, device)
     if config.real is None and not matrix.protocol.real_epochs:
         raise ValueError(f"protocol {config.protocol} has no epochs on real data; give --real-epochs, or --real none")
     if config.split == "validation" and not len(work.dataset.validation):
         raise ValueError(f"the validation split of {work.dataset.name} is empty: rank with --split test")
     rungs = _rungs(config, _epochs(matrix, work))
-    return replace(matrix, networks=tuple(rows), rows=rows, rungs=rungs), work
+    return replace(matrix, networks=tuple(rows), architectures=rows, rungs=rungs), work
 
 
 def _check_folder(out: Path, config: NasConfig) -> bool:
-    """Whether an earlier call's files are in the folder; looked at before anything is trained.
-
-    Raises:
-        ValueError: Files of something else would be replaced.
-    """
+    """Return whether the folder has an earlier call's files, and refuse one with other files that would be replaced."""
     check_out(out / "nas.png", "nas")
     if not (again := (out / "nas.json").exists()):
         written = ("ranking.csv", "nas.png", *(["real.json"] if config.real is None else []))
@@ -176,18 +168,14 @@ def _check_folder(out: Path, config: NasConfig) -> bool:
 
 
 def _counts(matrix: Matrix) -> str:
-    """How much there is to train, in words."""
-    proxies, seeds = _proxies(matrix), len(matrix.seeds)
-    words = f"{proxies} proxy set{'s' * (proxies > 1)}{' and the whole data' * (proxies < len(matrix.entries))}"
+    """Return the number of trainings in words."""
+    proxies, seeds = sum(bool(row.sets) for row in matrix.rows), len(matrix.seeds)
+    words = f"{proxies} proxy set{'s' * (proxies > 1)}{' and the whole data' * (proxies < len(matrix.rows))}"
     return f"{words}, {seeds} seed{'s' * (seeds > 1)}: {len(matrix.jobs())} trainings"
 
 
-def _proxies(matrix: Matrix) -> int:
-    return sum(bool(entry.sets) for entry in matrix.entries)
-
-
 def _check_flags(config: NasConfig) -> None:
-    """Refuse, before any image is decoded, flags that do nothing and a file that is not there."""
+    """Refuse flags without effect and a missing file, before any image is decoded."""
     for flag, value in (("--first-rung", config.first_rung), ("--reduction", config.reduction)):
         if value is not None and not config.asha:
             raise ValueError(f"{flag} {value} stops nothing by itself: add --asha")
@@ -201,28 +189,30 @@ def _rungs(config: NasConfig, epochs: int) -> Rungs | None:
     if not config.asha:
         return None
     if epochs < 2:
-        raise ValueError(f"--asha: a training of {counted(epochs)} cannot be stopped early; give 2 --epochs or more")
+        raise ValueError(
+            f"--asha: a training of {epochs_text(epochs)} cannot be stopped early; give 2 --epochs or more"
+        )
     reduction = config.reduction or 3
-    # Rounded up: rounded down, the third step would still be below the last epoch, and save next to nothing.
+    # Rounded up: rounded down, a third rung just below the last epoch would save next to nothing.
     first = config.first_rung or math.ceil(epochs / reduction**2)
     return Rungs.geometric(epochs, first, reduction)
 
 
 def _epochs(matrix: Matrix, work: Workspace) -> int:
-    """Epochs of a training on a proxy set; of the shortest, where they differ."""
-    found = [matrix.protocol.on(row.sets[0].dataset, row.sets[0].ipc) for row in matrix.entries if row.sets]
-    return min(protocol.plain_epochs if work.augment.plain else protocol.epochs for protocol in found)
+    """Return the epochs of the shortest training on a proxy set."""
+    protocols = [matrix.protocol.on(row.sets[0].dataset, row.sets[0].ipc) for row in matrix.rows if row.sets]
+    return min(protocol.plain_epochs if work.augment.plain else protocol.epochs for protocol in protocols)
 
 
 def _title(config: NasConfig) -> str:
-    """What the space is called; a sample depends on it."""
+    """Return the name of the space, on which a sample depends."""
     return config.space if config.space in SPACES else Path(config.space).stem
 
 
 def _document(
-    config: NasConfig, matrix: Matrix, outcomes: Outcomes, real: Real | None, sizes: tuple[int, int]
+    config: NasConfig, matrix: Matrix, outcomes: Outcomes, real: RealRanking | None, sizes: tuple[int, int]
 ) -> Document:
-    """What ``nas.json`` holds; sizes are those of the space, and of a training on a proxy set in epochs."""
+    """Return the contents of ``nas.json``; ``sizes`` are the space's, and the epochs of a training on a proxy set."""
     space, epochs = sizes
     tops = tuple(dict.fromkeys(config.top))
     return {
@@ -238,26 +228,28 @@ def _document(
         "seeds": len(matrix.seeds),
         "seed": config.seed,
         "rungs": list(matrix.rungs.epochs) if matrix.rungs else [],
-        "proxy_label": f"{counted(epochs)} on the proxy set ({config.split} images)",
+        "proxy_label": f"{epochs_text(epochs)} on the proxy set ({config.split} images)",
         "real": real and real.accuracy,
         "real_values": real and real.values,
         "real_label": real and real.label,
         "real_seconds": math.fsum(real.seconds.values()) if real and real.seconds else None,
         "real_seconds_of": real and real.seconds,
-        "proxies": [proxy_of(matrix, outcomes, index, real, tops) for index in range(_proxies(matrix))],
+        "proxies": [
+            proxy_result(matrix, outcomes, index, real, tops) for index, row in enumerate(matrix.rows) if row.sets
+        ],
     }
 
 
 def _write(document: Document, rows: dict[str, Row], out: Path) -> None:
-    """``nas.json``, ``ranking.csv``, and ``nas.png`` where there is a ranking by real data."""
+    """Write ``nas.json``, ``ranking.csv``, and ``nas.png`` if there is a ranking by real data."""
     write_atomic(out / "ranking.csv", ranking_csv(document).encode())
     if document["real"] is None:
         write_document(out / "nas.json", document)
-        (out / "nas.png").unlink(missing_ok=True)  # of an earlier call
+        (out / "nas.png").unlink(missing_ok=True)  # an earlier call's
         return
     norms = {
         name: f"{'no' if row.norm == 'none' else row.norm} norm"
         for name, row in rows.items()
         if isinstance(row, ConvNetRow)
     }
-    save(document, lambda found: draw_ranking(found, norms), out / "nas.png")
+    save(document, lambda numbers: draw_ranking(numbers, norms), out / "nas.png")

@@ -13,6 +13,7 @@ from raydd.config.parsing import Tree, dump
 from raydd.config.placement import HERE, Where, check_workers
 from raydd.config.schema import EvaluateConfig, ExpertsConfig
 from raydd.data.mirroring import recorded, run_mirrors, words as mirror_words
+from raydd.data.score_record import Score
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import Workspace, resolve_device, tell
 from raydd.evaluation.scores import check_scoring
@@ -84,7 +85,7 @@ class Results:
     space: Space
     trials: tuple[Record, ...]
     best: Record | None
-    scores: tuple[dict[str, Any], ...]
+    scores: tuple[Score, ...]
     outputs: Mapping[str, Path]
 
     @cached_property
@@ -260,7 +261,7 @@ def _conclude(
     outputs = {"study": folder / JOURNAL, "results": save_results(records, folder / "results.parquet")}
     best = winner(records, space.directions)
     (folder / "scores.json").unlink(missing_ok=True)  # of an earlier call's best trial
-    scores: list[dict[str, Any]] = []
+    scores: list[Score] = []
     if best is not None:
         outputs |= save_best(context, best, len(study.changes(best.number)))
     outputs |= save_figures(records, space, folder / "figures")

@@ -64,24 +64,17 @@ def landscape(  # noqa: PLR0913, PLR0917 - one a flag
 ) -> None:
     """A trajectory and its convexified form in the plane that shows most, with validation accuracy."""
     from raydd.analysis.landscape import landscape as measure
-    from raydd.data.workspace import resolve_device
     from raydd.figures.landscape import draw_landscape
     from raydd.figures.tables import landscape_table
-    from raydd.io.console import Screen
 
-    folder = _here(buffer, as_json)
-    images = given(dataset=dataset and dataset_word(dataset), size=size)
-    points, where, screen = (
-        whole_numbers(waypoints, "--waypoints"),
-        resolve_device(known_device(device)),
-        Screen(as_json),
-    )
+    folder, points = _here(buffer, as_json), whole_numbers(waypoints, "--waypoints")
+    context = _context(device, as_json, dataset, size)
     _show(
         "landscape",
         [folder],
         out,
         as_json,
-        lambda: measure(folder, expert, points, images=images, device=where, screen=screen),
+        lambda: measure(folder, expert, points, context=context),
         (landscape_table, draw_landscape),
     )
 
@@ -147,13 +140,13 @@ def similarity(  # noqa: PLR0913, PLR0917 - one a flag
     from raydd.figures.stages import draw_similarity
     from raydd.figures.tables import similarity_table
 
-    stages, place = whole_numbers(epochs, "--epochs"), _place(device, as_json, dataset, size)
+    stages, context = whole_numbers(epochs, "--epochs"), _context(device, as_json, dataset, size)
     _show(
         "similarity",
         _bare(synsets),
         out,
         as_json,
-        lambda: measure(synsets, _here(buffer, as_json), stages, images, place=place),
+        lambda: measure(synsets, _here(buffer, as_json), stages, images, context=context),
         (similarity_table, draw_similarity),
     )
 
@@ -172,14 +165,14 @@ def separability(
     from raydd.figures.stages import draw_separability
     from raydd.figures.tables import separability_table
 
-    stages, place = whole_numbers(epochs, "--epochs"), _place(device, as_json)
+    stages, context = whole_numbers(epochs, "--epochs"), _context(device, as_json)
     views = separability_table, draw_separability
     _show(
         "separability",
         _bare(synsets),
         out,
         as_json,
-        lambda: measure(synsets, _here(buffer, as_json), stages, place=place),
+        lambda: measure(synsets, _here(buffer, as_json), stages, context=context),
         views,
     )
 
@@ -193,9 +186,14 @@ def activation(
     from raydd.figures.activation import draw_activation
     from raydd.figures.tables import activation_table
 
-    place, views = _place(device, as_json), (activation_table, draw_activation)
+    context, views = _context(device, as_json), (activation_table, draw_activation)
     _show(
-        "activation", _bare(synsets), out, as_json, lambda: measure(synsets, _here(buffer, as_json), place=place), views
+        "activation",
+        _bare(synsets),
+        out,
+        as_json,
+        lambda: measure(synsets, _here(buffer, as_json), context=context),
+        views,
     )
 
 
@@ -220,25 +218,25 @@ def embedding(  # noqa: PLR0913, PLR0917 - one a flag
     from raydd.figures.embedding import draw_embedding
     from raydd.figures.tables import embedding_table
 
-    stages, place = whole_numbers(epochs, "--epochs"), _place(device, as_json, dataset, size)
+    stages, context = whole_numbers(epochs, "--epochs"), _context(device, as_json, dataset, size)
     _show(
         "embedding",
         _bare([synset]),
         out,
         as_json,
-        lambda: measure(synset, _here(buffer, as_json), stages, images, place=place, expert=expert, seed=seed),
+        lambda: measure(synset, _here(buffer, as_json), stages, images, context=context, expert=expert, seed=seed),
         (embedding_table, draw_embedding),
     )
 
 
-def _place(device: str, as_json: bool, dataset: str | None = None, size: int | None = None) -> Any:
-    """Where networks run, progress is told and real images are found, by the flags."""
-    from raydd.analysis.stages import Place
+def _context(device: str, as_json: bool, dataset: str | None = None, size: int | None = None) -> Any:
+    """Return device, progress and real images of an analysis, by the flags."""
+    from raydd.analysis.expert_networks import AnalysisContext
     from raydd.data.workspace import resolve_device
     from raydd.io.console import Screen
 
     images = given(dataset=dataset and dataset_word(dataset), size=size)
-    return Place(resolve_device(known_device(device)), Screen(as_json), images)
+    return AnalysisContext(resolve_device(known_device(device)), Screen(as_json), images)
 
 
 def _here(place: str, as_json: bool) -> Path:

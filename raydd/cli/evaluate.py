@@ -128,12 +128,12 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one a flag
     names = None if len(synsets) == 1 else row_names(synsets)
     where = Where(num_workers, address, known_device(device))
     with alone(out, "raydd evaluate", screen.note, beside=True) if out else nullcontext():
-        asked = evaluation.asked_for(synsets, config)
+        inputs = evaluation.inputs_document(synsets, config)
         found = evaluation.evaluate(
             synsets, config, buffer=buffer, names=names, fresh=fresh, where=where, screen=screen
         )
-        report = evaluation.report(found, config, asked)
+        report = evaluation.report(found, config, inputs)
         outputs = {} if out is None else {"scores": str(out)}
-        show_scores(screen, report["scores"], outputs, report)
+        show_scores(screen, found, outputs, report)
         if out is not None:  # last: what cannot be written has been shown
-            evaluation.save_scores(report["scores"], out, report)
+            evaluation.save_scores(found, out, report)

@@ -60,7 +60,7 @@ def nas(  # noqa: PLR0913, PLR0917 - one a flag
     as_json: AsJson = False,
 ) -> None:
     """Rank architectures by training them on synthetic sets, and compare with the ranking by real data."""
-    from raydd.api.evaluate import opened
+    from raydd.api.evaluate import load_set
     from raydd.api.nas import rank_architectures
     from raydd.config.nas import NasConfig
     from raydd.config.parsing import build, parse_settings
@@ -78,7 +78,7 @@ def nas(  # noqa: PLR0913, PLR0917 - one a flag
     screen, files = Screen(as_json), build(EvaluateConfig, reading)
     for path in synsets:
         detect(path, format)
-    loaded = [opened(path, files, screen).synset for path in synsets]
+    loaded = [load_set(path, files, screen).synset for path in synsets]
     stem = f"{Path(config.dataset or loaded[0].dataset).name}-{Path(config.space).stem}-nas"
     document = rank_architectures(
         loaded,

@@ -4,9 +4,12 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from raydd.data.score_record import Score
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="Any setting, as a.b=value; may be repeated.")]
@@ -120,27 +123,27 @@ def out_file(path: Path, name: str) -> Path:
 
 
 def show_scores(
-    screen: Any, scores: list[dict[str, Any]], outputs: dict[str, str], report: dict[str, Any] | None = None
+    screen: Any, scores: "list[Score]", outputs: dict[str, str], report: dict[str, Any] | None = None
 ) -> None:
     """Scores as tables, and where they were written.
 
     Args:
         screen: Where.
-        scores: The records.
+        scores: The scores.
         outputs: Files by what they are.
         report: What else there is to say of the scores, see `raydd.api.evaluate.report`.
     """
-    from raydd.api.evaluate import alone
+    from raydd.data.score_record import Comparison, RobustScore, table_rows
     from raydd.figures.score_tables import comparison_table, matrix_table, robust_table, score_table
 
-    rows, more = alone(scores), report or {}
+    rows, more = table_rows(scores), report or {}
     tables = [score_table(rows)]
     if robust := more.get("robust"):
-        tables += [score_table([score for score in scores if score not in rows], "trainings of the robust scores")]
-        tables += [robust_table([score | {"name": score["of"]} for score in robust])]
+        tables += [score_table([score for score in scores if not score.in_table], "trainings of the robust scores")]
+        tables += [robust_table([RobustScore.from_document(score) for score in robust])]
     if comparisons := more.get("comparisons"):
-        tables.append(comparison_table(comparisons))
-    if report is not None and len({score["network"] for score in rows}) > 1:
+        tables.append(comparison_table([Comparison.from_document(test) for test in comparisons]))
+    if report is not None and len({score.network for score in rows}) > 1:
         tables.append(matrix_table(rows))
 
     def show(console: Any) -> None:
@@ -149,7 +152,7 @@ def show_scores(
         for name, path in outputs.items():
             console.print(f"{name}: {path}", markup=False)
 
-    screen.result({"scores": scores, "outputs": outputs} | more, show)
+    screen.result({"scores": [score.to_document() for score in scores], "outputs": outputs} | more, show)
 
 
 def show_document(screen: Any, document: dict[str, Any]) -> None:

@@ -96,7 +96,12 @@ def show_results(screen: Any, results: Any) -> None:
     best, trials = results.best, results.trials
     counts = {state: sum(trial.state == state for trial in trials) for state in sorted({t.state for t in trials})}
     found = None if best is None else {"trial": best.number, "values": best.values, "validation": best.metrics}
-    document = {"trials": counts, "best": found, "scores": list(results.scores), "outputs": outputs}
+    document = {
+        "trials": counts,
+        "best": found,
+        "scores": [score.to_document() for score in results.scores],
+        "outputs": outputs,
+    }
 
     def show(console: Any) -> None:
         console.print(", ".join(f"{count} {state}" for state, count in counts.items()), markup=False)

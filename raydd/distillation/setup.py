@@ -21,7 +21,8 @@ from raydd.distillation.objective import Objective
 from raydd.numerics.flat import FlatModel
 from raydd.numerics.formation import Formation, encode
 from raydd.numerics.rng import generator
-from raydd.selection.starting_images import ASKS_EXPERTS, CHOOSES, INITIAL, Experts
+from raydd.selection.class_sampler import Experts
+from raydd.selection.starting_images import INITIAL, MEASURE_DISTANCES, NEED_EXPERTS
 
 if TYPE_CHECKING:
     from raydd.distillation.held_out import Probe
@@ -110,15 +111,15 @@ def tiles_of(config: DistillConfig) -> int:
 def experts_to_ask(setup: Setup) -> Experts | None:
     """Return the experts that a start asks about real images; None without experts, or where pixels are compared."""
     config, work = setup.config, setup.work
-    if setup.source is None or (config.select_by == "pixels" and config.initial not in ASKS_EXPERTS):
+    if setup.source is None or (config.select_by == "pixels" and config.initial not in NEED_EXPERTS):
         return None
     return Experts(FlatModel(work.build), setup.source, work.device, config.clusters)
 
 
 def asks_experts(config: DistillConfig) -> bool:
     """Whether a run asks experts about images: for its start, or for labels."""
-    by_features = config.initial in CHOOSES and config.select_by == "features"
-    return config.labels == "expert" or config.initial in ASKS_EXPERTS or by_features
+    by_features = config.initial in MEASURE_DISTANCES and config.select_by == "features"
+    return config.labels == "expert" or config.initial in NEED_EXPERTS or by_features
 
 
 def check_network(config: DistillConfig, model: FlatModel) -> None:

@@ -1,10 +1,10 @@
-"""Whether synthetic sets are of the real images that they would be tested on.
+"""Checks that synthetic sets are of the real images that they are tested on.
 
 Shapes: `N` images, `K` classes, `C H W` image, `D = C H W` pixels.
 """
 
 from collections.abc import Callable, Iterable
-from functools import cache
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -14,60 +14,57 @@ from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import Workspace
 
 MEAN_TOLERANCE = 0.05
-"""How far means may be from the data set's, of pixels in [0, 1]: re-encoded copies and other splits of the same images
-stay far below; digits, SVHN and CIFAR-10 are further from each other."""
+"""Largest difference of means, of pixels in [0, 1]: re-encoded copies and other splits of the same images differ far
+less; digits, SVHN and CIFAR-10 differ more."""
 STD_RATIO = 1.4
-"""How many times larger or smaller a standard deviation may be. That of the MTT family for CIFAR-10 must pass, of which
-1.3 times as much is true of the pixels."""
+"""Largest ratio of standard deviations. The MTT family's values for CIFAR-10 must pass; the pixels have 1.3 times as
+much."""
 RAW = (-0.5, 1.5)
-"""Where pixels of raw01 lie; learned ones leave [0, 1] a little."""
-ASTRAY = 0.01
+"""Range of raw01 pixels; learned ones leave [0, 1] a little."""
+RAW_OUTLIERS = 0.01
 """A larger share of pixels outside `RAW` means that images are not raw."""
 _CHUNK = 4096
 
 
-def check_fits(sets: Iterable[tuple[str, SyntheticSet]], work: Workspace, *, named: bool) -> None:
-    """Refuse sets whose images, labels or preprocessing are not those of the real images, in one line that names both.
+def check_compatible(sets: Iterable[tuple[str, SyntheticSet]], work: Workspace, *, named: bool) -> None:
+    """Refuse sets whose images, labels or preprocessing are not those of the real images.
 
     Args:
-        sets: What each is called, and the set.
+        sets: Names and sets.
         work: The real images.
-        named: The data set was named on purpose: sets may be distilled from other files of the same images.
+        named: Whether the user named the data set: sets may then be of other files of the same images.
 
     Raises:
-        ValueError: Naming the set, the data set, and what each has.
+        ValueError: In one line, naming the set, the data set, and the values of each.
     """
-    dataset = work.dataset
-
-    @cache
-    def mean_image() -> Tensor:
-        return _mean_image(dataset)
-
+    dataset, mean_image = work.dataset, cache(partial(_mean_image, work.dataset))
     for name, synset in sets:
-        _check_shape(name, synset, dataset)
         _check_classes(name, synset, dataset)
         _check_labels(name, synset, dataset)
-        _check_source(name, synset, dataset, named)
+        source = synset.provenance.get("fingerprint")
+        if not named and source not in (None, dataset.fingerprint):
+            raise ValueError(
+                f"{name} was distilled from {synset.dataset} with fingerprint {source!r}, {dataset.name} has "
+                f"{dataset.fingerprint!r}; evaluate sets of one data set at a time, or name --dataset on purpose"
+            )
         _check_images(name, synset, dataset)
         _CHECKS[synset.transform.kind](name, synset, dataset, mean_image)
 
 
-def _check_shape(name: str, synset: SyntheticSet, dataset: Dataset) -> None:
+def _check_classes(name: str, synset: SyntheticSet, dataset: Dataset) -> None:
+    """Require the same image shape, and the same class names in the same order unless one side has plain numbers."""
     shape = (dataset.channels, dataset.size, dataset.size)
     if tuple(synset.images.shape[1:]) != shape or len(synset.classes) != len(dataset.classes):
-        found = f"{tuple(synset.images.shape[1:])} of {len(synset.classes)} classes"
-        wanted = f"{shape} of {len(dataset.classes)}"
-        raise ValueError(f"{name} has images {found}, {dataset.name} has {wanted}; name its own --dataset")
-
-
-def _check_classes(name: str, synset: SyntheticSet, dataset: Dataset) -> None:
-    """The classes have the same names in the same order; plain numbers are no names."""
+        raise ValueError(
+            f"{name} has images {tuple(synset.images.shape[1:])} of {len(synset.classes)} classes, "
+            f"{dataset.name} has {shape} of {len(dataset.classes)}; name its own --dataset"
+        )
     if any(all(word.isdecimal() for word in classes) for classes in (synset.classes, dataset.classes)):
         return
-    for place, (found, wanted) in enumerate(zip(synset.classes, dataset.classes, strict=True)):
-        if found != wanted:
+    for index, (own, wanted) in enumerate(zip(synset.classes, dataset.classes, strict=True)):
+        if own != wanted:
             raise ValueError(
-                f"{name} has {found!r} as class {place}, {dataset.name} has {wanted!r}; name its own --dataset"
+                f"{name} has {own!r} as class {index}, {dataset.name} has {wanted!r}; name its own --dataset"
             )
 
 
@@ -91,15 +88,6 @@ def _check_labels(name: str, synset: SyntheticSet, dataset: Dataset) -> None:
         )
 
 
-def _check_source(name: str, synset: SyntheticSet, dataset: Dataset, named: bool) -> None:
-    source = synset.provenance.get("fingerprint")
-    if not named and source not in (None, dataset.fingerprint):
-        raise ValueError(
-            f"{name} was distilled from {synset.dataset} with fingerprint {source!r}, {dataset.name} has "
-            f"{dataset.fingerprint!r}; evaluate sets of one data set at a time, or name --dataset on purpose"
-        )
-
-
 def _check_images(name: str, synset: SyntheticSet, dataset: Dataset) -> None:
     if not len(synset.images):
         raise ValueError(f"{name} has no images, for the {len(dataset.classes)} classes of {dataset.name}")
@@ -111,11 +99,11 @@ def _check_images(name: str, synset: SyntheticSet, dataset: Dataset) -> None:
 
 
 Check = Callable[[str, SyntheticSet, Dataset, Callable[[], Tensor]], None]
-"""(what the set is called, the set, the real images, their mean image) -> a refusal, or nothing."""
+"""(name of the set, the set, the real images, their mean image): raises ValueError."""
 
 
 def _check_normalise(name: str, synset: SyntheticSet, dataset: Dataset, mean_image: Callable[[], Tensor]) -> None:
-    """Mean and standard deviation of every channel are about the data set's; see the tolerances."""
+    """Require about the data set's mean and standard deviation of every channel."""
     mean, std = (synset.transform.tensors[key].detach().cpu().double().flatten() for key in ("mean", "std"))
     wanted = torch.tensor([dataset.mean, dataset.std], dtype=torch.float64)
     if mean.shape == std.shape == wanted[0].shape:
@@ -123,21 +111,23 @@ def _check_normalise(name: str, synset: SyntheticSet, dataset: Dataset, mean_ima
         near = (mean - wanted[0]).abs() <= MEAN_TOLERANCE
         if bool((near & (ratio <= STD_RATIO) & (ratio >= 1 / STD_RATIO)).all()):
             return
+    own_mean, own_std, data_mean, data_std = (
+        f"({', '.join(f'{value:.3f}' for value in values.tolist())})" for values in (mean, std, *wanted)
+    )
     raise ValueError(
-        f"{name} was normalised with mean {_shown(mean)} and std {_shown(std)}, {dataset.name} has mean "
-        f"{_shown(wanted[0])} and std {_shown(wanted[1])}; name its own --dataset"
+        f"{name} was normalised with mean {own_mean} and std {own_std}, {dataset.name} has mean "
+        f"{data_mean} and std {data_std}; name its own --dataset"
     )
 
 
 def _check_zca(name: str, synset: SyntheticSet, dataset: Dataset, mean_image: Callable[[], Tensor]) -> None:
-    """The whitening is of as many pixels, and of images with about the same mean."""
+    """Require a whitening of as many pixels, and of images with about the same mean."""
     mean, matrix = (synset.transform.tensors[key].detach().cpu() for key in ("mean", "matrix"))
     pixels = dataset.channels * dataset.size**2
     if mean.numel() != pixels or tuple(matrix.shape) != (pixels, pixels):
-        found = f"{mean.numel()} pixels with a matrix {tuple(matrix.shape)}"
         raise ValueError(
-            f"{name} was whitened by zca of {found}, {dataset.name} has {pixels} pixels an image; "
-            "name its own --dataset"
+            f"{name} was whitened by zca of {mean.numel()} pixels with a matrix {tuple(matrix.shape)}, "
+            f"{dataset.name} has {pixels} pixels an image; name its own --dataset"
         )
     distance = float((mean.double().flatten() - mean_image()).abs().mean())
     if not distance <= MEAN_TOLERANCE:
@@ -148,13 +138,13 @@ def _check_zca(name: str, synset: SyntheticSet, dataset: Dataset, mean_image: Ca
 
 
 def _check_raw(name: str, synset: SyntheticSet, dataset: Dataset, mean_image: Callable[[], Tensor]) -> None:
-    """Nearly all pixels are about in [0, 1]."""
+    """Require that nearly all pixels are about in [0, 1]."""
     low, high = RAW
     share = float(((synset.images < low) | (synset.images > high)).double().mean())
-    if share > ASTRAY:
-        found = f"{float(synset.images.min()):.3g} to {float(synset.images.max()):.3g}"
+    if share > RAW_OUTLIERS:
         raise ValueError(
-            f"{name} is said to be raw01 and has pixels {found}, {share:.0%} of them outside {low} to {high}, "
+            f"{name} is said to be raw01 and has pixels {float(synset.images.min()):.3g} to "
+            f"{float(synset.images.max()):.3g}, {share:.0%} of them outside {low} to {high}, "
             f"{dataset.name} has 0 to 1; give its preprocessing"
         )
 
@@ -163,12 +153,8 @@ _CHECKS: dict[str, Check] = {"normalise": _check_normalise, "zca": _check_zca, "
 
 
 def _mean_image(dataset: Dataset) -> Tensor:
-    """The mean of the training images, (D,) float64 in [0, 1]."""
+    """Return the mean of the training images, (D,) float64 in [0, 1]."""
     total = torch.zeros(dataset.channels * dataset.size**2, dtype=torch.float64)
     for rows in torch.arange(len(dataset.train)).split(_CHUNK):
         total += dataset.train.take(rows).flatten(1).sum(dim=0, dtype=torch.int64)
     return total / (255 * len(dataset.train))
-
-
-def _shown(values: Tensor) -> str:
-    return f"({', '.join(f'{value:.3f}' for value in values.tolist())})"

@@ -1,11 +1,11 @@
-"""Trainings as data, and what does them: which set, on which network, with which seed.
+"""Trainings as data, and the class that runs them: each is one set, one network and one seed.
 
 Shapes: none; accuracies are fractions.
 """
 
 import time
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal, NamedTuple
@@ -20,34 +20,27 @@ from raydd.data.datasets import Split
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import Workspace, open_workspace, resolve_device
 from raydd.evaluation.protocols import Protocol
-from raydd.evaluation.student import Watch, evaluate, evaluate_real
+from raydd.evaluation.student import EarlyStop, KeepTraining, evaluate, evaluate_real
 from raydd.evaluation.successive_halving import Rungs
 from raydd.io.memory import keep_memory
 from raydd.models import spaces, zoo
 from raydd.models.spaces import Row
 
-GoOn = Callable[[int, float], bool]
-"""(epoch, accuracy after it) -> whether the training goes on."""
-
 
 @dataclass(frozen=True, eq=False)
-class Entry:
+class ScoreRow:
     """One row of a table of scores: what networks are trained on, and how they are tested.
 
     Attributes:
-        name: What the row is called.
-        kind: distilled, a name of `CORESETS`, or whole.
-        sets: The synthetic set; or one a seed, where the choice itself is random; empty for the whole data.
-        selection: How the set was chosen: ``honest`` (never on test), ``paper`` (on test), or ``unknown``.
-        split: Which images accuracy is measured on.
+        name: The row's name.
+        kind: See `raydd.data.score_record.Score`, as for ``selection``, ``part``, ``of`` and ``requested``.
+        sets: The synthetic set; one a seed where the selection is random; empty for the whole data.
+        split: The split that accuracy is measured on.
         augment: Whether networks are trained with the data's augmentation.
         classes: Only these classes are learned and tested, in this order; None takes all.
-        lrs: Step sizes of which each network takes the one that is best on the validation split; empty takes the
-            protocol's. Not for the whole data.
-        seeds: Only networks with these are trained; None takes all of the matrix'.
-        part: What the row is to a robust score: a name of `raydd.evaluation.robust.TRAININGS`; empty for none.
-        of: The row that this one belongs to; empty where it stands by itself.
-        asked: Whether the evaluation is of this row, and not only beside it.
+        lrs: Learning rates; each network takes the best on the validation split. Empty takes the protocol's. Not for
+            the whole data.
+        seeds: Only networks with these seeds are trained; None takes all of the matrix.
     """
 
     name: str
@@ -61,30 +54,26 @@ class Entry:
     seeds: tuple[int, ...] | None = None
     part: str = ""
     of: str = ""
-    asked: bool = False
+    requested: bool = False
 
-    def set_of(self, seed: int) -> SyntheticSet | None:
-        """The synthetic set for the seed with this place; None for the whole data."""
-        return self.sets[seed % len(self.sets)] if self.sets else None
+    def set_of(self, seed_index: int) -> SyntheticSet | None:
+        """Return the synthetic set of a seed, by its position among the seeds; None for the whole data."""
+        return self.sets[seed_index % len(self.sets)] if self.sets else None
 
 
 class Job(NamedTuple):
-    """One training: which entry, on which network, with which seed."""
+    """One training: the index of a row, a network and a seed."""
 
-    entry: int
+    row: int
     network: str
     seed: int
 
 
 class Outcome(NamedTuple):
-    """What a training came to.
+    """The result of a training: accuracy in [0, 1] and duration.
 
-    Attributes:
-        value: Accuracy, in [0, 1].
-        seconds: How long it took.
-        curve: Epoch and accuracy at every rung.
-        stopped: Whether it was ended at the last of these.
-        commit: The source that it is of; None where it is not known.
+    ``curve`` has epoch and accuracy at every rung, ``stopped`` tells whether the training was stopped at the last of
+    them, and ``commit`` is that of the source; None where unknown.
     """
 
     value: float
@@ -99,166 +88,151 @@ class Matrix:
     """All trainings of an evaluation.
 
     Attributes:
-        entries: The rows.
-        networks: Names of networks: of the zoo, or of ``rows``.
-        seeds: A fresh network of every cell has each.
+        rows: The rows.
+        networks: Names of networks: of the zoo, or of ``architectures``.
+        seeds: Every row and network has a fresh network for each.
         protocol: How networks are trained.
-        data: Which real images.
+        data: The real images.
         device: Where each worker trains.
-        rows: Architectures that are no names of the zoo, by name.
+        architectures: Architectures that the zoo does not have, by name.
         rungs: Where trainings on synthetic sets are compared, and the worse ones stopped; None stops none.
     """
 
-    entries: tuple[Entry, ...]
+    rows: tuple[ScoreRow, ...]
     networks: tuple[str, ...]
     seeds: range
     protocol: Protocol
     data: DataConfig
     device: str
-    rows: Mapping[str, Row] = field(default_factory=dict)
+    architectures: Mapping[str, Row] = field(default_factory=dict)
     rungs: Rungs | None = None
 
     def jobs(self) -> list[Job]:
-        """Every training; the long ones, on whole data, first."""
-        order = sorted(range(len(self.entries)), key=lambda index: bool(self.entries[index].sets))
-        return [Job(e, network, seed) for e in order for network in self.networks for seed in self.seeds_of(e)]
+        """Return every training; the long ones, on whole data, come first."""
+        order = sorted(range(len(self.rows)), key=lambda index: bool(self.rows[index].sets))
+        return [Job(row, network, seed) for row in order for network in self.networks for seed in self.seeds_of(row)]
 
-    def seeds_of(self, entry: int) -> Sequence[int]:
-        """The seeds of an entry's networks."""
-        own = self.entries[entry].seeds
+    def seeds_of(self, row: int) -> Sequence[int]:
+        """Return the seeds of a row's networks."""
+        own = self.rows[row].seeds
         return self.seeds if own is None else own
 
     def set_of(self, job: Job) -> SyntheticSet | None:
-        """What a job's network is trained on; None for the whole data."""
-        return self.entries[job.entry].set_of(job.seed - self.seeds.start)
+        """Return the set that a job trains on; None for the whole data."""
+        return self.rows[job.row].set_of(job.seed - self.seeds.start)
 
-    def look(self) -> SyntheticSet:
-        """The set whose preprocessing the whole data takes: the first."""
-        return next(entry.sets[0] for entry in self.entries if entry.sets)
+    def first_set(self) -> SyntheticSet:
+        """Return the set whose preprocessing the whole data takes: the first."""
+        return next(row.sets[0] for row in self.rows if row.sets)
 
 
-class Sets(typing.Protocol):
-    """Where the sets of a matrix are: in itself, or on a `raydd.evaluation.set_cache.Shelf`."""
+class SetSource(typing.Protocol):
+    """Where a matrix's sets come from: itself, or a `raydd.evaluation.set_cache.SetCache`."""
 
     def set_of(self, job: Job) -> SyntheticSet | None:
-        """As `Matrix.set_of`."""
+        """See `Matrix.set_of`."""
 
-    def look(self) -> SyntheticSet:
-        """As `Matrix.look`."""
+    def first_set(self) -> SyntheticSet:
+        """See `Matrix.first_set`."""
 
 
 class Scorer:
-    """Does jobs of a matrix, one after another; knows nothing of Ray.
+    """Runs jobs of a matrix, one after another, without Ray; ``sets`` replaces the sets in its rows."""
 
-    Args:
-        matrix: Whose jobs.
-        sets: Its sets, where they are kept apart; None takes those in its entries.
-    """
-
-    def __init__(self, matrix: Matrix, sets: Sets | None = None) -> None:
+    def __init__(self, matrix: Matrix, sets: SetSource | None = None) -> None:
         keep_memory()
         self._matrix = matrix
-        self._sets: Sets = sets or matrix
+        self._sets: SetSource = sets or matrix
         self._works: dict[str, Workspace] = {}
         self._feeds: dict[tuple[str, str, tuple[int, ...] | None], Feed] = {}
 
-    def score(self, job: Job, go_on: GoOn | None = None) -> Outcome:
-        """One training; the same accuracy whoever does it.
-
-        Args:
-            job: Which.
-            go_on: Asked at every rung of the matrix.
-        """
+    def score(self, job: Job, keep_training: KeepTraining | None = None) -> Outcome:
+        """Run one training, with ``keep_training`` at every rung; its accuracy does not depend on the worker."""
         start, curve = time.perf_counter(), list[tuple[int, float]]()
-        goes_on = True
+        stopped = False
 
-        def look(epoch: int, value: float) -> bool:
-            nonlocal goes_on
+        def at_rung(epoch: int, value: float) -> bool:
+            nonlocal stopped
             curve.append((epoch, value))
-            goes_on = go_on is None or go_on(epoch, value)
-            return goes_on
+            stopped = keep_training is not None and not keep_training(epoch, value)
+            return not stopped
 
         rungs = self._matrix.rungs
-        value = self._train(job, Watch(rungs.epochs, look) if rungs else None)
-        return Outcome(value, time.perf_counter() - start, tuple(curve), not goes_on)
+        value = self._train(job, EarlyStop(rungs.epochs, at_rung) if rungs else None)
+        return Outcome(value, time.perf_counter() - start, tuple(curve), stopped)
 
-    def _train(self, job: Job, watch: Watch | None) -> float:
-        matrix, entry, synset = self._matrix, self._matrix.entries[job.entry], self._sets.set_of(job)
-        work = self._work(synset or self._sets.look())
-        own = matrix.data.augment if entry.augment else "none"
-        augmented = matrix.protocol.augmentation(own, flip=work.dataset.flip)
-        build = partial(self._build, job.network, work, len(entry.classes or work.dataset.classes))
-        test = self._feed(work, entry.split, entry.classes)
+    def _train(self, job: Job, early_stop: EarlyStop | None) -> float:
+        matrix, row, synset = self._matrix, self._matrix.rows[job.row], self._sets.set_of(job)
+        work = self._work(synset or self._sets.first_set())
+        augmented = matrix.protocol.augmentation(matrix.data.augment if row.augment else "none", flip=work.dataset.flip)
+        build = partial(self._build, job.network, work, len(row.classes or work.dataset.classes))
+        test = self._feed(work, row.split, row.classes)
         if synset is None:
-            train = self._feed(work, "train", entry.classes)
+            train = self._feed(work, "train", row.classes)
             return evaluate_real(train, build, test, matrix.protocol, augmented, job.seed)
-        if entry.classes is not None:
-            synset = restricted(synset, entry.classes)
+        if row.classes is not None:
+            synset = restrict_to_classes(synset, row.classes)
 
-        def score(images: Feed, protocol: Protocol, watch: Watch | None = None) -> float:
-            return evaluate(synset, build, images, protocol, augmented, job.seed, watch)
+        def score(images: Feed, protocol: Protocol, early_stop: EarlyStop | None = None) -> float:
+            return evaluate(synset, build, images, protocol, augmented, job.seed, early_stop)
 
-        protocols = [matrix.protocol.model_copy(update={"lr": lr}) for lr in entry.lrs] or [matrix.protocol]
+        protocols = [matrix.protocol.model_copy(update={"lr": lr}) for lr in row.lrs] or [matrix.protocol]
         if len(protocols) > 1:
-            held = self._feed(work, "validation", entry.classes)
-            protocols.sort(key=lambda protocol: -score(held, protocol))  # of equally good ones the first
-        return score(test, protocols[0], watch)
+            validation = self._feed(work, "validation", row.classes)
+            protocols.sort(key=lambda protocol: -score(validation, protocol))  # of equally good ones the first
+        return score(test, protocols[0], early_stop)
 
     def _build(self, name: str, work: Workspace, classes: int) -> nn.Module:
-        """A fresh network; the zoo's where it is no row of a space."""
         shape = {"channels": work.dataset.channels, "size": work.dataset.size, "classes": classes}
-        if row := self._matrix.rows.get(name):
-            return spaces.build(row, **shape)
+        if architecture := self._matrix.architectures.get(name):
+            return spaces.build(architecture, **shape)
         return zoo.build(name, **shape)
 
     def _work(self, synset: SyntheticSet) -> Workspace:
         key = synset.transform.hash
         if key not in self._works:
-            device = resolve_device(self._matrix.device)  # in this process: it makes what is deterministic so
+            device = resolve_device(self._matrix.device)  # in this process: it also sets deterministic kernels
             self._works[key] = open_workspace(self._matrix.data, None, device, synset.transform)
         return self._works[key]
 
     def _feed(self, work: Workspace, name: str, classes: tuple[int, ...] | None) -> Feed:
-        """A split's images, of some classes; made once, since on a GPU it holds them."""
+        """Return a split's images of some classes; made once, since on a GPU a feed holds them."""
         key = (work.transform.hash, name, classes)
         if key not in self._feeds:
-            if classes is not None:  # there may be many, of which each is asked for a few times
-                self._feeds = {kept: feed for kept, feed in self._feeds.items() if kept[2] in (None, classes)}
+            if classes is not None:  # there may be many choices of classes, each used a few times
+                self._feeds = {known: feed for known, feed in self._feeds.items() if known[2] in (None, classes)}
             split: Split = getattr(work.dataset, name)
-            split = split if classes is None else only(split, classes)
+            split = split if classes is None else select_classes(split, classes)
             if not len(split):
-                raise ValueError(_nothing(work.dataset.name, name, classes))
+                raise ValueError(_no_images(work.dataset.name, name, classes))
             self._feeds[key] = work.feed(split)
         return self._feeds[key]
 
 
-def restricted(synset: SyntheticSet, classes: tuple[int, ...]) -> SyntheticSet:
-    """The images of some classes, labelled by their place among these; of soft labels the columns of these.
+def restrict_to_classes(synset: SyntheticSet, classes: tuple[int, ...]) -> SyntheticSet:
+    """Return the images of some classes, labelled by their index among these; soft labels keep these columns.
 
-    An image belongs to its class, or to that of its largest logit.
-
-    Raises:
-        ValueError: The set has no image of these.
+    An image with soft labels belongs to the class of its largest logit. A set without such images raises ValueError.
     """
-    places = torch.tensor(classes)
-    rows = torch.nonzero(torch.isin(synset.hard_labels, places)).flatten()
+    wanted = torch.tensor(classes)
+    rows = torch.nonzero(torch.isin(synset.hard_labels, wanted)).flatten()
     if not len(rows):
-        raise ValueError(_nothing("a set", "synthetic", classes))
+        raise ValueError(_no_images("a set", "synthetic", classes))
     labels = synset.labels[rows]
-    labels = labels[:, places] if labels.ndim > 1 else (labels[:, None] == places).int().argmax(dim=1)
+    labels = labels[:, wanted] if labels.ndim > 1 else (labels[:, None] == wanted).int().argmax(dim=1)
     names = tuple(synset.classes[label] for label in classes)
     return replace(synset, images=synset.images[rows], labels=labels, classes=names)
 
 
-def _nothing(whose: str, what: str, classes: tuple[int, ...] | None) -> str:
-    """Why a training cannot be done: no images."""
+def select_classes(split: Split, classes: tuple[int, ...]) -> Split:
+    """Return the images of some classes, labelled by their index among these."""
+    rows = split.index[np.isin(split.labels[split.index], classes)]
+    labels = np.zeros(max(int(split.labels.max()), *classes) + 1, np.asarray(split.labels).dtype)
+    labels[list(classes)] = range(len(classes))
+    return Split(split.images, labels[split.labels], rows)
+
+
+def _no_images(owner: str, what: str, classes: tuple[int, ...] | None) -> str:
+    """Return the error of a training without images."""
     remedy = "hold some out with data.validation" if what == "validation" else "name other classes"
-    return f"{whose} has no {what} images of {'any class' if classes is None else f'classes {classes}'}; {remedy}"
-
-
-def only(split: Split, classes: tuple[int, ...]) -> Split:
-    """The images of some classes, labelled by their place among these."""
-    kept = split.index[np.isin(split.labels[split.index], classes)]
-    places = np.zeros(max(int(split.labels.max()), *classes) + 1, np.asarray(split.labels).dtype)
-    places[list(classes)] = range(len(classes))
-    return Split(split.images, places[split.labels], kept)
+    return f"{owner} has no {what} images of {'any class' if classes is None else f'classes {classes}'}; {remedy}"

@@ -16,12 +16,12 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Length(Config):
-    """The epochs of a protocol on sets of one size of some data sets.
+    """Epochs for sets of one size of some data sets.
 
     Attributes:
         datasets: Names of the data sets.
         ipc: Stored images per class.
-        epochs: Epochs over such a set, with augmentation or without.
+        epochs: Epochs, with augmentation or without.
     """
 
     datasets: tuple[str, ...]
@@ -33,20 +33,20 @@ class Protocol(Config):
     """How a student is trained before it is tested.
 
     Attributes:
-        name: The protocol's name, kept with every score.
+        name: The protocol's name, stored with every score.
         epochs: Epochs over the synthetic set with augmentation.
         plain_epochs: Epochs over the synthetic set without augmentation.
-        real_epochs: Epochs over the whole real training set, where that is scored.
-        lr: Step size; None takes the synthetic set's own.
+        real_epochs: Epochs over the whole real training set; 0 leaves it out.
+        lr: Learning rate; None takes the synthetic set's own.
         momentum: Heavy-ball momentum.
         weight_decay: L2 penalty.
-        batch_size: Images a step.
-        milestones: Fractions of the epochs after which the step size is multiplied by ``gamma``.
+        batch_size: Images per batch.
+        milestones: Fractions of the epochs after which the learning rate is multiplied by ``gamma``.
         gamma: The factor at a milestone.
         cutmix: Probability that a batch is mixed by CutMix, after its augmentation.
-        rule: The augmentation that stands in for the data's own, where that has one; None takes the data's own.
+        rule: The augmentation in place of the data's own, where the data has one; None takes the data's own.
         strategy: Its operations, joined by ``_``; None takes all.
-        lengths: Epochs of sets of some data sets and sizes, in place of ``epochs`` and ``plain_epochs``.
+        lengths: Epochs for sets of some data sets and sizes, in place of ``epochs`` and ``plain_epochs``.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Protocol(Config):
         return strategy
 
     def on(self, dataset: str, ipc: float) -> "Protocol":
-        """The protocol with the epochs of a set of this data set and size; its ``lengths`` are used up.
+        """Return the protocol with the epochs for a set of this data set and size, and without ``lengths``.
 
         >>> PROTOCOLS["tgdd"].on("imagenet_nette", 1).epochs, PROTOCOLS["tgdd"].on("cifar10", 1).epochs
         (2000, 1500)
@@ -82,18 +82,18 @@ class Protocol(Config):
         return self.model_copy(update=changed | {"lengths": ()})
 
     def augmentation(self, own: AugmentName, *, flip: bool) -> Augment:
-        """How students see images whose data has the augmentation ``own``: by ``rule``, unless the data has none.
+        """Return the augmentation of students: ``rule`` in place of the data's ``own``, unless the data has none.
 
         Args:
             own: The augmentation of the data.
-            flip: Whether images may be mirrored.
+            flip: Whether images may be mirrored horizontally.
         """
         if own == "none":
             return augment("none")
         return augment(self.rule or own, flip=flip, strategy=self.strategy)
 
     def lasting(self, epochs: int | None = None, real_epochs: int | None = None) -> "Protocol":
-        """The same for other numbers of epochs, where given, whether with augmentation or without; the name says so."""
+        """Return the protocol with other numbers of epochs, where given; its name says so."""
         given: dict[str, Any] = {} if real_epochs is None else {"real_epochs": real_epochs}
         if epochs is not None:
             given |= {"name": f"{self.name}, {epochs} epochs", "epochs": epochs, "plain_epochs": epochs}
@@ -146,7 +146,7 @@ the test images.
 
 
 def find_protocol(word: str) -> Protocol:
-    """A protocol by name, or from a YAML file, whose stem is its name.
+    """Return a protocol by name, or from a YAML file whose stem is its name.
 
     A file holds the fields of `Protocol`; with ``base: mtt`` only those that differ::
 
@@ -155,17 +155,21 @@ def find_protocol(word: str) -> Protocol:
         batch_size: 128
 
     Raises:
-        ValueError: Neither, or a file with an unknown, missing or impossible field, or with the name of a protocol that
-            there is already.
+        ValueError: Neither; a file with an unknown, missing or impossible field; or one named as a built-in protocol.
     """
     if word in PROTOCOLS:
         return PROTOCOLS[word]
     path, known = Path(word), ", ".join(PROTOCOLS)
     if path.suffix not in (".yaml", ".yml"):
         raise ValueError(f"unknown protocol {word!r}; use one of {known}, or a YAML file")
-    if path.stem in PROTOCOLS:  # its scores would be taken for those of the other
+    if path.stem in PROTOCOLS:  # scores of both would look alike
         raise ValueError(f"protocol {word} would be called {path.stem}, as a built-in one; give the file another name")
-    tree = _read(path)
+    try:
+        tree = read_yaml(path)
+    except ValueError as error:
+        raise ValueError(f"protocol {error}") from None
+    if not isinstance(tree, dict):
+        raise ValueError(f"protocol {path} holds no fields; write them one a line, such as 'epochs: 300'")
     base = tree.pop("base", None)
     if base not in (None, *PROTOCOLS):
         raise ValueError(f"protocol {word}: base {base!r} is unknown; use one of {known}")
@@ -177,13 +181,3 @@ def find_protocol(word: str) -> Protocol:
         return build(Protocol, tree)
     except ValueError as error:
         raise ValueError(f"protocol {word}: {error}") from None
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        tree = read_yaml(path)
-    except ValueError as error:
-        raise ValueError(f"protocol {error}") from None
-    if not isinstance(tree, dict):
-        raise ValueError(f"protocol {path} holds no fields; write them one a line, such as 'epochs: 300'")
-    return tree

@@ -1,7 +1,7 @@
-"""How well a ranking of architectures by a small proxy set agrees with the ranking by real data.
+"""Agreement between a ranking of architectures by a small proxy set and the ranking by real data.
 
-Two mappings from architecture to score are compared. A proxy's score is an accuracy, or a tuple that is compared from
-the left: with (rung, accuracy) what was stopped early ranks below all that went on. Higher is better.
+Two mappings from architecture to score are compared; higher is better. A proxy's score is an accuracy, or a tuple that
+is compared from the left: with (rung, accuracy), architectures that were stopped early rank below all others.
 
 Shapes: none; accuracies are fractions.
 
@@ -10,11 +10,11 @@ Reference: Du et al., arXiv 2211.11004 (FTD), section 4.4 and Table 5, and Cao e
 training on real data is printed for the top 5, 10 and 20.
 
 Differs: the papers do not say by which of the two rankings these are the top. DPD selects "the top 20 architectures in
-terms of test accuracy" right after the training on the proxy set; we read: the best by the proxy, which is what a
-search hands over, and give the best by real data beside them. (DPD heads its third column top-15, and writes 20 in the
-text.) How ties rank and how often networks were trained is not said either; without ties a correlation of five is a
-multiple of 0.1, and the papers' 0.87 and 0.86 are none. Here ties share the average rank in correlations, and the order
-given decides which of them are among the best.
+terms of test accuracy" right after the training on the proxy set; we take the best by the proxy, which is the result
+of a search, and give the best by real data beside them. (DPD heads its third column top-15, and writes 20 in the
+text.) The papers also do not say how ties rank or how often networks were trained; without ties a correlation of five
+is a multiple of 0.1, and the papers' 0.87 and 0.86 are not. Here ties share the average rank in correlations, and the
+given order decides which of them are among the best.
 """
 
 import math
@@ -30,99 +30,87 @@ from raydd.numerics.rng import generator
 
 Score = float | tuple[float, ...]
 Ranking = Mapping[str, Score]
+Array = NDArray[np.float64]
 TOPS = (5, 10, 20)
-EXACT = 7  # architectures; their 5040 orders are gone through for a p value
+EXACT = 7  # architectures up to which all orders (5040) give the p value
 DRAWS = 1000
 
 
 def spearman(first: Sequence[Score], second: Sequence[Score]) -> float | None:
-    """Spearman's rank correlation: Pearson's of the ranks, where ties have the average rank.
+    """Return Spearman's rank correlation in [-1, 1] of two scores of each architecture; ties have the average rank.
 
-    Args:
-        first: Scores.
-        second: Scores of the same architectures.
-
-    Returns:
-        In [-1, 1]; None where it is not defined: fewer than two architectures, or a side that is constant.
+    It is None where undefined: fewer than two architectures, or a constant side.
 
     Raises:
-        ValueError: Not as many scores on both sides, tuples of several lengths, or NaN.
+        ValueError: Different numbers of scores, tuples of several lengths, or NaN.
 
     >>> spearman([0.1, 0.2, 0.3, 0.4], [(0, 0.9), (1, 0.2), (1, 0.4), (1, 0.3)])
     0.8
     """
-    return _pearson(*_ranks(first, second))
+    from scipy.stats import spearmanr
+
+    ranks = _ranks(first, second)
+    return None if ranks is None else round(float(spearmanr(*ranks).statistic), 12)
 
 
 def kendall(first: Sequence[Score], second: Sequence[Score]) -> float | None:
-    """Kendall's tau-b: concordant less discordant pairs, over sqrt((n_0 - ties of first) (n_0 - ties of second)).
-
-    Args, result and errors are those of `spearman`.
+    """Return Kendall's tau-b; arguments, result and errors are those of `spearman`.
 
     >>> kendall([1, 2, 3, 4, 5], [1, 2, 3, 5, 4])
     0.8
     """
-    places = _ranks(first, second)
-    if _undefined(*places):
-        return None
     from scipy.stats import kendalltau
 
-    return round(float(kendalltau(*places, variant="b").statistic), 12)
+    ranks = _ranks(first, second)
+    return None if ranks is None else round(float(kendalltau(*ranks, variant="b").statistic), 12)
 
 
 def spearman_p(first: Sequence[Score], second: Sequence[Score]) -> float | None:
-    """The two-sided p value of `spearman` under no association.
+    """Return the two-sided p value of `spearman` under no association.
 
-    Up to `EXACT` architectures it is the share of all orders with a correlation as far from 0, and never below 2 / n!;
-    with more it is that of t = r sqrt((n - 2) / (1 - r^2)) with n - 2 degrees of freedom, as scipy gives it, which is
-    near from some ten on.
-
-    Returns:
-        In [0, 1]; None where the correlation is not defined, and below three architectures.
+    Up to `EXACT` architectures it is the share of all orders with a correlation at least as far from 0, so at least
+    2 / n!. With more it is that of t = r sqrt((n - 2) / (1 - r^2)) with n - 2 degrees of freedom, from scipy, which is
+    accurate from about ten on. None where the correlation is undefined, or below three architectures.
     """
-    places = _ranks(first, second)
-    if _undefined(*places) or len(first) < 3:
+    if (ranks := _ranks(first, second)) is None or len(first) < 3:
         return None
     if len(first) > EXACT:
         from scipy.stats import spearmanr
 
-        return float(spearmanr(*places).pvalue)
-    left, right = (ranks - ranks.mean() for ranks in places)
-    found = np.abs(left[np.array(list(permutations(range(len(left)))))] @ right)
-    return float((found >= abs(left @ right) - 1e-9).mean())
+        return float(spearmanr(*ranks).pvalue)
+    left, right = (one - one.mean() for one in ranks)
+    sizes = np.abs(left[np.array(list(permutations(range(len(left)))))] @ right)
+    return float((sizes >= abs(left @ right) - 1e-9).mean())
 
 
 def spearman_interval(
     first: Sequence[Score], second: Sequence[Score], seed: int = 0, draws: int = DRAWS
 ) -> tuple[float, float] | None:
-    """The 95 % percentile interval of `spearman`, architectures drawn again with replacement.
+    """Return the 95 % percentile interval of `spearman`, with architectures resampled with replacement.
 
-    Drawn samples where the correlation is not defined do not count.
-
-    Returns:
-        Both ends; None where the correlation is not defined, and below three architectures.
+    Resamples without a correlation do not count. None where the correlation is undefined, or below three architectures.
 
     >>> spearman_interval([1, 2, 3, 4, 5], [1, 2, 3, 4, 5])
     (1.0, 1.0)
     """
-    places = _ranks(first, second)
-    if _undefined(*places) or len(first) < 3:
+    if (ranks := _ranks(first, second)) is None or len(first) < 3:
         return None
-    sorts = [np.unique(ranks, return_inverse=True)[1] for ranks in places]
-    random, found = generator(seed, "architectures"), []
-    for _ in range(draws):
-        chosen = torch.randint(len(first), (len(first),), generator=random).numpy()
-        value = _pearson(*(_shared(sort[chosen]) for sort in sorts))
-        if value is not None:
-            found.append(value)
-    if not found:
+    from scipy.stats import rankdata
+
+    random = generator(seed, "architectures")
+    chosen = torch.stack([torch.randint(len(first), (len(first),), generator=random) for _ in range(draws)]).numpy()
+    left, right = (rankdata(one[chosen], axis=1) for one in ranks)
+    defined = (np.ptp(left, axis=1) > 0) & (np.ptp(right, axis=1) > 0)
+    if not defined.any():
         return None
-    low, high = np.quantile(found, [0.025, 0.975])
+    left, right = (one[defined] - one[defined].mean(axis=1, keepdims=True) for one in (left, right))
+    values = (left * right).sum(axis=1) / np.sqrt((left**2).sum(axis=1) * (right**2).sum(axis=1))
+    low, high = np.quantile(values.round(12), [0.025, 0.975])
     return float(low), float(high)
 
 
 def best(ranking: Ranking, k: int) -> list[str]:
-    """Names of the k best, the best first; of equal ones those that come first in the mapping.
+    """Return the names of the k best, the best first; of equal ones, those that come first in the mapping.
 
     >>> best({"a": 0.2, "b": 0.9, "c": 0.9}, 2)
     ['b', 'c']
@@ -132,72 +120,49 @@ def best(ranking: Ranking, k: int) -> list[str]:
 
 
 def top_overlap(proxy: Ranking, truth: Mapping[str, float], k: int) -> float | None:
-    """Which part of the proxy's best k are among the truth's best k; None with fewer than k architectures.
+    """Return the share of the proxy's best k among the truth's best k; None with fewer than k architectures.
 
-    Ties at the k-th place: those that come first in ``proxy`` are in, on both sides.
-
-    Raises:
-        ValueError: Not the same architectures on both sides.
+    Both sides have the same architectures. Of ties at the k-th place, those that come first in ``proxy`` count.
     """
-    proxy, truth = _aligned(proxy, truth)
-    if len(proxy) < k:
-        return None
-    return len(set(best(proxy, k)) & set(best(truth, k))) / k
+    truth = _aligned(proxy, truth)
+    return None if len(proxy) < k else len(set(best(proxy, k)) & set(best(truth, k))) / k
 
 
 def top_spearman(
     proxy: Ranking, truth: Mapping[str, float], k: int, best_by: Literal["proxy", "truth"] = "proxy"
 ) -> float | None:
-    """Spearman's correlation of both rankings among the best k architectures.
+    """Return Spearman's correlation of both rankings among the best k architectures by ``best_by``.
 
-    Args:
-        proxy: Scores by the proxy set.
-        truth: Accuracies by real data.
-        k: How many.
-        best_by: Which ranking they are the best of. The papers do not say; see the top of this file.
-
-    Returns:
-        In [-1, 1]; None with fewer than k architectures, or where it is not defined.
-
-    Raises:
-        ValueError: Not the same architectures on both sides.
+    It is in [-1, 1]; None with fewer than k architectures, or where it is undefined. Both sides have the same ones.
     """
-    proxy, truth = _aligned(proxy, truth)
-    if len(proxy) < k:
-        return None
-    names = best(proxy if best_by == "proxy" else truth, k)
+    truth = _aligned(proxy, truth)
+    names = best(proxy if best_by == "proxy" else truth, k) if len(proxy) >= k else []
     return spearman([proxy[name] for name in names], [truth[name] for name in names])
 
 
 def regret(proxy: Ranking, truth: Mapping[str, float], k: int) -> float | None:
-    """The best real accuracy of all less the best among the proxy's best k, in [0, 1]; None with fewer than k.
-
-    Raises:
-        ValueError: Not the same architectures on both sides.
-    """
-    proxy, truth = _aligned(proxy, truth)
-    if len(proxy) < k:
-        return None
-    return max(truth.values()) - max(truth[name] for name in best(proxy, k))
+    """Return the best real accuracy less the best among the proxy's best k, in [0, 1]; None with fewer than k."""
+    truth = _aligned(proxy, truth)
+    return None if len(proxy) < k else max(truth.values()) - max(truth[name] for name in best(proxy, k))
 
 
 def agreement(proxy: Ranking, truth: Mapping[str, float], tops: Sequence[int] = TOPS, seed: int = 0) -> dict[str, Any]:
-    """All measures of agreement, for a JSON document; None wherever one is not defined.
+    """Return all measures of agreement, for a JSON document; None wherever one is undefined.
 
     Args:
         proxy: Scores by the proxy set.
         truth: Accuracies by real data; architectures that only one side has are left out and counted.
-        tops: Sizes of the tops. One that is larger than the sample has None throughout: it is not cut to the sample.
-        seed: Of the interval's draws.
+        tops: Sizes of the tops. Measures of a top that is larger than the sample are None.
+        seed: Seed of the interval's draws.
 
     Returns:
         ``architectures`` and ``left_out`` (counts), ``spearman``, ``spearman_p``, ``spearman_low``, ``spearman_high``,
         ``kendall``, ``best`` (the true best's name), ``best_accuracy``, and ``tops``: for each, ``k``, ``overlap``,
         ``spearman`` and ``spearman_p`` (among the proxy's best k), ``spearman_of_true_best``, ``regret``, ``names``
-        (the proxy's best k), ``found`` (the one of these that is truly best) and ``found_accuracy``.
+        (the proxy's best k), ``found`` (the truly best of these) and ``found_accuracy``.
 
     Raises:
-        ValueError: Nothing in common, tuples of several lengths, NaN, or a top below 1.
+        ValueError: No common architecture, tuples of several lengths, NaN, or a top below 1.
     """
     names = [name for name in proxy if name in truth]
     if not names:
@@ -224,31 +189,30 @@ def agreement(proxy: Ranking, truth: Mapping[str, float], tops: Sequence[int] = 
 
 
 def _top(proxy: Ranking, truth: Mapping[str, float], k: int) -> dict[str, Any]:
-    names = best(proxy, k) if k <= len(proxy) else None
-    found = best({name: truth[name] for name in names}, 1)[0] if names else None
-    chosen = names or []
+    names = best(proxy, k) if k <= len(proxy) else []
+    top = best({name: truth[name] for name in names}, 1)[0] if names else None
     return {
         "k": k,
         "overlap": top_overlap(proxy, truth, k),
         "spearman": top_spearman(proxy, truth, k),
-        "spearman_p": spearman_p([proxy[name] for name in chosen], [truth[name] for name in chosen]),
+        "spearman_p": spearman_p([proxy[name] for name in names], [truth[name] for name in names]),
         "spearman_of_true_best": top_spearman(proxy, truth, k, "truth"),
         "regret": regret(proxy, truth, k),
-        "names": names,
-        "found": found,
-        "found_accuracy": None if found is None else truth[found],
+        "names": names or None,
+        "found": top,
+        "found_accuracy": None if top is None else truth[top],
     }
 
 
-def _aligned(proxy: Ranking, truth: Mapping[str, float]) -> tuple[dict[str, Score], dict[str, float]]:
-    """Both sides in the order of the proxy."""
+def _aligned(proxy: Ranking, truth: Mapping[str, float]) -> dict[str, float]:
+    """Return the truth in the order of the proxy; refuse different architectures."""
     for name in proxy.keys() ^ truth.keys():
         raise ValueError(f"only one ranking has the architecture {name!r}; give both the same ones")
-    return dict(proxy), {name: truth[name] for name in proxy}
+    return {name: truth[name] for name in proxy}
 
 
 def _tuples(scores: Sequence[Score]) -> list[tuple[float, ...]]:
-    """Scores that compare."""
+    """Return scores that can be compared with each other."""
     tuples = [score if isinstance(score, tuple) else (score,) for score in scores]
     for score in tuples:
         if any(math.isnan(value) for value in score):
@@ -258,33 +222,18 @@ def _tuples(scores: Sequence[Score]) -> list[tuple[float, ...]]:
     return tuples
 
 
-def _ranks(first: Sequence[Score], second: Sequence[Score]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Ranks from 1, averages where scores are equal."""
+def _ranks(first: Sequence[Score], second: Sequence[Score]) -> tuple[Array, Array] | None:
+    """Return ranks from 1 of both sides, averages where scores are equal; None where a correlation is undefined."""
     if len(first) != len(second):
         raise ValueError(f"{len(first)} and {len(second)} scores do not pair; give both of the same architectures")
-    return _average(first), _average(second)
+    left, right = _average_ranks(first), _average_ranks(second)
+    return (left, right) if len(left) > 1 and np.ptp(left) > 0 and np.ptp(right) > 0 else None
 
 
-def _average(scores: Sequence[Score]) -> NDArray[np.float64]:
+def _average_ranks(scores: Sequence[Score]) -> Array:
+    from scipy.stats import rankdata
+
     tuples = _tuples(scores)
-    sort = {score: place for place, score in enumerate(sorted(set(tuples)))}
-    return _shared(np.array([sort[score] for score in tuples], np.intp))
-
-
-def _shared(sort: NDArray[np.intp]) -> NDArray[np.float64]:
-    """Ranks of whole numbers by counting: equal ones share the average of their places."""
-    counts = np.bincount(sort)
-    ranks: NDArray[np.float64] = (np.cumsum(counts) - (counts - 1) / 2)[sort]
+    places = {score: place for place, score in enumerate(sorted(set(tuples)))}
+    ranks: Array = rankdata([places[score] for score in tuples])
     return ranks
-
-
-def _undefined(first: NDArray[np.float64], second: NDArray[np.float64]) -> bool:
-    return len(first) < 2 or np.ptp(first) == 0 or np.ptp(second) == 0
-
-
-def _pearson(first: NDArray[np.float64], second: NDArray[np.float64]) -> float | None:
-    if _undefined(first, second):
-        return None
-    left, right = first - first.mean(), second - second.mean()
-    # Rounded where floating point would leave 1 by its last bits.
-    return round(float(left @ right / math.sqrt(float(left @ left) * float(right @ right))), 12)

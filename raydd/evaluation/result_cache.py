@@ -1,37 +1,35 @@
-"""Results of trainings, kept by what decided them: what was done once is never done again.
+"""A cache of training results, by everything that decides them.
 
-A file a result lies in ``<cache>/scores/<two digits>/<key>.json``, whole or not there; equal trainings have equal
-keys, whatever evaluation asks for them.
+Each result is one file ``<cache>/scores/<two digits>/<key>.json``, written atomically. Equal trainings have equal keys
+in all evaluations.
 """
 
 import hashlib
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from raydd.data.datasets import Dataset
 from raydd.data.image_cache import default_cache
 from raydd.data.synset import SyntheticSet
-from raydd.evaluation.matrix import Entry, Job, Matrix, Outcome
+from raydd.evaluation.matrix import Job, Matrix, Outcome, ScoreRow
 from raydd.io.document import Document, Finite, Fraction, Whole, digest, opened, write_document
 from raydd.io.regular_file import read_bytes
 
 SCHEMA = 1
-"""To be raised whenever a training's result changes for the same key."""
-LATER = {"rule": None, "strategy": None, "lengths": ()}
-"""Fields of a protocol that younger versions have, as they are of older ones: such keys stay as they were."""
+"""Raise it whenever a training's result changes for the same key."""
+LATER_FIELDS = {"rule": None, "strategy": None, "lengths": ()}
+"""Protocol fields of later versions, with the values that leave a key as earlier versions wrote it."""
 
 Key = dict[str, Any]
 
 
 class _Result(Document):
-    """A file of a result."""
+    """The file of a result."""
 
     key: dict[str, Any]
     value: Fraction
@@ -41,15 +39,15 @@ class _Result(Document):
     commit: str | None
 
 
-class Ledger:
-    """The results on this machine, or of all that share a cache.
+class ResultCache:
+    """The results on this machine, or of all processes that share a cache folder.
 
     Args:
-        folder: Where; None takes ``<cache>/scores``.
-        commit: The source that runs, kept with every result; None where it is not known.
+        folder: The folder; None takes ``<cache>/scores``.
+        commit: Commit of the running source, stored with every result; None where unknown.
 
     Attributes:
-        damaged: Files of results that were looked for and could not be used; they are written anew.
+        damaged: Files that could not be used; their trainings run again.
     """
 
     def __init__(self, folder: Path | None = None, commit: str | None = None) -> None:
@@ -57,45 +55,32 @@ class Ledger:
         self._commit = commit
         self.damaged: list[Path] = []
 
-    def find(self, key: Key) -> "Kept | None":
-        """The result of a training; None where there is none, or its file is damaged."""
+    def load(self, key: Key) -> Outcome | None:
+        """Return the cached result of a training; None where there is none, or its file is damaged."""
         path = self._path(key)
         if not path.exists():
             return None
         try:
-            record, tree = opened(read_bytes(path), _Result, always_sealed=True)
+            result, tree = opened(read_bytes(path), _Result, always_sealed=True)
             if digest(tree["key"]) != digest(key):
                 raise ValueError("it is of another training")
         except (OSError, ValueError):
             self.damaged.append(path)
             return None
-        return Kept(Outcome(record.value, record.seconds, record.curve, record.stopped), record.commit)
+        return Outcome(result.value, result.seconds, result.curve, result.stopped, result.commit)
 
-    def keep(self, key: Key, outcome: Outcome) -> None:
-        """Write a result, whole or not at all."""
-        record = {"key": key, **outcome._asdict(), "commit": self._commit, "when": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-        write_document(self._path(key), record)
+    def store(self, key: Key, outcome: Outcome) -> None:
+        """Write a result atomically."""
+        outcome = outcome._replace(commit=self._commit)
+        write_document(self._path(key), {"key": key, **outcome._asdict(), "when": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
 
     def _path(self, key: Key) -> Path:
         name = digest(key)[:32]
         return self._folder / name[:2] / f"{name}.json"
 
 
-@dataclass(frozen=True)
-class Kept:
-    """A result that was kept, and the commit of the source that made it."""
-
-    outcome: Outcome
-    commit: str | None
-
-
-class Keys:
-    """What decides the result of each job of a matrix.
-
-    Args:
-        matrix: The trainings.
-        dataset: Its real images.
-    """
+class CacheKeys:
+    """Computes the keys of a matrix's jobs: everything that decides their results on a data set."""
 
     def __init__(self, matrix: Matrix, dataset: Dataset) -> None:
         self._matrix, self._dataset = matrix, dataset
@@ -103,12 +88,12 @@ class Keys:
         self._digests: dict[int, str] = {}  # by identity: the matrix holds the sets
 
     def of(self, job: Job) -> Key:
-        """The key of a job that runs to its end."""
+        """Return the key of a job that runs to its end."""
         matrix, data = self._matrix, self._dataset
-        entry, synset = matrix.entries[job.entry], matrix.set_of(job)
+        row, synset = matrix.rows[job.row], matrix.set_of(job)
         protocol = matrix.protocol.on(synset.dataset, synset.ipc) if synset else matrix.protocol
         unused = {"name", *(("real_epochs",) if synset else ("epochs", "plain_epochs", "lengths"))}
-        unused |= {name for name, usual in LATER.items() if getattr(protocol, name) == usual}
+        unused |= {name for name, usual in LATER_FIELDS.items() if getattr(protocol, name) == usual}
         key = {
             "schema": SCHEMA,
             "raydd": self._version,
@@ -116,61 +101,57 @@ class Keys:
             "timm": version("timm") if job.network.startswith("timm:") else None,
             "device": matrix.device,
             "data": {"fingerprint": data.fingerprint, "classes": len(data.classes), "flip": data.flip},
-            "transform": (synset or matrix.look()).transform.hash,
+            "transform": (synset or matrix.first_set()).transform.hash,
             "protocol": protocol.model_dump(mode="json", exclude=unused),
-            "augment": matrix.data.augment if entry.augment else "none",
-            "network": str(matrix.rows.get(job.network, job.network)),
+            "augment": matrix.data.augment if row.augment else "none",
+            "network": str(matrix.architectures.get(job.network, job.network)),
             "seed": job.seed,
-            "split": entry.split,
-            "classes": entry.classes,
+            "split": row.split,
+            "classes": row.classes,
         }
-        if synset is None or len(entry.lrs) > 1 or entry.split == "validation":
-            key["validation"] = [matrix.data.validation, data.name]  # which images are held out goes by the name too
-        return key | self._learned(entry, synset)
+        if synset is None or len(row.lrs) > 1 or row.split == "validation":
+            key["validation"] = [matrix.data.validation, data.name]  # the name also decides which images are held out
+        return key | self._set_key(row, synset)
 
     def stopped(self, job: Job) -> Key:
-        """The key of a job that may have been stopped at a rung: among others it might have gone on."""
+        """Return the key of a job that may be stopped at a rung: among other networks it might have continued."""
         matrix = self._matrix
-        among = digest({"networks": sorted(str(matrix.rows.get(name, name)) for name in matrix.networks)})
+        among = digest({"networks": sorted(str(matrix.architectures.get(name, name)) for name in matrix.networks)})
         return self.of(job) | {"rungs": matrix.rungs, "among": among}
 
-    def _learned(self, entry: Entry, synset: SyntheticSet | None) -> Key:
+    def _set_key(self, row: ScoreRow, synset: SyntheticSet | None) -> Key:
         if synset is None:
             return {"set": "whole"}
-        own = self._matrix.protocol.lr is None and not entry.lrs
+        own = self._matrix.protocol.lr is None and not row.lrs
         formation = None if synset.formation.plain else list(synset.formation)
         lr = float(synset.lr) if own else None
         if id(synset) not in self._digests:
-            self._digests[id(synset)] = _digest(synset)
-        return {"set": self._digests[id(synset)], "formation": formation, "lr": lr, "lrs": entry.lrs}
+            self._digests[id(synset)] = _set_digest(synset)
+        return {"set": self._digests[id(synset)], "formation": formation, "lr": lr, "lrs": row.lrs}
 
 
-def _digest(synset: SyntheticSet) -> str:
-    """sha256 of the images and labels of a set; 32 hex digits."""
-    found = hashlib.sha256()
+def _set_digest(synset: SyntheticSet) -> str:
+    """Return the sha256 of a set's images and labels; 32 hex digits."""
+    checksum = hashlib.sha256()
     for tensor in (synset.images, synset.labels):
-        _feed(found, tensor)
-    return found.hexdigest()[:32]
+        array = tensor.detach().cpu().contiguous().numpy()
+        checksum.update(f"|{array.dtype} {array.shape}|".encode())
+        checksum.update(array.tobytes())
+    return checksum.hexdigest()[:32]
 
 
-def _feed(found: Any, tensor: Tensor) -> None:
-    array = tensor.detach().cpu().contiguous().numpy()
-    found.update(f"|{array.dtype} {array.shape}|".encode())
-    found.update(array.tobytes())
-
-
-def known(matrix: Matrix, keys: Keys, ledger: Ledger) -> dict[Job, Kept]:
-    """The jobs of a matrix whose results are kept already."""
-    found = {}
+def cached_outcomes(matrix: Matrix, keys: CacheKeys, cache: ResultCache) -> dict[Job, Outcome]:
+    """Return the cached results of a matrix's jobs."""
+    outcomes = {}
     for job in matrix.jobs():
-        kept = ledger.find(keys.of(job))
-        if kept is None and matrix.rungs is not None:
-            kept = ledger.find(keys.stopped(job))
-        if kept is not None:
-            found[job] = kept
-    return found
+        outcome = cache.load(keys.of(job))
+        if outcome is None and matrix.rungs is not None:
+            outcome = cache.load(keys.stopped(job))
+        if outcome is not None:
+            outcomes[job] = outcome
+    return outcomes
 
 
-def commits(found: Iterable[Kept]) -> list[str]:
-    """The commits that kept results are of, each once."""
-    return sorted({kept.commit or "unknown" for kept in found})
+def commits(outcomes: Iterable[Outcome]) -> list[str]:
+    """Return the distinct commits of results."""
+    return sorted({outcome.commit or "unknown" for outcome in outcomes})

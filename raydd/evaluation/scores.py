@@ -1,4 +1,4 @@
-"""Which trainings an evaluation consists of, and what they come to.
+"""The trainings of an evaluation, and the scores from their results.
 
 Shapes: none; accuracies are fractions.
 """
@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, count
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -16,91 +15,83 @@ from raydd.buffer.arrow_buffer import ArrowBuffer
 from raydd.config.schema import DataConfig, EvaluateConfig, ExpertConfig
 from raydd.data.datasets import placed
 from raydd.data.mirroring import flips, recorded
+from raydd.data.score_record import Score, StepScore
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import Workspace, open_workspace
-from raydd.evaluation.baselines import baselines, mosaics, open_experts
-from raydd.evaluation.compatibility import check_fits
-from raydd.evaluation.matrix import Entry, Job, Matrix, Outcome
+from raydd.evaluation.baselines import baselines, check_kinds, mosaics, open_experts
+from raydd.evaluation.compatibility import check_compatible
+from raydd.evaluation.matrix import Job, Matrix, Outcome, ScoreRow
 from raydd.evaluation.protocols import find_protocol
 from raydd.evaluation.robust import needed
-from raydd.evaluation.robust_plan import OWN, Ground, components
+from raydd.evaluation.robust_plan import OWN, Conditions, robust_rows
 from raydd.io.pulse import PULSE
 from raydd.models.zoo import find
 from raydd.selection.coresets import CORESETS
-from raydd.selection.starting_images import ASKS_EXPERTS
 
 
-def summarise(matrix: Matrix, results: Mapping[Job, Outcome]) -> list[dict[str, Any]]:
-    """One record a row and network: mean and standard deviation (n - 1; None of one) over the seeds, as fractions."""
-    records = []
-    for index, entry in enumerate(matrix.entries):
-        for network in matrix.networks:
-            found = [results[Job(index, network, seed)] for seed in matrix.seeds_of(index)]
-            values = [outcome.value for outcome in found]
-            records.append(
-                {
-                    "name": entry.name,
-                    "kind": entry.kind,
-                    "dataset": Path(matrix.data.dataset).name,
-                    "network": network,
-                    "protocol": matrix.protocol.name,
-                    "selection": entry.selection,
-                    "ipc": entry.sets[0].ipc if entry.sets else None,
-                    "networks": len(values),
-                    "mean": statistics.fmean(values),
-                    "std": statistics.stdev(values) if len(values) > 1 else None,
-                    "values": values,
-                    "seconds": statistics.fmean(outcome.seconds for outcome in found),
-                    "commits": sorted({outcome.commit or "unknown" for outcome in found}),
-                }
-                | _special(entry, matrix.seeds_of(index))
-            )
-    return records
+def summarise(matrix: Matrix, results: Mapping[Job, Outcome]) -> list[Score]:
+    """Return one score a row and network."""
+    return [
+        _score(matrix, index, network, [results[Job(index, network, seed)] for seed in matrix.seeds_of(index)])
+        for index in range(len(matrix.rows))
+        for network in matrix.networks
+    ]
 
 
-def _special(entry: Entry, seeds: Sequence[int]) -> dict[str, Any]:
-    """What is not as usual: another split, no augmentation, a part of a robust score."""
-    usual, words = Entry("", "", ()), ("split", "augment", "part", "of", "lrs", "asked")
-    found = {word: getattr(entry, word) for word in words if getattr(entry, word) != getattr(usual, word)}
-    if entry.part:
-        found |= {"labels": entry.sets[0].label_kind if entry.sets else "hard", "seeds": list(seeds)}
-    return found
+def _score(matrix: Matrix, index: int, network: str, outcomes: Sequence[Outcome]) -> Score:
+    row, values = matrix.rows[index], tuple(outcome.value for outcome in outcomes)
+    return Score(
+        name=row.name,
+        kind=row.kind,
+        dataset=Path(matrix.data.dataset).name,
+        network=network,
+        protocol=matrix.protocol.name,
+        selection=row.selection,
+        ipc=row.sets[0].ipc if row.sets else None,
+        networks=len(values),
+        mean=statistics.fmean(values),
+        std=statistics.stdev(values) if len(values) > 1 else None,
+        values=values,
+        seconds=statistics.fmean(outcome.seconds for outcome in outcomes),
+        commits=tuple(sorted({outcome.commit or "unknown" for outcome in outcomes})),
+        split=row.split,
+        augment=row.augment,
+        part=row.part,
+        of=row.of,
+        lrs=row.lrs,
+        asked=row.requested,
+        labels=(row.sets[0].label_kind if row.sets else "hard") if row.part else "",
+        seeds=tuple(matrix.seeds_of(index)) if row.part else (),
+    )
 
 
-def best_of_steps(records: Sequence[dict[str, Any]], steps: Mapping[str, int]) -> list[dict[str, Any]]:
-    """The paper's number of each run and network, in place of those of the kept steps that it is chosen among on test.
+def best_of_steps(scores: Sequence[Score], steps: Mapping[str, int]) -> list[Score]:
+    """Replace the scores of a run's kept steps by the best on test, which is what papers report.
 
-    Args:
-        records: Of `summarise`.
-        steps: Of each kept set's row the outer step.
-
-    Returns:
-        The records; in place of the first step's of a run and network one named ``<name>, best of n steps on test``,
-        with mean, standard deviation and values of the step with the highest mean (of equal ones the first), its
-        ``step``, and ``steps``: ``step, mean, std, values`` of all.
+    The kept steps of a run and network become one score ``<name>, best of n steps on test``: that of the step with the
+    highest mean (of equal ones, the first), with its ``step`` and the ``steps`` of all. The argument ``steps`` has the
+    outer step of each kept set's row, by name.
     """
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for record in records:
-        if record["name"] in steps:
-            groups.setdefault((record["of"], record["network"]), []).append(record)
-    found = []
-    for record in records:
-        if record["name"] not in steps:
-            found.append(record)
-        elif rows := groups.pop((record["of"], record["network"]), None):
-            best = max(rows, key=lambda row: float(row["mean"]))
-            told = [{"step": steps[row["name"]]} | {key: row[key] for key in ("mean", "std", "values")} for row in rows]
-            name = f"{best['of']}, best of {len(rows)} steps on test"
-            found.append(best | {"name": name, "step": steps[best["name"]], "steps": told})
-    return found
+    groups: dict[tuple[str, str], list[Score]] = {}
+    for score in scores:
+        if score.name in steps:
+            groups.setdefault((score.of, score.network), []).append(score)
+    results = []
+    for score in scores:
+        if score.name not in steps:
+            results.append(score)
+        elif rows := groups.pop((score.of, score.network), None):
+            best = max(rows, key=lambda row: row.mean)
+            of_steps = tuple(
+                StepScore(step=steps[row.name], mean=row.mean, std=row.std, values=row.values) for row in rows
+            )
+            name = f"{best.of}, best of {len(rows)} steps on test"
+            results.append(best.model_copy(update={"name": name, "step": steps[best.name], "steps": of_steps}))
+    return results
 
 
 def check_scoring(config: EvaluateConfig) -> None:
-    """Refuse an unknown protocol, network or baseline, before anything is made that they shall score.
-
-    Raises:
-        ValueError: Naming it and those that are known.
-    """
+    """Refuse an unknown protocol, network, baseline or robust score, before any work starts."""
     find_protocol(config.protocol)
     for kind in config.baselines or ():
         if kind not in CORESETS:
@@ -111,17 +102,17 @@ def check_scoring(config: EvaluateConfig) -> None:
 
 
 def titles(synsets: Sequence[SyntheticSet], names: Sequence[str] | None = None) -> list[str]:
-    """What the sets' rows are called, each differently: as given, else by method and ipc."""
+    """Return distinct names of the sets' rows: as given, else by method and ipc."""
     wanted = names or [f"{synset.recipe.get('method', 'set')}, {synset.ipc:g} a class" for synset in synsets]
-    called: list[str] = []
+    distinct: list[str] = []
     for name in wanted:
         numbered = (f"{name} ({number})" for number in count(2))
-        called.append(next(title for title in chain([name], numbered) if title not in called))
-    return called
+        distinct.append(next(title for title in chain([name], numbered) if title not in distinct))
+    return distinct
 
 
 def step_title(name: str, step: int) -> str:
-    """What the row of a kept step is called."""
+    """Return the name of a kept step's row."""
     return f"{name}, step {step}"
 
 
@@ -131,59 +122,55 @@ def plan(
     config: EvaluateConfig,
     device: str,
     buffer: Path | None = None,
-    kept: Sequence[Mapping[int, SyntheticSet]] = (),
+    steps: Sequence[Mapping[int, SyntheticSet]] = (),
 ) -> tuple[Matrix, Workspace]:
-    """The trainings that score synthetic sets beside selections of real images and the whole data set.
+    """Return the trainings that score synthetic sets, selections of real images and the whole data set.
 
     Args:
         synsets: The sets.
-        names: What their rows are called; None takes method and ipc.
+        names: Names of their rows; None takes method and ipc.
         config: Real images, networks, seeds, protocol.
         device: Where each worker trains.
-        buffer: Experts that choose real images, and label random ones for robust scores; None chooses by pixels.
-        kept: Of every set the sets of its run's kept steps, among which papers choose on test; empty scores none.
+        buffer: Experts that select real images, and label random ones for robust scores; None selects by pixels.
+        steps: For every set those of its run's kept outer steps, among which papers choose on test.
 
     Raises:
         ValueError: Unknown data set, network, protocol or score, or sets or experts that do not fit the images.
     """
     check_scoring(config)
-    if buffer is not None:
-        ArrowBuffer(buffer)  # it is one, before any image is decoded
-    elif asking := ASKS_EXPERTS.intersection(config.baselines or ()):
-        raise ValueError(
-            f"--baselines {min(asking)} asks trained networks about the images; give experts with --buffer"
-        )
-    called, data = titles(synsets, names), _data(synsets, config)
-    chosen = tuple(dict.fromkeys(config.networks)) or (
+    if buffer is None:
+        check_kinds(None, config.baselines)
+    else:
+        ArrowBuffer(buffer)  # refused before any image is decoded
+    data = _data(synsets, config)
+    networks = tuple(dict.fromkeys(config.networks)) or (
         str(synsets[0].provenance.get("network", ExpertConfig().network)),
     )
-    for network in chosen:
+    for network in networks:
         work = open_workspace(data, network, torch.device("cpu"), synsets[0].transform)
-    asked = [_asked(title, synset, config) for title, synset in zip(called, synsets, strict=True)]
-    steps = [
-        Entry(step_title(row.name, step), row.kind, (synset,), "paper", of=row.name)
-        for row, found in zip(asked, kept or [{}] * len(asked), strict=True)
-        for step, synset in found.items()
+    named = zip(titles(synsets, names), synsets, strict=True)
+    requested = [_requested_row(title, synset, config) for title, synset in named]
+    of_steps = [
+        ScoreRow(step_title(row.name, step), row.kind, (synset,), "paper", of=row.name)
+        for row, by_step in zip(requested, steps or [{}] * len(requested), strict=True)
+        for step, synset in by_step.items()
     ]
-    check_fits(((row.name, row.sets[0]) for row in (*asked, *steps)), work, named=config.dataset is not None)
+    sets = ((row.name, row.sets[0]) for row in (*requested, *of_steps))
+    check_compatible(sets, work, named=config.dataset is not None)
     seeds = range(config.seed, config.seed + config.seeds)
     protocol = find_protocol(config.protocol).lasting(config.epochs, config.real_epochs)
     experts = None if buffer is None else open_experts(buffer, data, synsets, device)
-    ground = Ground(work, seeds, protocol, experts)
-    parts = [part for row in asked for part in components(row, dict.fromkeys(config.scores), ground)]
+    conditions = Conditions(work, seeds, protocol, experts)
+    parts = [part for row in requested for part in robust_rows(row, dict.fromkeys(config.scores), conditions)]
     with PULSE.doing("choosing real images"):
-        entries = [*asked, *steps, *_beside(synsets, ground, config), *parts]
-    distinct = titles((), [row.name for row in entries])  # a set may have the name of a selection
-    rows = tuple(replace(row, name=name) for row, name in zip(entries, distinct, strict=True))
-    return Matrix(rows, chosen, seeds, protocol, data, device), work
+        rows = [*requested, *of_steps, *_reference_rows(synsets, conditions, config), *parts]
+    distinct = titles((), [row.name for row in rows])  # a set may have the name of a selection
+    rows = [replace(row, name=name) for row, name in zip(rows, distinct, strict=True)]
+    return Matrix(tuple(rows), networks, seeds, protocol, data, device), work
 
 
 def _data(synsets: Sequence[SyntheticSet], config: EvaluateConfig) -> DataConfig:
-    """The real images, as the sets' recipes have them where nothing else was asked for.
-
-    Raises:
-        ValueError: The sets were distilled with different augmentations, and none was asked for.
-    """
+    """Return the real images: those of the sets' recipes, changed by the configuration."""
     known = [_data_of(synset) for synset in synsets]
     kinds = dict.fromkeys(data.augment for data in known)
     if config.augment is None and len(kinds) > 1:
@@ -202,46 +189,44 @@ def _data(synsets: Sequence[SyntheticSet], config: EvaluateConfig) -> DataConfig
 
 
 def _data_of(synset: SyntheticSet) -> DataConfig:
-    """The real images as a set's recipe has them, as far as it says."""
-    if (found := synset.recipe.get("data")) is None:
+    """Return the real images that a set's recipe names, as far as it does."""
+    if (recipe := synset.recipe.get("data")) is None:
         return DataConfig(dataset=synset.dataset)
-    fields = {key: value for key, value in found.items() if key in DataConfig.model_fields}
+    fields = {key: value for key, value in recipe.items() if key in DataConfig.model_fields}
     return DataConfig.model_validate(recorded(fields))
 
 
-def _beside(synsets: Sequence[SyntheticSet], ground: Ground, config: EvaluateConfig) -> list[Entry]:
-    """Selections of every size and preprocessing that the sets have, and the whole data."""
-    groups = {(synset.ipc, synset.transform.hash): synset for synset in reversed(synsets)}
-    cut = {(synset.ipc, synset.transform.hash, synset.formation): synset for synset in reversed(synsets)}
-    several = len({hash_ for _, hash_ in groups}) > 1
-    pairs = [
-        (synset, baselines(synset, ground.work, ground.seeds, ground.experts, config.baselines))
-        for synset in groups.values()
-    ]
-    pairs += [(synset, mosaics(synset, ground.work, ground.seeds, config.baselines)) for synset in cut.values()]
-    entries = [
+def _reference_rows(synsets: Sequence[SyntheticSet], conditions: Conditions, config: EvaluateConfig) -> list[ScoreRow]:
+    """Return selections of every size and preprocessing that the sets have, and the whole data."""
+    work, seeds, protocol, experts = conditions
+    sizes = {(synset.ipc, synset.transform.hash): synset for synset in reversed(synsets)}
+    formations = {(synset.ipc, synset.transform.hash, synset.formation): synset for synset in reversed(synsets)}
+    several = len({key for _, key in sizes}) > 1
+    pairs = [(synset, baselines(synset, work, seeds, experts, config.baselines)) for synset in sizes.values()]
+    pairs += [(synset, mosaics(synset, work, seeds, config.baselines)) for synset in formations.values()]
+    references = [
         replace(row, name=f"{row.name}, {synset.transform.kind}") if several else row
         for synset, rows in pairs
         for row in rows
     ]
-    if epochs := ground.protocol.real_epochs:
+    if epochs := protocol.real_epochs:
         kind = f", {synsets[0].transform.kind}" if several else ""
-        entries.append(Entry(f"whole data, {epochs} epoch{'s' * (epochs > 1)}{kind}", "whole", ()))
-    return entries
+        references.append(ScoreRow(f"whole data, {epochs} epoch{'s' * (epochs > 1)}{kind}", "whole", ()))
+    return references
 
 
 def selection_of(synset: SyntheticSet) -> str:
-    """How a set was chosen among the outer steps, as far as it says: ``honest`` or ``unknown``.
+    """Return how a set was chosen among outer steps: ``honest``, or ``unknown`` where its file does not say.
 
-    The best files of other projects were chosen on test, as a rule, and do not say.
+    Other projects usually choose their best files on test, and do not say so.
     """
     chosen = str(synset.provenance.get("chosen", ""))
     return "honest" if chosen.startswith("last ") or chosen.endswith("validation split") else "unknown"
 
 
-def _asked(title: str, synset: SyntheticSet, config: EvaluateConfig) -> Entry:
-    """The row of a set that was asked for; its kind is a coreset's name where nothing was learned, else distilled."""
+def _requested_row(title: str, synset: SyntheticSet, config: EvaluateConfig) -> ScoreRow:
+    """Return the row of a set that the user named; its kind is a coreset's name where nothing was learned."""
     coreset = synset.recipe.get("match") == "nothing"
     kind = str(synset.recipe["method"]) if coreset else "distilled"
-    row = Entry(title, kind, (synset,), selection_of(synset), asked=True)
+    row = ScoreRow(title, kind, (synset,), selection_of(synset), requested=True)
     return replace(row, part=OWN, of=title) if config.scores else row

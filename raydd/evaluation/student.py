@@ -1,4 +1,4 @@
-"""Training a student from scratch on few images, and testing it on real ones.
+"""Training of a student from scratch on few images, and its test on real ones.
 
 Shapes: `N` synthetic images, `K` classes, `B` batch, `C H W` image.
 """
@@ -20,20 +20,26 @@ from raydd.numerics.rng import generator
 from raydd.numerics.sgd import Sgd
 from raydd.training.expert import measure_accuracy
 
+REAL_LR = 0.01
+"""Learning rate on real images, under protocols that take the synthetic set's own: MTT's initial one."""
+
 Epoch = Callable[[torch.Generator], Iterator[tuple[Tensor, Tensor]]]
-"""One epoch of batches (B, C, H, W), (B,) or (B, K), in an order drawn from the generator."""
+"""Makes one epoch of batches (B, C, H, W), (B,) or (B, K), in an order drawn from the generator."""
+
+KeepTraining = Callable[[int, float], bool]
+"""(epoch, accuracy after it) -> whether the training continues."""
 
 
-class Watch(NamedTuple):
-    """A training is looked at between its epochs, and may be stopped; one that goes on is the same as unwatched.
+class EarlyStop(NamedTuple):
+    """Epochs after which a training may be stopped; one that continues gives the same result as without.
 
     Attributes:
-        epochs: After which, counted from 1.
-        go_on: Takes the epoch and the accuracy after it; False ends the training.
+        epochs: The epochs, counted from 1.
+        keep_training: Called with the epoch and the accuracy after it.
     """
 
     epochs: tuple[int, ...]
-    go_on: Callable[[int, float], bool]
+    keep_training: KeepTraining
 
 
 def evaluate(
@@ -43,18 +49,18 @@ def evaluate(
     protocol: Protocol,
     augment: Augment,
     seed: int,
-    watch: Watch | None = None,
+    early_stop: EarlyStop | None = None,
 ) -> float:
-    """The accuracy on real images of one fresh network trained on a synthetic set.
+    """Return the accuracy on real images of one fresh network trained on a synthetic set.
 
     Args:
-        synset: The set; decoded, and its tensors moved to the device of ``test``.
+        synset: The set; it is decoded and moved to the device of ``test``.
         build: Makes the network.
         test: Real images, preprocessed as the set's ``transform`` says.
-        protocol: Epochs, step size, schedule; the network after the last epoch is tested.
-        augment: Drawn afresh for every batch, an image at a time.
-        seed: Initial weights, order, augmentation and CutMix come from it.
-        watch: May stop the training early; the network as it is then is the one tested.
+        protocol: Epochs, learning rate, schedule; the network after the last epoch is tested.
+        augment: Drawn for every batch, an image at a time.
+        seed: Decides initial weights, order, augmentation and CutMix.
+        early_stop: May stop the training; the network is then tested as it is.
 
     Returns:
         Fraction of test images classified correctly, in [0, 1].
@@ -70,26 +76,26 @@ def evaluate(
 
     lr = float(synset.lr) if protocol.lr is None else protocol.lr
     epochs = protocol.plain_epochs if augment.plain else protocol.epochs
-    return _fit_and_test(build, epoch, test, protocol, augment, lr, epochs, seed, watch)
+    return _fit_and_test(build, epoch, test, protocol, augment, lr, epochs, seed, early_stop)
 
 
 def evaluate_real(
     train: Feed, build: Callable[[], nn.Module], test: Feed, protocol: Protocol, augment: Augment, seed: int
 ) -> float:
-    """The accuracy of one fresh network trained on all real images: the upper end of the scale.
+    """Return the accuracy of one fresh network trained on all real images, an upper bound.
 
-    As `evaluate`, but for ``protocol.real_epochs`` epochs, and with step size 0.01 where the protocol
-    takes the synthetic set's own.
+    As `evaluate`, but for ``protocol.real_epochs`` epochs, and with `REAL_LR` where the protocol takes the set's own
+    learning rate.
     """
 
     def epoch(rng: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         return train.shuffled(protocol.batch_size, rng)
 
-    lr = 0.01 if protocol.lr is None else protocol.lr
+    lr = REAL_LR if protocol.lr is None else protocol.lr
     return _fit_and_test(build, epoch, test, protocol, augment, lr, protocol.real_epochs, seed)
 
 
-def _fit_and_test(  # noqa: PLR0913, PLR0917 - the two verbs above differ in these alone
+def _fit_and_test(  # noqa: PLR0913, PLR0917 - the two functions above differ in these alone
     build: Callable[[], nn.Module],
     epoch: Epoch,
     test: Feed,
@@ -98,7 +104,7 @@ def _fit_and_test(  # noqa: PLR0913, PLR0917 - the two verbs above differ in the
     lr: float,
     epochs: int,
     seed: int,
-    watch: Watch | None = None,
+    early_stop: EarlyStop | None = None,
 ) -> float:
     network = seeded(build, generator(seed, "student", "init")).to(test.targets.device).train()
     milestones = [int(epochs * part) for part in protocol.milestones]
@@ -112,15 +118,15 @@ def _fit_and_test(  # noqa: PLR0913, PLR0917 - the two verbs above differ in the
             loss.backward()
             optimizer.step()
         optimizer.end_epoch()
-        if watch and done in watch.epochs and done < epochs:
+        if early_stop and done in early_stop.epochs and done < epochs:
             accuracy = measure_accuracy(network, test)
-            if not watch.go_on(done, accuracy):
+            if not early_stop.keep_training(done, accuracy):
                 return accuracy
     return measure_accuracy(network, test)
 
 
 def _loss(network: nn.Module, x: Tensor, y: Tensor, probability: float, rng: torch.Generator) -> Tensor:
-    """The mean cross-entropy of a batch, which CutMix mixes with this probability; 0 draws nothing."""
+    """Return the mean cross-entropy of a batch, mixed by CutMix with this probability; 0 draws nothing."""
     if not probability or float(torch.rand((), generator=rng)) >= probability:
         return cross_entropy(network(x), y)
     x, partners, share = cutmix(x, y, rng)

@@ -1,15 +1,15 @@
-"""Early stopping of hopeless architectures: asynchronous successive halving."""
+"""Early stopping of poor architectures: asynchronous successive halving."""
 
 from collections.abc import Hashable
 from typing import NamedTuple
 
 
 class Rungs(NamedTuple):
-    """When accuracies are compared, and how few go on.
+    """The epochs at which accuracies are compared, and the share that continues.
 
     Attributes:
-        epochs: After which epochs, ascending.
-        reduction: eta: about one in so many goes on from each.
+        epochs: The epochs, ascending.
+        reduction: eta: about one in eta continues at each.
     """
 
     epochs: tuple[int, ...]
@@ -17,10 +17,7 @@ class Rungs(NamedTuple):
 
     @staticmethod
     def geometric(epochs: int, first: int, reduction: int) -> "Rungs":
-        """Rungs at first, first * eta, first * eta^2, ... below the last epoch.
-
-        Raises:
-            ValueError: ``first`` is not between 1 and the last epoch, or ``reduction`` is under 2.
+        """Return rungs at first, first * eta, first * eta^2, ... below the last epoch, or raise ValueError.
 
         >>> Rungs.geometric(300, 20, 3).epochs
         (20, 60, 180)
@@ -28,42 +25,38 @@ class Rungs(NamedTuple):
         if not 1 <= first < epochs:
             raise ValueError(f"a first rung after {first} of {epochs} epochs: use 1 to {epochs - 1}")
         if reduction < 2:
-            raise ValueError(f"a reduction of {reduction}: use at least 2, of which one in two goes on")
-        found = [first]
-        while found[-1] * reduction < epochs:
-            found.append(found[-1] * reduction)
-        return Rungs(tuple(found), reduction)
+            raise ValueError(f"a reduction of {reduction}: use at least 2, with which one in two goes on")
+        rungs = [first]
+        while rungs[-1] * reduction < epochs:
+            rungs.append(rungs[-1] * reduction)
+        return Rungs(tuple(rungs), reduction)
 
 
-class Halving:
-    """Decides at every rung who goes on: those among the best 1 / eta of all that came to it before, or as good.
+class SuccessiveHalving:
+    """Lets a training continue if it is among the best 1 / eta of all that reached its rung before, or as good.
 
-    The first to come to a rung goes on. So who is stopped depends on who comes first, and with more than one worker on
-    chance; what those that go on come to does not.
+    The first at a rung continues. With more than one worker, timing therefore decides which trainings are stopped, but
+    not the results of those that continue. (Optuna's and Ray Tune's schedulers need a study or trials of their own.)
 
     Reference:
         Li et al., arXiv 1810.05934 (ASHA), in its variant that stops instead of promoting.
 
-    >>> halving = Halving(2)
-    >>> [halving.goes_on("proxy", 10, name, value) for name, value in (("a", 0.5), ("b", 0.4), ("c", 0.6))]
+    >>> halving = SuccessiveHalving(2)
+    >>> [halving.keep_training("proxy", 10, name, value) for name, value in (("a", 0.5), ("b", 0.4), ("c", 0.6))]
     [True, False, True]
     """
 
     def __init__(self, reduction: int) -> None:
         self._reduction = reduction
-        self._seen: dict[tuple[Hashable, int], dict[str, tuple[float, bool]]] = {}
+        self._reached: dict[tuple[Hashable, int], dict[str, tuple[float, bool]]] = {}
 
-    def goes_on(self, group: Hashable, epoch: int, name: str, value: float) -> bool:
-        """Take an accuracy at a rung; who comes again, after a restart, is told the same.
+    def keep_training(self, group: Hashable, epoch: int, name: str, value: float) -> bool:
+        """Record a training's accuracy at a rung, and compare it within its group.
 
-        Args:
-            group: Only members of one are compared.
-            epoch: The rung.
-            name: Who.
-            value: Its accuracy.
+        Asking again, after a restart, gives the same answer.
         """
-        before = self._seen.setdefault((group, epoch), {})
-        if name not in before:
-            others = sorted((found for found, _ in before.values()), reverse=True)
-            before[name] = value, not others or value >= others[len(others) // self._reduction]
-        return before[name][1]
+        reached = self._reached.setdefault((group, epoch), {})
+        if name not in reached:
+            others = sorted((other for other, _ in reached.values()), reverse=True)
+            reached[name] = value, not others or value >= others[len(others) // self._reduction]
+        return reached[name][1]

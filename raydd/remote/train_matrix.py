@@ -1,9 +1,8 @@
-"""A matrix of trainings on one Ray Train worker group, balanced as its workers get done."""
+"""A matrix of trainings on one Ray Train worker group; workers take the next job when they finish one."""
 
 import signal
 import tempfile
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,125 +16,123 @@ from ray.exceptions import RayError
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from raydd.evaluation.matrix import Job, Matrix, Outcome, Scorer
-from raydd.evaluation.set_cache import Shelf, shelve
-from raydd.evaluation.successive_halving import Halving, Rungs
+from raydd.evaluation.set_cache import SetCache, store_sets
+from raydd.evaluation.successive_halving import Rungs, SuccessiveHalving
 from raydd.io.signals import terminated
 from raydd.remote.session import plan, resources
 
 POLL_SECONDS = 0.2
-Keep = Callable[[Job, Outcome], None]
+Store = Callable[[Job, Outcome], None]
 
 
-class Progress(NamedTuple):
-    """Trainings done, of how many, and the seconds since the group was started."""
+class MatrixProgress(NamedTuple):
+    """Finished trainings and their total number."""
 
     done: int
     total: int
-    seconds: float
     note: str = ""
 
 
-class Board:
-    """The jobs that are left, those in hand, and the results; knows nothing of Ray.
+class JobQueue:
+    """The waiting jobs, the running jobs, and the results; independent of Ray.
 
-    A worker that asks again has lost what it had in hand: those jobs are done anew, so that no job is
-    lost when a group is started again while workers of the last one still answer.
+    A worker that takes a job again has lost its running ones: they run anew, so that no job is lost when a group is
+    restarted while workers of the last one still answer.
 
     Args:
-        jobs: What shall be done, in the order in which it is handed out.
-        rungs: Where trainings are compared, of one entry and seed each with each; None compares none.
+        jobs: The jobs, in their order.
+        rungs: Where trainings of one row and seed are compared; None compares none.
 
-    >>> board = Board([Job(0, "MLP", 0)])
-    >>> board.take("rank 0"), board.take("rank 1"), board.take("rank 0")
-    (Job(entry=0, network='MLP', seed=0), None, Job(entry=0, network='MLP', seed=0))
+    >>> queue = JobQueue([Job(0, "MLP", 0)])
+    >>> queue.take("rank 0"), queue.take("rank 1"), queue.take("rank 0")
+    (Job(row=0, network='MLP', seed=0), None, Job(row=0, network='MLP', seed=0))
     """
 
     def __init__(self, jobs: list[Job], rungs: Rungs | None = None) -> None:
-        self._left = deque(jobs)
-        self._in_hand: dict[str, list[Job]] = {}
+        self._waiting = deque(jobs)
+        self._running: dict[str, list[Job]] = {}
         self._results: dict[Job, Outcome] = {}
         self._failure = ""
-        self._halving = Halving(rungs.reduction) if rungs else None
+        self._halving = SuccessiveHalving(rungs.reduction) if rungs else None
 
     def take(self, worker: str) -> Job | None:
-        """The next job for a worker, or None when none is left."""
-        lost = [job for job in self._in_hand.pop(worker, []) if job not in self._results]
-        self._left.extendleft(lost)
-        if self._failure or not self._left:
+        """Return the next job for a worker, or None when none is left."""
+        self._waiting.extendleft(job for job in self._running.pop(worker, []) if job not in self._results)
+        if self._failure or not self._waiting:
             return None
-        job = self._left.popleft()
-        self._in_hand[worker] = [job]
+        job = self._waiting.popleft()
+        self._running[worker] = [job]
         return job
 
-    def goes_on(self, job: Job, epoch: int, value: float) -> bool:
-        """Whether a training goes on from a rung, by its accuracy there."""
-        entry, network, seed = job
-        return self._halving is None or self._halving.goes_on((entry, seed), epoch, network, value)
+    def keep_training(self, job: Job, epoch: int, value: float) -> bool:
+        """Return whether a training continues after a rung, by its accuracy there."""
+        row, network, seed = job
+        return self._halving is None or self._halving.keep_training((row, seed), epoch, network, value)
 
     def put(self, worker: str, job: Job, outcome: Outcome) -> None:
-        """Take a worker's result."""
+        """Store a worker's result."""
         self._results[Job(*job)] = outcome
-        self._in_hand[worker] = [other for other in self._in_hand.get(worker, []) if other != Job(*job)]
+        self._running[worker] = [other for other in self._running.get(worker, []) if other != Job(*job)]
 
     def fail(self, reason: str) -> None:
-        """What would happen again has happened, such as a training that raised: nothing more is handed out."""
+        """Stop handing out jobs: a training failed in a way that would repeat."""
         self._failure = self._failure or reason
 
     def failure(self) -> str:
-        """What failed first and why; empty while nothing did."""
+        """Return the reason of the first failure; empty without one."""
         return self._failure
 
     def results(self, skip: int = 0) -> list[tuple[Job, Outcome]]:
-        """The results so far, in the order in which they came, without the first ones."""
+        """Return the results in order of arrival, without the first ``skip``."""
         return list(islice(self._results.items(), skip, None))
 
 
 def _work(config: dict[str, Any]) -> None:
-    """One worker of the group: jobs from the board until none is left."""
+    """Run jobs of the queue in one worker of the group, until none is left."""
     torch.set_num_threads(1)
     context = ray.train.get_context()
-    board, worker = config["board"], f"rank {context.get_world_rank()}"
-    matrix, places = ray.get(config["matrix"])
-    scorer = Scorer(matrix, Shelf(places, ray.get))
-    while (job := ray.get(board.take.remote(worker))) is not None:
+    queue, worker = config["queue"], f"rank {context.get_world_rank()}"
+    matrix, handles = ray.get(config["matrix"])
+    scorer = Scorer(matrix, SetCache(handles, ray.get))
+    while (job := ray.get(queue.take.remote(worker))) is not None:
 
-        def goes_on(epoch: int, value: float, job: Job = job) -> bool:
-            return bool(ray.get(board.goes_on.remote(job, epoch, value)))
+        def keep_training(epoch: int, value: float, job: Job = job) -> bool:
+            return bool(ray.get(queue.keep_training.remote(job, epoch, value)))
 
         try:
-            outcome = scorer.score(Job(*job), goes_on)
+            outcome = scorer.score(Job(*job), keep_training)
         except (ValueError, RuntimeError, OSError) as error:
-            row, (network, seed) = matrix.entries[job[0]].name, job[1:]
-            ray.get(board.fail.remote(f"{row}, on {network}, seed {seed}: {' '.join(str(error).split())}"))
+            row, (network, seed) = matrix.rows[job[0]].name, job[1:]
+            ray.get(queue.fail.remote(f"{row}, on {network}, seed {seed}: {' '.join(str(error).split())}"))
             break
-        ray.get(board.put.remote(worker, job, outcome))
+        ray.get(queue.put.remote(worker, job, outcome))
     ray.train.report({"done": 1})
 
 
-def run_matrix(
+def train_matrix(
     matrix: Matrix,
     num_workers: int | None,
-    show: Callable[[Progress], None],
+    show: Callable[[MatrixProgress], None],
     known: Mapping[Job, Outcome] | None = None,
-    keep: Keep | None = None,
+    store: Store | None = None,
 ) -> dict[Job, Outcome]:
-    """Do every job of a matrix on the connected Ray.
+    """Run every job of a matrix on the connected Ray.
 
-    The group is started once, whatever the number of jobs. When a worker dies, Train starts the group
-    anew; results that are in stay, and only the jobs that were in hand are done again.
+    The group is started once for all jobs. When a worker dies, Ray Train restarts the group; stored results stay, and
+    only the running jobs run again.
 
     Args:
         matrix: The trainings.
-        num_workers: Workers asked for; None takes one a CPU.
+        num_workers: Number of workers; None takes one a CPU.
         show: Called with the progress, a few times a second.
-        known: Results there are already; these jobs are not done.
-        keep: Called here with every other result, as soon as it is seen.
+        known: Earlier results; these jobs do not run.
+        store: Called here with every other result, soon after it arrives.
 
     Returns:
-        A result a job; its accuracy is the same whatever the number of workers.
+        A result a job; its accuracy does not depend on the number of workers.
 
     Raises:
-        RuntimeError: If a training failed again and again, or a result could not be kept.
+        RuntimeError: A training failed again and again, or a result could not be stored.
     """
     known = known or {}
     jobs = [job for job in matrix.jobs() if job not in known]
@@ -143,22 +140,22 @@ def run_matrix(
         return dict(known)
     cpus, gpus = resources()
     layout = plan(num_workers, len(jobs), cpus, gpus if matrix.device == "cuda" else 0)
-    board = ray.remote(Board).options(num_cpus=0).remote(jobs, matrix.rungs)
+    queue = ray.remote(JobQueue).options(num_cpus=0).remote(jobs, matrix.rungs)
     for job, outcome in known.items():
         for epoch, value in outcome.curve:
-            board.goes_on.remote(job, epoch, value)
-    watcher = _Watcher(board, len(jobs), layout.note, show, keep or (lambda job, outcome: None))
+            queue.keep_training.remote(job, epoch, value)
+    poller = _ResultPoller(queue, len(jobs), layout.note, show, store or (lambda job, outcome: None))
     try:
         with tempfile.TemporaryDirectory(prefix="raydd-evaluate-") as folder, _interrupts():
-            _trainer(layout.workers, layout.gpus, folder, board, ray.put(shelve(matrix, jobs, ray.put))).fit()
-        failure = ray.get(board.failure.remote())
+            _trainer(layout.workers, layout.gpus, folder, queue, ray.put(store_sets(matrix, jobs, ray.put))).fit()
+        failure = ray.get(queue.failure.remote())
     except ray.train.TrainingFailedError as error:
         reason = " ".join(str(error.__cause__ or error).split())[-300:]
         raise RuntimeError(f"evaluation failed: {reason}") from error
     finally:
-        results = watcher.stop()
-        ray.kill(board)
-    if failure := watcher.fault or failure:
+        results = poller.stop()
+        ray.kill(queue)
+    if failure := poller.fault or failure:
         raise RuntimeError(f"evaluation failed: {failure}; the other finished trainings are kept")
     if len(results) != len(jobs):
         raise RuntimeError(f"evaluation ended with {len(results)} of {len(jobs)} results; run it again")
@@ -167,7 +164,7 @@ def run_matrix(
 
 @contextmanager
 def _interrupts() -> Iterator[None]:
-    """Ctrl-C is KeyboardInterrupt inside too, and as before outside: Train installs a handler that exits with 0."""
+    """Raise KeyboardInterrupt on Ctrl-C, and restore the handler: Ray Train installs one that exits with 0."""
     main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGINT)
     try:
@@ -181,13 +178,13 @@ def _interrupts() -> Iterator[None]:
             signal.signal(signal.SIGINT, before)
 
 
-def _trainer(workers: int, gpus: float, folder: str, board: Any, matrix: Any) -> DataParallelTrainer:
-    """The group; one of torch would open a port on every interface, for sums between workers that none here takes."""
+def _trainer(workers: int, gpus: float, folder: str, queue: Any, matrix: Any) -> DataParallelTrainer:
+    """Return the group; a TorchTrainer would open a port on every interface for collectives that are not used."""
     use_gpu = gpus > 0
     share = {"CPU": 1.0} | ({"GPU": gpus} if use_gpu else {})
     return DataParallelTrainer(
         _work,
-        train_loop_config={"board": board, "matrix": matrix},
+        train_loop_config={"queue": queue, "matrix": matrix},
         scaling_config=ray.train.ScalingConfig(num_workers=workers, use_gpu=use_gpu, resources_per_worker=share),
         run_config=ray.train.RunConfig(
             name="evaluate",
@@ -197,45 +194,45 @@ def _trainer(workers: int, gpus: float, folder: str, board: Any, matrix: Any) ->
     )
 
 
-class _Watcher:
-    """Sees results come in, beside the thread that waits for the group.
+class _ResultPoller:
+    """Fetches and stores results in a thread, while the main thread waits for the group.
 
     Attributes:
-        fault: Why a result could not be kept; empty while all were.
+        fault: Why a result could not be stored; empty while all were.
     """
 
-    def __init__(self, board: Any, total: int, note: str, show: Callable[[Progress], None], keep: Keep) -> None:
-        self._board, self._total, self._show, self._keep = board, total, show, keep
+    def __init__(self, queue: Any, total: int, note: str, show: Callable[[MatrixProgress], None], store: Store) -> None:
+        self._queue, self._total, self._show, self._store = queue, total, show, store
         self._results: dict[Job, Outcome] = {}
         self.fault = ""
-        self._start, self._stop = time.monotonic(), threading.Event()
-        show(Progress(0, total, 0.0, note))
-        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._stop = threading.Event()
+        show(MatrixProgress(0, total, note))
+        self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
-    def _watch(self) -> None:
-        while not self._stop.wait(POLL_SECONDS) and self._look():
+    def _run(self) -> None:
+        while not self._stop.wait(POLL_SECONDS) and self._poll():
             pass
 
-    def _look(self) -> bool:
-        """Take what is new; False when the board went with the run, whose end is told by the main thread."""
+    def _poll(self) -> bool:
+        """Store new results; return False when the queue is gone, whose reason the main thread reports."""
         try:
-            new = ray.get(self._board.results.remote(len(self._results)))
+            new = ray.get(self._queue.results.remote(len(self._results)))
         except RayError:
             return False
         for job, outcome in new:
             self._results[Job(*job)] = Outcome(*outcome)
             try:
-                self._keep(Job(*job), Outcome(*outcome))
+                self._store(Job(*job), Outcome(*outcome))
             except OSError as error:  # such as a full disk, which may still have room for another
                 self.fault = self.fault or f"a result cannot be kept: {' '.join(str(error).split())}"
-                self._board.fail.remote(self.fault)
-        self._show(Progress(len(self._results), self._total, time.monotonic() - self._start))
+                self._queue.fail.remote(self.fault)
+        self._show(MatrixProgress(len(self._results), self._total))
         return True
 
     def stop(self) -> dict[Job, Outcome]:
-        """All results, the last ones too."""
+        """Return all results, including the last ones."""
         self._stop.set()
         self._thread.join()
-        self._look()
+        self._poll()
         return self._results

@@ -12,10 +12,9 @@ from typing import Any
 from raydd.config.parsing import flat
 from raydd.config.schema import DistillConfig
 from raydd.evaluation.significance import compare_scores
-from raydd.io.document import validate
 from raydd.report.charts import Bar, Curve, bars
 from raydd.report.distillation import draw_progress, progress_charts, title_of
-from raydd.report.documents import Comparison, Score
+from raydd.report.documents import Score
 from raydd.report.folder import RunFolder, is_distilled, reading
 from raydd.report.frames import compact, read_sheet
 from raydd.report.html import Cell, Column, Section, paragraph, picture, table
@@ -51,9 +50,9 @@ def compare_section(paths: Sequence[Path], names: Sequence[str]) -> Section:
     """
     runs = {name: RunFolder(path) for name, path in zip(names, paths, strict=True) if is_distilled(path)}
     scores = {name: _rows(path, name) for name, path in zip(names, paths, strict=True) if is_scored(path)}
-    own = [row for rows in scores.values() for row in rows if row.asked]
+    own = [row for rows in scores.values() for row in rows if row.requested]
     body = _scores([*own, *_baselines(scores)], runs) if own else ""
-    if chosen := [name for name, found in scores.items() if not any(row.asked for row in found)]:
+    if chosen := [name for name, found in scores.items() if not any(row.requested for row in found)]:
         body += paragraph(f"Left out here, as their only scores are of sets chosen on test: {', '.join(chosen)}.")
     if runs:
         body += _curves(runs) + _pictures(runs) + _settings(runs)
@@ -64,12 +63,12 @@ def compare_section(paths: Sequence[Path], names: Sequence[str]) -> Section:
 
 def _rows(path: Path, name: str) -> list[Score]:
     """The rows of a folder that a comparison takes: its own sets, called after it, and the baselines as they are."""
-    rows = [row for row in read_scores(path).scores if row.alone and row.selection != "paper"]
-    own = [row for row in rows if row.asked] or [row for row in rows if row.kind == "distilled"]
+    rows = [row for row in read_scores(path).scores if row.in_table and row.selection != "paper"]
+    own = [row for row in rows if row.requested] or [row for row in rows if row.kind == "distilled"]
     several, titles = len({row.name for row in own}) > 1, {row.name for row in own}
     called = {title: f"{name}: {title}" if several else name for title in titles}
     return [
-        row.model_copy(update={"name": called.get(row.name, row.name), "asked": row.name in titles})
+        row.model_copy(update={"name": called.get(row.name, row.name), "requested": row.name in titles})
         for row in rows
         if row.name in titles or row.kind != "distilled"
     ]
@@ -81,7 +80,7 @@ def _baselines(scores: Mapping[str, Sequence[Score]]) -> list[Score]:
     for run, rows in scores.items():
         for row in rows:
             places = found.setdefault((row.name, row.dataset, row.network, row.protocol), [])
-            if not row.asked and row.values not in [other.values for _, other in places]:
+            if not row.requested and row.values not in [other.values for _, other in places]:
                 places.append((run, row))
     return [
         row if len(places) == 1 else row.model_copy(update={"name": f"{row.name} (beside {run})"})
@@ -134,10 +133,10 @@ def _bars(network: str, rows: Sequence[Score]) -> str:
 
 def _tests(rows: Sequence[Score]) -> str:
     """Welch's test of each pair of runs that were scored alike, and of the runs with the baselines."""
-    found = compare_scores([row.model_dump() for row in rows], "welch", {row.name for row in rows if row.asked})
+    found = compare_scores(rows, "welch", {row.name for row in rows if row.requested})
     if not found:
         return paragraph("No two of these were scored on the same data, network and protocol: nothing is tested.")
-    tests = [validate(Comparison, test) for test in found]
+    tests = found
     told = "Whether the runs differ by more than chance: Welch's test of the accuracies of their fresh networks, p "
     told += f"adjusted by Holm, significant below {LEVEL}. A run's own seed is not in the spread. {BEST}"
     return paragraph(told) + difference_table(tests)

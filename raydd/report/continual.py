@@ -12,9 +12,8 @@ from pydantic import Field, model_validator
 
 from raydd.evaluation.significance import compare_scores
 from raydd.figures.score_tables import percent, spread
-from raydd.io.document import validate
 from raydd.report.charts import Curve, lines
-from raydd.report.documents import Comparison, Document, Finite, Fraction, Scores, file_of, found_in, read_document
+from raydd.report.documents import Document, Finite, Fraction, Scores, file_of, found_in, read_document
 from raydd.report.html import Cell, Column, Section, definitions, details, paragraph, table
 from raydd.report.scores import accuracy, difference_table, number_cell, score_bars, score_cell, selection_words
 
@@ -120,7 +119,7 @@ def is_ablation(path: Path) -> bool:
 def ablation_headline(path: Path) -> str:
     """The whole method's accuracy, in a line."""
     found = _ablation(path)
-    rows = [score for score in found.scores if score.asked] or list(found.scores)
+    rows = [score for score in found.scores if score.requested] or list(found.scores)
     first, last = rows[0], rows[-1]
     ends = [f"{row.name} {spread(row.mean, row.spread)} %" for row in (first, last)]
     return f"{found.method} part by part on {last.dataset}: {' to '.join(ends)} ({last.networks} networks a row)"
@@ -137,10 +136,10 @@ def ablation_sections(path: Path) -> list[Section]:
     columns.append(Column("gain", numeric=True, note="over the row above, in points of %"))
     rows, before = list[list[Cell | str]](), dict[str, float]()
     for score in found.scores:
-        gain = score.mean - before[score.network] if score.asked and score.network in before else None
-        if score.asked:
+        gain = score.mean - before[score.network] if score.requested and score.network in before else None
+        if score.requested:
             before[score.network] = score.mean
-        rows.append([score.name, score.what, score.network, score_cell(score), _gain(gain)])
+        rows.append([score.name, score.source, score.network, score_cell(score), _gain(gain)])
     first = found.scores[0]
     told = (
         f"The same run of {found.method} with its parts added one by one; every row is trained on by fresh networks of"
@@ -151,9 +150,9 @@ def ablation_sections(path: Path) -> list[Section]:
     told += " deviation (n - 1), and in brackets the number of networks. Gains are in points of per cent."
     body = paragraph(told) + table(columns, rows, f"What each part of {found.method} brings, test accuracy in %")
     body += score_bars(found.scores)
-    asked = {score.name for score in found.scores if score.asked} or None
-    tests = compare_scores([score.model_dump() for score in found.scores], "welch", asked)
-    shown = difference_table([validate(Comparison, test) for test in tests])
+    asked = {score.name for score in found.scores if score.requested} or None
+    tests = compare_scores(found.scores, "welch", asked)
+    shown = difference_table(tests)
     body += details("Which differences are more than chance (Welch's test, Holm's adjustment)", shown) if tests else ""
     return [Section("ablation", "Ablation", body)]
 

@@ -10,6 +10,12 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from raydd.data.score_record import (
+    Comparison as Comparison,
+    RobustScore as RobustScore,
+    Score as Score,
+    StepScore as StepScore,
+)
 from raydd.io.document import (
     Document as Document,
     Finite as Finite,
@@ -20,87 +26,13 @@ from raydd.io.document import (
 from raydd.io.regular_file import read_bytes
 
 
-class Score(Document):
-    """A row and network of an evaluation."""
-
-    name: str
-    kind: str
-    dataset: str
-    network: str
-    protocol: str
-    selection: str
-    ipc: Finite | None = None
-    networks: int
-    mean: Fraction
-    std: Finite | None
-    values: tuple[Fraction, ...]
-    seconds: Finite | None = None
-    commits: tuple[str, ...] = ()
-    asked: bool = False
-    part: str = ""
-    of: str = ""
-
-    @property
-    def alone(self) -> bool:
-        """Whether it is no row that only a robust score is made of."""
-        return not self.part or self.of == self.name
-
-    @property
-    def what(self) -> str:
-        """What the networks were trained on, in words."""
-        words = {"distilled": "synthetic images", "whole": "all real images"}
-        return words.get(self.kind, f"real images, {self.kind}")
-
-    @property
-    def spread(self) -> float | None:
-        """The standard deviation; a single network has none."""
-        return self.std if self.networks > 1 else None
-
-
-class Comparison(Document):
-    """A test of `raydd.evaluation.significance.compare_scores`."""
-
-    network: str
-    first: str
-    second: str
-    difference: Finite
-    low: Finite | None
-    high: Finite | None
-    p: Fraction | None
-    p_adjusted: Fraction | None
-    method: str
-    counts: tuple[int, int]
-    best_baseline: bool = False
-
-
-class Robust(Document):
-    """A robust score of a set and network."""
-
-    of: str
-    network: str
-    score: str
-    mean: Finite
-    std: Finite | None
-    values: tuple[Finite, ...] = ()
-    how: str
-    weight: Finite
-
-
-class Step(Document):
-    """The score of a kept step."""
-
-    step: int
-    mean: Fraction
-    std: Finite | None
-
-
 class Kept(Document):
     """The kept steps of a run, among which a paper's number was chosen on test."""
 
     of: str
     network: str
     step: int
-    steps: tuple[Step, ...]
+    steps: tuple[StepScore, ...]
 
 
 class Scored(Document):
@@ -115,7 +47,7 @@ class Scores(Document):
 
     scores: Annotated[tuple[Score, ...], Field(min_length=1)]
     comparisons: tuple[Comparison, ...] | None = None
-    robust: tuple[Robust, ...] = ()
+    robust: tuple[RobustScore, ...] = ()
     steps: tuple[Kept, ...] = ()
     settings: dict[str, Any] = Field(default={})
     protocol: dict[str, Any] = Field(default={})

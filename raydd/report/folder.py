@@ -167,10 +167,10 @@ class RunFolder:
         """The rows of ``scores.json`` that are of this run's set; empty where it was not scored."""
         if self.folder is None or not is_scored(self.path):
             return []
-        rows = [row for row in read_scores(self.path).scores if row.alone]
+        rows = [row for row in read_scores(self.path).scores if row.in_table]
         name = self._scored_as
         if name is None:  # of the quick start, which says no more than its rows
-            own = [row for row in rows if row.asked] or [row for row in rows if row.kind == "distilled"] or rows
+            own = [row for row in rows if row.requested] or [row for row in rows if row.kind == "distilled"] or rows
             name = own[0].name if own else ""
         return [row for row in rows if row.name == name]
 

@@ -13,7 +13,6 @@ from typing import Any
 
 from raydd.evaluation.significance import compare_scores
 from raydd.figures.score_tables import chance, percent, spread
-from raydd.io.document import validate
 from raydd.report.charts import Bar, Curve, bars, lines
 from raydd.report.documents import Comparison, Score, Scores, file_of, found_in, read_document
 from raydd.report.html import Cell, Column, Section, definitions, details, paragraph, table
@@ -69,8 +68,8 @@ def read_scores(path: Path) -> Scores:
 
 def score_headline(path: Path) -> str:
     """The first set's accuracy, in a line."""
-    rows = [score for score in read_scores(path).scores if score.alone]
-    best = next((score for score in rows if score.asked), rows[0])
+    rows = [score for score in read_scores(path).scores if score.in_table]
+    best = next((score for score in rows if score.requested), rows[0])
     shown = f"{best.name}: {spread(best.mean, best.spread)} %"
     return f"{shown} on the test images of {best.dataset} ({best.network}, {_fresh(best)}, {best.selection})"
 
@@ -82,7 +81,7 @@ def score_sections(path: Path) -> list[Section]:
         ValueError: The scores are damaged.
     """
     found = read_scores(path)
-    rows = [score for score in found.scores if score.alone]
+    rows = [score for score in found.scores if score.in_table]
     body = paragraph(_sentence(rows)) + score_matrix(rows) + definitions(_words(rows, found)) + score_bars(rows)
     body += _kept(found) + _robust(found) + _settings(found)
     return [Section("scores", "Test accuracy", body), differences(path, found)]
@@ -102,7 +101,7 @@ def score_matrix(rows: Sequence[Score]) -> str:
     columns += [Column("trained on"), Column("images a class", numeric=True)]
     columns.append(Column("selection", note="how the set was chosen among the steps of its making"))
     cells: list[list[Cell | str]] = [
-        [row.name, *(of.get(each, number_cell("-", None)) for each in networks), row.what, _size(row), _selection(row)]
+        [row.name, *(of.get(each, Cell("-", math.nan)) for each in networks), row.source, _size(row), _selection(row)]
         for row, of in lines_
     ]
     over = "mean ± std" if any(row.networks > 1 for row in rows) else "one network a cell"
@@ -116,7 +115,7 @@ def score_bars(rows: Sequence[Score]) -> str:
     charts = []
     for network in networks:
         found = [
-            Bar(row.name, round(100 * row.mean, 1), _end(row, -1), _end(row, 1), row.what.split(",")[0])
+            Bar(row.name, round(100 * row.mean, 1), _end(row, -1), _end(row, 1), row.source.split(",")[0])
             for row in rows
             if row.network == network
         ]
@@ -132,9 +131,9 @@ def differences(path: Path, found: Scores) -> Section:
     """
     tests = found.comparisons
     if tests is None:
-        rivals = [score.model_dump() for score in found.scores if score.alone and score.selection != "paper"]
-        asked = {score.name for score in found.scores if score.asked} or None
-        tests = tuple(validate(Comparison, test) for test in compare_scores(rivals, "welch", asked))
+        rivals = [score for score in found.scores if score.in_table and score.selection != "paper"]
+        asked = {score.name for score in found.scores if score.requested} or None
+        tests = tuple(compare_scores(rivals, "welch", asked))
     if not tests:
         return Section("differences", "Differences", paragraph("There is nothing to compare: one set stands alone."))
     tested = _one(TESTS.get(test.method, test.method) for test in tests)

@@ -30,7 +30,8 @@ from raydd.numerics.rng import generator
 from raydd.numerics.windows import growing
 from raydd.run.experts import bind_experts, find_experts, plain_workspace, settle
 from raydd.run.run_folder import previous_run
-from raydd.selection.starting_images import clusters_of, real
+from raydd.selection.class_sampler import real
+from raydd.selection.starting_images import clusters_of
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,7 @@
-"""Real images chosen to stand for a whole class.
+"""Coresets: real images of the training split, and their classes, selected to represent each class.
 
-A coreset is a `raydd.selection.class_sampler.Start`: images of the training split, and their classes.
+A coreset is a `raydd.selection.class_sampler.Start`. Those by distances take the features of a sampled expert, or
+preprocessed pixels where there are no experts.
 
 Shapes: `n` images or points, `K` classes, `C H W` image, `D` numbers a point, `T` snapshots of an expert.
 """
@@ -12,63 +13,57 @@ from torch import Tensor
 
 from raydd.data.datasets import Dataset
 from raydd.data.preprocessing import Transform
-from raydd.selection.class_sampler import Experts, Start, in_class_order, needed, real, shuffled_classes
+from raydd.selection.class_sampler import Experts, Start, in_class_order, real, require_experts, shuffled_classes
 from raydd.selection.kmeans import centres, nearest
 
 
-def herd(points: Tensor, count: int) -> Tensor:
-    """Rows (count,) of points (n, D), in the order in which herding picks them.
+def herding_order(points: Tensor, count: int) -> Tensor:
+    """Return rows (count,) of points (n, D), in the order in which herding picks them.
 
         i_k = argmin_i |mu - (x_{i_1} + ... + x_{i_{k-1}} + x_i) / k|,  mu the mean of all points.
 
-    A pick costs O(n D). Of equally good points the first is taken.
-
-    Raises:
-        ValueError: If ``count`` is not between 1 and n.
+    A pick costs O(n D). Of equally good points the first is taken. ``count`` is between 1 and n.
 
     Reference:
         Welling, Herding dynamical weights to learn, ICML 2009; in this form Rebuffi et al. (iCaRL),
         arXiv 1611.07725, algorithm 4.
 
     Differs:
-        No point is picked twice, and iCaRL's features have norm 1 while these are taken as they are.
+        No point is picked twice; iCaRL normalises features, and this does not.
 
-    >>> herd(torch.tensor([[0.0], [4.0], [5.0], [7.0]]), 3)
+    >>> herding_order(torch.tensor([[0.0], [4.0], [5.0], [7.0]]), 3)
     tensor([1, 2, 0])
     """
-    z, squares = _about_the_mean(points, count)
+    z, squares = _centred(points, count)
     total, chosen = torch.zeros_like(z[0]), list[int]()
     for _ in range(count):
-        gap = squares + 2 * (z @ total)  # |total + z|^2, less what it is the same for all points
+        gap = squares + 2 * (z @ total)  # |total + z|^2 without the term that is equal for all points
         gap[chosen] = torch.inf
         chosen.append(int(gap.argmin()))
         total += z[chosen[-1]]
     return torch.tensor(chosen)
 
 
-def spread(points: Tensor, count: int) -> Tensor:
-    """Rows (count,) of points (n, D), in the order in which greedy k-center picks them.
+def kcenter_order(points: Tensor, count: int) -> Tensor:
+    """Return rows (count,) of points (n, D), in the order in which greedy k-center picks them.
 
         i_1 = argmin_i |x_i - mu|,  i_k = argmax_i min_{j < k} |x_i - x_{i_j}|,  mu the mean of all points.
 
-    The farthest point is at most twice as far from the picked ones as from any other ``count`` points. A pick
-    costs O(n D). Of equally good points the first is taken.
-
-    Raises:
-        ValueError: If ``count`` is not between 1 and n.
+    The largest distance to a picked point is at most twice that of any other ``count`` points. A pick costs O(n D). Of
+    equally good points the first is taken. ``count`` is between 1 and n.
 
     Reference:
         Sener and Savarese, arXiv 1708.00489, algorithm 1.
 
     Differs:
-        The paper begins with points that have labels already, and there are none here. Published comparisons
-        begin at a random point (DeepCore, arXiv 2204.08499) or do not say where; the point nearest to the mean
-        makes the choice one without chance.
+        The paper begins with labelled points; there are none here. Published comparisons begin at a random point
+        (DeepCore, arXiv 2204.08499) or do not say where; the point nearest to the mean makes the selection
+        deterministic.
 
-    >>> spread(torch.tensor([[0.0], [4.0], [5.0], [7.0]]), 3)
+    >>> kcenter_order(torch.tensor([[0.0], [4.0], [5.0], [7.0]]), 3)
     tensor([1, 0, 3])
     """
-    z, squares = _about_the_mean(points, count)
+    z, squares = _centred(points, count)
     chosen, reach = [int(squares.argmin())], torch.full_like(squares, torch.inf)
     while len(chosen) < count:
         newest = chosen[-1]
@@ -78,137 +73,103 @@ def spread(points: Tensor, count: int) -> Tensor:
     return torch.tensor(chosen)
 
 
-def _about_the_mean(points: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Points (n, D) less their mean, and the squares (n,) of what is left, in float64."""
+def _centred(points: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return points (n, D) less their mean, and their squared norms (n,), in float64."""
     if not 1 <= count <= len(points):
         raise ValueError(f"{count} of {len(points)} points cannot be picked; ask for 1 to {len(points)}")
     z = points - points.mean(dim=0, dtype=torch.float64)
     return z, torch.linalg.vecdot(z, z)
 
 
-def forgotten(right: Tensor) -> Tensor:
-    """How often each image was forgotten, (n,): right after one epoch, and wrong after the next.
+def forgetting_counts(correct: Tensor) -> Tensor:
+    """Return how often each image was forgotten, (n,): correct after one epoch, and wrong after the next.
 
     Args:
-        right: Whether the network was right about each image, (T, n), a row a snapshot in time.
+        correct: Whether the network classified each image correctly, (T, n), a row a snapshot in time.
 
     Returns:
-        Counts; T for an image that it was never right about, more than any count.
+        Counts; T, more than any count, for an image that was never correct.
 
     Reference:
         Toneva et al., arXiv 1812.05159, section 3; images never learned count as in its published code.
 
     Differs:
-        The paper asks about an image whenever it is in a batch, before the step; here all are asked at the end
-        of an epoch, and before the first.
+        The paper tests an image whenever it is in a batch, before the step; here all are tested after each epoch, and
+        before the first.
 
-    >>> forgotten(torch.tensor([[1, 0], [0, 0], [1, 0], [0, 0]]) > 0)
+    >>> forgetting_counts(torch.tensor([[1, 0], [0, 0], [1, 0], [0, 0]]) > 0)
     tensor([2, 4])
     """
-    events = (right[:-1] & ~right[1:]).sum(dim=0)
-    return torch.where(right.any(dim=0), events, len(right))
+    events = (correct[:-1] & ~correct[1:]).sum(dim=0)
+    return torch.where(correct.any(dim=0), events, len(correct))
 
 
 def kmeans(
     dataset: Dataset, transform: Transform, ipc: int, rng: torch.Generator, experts: Experts | None = None
 ) -> tuple[Tensor, Tensor]:
-    """For each class the training images nearest to the centres of ``ipc`` clusters.
+    """Select the images of each class nearest to the centres of ``ipc`` clusters; see `Start`.
 
-    Clusters are of a sampled expert's features, or of preprocessed pixels where there are no experts. No image is
-    chosen twice: where centres share their nearest one, the closest has it.
-
-    Returns:
-        Preprocessed images (K ipc, C, H, W) and classes (K ipc,), in class order.
-
-    Raises:
-        ValueError: If a class has fewer than ``ipc`` training images.
+    No image is chosen twice: where centres share their nearest one, the closest has it.
     """
-
-    def choose(points: Tensor, count: int) -> Tensor:
-        return nearest(centres(points, count, rng), points)
-
-    return _chosen(dataset, transform, ipc, rng, experts, choose)
+    return _by_distance(
+        dataset, transform, ipc, rng, experts, lambda points, count: nearest(centres(points, count, rng), points)
+    )
 
 
 def herding(
     dataset: Dataset, transform: Transform, ipc: int, rng: torch.Generator, experts: Experts | None = None
 ) -> tuple[Tensor, Tensor]:
-    """For each class the training images whose mean comes closest to that of the class; see `herd`.
-
-    Of a sampled expert's features, or of preprocessed pixels where there are no experts.
-
-    Returns:
-        Preprocessed images (K ipc, C, H, W) and classes (K ipc,), in class order.
-
-    Raises:
-        ValueError: If a class has fewer than ``ipc`` training images.
-    """
-    return _chosen(dataset, transform, ipc, rng, experts, herd)
+    """Select the images whose mean is closest to that of their class, by `herding_order`; see `Start`."""
+    return _by_distance(dataset, transform, ipc, rng, experts, herding_order)
 
 
 def kcenter(
     dataset: Dataset, transform: Transform, ipc: int, rng: torch.Generator, experts: Experts | None = None
 ) -> tuple[Tensor, Tensor]:
-    """For each class the training images that leave none of it far away; see `spread`.
-
-    Of a sampled expert's features, or of preprocessed pixels where there are no experts.
-
-    Returns:
-        Preprocessed images (K ipc, C, H, W) and classes (K ipc,), in class order.
-
-    Raises:
-        ValueError: If a class has fewer than ``ipc`` training images.
-    """
-    return _chosen(dataset, transform, ipc, rng, experts, spread)
+    """Select the images that leave no other of their class far away, by `kcenter_order`; see `Start`."""
+    return _by_distance(dataset, transform, ipc, rng, experts, kcenter_order)
 
 
-def _chosen(
+def _by_distance(
     dataset: Dataset,
     transform: Transform,
     ipc: int,
     rng: torch.Generator,
     experts: Experts | None,
-    choose: Callable[[Tensor, int], Tensor],
+    select: Callable[[Tensor, int], Tensor],
 ) -> tuple[Tensor, Tensor]:
-    """The images of each class whose rows ``choose`` takes from their points (n, D)."""
+    """Return the images of each class whose rows ``select`` takes from their points (n, D)."""
     classes, images = shuffled_classes(dataset, ipc, rng), []
     expert = None if experts is None else experts.pick(rng)
     for rows in classes:
         members = transform(dataset.train.take(rows.sort().values))
         points = members.flatten(1) if experts is None or expert is None else experts.features(expert, members)
-        images.append(members[choose(points, ipc)])
+        images.append(members[select(points, ipc)])
     return torch.cat(images), in_class_order(dataset, ipc)
 
 
 def forgetting(
     dataset: Dataset, transform: Transform, ipc: int, rng: torch.Generator, experts: Experts | None = None
 ) -> tuple[Tensor, Tensor]:
-    """For each class the training images that the experts forgot most often in their training; see `forgotten`.
+    """Select the images of each class that the experts forgot most often in their training; see `Start`.
 
-    Counts are summed over the experts, and drawn by lot where they are equal. Each snapshot of each expert is
-    asked about every training image.
-
-    Returns:
-        Preprocessed images (K ipc, C, H, W) and classes (K ipc,), in class order.
-
-    Raises:
-        ValueError: If there are no experts, if they lack snapshots, or if a class has fewer than ``ipc`` training
-            images.
+    Counts of `forgetting_counts` are summed over the experts; equal ones are in random order. Each snapshot of each
+    expert classifies every training image, so that experts with missing snapshots are refused.
 
     Reference:
         Toneva et al., arXiv 1812.05159.
 
     Differs:
-        The paper leaves out the images that are forgotten least; to choose the most forgotten of each class is
-        what comparisons with dataset distillation make of it.
+        The paper leaves out the images that are forgotten least; comparisons with dataset distillation select the most
+        forgotten of each class, as here.
     """
-    asked, images = needed(experts, "forgetting"), []
-    if asked.source.kept is not None:
-        shown = ", ".join(map(str, asked.source.kept))
-        raise ValueError(f"forgetting needs the experts' snapshots of all epochs, not of {shown}; give a full buffer")
+    known, images = require_experts(experts, "forgetting"), []
+    if known.source.kept is not None:
+        epochs = ", ".join(map(str, known.source.kept))
+        raise ValueError(f"forgetting needs the experts' snapshots of all epochs, not of {epochs}; give a full buffer")
     for label, rows in enumerate(shuffled_classes(dataset, ipc, rng)):
         members = transform(dataset.train.take(rows))
-        counts = [forgotten(asked.right(expert, members, label)) for expert in asked.source.experts]
+        counts = [forgetting_counts(known.correct(expert, members, label)) for expert in known.source.experts]
         most = torch.argsort(torch.stack(counts).sum(dim=0), descending=True, stable=True)
         images.append(members[most[:ipc]])
     return torch.cat(images), in_class_order(dataset, ipc)
@@ -223,8 +184,8 @@ CORESETS: dict[str, Start] = {
 }
 """Selections of real images by name."""
 
-DRAWN = frozenset({"random", "kmeans"})
-"""The coresets that are others with every seed; the rest are the same, or all but."""
+SEEDED = frozenset({"random", "kmeans"})
+"""Coresets whose selection depends on the seed."""
 
-MEASURED = frozenset({"herding", "kcenter"})
-"""The coresets that are chosen by distances, which baselines take between features where there are experts."""
+BY_DISTANCE = frozenset({"herding", "kcenter"})
+"""Coresets by distances, which baselines measure between features where there are experts."""

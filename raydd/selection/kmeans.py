@@ -1,4 +1,4 @@
-"""Points that stand for others: centres by k-means, and the points nearest to them.
+"""K-means: cluster centres, and the points nearest to them.
 
 Shapes: `n` points, `D` numbers a point, `m` centres.
 """
@@ -8,21 +8,20 @@ from torch import Tensor
 
 
 def centres(points: Tensor, count: int, rng: torch.Generator) -> Tensor:
-    """The centres (count, D) of clusters of points (n, D), by scikit-learn's KMeans started by k-means++."""
+    """Return the centres (count, D) of clusters of points (n, D), by scikit-learn's KMeans with k-means++."""
     from sklearn.cluster import KMeans
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     seed = int(torch.randint(2**31, (), generator=rng))
-    with threadpool_limits(1):  # sums depend on the number of threads, and no setting knows of these
-        found = KMeans(count, n_init=1, random_state=seed).fit(points.double().numpy())
-    return torch.from_numpy(found.cluster_centers_)
+    with threadpool_limits(1):  # sums depend on the number of threads, which no setting controls
+        model = KMeans(count, n_init=1, random_state=seed).fit(points.double().numpy())
+    return torch.from_numpy(model.cluster_centers_)
 
 
 def nearest(middles: Tensor, points: Tensor, each: int = 1) -> Tensor:
-    """The rows of the points nearest to each centre, (m * each,), a centre's own together.
+    """Return the rows (m * each,) of the points nearest to each centre, grouped by centre.
 
-    No row is chosen twice: the closest pairs of centre and point are served first, and a centre takes no
-    more than ``each``.
+    No row is chosen twice: the closest pairs of centre and point come first, and a centre takes at most ``each``.
 
     >>> nearest(torch.tensor([[0.0], [9.0]]), torch.tensor([[8.0], [1.0], [5.0], [0.0]]), each=2)
     tensor([3, 1, 0, 2])

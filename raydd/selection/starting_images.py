@@ -1,4 +1,4 @@
-"""Where synthetic images, and soft labels, start; see `raydd.selection.class_sampler.Start`.
+"""Starting values of synthetic images, and of soft labels; see `raydd.selection.class_sampler.Start`.
 
 Shapes: `N` images, `K` classes, `C H W` image, `F` features.
 """
@@ -10,22 +10,15 @@ from torch import Tensor
 
 from raydd.data.datasets import Dataset
 from raydd.data.preprocessing import Transform
-from raydd.selection.class_sampler import (
-    Experts as Experts,
-    Start,
-    in_class_order,
-    needed,
-    real as real,
-    shuffled_classes,
-)
-from raydd.selection.coresets import MEASURED, forgetting, herding, kcenter, kmeans
+from raydd.selection.class_sampler import Experts, Start, in_class_order, real, require_experts, shuffled_classes
+from raydd.selection.coresets import BY_DISTANCE, CORESETS
 from raydd.selection.kmeans import centres, nearest
 
 
 def noise(
     dataset: Dataset, transform: Transform, ipc: int, rng: torch.Generator, experts: Experts | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Standard normal images (K ipc, C, H, W) in the preprocessed space, and classes (K ipc,)."""
+    """Draw standard normal images (K ipc, C, H, W) in the preprocessed space, with classes (K ipc,)."""
     count = len(dataset.classes) * ipc
     images = torch.randn((count, dataset.channels, dataset.size, dataset.size), generator=rng)
     return images, in_class_order(dataset, ipc)
@@ -34,81 +27,67 @@ def noise(
 def correctly_classified(
     dataset: Dataset, transform: Transform, ipc: int, rng: torch.Generator, experts: Experts | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Real images that one sampled expert classifies correctly, and its logits as soft labels.
+    """Draw real images that one sampled expert classifies correctly, with its logits (K ipc, K); see `Start`.
 
-    Where a class has too few such images, those the expert comes nearest to follow, and in their logits the
-    true class takes the highest value, so that no label is wrong.
-
-    Returns:
-        Preprocessed images (K ipc, C, H, W) and logits (K ipc, K), in class order.
-
-    Raises:
-        ValueError: If a class has fewer than ``ipc`` training images, or there are no experts.
+    Where a class has too few such images, the nearest misses follow, and in their logits the true class takes the
+    highest value, so that no label is wrong.
 
     Reference:
         Guo et al., arXiv 2310.05773, section 3.2, "mislabeling"; appendix A.2.
     """
-    asked = needed(experts, "correctly_classified")
-    expert, images, labels = asked.pick(rng), [], []
+    known = require_experts(experts, "correctly_classified")
+    expert, images, labels = known.pick(rng), [], []
     for label, rows in enumerate(shuffled_classes(dataset, ipc, rng)):
-        found, logits = _recognised(dataset, transform, rows, label, ipc, lambda x: asked.logits(expert, x))
-        images.append(found)
-        labels.append(_righted(logits, label))
+        best, logits = _best_classified(dataset, transform, rows, label, ipc, lambda x: known.logits(expert, x))
+        images.append(best)
+        labels.append(_corrected(logits, label))
     return torch.cat(images), torch.cat(labels)
 
 
-def _recognised(
-    dataset: Dataset, transform: Transform, rows: Tensor, label: int, ipc: int, logits: Callable[[Tensor], Tensor]
+def _best_classified(
+    dataset: Dataset, transform: Transform, rows: Tensor, label: int, ipc: int, logits_of: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """The first ``ipc`` rows that are classified as ``label``, then the nearest misses: images and logits."""
-    size, seen, answers = max(64, 4 * ipc), 0, []
-    while seen < len(rows):
-        answers.append(logits(transform(dataset.train.take(rows[seen : seen + size]))))
-        seen += size
-        if sum(int((answer.argmax(dim=1) == label).sum()) for answer in answers) >= ipc:
+    """Return images and logits of the first ``ipc`` rows classified as ``label``, then of the nearest misses."""
+    size, parts = max(64, 4 * ipc), list[Tensor]()
+    for some in rows.split(size):
+        parts.append(logits_of(transform(dataset.train.take(some))))
+        if sum(int((part.argmax(dim=1) == label).sum()) for part in parts) >= ipc:
             break
-    answer = torch.cat(answers)
-    best = answer.max(dim=1).values
-    miss = torch.where(answer.argmax(dim=1) == label, -1.0, (best - answer[:, label]).double())
+    logits = torch.cat(parts)
+    gap = (logits.max(dim=1).values - logits[:, label]).double()
+    miss = torch.where(logits.argmax(dim=1) == label, -1.0, gap)
     order = torch.argsort(miss, stable=True)[:ipc]
-    return transform(dataset.train.take(rows[order])), answer[order]
+    return transform(dataset.train.take(rows[order])), logits[order]
 
 
-def _righted(logits: Tensor, label: int) -> Tensor:
-    """Logits (n, K) with the values of ``label`` and of the winner exchanged, where those differ."""
-    righted, winners, rows = logits.clone(), logits.argmax(dim=1), torch.arange(len(logits))
-    righted[rows, winners], righted[:, label] = logits[:, label], logits[rows, winners]
-    return righted
+def _corrected(logits: Tensor, label: int) -> Tensor:
+    """Return logits (n, K) with the values of ``label`` and of the winner exchanged, where those differ."""
+    corrected, winners, rows = logits.clone(), logits.argmax(dim=1), torch.arange(len(logits))
+    corrected[rows, winners], corrected[:, label] = logits[:, label], logits[rows, winners]
+    return corrected
 
 
 def correctly_classified_mean(
     dataset: Dataset, transform: Transform, ipc: int, rng: torch.Generator, experts: Experts | None = None
 ) -> tuple[Tensor, Tensor]:
-    """As `correctly_classified`, with the mean logits of all experts that classify an image correctly.
+    """Draw as `correctly_classified`, with the mean logits of all experts that classify an image correctly.
 
-    This is the start of DATM's published code, which divides by zero where no expert is right; here such an
-    image keeps the logits of `correctly_classified`.
-
-    Raises:
-        ValueError: If a class has fewer than ``ipc`` training images, or there are no experts.
+    This is the start of DATM's published code, which divides by zero where no expert is correct; here such an image
+    keeps the logits of `correctly_classified`.
     """
-    asked = needed(experts, "correctly_classified_mean")
-    images, first = correctly_classified(dataset, transform, ipc, rng, asked)
+    known = require_experts(experts, "correctly_classified_mean")
+    images, first = correctly_classified(dataset, transform, ipc, rng, known)
     classes = in_class_order(dataset, ipc)
     total, count = torch.zeros_like(first), torch.zeros(len(first), 1)
-    for expert in asked.source.experts:
-        logits = asked.logits(expert, images)
-        right = (logits.argmax(dim=1) == classes)[:, None]
-        total, count = total + logits * right, count + right
+    for expert in known.source.experts:
+        logits = known.logits(expert, images)
+        correct = (logits.argmax(dim=1) == classes)[:, None]
+        total, count = total + logits * correct, count + correct
     return images, torch.where(count > 0, total / count.clamp(min=1), first)
 
 
 def clusters_of(ipc: int, clusters: int | None) -> int:
-    """Clusters a class: as many as asked for, or one an image.
-
-    Raises:
-        ValueError: If they cannot stand for equally many images each.
-    """
+    """Return the number of clusters per class: as given, which must divide ``ipc``, or one an image."""
     if clusters is not None and ipc % clusters:
         raise ValueError(f"clusters {clusters} does not divide ipc {ipc}; use --set clusters with a divisor of it")
     return clusters or ipc
@@ -117,16 +96,10 @@ def clusters_of(ipc: int, clusters: int | None) -> int:
 def representative(
     dataset: Dataset, transform: Transform, ipc: int, rng: torch.Generator, experts: Experts | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The real images nearest to the centres of each class's clusters in an expert's feature space.
+    """Select the images nearest to the centres of each class's clusters in an expert's feature space; see `Start`.
 
-    ``experts.clusters`` clusters a class stand for ipc / clusters images each; None makes ipc clusters.
-
-    Returns:
-        Preprocessed images (K ipc, C, H, W) and classes (K ipc,), in class order.
-
-    Raises:
-        ValueError: If a class has fewer than ``ipc`` training images, ipc is no multiple of ``clusters``, or there
-            are no experts.
+    Each of ``experts.clusters`` clusters per class gives ipc / clusters images, as a whole number; None makes ipc
+    clusters.
 
     Reference:
         Shen et al., arXiv 2310.10541, section IV-C1, and V-A for 10 clusters at ipc 50.
@@ -134,12 +107,12 @@ def representative(
     Differs:
         The official code clusters logits; the paper, and this, the features before the last layer.
     """
-    asked = needed(experts, "representative")
-    clusters = clusters_of(ipc, asked.clusters)
-    expert, images = asked.pick(rng), []
+    known = require_experts(experts, "representative")
+    clusters = clusters_of(ipc, known.clusters)
+    expert, images = known.pick(rng), []
     for rows in shuffled_classes(dataset, ipc, rng):
         members = transform(dataset.train.take(rows.sort().values))
-        features = asked.features(expert, members)
+        features = known.features(expert, members)
         images.append(members[nearest(centres(features, clusters, rng), features, ipc // clusters)])
     return torch.cat(images), in_class_order(dataset, ipc)
 
@@ -150,18 +123,15 @@ INITIAL: dict[str, Start] = {
     "correctly_classified": correctly_classified,
     "correctly_classified_mean": correctly_classified_mean,
     "representative": representative,
-    "kmeans": kmeans,
-    "herding": herding,
-    "kcenter": kcenter,
-    "forgetting": forgetting,
+    **{name: start for name, start in CORESETS.items() if name != "random"},  # which is "real" here
 }
 """The starts by name."""
 
-SOFT = frozenset({"correctly_classified", "correctly_classified_mean"})
-"""The starts whose labels are logits."""
+SOFT_LABELS = frozenset({"correctly_classified", "correctly_classified_mean"})
+"""Starts whose labels are logits."""
 
-ASKS_EXPERTS = frozenset({*SOFT, "representative", "forgetting"})
-"""The starts that cannot do without experts; the others make use of them or not."""
+NEED_EXPERTS = frozenset({*SOFT_LABELS, "representative", "forgetting"})
+"""Starts that need experts; the others use them where there are some, or not at all."""
 
-CHOOSES = MEASURED | {"kmeans"}
-"""The starts that measure distances: between an expert's features where there are experts, else between pixels."""
+MEASURE_DISTANCES = BY_DISTANCE | {"kmeans"}
+"""Starts that measure distances: between an expert's features where there are experts, else between pixels."""

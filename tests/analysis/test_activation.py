@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from raydd.analysis import stages
+from raydd.analysis import expert_networks
 from raydd.analysis.activation import exceeding, neuron_gradients, ratios
-from raydd.analysis.stages import Shown
+from raydd.analysis.expert_networks import DecodedSet
 from raydd.data.preprocessing import Transform
 from raydd.data.synset import SyntheticSet
 from raydd.models.classifier import Classifier
@@ -28,7 +28,7 @@ def images(count=5):
 
 def shown(x, labels, classes=3):
     names = tuple("abc"[:classes])
-    return Shown(
+    return DecodedSet(
         "toy", Path("toy.arrow"), 1.0, SyntheticSet(x, labels, torch.tensor(0.01), Transform("raw01"), "toy", names)
     )
 
@@ -98,7 +98,7 @@ def test_gradients_by_hand():
 
 @pytest.mark.parametrize("size", [2, 512])
 def test_ratios_of_an_image_and_of_the_set(size, monkeypatch):
-    monkeypatch.setattr(stages, "AT_ONCE", size)
+    monkeypatch.setattr(expert_networks, "BATCH", size)
     net, x, y = network(), images(), torch.tensor([0, 1, 2, 1, 0])
     active = [naive_active(net, x[row], y[row]) for row in range(5)]
     each = sum(sum(row) / 8 for row in active) / 5

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from raydd.analysis.features import accuracy, class_means, correlation, features_of, some_of_each
-from raydd.analysis.stages import Place, at_every_stage, known_epochs, network_of, put_at
+from raydd.analysis.expert_networks import AnalysisContext, check_epochs, expert_network, load_snapshot, measure_epochs
+from raydd.analysis.features import accuracy, class_means, correlation, features_of, sample_classes
 from raydd.buffer.arrow_buffer import ArrowBuffer, refresh_manifest
 from raydd.config.schema import DataConfig, ExpertConfig
 from raydd.data.workspace import open_workspace
@@ -86,25 +86,25 @@ def test_accuracy_counts_images_not_batches():
 
 def test_some_images_of_each_class():
     targets = torch.tensor([1, 0, 1, 1, 0, 1, 2])
-    rows = some_of_each(targets, 2, torch.Generator().manual_seed(0))
+    rows = sample_classes(targets, 2, torch.Generator().manual_seed(0))
     assert targets[rows].tolist() == [0, 0, 1, 1, 2]
     assert len(set(rows.tolist())) == 5
-    assert some_of_each(targets, 2, torch.Generator().manual_seed(0)).tolist() == rows.tolist()
-    seen = {tuple(some_of_each(targets, 2, torch.Generator().manual_seed(s)).tolist()) for s in range(20)}
+    assert sample_classes(targets, 2, torch.Generator().manual_seed(0)).tolist() == rows.tolist()
+    seen = {tuple(sample_classes(targets, 2, torch.Generator().manual_seed(s)).tolist()) for s in range(20)}
     assert len(seen) > 5
-    assert sorted(some_of_each(targets, 9, torch.Generator()).tolist()) == list(range(7))
+    assert sorted(sample_classes(targets, 9, torch.Generator()).tolist()) == list(range(7))
     with pytest.raises(ValueError, match="--images 0"):
-        some_of_each(targets, 0, torch.Generator())
+        sample_classes(targets, 0, torch.Generator())
 
 
 def test_a_network_put_at_a_stage_scores_what_its_buffer_says(small_buffer, batchnorm_buffer):
     """Running statistics count: with those of another epoch a BatchNorm network scores otherwise."""
     for source in (ArrowBuffer(small_buffer), batchnorm_buffer):
         work = open_workspace(DataConfig(), source.spec.network, CPU)
-        network, validation = network_of(source, CPU), work.feed(work.dataset.validation)
+        network, validation = expert_network(source, CPU), work.feed(work.dataset.validation)
         found = []
         for epoch in range(source.epochs + 1):
-            put_at(network, source, 0, epoch)
+            load_snapshot(network, source, 0, epoch)
             with torch.no_grad():
                 found.append(accuracy(network, validation.in_order()))
         assert found == source.accuracy[0].tolist()
@@ -118,14 +118,14 @@ def test_every_expert_is_asked_at_every_stage(small_buffer):
     def ask(network):
         return [float(next(network.parameters()).sum()), 7.0]
 
-    found = at_every_stage("look", source, [0, 3], Place(CPU, Screen()), ask)
+    found = measure_epochs("look", source, [0, 3], AnalysisContext(CPU, Screen()), ask)
     expected = [[float(source.snapshot(e, t)[: 128 * 64].view(128, 64).sum()) for t in (0, 3)] for e in (0, 1)]
     assert found.tolist() == [expected, [[7, 7], [7, 7]]]
 
 
 def test_stages_that_are_there(small_buffer):
     source = ArrowBuffer(small_buffer)
-    assert known_epochs(source, ()) == [0, 1, 2, 3]
-    assert known_epochs(source, (3, 0, 3)) == [0, 3]
+    assert check_epochs(source, ()) == [0, 1, 2, 3]
+    assert check_epochs(source, (3, 0, 3)) == [0, 3]
     with pytest.raises(ValueError, match=r"--epochs 4: .* 0 to 3"):
-        known_epochs(source, (0, 4))
+        check_epochs(source, (0, 4))

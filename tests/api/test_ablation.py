@@ -13,6 +13,7 @@ from raydd.config.parsing import build
 from raydd.config.placement import Where
 from raydd.config.presets import load_preset
 from raydd.config.schema import DistillConfig, EvaluateConfig
+from raydd.data.score_record import Score
 from raydd.data.synset import SyntheticSet
 from raydd.methods import METHODS, complete
 
@@ -103,7 +104,7 @@ def scored(monkeypatch):
         shown = [(name, "distilled", 0.5) for name in names] + [("random, 1 a class", "random", 0.3)]
         shown.append(("whole data", "whole", 0.9))
         return [
-            {"name": name, "kind": kind, "ipc": 1, "mean": mean, "std": 0.1, "values": [mean, mean], **common}
+            Score(name=name, kind=kind, ipc=1, mean=mean, std=0.1, values=(mean, mean), **common)
             for name, kind, mean in shown
         ]
 
@@ -129,7 +130,8 @@ def test_every_row_is_distilled_scored_and_drawn(method, small_buffer, scored, t
         assert (stored.recipe["method"], stored.recipe["steps"]) == (method, 2)
     assert not any(torch.equal(a.images, b.images) for a in sets for b in sets if a is not b)
     numbers = json.loads((tmp_path / "ablation.json").read_text())
-    assert (numbers["analysis"], numbers["method"], numbers["scores"]) == ("ablation", method, scores)
+    assert (numbers["analysis"], numbers["method"]) == ("ablation", method)
+    assert numbers["scores"] == [score.to_document() for score in scores]
     assert (tmp_path / "ablation.png").read_bytes().startswith(b"\x89PNG")
 
 

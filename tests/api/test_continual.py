@@ -17,7 +17,7 @@ from raydd.data.batches import Feed
 from raydd.data.datasets import Split
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import open_workspace
-from raydd.evaluation.matrix import Entry, Job, Matrix, Outcome, Scorer, only
+from raydd.evaluation.matrix import Job, Matrix, Outcome, Scorer, ScoreRow, select_classes
 from raydd.evaluation.protocols import Protocol
 from raydd.evaluation.student import evaluate, evaluate_real
 from raydd.io.document import unsealed
@@ -71,13 +71,13 @@ def trained(monkeypatch):
         found, new = dict(known), []
         for job in matrix.jobs():
             if job not in found:
-                found[job] = Outcome(value_of(matrix.entries[job.entry], job), 2.0)
+                found[job] = Outcome(value_of(matrix.rows[job.row], job), 2.0)
                 keep(job, found[job])
-                new.append((matrix.entries[job.entry], job))
+                new.append((matrix.rows[job.row], job))
         calls.append(new)
         return found
 
-    monkeypatch.setattr(remote, "run_matrix", pretend)
+    monkeypatch.setattr(remote, "train_matrix", pretend)
     monkeypatch.setattr(session, "_opened", lambda address, note: nullcontext())
     return calls
 
@@ -121,14 +121,16 @@ def test_impossible_steps_are_refused(steps):
 def test_every_run_trains_its_own_order_alone_on_nested_classes(work):
     drawn = tuple(chosen(work, seed) for seed in range(3))
     first = chosen(work)
-    rows = matrix(Entry("a", "distilled", (first,), "paper"), Entry("random", "random", drawn), Entry("w", "whole", ()))
+    rows = matrix(
+        ScoreRow("a", "distilled", (first,), "paper"), ScoreRow("random", "random", drawn), ScoreRow("w", "whole", ())
+    )
     runs, places = incremental(rows, 10, {3, 5, 8, 10})
     jobs, whose = runs.jobs(), {index: key for key, index in places.items()}
-    assert len(runs.entries) == len(set(jobs)) == len(jobs) == 3 * 3 * 4
-    assert {job.entry for job in jobs} == set(range(len(runs.entries)))
+    assert len(runs.rows) == len(set(jobs)) == len(jobs) == 3 * 3 * 4
+    assert {job.row for job in jobs} == set(range(len(runs.rows)))
     by_run = defaultdict(dict)
     for job in jobs:
-        stage, (row, seed, seen) = runs.entries[job.entry], whose[job.entry]
+        stage, (row, seed, seen) = runs.rows[job.row], whose[job.row]
         assert stage.seeds == (seed,) == (job.seed,)
         by_run[row, seed][seen] = stage
         assert runs.set_of(job) is (first, drawn[job.seed - 4], None)[row]
@@ -139,7 +141,7 @@ def test_every_run_trains_its_own_order_alone_on_nested_classes(work):
         assert sorted(stages) == [3, 5, 8, 10]
         for seen, stage in stages.items():
             assert stage.classes == class_order(seed, 10)[:seen]
-    whole = [not runs.entries[job.entry].sets for job in jobs]
+    whole = [not runs.rows[job.row].sets for job in jobs]
     assert whole == sorted(whole, reverse=True)
     assert (runs.networks, runs.seeds, runs.protocol, runs.data) == (("MLP",), range(4, 7), SHORT, DATA)
 
@@ -167,12 +169,12 @@ def split_by_hand(work, split, classes):
 def test_a_network_learns_and_is_tested_on_the_classes_seen(work, kind):
     """Through the matrix, and with sets that are taken apart by hand: the same network, the same accuracy."""
     sets = {"hard": (chosen(work, ipc=10),), "soft": (soft(work, 10),), "whole": ()}[kind]
-    anchor = Entry("first", "distilled", (chosen(work),))  # the whole data takes its preprocessing
-    row = Entry(kind, "whole" if kind == "whole" else "distilled", sets)
+    anchor = ScoreRow("first", "distilled", (chosen(work),))  # the whole data takes its preprocessing
+    row = ScoreRow(kind, "whole" if kind == "whole" else "distilled", sets)
     runs, places = incremental(matrix(row, anchor), 10, (2, 5))
     scorer = Scorer(runs)
     for seen in (2, 5):
-        (job,) = (job for job in runs.jobs() if job.entry == places[0, 4, seen])
+        (job,) = (job for job in runs.jobs() if job.row == places[0, 4, seen])
         classes = class_order(4, 10)[:seen]
         test = split_by_hand(work, work.dataset.test, classes)
         build = lambda: zoo.build("MLP", channels=1, size=8, classes=seen)  # noqa: B023, E731 - called at once
@@ -191,7 +193,7 @@ def test_the_test_images_are_those_of_the_classes_seen(work):
     test = work.dataset.test
     for seen in (2, 5, 10):
         classes = class_order(4, 10)[:seen]
-        found = only(test, classes)
+        found = select_classes(test, classes)
         assert len(found) == sum(int(label) in classes for label in test.targets)
         named = [classes[place] for place in found.targets.tolist()]
         assert named == [label for label in test.targets.tolist() if label in classes]
@@ -209,7 +211,7 @@ def test_the_document_has_mean_and_deviation_over_runs(work, trained, own_ledger
     ]
     for run in found["runs"]:
         seen = {5: [2, 4, 6, 8, 10], 3: [4, 7, 10]}[run["steps"]]
-        entry = Entry("", run["kind"], ())
+        entry = ScoreRow("", run["kind"], ())
         values = [
             [value_of(replace(entry, classes=tuple(range(count))), Job(0, "MLP", seed)) for seed in (0, 1)]
             for count in seen

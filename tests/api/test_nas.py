@@ -17,12 +17,12 @@ from raydd.config.schema import DataConfig
 from raydd.data.datasets import load_dataset
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import open_workspace
-from raydd.evaluation.architecture_results import Real, read_real, save_real
+from raydd.evaluation.architecture_results import RealRanking, read_real, save_real
 from raydd.evaluation.matrix import Outcome, Scorer
 from raydd.io.document import unsealed
 from raydd.models.spaces import SPACES, parse
 from raydd.numerics.rng import generator
-from raydd.remote.train_matrix import Board
+from raydd.remote.train_matrix import JobQueue
 from raydd.selection.starting_images import INITIAL
 
 HERE = Where(device="cpu")
@@ -58,7 +58,7 @@ def pretended(monkeypatch, tmp_path):
         done.append(len(found) - len(known))
         return found
 
-    monkeypatch.setattr("raydd.remote.train_matrix.run_matrix", pretend)
+    monkeypatch.setattr("raydd.remote.train_matrix.train_matrix", pretend)
     monkeypatch.setattr("raydd.remote.session.session", lambda address, note: nullcontext(done.append("session")))
     monkeypatch.setattr(raydd.evaluation.result_cache, "default_cache", lambda: tmp_path / "kept")
     return done
@@ -69,7 +69,7 @@ def formula(matrix, job):
     order is reversed. A seed adds a thousandth, an architecture takes i + 1 seconds.
     """
     place = matrix.networks.index(job.network)
-    kind = matrix.entries[job.entry].kind
+    kind = matrix.rows[job.row].kind
     steps = len(matrix.networks) - 1 - place if kind == "random" else place
     base = {"whole": 0.3, "distilled": 0.25, "random": 0.1}[kind]
     return Outcome(base + 0.1 * steps + 0.001 * job.seed, place + 1.0)
@@ -165,16 +165,16 @@ def test_the_proxy_ranks_on_validation_and_real_data_on_test_images(synset, monk
         asked.append(matrix)
         return {job: formula(matrix, job) for job in matrix.jobs()}
 
-    monkeypatch.setattr("raydd.api.nas.do_matrix", pretend)
+    monkeypatch.setattr("raydd.api.nas.run_matrix", pretend)
     honest = ranked(synset, SIX, tmp_path)
     paper = ranked(synset, SIX.model_copy(update={"split": "test"}), tmp_path)
-    assert [entry.split for entry in asked[0].entries] == ["validation", "validation", "test"]
-    assert [entry.split for entry in asked[1].entries] == ["test", "test", "test"]
+    assert [entry.split for entry in asked[0].rows] == ["validation", "validation", "test"]
+    assert [entry.split for entry in asked[1].rows] == ["test", "test", "test"]
     assert (honest["split"], honest["selection"]) == ("validation", "honest")
     assert (paper["split"], paper["selection"]) == ("test", "paper")
-    assert [len(entry.sets) for entry in asked[0].entries] == [1, 1, 0]
-    assert list(asked[0].rows) == list(asked[0].networks)
-    assert {str(row) for row in asked[0].rows.values()} == set(asked[0].networks)
+    assert [len(entry.sets) for entry in asked[0].rows] == [1, 1, 0]
+    assert list(asked[0].architectures) == list(asked[0].networks)
+    assert {str(row) for row in asked[0].architectures.values()} == set(asked[0].networks)
 
 
 STOPPED = {0: Outcome(0.9, 1.0, ((1, 0.9),), True), 1: Outcome(0.2, 2.0, ((1, 0.95), (3, 0.2)), True)}
@@ -189,11 +189,11 @@ def test_what_was_stopped_ranks_below_what_went_on(synset, monkeypatch, tmp_path
         done = {}
         for job in matrix.jobs():
             place = matrix.networks.index(job.network)
-            ended = STOPPED.get(place) if matrix.entries[job.entry].sets else None
+            ended = STOPPED.get(place) if matrix.rows[job.row].sets else None
             done[job] = ended or Outcome(0.1 * place, 1.0, ((1, 0.1), (3, 0.1)))
         return done
 
-    monkeypatch.setattr("raydd.api.nas.do_matrix", pretend)
+    monkeypatch.setattr("raydd.api.nas.run_matrix", pretend)
     config = SIX.model_copy(update={"asha": True, "sample": 5, "baselines": ()})
     found = ranked(synset, config, tmp_path)
     (proxy,) = found["proxies"]
@@ -217,11 +217,11 @@ def test_of_several_seeds_the_mean_of_the_rungs_passed_ranks_first(synset, monke
         whole = Outcome(0.4, 1.0, ((1, 0.4), (3, 0.4)))
         ends = [[early, whole], [early, early], [whole, whole]]
         return {
-            job: ends[matrix.networks.index(job.network)][job.seed] if matrix.entries[job.entry].sets else whole
+            job: ends[matrix.networks.index(job.network)][job.seed] if matrix.rows[job.row].sets else whole
             for job in matrix.jobs()
         }
 
-    monkeypatch.setattr("raydd.api.nas.do_matrix", pretend)
+    monkeypatch.setattr("raydd.api.nas.run_matrix", pretend)
     config = SIX.model_copy(update={"asha": True, "sample": 3, "seeds": 2, "baselines": ()})
     (proxy,) = ranked(synset, config, tmp_path)["proxies"]
     first, second, third = architectures(config)[1]
@@ -241,14 +241,14 @@ def test_a_users_space_is_trained_and_stopped_early_for_real(synset, monkeypatch
     """Without Ray, but with its board: real digits, real rungs."""
 
     def here(matrix, num_workers, show, known, keep):
-        board, scorer = Board([job for job in matrix.jobs() if job not in known], matrix.rungs), Scorer(matrix)
+        board, scorer = JobQueue([job for job in matrix.jobs() if job not in known], matrix.rungs), Scorer(matrix)
         while (job := board.take("here")) is not None:
-            outcome = scorer.score(job, lambda epoch, value, job=job: board.goes_on(job, epoch, value))
+            outcome = scorer.score(job, lambda epoch, value, job=job: board.keep_training(job, epoch, value))
             board.put("here", job, outcome)
             keep(job, outcome)
         return {**known, **dict(board.results())}
 
-    monkeypatch.setattr("raydd.remote.train_matrix.run_matrix", here)
+    monkeypatch.setattr("raydd.remote.train_matrix.train_matrix", here)
     monkeypatch.setattr("raydd.remote.session._opened", lambda address, note: nullcontext())
     monkeypatch.setattr(raydd.evaluation.result_cache, "default_cache", lambda: tmp_path / "kept")
     config = NasConfig(space=narrow(tmp_path / "narrow.yaml"), epochs=6, real_epochs=1, top=(2,), asha=True)
@@ -327,10 +327,10 @@ def test_a_file_of_accuracies_that_does_not_do_is_refused_in_a_line(name, text, 
 
 
 def test_a_real_ranking_reads_back(tmp_path, digits):
-    real = Real("2 epochs", {"A": 0.1, "B": 0.4}, {"A": 2.5, "B": 1.0}, {"A": [0.1, 0.1], "B": [0.3, 0.5]})
+    real = RealRanking("2 epochs", {"A": 0.1, "B": 0.4}, {"A": 2.5, "B": 1.0}, {"A": [0.1, 0.1], "B": [0.3, 0.5]})
     save_real(real, tmp_path / "real.json", digits)
     assert read_real(tmp_path / "real.json", ["A", "B"], digits) == real
-    assert read_real(tmp_path / "real.json", ["B"], digits) == Real(
+    assert read_real(tmp_path / "real.json", ["B"], digits) == RealRanking(
         "2 epochs", {"B": 0.4}, {"B": 1.0}, {"B": [0.3, 0.5]}
     )
     older = json.loads((tmp_path / "real.json").read_text())

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from raydd.analysis.stages import network_of, put_at
+from raydd.analysis.expert_networks import expert_network, load_snapshot
 from raydd.buffer.arrow_buffer import ArrowBuffer, create_buffer, refresh_manifest, write_expert
 from raydd.buffer.convexified import Convexified, convexify
 from raydd.buffer.expert_file import ExpertTrajectory
@@ -21,16 +21,9 @@ from raydd.distillation.trajectory_matching import label_by_experts, labels_from
 from raydd.methods import METHODS, complete
 from raydd.numerics.flat import FlatModel
 from raydd.numerics.rng import generator
-from raydd.selection.coresets import forgotten
-from raydd.selection.starting_images import (
-    Experts,
-    correctly_classified,
-    correctly_classified_mean,
-    forgetting,
-    herding,
-    real,
-    representative,
-)
+from raydd.selection.class_sampler import Experts, real
+from raydd.selection.coresets import forgetting, forgetting_counts, herding
+from raydd.selection.starting_images import correctly_classified, correctly_classified_mean, representative
 from raydd.training.expert_worker import Job, Trainer, prepare
 
 NETWORK, EPOCHS, CPU = "ResNet18BNW8", 4, torch.device("cpu")
@@ -153,8 +146,8 @@ def test_stored_in_half_the_bytes_the_running_statistics_are_whole(storage, buff
 
 
 def test_a_network_of_an_analysis_is_the_same_expert(buffer, seen, asked):
-    network = network_of(buffer, CPU)
-    put_at(network, buffer, 1, EPOCHS)
+    network = expert_network(buffer, CPU)
+    load_snapshot(network, buffer, 1, EPOCHS)
     with torch.no_grad():
         torch.testing.assert_close(network(seen[0]), asked.logits(1, seen[0]), rtol=1e-5, atol=1e-5)
 
@@ -200,7 +193,7 @@ def test_selections_by_features_and_by_forgetting_see_each_class_as_the_whole(bu
     for expert in buffer.experts:
         with torch.no_grad():
             said = [oracle(work, buffer, expert, epoch)(members).argmax(dim=1) == 4 for epoch in range(EPOCHS + 1)]
-        counts += forgotten(torch.stack(said))
+        counts += forgetting_counts(torch.stack(said))
     chosen = [int(torch.nonzero((members == image).flatten(1).all(dim=1))[0]) for image in images[8:10]]
     assert sorted(counts[chosen].tolist()) == sorted(counts.tolist())[-2:]
 
@@ -279,6 +272,6 @@ def test_experts_without_running_statistics_are_not_asked(buffer, work, seen, tm
         assert "\n" not in str(caught.value)
         assert len(real(work.dataset, work.transform, 1, generator(0))[0]) == 10  # what asks nobody goes on
     with pytest.raises(ValueError, match=message):
-        put_at(network_of(bare, CPU), bare, 0, 1)
+        load_snapshot(expert_network(bare, CPU), bare, 0, 1)
     whole = Experts(FlatModel(work.build), InMemory([theta], buffer.layout, [statistics]), CPU)
     assert torch.equal(whole.logits(0, seen[0]), Experts(FlatModel(work.build), buffer, CPU).logits(0, seen[0]))

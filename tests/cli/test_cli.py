@@ -360,7 +360,7 @@ def test_mosaics_are_exported_as_the_images_they_stand_for(capfd, tmp_path):
 def test_ablate_document(capfd, small_buffer, tmp_path, monkeypatch):
     """The words and the files; the trainings themselves are done by `tests/remote`."""
     monkeypatch.setattr(
-        "raydd.remote.train_matrix.run_matrix", lambda matrix, *_: {job: Outcome(0.5, 1.0) for job in matrix.jobs()}
+        "raydd.remote.train_matrix.train_matrix", lambda matrix, *_: {job: Outcome(0.5, 1.0) for job in matrix.jobs()}
     )
     monkeypatch.setattr("raydd.remote.session._opened", lambda address, note: nullcontext())
     out = tmp_path / "out"
@@ -399,10 +399,10 @@ def test_evaluate_document(capfd, small_synset, tmp_path, monkeypatch):
 
     def pretend(matrix, num_workers, show, known, keep):
         asked.append(num_workers)
-        show(remote.Progress(0, len(matrix.jobs()), 0.0, "two workers"))
+        show(remote.MatrixProgress(0, len(matrix.jobs()), "two workers"))
         return {job: Outcome(0.5 + 0.1 * job.seed, 1.0) for job in matrix.jobs()}
 
-    monkeypatch.setattr(remote, "run_matrix", pretend)
+    monkeypatch.setattr(remote, "train_matrix", pretend)
     monkeypatch.setattr(session, "_opened", lambda address, note: nullcontext())
     out = tmp_path / "scores.json"
     flags = ("--nets", "MLP,LeNet", "--seeds", "2", "--num-workers", "2", "--out", str(out))
@@ -419,7 +419,7 @@ def test_evaluate_document(capfd, small_synset, tmp_path, monkeypatch):
     assert first["values"] == [0.5, 0.6]
     assert first["mean"] == pytest.approx(0.55)
     assert first["std"] == pytest.approx(0.1 / 2**0.5)
-    assert evaluate([SyntheticSet.load(small_synset)], EvaluateConfig(seeds=2))[0]["network"] == "MLP"
+    assert evaluate([SyntheticSet.load(small_synset)], EvaluateConfig(seeds=2))[0].network == "MLP"
 
 
 def test_tables_and_notes_go_to_their_streams(capfd, small_buffer):

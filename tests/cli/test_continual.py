@@ -20,12 +20,12 @@ def asked(monkeypatch, tmp_path, cache):
 
     def pretend(matrix, num_workers, show, known, keep):
         matrices.append((matrix, num_workers, len(known)))
-        found = {job: Outcome(1 - len(matrix.entries[job.entry].classes) / 20, 1.0) for job in matrix.jobs()}
+        found = {job: Outcome(1 - len(matrix.rows[job.row].classes) / 20, 1.0) for job in matrix.jobs()}
         for job, outcome in found.items():
             keep(job, outcome)
         return found
 
-    monkeypatch.setattr(remote, "run_matrix", pretend)
+    monkeypatch.setattr(remote, "train_matrix", pretend)
     monkeypatch.setattr(session, "_opened", lambda address, note: nullcontext())
     monkeypatch.setattr("raydd.evaluation.result_cache.default_cache", lambda: tmp_path / "ledger")
     return matrices
@@ -45,7 +45,7 @@ def test_flags_reach_the_trainings(capfd, small_synset, asked, tmp_path):
     ((matrix, workers, known),) = asked
     assert (matrix.networks, matrix.seeds, workers, known) == (("LeNet", "MLP"), range(7, 10), 2, 0)
     assert (matrix.protocol.name, matrix.protocol.epochs, matrix.device) == ("dcbench, 4 epochs", 4, "cpu")
-    assert {entry.kind for entry in matrix.entries} == {"distilled", "kmeans"}
+    assert {entry.kind for entry in matrix.rows} == {"distilled", "kmeans"}
     assert [order["classes"] for order in found["orders"]] == [list(class_order(seed, 10)) for seed in (7, 8, 9)]
     assert {(run["steps"], tuple(run["classes"])) for run in found["runs"]} == {(2, (5, 10)), (5, (2, 4, 6, 8, 10))}
     assert found["runs"][0]["mean"] == [0.75, 0.5]
@@ -60,7 +60,7 @@ def test_unasked_it_is_five_runs_of_5_and_10_steps(capfd, small_synset, asked, t
     ((matrix, workers, _),) = asked
     assert {run["steps"] for run in found["runs"]} == {5, 10}
     assert (matrix.networks, len(matrix.seeds), workers) == (("MLP",), 5, None)
-    assert list(dict.fromkeys(entry.kind for entry in matrix.entries)) == ["distilled", "random", "herding", "whole"]
+    assert list(dict.fromkeys(entry.kind for entry in matrix.rows)) == ["distilled", "random", "herding", "whole"]
 
 
 def test_several_sets_are_called_by_what_tells_their_paths_apart(capfd, small_synset, small_buffer, asked, tmp_path):
@@ -119,7 +119,7 @@ def test_other_projects_files_are_read_as_the_flags_say(capfd, small_synset, ask
     words = ["continual", folder, *out, "--dataset", "digits", "--preprocessing", "raw01"]
     capfd.readouterr()
     assert run([*words, "--lr", "0.07", "--format", "png"]) == 0
-    (synset,) = asked[0][0].entries[0].sets
+    (synset,) = asked[0][0].rows[0].sets
     assert (synset.transform.kind, float(synset.lr)) == ("raw01", pytest.approx(0.07))
     assert "is not kept" not in capfd.readouterr().err
     assert run([*words, "--lr", "0.07", "--format", "pnk"]) == 2

@@ -23,7 +23,7 @@ def scored(monkeypatch):
         asked.append(matrix)
         return {job: Outcome(0.5, 1.0) for job in matrix.jobs()}
 
-    monkeypatch.setattr(remote, "run_matrix", pretend)
+    monkeypatch.setattr(remote, "train_matrix", pretend)
     monkeypatch.setattr(session, "_opened", lambda address, note: nullcontext())
     return asked
 
@@ -46,7 +46,7 @@ def test_a_buffer_changes_what_stands_beside_a_set(capfd, small_synset, small_bu
     assert asked[3:6] == ["herding (features), 1 a class", "kcenter (features), 1 a class", "forgetting, 1 a class"]
     assert asked[6:] == plain[5:]
     assert len(scored) == 2
-    assert [len(entry.sets) for entry in scored[1].entries] == [1, 2, 2, 1, 1, 1, 0]
+    assert [len(entry.sets) for entry in scored[1].rows] == [1, 2, 2, 1, 1, 1, 0]
 
 
 def test_a_folder_without_experts_is_refused_before_anything_is_trained(capfd, small_synset, tmp_path, scored):
@@ -67,7 +67,7 @@ def test_a_set_of_mosaics_has_mosaics_of_real_images_beside_it(capfd, small_syns
     assert list(kinds) == ["random", "kmeans", "herding", "kcenter", "random-mosaic", "kmeans-mosaic"]
     assert kinds["random-mosaic"] == ("random mosaics (2 x 2), 1 a class", 1)
     (matrix,) = scored
-    seen = {entry.kind: len(entry.sets[0].decoded().images) for entry in matrix.entries[2:]}
+    seen = {entry.kind: len(entry.sets[0].decoded().images) for entry in matrix.rows[2:]}
     assert (seen["random"], seen["random-mosaic"], seen["kmeans-mosaic"]) == (10, 40, 40)
     best = [(test["first"], test["second"]) for test in found["comparisons"] if test["best_baseline"]]
     assert [first for first, _ in best] == [score["name"] for score in found["scores"] if score.get("asked")]

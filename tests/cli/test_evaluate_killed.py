@@ -18,7 +18,7 @@ from raydd.data.workspace import open_workspace
 from raydd.evaluation.matrix import Job, Scorer
 from raydd.evaluation.scores import plan
 from raydd.numerics.rng import generator
-from raydd.selection.starting_images import real
+from raydd.selection.class_sampler import real
 
 NETWORKS, SEEDS = ("MLP", "LeNet"), 5
 SETTINGS = {"epochs": 150, "real_epochs": 3}
@@ -118,7 +118,7 @@ def undisturbed(synset):
     scorer = Scorer(matrix)
     return {
         (entry.name, network): [scorer.score(Job(index, network, seed)).value for seed in range(SEEDS)]
-        for index, entry in enumerate(matrix.entries)
+        for index, entry in enumerate(matrix.rows)
         for network in NETWORKS
     }
 

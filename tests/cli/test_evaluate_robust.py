@@ -11,7 +11,7 @@ import torch
 from raydd.cli import run
 from raydd.data.synset import SyntheticSet
 from raydd.evaluation.matrix import Outcome
-from raydd.evaluation.robust import augmentation_robust_score, label_robust_score
+from raydd.evaluation.robust import TRAININGS, over_seeds
 from raydd.interop.writing import write_synset
 from raydd.numerics.rng import generator
 
@@ -25,9 +25,9 @@ def scored(monkeypatch):
 
     def pretend(matrix, num_workers, show, known, keep):
         asked.append(matrix)
-        return {job: Outcome(accuracy(matrix.entries[job.entry].name, *job[1:]), 1.0) for job in matrix.jobs()}
+        return {job: Outcome(accuracy(matrix.rows[job.row].name, *job[1:]), 1.0) for job in matrix.jobs()}
 
-    monkeypatch.setattr(remote, "run_matrix", pretend)
+    monkeypatch.setattr(remote, "train_matrix", pretend)
     monkeypatch.setattr(session, "_opened", lambda address, note: nullcontext())
     monkeypatch.setenv("COLUMNS", "200")
     return asked
@@ -71,6 +71,11 @@ def refused(capfd, *words):
     return err
 
 
+def one_seed(score, accuracies, weight=0.7):
+    """A robust score of one seed, by its name."""
+    return over_seeds(score, {TRAININGS[name]: {0: value} for name, value in accuracies.items()}, "logits", weight).mean
+
+
 def test_robust_scores_are_those_of_the_trainings_in_the_document(capfd, soft, small_buffer, scored, tmp_path):
     found = written(tmp_path, soft, "--scores", "lrs,ars", "--buffer", small_buffer, "--set", "score_weight=0.7")
     assert set(found) == {
@@ -89,11 +94,10 @@ def test_robust_scores_are_those_of_the_trainings_in_the_document(capfd, soft, s
     title = found["scores"][0]["name"]
     names = {part: f"{title}: {words}" for part, words in WORDS.items()} | {"distilled_own": title}
     trained = names | {"whole_hard": "whole data, 50 epochs"}  # which is the same training
-    functions = {"lrs": label_robust_score, "ars": augmentation_robust_score}
     assert [row["score"] for row in found["robust"]] == ["lrs", "ars"]
     for row in found["robust"]:
         by_hand = [
-            functions[row["score"]](**{part: accuracy(trained[part], "MLP", seed) for part in row["parts"]}, weight=0.7)
+            one_seed(row["score"], {part: accuracy(trained[part], "MLP", seed) for part in row["parts"]})
             for seed in (0, 1)
         ]
         assert row["values"] == pytest.approx(by_hand)
@@ -115,10 +119,10 @@ WORDS = {
 def test_whole_data_are_trained_on_once(soft, small_synset, small_buffer, scored, tmp_path, monkeypatch):
     from raydd.evaluation import scores
 
-    monkeypatch.setattr(scores, "check_fits", lambda *rest, **named: None)
+    monkeypatch.setattr(scores, "check_compatible", lambda *rest, **named: None)
     found = written(tmp_path, soft, small_synset, "--scores", "lrs", "--buffer", small_buffer)
     (matrix,) = scored
-    assert [entry.kind for entry in matrix.entries].count("whole") == 1
+    assert [entry.kind for entry in matrix.rows].count("whole") == 1
     whole = [record["values"] for record in found["scores"] if record["kind"] == "whole"]
     assert len(whole) == 3
     assert whole[0] == whole[1] == whole[2]
@@ -147,7 +151,7 @@ def test_the_papers_number_stands_beside_the_honest_one(capfd, kept, scored, tmp
         assert row["values"] == told["steps"][told["step"] - 1]["values"]
         (own,) = [each["mean"] for each in honest if (each["name"], each["network"]) == (title, row["network"])]
         assert own in means, "the chosen set is one of the kept, and is trained on once"
-    kinds = [(entry.selection, entry.kind) for entry in matrix.entries]
+    kinds = [(entry.selection, entry.kind) for entry in matrix.rows]
     assert kinds.count(("paper", "distilled")) == 3
     out = capfd.readouterr().out
     assert "best of 4 steps on test" in out
@@ -183,7 +187,7 @@ def test_another_projects_files_are_scored_as_they_are(capfd, small_synset, scor
     assert "read as mtt, 10 images of digits" in err
     assert "preprocessing is not kept: taken as normalise" in err
     assert (found["settings"]["lr"], found["settings"]["dataset"]) == (0.03, "digits")
-    (given,) = scored[0].entries[0].sets
+    (given,) = scored[0].rows[0].sets
     assert torch.equal(given.images, synset.images)
     assert float(given.lr) == pytest.approx(0.03)
     line = refused(capfd, tmp_path / "mtt")
@@ -198,5 +202,5 @@ def test_a_run_folder_is_its_set(capfd, small_synset, scored, tmp_path):
     by_folder = written(tmp_path, small_synset.parent)
     by_file = written(tmp_path, small_synset)
     assert by_folder["scores"] == by_file["scores"]
-    first, second = (matrix.entries[0].sets[0] for matrix in scored)
+    first, second = (matrix.rows[0].sets[0] for matrix in scored)
     assert torch.equal(first.images, second.images)

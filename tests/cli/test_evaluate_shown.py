@@ -33,9 +33,9 @@ def scored(monkeypatch):
 
     def pretend(matrix, num_workers, show, known, keep):
         asked.append(matrix)
-        return {job: Outcome(0.5 + 0.01 * job.entry + 0.001 * job.seed, 1.0) for job in matrix.jobs()}
+        return {job: Outcome(0.5 + 0.01 * job.row + 0.001 * job.seed, 1.0) for job in matrix.jobs()}
 
-    monkeypatch.setattr(remote, "run_matrix", pretend)
+    monkeypatch.setattr(remote, "train_matrix", pretend)
     monkeypatch.setattr(session, "_opened", lambda address, note: nullcontext())
     monkeypatch.setenv("COLUMNS", "200")
     return asked

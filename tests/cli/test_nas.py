@@ -26,11 +26,11 @@ def asked(monkeypatch, tmp_path):
         found = {}
         for job in matrix.jobs():
             place = matrix.networks.index(job.network)
-            steps = 6 - place if matrix.entries[job.entry].kind == "random" else place
+            steps = 6 - place if matrix.rows[job.row].kind == "random" else place
             found[job] = Outcome(0.1 + 0.1 * steps, 60.0)
         return found
 
-    monkeypatch.setattr("raydd.remote.train_matrix.run_matrix", pretend)
+    monkeypatch.setattr("raydd.remote.train_matrix.train_matrix", pretend)
     monkeypatch.setattr("raydd.remote.session._opened", lambda address, note: nullcontext())
     monkeypatch.setattr(raydd.evaluation.result_cache, "default_cache", lambda: tmp_path / "kept")
     return asked
@@ -58,7 +58,7 @@ def test_flags_reach_the_trainings_and_the_document(capfd, small_synset, asked, 
     assert list(matrix.networks) == names == list(found["real"])
     assert (matrix.rungs, matrix.seeds, workers) == (((2, 4, 8), 2), range(3, 5), 2)
     assert (matrix.protocol.epochs, matrix.protocol.real_epochs, matrix.protocol.lr) == (9, 2, None)
-    assert [(entry.kind, entry.split) for entry in matrix.entries] == [
+    assert [(entry.kind, entry.split) for entry in matrix.rows] == [
         ("distilled", "test"),
         ("kmeans", "test"),
         ("whole", "test"),
@@ -109,7 +109,7 @@ def test_a_real_ranking_from_a_file_or_none(capfd, small_synset, asked, tmp_path
     found = document(capfd, small_synset, *budget, "--real", "none", "--out", tmp_path / "three")
     assert found["real"] is None
     assert sorted(found["outputs"]) == ["nas.json", "ranking.csv"]
-    assert [len(matrix.entries) for matrix, _ in asked] == [3, 2, 2]
+    assert [len(matrix.rows) for matrix, _ in asked] == [3, 2, 2]
     assert run(["nas", str(small_synset), *budget, "--real", "none", "--out", str(tmp_path / "three")]) == 0
     shown = capfd.readouterr().out.splitlines()[0]
     assert shown == f"mtt, 1 a class: the best is {list(own['real'])[-1]}, 70.0 %"
@@ -132,7 +132,7 @@ def test_other_projects_files_are_read_as_the_flags_say(capfd, small_synset, ask
     words = ["nas", folder, *out, "--dataset", "digits", "--preprocessing", "raw01"]
     capfd.readouterr()
     assert run([*words, "--lr", "0.07", "--format", "png"]) == 0
-    (synset,) = asked[0][0].entries[0].sets
+    (synset,) = asked[0][0].rows[0].sets
     assert (synset.transform.kind, float(synset.lr)) == ("raw01", pytest.approx(0.07))
     assert "is not kept" not in capfd.readouterr().err
     assert run([*words, "--lr", "0.07", "--format", "pnk"]) == 2

@@ -83,7 +83,7 @@ def test_a_page_that_cannot_be_written_is_told(digits, tmp_path, capfd):
 def test_the_quick_start_ends_with_its_page(small_buffer, tmp_path, monkeypatch, capfd):
     """The words and the files; the trainings themselves are done by `test_quickstart.py`."""
     monkeypatch.setattr(
-        "raydd.remote.train_matrix.run_matrix", lambda matrix, *_: {job: Outcome(0.5, 1.0) for job in matrix.jobs()}
+        "raydd.remote.train_matrix.train_matrix", lambda matrix, *_: {job: Outcome(0.5, 1.0) for job in matrix.jobs()}
     )
     monkeypatch.setattr("raydd.remote.session._opened", lambda address, note: nullcontext())
     monkeypatch.setattr("raydd.api.experts.train_experts", lambda config, out, **_: shutil.copytree(small_buffer, out))

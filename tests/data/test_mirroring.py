@@ -132,7 +132,7 @@ def test_students_never_see_letters_in_the_mirror_unless_asked(letters, flip, pr
         own = {"cutmix": 0.0, "strategy": "flip"}
         matrix = replace(matrix, protocol=matrix.protocol.model_copy(update=own))
     score = Scorer(matrix)
-    jobs = [Training(entry, "ConvNetW2D1", 0) for entry in range(len(matrix.entries))]
+    jobs = [Training(entry, "ConvNetW2D1", 0) for entry in range(len(matrix.rows))]
     assert len(jobs) == 2  # the set, and the whole data
     seen = shown(monkeypatch, lambda: [score.score(job) for job in jobs])
     whole = work.transform(work.dataset.train.take(torch.arange(len(work.dataset.train))))

@@ -22,7 +22,8 @@ from raydd.methods import METHODS, complete
 from raydd.numerics.flat import FlatModel
 from raydd.numerics.rng import generator
 from raydd.run.resolve import check_start
-from raydd.selection.starting_images import INITIAL, SOFT, Experts
+from raydd.selection.class_sampler import Experts
+from raydd.selection.starting_images import INITIAL, SOFT_LABELS
 
 EPOCHS, SPAN, STEPS, HIGH = 5, 2, 3, 2
 NO_TRANSFORM = Transform("raw01")
@@ -379,7 +380,7 @@ def test_mosaics_are_matched_as_their_parts(work, source):
     assert losses[0] == losses[1]
 
 
-STARTS = [(name, factor) for name in sorted(INITIAL) for factor in (1, 2) if factor == 1 or name not in SOFT]
+STARTS = [(name, factor) for name in sorted(INITIAL) for factor in (1, 2) if factor == 1 or name not in SOFT_LABELS]
 
 
 @pytest.mark.parametrize(("name", "factor"), STARTS)

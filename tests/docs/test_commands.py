@@ -391,11 +391,11 @@ def test_ray_knows_its_flags(command) -> None:
 def scored_here(matrix, num_workers, show, known, keep):
     """All trainings of a matrix, without Ray but with its board."""
     from raydd.evaluation.matrix import Scorer
-    from raydd.remote.train_matrix import Board
+    from raydd.remote.train_matrix import JobQueue
 
-    board, scorer = Board([job for job in matrix.jobs() if job not in known], matrix.rungs), Scorer(matrix)
+    board, scorer = JobQueue([job for job in matrix.jobs() if job not in known], matrix.rungs), Scorer(matrix)
     while (job := board.take("here")) is not None:
-        outcome = scorer.score(job, lambda epoch, value, job=job: board.goes_on(job, epoch, value))
+        outcome = scorer.score(job, lambda epoch, value, job=job: board.keep_training(job, epoch, value))
         board.put("here", job, outcome)
         keep(job, outcome)
     return {**known, **dict(board.results())}
@@ -436,7 +436,7 @@ def workers(request, tmp_path_factory):
         patch.setattr("raydd.run.window_search.PILOT_STEPS", 2)
         if request.param == "here":
             patch.setattr("raydd.remote.session._opened", lambda address, note: nullcontext())
-            patch.setattr("raydd.remote.train_matrix.run_matrix", scored_here)
+            patch.setattr("raydd.remote.train_matrix.train_matrix", scored_here)
             patch.setattr("raydd.remote.experts.train_missing", trained_here)
             patch.setattr("raydd.remote.tune.run_trials", tried_here)
             patch.setattr("raydd.remote.tune.largest", lambda kind: {"CPU": 2.0}.get(kind, 0.0))

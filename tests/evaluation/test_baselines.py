@@ -12,9 +12,9 @@ from raydd.config.schema import DataConfig, ExpertConfig
 from raydd.data.preprocessing import fit_transform
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import open_workspace
-from raydd.evaluation.baselines import BASELINE_LR, MOSAIC_CLUSTERS, SCHEMA, baselines, mosaics, open_experts
+from raydd.evaluation.baselines import MOSAIC_CLUSTERS, SCHEMA, baselines, mosaics, open_experts
 from raydd.evaluation.protocols import Protocol
-from raydd.evaluation.student import evaluate, evaluate_real
+from raydd.evaluation.student import REAL_LR, evaluate, evaluate_real
 from raydd.numerics.formation import Formation, encode
 from raydd.numerics.rng import generator
 from raydd.selection.class_sampler import real
@@ -116,7 +116,7 @@ def test_a_mosaic_stands_beside_mosaics_of_real_images_that_networks_see_alike(d
             assert torch.equal(chosen.labels, own.labels)
             assert chosen.formation == own.formation
             assert chosen.decoded().images.shape == own.decoded().images.shape
-            assert float(chosen.lr) == float(torch.tensor(BASELINE_LR))
+            assert float(chosen.lr) == float(torch.tensor(REAL_LR))
 
 
 def test_mosaics_are_of_the_kinds_that_were_named(work):
@@ -342,9 +342,9 @@ def test_a_set_without_a_whole_number_a_class_has_no_selections(count, kinds, wo
 def test_selections_bring_the_step_size_of_real_images(work):
     """That of networks trained on the whole data, where the protocol takes the set's."""
     entries = baselines(synset(work), work, range(2))
-    assert {float(chosen.lr) for entry in entries for chosen in entry.sets} == {float(torch.tensor(BASELINE_LR))}
+    assert {float(chosen.lr) for entry in entries for chosen in entry.sets} == {float(torch.tensor(REAL_LR))}
     protocol = Protocol(name="short", epochs=3, plain_epochs=3, real_epochs=2, lr=None)
-    given = protocol.model_copy(update={"lr": BASELINE_LR})
+    given = protocol.model_copy(update={"lr": REAL_LR})
     train, test = work.feed(work.dataset.train), work.feed(work.dataset.test)
     real_ones = [evaluate_real(train, work.build, test, lr, work.augment, 0) for lr in (protocol, given)]
     assert real_ones[0] == real_ones[1]

@@ -10,7 +10,7 @@ from raydd.data.datasets import CIFAR, IMAGENET, SVHN
 from raydd.data.preprocessing import Transform, fit_transform
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import open_workspace
-from raydd.evaluation.compatibility import check_fits
+from raydd.evaluation.compatibility import check_compatible
 from raydd.numerics.rng import generator
 from raydd.selection.class_sampler import real
 
@@ -37,7 +37,7 @@ def synset(work):
 
 def refusal(synset, work, named=True):
     with pytest.raises(ValueError, match=r".") as caught:
-        check_fits([("mine.arrow", synset)], work, named=named)
+        check_compatible([("mine.arrow", synset)], work, named=named)
     line = str(caught.value)
     assert "\n" not in line
     assert line.startswith("mine.arrow ")
@@ -46,7 +46,7 @@ def refusal(synset, work, named=True):
 
 
 def accepted(synset, work, named=True):
-    check_fits([("mine.arrow", synset)], work, named=named)
+    check_compatible([("mine.arrow", synset)], work, named=named)
     return True
 
 
@@ -178,7 +178,7 @@ def test_classes_in_another_order_or_of_other_names_are_refused(named):
     other = replace(work, dataset=replace(work.dataset, classes=words))
     given = SyntheticSet(images, labels, torch.tensor(0.1), work.transform, "digits", words[::-1])
     with pytest.raises(ValueError, match=r"^mine has 'x9' as class 0, digits has 'x0'; name its own --dataset$"):
-        check_fits([("mine", given)], other, named=named)
-    check_fits([("mine", replace(given, classes=words))], other, named=named)
+        check_compatible([("mine", given)], other, named=named)
+    check_compatible([("mine", replace(given, classes=words))], other, named=named)
     numbers = replace(given, classes=tuple(map(str, range(10))))
-    assert check_fits([("mine", numbers)], other, named=named) is None
+    assert check_compatible([("mine", numbers)], other, named=named) is None

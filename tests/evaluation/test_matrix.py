@@ -12,7 +12,7 @@ from raydd.data.datasets import Split
 from raydd.data.preprocessing import fit_transform
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import open_workspace
-from raydd.evaluation.matrix import Entry, Job, Matrix, Outcome, Scorer, only, restricted
+from raydd.evaluation.matrix import Job, Matrix, Outcome, Scorer, ScoreRow, restrict_to_classes, select_classes
 from raydd.evaluation.protocols import Protocol
 from raydd.evaluation.student import evaluate, evaluate_real
 from raydd.evaluation.successive_halving import Rungs
@@ -21,7 +21,7 @@ from raydd.models.spaces import ConvNetRow
 from raydd.numerics.augment import augment
 from raydd.numerics.formation import Formation
 from raydd.numerics.rng import generator
-from raydd.selection.starting_images import real
+from raydd.selection.class_sampler import real
 
 CPU = torch.device("cpu")
 NAME = "ConvNetW8D2"
@@ -54,7 +54,7 @@ def matrix(*entries, protocol=SHORT, networks=(NAME,), data=None, **changes):
 
 
 def entry(synset, **changes):
-    return Entry("a", "distilled", (synset,), **changes)
+    return ScoreRow("a", "distilled", (synset,), **changes)
 
 
 def score(*entries, job=JOB, **changes):
@@ -78,7 +78,7 @@ def test_accuracy_is_that_of_the_split(split, synset, work):
     expected = evaluate(synset, work.build, images, SHORT, work.augment, 7)
     assert score(entry(synset, split=split)) == expected
     expected = evaluate_real(work.feed(work.dataset.train), work.build, images, SHORT, work.augment, 7)
-    assert score(entry(synset), Entry("w", "whole", (), split=split), job=Job(1, NAME, 7)) == expected
+    assert score(entry(synset), ScoreRow("w", "whole", (), split=split), job=Job(1, NAME, 7)) == expected
 
 
 def test_the_splits_give_other_accuracies(synset):
@@ -114,7 +114,7 @@ def places(labels, classes):
 
 @pytest.mark.parametrize("classes", [(3, 1), (1, 3), (9,), (0, 2, 4, 6, 8), tuple(range(10)), tuple(range(9, -1, -1))])
 def test_a_restricted_set_has_the_images_of_its_classes_in_their_order(classes, synset):
-    found = restricted(synset, classes)
+    found = restrict_to_classes(synset, classes)
     rows, labels = places(synset.labels, classes)
     assert torch.equal(found.images, synset.images[rows])
     assert found.labels.dtype == synset.labels.dtype
@@ -125,7 +125,7 @@ def test_a_restricted_set_has_the_images_of_its_classes_in_their_order(classes, 
 
 @pytest.mark.parametrize("classes", [(3, 1), (0, 2, 4, 6, 8)])
 def test_of_soft_labels_the_columns_stay_and_the_largest_logit_says_whose_an_image_is(classes, soft, synset):
-    found = restricted(soft, classes)
+    found = restrict_to_classes(soft, classes)
     rows, _ = places(soft.labels.argmax(1), classes)
     assert torch.equal(found.images, soft.images[rows])
     assert found.labels.tolist() == [[soft.labels[row, label].item() for label in classes] for row in rows]
@@ -135,7 +135,7 @@ def test_of_soft_labels_the_columns_stay_and_the_largest_logit_says_whose_an_ima
 @pytest.mark.parametrize("classes", [(3, 1), (8, 9, 0)])
 def test_a_restricted_split_has_the_images_of_its_classes_in_their_order(classes, work):
     for part in (work.dataset.train, work.dataset.validation, work.dataset.test):
-        found = only(part, classes)
+        found = select_classes(part, classes)
         rows, labels = places(part.targets, classes)
         assert torch.equal(found.take(np.arange(len(found))), part.take(np.array(rows)))
         assert found.targets.tolist() == labels
@@ -165,7 +165,7 @@ def test_the_whole_data_of_some_classes(synset, work):
         rows, labels = places(part.targets, classes)
         feeds.append(feed(part.images[part.index][rows], np.array(labels), work))
     expected = evaluate_real(feeds[0], builder(work, 3), feeds[1], SHORT, work.augment, 7)
-    assert score(entry(synset), Entry("w", "whole", (), classes=classes), job=Job(1, NAME, 7)) == expected
+    assert score(entry(synset), ScoreRow("w", "whole", (), classes=classes), job=Job(1, NAME, 7)) == expected
 
 
 LRS = (1e-5, 0.3, 0.05, 3.0)
@@ -264,7 +264,7 @@ def test_a_training_ends_at_the_rung_where_it_is_told_to(stop, synset, work):
 
 
 def test_whole_data_is_not_stopped_and_a_rung_at_the_end_is_none(synset):
-    rows = entry(synset), Entry("w", "whole", ())
+    rows = entry(synset), ScoreRow("w", "whole", ())
     scorer = Scorer(matrix(*rows, protocol=SHORT.lasting(real_epochs=3), rungs=Rungs((1, 12), 2)))
 
     def refuse(epoch, value):
@@ -280,7 +280,7 @@ def test_a_row_of_a_space_is_the_network_of_the_zoo(synset):
     row = ConvNetRow(8, 2, "batch", "leakyrelu", "max")
     names = str(row), "mine", "MLP"
     rows = dict.fromkeys(names, row)
-    scorer = Scorer(matrix(entry(synset), networks=names, rows=rows))
+    scorer = Scorer(matrix(entry(synset), networks=names, architectures=rows))
     expected = Scorer(matrix(entry(synset), networks=(str(row),))).score(Job(0, str(row), 7)).value
     assert [scorer.score(Job(0, name, 7)).value for name in names] == [expected] * 3
     assert score(entry(synset), job=Job(0, "MLP", 7)) != expected
@@ -292,7 +292,7 @@ def test_a_row_that_no_zoo_has_is_built_for_the_classes_asked(synset):
     with pytest.raises(ValueError, match="8x8"):
         zoo.build(str(row), channels=1, size=8, classes=2)
     rows = {"deep": row}
-    found = score(entry(synset, classes=(0, 1)), networks=("deep",), rows=rows, job=Job(0, "deep", 7))
+    found = score(entry(synset, classes=(0, 1)), networks=("deep",), architectures=rows, job=Job(0, "deep", 7))
     assert 0 <= found <= 1
 
 
@@ -320,11 +320,11 @@ def test_images_are_opened_once_for_all_jobs(synset, work, opened):
     feeds, works = opened
     raw = fit_transform("raw01", work.dataset)
     other = replace(synset, images=work.transform.inverse(synset.images), transform=raw)
-    rows = [entry(synset), entry(synset, classes=(1, 2)), entry(other), Entry("w", "whole", ())]
+    rows = [entry(synset), entry(synset, classes=(1, 2)), entry(other), ScoreRow("w", "whole", ())]
     scorer = Scorer(matrix(*rows, entry(synset, lrs=(0.1, 0.3)), networks=(NAME, "MLP")))
     first = [scorer.score(Job(row, network, 7)).value for row in range(5) for network in (NAME, "MLP")]
     sizes = len(work.dataset.train), len(work.dataset.validation), len(work.dataset.test)
-    some = len(only(work.dataset.test, (1, 2)))
+    some = len(select_classes(work.dataset.test, (1, 2)))
     wanted = [(size, synset.transform.hash) for size in (sizes[2], some, sizes[0], sizes[1])]
     assert sorted(feeds) == sorted([*wanted, (sizes[2], raw.hash)])
     assert works == [synset.transform.hash, raw.hash]
@@ -338,7 +338,7 @@ def test_each_set_is_tested_on_images_of_its_own_preprocessing(synset, work):
     other = replace(synset, images=work.transform.inverse(synset.images), transform=raw.transform)
     found = score(entry(synset), entry(other), job=Job(1, NAME, 7))
     assert found == evaluate(other, raw.build, raw.feed(raw.dataset.test), SHORT, raw.augment, 7)
-    whole = score(entry(other), entry(synset), Entry("w", "whole", ()), job=Job(2, NAME, 7))
+    whole = score(entry(other), entry(synset), ScoreRow("w", "whole", ()), job=Job(2, NAME, 7))
     train, test = raw.feed(raw.dataset.train), raw.feed(raw.dataset.test)
     assert whole == evaluate_real(train, raw.build, test, SHORT, raw.augment, 7)
 
@@ -356,10 +356,10 @@ def test_the_order_of_jobs_and_who_does_them_change_nothing(synset, soft):
 
 def test_sets_belong_to_seeds_by_their_place(synset):
     sets = tuple(replace(synset, lr=torch.tensor(float(number + 1))) for number in range(2))
-    found = matrix(Entry("w", "whole", ()), Entry("r", "random", sets))
+    found = matrix(ScoreRow("w", "whole", ()), ScoreRow("r", "random", sets))
     assert [found.set_of(Job(1, NAME, seed)) for seed in range(7, 10)] == [sets[0], sets[1], sets[0]]
     assert found.set_of(Job(0, NAME, 7)) is None
-    assert found.look() is sets[0]
+    assert found.first_set() is sets[0]
 
 
 def test_an_outcome_tells_how_long_it_took(synset):

@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 import torch
 
-from raydd.api.evaluate import do_matrix
+from raydd.api.evaluate import run_matrix
 from raydd.config.schema import DataConfig
 from raydd.data.preprocessing import Transform, fit_transform
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import open_workspace
 from raydd.evaluation import result_cache as module
-from raydd.evaluation.matrix import Entry, Job, Matrix, Outcome
+from raydd.evaluation.matrix import Job, Matrix, Outcome, ScoreRow
 from raydd.evaluation.protocols import Length, Protocol
-from raydd.evaluation.result_cache import Kept, Keys, Ledger, commits, known
+from raydd.evaluation.result_cache import CacheKeys, ResultCache, cached_outcomes, commits
 from raydd.evaluation.successive_halving import Rungs
 from raydd.models.spaces import ConvNetRow
 from raydd.numerics.formation import Formation
@@ -51,22 +51,22 @@ def synset(dataset):
 @pytest.fixture(scope="module")
 def matrix(synset):
     """A set and the whole data set, on one network."""
-    entries = Entry("a", "distilled", (synset,)), Entry("w", "whole", ())
+    entries = ScoreRow("a", "distilled", (synset,)), ScoreRow("w", "whole", ())
     return Matrix(entries, ("MLP",), range(3, 5), PROTOCOL, DATA, "cpu")
 
 
 def text(matrix, dataset, job=JOB):
     """A job's key as it is hashed."""
-    return json.dumps(Keys(matrix, dataset).of(job), sort_keys=True)
+    return json.dumps(CacheKeys(matrix, dataset).of(job), sort_keys=True)
 
 
-def with_entry(matrix, **changes):
-    """The matrix with its first entry changed."""
-    return replace(matrix, entries=(replace(matrix.entries[0], **changes), *matrix.entries[1:]))
+def with_row(matrix, **changes):
+    """The matrix with its first row changed."""
+    return replace(matrix, rows=(replace(matrix.rows[0], **changes), *matrix.rows[1:]))
 
 
 def with_set(matrix, **changes):
-    return with_entry(matrix, sets=(replace(matrix.entries[0].sets[0], **changes),))
+    return with_row(matrix, sets=(replace(matrix.rows[0].sets[0], **changes),))
 
 
 def with_protocol(matrix, **changes):
@@ -89,7 +89,7 @@ def soft(labels):
     return torch.nn.functional.one_hot(labels, 10).float()
 
 
-ENTRY = {
+ROW = {
     "split": ("validation", True),
     "augment": (False, True),
     "classes": ((0, 1), True),
@@ -100,7 +100,7 @@ ENTRY = {
     "part": ("hard", False),
     "of": ("a", False),
     "seeds": ((0,), False),
-    "asked": (True, False),
+    "requested": (True, False),
 }
 SET = {
     "lr": (torch.tensor(0.03), True),
@@ -150,13 +150,13 @@ DATASET = {
 
 def test_every_field_of_what_decides_a_result_is_looked_at_here():
     """A field that is new must be put into one of the tables."""
-    assert {field.name for field in fields(Entry)} == {*ENTRY, "sets"}
+    assert {field.name for field in fields(ScoreRow)} == {*ROW, "sets"}
     assert {field.name for field in fields(SyntheticSet)} == {*SET, "images", "labels"}
     assert set(Protocol.model_fields) == set(PROTOCOLS)
     assert set(DataConfig.model_fields) == set(DATAS)
     names = {field.name for field in fields(open_workspace(DATA, None, torch.device("cpu")).dataset)}
     assert names == {*DATASET, "train", "validation", "test"}
-    of_matrix = {"entries", "networks", "seeds", "protocol", "data", "device", "rows", "rungs"}
+    of_matrix = {"rows", "networks", "seeds", "protocol", "data", "device", "architectures", "rungs"}
     assert {field.name for field in fields(Matrix)} == of_matrix
 
 
@@ -164,7 +164,7 @@ def test_every_field_of_what_decides_a_result_is_looked_at_here():
     ("change", "field", "other", "differs"),
     [
         pytest.param(change, field, other, differs, id=f"{change.__name__[5:]}-{field}")
-        for change, table in ((with_entry, ENTRY), (with_set, SET), (with_protocol, PROTOCOLS), (with_data, DATAS))
+        for change, table in ((with_row, ROW), (with_set, SET), (with_protocol, PROTOCOLS), (with_data, DATAS))
         for field, (other, differs) in table.items()
     ],
 )
@@ -177,8 +177,10 @@ def test_the_keys_of_older_versions_are_found(matrix, dataset):
     older = {"epochs", "plain_epochs", "lr", "momentum", "weight_decay", "batch_size", "milestones", "gamma", "cutmix"}
     elsewhere = with_protocol(matrix, lengths=(Length(datasets=("svhn",), ipc=2, epochs=7),))
     for one in (matrix, elsewhere):
-        assert Keys(one, dataset).of(JOB)["protocol"].keys() == older
-    assert Keys(elsewhere, dataset).of(WHOLE)["protocol"].keys() == older - {"epochs", "plain_epochs"} | {"real_epochs"}
+        assert CacheKeys(one, dataset).of(JOB)["protocol"].keys() == older
+    assert CacheKeys(elsewhere, dataset).of(WHOLE)["protocol"].keys() == older - {"epochs", "plain_epochs"} | {
+        "real_epochs"
+    }
 
 
 @pytest.mark.parametrize("field", DATASET)
@@ -206,26 +208,26 @@ def test_every_bit_of_images_and_labels_counts(matrix, dataset, synset):
 
 def test_equal_sets_have_equal_keys_however_they_came(matrix, dataset, synset, tmp_path):
     synset.save(tmp_path / "set.arrow")
-    again = with_entry(matrix, sets=(SyntheticSet.load(tmp_path / "set.arrow"),))
+    again = with_row(matrix, sets=(SyntheticSet.load(tmp_path / "set.arrow"),))
     strided = with_set(matrix, images=synset.images.transpose(2, 3).contiguous().transpose(2, 3))
     assert text(again, dataset) == text(strided, dataset) == text(matrix, dataset)
 
 
 def test_the_job_counts_and_its_place_does_not(matrix, dataset, synset):
-    keys = Keys(matrix, dataset)
+    keys = CacheKeys(matrix, dataset)
     found = [json.dumps(keys.of(job)) for job in (JOB, Job(0, "MLP", 4), Job(0, "LeNet", 3), WHOLE)]
     assert len(set(found)) == 4
-    other = Entry("b", "random", (replace(synset, images=-synset.images),))
-    moved = replace(matrix, entries=(other, *matrix.entries), networks=("LeNet", "MLP"), seeds=range(9))
+    other = ScoreRow("b", "random", (replace(synset, images=-synset.images),))
+    moved = replace(matrix, rows=(other, *matrix.rows), networks=("LeNet", "MLP"), seeds=range(9))
     assert text(moved, dataset, Job(1, "MLP", 3)) == text(matrix, dataset)
     assert text(moved, dataset, Job(0, "MLP", 3)) != text(matrix, dataset)
 
 
 def test_of_several_sets_the_one_of_the_seed_counts(matrix, dataset, synset):
     sets = tuple(replace(synset, images=synset.images + number) for number in range(2))
-    drawn = with_entry(matrix, sets=sets)
+    drawn = with_row(matrix, sets=sets)
     for seed in (3, 4):
-        single = with_entry(matrix, sets=(sets[seed - 3],))
+        single = with_row(matrix, sets=(sets[seed - 3],))
         assert text(drawn, dataset, Job(0, "MLP", seed)) == text(single, dataset, Job(0, "MLP", seed))
 
 
@@ -241,9 +243,9 @@ def test_device_versions_and_schema_count(matrix, dataset, monkeypatch):
 
 
 def test_the_sets_own_step_size_counts_only_where_students_take_it(matrix, dataset):
-    for settled in (with_protocol(matrix, lr=0.01), with_entry(matrix, lrs=(0.1, 0.2))):
+    for settled in (with_protocol(matrix, lr=0.01), with_row(matrix, lrs=(0.1, 0.2))):
         assert text(with_set(settled, lr=torch.tensor(0.03)), dataset) == text(settled, dataset)
-    assert text(with_entry(matrix, lrs=(0.1, 0.2)), dataset) != text(with_entry(matrix, lrs=(0.2, 0.1)), dataset)
+    assert text(with_row(matrix, lrs=(0.1, 0.2)), dataset) != text(with_row(matrix, lrs=(0.2, 0.1)), dataset)
 
 
 def test_a_decoding_counts_only_where_there_is_a_mosaic(matrix, dataset):
@@ -256,7 +258,7 @@ def test_a_decoding_counts_only_where_there_is_a_mosaic(matrix, dataset):
 
 
 def test_the_order_of_classes_counts(matrix, dataset):
-    keys = {text(with_entry(matrix, classes=classes), dataset) for classes in (None, (0, 1), (1, 0), (0, 2))}
+    keys = {text(with_row(matrix, classes=classes), dataset) for classes in (None, (0, 1), (1, 0), (0, 2))}
     assert len(keys) == 4
 
 
@@ -264,9 +266,9 @@ def test_the_order_of_classes_counts(matrix, dataset):
 def test_a_row_of_a_space_counts_as_what_it_is_not_as_what_it_is_called(matrix, dataset, network):
     one, other = ConvNetRow(32, 2, "batch"), ConvNetRow(64, 2, "batch")
     job = Job(0, network, 3)
-    found = [text(replace(matrix, rows={network: row}), dataset, job) for row in (one, other)]
+    found = [text(replace(matrix, architectures={network: row}), dataset, job) for row in (one, other)]
     assert found[0] != found[1]
-    named = replace(matrix, rows={str(one): one})
+    named = replace(matrix, architectures={str(one): one})
     assert found[0] == text(named, dataset, Job(0, str(one), 3)) == text(matrix, dataset, Job(0, str(one), 3))
     assert found[0] != text(matrix, dataset, job)
 
@@ -274,10 +276,10 @@ def test_a_row_of_a_space_counts_as_what_it_is_not_as_what_it_is_called(matrix, 
 @pytest.mark.parametrize("entry", [{"split": "validation"}, {"lrs": (0.1, 0.2)}, {"sets": ()}], ids=str)
 def test_what_is_held_out_counts_where_it_is_used(matrix, dataset, entry):
     """Which images these are goes by the fraction and the name of the data set."""
-    found = with_entry(replace(matrix, entries=(*matrix.entries, matrix.entries[0])), **entry)
+    found = with_row(replace(matrix, rows=(*matrix.rows, matrix.rows[0])), **entry)
     assert text(with_data(found, validation=0.2), dataset) != text(found, dataset)
     assert text(found, replace(dataset, name="other")) != text(found, dataset)
-    alone = with_entry(matrix, lrs=(0.1,))
+    alone = with_row(matrix, lrs=(0.1,))
     assert text(with_data(alone, validation=0.2), dataset) == text(alone, dataset)
 
 
@@ -313,25 +315,26 @@ from pathlib import Path
 import torch
 from raydd.config.schema import DataConfig
 from raydd.data.synset import SyntheticSet
-from raydd.evaluation.result_cache import Keys, Ledger
-from raydd.evaluation.matrix import Entry, Job, Matrix
+from raydd.evaluation.result_cache import CacheKeys, ResultCache
+from raydd.evaluation.matrix import ScoreRow, Job, Matrix
 from raydd.evaluation.protocols import Length, Protocol
 from raydd.data.workspace import open_workspace
 
 protocol = Protocol(name="other", epochs=6, plain_epochs=5, real_epochs=2, lr=None)
-entries = Entry("other", "random", (SyntheticSet.load(sys.argv[1]),), classes=(3, 1)), Entry("w", "whole", ())
+entries = ScoreRow("other", "random", (SyntheticSet.load(sys.argv[1]),), classes=(3, 1)), ScoreRow("w", "whole", ())
 matrix = Matrix(entries, ("MLP",), range(3, 5), protocol, DataConfig(), "cpu")
-keys, ledger = Keys(matrix, open_workspace(DataConfig(), None, torch.device("cpu")).dataset), Ledger(Path(sys.argv[2]))
-print(json.dumps([ledger.find(keys.of(Job(entry, "MLP", 3))).outcome.value for entry in (0, 1)]))
+keys = CacheKeys(matrix, open_workspace(DataConfig(), None, torch.device("cpu")).dataset)
+cache = ResultCache(Path(sys.argv[2]))
+print(json.dumps([cache.load(keys.of(Job(entry, "MLP", 3))).value for entry in (0, 1)]))
 """
 
 
 def test_a_fresh_process_finds_what_this_one_kept(matrix, dataset, synset, tmp_path):
     synset.save(tmp_path / "set.arrow")
-    matrix = with_entry(matrix, classes=(3, 1))
-    keys, ledger = Keys(matrix, dataset), Ledger(tmp_path / "scores")
-    ledger.keep(keys.of(JOB), Outcome(1 / 3, 1.0))
-    ledger.keep(keys.of(WHOLE), Outcome(2 / 3, 1.0))
+    matrix = with_row(matrix, classes=(3, 1))
+    keys, cache = CacheKeys(matrix, dataset), ResultCache(tmp_path / "scores")
+    cache.store(keys.of(JOB), Outcome(1 / 3, 1.0))
+    cache.store(keys.of(WHOLE), Outcome(2 / 3, 1.0))
     words = [sys.executable, "-c", FRESH, str(tmp_path / "set.arrow"), str(tmp_path / "scores")]
     environment = os.environ | {"PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120)
@@ -340,12 +343,12 @@ def test_a_fresh_process_finds_what_this_one_kept(matrix, dataset, synset, tmp_p
 
 
 def test_what_was_kept_is_found_and_says_where_it_is_from(tmp_path):
-    ledger, key = Ledger(tmp_path, commit="abc123"), {"a": [1, 2.5], "b": None}
-    assert ledger.find(key) is None
-    ledger.keep(key, FULL)
-    assert ledger.find({"b": None, "a": (1, 2.5)}) == Kept(FULL, "abc123")
-    assert Ledger(tmp_path).find(key) == Kept(FULL, "abc123")
-    assert ledger.find(key | {"a": [1, 2]}) is None
+    cache, key = ResultCache(tmp_path, commit="abc123"), {"a": [1, 2.5], "b": None}
+    assert cache.load(key) is None
+    cache.store(key, FULL)
+    assert cache.load({"b": None, "a": (1, 2.5)}) == FULL._replace(commit="abc123")
+    assert ResultCache(tmp_path).load(key) == FULL._replace(commit="abc123")
+    assert cache.load(key | {"a": [1, 2]}) is None
     (path,) = tmp_path.rglob("*.*")
     assert (path.parent.name, path.parent.parent, path.suffix) == (path.stem[:2], tmp_path, ".json")
     record = json.loads(path.read_text())
@@ -356,78 +359,78 @@ def test_what_was_kept_is_found_and_says_where_it_is_from(tmp_path):
 
 
 def test_the_last_result_counts(tmp_path):
-    ledger = Ledger(tmp_path)
-    ledger.keep({}, FULL)
-    ledger.keep({}, STOPPED)
-    assert ledger.find({}) == Kept(STOPPED, None)
+    cache = ResultCache(tmp_path)
+    cache.store({}, FULL)
+    cache.store({}, STOPPED)
+    assert cache.load({}) == STOPPED._replace(commit=None)
     assert len(list(tmp_path.rglob("*.*"))) == 1
 
 
 def test_results_lie_in_the_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("RAYDD_CACHE", str(tmp_path / "cache"))
-    Ledger().keep({}, FULL)
+    ResultCache().store({}, FULL)
     (path,) = tmp_path.rglob("*.json")
     assert path.relative_to(tmp_path).parts[:2] == ("cache", "scores")
 
 
 @pytest.fixture
 def kept(tmp_path):
-    """A ledger with one result, and its file."""
-    ledger = Ledger(tmp_path, commit="abc")
-    ledger.keep({"a": 1}, FULL)
+    """A cache with one result, and its file."""
+    cache = ResultCache(tmp_path, commit="abc")
+    cache.store({"a": 1}, FULL)
     (path,) = tmp_path.rglob("*.json")
-    return ledger, path
+    return cache, path
 
 
 def test_a_half_file_counts_as_absent(kept):
-    ledger, path = kept
+    cache, path = kept
     content = path.read_bytes()
     for size in range(len(content) - 2):
         path.write_bytes(content[:size])
-        assert ledger.find({"a": 1}) is None
+        assert cache.load({"a": 1}) is None
     path.write_bytes(content)
-    assert ledger.find({"a": 1}) == Kept(FULL, "abc")
+    assert cache.load({"a": 1}) == FULL._replace(commit="abc")
 
 
 @pytest.mark.parametrize("bit", [1, 4])
 def test_a_flipped_bit_never_gives_another_result(kept, bit):
-    ledger, path = kept
+    cache, path = kept
     content = path.read_bytes()
     found = []
     for place in range(len(content)):
         damaged = bytearray(content)
         damaged[place] ^= bit
         path.write_bytes(bytes(damaged))
-        found.append(ledger.find({"a": 1}))
-    assert set(found) <= {None, Kept(FULL, "abc")}
+        found.append(cache.load({"a": 1}))
+    assert set(found) <= {None, FULL._replace(commit="abc")}
     assert found.count(None) > 0.95 * len(found)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "3", "null", '"x"', "{}", '{"sha256": ""}', "[" * 500, "\0" * 500, "ä"])
 def test_what_is_no_result_counts_as_absent_and_is_replaced(kept, content):
-    ledger, path = kept
+    cache, path = kept
     path.write_text(content, encoding="latin-1")
-    assert ledger.find({"a": 1}) is None
-    ledger.keep({"a": 1}, STOPPED)
-    assert ledger.find({"a": 1}) == Kept(STOPPED, "abc")
+    assert cache.load({"a": 1}) is None
+    cache.store({"a": 1}, STOPPED)
+    assert cache.load({"a": 1}) == STOPPED._replace(commit="abc")
 
 
 def test_the_file_of_another_training_counts_as_absent(kept):
-    ledger, path = kept
-    ledger.keep({"a": 2}, STOPPED)
+    cache, path = kept
+    cache.store({"a": 2}, STOPPED)
     (other,) = set(path.parents[1].rglob("*.json")) - {path}
     path.write_bytes(other.read_bytes())
-    assert ledger.find({"a": 1}) is None
-    assert ledger.find({"a": 2}) == Kept(STOPPED, "abc")
+    assert cache.load({"a": 1}) is None
+    assert cache.load({"a": 2}) == STOPPED._replace(commit="abc")
 
 
 def test_a_folder_in_its_place_counts_as_absent_and_cannot_be_written(kept):
-    ledger, path = kept
+    cache, path = kept
     path.unlink()
     path.mkdir()
-    assert ledger.find({"a": 1}) is None
+    assert cache.load({"a": 1}) is None
     with pytest.raises(OSError, match="directory"):
-        ledger.keep({"a": 1}, FULL)
+        cache.store({"a": 1}, FULL)
     assert list(path.parent.iterdir()) == [path]
 
 
@@ -447,40 +450,41 @@ def test_writers_at_once_leave_whole_results(tmp_path):
 
     def write(writer):
         for key in keys * 3:
-            Ledger(tmp_path, commit=f"c{writer}").keep(key, outcomes[writer])
+            ResultCache(tmp_path, commit=f"c{writer}").store(key, outcomes[writer])
         written.append(writer)
 
     def read():
         while len(written) < len(outcomes):
-            found.extend(filter(None, map(Ledger(tmp_path).find, keys)))
+            found.extend(filter(None, map(ResultCache(tmp_path).load, keys)))
 
     at_once(read, *(partial(write, writer) for writer in range(8)))
     assert found
-    assert set(found) <= {Kept(outcome, f"c{writer}") for writer, outcome in enumerate(outcomes)}
+    assert set(found) <= {outcome._replace(commit=f"c{writer}") for writer, outcome in enumerate(outcomes)}
     assert len(list(tmp_path.rglob("*.*"))) == len(keys)
-    assert all(Ledger(tmp_path).find(key) for key in keys)
+    assert all(ResultCache(tmp_path).load(key) for key in keys)
 
 
 def test_what_is_known_of_a_matrix(matrix, dataset, tmp_path):
-    ledger, keys = Ledger(tmp_path, "abc"), Keys(matrix, dataset)
-    assert known(matrix, keys, ledger) == {}
-    ledger.keep(keys.of(JOB), FULL)
-    assert known(matrix, keys, ledger) == {JOB: Kept(FULL, "abc")}
-    assert known(with_protocol(matrix, epochs=7), Keys(with_protocol(matrix, epochs=7), dataset), ledger) == {}
+    cache, keys = ResultCache(tmp_path, "abc"), CacheKeys(matrix, dataset)
+    assert cached_outcomes(matrix, keys, cache) == {}
+    cache.store(keys.of(JOB), FULL)
+    assert cached_outcomes(matrix, keys, cache) == {JOB: FULL._replace(commit="abc")}
+    longer = with_protocol(matrix, epochs=7)
+    assert cached_outcomes(longer, CacheKeys(longer, dataset), cache) == {}
 
 
 def test_a_stopped_result_is_not_taken_for_a_finished_one(matrix, dataset, tmp_path):
-    ledger, rungs = Ledger(tmp_path), replace(matrix, rungs=RUNGS)
-    ledger.keep(Keys(rungs, dataset).stopped(JOB), STOPPED)
+    cache, rungs = ResultCache(tmp_path), replace(matrix, rungs=RUNGS)
+    cache.store(CacheKeys(rungs, dataset).stopped(JOB), STOPPED)
 
     def found(matrix):
-        return {job: kept.outcome for job, kept in known(matrix, Keys(matrix, dataset), ledger).items()}
+        return cached_outcomes(matrix, CacheKeys(matrix, dataset), cache)
 
     assert found(rungs) == {JOB: STOPPED}
     assert found(matrix) == {}
     for others in (Rungs((2, 4), 3), Rungs((2,), 2), Rungs((2, 4, 5), 2)):
         assert found(replace(matrix, rungs=others)) == {}
-    ledger.keep(Keys(matrix, dataset).of(JOB), FULL)
+    cache.store(CacheKeys(matrix, dataset).of(JOB), FULL)
     assert found(rungs) == found(matrix) == {JOB: FULL}
 
 
@@ -501,30 +505,32 @@ def test_an_evaluation_keeps_what_was_stopped_apart_from_what_ran_to_its_end(mat
         return {**known, **results}
 
     monkeypatch.setenv("RAYDD_CACHE", str(tmp_path))
-    monkeypatch.setattr("raydd.remote.train_matrix.run_matrix", pretend)
+    monkeypatch.setattr("raydd.remote.train_matrix.train_matrix", pretend)
     monkeypatch.setattr("raydd.remote.session._opened", lambda address, note: nullcontext())
     rungs = replace(matrix, rungs=RUNGS)
-    first = do_matrix(rungs, dataset)
+    first = run_matrix(rungs, dataset)
     assert (first[JOB]._replace(commit=None), len(first), asked) == (STOPPED, 4, [rungs.jobs()])
-    assert do_matrix(rungs, dataset) == first
+    assert run_matrix(rungs, dataset) == first
     assert len(asked) == 1
-    assert _bare(do_matrix(matrix, dataset)) == dict.fromkeys(matrix.jobs(), FULL)
+    assert _bare(run_matrix(matrix, dataset)) == dict.fromkeys(matrix.jobs(), FULL)
     assert asked[1:] == [[JOB]]
-    assert _bare(do_matrix(rungs, dataset)) == dict.fromkeys(matrix.jobs(), FULL)
+    assert _bare(run_matrix(rungs, dataset)) == dict.fromkeys(matrix.jobs(), FULL)
     assert len(asked) == 2
-    do_matrix(rungs, dataset, fresh=True)
+    run_matrix(rungs, dataset, fresh=True)
     assert asked[2:] == [rungs.jobs()]
 
 
 def test_the_commits_of_kept_results_are_named_once():
     assert commits([]) == []
-    assert commits([Kept(FULL, "b"), Kept(FULL, None), Kept(STOPPED, "a"), Kept(FULL, "b")]) == ["a", "b", "unknown"]
+    assert commits(
+        [FULL._replace(commit="b"), FULL._replace(commit=None), STOPPED._replace(commit="a"), FULL._replace(commit="b")]
+    ) == ["a", "b", "unknown"]
 
 
 def test_what_was_stopped_among_some_may_go_on_among_others(matrix, dataset):
     rungs = replace(matrix, rungs=RUNGS)
     more = replace(rungs, networks=(*rungs.networks, "LeNet"))
     turned = replace(more, networks=more.networks[::-1])
-    few, many, again = (Keys(each, dataset).stopped(JOB) for each in (rungs, more, turned))
+    few, many, again = (CacheKeys(each, dataset).stopped(JOB) for each in (rungs, more, turned))
     assert few != many == again
-    assert Keys(rungs, dataset).of(JOB) == Keys(more, dataset).of(JOB)
+    assert CacheKeys(rungs, dataset).of(JOB) == CacheKeys(more, dataset).of(JOB)

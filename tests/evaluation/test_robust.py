@@ -1,26 +1,35 @@
 import math
+from functools import partial
 from itertools import product
 from statistics import fmean, stdev
 
 import pytest
 
-from raydd.evaluation.robust import (
-    SCORES,
-    TRAININGS,
-    Training,
-    augmentation_robust_score,
-    hard_label_recovery,
-    improvement_over_random,
-    label_robust_score,
-    needed,
-    normalise,
-    over_seeds,
-)
+from raydd.evaluation.robust import SCORES, TRAININGS, Training, needed, normalise, over_seeds
 
 GRID = (0.0, 0.1, 0.5, 0.8, 1.0)
 NEUTRAL = 1 / (1 + math.e)
 LABELS = ("whole_hard", "distilled_hard", "distilled_own", "random_own")
 AUGMENTATION = ("distilled_own", "random_own", "distilled_plain", "random_plain")
+
+
+def score_of(score, weight=0.5, **accuracies):
+    """The score of one seed."""
+    return over_seeds(score, {TRAININGS[name]: {0: value} for name, value in accuracies.items()}, "logits", weight).mean
+
+
+label_robust_score = partial(score_of, "lrs")
+augmentation_robust_score = partial(score_of, "ars")
+
+
+def hard_label_recovery(whole, distilled):
+    return score_of("hlr", whole_hard=whole, distilled_hard=distilled)
+
+
+def improvement_over_random(distilled, random):
+    return score_of("ior", distilled_own=distilled, random_own=random)
+
+
 # Which way each accuracy moves the score.
 SIGNS = {
     label_robust_score: dict(zip(LABELS, (-1, 1, 1, -1), strict=True)),

@@ -11,12 +11,12 @@ from raydd.config.schema import DataConfig
 from raydd.data.preprocessing import Transform, fit_transform
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import open_workspace
-from raydd.evaluation.matrix import Entry, Job, Matrix, Scorer
+from raydd.evaluation.matrix import Job, Matrix, Scorer, ScoreRow
 from raydd.evaluation.protocols import Protocol
-from raydd.evaluation.set_cache import HELD, Shelf, shelve
+from raydd.evaluation.set_cache import CACHED_SETS, SetCache, store_sets
 from raydd.numerics.formation import Formation
 from raydd.numerics.rng import generator
-from raydd.selection.starting_images import real
+from raydd.selection.class_sampler import real
 
 CPU = torch.device("cpu")
 SHORT = Protocol(name="short", epochs=8, plain_epochs=8, real_epochs=1, lr=None)
@@ -66,18 +66,18 @@ def rows(work, white):
     plain = synset(work, work.transform)
     soft = replace(plain, labels=torch.randn(20, 10, generator=generator(1)))
     return (
-        Entry("drawn", "random", drawn),
-        Entry("again", "random", drawn[:1], lrs=(0.1, 0.5)),
-        Entry("plain", "distilled", (plain,), classes=(1, 5)),
-        Entry("soft", "distilled", (replace(soft, formation=Formation(2)),), augment=False),
-        Entry("whole", "whole", ()),
+        ScoreRow("drawn", "random", drawn),
+        ScoreRow("again", "random", drawn[:1], lrs=(0.1, 0.5)),
+        ScoreRow("plain", "distilled", (plain,), classes=(1, 5)),
+        ScoreRow("soft", "distilled", (replace(soft, formation=Formation(2)),), augment=False),
+        ScoreRow("whole", "whole", ()),
     )
 
 
 def test_sets_on_a_shelf_come_to_the_same_accuracies(work, white):
     given, store = matrix(*rows(work, white)), Store()
-    light, places = pickle.loads(pickle.dumps(shelve(given, given.jobs(), store.put)))
-    scorer, plain = Scorer(light, Shelf(places, store.get)), Scorer(given)
+    light, places = pickle.loads(pickle.dumps(store_sets(given, given.jobs(), store.put)))
+    scorer, plain = Scorer(light, SetCache(places, store.get)), Scorer(given)
     expected = {job: plain.score(job).value for job in given.jobs()}
     assert {job: scorer.score(job).value for job in given.jobs()} == expected
     assert len(set(expected.values())) > 8
@@ -85,7 +85,7 @@ def test_sets_on_a_shelf_come_to_the_same_accuracies(work, white):
 
 def test_what_is_sent_to_every_worker_has_no_set(work, white):
     given, store = matrix(*rows(work, white)), Store()
-    sent = pickle.dumps(shelve(given, given.jobs(), store.put))
+    sent = pickle.dumps(store_sets(given, given.jobs(), store.put))
     assert len(sent) < 5000 < min(len(store.held[handle]) for handle in store.stored(SyntheticSet))
     assert len(pickle.dumps(given)) > 10 * len(sent)
 
@@ -95,9 +95,9 @@ def test_every_set_and_every_preprocessing_is_put_away_once(work, white):
     first = synset(work, white)
     copied = replace(first, transform=Transform(white.kind, dict(white.tensors)))
     plain = synset(work, work.transform)
-    entries = [Entry(str(number), "distilled", (one,)) for number, one in enumerate((first, copied, first, plain))]
+    entries = [ScoreRow(str(number), "distilled", (one,)) for number, one in enumerate((first, copied, first, plain))]
     given, store = matrix(*entries), Store()
-    shelve(given, given.jobs(), store.put)
+    store_sets(given, given.jobs(), store.put)
     assert len(store.stored(SyntheticSet)) == 3
     assert len(store.stored(Transform)) == 2
     assert all(len(store.held[handle]) < 20_000 for handle in store.stored(SyntheticSet))
@@ -106,16 +106,16 @@ def test_every_set_and_every_preprocessing_is_put_away_once(work, white):
 
 def test_only_sets_of_jobs_that_will_be_done_are_put_away(work, white):
     given, store = matrix(*rows(work, white)), Store()
-    _, places = shelve(given, [Job(0, "MLP", 4)], store.put)
+    _, places = store_sets(given, [Job(0, "MLP", 4)], store.put)
     assert (len(store.stored(SyntheticSet)), len(store.stored(Transform))) == (1, 1)
-    assert places.look is None
+    assert places.first is None
     with pytest.raises(KeyError):
-        Shelf(places, store.get).set_of(Job(0, "MLP", 5))
+        SetCache(places, store.get).set_of(Job(0, "MLP", 5))
 
 
 def test_a_worker_fetches_what_its_jobs_ask_for_and_lets_it_go(work, white):
     given, store = matrix(*rows(work, white)), Store()
-    light, places = shelve(given, given.jobs(), store.put)
+    light, places = store_sets(given, given.jobs(), store.put)
     alive = []
 
     def get(handle):
@@ -124,14 +124,14 @@ def test_a_worker_fetches_what_its_jobs_ask_for_and_lets_it_go(work, white):
             alive.append(weakref.ref(found.images))
         return found
 
-    scorer = Scorer(light, Shelf(places, get))
+    scorer = Scorer(light, SetCache(places, get))
     scorer.score(Job(1, "MLP", 3))
     scorer.score(Job(1, "MLP", 4))
     assert (len(alive), len(store.got)) == (1, 2), "a set and its preprocessing, once"
     for job in given.jobs():
         scorer.score(job)
-        assert sum(ref() is not None for ref in alive) <= HELD
-    assert len(alive) > HELD
+        assert sum(ref() is not None for ref in alive) <= CACHED_SETS
+    assert len(alive) > CACHED_SETS
     assert sorted(handle for handle in store.got if handle.startswith("Transform")) == sorted(store.stored(Transform))
 
 
@@ -147,7 +147,7 @@ def test_a_worker_makes_its_own_gpu_deterministic(work, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr("raydd.evaluation.matrix.open_workspace", spy)
-    given = matrix(Entry("a", "distilled", (synset(work, work.transform),)))
+    given = matrix(ScoreRow("a", "distilled", (synset(work, work.transform),)))
     Scorer(replace(given, device="cuda")).score(Job(0, "MLP", 3))
     assert seen == [("cuda", True, False)]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

@@ -8,7 +8,7 @@ from raydd.config.schema import DataConfig, EvaluateConfig
 from raydd.data.preprocessing import fit_transform
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import open_workspace
-from raydd.evaluation.matrix import Entry, Job, Matrix, Outcome, Scorer
+from raydd.evaluation.matrix import Job, Matrix, Outcome, Scorer, ScoreRow
 from raydd.evaluation.protocols import Protocol
 from raydd.evaluation.scores import best_of_steps, plan, summarise, titles
 from raydd.evaluation.student import evaluate, evaluate_real
@@ -36,7 +36,7 @@ def matrix(*entries, networks=("ConvNetW8",), seeds=range(3), **changes):
 
 def test_jobs_are_every_cell_once_with_whole_data_first(work):
     one = synset(work)
-    rows = Entry("a", "distilled", (one,)), Entry("w", "whole", ()), Entry("b", "random", (one,) * 2)
+    rows = ScoreRow("a", "distilled", (one,)), ScoreRow("w", "whole", ()), ScoreRow("b", "random", (one,) * 2)
     jobs = matrix(*rows, networks=("X", "Y"), seeds=range(5, 7)).jobs()
     assert [tuple(job) for job in jobs] == [
         (entry, network, seed) for entry in (1, 0, 2) for network in ("X", "Y") for seed in (5, 6)
@@ -44,21 +44,21 @@ def test_jobs_are_every_cell_once_with_whole_data_first(work):
 
 
 def test_a_summary_has_mean_and_sample_deviation_in_the_order_of_seeds(work):
-    rows = matrix(Entry("a", "distilled", (synset(work),), "paper"), Entry("w", "whole", ()), networks=("X", "Y"))
+    rows = matrix(ScoreRow("a", "distilled", (synset(work),), "paper"), ScoreRow("w", "whole", ()), networks=("X", "Y"))
     values = {(0, "X"): [0.1, 0.2, 0.6], (0, "Y"): [0.5, 0.5, 0.5], (1, "X"): [0.0, 1.0, 0.5], (1, "Y"): [1, 1, 0]}
     results = {Job(e, n, s): Outcome(found[s], s) for s in (2, 0, 1) for (e, n), found in values.items()}
     records = summarise(rows, results)
-    assert [(record["name"], record["network"]) for record in records] == [
+    assert [(record.name, record.network) for record in records] == [
         ("a", "X"), ("a", "Y"), ("w", "X"), ("w", "Y"),
     ]  # fmt: skip
     first = records[0]
-    assert first["values"] == [0.1, 0.2, 0.6]
-    assert first["seconds"] == 1
-    assert first["mean"] == pytest.approx(0.3)
-    assert first["std"] == pytest.approx(math.sqrt((0.04 + 0.01 + 0.09) / 2))
-    assert records[1]["std"] == 0
-    assert records[3]["std"] == pytest.approx(math.sqrt((2 / 9 + 4 / 9) / 2))
-    assert {key: first[key] for key in ("kind", "dataset", "protocol", "selection", "ipc", "networks")} == {
+    assert first.values == (0.1, 0.2, 0.6)
+    assert first.seconds == 1
+    assert first.mean == pytest.approx(0.3)
+    assert first.std == pytest.approx(math.sqrt((0.04 + 0.01 + 0.09) / 2))
+    assert records[1].std == 0
+    assert records[3].std == pytest.approx(math.sqrt((2 / 9 + 4 / 9) / 2))
+    assert {key: getattr(first, key) for key in ("kind", "dataset", "protocol", "selection", "ipc", "networks")} == {
         "kind": "distilled",
         "dataset": "digits",
         "protocol": "short",
@@ -66,12 +66,12 @@ def test_a_summary_has_mean_and_sample_deviation_in_the_order_of_seeds(work):
         "ipc": 2,
         "networks": 3,
     }
-    assert (records[2]["kind"], records[2]["ipc"], records[2]["selection"]) == ("whole", None, "honest")
+    assert (records[2].kind, records[2].ipc, records[2].selection) == ("whole", None, "honest")
 
 
 def test_one_network_has_no_deviation(work):
-    rows = matrix(Entry("a", "distilled", (synset(work),)), seeds=range(4, 5))
-    assert summarise(rows, {Job(0, "ConvNetW8", 4): Outcome(0.25, 1.0)})[0]["std"] is None
+    rows = matrix(ScoreRow("a", "distilled", (synset(work),)), seeds=range(4, 5))
+    assert summarise(rows, {Job(0, "ConvNetW8", 4): Outcome(0.25, 1.0)})[0].std is None
 
 
 def test_a_plan_asks_the_experts_it_is_given(work, small_buffer):
@@ -79,7 +79,7 @@ def test_a_plan_asks_the_experts_it_is_given(work, small_buffer):
     kinds = {}
     for buffer in (None, small_buffer):
         found, _ = plan([synset(work)], None, config, "cpu", buffer)
-        kinds[buffer] = [entry.kind for entry in found.entries]
+        kinds[buffer] = [entry.kind for entry in found.rows]
     assert kinds[None] == ["distilled", "random", "kmeans", "herding", "kcenter", "whole"]
     assert kinds[small_buffer] == ["distilled", "random", "kmeans", "herding", "kcenter", "forgetting", "whole"]
 
@@ -87,9 +87,9 @@ def test_a_plan_asks_the_experts_it_is_given(work, small_buffer):
 def test_a_scorer_trains_what_the_job_says(work):
     sets = [synset(work, seed) for seed in range(3)]
     rows = matrix(
-        Entry("a", "distilled", (sets[0],)),
-        Entry("b", "random", tuple(sets)),
-        Entry("w", "whole", ()),
+        ScoreRow("a", "distilled", (sets[0],)),
+        ScoreRow("b", "random", tuple(sets)),
+        ScoreRow("w", "whole", ()),
         networks=("ConvNetW8", "ConvNetW8BN"),
         seeds=range(7, 10),
     )
@@ -117,14 +117,14 @@ def test_kept_steps_are_rows_of_their_own_beside_the_set(work):
     start, steps = synset(work), {4: synset(work, 1), 8: synset(work, 2)}
     config = EvaluateConfig(seeds=2, networks=("MLP",), baselines=())
     found, _ = plan([start, start], ["a", "b"], config, "cpu", None, [steps, {}])
-    rows = [(entry.name, entry.selection, entry.of) for entry in found.entries[:4]]
+    rows = [(entry.name, entry.selection, entry.of) for entry in found.rows[:4]]
     assert rows == [
         ("a", "unknown", ""),
         ("b", "unknown", ""),
         ("a, step 4", "paper", "a"),
         ("a, step 8", "paper", "a"),
     ]
-    assert found.entries[3].sets == (steps[8],)
+    assert found.rows[3].sets == (steps[8],)
 
 
 def test_a_kept_step_that_does_not_fit_is_refused_by_name(work):
@@ -134,14 +134,14 @@ def test_a_kept_step_that_does_not_fit_is_refused_by_name(work):
 
 
 def test_the_papers_number_is_the_best_step_on_test_of_every_network(work):
-    rows = [Entry("a", "distilled", (synset(work),))]
-    rows += [Entry(f"a, step {step}", "distilled", (synset(work),), "paper", of="a") for step in (2, 4, 6)]
-    given = matrix(*rows, Entry("r", "random", (synset(work),)), networks=("X", "Y"), seeds=range(2))
+    rows = [ScoreRow("a", "distilled", (synset(work),))]
+    rows += [ScoreRow(f"a, step {step}", "distilled", (synset(work),), "paper", of="a") for step in (2, 4, 6)]
+    given = matrix(*rows, ScoreRow("r", "random", (synset(work),)), networks=("X", "Y"), seeds=range(2))
     means = {"X": [0.5, 0.4, 0.7, 0.7, 0.1], "Y": [0.5, 0.9, 0.8, 0.3, 0.1]}
-    results = {job: Outcome(means[job.network][job.entry] + 0.02 * job.seed, 1.0) for job in given.jobs()}
+    results = {job: Outcome(means[job.network][job.row] + 0.02 * job.seed, 1.0) for job in given.jobs()}
     records = summarise(given, results)
     found = best_of_steps(records, {f"a, step {step}": step for step in (2, 4, 6)})
-    assert [(record["name"], record["network"], record["selection"]) for record in found] == [
+    assert [(record.name, record.network, record.selection) for record in found] == [
         ("a", "X", "honest"),
         ("a", "Y", "honest"),
         ("a, best of 3 steps on test", "X", "paper"),
@@ -150,16 +150,16 @@ def test_the_papers_number_is_the_best_step_on_test_of_every_network(work):
         ("r", "Y", "honest"),
     ]
     first, second = found[2:4]
-    assert (first["step"], second["step"]) == (4, 2)
-    assert first["values"] == pytest.approx([0.7, 0.72])
-    assert first["mean"] == pytest.approx(0.71)
-    assert first["std"] == pytest.approx(0.02 / 2**0.5)
-    assert [(row["step"], row["mean"]) for row in second["steps"]] == [
+    assert (first.step, second.step) == (4, 2)
+    assert first.values == pytest.approx([0.7, 0.72])
+    assert first.mean == pytest.approx(0.71)
+    assert first.std == pytest.approx(0.02 / 2**0.5)
+    assert [(row.step, row.mean) for row in second.steps] == [
         (2, pytest.approx(0.91)),
         (4, pytest.approx(0.81)),
         (6, pytest.approx(0.31)),
     ]
-    assert all(record["mean"] <= first["mean"] for record in records if record["network"] == "X")
+    assert all(record.mean <= first.mean for record in records if record.network == "X")
     assert best_of_steps(records[:2], {}) == records[:2]
 
 
@@ -175,13 +175,13 @@ def test_the_papers_number_is_the_best_step_on_test_of_every_network(work):
 def test_what_a_set_does_not_say_of_its_choice_is_not_called_honest(work, chosen, selection):
     given = replace(synset(work), provenance={} if chosen is None else {"chosen": chosen})
     found, _ = plan([given], ["a"], EvaluateConfig(networks=("MLP",), baselines=("random",)), "cpu")
-    assert [entry.selection for entry in found.entries] == [selection, "honest", "honest"]
+    assert [entry.selection for entry in found.rows] == [selection, "honest", "honest"]
 
 
 def test_rows_differ_in_name_though_a_set_is_called_as_a_selection(work):
     config = EvaluateConfig(networks=("MLP",), baselines=("random",))
     found, _ = plan([synset(work)], ["random, 2 a class"], config, "cpu")
-    assert [(entry.name, entry.asked) for entry in found.entries] == [
+    assert [(entry.name, entry.requested) for entry in found.rows] == [
         ("random, 2 a class", True),
         ("random, 2 a class (2)", False),
         ("whole data, 50 epochs", False),
@@ -202,7 +202,7 @@ def test_every_size_and_preprocessing_has_selections_of_its_own(work):
     sets = [synset(work, ipc=1), two, replace(two, images=two.pixels(), transform=raw)]
     config = EvaluateConfig(networks=("MLP",), baselines=("random",), seeds=1)
     found, _ = plan(sets, ["a", "b", "c"], config, "cpu")
-    rows = {entry.name: entry.sets for entry in found.entries}
+    rows = {entry.name: entry.sets for entry in found.rows}
     assert set(rows) == {
         *"abc",
         "random, 1 a class, normalise",

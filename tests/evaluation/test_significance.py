@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from raydd.data.score_record import Score
 from raydd.evaluation.significance import METHODS, bootstrap, compare_scores, holm, welch
 
 SAMPLES = [
@@ -155,10 +156,10 @@ def test_holm_errs_seldom_over_the_whole_family():
     assert np.mean(families.min(axis=1) < 0.05) > 0.2
 
 
-def record(name, kind, values, network="ConvNet", protocol="mtt"):
-    mean = sum(values) / len(values)
-    found = {"name": name, "kind": kind, "network": network, "protocol": protocol, "dataset": "digits"}
-    return found | {"mean": mean, "values": values}
+def record(name, kind, values, network="ConvNet", protocol="mtt", ipc=None):
+    mean, std = sum(values) / len(values), np.std(values, ddof=1) if len(values) > 1 else None
+    names = {"name": name, "kind": kind, "network": network, "protocol": protocol, "dataset": "digits"}
+    return Score(**names, selection="honest", ipc=ipc, networks=len(values), mean=mean, std=std, values=tuple(values))
 
 
 RECORDS = [
@@ -174,7 +175,7 @@ RECORDS = [
 
 def test_scores_are_compared_network_by_network():
     found = compare_scores(RECORDS)
-    pairs = [(row["network"], row["first"], row["second"]) for row in found]
+    pairs = [(row.network, row.first, row.second) for row in found]
     assert pairs == [
         ("ConvNet", "a", "b"),
         ("ConvNet", "a", "k-means"),
@@ -182,20 +183,20 @@ def test_scores_are_compared_network_by_network():
         ("ConvNet", "b", "random, 10 a class"),
         ("MLP", "a", "random, 10 a class"),
     ]
-    assert [row["best_baseline"] for row in found] == [False, True, True, False, True]
-    wanted = welch(RECORDS[0]["values"], RECORDS[1]["values"])
+    assert [row.best_baseline for row in found] == [False, True, True, False, True]
+    wanted = welch(RECORDS[0].values, RECORDS[1].values)
     keys = ("difference", "low", "high", "p", "freedom")
-    assert [found[0][key] for key in keys] == [getattr(wanted, key) for key in keys]
-    assert found[0]["p_adjusted"] == pytest.approx(wanted.p)  # the larger of the two that were tested
-    assert found[3]["p_adjusted"] == pytest.approx(2 * found[3]["p"])
-    assert (found[2]["p"], found[2]["p_adjusted"], found[2]["counts"]) == (None, None, [4, 1])
-    assert found[2]["difference"] == pytest.approx(0.1525)
-    assert found[4]["p_adjusted"] == found[4]["p"]
+    assert [getattr(found[0], key) for key in keys] == [getattr(wanted, key) for key in keys]
+    assert found[0].p_adjusted == pytest.approx(wanted.p)  # the larger of the two that were tested
+    assert found[3].p_adjusted == pytest.approx(2 * found[3].p)
+    assert (found[2].p, found[2].p_adjusted, found[2].counts) == (None, None, (4, 1))
+    assert found[2].difference == pytest.approx(0.1525)
+    assert found[4].p_adjusted == found[4].p
 
 
 def test_asked_sets_may_be_of_any_kind():
-    found = compare_scores(RECORDS, asked=["a", "random, 10 a class"])
-    assert [(row["first"], row["second"]) for row in found] == [
+    found = compare_scores(RECORDS, requested=["a", "random, 10 a class"])
+    assert [(row.first, row.second) for row in found] == [
         ("a", "random, 10 a class"),
         ("a", "k-means"),
         ("random, 10 a class", "k-means"),
@@ -205,9 +206,9 @@ def test_asked_sets_may_be_of_any_kind():
 
 def test_the_bootstrap_compares_as_well():
     found = compare_scores(RECORDS, "bootstrap")
-    assert {row["method"] for row in found} == {"bootstrap"}
-    assert found[3]["low"] == bootstrap(RECORDS[1]["values"], RECORDS[2]["values"]).low
-    assert found[3]["freedom"] is None
+    assert {row.method for row in found} == {"bootstrap"}
+    assert found[3].low == bootstrap(RECORDS[1].values, RECORDS[2].values).low
+    assert found[3].freedom is None
 
 
 def test_protocols_are_not_mixed():
@@ -222,8 +223,7 @@ def test_an_unknown_test_is_refused():
 
 
 def row(name, kind, ipc, values):
-    mean = sum(values) / len(values)
-    return {"name": name, "kind": kind, "network": "MLP", "ipc": ipc, "mean": mean, "values": values}
+    return record(name, kind, values, "MLP", ipc=ipc)
 
 
 def test_each_set_is_compared_with_the_best_baseline_of_its_size_and_the_best_set_with_all():
@@ -232,7 +232,7 @@ def test_each_set_is_compared_with_the_best_baseline_of_its_size_and_the_best_se
     rows += [row("kmeans mosaics 1", "kmeans-mosaic", 1, [0.25, 0.26]), row("random 3", "random", 3, [0.5, 0.51])]
     rows += [row("random 9", "random", 9, [0.7, 0.71]), row("whole", "whole", None, [0.9, 0.91])]
     found = compare_scores(rows)
-    assert [(each["first"], each["second"], each["best_baseline"]) for each in found] == [
+    assert [(each.first, each.second, each.best_baseline) for each in found] == [
         ("one", "three", False),
         ("one", "also one", False),
         ("three", "also one", False),
@@ -241,13 +241,13 @@ def test_each_set_is_compared_with_the_best_baseline_of_its_size_and_the_best_se
         ("also one", "kmeans mosaics 1", True),
         ("also one", "random 1", False),
     ]
-    assert [each["p_adjusted"] for each in found] == holm(each["p"] for each in found)
+    assert [each.p_adjusted for each in found] == holm(each.p for each in found)
 
 
 def test_of_equal_baselines_the_first_is_the_best():
     rows = [row("set", "distilled", 1, [0.3, 0.4])]
     rows += [row(name, "random", 1, values) for name, values in (("a", [0.2, 0.3]), ("b", [0.1, 0.4]))]
-    assert [(found["second"], found["best_baseline"]) for found in compare_scores(rows)] == [("a", True), ("b", False)]
+    assert [(found.second, found.best_baseline) for found in compare_scores(rows)] == [("a", True), ("b", False)]
 
 
 def test_the_best_of_many_equal_baselines_makes_no_set_look_better_than_it_is():
@@ -258,6 +258,6 @@ def test_the_best_of_many_equal_baselines_makes_no_set_look_better_than_it_is():
         draws = [random.normal(0.7, 0.02, 5).tolist() for _ in range(6)]
         rows = [row("set", "distilled", 1, draws[0])]
         rows += [row(f"random {place}", "random", 1, values) for place, values in enumerate(draws[1:])]
-        best = next(found for found in compare_scores(rows) if found["best_baseline"])
-        better += best["difference"] > 0 and best["p"] < 0.05
+        best = next(found for found in compare_scores(rows) if found.best_baseline)
+        better += best.difference > 0 and best.p < 0.05
     assert better / 600 < 0.025

@@ -17,7 +17,8 @@ from raydd.numerics.cutmix import cutmix
 from raydd.numerics.formation import PLAIN, Formation, decode
 from raydd.numerics.rng import generator
 from raydd.numerics.sgd import Sgd
-from raydd.selection.starting_images import noise, real
+from raydd.selection.class_sampler import real
+from raydd.selection.starting_images import noise
 
 SHORT = Protocol(name="short", epochs=6, plain_epochs=4, real_epochs=2, lr=None, batch_size=7)
 

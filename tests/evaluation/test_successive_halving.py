@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from raydd.evaluation.successive_halving import Halving, Rungs
+from raydd.evaluation.successive_halving import Rungs, SuccessiveHalving
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_impossible_rungs_are_refused_in_one_line(epochs, first, reduction, word
 
 
 def told(halving, values, epoch=1, group="g"):
-    return [halving.goes_on(group, epoch, f"n{place}", value) for place, value in enumerate(values)]
+    return [halving.keep_training(group, epoch, f"n{place}", value) for place, value in enumerate(values)]
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -50,23 +50,23 @@ def test_who_goes_on_is_among_the_best_of_those_that_came_before(seed, reduction
     for place, value in enumerate(values):
         better = sum(other > value for other in values[:place])
         wanted.append(better + 1 <= math.ceil((place + 1) / reduction))
-    assert told(Halving(reduction), values) == wanted
+    assert told(SuccessiveHalving(reduction), values) == wanted
     assert len(set(wanted)) == 2
 
 
 def test_the_first_goes_on_and_a_worse_one_does_not():
-    assert told(Halving(2), [0.0, -1.0, 0.0, 0.5]) == [True, False, True, True]
+    assert told(SuccessiveHalving(2), [0.0, -1.0, 0.0, 0.5]) == [True, False, True, True]
 
 
 @pytest.mark.parametrize("reduction", [2, 3, 4])
 def test_about_one_in_eta_goes_on_from_every_rung_and_the_best_to_the_end(reduction):
     """400 trainings that come in random order; their accuracy at a rung is how good they are, with some noise."""
     rng, total = random.Random(reduction), 400
-    left, halving, shares = list(range(total)), Halving(reduction), []
+    left, halving, shares = list(range(total)), SuccessiveHalving(reduction), []
     for epoch in (10, 20, 40):
         rng.shuffle(left)
         before = len(left)
-        left = [one for one in left if halving.goes_on("g", epoch, str(one), one / total + 0.02 * rng.random())]
+        left = [one for one in left if halving.keep_training("g", epoch, str(one), one / total + 0.02 * rng.random())]
         shares.append(len(left) / before)
     assert shares[:2] == [pytest.approx(1 / reduction, rel=0.2)] * 2
     assert shares[2] < 1
@@ -75,11 +75,11 @@ def test_about_one_in_eta_goes_on_from_every_rung_and_the_best_to_the_end(reduct
 
 def test_who_come_in_ascending_order_all_go_on():
     """The worst case of deciding at once: each is the best so far."""
-    assert all(told(Halving(2), [place / 100 for place in range(100)]))
+    assert all(told(SuccessiveHalving(2), [place / 100 for place in range(100)]))
 
 
 def test_groups_and_rungs_are_compared_apart():
-    halving = Halving(2)
+    halving = SuccessiveHalving(2)
     assert told(halving, [0.9, 0.1]) == [True, False]
     assert told(halving, [0.1, 0.0], epoch=2) == [True, False]
     assert told(halving, [0.2, 0.1], group="h") == [True, False]
@@ -90,13 +90,13 @@ def test_who_comes_again_is_told_the_same_and_changes_nothing(seed):
     """Workers die at random: trainings come to the same rung again, when others have been there meanwhile."""
     rng = random.Random(seed)
     values = {f"n{place}": rng.random() for place in range(30)}
-    straight, disturbed = Halving(3), Halving(3)
-    first = {name: straight.goes_on("g", 1, name, value) for name, value in values.items()}
+    straight, disturbed = SuccessiveHalving(3), SuccessiveHalving(3)
+    first = {name: straight.keep_training("g", 1, name, value) for name, value in values.items()}
     came, found = [], {}
     for name, value in values.items():
-        found[name] = disturbed.goes_on("g", 1, name, value)
+        found[name] = disturbed.keep_training("g", 1, name, value)
         came.append(name)
         for again in rng.sample(came, rng.randrange(len(came))):
-            assert disturbed.goes_on("g", 1, again, values[again]) == found[again]
+            assert disturbed.keep_training("g", 1, again, values[again]) == found[again]
     assert found == first
     assert set(first.values()) == {True, False}

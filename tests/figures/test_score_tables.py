@@ -5,6 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
+from raydd.data.score_record import RobustScore, Score
 from raydd.evaluation.significance import compare_scores
 from raydd.figures.score_tables import (
     chance,
@@ -33,8 +34,8 @@ def cells(table):
 def score(name, network, values, kind="distilled", **extra):
     mean = sum(values) / len(values)
     found = {"name": name, "kind": kind, "dataset": "digits", "network": network, "protocol": "mtt", "ipc": 10.0}
-    found |= {"selection": "honest", "networks": len(values), "mean": mean, "std": 0.0, "values": values}
-    return found | extra
+    found |= {"selection": "honest", "networks": len(values), "mean": mean, "std": 0.0, "values": tuple(values)}
+    return Score(**found | extra)
 
 
 SCORES = [
@@ -88,8 +89,8 @@ def test_no_comparison_is_a_table_without_rows():
 
 def test_robust_scores_in_per_cent():
     rows = [
-        {"name": "a", "network": "ConvNet", "score": "lrs", "mean": 0.2482, "std": 0.0051, "how": "by seed"},
-        {"name": "a", "network": "ConvNet", "score": "ior", "mean": -0.05, "std": None, "how": "of means"},
+        RobustScore(of="a", network="ConvNet", score="lrs", mean=0.2482, std=0.0051, how="by seed", weight=0.5),
+        RobustScore(of="a", network="ConvNet", score="ior", mean=-0.05, std=None, how="of means", weight=0.5),
     ]
     found = cells(robust_table(rows))
     assert found["score"] == ["lrs", "ior"]

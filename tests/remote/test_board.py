@@ -6,7 +6,7 @@ import pytest
 
 from raydd.evaluation.matrix import Job, Outcome
 from raydd.evaluation.successive_halving import Rungs
-from raydd.remote.train_matrix import Board, run_matrix
+from raydd.remote.train_matrix import JobQueue, train_matrix
 
 JOBS = [Job(entry, "MLP", seed) for entry in range(3) for seed in range(4)]
 
@@ -21,21 +21,21 @@ def drain(board, worker="rank 0", value=0.5):
 
 
 def test_jobs_are_handed_out_in_order_and_once():
-    board = Board(JOBS)
+    board = JobQueue(JOBS)
     assert [board.take(f"rank {place}") for place in range(len(JOBS))] == JOBS
     assert board.take("another") is None
     assert board.results() == []
 
 
 def test_a_result_counts_and_its_job_is_gone():
-    board = Board(JOBS[:1])
+    board = JobQueue(JOBS[:1])
     board.put("rank 0", board.take("rank 0"), 0.25)
     assert board.take("rank 0") is None
     assert board.results() == [(JOBS[0], 0.25)]
 
 
 def test_what_a_worker_lost_comes_first_when_it_asks_again():
-    board = Board(JOBS)
+    board = JobQueue(JOBS)
     board.put("rank 0", board.take("rank 0"), 0.5)
     held = [board.take("rank 0"), board.take("rank 1")]
     assert [board.take("rank 0"), board.take("rank 1")] == held
@@ -43,7 +43,7 @@ def test_what_a_worker_lost_comes_first_when_it_asks_again():
 
 
 def test_nothing_is_lost_when_only_the_first_worker_of_a_new_group_has_work():
-    board = Board(JOBS[:2])
+    board = JobQueue(JOBS[:2])
     board.take("rank 0")
     board.take("rank 1")
     assert drain(board, "rank 0") == JOBS[:1]
@@ -51,7 +51,7 @@ def test_nothing_is_lost_when_only_the_first_worker_of_a_new_group_has_work():
 
 
 def test_a_late_result_of_a_worker_that_was_given_up_counts_once():
-    board = Board(JOBS[:1])
+    board = JobQueue(JOBS[:1])
     late = board.take("rank 0")
     job = board.take("rank 0")
     board.put("rank 0", tuple(late), 0.5)
@@ -63,7 +63,7 @@ def test_a_late_result_of_a_worker_that_was_given_up_counts_once():
 @pytest.mark.parametrize("seed", range(5))
 def test_every_job_is_done_whatever_dies(seed):
     """Workers that take, finish, and die together at random: each job ends with its own result, none is held twice."""
-    rng, board, hands = random.Random(seed), Board(JOBS), {}
+    rng, board, hands = random.Random(seed), JobQueue(JOBS), {}
     for _ in range(10_000):
         worker = f"rank {rng.randrange(3)}"
         if rng.random() < 0.1:
@@ -81,7 +81,7 @@ def test_every_job_is_done_whatever_dies(seed):
 
 
 def test_a_failure_ends_the_handing_out_and_loses_no_result():
-    board = Board(JOBS)
+    board = JobQueue(JOBS)
     first, second = board.take("rank 0"), board.take("rank 1")
     board.put("rank 0", first, 0.5)
     assert board.failure() == ""
@@ -95,7 +95,7 @@ def test_a_failure_ends_the_handing_out_and_loses_no_result():
 
 def test_only_new_results_are_told_each_once():
     """A worker that was given up may send its result again, after others."""
-    board = Board(JOBS[:3])
+    board = JobQueue(JOBS[:3])
     jobs = [board.take(f"rank {place}") for place in range(3)]
     board.put("rank 0", jobs[0], 0.5)
     assert board.results(0) == [(jobs[0], 0.5)]
@@ -106,26 +106,26 @@ def test_only_new_results_are_told_each_once():
 
 
 def test_without_rungs_everyone_goes_on():
-    board = Board(JOBS)
-    assert all(board.goes_on(job, 1, -place) for place, job in enumerate(JOBS))
+    board = JobQueue(JOBS)
+    assert all(board.keep_training(job, 1, -place) for place, job in enumerate(JOBS))
 
 
 def test_networks_are_compared_with_those_of_the_same_entry_and_seed():
-    board = Board([], Rungs((1, 2), 2))
+    board = JobQueue([], Rungs((1, 2), 2))
     values = {Job(entry, "MLP", seed): entry + 10 * seed for entry in range(2) for seed in range(2)}
-    assert all(board.goes_on(job, 1, value) for job, value in values.items())
-    told = {job: board.goes_on(job._replace(network="LeNet"), 1, 5) for job in values}
+    assert all(board.keep_training(job, 1, value) for job, value in values.items())
+    told = {job: board.keep_training(job._replace(network="LeNet"), 1, 5) for job in values}
     assert told == {job: value <= 5 for job, value in values.items()}
-    assert board.goes_on(Job(1, "LeNet", 1), 2, 0)
+    assert board.keep_training(Job(1, "LeNet", 1), 2, 0)
 
 
 def test_a_training_that_is_done_anew_is_told_the_same_at_its_rung():
     """Its worker died above the rung, which better ones have reached meanwhile."""
-    board = Board([], Rungs((1,), 2))
+    board = JobQueue([], Rungs((1,), 2))
     names = ["first", "better", "best"]
-    assert [board.goes_on(Job(0, name, 0), 1, value) for value, name in enumerate(names)] == [True] * 3
-    assert board.goes_on(tuple(Job(0, "first", 0)), 1, 0)
-    assert not board.goes_on(Job(0, "worst", 0), 1, 0)
+    assert [board.keep_training(Job(0, name, 0), 1, value) for value, name in enumerate(names)] == [True] * 3
+    assert board.keep_training(tuple(Job(0, "first", 0)), 1, 0)
+    assert not board.keep_training(Job(0, "worst", 0), 1, 0)
 
 
 def test_a_matrix_that_is_known_needs_no_ray(monkeypatch):
@@ -138,4 +138,4 @@ def test_a_matrix_that_is_known_needs_no_ray(monkeypatch):
 
     monkeypatch.setattr("raydd.remote.train_matrix.resources", refuse)
     known = {job: Outcome(place / 12, 1.0) for place, job in enumerate(JOBS)}
-    assert run_matrix(Known(), None, refuse, known, refuse) == known
+    assert train_matrix(Known(), None, refuse, known, refuse) == known

@@ -7,11 +7,11 @@ from raydd.config.schema import DataConfig
 from raydd.data.preprocessing import fit_transform
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import open_workspace
-from raydd.evaluation.matrix import Entry, Matrix, Scorer
+from raydd.evaluation.matrix import Matrix, Scorer, ScoreRow
 from raydd.evaluation.protocols import Protocol
 from raydd.numerics.rng import generator
-from raydd.remote.train_matrix import run_matrix
-from raydd.selection.starting_images import real
+from raydd.remote.train_matrix import train_matrix
+from raydd.selection.class_sampler import real
 
 pytestmark = pytest.mark.remote
 
@@ -27,17 +27,17 @@ def test_a_failure_names_its_row_and_the_others_are_those_of_one_process(ray2):
         images, labels = real(dataset, transform, 1, generator(seed))
         sets.append(SyntheticSet(images, labels, torch.tensor(0.1), transform, "digits", dataset.classes))
     rows = (
-        Entry("plain", "distilled", (sets[0],)),
-        Entry("drawn", "random", tuple(sets[1:])),
-        Entry("whole", "whole", ()),
-        Entry("choosy", "distilled", (sets[0],), lrs=(0.1, 0.2)),
+        ScoreRow("plain", "distilled", (sets[0],)),
+        ScoreRow("drawn", "random", tuple(sets[1:])),
+        ScoreRow("whole", "whole", ()),
+        ScoreRow("choosy", "distilled", (sets[0],), lrs=(0.1, 0.2)),
     )
     protocol = Protocol(name="short", epochs=20, plain_epochs=20, real_epochs=2, lr=None)
     matrix, kept = Matrix(rows, ("MLP",), range(3, 5), protocol, data, "cpu"), {}
     words = r"evaluation failed: choosy, on MLP, seed 3: digits has no validation images"
     with pytest.raises(RuntimeError, match=words) as caught:
-        run_matrix(matrix, 1, lambda step: None, None, lambda job, outcome: kept.update({job: outcome.value}))
+        train_matrix(matrix, 1, lambda step: None, None, lambda job, outcome: kept.update({job: outcome.value}))
     assert "\n" not in str(caught.value)
     scorer = Scorer(matrix)
-    assert kept == {job: scorer.score(job).value for job in matrix.jobs() if job.entry != 3}
+    assert kept == {job: scorer.score(job).value for job in matrix.jobs() if job.row != 3}
     assert len(set(kept.values())) > 3

@@ -13,11 +13,11 @@ from PIL import Image
 from raydd.config.schema import DataConfig
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import open_workspace
-from raydd.evaluation.matrix import Entry, Job, Matrix, Outcome, Scorer
+from raydd.evaluation.matrix import Job, Matrix, Outcome, Scorer, ScoreRow
 from raydd.evaluation.protocols import PROTOCOLS
 from raydd.evaluation.successive_halving import Rungs
 from raydd.numerics.rng import generator
-from raydd.remote.train_matrix import run_matrix
+from raydd.remote.train_matrix import train_matrix
 from raydd.selection.starting_images import INITIAL
 
 pytestmark = pytest.mark.remote
@@ -30,7 +30,7 @@ def matrix(cache):
     work = open_workspace(data, "MLP", torch.device("cpu"))
     images, labels = INITIAL["real"](work.dataset, work.transform, 1, generator(0, "test"))
     synset = SyntheticSet(images, labels, torch.tensor(0.01), work.transform, "digits", work.dataset.classes)
-    entries = (Entry("ten", "distilled", (synset,)), Entry("whole", "whole", ()))
+    entries = (ScoreRow("ten", "distilled", (synset,)), ScoreRow("whole", "whole", ()))
     return Matrix(entries, ("MLP",), range(3, 5), PROTOCOLS["mtt"].lasting(real_epochs=3), data, "cpu")
 
 
@@ -47,7 +47,7 @@ def values(found):
 
 def test_results_are_those_of_one_process(ray2, matrix, expected):
     shown = []
-    found = run_matrix(matrix, 8, shown.append)
+    found = train_matrix(matrix, 8, shown.append)
     assert values(found) == expected
     assert len(found) == len(expected) == 4
     assert len(set(expected.values())) > 1
@@ -64,7 +64,7 @@ def test_a_killed_worker_costs_no_result(ray2, matrix, expected, kill_worker):
             killed.append(kill_worker("ray::RayTrainWorker"))
 
     slow = replace(matrix, networks=("MLP", "ConvNetW32"))
-    found = run_matrix(slow, 1, show)
+    found = train_matrix(slow, 1, show)
     assert killed
     assert len(found) == len(slow.jobs()) == 8
     assert {job: value for job, value in values(found).items() if job.network == "MLP"} == expected
@@ -73,11 +73,11 @@ def test_a_killed_worker_costs_no_result(ray2, matrix, expected, kill_worker):
 def test_what_is_known_is_not_done_again_and_counts_at_the_rungs(ray2, matrix):
     """Of two seeds one network is known, perfect at the rung or hopeless: the other is stopped there, or goes on."""
     rungs = Rungs((2,), 2)
-    rows = replace(matrix, networks=("MLP", "LeNet"), entries=matrix.entries[:1], rungs=rungs)
+    rows = replace(matrix, networks=("MLP", "LeNet"), rows=matrix.rows[:1], rungs=rungs)
     rows = replace(rows, protocol=matrix.protocol.lasting(30))
     known = {Job(0, "MLP", 3): Outcome(0.125, 9.0, ((2, 1.0),)), Job(0, "MLP", 4): Outcome(0.25, 9.0, ((2, 0.0),))}
     kept, shown = [], []
-    found = run_matrix(rows, 2, shown.append, known, lambda job, outcome: kept.append((job, outcome)))
+    found = train_matrix(rows, 2, shown.append, known, lambda job, outcome: kept.append((job, outcome)))
     new = {job: outcome for job, outcome in found.items() if job not in known}
     assert known.items() <= found.items()
     assert (len(kept), dict(kept)) == (2, new)
@@ -99,7 +99,7 @@ def test_what_is_known_is_not_done_again_and_counts_at_the_rungs(ray2, matrix):
 )
 def test_a_full_disk_ends_it_in_one_line_and_costs_nothing_that_was_kept(ray2, matrix, monkeypatch, seeds, room, poll):
     """Seen while trainings go on, or, where nobody looked in between, with the last results."""
-    rows = replace(matrix, entries=matrix.entries[:1], seeds=range(3, 3 + seeds), protocol=matrix.protocol.lasting(300))
+    rows = replace(matrix, rows=matrix.rows[:1], seeds=range(3, 3 + seeds), protocol=matrix.protocol.lasting(300))
     kept, tried = {}, []
 
     def keep(job, outcome):
@@ -110,7 +110,7 @@ def test_a_full_disk_ends_it_in_one_line_and_costs_nothing_that_was_kept(ray2, m
 
     monkeypatch.setattr("raydd.remote.train_matrix.POLL_SECONDS", poll)
     with pytest.raises(RuntimeError, match=r"cannot be kept: .*No space left.*scores/ab/cd\.json") as caught:
-        run_matrix(rows, 1, lambda step: None, None, keep)
+        train_matrix(rows, 1, lambda step: None, None, keep)
     assert "\n" not in str(caught.value)
     assert len(kept) == room
     assert len(tried) == len(set(tried))
@@ -130,6 +130,6 @@ def test_a_training_that_fails_is_one_line_and_no_hang(ray2, matrix, tmp_path):
     open_workspace(data, "MLP", torch.device("cpu"))
     shutil.rmtree(root)
     with pytest.raises(RuntimeError, match=r"evaluation failed: [^\n]*images") as caught:
-        run_matrix(replace(matrix, data=data), 1, lambda step: None)
+        train_matrix(replace(matrix, data=data), 1, lambda step: None)
     assert "\n" not in str(caught.value)
     assert "Traceback" not in str(caught.value)

@@ -86,14 +86,14 @@ def test_a_search_writes_what_it_says(finished):
 
 def test_the_best_is_scored_on_test_images_beside_the_preset_and_real_images(finished):
     results, _ = finished
-    names = [score["name"] for score in results.scores]
+    names = [score.name for score in results.scores]
     assert names[0] == f"best: trial {results.best.number}"
     assert ("preset: trial 0" in names) == (results.best.number != 0)
-    assert {score["kind"] for score in results.scores} == {"distilled", "random", "kmeans", "herding", "kcenter"}
+    assert {score.kind for score in results.scores} == {"distilled", "random", "kmeans", "herding", "kcenter"}
     stored = json.loads((results.folder / "scores.json").read_text())["scores"]
-    assert stored == list(results.scores)
+    assert stored == [score.to_document() for score in results.scores]
     again = raydd.evaluate([results.synset], ONCE)
-    assert again[0]["values"] == results.scores[0]["values"]
+    assert again[0].values == results.scores[0].values
 
 
 def test_the_best_settings_distill_to_the_same_bits(finished, tmp_path):

@@ -140,6 +140,6 @@ def pretend(tmp_path_factory, cache):
             def run(matrix, num_workers, show, known, keep):
                 return {job: formula(matrix, job) for job in matrix.jobs()}
 
-            patch.setattr(evaluate, "run_matrix", run)
+            patch.setattr(evaluate, "train_matrix", run)
 
         yield by

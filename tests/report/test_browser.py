@@ -60,7 +60,7 @@ def runs(small_buffer, tmp_path_factory):
 @pytest.fixture(scope="module")
 def pages(runs, pretend, tmp_path_factory):
     """The page of one run, and that of both."""
-    pretend(lambda matrix, job: Outcome((0.05, 0.4, 0.95, 0.75, 0.6, 0.5)[job.entry] + 0.01 * job.seed, 1.0))
+    pretend(lambda matrix, job: Outcome((0.05, 0.4, 0.95, 0.75, 0.6, 0.5)[job.row] + 0.01 * job.seed, 1.0))
     for folder in runs:
         flags = ["--nets", "MLP,LeNet", "--seeds", "2", "--out", str(folder / "scores.json")]
         assert run(["evaluate", str(folder), *flags]) == 0

@@ -74,7 +74,7 @@ def twin(digits, tmp_path, name="digits"):
 @pytest.fixture
 def scored(digits, tmp_path, pretend):
     """Two runs that were scored alike."""
-    pretend(lambda matrix, job: Outcome(0.5 + 0.1 * (job.entry == 0) + 0.02 * job.seed, 1.0))
+    pretend(lambda matrix, job: Outcome(0.5 + 0.1 * (job.row == 0) + 0.02 * job.seed, 1.0))
     folders = [twin(digits, tmp_path, name) for name in ("one", "two")]
     for folder in folders:
         flags = ["--seeds", "3", "--baselines", "random", "--out", str(folder / "scores.json")]

@@ -36,7 +36,7 @@ TOY = {
 
 def formula(matrix, job):
     """Fewer classes are easier; the whole data is best; a name gives a little."""
-    entry = matrix.entries[job.entry]
+    entry = matrix.rows[job.row]
     base = {"distilled": 0.7, "random": 0.5, "herding": 0.55}.get(entry.kind, 0.9)
     value = base - 0.01 * len(entry.classes or ()) + zlib.crc32(f"{entry.name} {job.seed}".encode()) / 2**32 / 20
     return Outcome(value, 2.0)

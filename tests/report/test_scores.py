@@ -7,6 +7,7 @@ import zlib
 import pytest
 
 from raydd.cli import run
+from raydd.data.score_record import Score
 from raydd.evaluation.matrix import Outcome
 from raydd.evaluation.significance import compare_scores
 from raydd.io.document import sealed
@@ -15,7 +16,7 @@ from raydd.report.scores import difference_table, is_scored, score_headline, sco
 
 def by_name(matrix, job):
     """What a training comes to, of the row's name, network and seed."""
-    entry = matrix.entries[job.entry]
+    entry = matrix.rows[job.row]
     base = {"distilled": 0.9, "whole": 0.95}.get(entry.kind, 0.4)
     return Outcome(base + zlib.crc32(f"{entry.name} {job.network} {job.seed}".encode()) / 2**32 / 50, 1.5)
 
@@ -197,11 +198,11 @@ def test_outside_a_repository_no_commit_is_known(file, read, tmp_path):
 
 
 def test_verdicts_follow_the_adjusted_p():
+    names = {"kind": "distilled", "network": "MLP", "protocol": "mtt", "dataset": "digits", "selection": "honest"}
     records = [
-        {"name": name, "kind": "distilled", "network": "MLP", "protocol": "mtt", "dataset": "digits", "values": values}
-        | {"mean": sum(values) / 3}
-        for name, values in {"a": [0.5, 0.51, 0.52], "b": [0.8, 0.81, 0.82], "c": [0.5, 0.52, 0.51]}.items()
+        Score(name=name, values=values, mean=sum(values) / 3, std=None, networks=3, **names)
+        for name, values in {"a": (0.5, 0.51, 0.52), "b": (0.8, 0.81, 0.82), "c": (0.5, 0.52, 0.51)}.items()
     ]
-    found = [verdict(test["p_adjusted"]) for test in compare_scores(records)]
+    found = [verdict(test.p_adjusted) for test in compare_scores(records)]
     assert found == ["significant", "not significant", "significant"]
     assert "<tbody></tbody>" in difference_table([])

@@ -42,7 +42,7 @@ REASON = "the loss is nan <at step 2>"
 
 
 def formula(matrix, job):
-    entry = matrix.entries[job.entry]
+    entry = matrix.rows[job.row]
     return Outcome(0.5 + zlib.crc32(f"{entry.name} {job.seed}".encode()) / 2**32 / 5, 1.0)
 
 
@@ -85,15 +85,15 @@ def percent(value):
 
 
 def test_the_best_stands_beside_the_preset_on_test_images(tuned, read):
-    page, scores = read(tune_sections(tuned.folder)), {score["name"]: score for score in tuned.scores}
+    page, scores = read(tune_sections(tuned.folder)), {score.name: score for score in tuned.scores}
     best = tuned.best
     expected = f"{percent(best.metrics['accuracy'])} % on validation images by trial {best.number} (complete)"
     assert page.definitions["best on validation"] == expected
-    rows = [name for name, score in scores.items() if score.get("asked")]
+    rows = [name for name, score in scores.items() if score.requested]
     assert rows[0] == f"best: trial {best.number}"
     assert rows[1:] == ([] if best.number == 0 else ["preset: trial 0"])
     for name in rows:
-        mean, std = percent(scores[name]["mean"]), percent(scores[name]["std"])
+        mean, std = percent(scores[name].mean), percent(scores[name].std)
         assert page.definitions[f"on test, {name}"] == f"{mean} ± {std} % (3 networks), MLP, protocol mtt"
         assert f"{name.split(':')[0]} {mean} ± {std} % (3 networks)" in tune_headline(tuned.folder)
     assert tune_headline(tuned.folder).startswith(f"toy & co: {expected}, the best of 6; on the test images best ")

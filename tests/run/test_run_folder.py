@@ -10,7 +10,7 @@ from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import open_workspace
 from raydd.numerics.rng import generator
 from raydd.run.run_folder import load_scored_sets, scored_set_path
-from raydd.selection.starting_images import real
+from raydd.selection.class_sampler import real
 
 
 def test_sets_of_equal_preprocessing_share_it(tmp_path):

@@ -15,19 +15,19 @@ from raydd.numerics.flat import FlatModel
 from raydd.numerics.rng import generator
 from raydd.selection.class_sampler import Experts
 from raydd.selection.coresets import (
+    BY_DISTANCE,
     CORESETS,
-    DRAWN,
-    MEASURED,
+    SEEDED,
     forgetting,
-    forgotten,
-    herd,
+    forgetting_counts,
     herding,
+    herding_order,
     kcenter,
+    kcenter_order,
     kmeans,
-    spread,
 )
 from raydd.selection.kmeans import centres, nearest
-from raydd.selection.starting_images import ASKS_EXPERTS, INITIAL
+from raydd.selection.starting_images import INITIAL, NEED_EXPERTS
 
 MLP = FlatModel(lambda: build("MLP", channels=1, size=8, classes=10))
 
@@ -81,7 +81,7 @@ def reach(points, chosen):
     return max(min(squared(point, points[j]) for j in chosen) for point in points) ** 0.5
 
 
-ORDERS = [(herd, naive_herding), (spread, naive_kcenter)]
+ORDERS = [(herding_order, naive_herding), (kcenter_order, naive_kcenter)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -99,9 +99,9 @@ def test_orders_by_hand():
     line = torch.tensor([[0.0], [1.0], [2.0], [10.0], [12.0]])  # mean 5
     # 2 is nearest to 5; with 10 the mean is 6, with 12 it is 7; then 4 with 0 and 13/3 with 1, and 12 makes it 8;
     # last, with 0 it is 3.25 and with 12 6.25
-    assert herd(line, 4).tolist() == [2, 3, 1, 4]
+    assert herding_order(line, 4).tolist() == [2, 3, 1, 4]
     # 2; 12 is 10 away; 0, 1 and 10 are 2, 1 and 2 away, and 0 comes first
-    assert spread(line, 4).tolist() == [2, 4, 0, 3]
+    assert kcenter_order(line, 4).tolist() == [2, 4, 0, 3]
 
 
 @pytest.mark.parametrize("offset", [1e3, 1e5])
@@ -119,19 +119,19 @@ def test_greedy_centres_reach_at_most_twice_as_far_as_the_best(count):
         points = torch.randn((8, 2), generator=generator(seed), dtype=torch.float64)
         rows = points.tolist()
         best = min(reach(rows, chosen) for chosen in itertools.combinations(range(8), count))
-        ratios.append(reach(rows, spread(points, count).tolist()) / best)
+        ratios.append(reach(rows, kcenter_order(points, count).tolist()) / best)
     assert all(1 - 1e-12 <= ratio <= 2 for ratio in ratios)
     assert max(ratios) > 1.05  # it is greedy, not the best
 
 
-@pytest.mark.parametrize("order", [herd, spread])
+@pytest.mark.parametrize("order", [herding_order, kcenter_order])
 def test_no_point_is_picked_twice_however_equal_they_are(order):
     points = torch.tensor([[1.0, 2.0]] * 4 + [[0.0, 0.0]])
     assert sorted(order(points, 5).tolist()) == [0, 1, 2, 3, 4]
     assert torch.equal(points, torch.tensor([[1.0, 2.0]] * 4 + [[0.0, 0.0]]))
 
 
-@pytest.mark.parametrize("order", [herd, spread])
+@pytest.mark.parametrize("order", [herding_order, kcenter_order])
 @pytest.mark.parametrize("count", [0, 4])
 def test_a_number_of_points_that_there_is_not_is_refused(order, count):
     with pytest.raises(ValueError, match=f"{count} of 3 points cannot be picked; ask for 1 to 3"):
@@ -148,7 +148,7 @@ def naive_forgotten(right):
 def test_forgetting_is_counted_by_image():
     right = torch.rand((9, 40), generator=generator(0)) < 0.4
     right[:, 7], right[:, 8] = False, True
-    counts = forgotten(right).tolist()
+    counts = forgetting_counts(right).tolist()
     assert counts == [naive_forgotten(column) for column in right.T.tolist()]
     assert (counts[7], counts[8]) == (9, 0)
     assert len(set(counts)) > 3
@@ -240,7 +240,7 @@ def test_forgetting_without_all_snapshots_is_refused(digits, experts):
 @pytest.mark.parametrize("name", sorted(INITIAL))
 def test_starts_that_ask_experts_say_so_and_the_others_do_without(name, digits):
     given = digits, fit_transform("raw01", digits), 2, generator(0), None
-    if name in ASKS_EXPERTS:
+    if name in NEED_EXPERTS:
         with pytest.raises(ValueError, match=f"{name} asks trained networks .* give experts with --buffer") as caught:
             INITIAL[name](*given)
         assert "\n" not in str(caught.value)
@@ -251,8 +251,8 @@ def test_starts_that_ask_experts_say_so_and_the_others_do_without(name, digits):
 def test_coresets_are_starts():
     assert {name: start for name, start in CORESETS.items() if name != "random"}.items() <= INITIAL.items()
     assert CORESETS["random"] is INITIAL["real"]
-    assert DRAWN | MEASURED | {"forgetting"} == set(CORESETS)
-    assert set(ASKS_EXPERTS) <= set(INITIAL)
+    assert SEEDED | BY_DISTANCE | {"forgetting"} == set(CORESETS)
+    assert set(NEED_EXPERTS) <= set(INITIAL)
 
 
 class Largest(TorchDispatchMode):
@@ -267,7 +267,7 @@ class Largest(TorchDispatchMode):
         return made
 
 
-@pytest.mark.parametrize("order", [herd, spread])
+@pytest.mark.parametrize("order", [herding_order, kcenter_order])
 def test_nothing_larger_than_the_points_is_made(order):
     points = torch.randn((500, 8), generator=generator(0))
     with Largest() as largest:

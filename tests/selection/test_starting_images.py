@@ -11,9 +11,10 @@ from raydd.data.preprocessing import fit_transform
 from raydd.models.zoo import build
 from raydd.numerics.flat import FlatModel, split
 from raydd.numerics.rng import generator
+from raydd.selection.class_sampler import Experts, real
 from raydd.selection.coresets import CORESETS, herding, kcenter, kmeans
 from raydd.selection.kmeans import nearest
-from raydd.selection.starting_images import INITIAL, Experts, noise, real
+from raydd.selection.starting_images import INITIAL, noise
 
 KINDS = ["raw01", "normalise", "zca"]
 
@@ -189,7 +190,7 @@ def trained(digits, kind="raw01"):
 
 
 MLP = FlatModel(lambda: build("MLP", channels=1, size=8, classes=10))
-SOFT = ["correctly_classified", "correctly_classified_mean"]
+SOFT_LABELS = ["correctly_classified", "correctly_classified_mean"]
 
 
 def experts(thetas, model=MLP, clusters=None):
@@ -206,7 +207,7 @@ def confused(theta):
     return torch.cat([part.flatten() for part in parts.values()])
 
 
-@pytest.mark.parametrize("name", SOFT)
+@pytest.mark.parametrize("name", SOFT_LABELS)
 def test_soft_starts_are_real_images_that_an_expert_gets_right_with_its_logits(name, digits):
     data = marked(digits)
     transform, thetas = trained(data)
@@ -236,7 +237,7 @@ def test_soft_starts_are_real_images_that_an_expert_gets_right_with_its_logits(n
         assert set(picked) == {0, 1}
 
 
-@pytest.mark.parametrize("name", SOFT)
+@pytest.mark.parametrize("name", SOFT_LABELS)
 def test_where_no_expert_is_right_labels_are_right_all_the_same(name, digits):
     transform, thetas = trained(digits)
     wrong = confused(thetas[0])
@@ -259,7 +260,7 @@ def test_where_no_expert_is_right_labels_are_right_all_the_same(name, digits):
 
 def test_an_untrained_expert_gives_a_start_too(digits):
     transform = fit_transform("normalise", digits)
-    for name in SOFT:
+    for name in SOFT_LABELS:
         images, labels = INITIAL[name](digits, transform, 3, generator(0), experts([MLP.init(generator(0))]))
         assert labels.argmax(1).tolist() == [label for label in range(10) for _ in range(3)]
         assert torch.isfinite(labels).all()
