@@ -12,11 +12,12 @@ import raydd.distillation.trajectory_matching
 from raydd.buffer.convexified import Convexified
 from raydd.buffer.segments import InMemory
 from raydd.config.parsing import build
+from raydd.config.rules import check_labels
 from raydd.config.schema import DistillConfig
 from raydd.data.preprocessing import Transform
 from raydd.data.workspace import open_workspace
 from raydd.distillation.loop import Distillation, Leaf
-from raydd.distillation.setup import Setup, check_labels, leaves
+from raydd.distillation.setup import Setup, leaves
 from raydd.distillation.trajectory_matching import start_window
 from raydd.methods import METHODS, complete
 from raydd.numerics.flat import FlatModel

@@ -4,8 +4,8 @@ Counted are the files of raydd on the call stack at two moments: where the setti
 parts, and where the optimiser takes its first step.
 """
 
-import os
 import sys
+from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,6 +19,14 @@ from raydd.tuning.trial import SearchContext, run_trial
 ROOT = Path(raydd.__file__).parent
 MOMENTS = {"composed": ("distillation/setup.py", "leaves"), "stepped": ("numerics/sgd.py", "step")}
 MOST = 8
+ONCE = {
+    ("methods/__init__.py", "complete"),
+    ("run/resolve.py", "check_settings"),
+    ("run/resolve.py", "check_data"),
+    ("run/run_folder.py", "read_config"),
+    ("data/workspace.py", "open_workspace"),
+}
+"""What completes, checks and opens a run."""
 SMALL = {"steps": 1, "student_steps": 1, "span": 1, "window": {"high": 1}}
 
 
@@ -35,19 +43,23 @@ def stack(frame):
 
 @contextmanager
 def followed():
-    """By moment: the stack of its last call, since checks build the learned parts too, but for the first step."""
-    stacks = {}
+    """By moment: the stack of its first call; and how often each of `ONCE` was called until the first step."""
+    stacks, calls = {}, Counter()
+    names = {function for _, function in ONCE | set(MOMENTS.values())}
 
     def profile(frame, event, _):
-        if event == "call" and "stepped" not in stacks:
-            for moment, (file, function) in MOMENTS.items():
-                if frame.f_code.co_name == function and frame.f_code.co_filename == os.fspath(ROOT / file):
-                    stacks[moment] = stack(frame)
+        path, name = Path(frame.f_code.co_filename), frame.f_code.co_name
+        if event != "call" or "stepped" in stacks or name not in names or not path.is_relative_to(ROOT):
+            return
+        file = path.relative_to(ROOT).as_posix()
+        calls[file, name] += 1
+        for moment in (moment for moment, place in MOMENTS.items() if place == (file, name)):
+            stacks.setdefault(moment, stack(frame))
 
     before = sys.getprofile()
     sys.setprofile(profile)
     try:
-        yield stacks
+        yield stacks, calls
     finally:
         sys.setprofile(before)
 
@@ -55,12 +67,13 @@ def followed():
 def test_from_the_command_to_the_step(small_buffer, tmp_path):
     words = ["distill", "--buffer", str(small_buffer), "--network", "MLP", "--out", str(tmp_path / "run")]
     settings = ["experts.epochs=3", "steps=1", "student_steps=1", "span=1", "window.high=1"]
-    with followed() as stacks:
+    with followed() as (stacks, calls):
         assert run([*words, *(word for setting in settings for word in ("--set", setting))]) == 0
     assert stacks.keys() == MOMENTS.keys()
     for moment, files in stacks.items():
         assert "api/distill.py" in files, moment
         assert len(files) <= MOST, (moment, files)
+    assert {place: calls[place] for place in ONCE} == dict.fromkeys(ONCE, 1)
 
 
 @pytest.mark.usefixtures("cache")
@@ -69,7 +82,7 @@ def test_from_a_space_to_the_step(small_buffer, tmp_path):
     tree |= {"preset": str(tmp_path / "none.yaml"), "buffer": str(small_buffer)}
     tree |= {"domains": {"lr.images": {"log_uniform": [1, 1000]}}, "budget": {"samples": 1}}
     (tmp_path / "none.yaml").write_text("{}\n")
-    with followed() as stacks:
+    with followed() as (stacks, _):
         list(run_trial(SearchContext(make_space(tree), small_buffer, tmp_path / "out", "cpu"), 0, {"lr.images": 30.0}))
     assert stacks.keys() == MOMENTS.keys()
     for moment, files in stacks.items():
