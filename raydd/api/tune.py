@@ -13,7 +13,7 @@ from typing import Any, TypedDict, Unpack, cast
 
 from raydd.api.evaluate import evaluate, save_scores
 from raydd.api.verbs import HERE, Where, cached_buffer, check_buffer, check_early, check_workers, estimate_seconds
-from raydd.buffer.mirror import is_uri, local_folder, shown
+from raydd.buffer.mirror import local_folder
 from raydd.config.parsing import Tree, dump
 from raydd.config.schema import EvaluateConfig, ExpertsConfig
 from raydd.data.mirroring import recorded, run_mirrors, words as mirror_words
@@ -23,6 +23,7 @@ from raydd.evaluation.scores import check_scoring
 from raydd.figures.trial_tables import trial_line, trial_table
 from raydd.io.console import Screen, clock, left
 from raydd.io.files import write_atomic
+from raydd.io.filesystem import is_uri, public_uri
 from raydd.io.lock import alone
 from raydd.io.safe_yaml import read_yaml
 from raydd.run.experts import open_buffer
@@ -143,7 +144,7 @@ def tune(
 
 
 def _tune(space: Space, folder: Path, where: Where, screen: Screen, options: Options) -> Results:
-    place, space = space.buffer, space.model_copy(update={"buffer": space.buffer and shown(space.buffer)})
+    place, space = space.buffer, space.model_copy(update={"buffer": space.buffer and public_uri(space.buffer)})
     example, evaluation = space.config(space.example()), options.get("evaluation", TEST)
     work = check_early(example, where)
     from raydd.remote.session import session

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 
 from raydd.buffer.arrow_buffer import ArrowBuffer, expert_path, refresh_manifest
-from raydd.buffer.mirror import is_uri, local_folder, open_store
-from raydd.buffer.upload import Outlet
+from raydd.buffer.mirror import local_folder
+from raydd.buffer.upload import BufferUpload
 from raydd.config.parsing import words
 from raydd.config.schema import DistillConfig, ExpertsConfig
 from raydd.data.datasets import Split
@@ -24,6 +24,7 @@ from raydd.figures.synset_picture import grid, save_png
 from raydd.figures.window import save_window_figure
 from raydd.io.console import Pace, Screen, clock, left
 from raydd.io.document import write_document
+from raydd.io.filesystem import is_uri, open_store
 from raydd.io.lock import alone
 from raydd.io.memory import keep_memory
 from raydd.methods import complete
@@ -84,11 +85,11 @@ def train_experts(
 
 
 def _train_experts(
-    config: ExpertsConfig, place: Path | str, outlet: Outlet | None, where: Where, screen: Screen
+    config: ExpertsConfig, place: Path | str, outlet: BufferUpload | None, where: Where, screen: Screen
 ) -> None:
     device = where.device if where.address else resolve_device(where.device).type  # a cluster's nodes may have others
     check_share(where.gpus_per_worker, device)
-    folder, shown = (outlet.folder, outlet.store.shown) if outlet else (Path(place), str(place))
+    folder, shown = (outlet.folder, outlet.store.public_uri) if outlet else (Path(place), str(place))
     job, missing = prepare(Job(config.data, config.experts, config.seed, folder, device), outlet)
     total = config.experts.num_experts
     if not missing:

@@ -7,8 +7,9 @@ from typing import Any
 
 from raydd.buffer.arrow_buffer import ArrowBuffer, expert_path
 from raydd.buffer.manifest import read_manifest
-from raydd.buffer.mirror import MANIFEST, fetch, is_uri
+from raydd.buffer.mirror import MANIFEST, fetch
 from raydd.io.files import AnyPath
+from raydd.io.filesystem import is_uri
 
 NAMED = ("dataset", "fingerprint", "network", "channels", "size", "classes", "recipe", "seed", "storage")
 

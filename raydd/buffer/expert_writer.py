@@ -90,7 +90,7 @@ class Rows:
 
 
 def pieces(row: Row, most: int = PIECE_BYTES) -> Iterator[Piece]:
-    """A row cut so that no piece holds more than ``most`` bytes of theta; a `Spool` takes them in this order."""
+    """A row cut so that no piece holds more than ``most`` bytes of theta; a `ExpertWriter` takes them in this order."""
     if row.theta is None:
         yield row
         return
@@ -100,7 +100,7 @@ def pieces(row: Row, most: int = PIECE_BYTES) -> Iterator[Piece]:
         yield row.theta[start : start + count]
 
 
-class Spool:
+class ExpertWriter:
     """Takes an expert's rows into a temporary file beside the expert's, which it writes from there.
 
     The bytes are those that `raydd.buffer.expert_file.write_expert` gives for the whole trajectory. A killed
@@ -118,7 +118,7 @@ class Spool:
         self._file = self._path.open("wb", buffering=0)
         self._rows: list[Row] = []
 
-    def __enter__(self) -> "Spool":
+    def __enter__(self) -> "ExpertWriter":
         return self
 
     def __exit__(

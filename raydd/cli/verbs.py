@@ -88,7 +88,7 @@ def experts(  # noqa: PLR0913, PLR0917 - one a flag
     from raydd.config.parsing import build, parse_settings
     from raydd.config.schema import ExpertsConfig
     from raydd.io.console import Screen
-    from raydd.io.filesystem import shown
+    from raydd.io.filesystem import public_uri
 
     flags = {
         "data": given(dataset=dataset and dataset_word(dataset)),
@@ -99,7 +99,7 @@ def experts(  # noqa: PLR0913, PLR0917 - one a flag
     screen = Screen(as_json)
     where = api.Where(num_workers, address, known_device(device), gpus_per_worker)
     place = api.train_experts(config, out, where=where, screen=screen)
-    show_document(screen, describe_place(place) | {"outputs": {"buffer": shown(str(place))}})
+    show_document(screen, describe_place(place) | {"outputs": {"buffer": public_uri(str(place))}})
 
 
 @app.command(epilog="Example: raydd distill --method mtt --dataset digits --ipc 1 --out runs/digits")

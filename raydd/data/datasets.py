@@ -17,13 +17,14 @@ from torch import Tensor
 
 from raydd.data.decode import MAX_SIDE
 from raydd.data.folder_reader import find_folder
-from raydd.data.image_cache import Stored, default_cache, stored
+from raydd.data.image_cache import Stored, stored
 from raydd.data.image_source import Form, Images, Labels, Source, holdout
 from raydd.data.imagenet import SUBSETS
 from raydd.data.labels import lacking
 from raydd.data.named_sets import find_digits, find_imagenet, find_tiny_imagenet, find_torchvision
 from raydd.data.npz_reader import find_npz
 from raydd.data.parquet_reader import find_parquet, parquet_files
+from raydd.io.paths import default_cache
 from raydd.io.pulse import PULSE
 
 

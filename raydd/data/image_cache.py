@@ -8,7 +8,6 @@ Shapes: `n` images of a part, `C H W` image.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import itertools
 import json
@@ -30,6 +29,7 @@ from raydd.data.decode import REMEDY
 from raydd.data.image_source import Content, Form, Images, Labels, Part, Source
 from raydd.io.console import Screen
 from raydd.io.document import Document, opened, sealed
+from raydd.io.lock import one_at_a_time
 from raydd.io.regular_file import open_regular, read_bytes
 
 SCHEMA = 2  # of what is read and how: 2 scales 16 bits, turns by EXIF, lays transparency on white
@@ -69,11 +69,6 @@ class Stored:
     moments: NDArray[np.int64]
     fingerprint: str
     note: str
-
-
-def default_cache() -> Path:
-    """``$RAYDD_CACHE``, else ``~/.cache/raydd``."""
-    return Path(os.environ.get("RAYDD_CACHE") or "~/.cache/raydd").expanduser()
 
 
 def stored(source: Source, cache: Path, form: Form) -> Stored:
@@ -164,18 +159,6 @@ def _removed_on_failure(folder: Path) -> Iterator[None]:
             for path in made:
                 path.rmdir()
         raise
-
-
-@contextlib.contextmanager
-def one_at_a_time(folder: Path) -> Iterator[None]:
-    """Holds a folder, so that of a node's processes one writes there while the others wait; ends with the process."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # a file system without locks: each works for itself
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _write_part(folder: Path, name: str, part: Part, digest: Any) -> None:

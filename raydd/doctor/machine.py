@@ -10,7 +10,8 @@ from pathlib import Path
 
 from raydd.doctor.findings import Finding, size
 from raydd.doctor.probe import Said
-from raydd.io.private import existing, root
+from raydd.io.paths import default_cache, existing
+from raydd.io.private import root
 
 CGROUP = Path("/sys/fs/cgroup")
 SHM = Path("/dev/shm")
@@ -147,14 +148,9 @@ def _lower(sentence: str) -> str:
     return sentence[:1].lower() + sentence[1:]
 
 
-def cache_folder() -> Path:
-    """``$RAYDD_CACHE``, else ``~/.cache/raydd``: as `raydd.data.image_cache.default_cache`, which needs torch."""
-    return Path(os.environ.get("RAYDD_CACHE") or "~/.cache/raydd").expanduser()
-
-
 def cache() -> list[Finding]:
     """The cache: where it is, how large, whether it takes files, and how much room its disk has."""
-    folder = cache_folder()
+    folder = default_cache()
     room = space("cache", folder, "Set RAYDD_CACHE to another folder")
     if room.state == "fault" or not folder.is_dir():
         return [room]

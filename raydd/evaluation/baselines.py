@@ -18,7 +18,6 @@ from torch import Tensor
 
 from raydd.buffer.arrow_buffer import ArrowBuffer, expert_path, verify
 from raydd.config.schema import DataConfig
-from raydd.data.image_cache import default_cache
 from raydd.data.preprocessing import Transform
 from raydd.data.synset import SyntheticSet
 from raydd.data.synset_schema import check_parts
@@ -26,6 +25,7 @@ from raydd.data.workspace import Workspace, open_workspace
 from raydd.evaluation.matrix import Entry
 from raydd.io.console import Screen
 from raydd.io.files import open_arrow
+from raydd.io.paths import default_cache
 from raydd.io.tensor_file import load_tensors, save_tensors
 from raydd.numerics.flat import FlatModel
 from raydd.numerics.formation import encode

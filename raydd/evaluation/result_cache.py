@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from raydd.data.datasets import Dataset
-from raydd.data.image_cache import default_cache
 from raydd.data.synset import SyntheticSet
 from raydd.evaluation.matrix import Entry, Job, Matrix, Outcome
 from raydd.io.document import Document, Finite, Fraction, Whole, digest, opened, write_document
+from raydd.io.paths import default_cache
 from raydd.io.regular_file import read_bytes
 
 SCHEMA = 1

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from raydd.buffer.arrow_buffer import create_buffer, expert_path, finished, refresh_manifest
-from raydd.buffer.expert_writer import Rows, Spool, pieces
+from raydd.buffer.expert_writer import ExpertWriter, Rows, pieces
 from raydd.buffer.mirror import written_folder
 from raydd.buffer.precision import STORAGES
 from raydd.buffer.spec import BufferSpec
@@ -237,7 +237,7 @@ def _write(buffer: _Buffer, index: int, expert: ForeignExpert) -> None:
     """
     spec, rows = buffer.spec, Rows(buffer.spec, index)
     still, before = True, None
-    with Spool(buffer.folder, spec, index) as spool:
+    with ExpertWriter(buffer.folder, spec, index) as spool:
         for epoch in range(expert.epochs + 1):
             snapshot = expert.snapshot(epoch)
             theta, statistics = _vector(snapshot, spec.layout), _vector(snapshot, spec.buffer_layout)

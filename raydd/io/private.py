@@ -14,6 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from raydd.io.paths import existing
+
 SHORT = Path("/tmp")
 """Where the files go when neither ``RAY_TMPDIR`` nor ``TMPDIR`` names a folder that will do."""
 PREFIX, LOCK, RAY = "raydd-", "lock", "ray"
@@ -71,15 +73,6 @@ def unfit(folder: Path) -> str:
             return ""
     except OSError as error:
         return f"it cannot be written ({error.strerror})"
-
-
-def existing(folder: Path) -> Path:
-    """The folder, or the nearest above it that exists.
-
-    >>> existing(Path("/tmp/no/such/folder"))
-    PosixPath('/tmp')
-    """
-    return next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
 
 
 @contextmanager

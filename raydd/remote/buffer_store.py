@@ -16,8 +16,9 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raydd.buffer.arrow_buffer import ArrowBuffer, expert_path
-from raydd.data.image_cache import default_cache, one_at_a_time
 from raydd.io.files import ArrowTable, atomic_path, open_arrow, parse_arrow, sweep
+from raydd.io.lock import one_at_a_time
+from raydd.io.paths import default_cache
 from raydd.remote.file_server import Librarian
 
 SHARE = 0.5

@@ -17,19 +17,19 @@ import torch
 from raydd.buffer.arrow_buffer import create_buffer, expert_path, finished
 from raydd.buffer.convexified import knots
 from raydd.buffer.expert_file import Array
-from raydd.buffer.expert_writer import PIECE_BYTES, Piece, Row, Rows, Spool, pieces
+from raydd.buffer.expert_writer import PIECE_BYTES, ExpertWriter, Piece, Row, Rows, pieces
 from raydd.buffer.manifest import read_manifest
-from raydd.buffer.mirror import MANIFEST, is_uri, mirror, open_store
+from raydd.buffer.mirror import MANIFEST, mirror
 from raydd.buffer.spec import BufferSpec
-from raydd.buffer.upload import Entry, Outlet, entry_of, put
+from raydd.buffer.upload import BufferUpload, Entry, entry_of, put
 from raydd.config.schema import DataConfig, ExpertConfig, ExpertsConfig
-from raydd.data.image_cache import default_cache
 from raydd.data.mirroring import check_buffer, data_recipe
 from raydd.data.preprocessing import Transform, load_transform, save_transform
 from raydd.data.workspace import Workspace, open_workspace, resolve_device
 from raydd.io.files import AnyPath, sweep, writer
-from raydd.io.filesystem import Store
+from raydd.io.filesystem import Store, is_uri, open_store
 from raydd.io.memory import keep_memory
+from raydd.io.paths import default_cache
 from raydd.numerics.flat import layout_of, running_statistics, seeded
 from raydd.numerics.rng import generator
 from raydd.training.expert import train_expert
@@ -70,7 +70,7 @@ class Part(NamedTuple):
 
     Attributes:
         epoch: Epochs trained so far.
-        pieces: For the `Spool` of whoever writes the expert; none where the worker itself does.
+        pieces: For the `ExpertWriter` of whoever writes the expert; none where the worker itself does.
         ended: Whether that was all.
         entry: The manifest's words on the expert, when it ended and was put into a store.
     """
@@ -171,7 +171,7 @@ class Trainer:
         if self._store and path.is_file():  # of a run that was stopped before it was sent, or of a buffer that is gone
             self._set_aside_if_broken(path, index)
         if not path.is_file():
-            with Spool(self._folder, self._spec, index) as spool:
+            with ExpertWriter(self._folder, self._spec, index) as spool:
                 for row in self._rows(index):
                     spool.add(row)
                     yield []
@@ -206,7 +206,7 @@ def default_buffer(config: ExpertsConfig) -> Path:
     return default_cache() / "buffers" / name
 
 
-def outlet_of(place: AnyPath) -> tuple[Path | str, Outlet | None]:
+def outlet_of(place: AnyPath) -> tuple[Path | str, BufferUpload | None]:
     """Where experts go: a folder, or an URI and its store. A ``file://`` URI is of such a folder.
 
     Raises:
@@ -217,7 +217,7 @@ def outlet_of(place: AnyPath) -> tuple[Path | str, Outlet | None]:
         return Path(place).absolute(), None
     uri = os.fspath(place)
     folder = open_store(uri).local
-    return (folder, None) if folder is not None else (uri, Outlet(uri))
+    return (folder, None) if folder is not None else (uri, BufferUpload(uri))
 
 
 def buffer_spec(job: Job, work: Workspace) -> BufferSpec:
@@ -246,7 +246,7 @@ def buffer_spec(job: Job, work: Workspace) -> BufferSpec:
     )
 
 
-def prepare(job: Job, outlet: Outlet | None = None) -> tuple[Job, list[int]]:
+def prepare(job: Job, outlet: BufferUpload | None = None) -> tuple[Job, list[int]]:
     """Make or check the buffer's folder, and list the experts that are missing.
 
     Args:
@@ -265,7 +265,7 @@ def prepare(job: Job, outlet: Outlet | None = None) -> tuple[Job, list[int]]:
     spec = buffer_spec(job, work)
     before = read_manifest(job.folder)[0] if (job.folder / MANIFEST).exists() else None
     if before and before.fingerprint == spec.fingerprint:
-        check_buffer(outlet.store.shown if outlet else job.folder, before.recipe, job.data)
+        check_buffer(outlet.store.public_uri if outlet else job.folder, before.recipe, job.data)
     with _named(job.folder, outlet):
         create_buffer(job.folder, spec)
     if transform is None:
@@ -276,7 +276,7 @@ def prepare(job: Job, outlet: Outlet | None = None) -> tuple[Job, list[int]]:
     return job, sorted(set(range(job.experts.num_experts)) - there)
 
 
-def _check_same(job: Job, outlet: Outlet | None) -> None:
+def _check_same(job: Job, outlet: BufferUpload | None) -> None:
     """Refuse a folder with a buffer of another network, recipe or seed, before any image is decoded."""
     if not (job.folder / "manifest.json").exists():
         return
@@ -288,11 +288,11 @@ def _check_same(job: Job, outlet: Outlet | None) -> None:
 
 
 @contextmanager
-def _named(folder: Path, outlet: Outlet | None) -> Iterator[None]:
+def _named(folder: Path, outlet: BufferUpload | None) -> Iterator[None]:
     """Have refusals name a buffer's URI rather than its mirror."""
     try:
         yield
     except ValueError as error:
         if outlet is None:
             raise
-        raise ValueError(str(error).replace(str(folder), outlet.store.shown)) from None
+        raise ValueError(str(error).replace(str(folder), outlet.store.public_uri)) from None

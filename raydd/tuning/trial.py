@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from raydd.buffer.arrow_buffer import expert_path, refresh_manifest
-from raydd.buffer.mirror import is_uri, local_folder
+from raydd.buffer.mirror import local_folder
 from raydd.config.schema import DistillConfig, ExpertsConfig
 from raydd.data.progress import is_unfinished
 from raydd.data.synset import SyntheticSet
@@ -19,6 +19,7 @@ from raydd.data.workspace import open_workspace, resolve_device
 from raydd.distillation.probe import memory
 from raydd.figures.synset_picture import grid, save_png
 from raydd.io.document import Document, Finite, Whole, read_document, write_document
+from raydd.io.filesystem import is_uri
 from raydd.io.memory import keep_memory
 from raydd.methods import complete
 from raydd.run.experts import open_buffer, settle

@@ -479,7 +479,7 @@ def test_files_of_something_else_are_not_replaced(name, text, synset, pretended,
 
 def test_a_folder_that_cannot_be_written_is_found_before_the_trainings(synset, pretended, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match=r"file/out cannot be written \(.*\); name another place$"):
+    with pytest.raises(ValueError, match=r"file/out cannot be written \(.*\); name another folder$"):
         ranked(synset, SIX, tmp_path / "file" / "out")
     assert pretended == []
 

@@ -16,10 +16,10 @@ from types import SimpleNamespace
 import pytest
 from packaging.requirements import Requirement
 
-from raydd.data.image_cache import default_cache
 from raydd.doctor import LOOKS, examine, machine, packages, versions
 from raydd.doctor.findings import Finding, attempt
 from raydd.doctor.probe import PARTS, Probe
+from raydd.io.paths import default_cache
 
 PACKAGES = Path(str(metadata.distribution("torch").locate_file("")))
 NMS = "operator torchvision::nms does not exist"
@@ -231,9 +231,9 @@ def test_a_folder_that_takes_no_files_is_a_fault(tmp_path, monkeypatch):
 def test_the_cache_is_the_one_that_is_used(tmp_path, monkeypatch):
     for value in ("", str(tmp_path), "~/elsewhere"):
         monkeypatch.setenv("RAYDD_CACHE", value)
-        assert machine.cache_folder() == default_cache()
+        assert str(default_cache()) in machine.cache()[0].found
     monkeypatch.delenv("RAYDD_CACHE")
-    assert machine.cache_folder() == default_cache()
+    assert str(default_cache()) in machine.cache()[0].found
 
 
 def test_the_cache_is_measured(tmp_path, monkeypatch):
