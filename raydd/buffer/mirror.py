@@ -273,7 +273,9 @@ def _check_target(store: Store, names: Collection[str]) -> None:
     present = {path.name for path in own.iterdir()} if own is not None and own.is_dir() else {*names}
     present -= {LOCK}  # held by this very command
     if other := sorted(name for name in present if not _FILE.fullmatch(name.removesuffix(".bad"))):
-        raise ValueError(f"{store.public_uri} holds other files, such as {other[0]}: name a new folder, or an empty one")
+        raise ValueError(
+            f"{store.public_uri} holds other files, such as {other[0]}: name a new folder, or an empty one"
+        )
 
 
 def _alike(store: Store, path: Path) -> bool:
