@@ -7,9 +7,9 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from raydd.buffer.spec import SCHEMA, BufferSpec, SpecDocument
-from raydd.io.document import Document, Finite, Tree, Whole, parse, unsealed, validate, write_document
+from raydd.io.bounded_file import read_bytes
+from raydd.io.document import Document, Finite, Tree, Whole, parse, validate, without_checksum, write_document
 from raydd.io.files import AnyPath, ArrowTable
-from raydd.io.regular_file import read_bytes
 
 _REMEDY = "delete it and run `raydd experts` again, which keeps the experts that are there"
 Index = dict[int, Tree]
@@ -81,7 +81,7 @@ def parse_manifest(data: bytes, name: str) -> tuple[BufferSpec, Index]:
         if not isinstance(version, int) or version == SCHEMA:
             validate(_Manifest, tree)
             spec = BufferSpec.from_json(tree["spec"])
-            unsealed(tree)
+            without_checksum(tree)
             return spec, {entry["index"]: entry for entry in tree["experts"]}
     except (ValueError, LookupError, TypeError) as error:
         raise ValueError(f"{name} is corrupted ({' '.join(str(error).split())}); {_REMEDY}") from None

@@ -27,10 +27,10 @@ from pydantic import Field
 
 from raydd.data.decode import REMEDY
 from raydd.data.image_source import Content, Form, Images, Labels, Part, Source
+from raydd.io.bounded_file import open_regular, read_bytes
 from raydd.io.console import Screen
-from raydd.io.document import Document, opened, sealed
+from raydd.io.document import Document, dump_document, parse_document
 from raydd.io.lock import one_at_a_time
-from raydd.io.regular_file import open_regular, read_bytes
 
 SCHEMA = 2  # of what is read and how: 2 scales 16 bits, turns by EXIF, lays transparency on white
 PARTS = ("train", "test")
@@ -139,7 +139,7 @@ def _write(folder: Path, content: Content) -> None:
             _check_alike(unfinished)
             about = {"schema": SCHEMA, "classes": content.classes, "note": content.finish()}
             about |= {"fingerprint": digest.hexdigest()[:16], "moments": _moments_digest(unfinished)}
-            (unfinished / "dataset.json").write_bytes(sealed(about))
+            (unfinished / "dataset.json").write_bytes(dump_document(about))
             os.rename(unfinished, folder)
         except BaseException as error:
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -201,7 +201,7 @@ def _open(folder: Path) -> Stored:
         ValueError: It is damaged.
     """
     try:
-        found, _ = opened(read_bytes(folder / "dataset.json"), _About)
+        found, _ = parse_document(read_bytes(folder / "dataset.json"), _About)
         parts = {part: _open_part(folder, part, len(found.classes)) for part in PARTS}
         train = parts["train"][0]
         if train.shape[1:] != parts["test"][0].shape[1:]:

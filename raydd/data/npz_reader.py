@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from raydd.data.decode import REMEDY, check_side, pixels
 from raydd.data.image_source import Bytes, Content, Form, Images, Source, from_array
 from raydd.data.labels import column, numbered
-from raydd.io.bounds import check_declared
+from raydd.io.bounded_file import check_declared
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 CLASSES = "classes"

@@ -13,7 +13,8 @@ from raydd.data.decode import Blob, Decoder, decoder
 from raydd.data.folder_reader import TEST_NOTE, TEST_SHARE
 from raydd.data.image_source import Content, Form, Labels, Part, Source, holdout
 from raydd.data.labels import ONE_LABEL, Column, column, joined, numbered
-from raydd.io.bounds import check_declared, read_json
+from raydd.io.bounded_file import check_declared
+from raydd.io.document import one_line, parse
 
 COLUMNS = "columns image: struct<bytes, path> and label: int64 or string"
 BATCH_BYTES = 64 << 20
@@ -149,7 +150,12 @@ def class_names(schema: Any, origin: str) -> tuple[str, ...] | None:
     Raises:
         ValueError: The metadata are no JSON.
     """
-    found = read_json((schema.metadata or {}).get(b"huggingface", b"{}"), f"{origin}: its Hugging Face metadata")
+    try:
+        found = parse((schema.metadata or {}).get(b"huggingface", b"{}"))
+    except ValueError as error:
+        raise ValueError(
+            f"{origin}: its Hugging Face metadata is no JSON ({one_line(error)}): write it again"
+        ) from None
     for key in ("info", "features", "label", "names"):
         found = found.get(key) if isinstance(found, dict) else None
     return tuple(str(name) for name in found) or None if isinstance(found, list) else None

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from raydd.data.synset import SyntheticSet
-from raydd.io.document import Document, Whole, unsealed_text
-from raydd.io.regular_file import read_text
+from raydd.io.bounded_file import read_text
+from raydd.io.document import Document, Whole, remove_text_checksum
 from raydd.io.safe_yaml import parse_yaml
 from raydd.io.tensor_file import load_checked
 
@@ -41,7 +41,7 @@ def how_far(folder: Path) -> str | None:
     if not config.is_file() or (folder / "synset.arrow").exists():
         return None
     try:
-        steps = parse_yaml(unsealed_text(read_text(config)))["steps"]
+        steps = parse_yaml(remove_text_checksum(read_text(config)))["steps"]
     except (OSError, ValueError, TypeError, KeyError):
         return None
     return f"step {checkpoint_step(folder) or 0} of {steps}"

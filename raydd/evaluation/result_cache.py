@@ -18,9 +18,9 @@ from torch import Tensor
 from raydd.data.datasets import Dataset
 from raydd.data.synset import SyntheticSet
 from raydd.evaluation.matrix import Entry, Job, Matrix, Outcome
-from raydd.io.document import Document, Finite, Fraction, Whole, digest, opened, write_document
+from raydd.io.bounded_file import read_bytes
+from raydd.io.document import Document, Finite, Fraction, Whole, digest, parse_document, write_document
 from raydd.io.paths import default_cache
-from raydd.io.regular_file import read_bytes
 
 SCHEMA = 1
 """To be raised whenever a training's result changes for the same key."""
@@ -63,7 +63,7 @@ class Ledger:
         if not path.exists():
             return None
         try:
-            record, tree = opened(read_bytes(path), _Result, always_sealed=True)
+            record, tree = parse_document(read_bytes(path), _Result, always_sealed=True)
             if digest(tree["key"]) != digest(key):
                 raise ValueError("it is of another training")
         except (OSError, ValueError):

@@ -13,8 +13,8 @@ from raydd.config.parsing import Config, build
 from raydd.config.schema import DataConfig
 from raydd.data.synset import SyntheticSet
 from raydd.data.synset_schema import ProvenanceDocument, RecipeDocument, ScoreDocument
-from raydd.io.document import parse, unsealed, validate, write_document
-from raydd.io.regular_file import read_bytes
+from raydd.io.bounded_file import read_bytes
+from raydd.io.document import parse, validate, without_checksum, write_document
 
 NAME = "raydd.json"
 
@@ -106,7 +106,7 @@ def read(folder: Path) -> Sidecar | None:
         return None
     try:
         tree = parse(read_bytes(path))
-        sidecar = build(Sidecar, unsealed(tree) if isinstance(tree, dict) else {"raydd.json": tree})
+        sidecar = build(Sidecar, without_checksum(tree) if isinstance(tree, dict) else {"raydd.json": tree})
         _check_data(sidecar)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} is not a sidecar of raydd ({str(error)[:400]}): export again, or remove it") from None

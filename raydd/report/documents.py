@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from raydd.io.bounded_file import read_bytes
 from raydd.io.document import (
     Document as Document,
     Finite as Finite,
@@ -17,7 +18,6 @@ from raydd.io.document import (
     parse,
     read_document as read_document,
 )
-from raydd.io.regular_file import read_bytes
 
 
 class Score(Document):

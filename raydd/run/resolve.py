@@ -23,8 +23,8 @@ from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import Workspace, with_placed_data
 from raydd.distillation.recipe import check_network, leaves, tiles_of
 from raydd.distillation.trajectory_recipe import start_window
-from raydd.io.document import unsealed_text
-from raydd.io.regular_file import read_text
+from raydd.io.bounded_file import read_text
+from raydd.io.document import remove_text_checksum
 from raydd.io.safe_yaml import parse_yaml
 from raydd.models.zoo import find
 from raydd.numerics.flat import FlatModel
@@ -182,7 +182,7 @@ def read_config(folder: Path) -> DistillConfig | None:
     if not path.exists():
         return None
     try:
-        tree = parse_yaml(unsealed_text(read_text(path)))
+        tree = parse_yaml(remove_text_checksum(read_text(path)))
         data = tree.get("data") if isinstance(tree, dict) else None
         layers = {"data": recorded(data)} if isinstance(data, dict) else {}
         return with_placed_data(build(DistillConfig, tree if isinstance(tree, dict) else {"config": tree}, layers))

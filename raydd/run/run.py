@@ -23,7 +23,7 @@ from raydd.distillation.probe import Probe, label_spread, memory
 from raydd.distillation.recipe import Recipe, Setup
 from raydd.evaluation.protocols import PROTOCOLS
 from raydd.evaluation.student import evaluate
-from raydd.io.document import read_log, sealed_text, write_log
+from raydd.io.document import add_text_checksum, read_log, write_log
 from raydd.io.files import open_arrow, sweep, write_atomic
 from raydd.io.tensor_file import flatten_tree
 from raydd.methods import METHODS, complete
@@ -104,7 +104,7 @@ class Run:
         if self.resume and self._checkpoint.exists():
             self._restore()
         if not self.resume or read_config(self.folder) != self.config:
-            write_atomic(self.folder / "config.yaml", sealed_text(dump(self.config)).encode())
+            write_atomic(self.folder / "config.yaml", add_text_checksum(dump(self.config)).encode())
         drop_kept(self.folder, self._distillation.step)  # of steps that are taken again
 
     def _make_probe(self, recipe: Recipe) -> Probe | None:

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from raydd.distillation.checkpoint import load_checkpoint
+from raydd.io.bounded_file import read_text
 from raydd.io.files import write_atomic
-from raydd.io.regular_file import read_text
 from raydd.tuning.trial import REPORTS
 
 STATE = Path("checkpoint") / "state.arrow"

@@ -22,10 +22,11 @@ from raydd.config.parsing import build
 from raydd.config.schema import DistillConfig
 from raydd.data.datasets import Dataset, load_dataset
 from raydd.data.labels import column, numbered
+from raydd.data.parquet_reader import class_names
 from raydd.data.preprocessing import fit_transform
 from raydd.data.workspace import open_workspace
 from raydd.interop.parquet import read_parquet
-from raydd.io.bounds import check_declared, read_json
+from raydd.io.bounded_file import check_declared
 from raydd.methods import complete
 from raydd.run.resolve import check
 
@@ -142,8 +143,8 @@ def test_deep_metadata_are_one_line(tmp_path: Path) -> None:
         load(root)
     with pytest.raises(ValueError, match=r"its Hugging Face metadata .*nested more than 64 deep"):
         read_parquet(root, ("0", "1"))
-    with pytest.raises(ValueError, match=r"x.json is no JSON \(Expecting"):
-        read_json("{", "x.json")
+    with pytest.raises(ValueError, match=r"x.parquet: its Hugging Face metadata is no JSON \(Expecting"):
+        class_names(pa.schema([]).with_metadata({"huggingface": "{"}), "x.parquet")
 
 
 def test_words_of_numbers_that_are_no_characters_are_refused(tmp_path: Path) -> None:
