@@ -402,8 +402,8 @@ def read_set(folder: Path) -> str:
 def make_buffer(folder: Path) -> None:
     import torch
 
-    from raydd.buffer.arrow_buffer import create_buffer, refresh_manifest, write_expert
-    from raydd.buffer.expert_file import ExpertTrajectory
+    from raydd.buffer.arrow_buffer import create_buffer, refresh_manifest
+    from raydd.buffer.expert_file import ExpertTrajectory, write_expert
     from raydd.buffer.spec import BufferSpec
     from raydd.data.preprocessing import save_transform
     from raydd.numerics.flat import Slot

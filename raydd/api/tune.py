@@ -16,9 +16,9 @@ from raydd.api.verbs import HERE, Where, cached_buffer, check_buffer, check_earl
 from raydd.buffer.mirror import local_folder
 from raydd.config.parsing import Tree, dump
 from raydd.config.schema import EvaluateConfig, ExpertsConfig
-from raydd.data.mirroring import recorded, run_mirrors, words as mirror_words
+from raydd.data.mirroring import distillation_mirrors, mirroring_note as mirror_words, stored_settings
 from raydd.data.synset import SyntheticSet
-from raydd.data.workspace import Workspace, resolve_device, tell
+from raydd.data.workspace import Workspace, note_decisions, resolve_device
 from raydd.evaluation.scores import check_scoring
 from raydd.figures.trial_tables import trial_line, trial_table
 from raydd.io.console import Screen, clock, left
@@ -151,9 +151,9 @@ def _tune(space: Space, folder: Path, where: Where, screen: Screen, options: Opt
     from raydd.remote.tune import Loggers, callbacks
 
     loggers = callbacks(Loggers(options.get("mlflow"), options.get("wandb")), space.name)
-    if run_mirrors(example):
+    if distillation_mirrors(example):
         screen.once(mirror_words(example.data.dataset))
-    tell(work.dataset, screen)
+    note_decisions(work.dataset, screen)
     task = Task(space, None, folder, resolve_device(where.device).type)
     if space.search.algorithm != "grid" and space.search.first != "none" and not space.spared:
         screen.note("the preset's own values lie outside the space: no trial has them")
@@ -276,7 +276,7 @@ def _conclude(task: Task, search: Search, where: Where, screen: Screen, evaluati
         first = records[0]
         if best.number and first.state == "complete" and first.values == space.preset_values():
             rows[f"{'preset' if space.search.first == 'preset' else 'first'}: trial 0"] = kept_set(task, 0)
-        own = recorded(next(iter(rows.values())).recipe["data"])
+        own = stored_settings(next(iter(rows.values())).recipe["data"])
         for key in ("augment", "flip"):  # a space may search them, and all rows are scored as the winner was distilled
             if getattr(evaluation, key) is None:
                 evaluation = evaluation.model_copy(update={key: own[key]})

@@ -1,4 +1,4 @@
-"""A trajectory buffer's manifest: what the buffer is of, and an index of its expert files."""
+"""A trajectory buffer's manifest: its spec, and an index of its expert files."""
 
 import math
 from pathlib import Path
@@ -53,7 +53,7 @@ def write_manifest(folder: AnyPath, spec: BufferSpec, experts: list[Tree]) -> No
 
 
 def read_manifest(folder: AnyPath) -> tuple[BufferSpec, Index]:
-    """What a buffer is of, and its index by the experts' numbers.
+    """Return a buffer's spec, and its index by the experts' numbers.
 
     Raises:
         ValueError: There is no such buffer, or its manifest is corrupted or of another version.
@@ -70,10 +70,10 @@ def read_manifest(folder: AnyPath) -> tuple[BufferSpec, Index]:
 
 
 def parse_manifest(data: bytes, name: str) -> tuple[BufferSpec, Index]:
-    """The same of a manifest's bytes.
+    """Return the spec and the index in a manifest's bytes; ``name`` is the file's, for errors.
 
     Raises:
-        ValueError: It is corrupted or of another version; ``name`` is what it is called.
+        ValueError: It is corrupted or of another version.
     """
     try:
         tree = parse(data)
@@ -89,9 +89,10 @@ def parse_manifest(data: bytes, name: str) -> tuple[BufferSpec, Index]:
 
 
 def manifest_entry(path: Path, index: int, table: ArrowTable) -> dict[str, Any]:
-    """The index's words on one expert's file; ``rounding`` only where theta is stored in less than float32.
+    """Return the index's entry of one expert's file.
 
-    It is the largest, over the snapshots, of the relative errors that `raydd.buffer.precision.narrowed` measures.
+    It has ``rounding`` if theta is stored in less than float32: the largest of the snapshots' relative errors, see
+    `raydd.buffer.precision.narrowed`.
     """
     accuracy, rounding = table.columns["accuracy"], table.columns.get("rounding")
     entry = {

@@ -1,4 +1,4 @@
-"""What a trajectory buffer is of."""
+"""The settings that identify a trajectory buffer."""
 
 import dataclasses
 import json
@@ -25,7 +25,7 @@ _Layout = tuple[tuple[str, tuple[_Side, ...], Whole], ...]
 
 
 class SpecDocument(Document, extra="forbid"):
-    """A `BufferSpec` as files say it."""
+    """A `BufferSpec` in files."""
 
     dataset: str
     fingerprint: str
@@ -46,23 +46,23 @@ class SpecDocument(Document, extra="forbid"):
 
 @dataclass(frozen=True)
 class BufferSpec:
-    """What a buffer is of: two buffers with equal specs hold the same experts, however many.
+    """What a buffer is of. Buffers with equal specs hold the same experts, however many.
 
     Attributes:
         dataset: Its name or path.
         fingerprint: Of the data set's stored bytes.
         preprocessing_hash: Of the preprocessing object.
-        preprocessing: The preprocessing's JSON-able metadata, its ``kind`` among it.
+        preprocessing: The preprocessing's metadata, with its ``kind``.
         network: Its name.
         channels: Of an image.
         size: Of an image, in pixels.
-        classes: How many.
+        classes: Their number.
         layout: Where each parameter lies in theta (P,).
         buffer_layout: Where each running statistic lies in the vector (Q,); empty without BatchNorm.
         recipe: The experts' hyper-parameters, JSON-able.
         seed: Of the run.
         schema_version: Of the files.
-        kept: The epochs whose snapshots are kept of a convexified trajectory, from 0 to K; None keeps all.
+        kept: The epochs of a convexified trajectory whose snapshots are stored, from 0 to K; None stores all.
         storage: The number format of theta in the files, a key of `STORAGES`.
     """
 
@@ -90,26 +90,36 @@ class BufferSpec:
         for layout in (self.layout, self.buffer_layout):
             _check_layout(layout)
 
+    @property
+    def parameters(self) -> int:
+        """The number of parameters, P."""
+        return sum(slot.numel for slot in self.layout)
+
+    @property
+    def statistics(self) -> int:
+        """The number of running statistics, Q."""
+        return sum(slot.numel for slot in self.buffer_layout)
+
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values; ``kept`` and ``storage`` only where they are set, since older files never had them."""
+        """Return plain JSON values; ``kept`` and ``storage`` only if they are set, since older files never had them."""
         values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self), allow_nan=False))
-        usual = {"kept": None, "storage": FULL}
-        return {key: value for key, value in values.items() if key not in usual or value != usual[key]}
+        defaults = {"kept": None, "storage": FULL}
+        return {key: value for key, value in values.items() if key not in defaults or value != defaults[key]}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "BufferSpec":
-        """From `to_json`'s.
+        """Return the spec of the values of `to_json`.
 
         Raises:
             ValueError: They are not the values of a spec.
         """
-        found = dict(validate(SpecDocument, values))
+        fields = dict(validate(SpecDocument, values))
         for key in ("layout", "buffer_layout"):
-            found[key] = tuple(Slot(*slot) for slot in found[key])
-        return cls(**found)
+            fields[key] = tuple(Slot(*slot) for slot in fields[key])
+        return cls(**fields)
 
     def difference(self, other: "BufferSpec") -> str | None:
-        """The first field that differs, with both values, or None."""
+        """Return the first field that differs, with both values, or None."""
         mine, theirs = _leaves(self.to_json()), _leaves(other.to_json())
         for name in [*mine, *(name for name in theirs if name not in mine)]:
             if mine.get(name) != theirs.get(name):
@@ -131,7 +141,7 @@ def _check_layout(layout: Layout) -> None:
 
 
 def ascends(epochs: tuple[int, ...]) -> bool:
-    """Whether there are two epochs at least, each later than the one before."""
+    """Return whether there are at least two epochs, each later than the one before."""
     return len(epochs) > 1 and all(before < after for before, after in pairwise(epochs))
 
 

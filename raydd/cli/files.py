@@ -76,14 +76,14 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write a synthetic set as another project keeps it, or as pictures."""
-    from raydd.interop.layouts import known
+    from raydd.interop.layouts import layout_row
     from raydd.interop.reading import read_synset
     from raydd.interop.writing import write_synset
     from raydd.io.console import Screen
     from raydd.io.lock import alone
 
     screen = Screen(as_json)
-    known(format)
+    layout_row(format)
     read = read_synset(synset)
     with alone(out, "raydd export", screen.note, beside=True):
         paths, images, notes = write_synset(read.synset, out, format, hard=hard)

@@ -1,4 +1,4 @@
-"""How far a run folder has come, without opening the run: for commands that read its set."""
+"""The progress of a run folder, for commands that read its set without opening the run."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from raydd.io.tensor_file import load_checked
 
 CHECKPOINT = Path("checkpoint") / "state.arrow"
 UNFINISHED = "unfinished"
-"""Key of a set's provenance: how far its run had come, such as ``step 40 of 150``."""
+"""Key of a set's provenance: the progress of its run, such as ``step 40 of 150``."""
 
 
 class _Plain(Document):
@@ -22,7 +22,7 @@ class _Checkpoint(Document):
 
 
 def checkpoint_step(folder: Path) -> int | None:
-    """The outer step of a run folder's checkpoint; None where it has none.
+    """Return the outer step of a run folder's checkpoint, or None.
 
     Raises:
         ValueError: The checkpoint is damaged.
@@ -31,8 +31,8 @@ def checkpoint_step(folder: Path) -> int | None:
     return load_checked(path, _Checkpoint)[1].plain.step if path.is_file() else None
 
 
-def how_far(folder: Path) -> str | None:
-    """How far an unfinished run has come, such as ``step 40 of 150``; None where no set is missing, or there is no run.
+def progress_of(folder: Path) -> str | None:
+    """Return the progress of an unfinished run, such as ``step 40 of 150``; None for other folders.
 
     Raises:
         ValueError: The checkpoint is damaged.
@@ -48,5 +48,5 @@ def how_far(folder: Path) -> str | None:
 
 
 def is_unfinished(synset: SyntheticSet) -> bool:
-    """Whether a set was made of a run that has not come to its end: by ``raydd finish``."""
+    """Return whether a set is of an unfinished run: made by ``raydd finish``."""
     return UNFINISHED in synset.provenance

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from raydd.buffer.arrow_buffer import ArrowBuffer, expert_path, verify
+from raydd.buffer.arrow_buffer import ArrowBuffer, verify
+from raydd.buffer.expert_file import expert_path
 from raydd.config.schema import DataConfig
 from raydd.data.preprocessing import Transform
 from raydd.data.synset import SyntheticSet

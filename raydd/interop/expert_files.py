@@ -13,7 +13,7 @@ from torch import Tensor
 
 from raydd.config.parsing import Tree
 from raydd.interop.expert_layers import Snapshot, Target, by_layer, check_tensor
-from raydd.interop.torchfile import described, load
+from raydd.interop.torchfile import describe_value, load
 
 REPLAY = re.compile(r"replay_buffer_(?P<file>\d+)\.pt")
 CHECKPOINT = re.compile(r"(?P<name>.*?)_?premodel_?(?P<expert>\d+)_epoch_?(?P<epoch>\d+)\.pth\.tar")
@@ -169,7 +169,7 @@ def _read_trajectory(place: str, value: Any, target: Target) -> ForeignExpert:
 def _sequence(value: Any, place: str, what: str) -> Sequence[Any]:
     if not isinstance(value, list | tuple) or not value:
         raise ValueError(
-            f"{place} holds {described(value)} where a list of {what} is expected: save experts as MTT does"
+            f"{place} holds {describe_value(value)} where a list of {what} is expected: save experts as MTT does"
         )
     return value
 
@@ -196,7 +196,7 @@ def _snapshot(source: Source, target: Target, epoch: int) -> Snapshot:
     while isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict) or not any(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"{place} holds {described(state)} where a state_dict is expected: save that")
+        raise ValueError(f"{place} holds {describe_value(state)} where a state_dict is expected: save that")
     state = {str(name): value for name, value in state.items() if not str(name).endswith("num_batches_tracked")}
     for wrapper in _WRAPPERS:
         if all(name.startswith(wrapper) for name in state):

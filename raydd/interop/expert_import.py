@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raydd.buffer.arrow_buffer import create_buffer, expert_path, finished, refresh_manifest
+from raydd.buffer.arrow_buffer import create_buffer, finished, refresh_manifest
+from raydd.buffer.expert_file import expert_path
 from raydd.buffer.expert_writer import ExpertWriter, Rows, pieces
 from raydd.buffer.mirror import written_folder
 from raydd.buffer.precision import STORAGES
@@ -190,7 +191,7 @@ def _open(folder: Path, work: Workspace, target: Target, settings: Tree, kind: t
         kind: The files' layout, and the experts' last epoch.
     """
     layout, epochs = kind
-    defaults = merged(NOWHERE, FORMATS[layout].recipe(epochs), mirroring.assumed(settings["data"]["dataset"]))
+    defaults = merged(NOWHERE, FORMATS[layout].recipe(epochs), mirroring.default_settings(settings["data"]["dataset"]))
     config = build(ExpertsConfig, defaults, settings, {"experts": {"epochs": epochs}})
     names = {*flat(defaults), "data.preprocessing"} - set(flat(settings))
     assumed = {name: value for name, value in flat(config).items() if name in names}

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raydd.interop.torchfile import described
+from raydd.interop.torchfile import describe_value
 from raydd.numerics.flat import Layout, layout_of, running_statistics
 
 EXACT = (torch.float32, torch.float16, torch.bfloat16)
@@ -63,7 +63,7 @@ def check_tensor(tensor: Any, shape: tuple[int, ...], place: str, target: Target
     plain = isinstance(tensor, Tensor) and tensor.layout == torch.strided and not tensor.is_meta
     if not plain or tensor.dtype not in EXACT:
         kind = f", {tensor.dtype}" if isinstance(tensor, Tensor) else ""
-        raise ValueError(f"{place} is {described(tensor)}{kind}; save experts as plain tensors of float32")
+        raise ValueError(f"{place} is {describe_value(tensor)}{kind}; save experts as plain tensors of float32")
     if tuple(tensor.shape) != shape:
         what = f"has shape {tuple(tensor.shape)}, and {shape} in {target.name}"
         raise ValueError(f"{place} {what}; name the right --network and --dataset")

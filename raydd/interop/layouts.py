@@ -3,7 +3,7 @@
 import difflib
 from pathlib import Path
 
-from raydd.data.progress import how_far
+from raydd.data.progress import progress_of
 from raydd.interop import parquet, pictures, tensors
 from raydd.interop.foreign import Layout
 
@@ -89,7 +89,7 @@ LAYOUTS: dict[str, Layout] = {
 """By name; a path is of the first that finds its files there."""
 
 
-def known(name: str) -> Layout:
+def layout_row(name: str) -> Layout:
     """The layout of a name.
 
     Raises:
@@ -113,13 +113,13 @@ def detect(path: Path, layout: str | None = None) -> tuple[str, Path]:
         ValueError: There is nothing at the path, or nothing of a known layout.
     """
     if layout is not None and layout != OURS:
-        row = known(layout)
+        row = layout_row(layout)
         _exists(path)
         return layout, row.find(path) or path
     own = path / "synset.arrow" if path.is_dir() else path
     if own.suffix == ".arrow" and (own.is_file() or layout == OURS):
         return OURS, own
-    if own.name == "synset.arrow" and (step := how_far(own.parent)):
+    if own.name == "synset.arrow" and (step := progress_of(own.parent)):
         raise ValueError(
             f"{own.parent} is unfinished, at {step}: go on with its command and --resume, or make a set of it as it "
             f"stands: raydd finish {own.parent}"

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from raydd.data.decode import Blob
-from raydd.data.labels import among
-from raydd.data.parquet_reader import class_names, label_column, opened, parquet_files
+from raydd.data.labels import class_numbers
+from raydd.data.parquet_reader import class_names, label_column, open_parquet, parquet_files
 from raydd.interop.foreign import Foreign, Outgoing
-from raydd.interop.pictures import decoded, encode
+from raydd.interop.pictures import decode_pictures, encode
 from raydd.interop.pixels import as_bytes
 from raydd.io.files import write_atomic
 
@@ -101,7 +101,7 @@ def read_parquet(path: Path, classes: tuple[str, ...]) -> Foreign:
 
 
 def _table(file: Path) -> Any:
-    with opened(file) as found:
+    with open_parquet(file) as found:
         return found.read()
 
 
@@ -111,7 +111,7 @@ def _numbered(file: Path, table: Any, classes: tuple[str, ...]) -> Any:
 
     labels = label_column(table.column("label"), str(file))
     place = table.column_names.index("label")
-    return table.set_column(place, "label", pa.array(among(labels, classes))) if labels.words else table
+    return table.set_column(place, "label", pa.array(class_numbers(labels, classes))) if labels.words else table
 
 
 def _array(file: Path, table: Any, name: str) -> np.ndarray[Any, Any]:
@@ -150,4 +150,4 @@ def _pictures(files: list[Path], tables: list[Any]) -> tuple[Tensor, tuple[str, 
         for row, picture in enumerate(table.column("image").to_pylist()):
             encoded = picture.get("bytes") if isinstance(picture, dict) else None
             found.append(Blob(f"{file} row {row}", partial(bytes, encoded or b"")))
-    return decoded(found)
+    return decode_pictures(found)

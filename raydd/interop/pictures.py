@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from raydd.data.decode import Blob, decoder
-from raydd.data.folder_reader import blobs, labelled, subfolders
+from raydd.data.folder_reader import blobs, labelled_files, subfolders
 from raydd.data.image_source import Form
 from raydd.interop.foreign import Foreign, Outgoing, name_of
 from raydd.io.files import write_atomic
@@ -47,9 +47,9 @@ def read_pictures(root: Path, classes: tuple[str, ...]) -> Foreign:
             f"{root / strange[0]} is a class that the data set does not have (it has {', '.join(classes[:10])}"
             f"{', ...' if len(classes) > 10 else ''}): name the right --dataset, or rename the folder"
         )
-    pairs = labelled(root, sorted(folders, key=lambda name: labels[name] or 0))
+    pairs = labelled_files(root, sorted(folders, key=lambda name: labels[name] or 0))
     order = [labels[path.relative_to(root).parts[0]] for path, _ in pairs]
-    images, found = decoded(blobs(pairs))
+    images, found = decode_pictures(blobs(pairs))
     return Foreign(images, torch.tensor(order), notes=notes + found)
 
 
@@ -63,7 +63,7 @@ def _label(folder: str, classes: Sequence[str]) -> int | None:
     return None
 
 
-def decoded(pictures: Sequence[Blob]) -> tuple[Tensor, tuple[str, ...]]:
+def decode_pictures(pictures: Sequence[Blob]) -> tuple[Tensor, tuple[str, ...]]:
     """Encoded pictures as uint8 (N, C, H, W), and notes; C is 1 where all are grey.
 
     Raises:

@@ -13,7 +13,7 @@ from raydd.config.components import FormationConfig
 from raydd.config.parsing import build, merged
 from raydd.config.schema import DataConfig
 from raydd.data.datasets import Dataset
-from raydd.data.mirroring import flips, recorded
+from raydd.data.mirroring import flips, stored_settings
 from raydd.data.preprocessing import Transform, fit_transform
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import load_images
@@ -21,7 +21,7 @@ from raydd.interop import sidecar
 from raydd.interop.foreign import Foreign, Read, Space
 from raydd.interop.layouts import LAYOUTS, OURS, detect
 from raydd.interop.sidecar import Sidecar
-from raydd.interop.torchfile import described
+from raydd.interop.torchfile import describe_value
 from raydd.numerics.formation import PLAIN, Formation
 
 LR = 0.01
@@ -153,7 +153,7 @@ def _data(case: _Case) -> DataConfig:
     known: dict[str, Any] = {}
     if case.beside:
         known = {"dataset": case.beside.dataset, **case.beside.recipe.get("data", {})}
-        known = recorded(known) if "data" in case.beside.recipe else known
+        known = stored_settings(known) if "data" in case.beside.recipe else known
         known["preprocessing"] = case.beside.preprocessing.kind
     known |= case.given
     if "dataset" not in known:
@@ -256,7 +256,7 @@ def _labels(case: _Case, labels: Tensor, count: int, dataset: Dataset) -> Tensor
         return labels.float().contiguous()
     whole = labels.long()
     if not torch.equal(whole.to(labels.dtype), labels):
-        raise case.refuse(f"has labels that are no whole numbers ({described(labels)}): name another layout")
+        raise case.refuse(f"has labels that are no whole numbers ({describe_value(labels)}): name another layout")
     low, high = int(whole.min()), int(whole.max())
     if low < 0 or high >= classes:
         raise case.refuse(

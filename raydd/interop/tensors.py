@@ -12,7 +12,7 @@ from torch import Tensor
 
 from raydd.data.synset import SyntheticSet
 from raydd.interop.foreign import Foreign, Outgoing, name_of
-from raydd.interop.torchfile import as_tensor, described, load, load_number, load_tensor, save
+from raydd.interop.torchfile import as_tensor, describe_value, load, load_number, load_tensor, save
 
 OFFICIAL = {
     "cifar10": "CIFAR10",
@@ -92,7 +92,7 @@ def read_results(path: Path, classes: tuple[str, ...]) -> Foreign:
     value = load(path)
     runs = value.get("data") if isinstance(value, dict) else None
     if not isinstance(runs, list | tuple) or not runs:
-        raise ValueError(f"{path} holds {described(value)} where a dict with runs under 'data' is expected")
+        raise ValueError(f"{path} holds {describe_value(value)} where a dict with runs under 'data' is expected")
     images, labels = _pair(runs[-1], path)
     note = (f"the last of {len(runs)} runs is read",) if len(runs) > 1 else ()
     return Foreign(images, labels, notes=note)
@@ -108,7 +108,7 @@ def write_results(out: Outgoing, folder: Path) -> list[Path]:
 
 def _pair(value: Any, path: Path) -> tuple[Tensor, Tensor]:
     if not isinstance(value, list | tuple) or len(value) != 2:
-        raise ValueError(f"{path} holds {described(value)} where a pair of images and labels is expected")
+        raise ValueError(f"{path} holds {describe_value(value)} where a pair of images and labels is expected")
     images, labels = value
     return as_tensor(images, path, "a tensor of images"), as_tensor(labels, path, "a tensor of labels")
 

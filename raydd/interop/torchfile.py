@@ -101,7 +101,7 @@ def _check_held(value: Any, path: Path) -> None:
             storages[storage.data_ptr()] = storage
             if tensor.numel() * tensor.element_size() > max(storage.nbytes(), _REPEATED):
                 raise ValueError(
-                    f"{path} holds {described(tensor)}, which repeats few numbers: save plain tensors again"
+                    f"{path} holds {describe_value(tensor)}, which repeats few numbers: save plain tensors again"
                 )
     _check_stored(sum(storage.nbytes() for storage in storages.values()), path)
 
@@ -148,23 +148,25 @@ def load_number(path: Path) -> float:
         return float(as_tensor(value, path, "one number"))
     if isinstance(value, int | float | np.integer | np.floating):
         return float(value)
-    raise ValueError(f"{path} holds {described(value)} where one number is expected")
+    raise ValueError(f"{path} holds {describe_value(value)} where one number is expected")
 
 
 def as_tensor(value: Any, path: Path, what: str = "a tensor") -> Tensor:
     """The value, which must be a dense tensor of real numbers."""
     if not isinstance(value, Tensor):
-        raise ValueError(f"{path} holds {described(value)} where {what} is expected: name another layout")
+        raise ValueError(f"{path} holds {describe_value(value)} where {what} is expected: name another layout")
     if value.layout != torch.strided or value.is_quantized or value.is_complex() or value.is_meta:
         found = f"{value.layout}, {value.dtype}" + (", without its numbers: device meta" if value.is_meta else "")
-        raise ValueError(f"{path} holds {described(value)} ({found}) where {what} is expected: save dense real numbers")
+        raise ValueError(
+            f"{path} holds {describe_value(value)} ({found}) where {what} is expected: save dense real numbers"
+        )
     return value.detach()
 
 
-def described(value: Any) -> str:
+def describe_value(value: Any) -> str:
     """What a value is, for errors.
 
-    >>> described([1, 2]), described(torch.zeros(2, 3))
+    >>> describe_value([1, 2]), describe_value(torch.zeros(2, 3))
     ('a list of 2', 'a tensor (2, 3)')
     """
     if isinstance(value, Tensor):

@@ -12,7 +12,7 @@ from torch import Tensor
 from raydd.data.synset import SyntheticSet
 from raydd.interop import sidecar
 from raydd.interop.foreign import Layout, Outgoing, Written
-from raydd.interop.layouts import LAYOUTS, known
+from raydd.interop.layouts import LAYOUTS, layout_row
 from raydd.interop.pixels import lost, to_bytes, to_pixels
 
 _SPACES = {"pixels": to_pixels, "bytes": to_bytes}
@@ -44,7 +44,7 @@ def write_synset(synset: SyntheticSet, folder: Path | str, layout: str, *, hard:
     ...     images, raydd.read_synset(f"{folder}/theirs").synset.images.equal(synset.images)
     (10, True)
     """
-    row, notes = known(layout), list[str]()
+    row, notes = layout_row(layout), list[str]()
     out = _fitting(synset, layout, row, hard, notes)
     home = Path(folder) / row.place(out)
     if home.exists() and (not home.is_dir() or any(home.iterdir())):

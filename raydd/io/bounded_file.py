@@ -40,10 +40,9 @@ def read_bytes(path: str | os.PathLike[str], most: int = MOST_BYTES) -> bytes:
         OSError: It does not exist or cannot be read.
     """
     with open_regular(path) as file:
-        data = file.read(most + 1)
-    if len(data) > most:
-        raise ValueError(f"it has more than {most:,} bytes")
-    return data
+        if os.fstat(file.fileno()).st_size <= most and len(data := file.read(most + 1)) <= most:
+            return data
+    raise ValueError(f"it has more than {most:,} bytes")
 
 
 def read_text(path: str | os.PathLike[str], most: int = MOST_BYTES) -> str:

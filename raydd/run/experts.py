@@ -8,7 +8,7 @@ import torch
 from raydd.buffer.arrow_buffer import ArrowBuffer, verify
 from raydd.config.parsing import build
 from raydd.config.schema import DistillConfig
-from raydd.data.mirroring import check_buffer
+from raydd.data.mirroring import check_mirroring
 from raydd.data.preprocessing import load_transform
 from raydd.data.workspace import Workspace, open_workspace
 from raydd.distillation.recipe import check_network
@@ -57,7 +57,7 @@ def open_buffer(
     transform = load_transform(folder)
     work = open_workspace(config.data, config.experts.network, device, transform)
     buffer.expect(fingerprint=work.dataset.fingerprint, preprocessing_hash=transform.hash)
-    check_buffer(folder, buffer.spec.recipe, config.data)
+    check_mirroring(folder, buffer.spec.recipe, config.data)
     check_network(config, FlatModel(work.build), buffer)
     for problem in () if verified else verify(folder):
         raise ValueError(f"{folder / problem.file} is damaged: {problem.what}")

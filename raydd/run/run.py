@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from raydd.buffer.arrow_buffer import ArrowBuffer, expert_path
+from raydd.buffer.arrow_buffer import ArrowBuffer
+from raydd.buffer.expert_file import expert_path
 from raydd.config.parsing import dump, first_difference
 from raydd.config.schema import DistillConfig
 from raydd.data.progress import CHECKPOINT

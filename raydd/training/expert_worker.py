@@ -14,16 +14,16 @@ from typing import NamedTuple
 
 import torch
 
-from raydd.buffer.arrow_buffer import create_buffer, expert_path, finished
+from raydd.buffer.arrow_buffer import create_buffer, finished
 from raydd.buffer.convexified import knots
-from raydd.buffer.expert_file import Array
+from raydd.buffer.expert_file import Array, expert_path
 from raydd.buffer.expert_writer import PIECE_BYTES, ExpertWriter, Piece, Row, Rows, pieces
 from raydd.buffer.manifest import read_manifest
 from raydd.buffer.mirror import MANIFEST, mirror
 from raydd.buffer.spec import BufferSpec
 from raydd.buffer.upload import BufferUpload, Entry, entry_of, put
 from raydd.config.schema import DataConfig, ExpertConfig, ExpertsConfig
-from raydd.data.mirroring import check_buffer, data_recipe
+from raydd.data.mirroring import check_mirroring, data_recipe
 from raydd.data.preprocessing import Transform, load_transform, save_transform
 from raydd.data.workspace import Workspace, open_workspace, resolve_device
 from raydd.io.files import AnyPath, sweep, writer
@@ -265,7 +265,7 @@ def prepare(job: Job, outlet: BufferUpload | None = None) -> tuple[Job, list[int
     spec = buffer_spec(job, work)
     before = read_manifest(job.folder)[0] if (job.folder / MANIFEST).exists() else None
     if before and before.fingerprint == spec.fingerprint:
-        check_buffer(outlet.store.public_uri if outlet else job.folder, before.recipe, job.data)
+        check_mirroring(outlet.store.public_uri if outlet else job.folder, before.recipe, job.data)
     with _named(job.folder, outlet):
         create_buffer(job.folder, spec)
     if transform is None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from raydd.config.parsing import Tree, build, flat, merged
 from raydd.config.schema import DistillConfig
-from raydd.data.datasets import placed
+from raydd.data.datasets import absolute_dataset
 from raydd.io.safe_yaml import read_yaml
 from raydd.numerics.rng import generator
 from raydd.run.families import check_method
@@ -185,7 +185,7 @@ def anywhere(space: Space) -> Space:
     """The space with its paths made absolute, since workers run elsewhere; relative ones are of this folder."""
     paths = {"preset": space.preset, "buffer": space.buffer}
     changed: Tree = {key: str(Path(path).absolute()) for key, path in paths.items() if path and Path(path).exists()}
-    changed["dataset"] = placed(space.dataset)
+    changed["dataset"] = absolute_dataset(space.dataset)
     if isinstance(data := flat(space.set).get("data.dataset"), str):
-        changed["set"] = merged(space.set, {"data": {"dataset": placed(data)}})
+        changed["set"] = merged(space.set, {"data": {"dataset": absolute_dataset(data)}})
     return space.model_copy(update=changed)

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from raydd.buffer.arrow_buffer import expert_path, refresh_manifest
+from raydd.buffer.arrow_buffer import refresh_manifest
+from raydd.buffer.expert_file import expert_path
 from raydd.buffer.mirror import local_folder
 from raydd.config.schema import DistillConfig, ExpertsConfig
 from raydd.data.progress import is_unfinished

@@ -14,17 +14,9 @@ import pyarrow as pa
 import pytest
 import torch
 
-from raydd.buffer.arrow_buffer import (
-    ArrowBuffer,
-    create_buffer,
-    expert_path,
-    finished,
-    refresh_manifest,
-    verify,
-    write_expert,
-)
+from raydd.buffer.arrow_buffer import ArrowBuffer, create_buffer, finished, refresh_manifest, verify
 from raydd.buffer.describe import describe
-from raydd.buffer.expert_file import ExpertTrajectory
+from raydd.buffer.expert_file import ExpertTrajectory, expert_path, write_expert
 from raydd.buffer.segments import InMemory
 from raydd.buffer.spec import BufferSpec
 from raydd.io.document import dump_document

@@ -8,18 +8,10 @@ from itertools import pairwise
 import pytest
 import torch
 
-from raydd.buffer.arrow_buffer import (
-    ArrowBuffer,
-    create_buffer,
-    expert_path,
-    finished,
-    refresh_manifest,
-    verify,
-    write_expert,
-)
+from raydd.buffer.arrow_buffer import ArrowBuffer, create_buffer, finished, refresh_manifest, verify
 from raydd.buffer.convexified import Convexified, betas, convexify, knots
 from raydd.buffer.describe import describe
-from raydd.buffer.expert_file import ExpertTrajectory
+from raydd.buffer.expert_file import ExpertTrajectory, expert_path, write_expert
 from raydd.buffer.segments import InMemory
 from raydd.buffer.spec import BufferSpec
 from raydd.data.preprocessing import Transform, save_transform

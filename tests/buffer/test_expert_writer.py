@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from raydd.buffer.arrow_buffer import expert_path, finished, verify, write_expert
-from raydd.buffer.expert_file import ExpertTrajectory, step_norms
+from raydd.buffer.arrow_buffer import finished, verify
+from raydd.buffer.expert_file import ExpertTrajectory, expert_path, step_norms, write_expert
 from raydd.buffer.expert_writer import ExpertWriter, Row, Rows, pieces
 from raydd.buffer.manifest import write_manifest
 from raydd.buffer.spec import BufferSpec

@@ -15,8 +15,8 @@ import torch
 
 import raydd
 from raydd.buffer import mirror as store
-from raydd.buffer.arrow_buffer import ArrowBuffer, create_buffer, expert_path, refresh_manifest, verify, write_expert
-from raydd.buffer.expert_file import ExpertTrajectory
+from raydd.buffer.arrow_buffer import ArrowBuffer, create_buffer, refresh_manifest, verify
+from raydd.buffer.expert_file import ExpertTrajectory, expert_path, write_expert
 from raydd.buffer.manifest import read_manifest
 from raydd.buffer.mirror import copy_buffer, fetch, local_folder, mirror, written_folder
 from raydd.buffer.spec import BufferSpec

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from raydd.buffer.arrow_buffer import ArrowBuffer, expert_path, verify
-from raydd.buffer.describe import describe, describe_place
+from raydd.buffer.arrow_buffer import ArrowBuffer, verify
+from raydd.buffer.describe import describe, describe_location
+from raydd.buffer.expert_file import expert_path
 from raydd.buffer.manifest import read_manifest
 from raydd.buffer.mirror import fetch, local_folder, mirror
 from raydd.config.schema import DataConfig, ExpertConfig
@@ -171,12 +172,12 @@ def test_what_is_said_of_a_buffer_needs_no_expert(place, at, small_buffer):
     for index in (0, 1):
         outlet.add(train(job, place, index).entry)
     shutil.rmtree(mirror(place))
-    found, whole = describe_place(place), describe(small_buffer)
+    found, whole = describe_location(place), describe(small_buffer)
     assert {path.name for path in mirror(place).iterdir()} == {"manifest.json"}
     for name in ("dataset", "fingerprint", "network", "recipe", "seed", "storage", "experts", "bytes"):
         assert found[name] == whole[name]
     assert found["accuracy"]["last"] == pytest.approx(whole["accuracy"]["last"])
-    assert describe_place(small_buffer) == whole
+    assert describe_location(small_buffer) == whole
 
 
 def test_a_file_uri_is_a_folder(tmp_path):

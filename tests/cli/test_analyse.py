@@ -11,9 +11,9 @@ from torch import nn
 
 from raydd.analysis.document import default_out
 from raydd.analysis.landscape import accuracy_at
-from raydd.buffer.arrow_buffer import ArrowBuffer, create_buffer, refresh_manifest, write_expert
+from raydd.buffer.arrow_buffer import ArrowBuffer, create_buffer, refresh_manifest
 from raydd.buffer.convexified import Convexified, convexify
-from raydd.buffer.expert_file import ExpertTrajectory
+from raydd.buffer.expert_file import ExpertTrajectory, write_expert
 from raydd.buffer.spec import BufferSpec
 from raydd.cli import run
 from raydd.cli.analyse import app

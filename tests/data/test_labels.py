@@ -21,7 +21,7 @@ from PIL import Image
 from raydd.config.parsing import build
 from raydd.config.schema import DistillConfig
 from raydd.data.datasets import Dataset, load_dataset
-from raydd.data.labels import column, numbered
+from raydd.data.labels import column, number_labels
 from raydd.data.parquet_reader import class_names
 from raydd.data.preprocessing import fit_transform
 from raydd.data.workspace import open_workspace
@@ -128,9 +128,9 @@ def test_a_huge_label_takes_no_memory() -> None:
     labels = column(np.array([0, 1, 2, 10**8]), "y")
     tracemalloc.start()
     with pytest.raises(ValueError, match="y has the label 100000000 and 4 images"):
-        numbered(labels, None)
+        number_labels(labels, None)
     with pytest.raises(ValueError, match=r"y has no image of class 3"):
-        numbered(column(np.array([0, 1, 2]), "y"), None, [str(label) for label in range(1000)])
+        number_labels(column(np.array([0, 1, 2]), "y"), None, [str(label) for label in range(1000)])
     assert tracemalloc.get_traced_memory()[1] < 1 << 20
     tracemalloc.stop()
 

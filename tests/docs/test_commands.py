@@ -27,7 +27,7 @@ from raydd.config.presets import expand_preset
 from raydd.config.schema import DistillConfig, EvaluateConfig, ExpertsConfig
 from raydd.data.datasets import DATASETS
 from raydd.evaluation.protocols import PROTOCOLS
-from raydd.interop.layouts import known
+from raydd.interop.layouts import layout_row
 from raydd.methods import DEFAULTS, METHODS
 from raydd.models.spaces import SPACES
 from raydd.models.zoo import NETWORKS, find
@@ -253,7 +253,7 @@ CHECKS = {  # by parameter: raises ValueError or KeyError where there is no such
     "method": METHODS.__getitem__,
     "network": find,
     "nets": lambda text: [find(name) for name in text.split(",")],
-    "format": known,
+    "format": layout_row,
     "baselines": lambda text: [CORESETS[name] for name in text.split(",") if name != "none"],
 }
 NAMED = {"dataset": DATASETS.__getitem__, "protocol": PROTOCOLS.__getitem__}  # or a path

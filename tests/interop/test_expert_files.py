@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from raydd.buffer.arrow_buffer import ArrowBuffer, expert_path, verify
+from raydd.buffer.arrow_buffer import ArrowBuffer, verify
+from raydd.buffer.expert_file import expert_path
 from raydd.buffer.manifest import read_manifest
 from raydd.cli import run
 from raydd.config.parsing import build as settle

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from raydd.buffer.arrow_buffer import ArrowBuffer, create_buffer, expert_path, refresh_manifest, write_expert
+from raydd.buffer.arrow_buffer import ArrowBuffer, create_buffer, refresh_manifest
 from raydd.buffer.convexified import convexify
 from raydd.buffer.describe import describe
+from raydd.buffer.expert_file import expert_path, write_expert
 from raydd.buffer.manifest import read_manifest
 from raydd.io.document import dump_document
 from raydd.io.files import open_arrow

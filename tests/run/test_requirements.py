@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from raydd.api.verbs import Where, distill, train_experts
-from raydd.buffer.arrow_buffer import expert_path
+from raydd.buffer.expert_file import expert_path
 from raydd.config.parsing import build
 from raydd.config.schema import DataConfig, DistillConfig, ExpertConfig, ExpertsConfig
 from raydd.data.workspace import open_workspace
