@@ -9,10 +9,12 @@ from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
+from torch import nn
 
 from raydd.buffer.precision import FULL, STORAGES
-from raydd.io.document import Document, Whole, validate
-from raydd.numerics.flat import Layout, Slot
+from raydd.data.workspace import Workspace
+from raydd.io.document import Document, Tree, Whole, validate
+from raydd.numerics.flat import Layout, Slot, layout_of, running_statistics
 
 SCHEMA = 1
 _MOST_PARAMETERS = 2**40
@@ -125,6 +127,29 @@ class BufferSpec:
             if mine.get(name) != theirs.get(name):
                 return f"{name} is {_SHORT.repr(mine.get(name))} instead of {_SHORT.repr(theirs.get(name))}"
         return None
+
+
+def spec_of(
+    work: Workspace, network: nn.Module, recipe: Tree, seed: int, *, kept: tuple[int, ...] | None = None, storage: str
+) -> BufferSpec:
+    """Return the spec of a buffer of experts of a network on a workspace's data; see `BufferSpec`."""
+    dataset = work.dataset
+    return BufferSpec(
+        dataset=dataset.name,
+        fingerprint=dataset.fingerprint,
+        preprocessing_hash=work.transform.hash,
+        preprocessing=work.transform.metadata(),
+        network=work.network,
+        channels=dataset.channels,
+        size=dataset.size,
+        classes=len(dataset.classes),
+        layout=layout_of(dict(network.named_parameters())),
+        buffer_layout=layout_of(running_statistics(network)),
+        recipe=recipe,
+        seed=seed,
+        kept=kept,
+        storage=storage,
+    )
 
 
 def _check_layout(layout: Layout) -> None:

@@ -1,4 +1,4 @@
-"""From a network's input back to pixels, so that the way there again gives the same bits.
+"""Convert a network's input to pixels whose preprocessing gives the same bits.
 
 Shapes: `N` images, `C H W` image.
 """
@@ -9,16 +9,15 @@ from torch import Tensor
 from raydd.data.preprocessing import Transform
 
 ELEMENTWISE = ("normalise", "raw01")
-"""Preprocessing that treats every pixel by itself, growing in it."""
+"""Preprocessing that maps every pixel by itself, and increases with it."""
 BISECTIONS = 40
 
 
 def to_pixels(transform: Transform, images: Tensor) -> tuple[Tensor, list[str]]:
-    """Pixels (N, C, H, W) float32 whose preprocessing gives the images back, and notes where it cannot.
+    """Return pixels (N, C, H, W) float32 whose preprocessing gives the images again, and notes on exceptions.
 
-    Of the float32 numbers that lead to a pixel, a multiple of 1/255 is taken first, then one in [0, 1]. Where
-    no number does, the nearest is: a network's input of 0 is the mean, and float32 is finer near 0 than there.
-    Nothing is clamped.
+    Of the float32 numbers for a pixel, a multiple of 1/255 comes first, then one in [0, 1]. If there is none, the
+    nearest is used: a network's input of 0 is the mean, and float32 is finer near 0 than there. Nothing is clamped.
 
     Args:
         transform: The images' preprocessing.
@@ -40,11 +39,10 @@ def to_pixels(transform: Transform, images: Tensor) -> tuple[Tensor, list[str]]:
 
 
 def _bisected(transform: Transform, images: Tensor, guess: Tensor) -> Tensor:
-    """The smallest float32 that is not below an image's preimage, or its neighbour below where that is nearer.
+    """Return the smallest float32 that is not below an image's preimage, or its lower neighbour if that is nearer.
 
-    Rounded subtraction and division never fall where their argument rises, so halving an interval finds an
-    exact preimage if there is one; the few neighbours of the inverse miss some near 0, where float32 is finer
-    than the mean.
+    Rounded subtraction and division are monotonic, so halving an interval finds an exact preimage if there is one;
+    the few neighbours of the inverse miss some near 0, where float32 is finer than the mean.
     """
     room = (guess.abs() + 1) * 1e-6
     low, high = guess - room, guess + room
@@ -57,13 +55,13 @@ def _bisected(transform: Transform, images: Tensor, guess: Tensor) -> Tensor:
 
 
 def to_bytes(transform: Transform, images: Tensor) -> tuple[Tensor, list[str]]:
-    """Pixels (N, C, H, W) uint8, clamped and rounded, and a note of what that loses."""
+    """Return pixels (N, C, H, W) uint8, clamped and rounded, and a note on the loss."""
     found = as_bytes(transform.inverse(images))
     return found, lost("as 8-bit pixels", transform(found), images)
 
 
 def as_bytes(pixels: Tensor) -> Tensor:
-    """Pixels in [0, 1], clamped, as uint8.
+    """Return pixels in [0, 1], clamped, as uint8.
 
     >>> as_bytes(torch.tensor([-1.0, 0.2, 2.0])).tolist()
     [0, 51, 255]
@@ -72,7 +70,7 @@ def as_bytes(pixels: Tensor) -> Tensor:
 
 
 def lost(how: str, found: Tensor, wanted: Tensor) -> list[str]:
-    """A note of the largest difference; none where there is none."""
+    """Return a note on the largest difference, if there is one."""
     wrong = found != wanted
     if not wrong.any():
         return []

@@ -20,7 +20,7 @@ from raydd.buffer.expert_file import Array, expert_path
 from raydd.buffer.expert_writer import PIECE_BYTES, ExpertWriter, Piece, Row, Rows, pieces
 from raydd.buffer.manifest import read_manifest
 from raydd.buffer.mirror import MANIFEST, mirror
-from raydd.buffer.spec import BufferSpec
+from raydd.buffer.spec import BufferSpec, spec_of
 from raydd.buffer.upload import BufferUpload, Entry, entry_of, put
 from raydd.config.schema import DataConfig, ExpertConfig, ExpertsConfig
 from raydd.data.mirroring import check_mirroring, data_recipe
@@ -30,7 +30,7 @@ from raydd.io.files import AnyPath, sweep, writer
 from raydd.io.filesystem import Store, is_uri, open_store
 from raydd.io.memory import keep_memory
 from raydd.io.paths import default_cache
-from raydd.numerics.flat import layout_of, running_statistics, seeded
+from raydd.numerics.flat import seeded
 from raydd.numerics.rng import generator
 from raydd.training.expert import train_expert
 
@@ -226,24 +226,10 @@ def buffer_spec(job: Job, work: Workspace) -> BufferSpec:
     Raises:
         ValueError: An epoch of ``experts.kept`` is not between the first and the last.
     """
-    network, dataset = seeded(work.build, generator(0, "layout")), work.dataset
-    waypoints = job.experts.kept
-    return BufferSpec(
-        dataset=dataset.name,
-        fingerprint=dataset.fingerprint,
-        preprocessing_hash=work.transform.hash,
-        preprocessing=work.transform.metadata(),
-        network=work.network,
-        channels=dataset.channels,
-        size=dataset.size,
-        classes=len(dataset.classes),
-        layout=layout_of(dict(network.named_parameters())),
-        buffer_layout=layout_of(running_statistics(network)),
-        recipe=job.experts.recipe() | data_recipe(job.data),
-        seed=job.seed,
-        kept=None if waypoints is None else knots(waypoints, job.experts.epochs, "experts.kept"),
-        storage=job.experts.storage,
-    )
+    network, waypoints = seeded(work.build, generator(0, "layout")), job.experts.kept
+    kept = None if waypoints is None else knots(waypoints, job.experts.epochs, "experts.kept")
+    recipe = job.experts.recipe() | data_recipe(job.data)
+    return spec_of(work, network, recipe, job.seed, kept=kept, storage=job.experts.storage)
 
 
 def prepare(job: Job, outlet: BufferUpload | None = None) -> tuple[Job, list[int]]:

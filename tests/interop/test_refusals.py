@@ -216,15 +216,15 @@ def test_classes_by_position_need_equal_shares(synset, tmp_path):
 
 
 @pytest.mark.parametrize("value", [torch.nan, -0.5, 0.0, torch.inf])
-def test_step_sizes_that_are_none(value, synset, soft, tmp_path):
+def test_learning_rates_that_are_none(value, synset, soft, tmp_path):
     write_synset(soft, tmp_path / "datm", "datm")
     torch.save(torch.tensor(value), tmp_path / "datm" / "lr_best.pt")
-    refused(tmp_path / "datm", "step size", "--lr")
-    refused(mtt(tmp_path / "mtt", synset.images, synset.labels), "step size", lr=float(value))
+    refused(tmp_path / "datm", "learning rate", "--lr")
+    refused(mtt(tmp_path / "mtt", synset.images, synset.labels), "learning rate", lr=float(value))
     torch.save(torch.ones(2), tmp_path / "datm" / "lr_best.pt")
     refused(tmp_path / "datm", "lr_best.pt holds a tensor (2,) where one number")
     bad = replace(synset, lr=torch.tensor(value))
-    line_of(lambda: write_synset(bad, tmp_path / "out", "mtt"), "step size")
+    line_of(lambda: write_synset(bad, tmp_path / "out", "mtt"), "learning rate")
 
 
 def test_mosaics_where_a_layout_has_none(synset, tmp_path):
