@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from raydd.buffer.spec import SCHEMA, BufferSpec, SpecDocument
+from raydd.buffer.spec import SCHEMA, BufferSpec
 from raydd.io.bounded_file import read_bytes
 from raydd.io.document import Document, Finite, Tree, Whole, parse, validate, without_checksum, write_document
 from raydd.io.files import AnyPath, ArrowTable
@@ -37,7 +37,7 @@ class _Entry(Document, extra="forbid"):
 
 
 class _Manifest(Document):
-    spec: SpecDocument
+    spec: BufferSpec
     experts: tuple[_Entry, ...]
 
     @model_validator(mode="after")
@@ -79,8 +79,7 @@ def parse_manifest(data: bytes, name: str) -> tuple[BufferSpec, Index]:
         tree = parse(data)
         version = tree["spec"]["schema_version"] if isinstance(tree, dict) else None
         if not isinstance(version, int) or version == SCHEMA:
-            validate(_Manifest, tree)
-            spec = BufferSpec.from_json(tree["spec"])
+            spec = validate(_Manifest, tree).spec
             without_checksum(tree)
             return spec, {entry["index"]: entry for entry in tree["experts"]}
     except (ValueError, LookupError, TypeError) as error:

@@ -4,49 +4,28 @@ import dataclasses
 import json
 import math
 import reprlib
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
 from torch import nn
 
 from raydd.buffer.precision import FULL, STORAGES
 from raydd.data.workspace import Workspace
-from raydd.io.document import Document, Tree, Whole, validate
-from raydd.numerics.flat import Layout, Slot, layout_of, running_statistics
+from raydd.io.document import Tree, Whole, validate
+from raydd.numerics.flat import Layout, layout_of, running_statistics
 
-SCHEMA = 1
+SCHEMA: Literal[1] = 1
 _MOST_PARAMETERS = 2**40
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 120
 
 
-_Side = Annotated[int, Field(gt=0, lt=2**31)]
-_Layout = tuple[tuple[str, tuple[_Side, ...], Whole], ...]
+Side = Annotated[int, Field(gt=0, lt=2**31)]
 
 
-class SpecDocument(Document, extra="forbid"):
-    """A `BufferSpec` in files."""
-
-    dataset: str
-    fingerprint: str
-    preprocessing_hash: str
-    preprocessing: dict[str, Any]
-    network: str
-    channels: _Side
-    size: _Side
-    classes: _Side
-    layout: _Layout
-    buffer_layout: _Layout
-    recipe: dict[str, Any]
-    seed: int
-    schema_version: Literal[1]
-    kept: tuple[Whole, ...] | None = None
-    storage: str = FULL
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
 class BufferSpec:
     """What a buffer is of. Buffers with equal specs hold the same experts, however many.
 
@@ -73,15 +52,15 @@ class BufferSpec:
     preprocessing_hash: str
     preprocessing: dict[str, Any]
     network: str
-    channels: int
-    size: int
-    classes: int
+    channels: Side
+    size: Side
+    classes: Side
     layout: Layout
     buffer_layout: Layout
     recipe: dict[str, Any]
     seed: int
-    schema_version: int = SCHEMA
-    kept: tuple[int, ...] | None = None
+    schema_version: Literal[1] = SCHEMA
+    kept: tuple[Whole, ...] | None = None
     storage: str = FULL
 
     def __post_init__(self) -> None:
@@ -110,15 +89,8 @@ class BufferSpec:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "BufferSpec":
-        """Return the spec of the values of `to_json`.
-
-        Raises:
-            ValueError: They are not the values of a spec.
-        """
-        fields = dict(validate(SpecDocument, values))
-        for key in ("layout", "buffer_layout"):
-            fields[key] = tuple(Slot(*slot) for slot in fields[key])
-        return cls(**fields)
+        """Return the spec of the values of `to_json`; refuse other values."""
+        return validate(cls, values)
 
     def difference(self, other: "BufferSpec") -> str | None:
         """Return the first field that differs, with both values, or None."""
@@ -158,6 +130,8 @@ def _check_layout(layout: Layout) -> None:
     for slot in layout:
         if slot.offset != offset:
             raise ValueError(f"{slot.name} lies at {slot.offset} instead of {offset}")
+        if not all(0 < side < 2**31 for side in slot.shape):
+            raise ValueError(f"{slot.name} has the shape {slot.shape}")
         offset += math.prod(slot.shape)
         if offset > _MOST_PARAMETERS:
             raise ValueError(f"{slot.name} ends at {offset}, and a network has at most {_MOST_PARAMETERS} parameters")

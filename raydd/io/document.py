@@ -8,12 +8,13 @@ other checks.
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from raydd.io.bounded_file import read_bytes
 from raydd.io.files import AnyPath, write_atomic
@@ -38,7 +39,8 @@ class Document(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
 
 
-D = TypeVar("D", bound=BaseModel)
+D = TypeVar("D")
+_adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
 
 
 def parse(data: bytes | str, *, nan: bool = False) -> Any:
@@ -96,13 +98,14 @@ def one_line(error: Exception) -> str:
 
 
 def validate(kind: type[D], tree: Any) -> D:
-    """Return plain values as a model.
+    """Return plain values as a model or a dataclass of pydantic.
 
     Raises:
         ValueError: In one line: the key, and what is wrong there.
     """
     try:
-        return kind.model_validate_json(json.dumps(tree))
+        model: D = _adapter(kind).validate_json(json.dumps(tree))
+        return model
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key, what = ".".join(map(str, first["loc"]))[:200], first["msg"].removeprefix("Value error, ")
