@@ -26,16 +26,16 @@ def to_pixels(transform: Transform, images: Tensor) -> tuple[Tensor, list[str]]:
     guess = transform.inverse(images.double()).float()
     bytes_ = (guess * 255).round() / 255
     if transform.kind in ELEMENTWISE:
-        found = _bisected(transform, images, guess)
+        pixels = _bisected(transform, images, guess)
         for better in (guess.clamp(0, 1), bytes_):
-            found = torch.where(transform(better) == images, better, found)
-    else:  # every pixel depends on all: images of bytes are found, others are rounded
-        found = bytes_ if torch.equal(transform(bytes_), images) else guess
+            pixels = torch.where(transform(better) == images, better, pixels)
+    else:  # every pixel depends on all: images of bytes are exact, others are rounded
+        pixels = bytes_ if torch.equal(transform(bytes_), images) else guess
     notes = []
-    if count := int(((found < 0) | (found > 1)).sum()):
-        low, high = float(found.min()), float(found.max())
-        notes.append(f"{count} of {found.numel()} pixels lie outside [0, 1] ({low:.3g} to {high:.3g}), written so")
-    return found, notes + lost("as float32 pixels", transform(found), images)
+    if count := int(((pixels < 0) | (pixels > 1)).sum()):
+        low, high = float(pixels.min()), float(pixels.max())
+        notes.append(f"{count} of {pixels.numel()} pixels lie outside [0, 1] ({low:.3g} to {high:.3g}), written so")
+    return pixels, notes + loss_note("as float32 pixels", transform(pixels), images)
 
 
 def _bisected(transform: Transform, images: Tensor, guess: Tensor) -> Tensor:
@@ -56,8 +56,8 @@ def _bisected(transform: Transform, images: Tensor, guess: Tensor) -> Tensor:
 
 def to_bytes(transform: Transform, images: Tensor) -> tuple[Tensor, list[str]]:
     """Return pixels (N, C, H, W) uint8, clamped and rounded, and a note on the loss."""
-    found = as_bytes(transform.inverse(images))
-    return found, lost("as 8-bit pixels", transform(found), images)
+    pixels = as_bytes(transform.inverse(images))
+    return pixels, loss_note("as 8-bit pixels", transform(pixels), images)
 
 
 def as_bytes(pixels: Tensor) -> Tensor:
@@ -69,10 +69,10 @@ def as_bytes(pixels: Tensor) -> Tensor:
     return (pixels * 255).round().clamp(0, 255).to(torch.uint8)
 
 
-def lost(how: str, found: Tensor, wanted: Tensor) -> list[str]:
+def loss_note(how: str, actual: Tensor, wanted: Tensor) -> list[str]:
     """Return a note on the largest difference, if there is one."""
-    wrong = found != wanted
+    wrong = actual != wanted
     if not wrong.any():
         return []
-    error = float((found.double() - wanted.double()).abs().max())
+    error = float((actual.double() - wanted.double()).abs().max())
     return [f"{how}, {int(wrong.sum())} of {wrong.numel()} numbers change, by {error:.3g} at most"]

@@ -78,7 +78,7 @@ def read_synset(
     images = _images(case, foreign.images, dataset, transform, space)
     labels = _labels(case, foreign.labels, len(images), dataset)
     rows = _rows(case, len(images))
-    made = SyntheticSet(
+    synset = SyntheticSet(
         images=images[rows],
         labels=labels[rows],
         lr=torch.tensor(_lr(case, lr, foreign), dtype=torch.float32),
@@ -90,7 +90,7 @@ def read_synset(
         history=case.exact.history if case.exact else (),
         formation=formed,
     )
-    return Read(made, name, tuple(case.notes))
+    return Read(synset, name, tuple(case.notes))
 
 
 class _Case(NamedTuple):

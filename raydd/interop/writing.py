@@ -13,7 +13,7 @@ from raydd.data.synset import SyntheticSet
 from raydd.interop import sidecar
 from raydd.interop.foreign import Layout, Outgoing, Written
 from raydd.interop.layouts import LAYOUTS, layout_row
-from raydd.interop.pixels import lost, to_bytes, to_pixels
+from raydd.interop.pixels import loss_note, to_bytes, to_pixels
 
 _SPACES = {"pixels": to_pixels, "bytes": to_bytes}
 _LABELS = {"hard": "classes", "logits": "soft labels (logits)"}
@@ -115,5 +115,5 @@ def _narrow(name: str, value: Tensor, notes: list[str]) -> Tensor:
     if not value.is_floating_point():
         return value.long()
     narrow = value.float().clone(memory_format=torch.contiguous_format)
-    notes += lost(f"{name} of {value.dtype} become float32", narrow.to(value.dtype), value)
+    notes += loss_note(f"{name} of {value.dtype} become float32", narrow.to(value.dtype), value)
     return narrow

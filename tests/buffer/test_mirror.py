@@ -225,6 +225,35 @@ def test_a_put_that_fails_halfway_leaves_what_was_there(place, tmp_path, monkeyp
     assert there(place) == {"old": b"whole", "new": local.read_bytes()}
 
 
+def test_a_file_that_s3_cannot_copy_is_written_in_place_and_removed_if_it_fails(place, tmp_path, monkeypatch):
+    target, local = open_store(place), tmp_path / "local"
+    local.write_bytes(os.urandom(100))
+    monkeypatch.setattr(places, "MOST_COPIED", 50)
+    target.put(local, "large")
+    assert there(place) == {"large": local.read_bytes()}
+
+    def fail():
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(places, "CHUNK", 40)
+    monkeypatch.setattr(places, "open", lambda path, mode: Failing(path, fail), raising=False)
+    with pytest.raises(OSError, match="the disk is gone"):
+        target.put(local, "other")
+    assert there(place) == {"large": local.read_bytes()}
+
+
+def test_temporary_objects_of_dead_writers_are_removed_after_a_day(place, tmp_path, monkeypatch):
+    target, local = open_store(place), tmp_path / "local"
+    local.write_bytes(b"data")
+    for name in ("name", "name.host.1.abcd.tmp"):
+        target.put(local, name)
+    target.sweep()
+    assert sorted(there(place)) == ["name", "name.host.1.abcd.tmp"]
+    monkeypatch.setattr(places, "STALE_SECONDS", -3600)
+    target.sweep()
+    assert sorted(there(place)) == ["name"]
+
+
 ENDING = """
 import contextlib, os, signal, sys
 from raydd.io import filesystem as places
