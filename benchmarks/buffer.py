@@ -26,9 +26,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from raydd.buffer.arrow_buffer import ArrowBuffer, create_buffer, refresh_manifest, write_expert
+from raydd.buffer.arrow_buffer import ArrowBuffer, create_buffer, refresh_manifest
 from raydd.buffer.describe import describe
-from raydd.buffer.expert_file import ExpertTrajectory
+from raydd.buffer.expert_file import ExpertTrajectory, write_expert
 from raydd.buffer.spec import BufferSpec
 from raydd.io.files import write_atomic
 from raydd.numerics.flat import layout_of, split

@@ -198,26 +198,26 @@ def bits(tensors: dict[str, Any]) -> str:
 
 def forge_document(name: str, data: bytes, rng: Rng) -> bytes:
     """A JSON document."""
-    from raydd.io.document import SEAL, digest
+    from raydd.io.document import CHECKSUM, digest
 
     tree = json.loads(data)
-    tree.pop(SEAL, None)
+    tree.pop(CHECKSUM, None)
     tree = forged(tree, rng)
     if isinstance(tree, dict):
-        tree |= {SEAL: digest({key: value for key, value in tree.items() if key != SEAL})}
+        tree |= {CHECKSUM: digest({key: value for key, value in tree.items() if key != CHECKSUM})}
     return doubled(json.dumps(tree), rng).encode()
 
 
 def forge_log(name: str, data: bytes, rng: Rng) -> bytes:
     """A log."""
-    from raydd.io.document import LOG_SEAL, digest
+    from raydd.io.document import LOG_CHECKSUM, digest
 
     lines = [json.loads(line) for line in data.splitlines()]
     for line in lines:
-        line.pop(LOG_SEAL)
+        line.pop(LOG_CHECKSUM)
     lines = forged(lines, rng)
     lines = lines if isinstance(lines, list) else [lines]
-    seal = {LOG_SEAL: digest(lines)[:16]}
+    seal = {LOG_CHECKSUM: digest(lines)[:16]}
     rows = [{**line, **seal} if isinstance(line, dict) else line for line in lines]
     return "".join(doubled(json.dumps(row), rng) + "\n" for row in rows).encode()
 
@@ -226,14 +226,14 @@ def forge_text(name: str, data: bytes, rng: Rng) -> bytes:
     """A YAML of settings."""
     import yaml
 
-    from raydd.io.document import sealed_text, unsealed_text
+    from raydd.io.document import add_text_checksum, remove_text_checksum
 
-    text = unsealed_text(data.decode())
+    text = remove_text_checksum(data.decode())
     if rng.random() < 0.2:
-        return sealed_text(
+        return add_text_checksum(
             rng.choice(["", "a", "[" * 2000, "- 1\n", "{a: b", "? {x: y}\n: 1\n", "!!python/none x\n"])
         ).encode()
-    return sealed_text(yaml.safe_dump(forged(yaml.safe_load(text), rng))).encode()
+    return add_text_checksum(yaml.safe_dump(forged(yaml.safe_load(text), rng))).encode()
 
 
 def forge_tensors(name: str, data: bytes, rng: Rng) -> bytes:
@@ -265,7 +265,7 @@ def forge_tensors(name: str, data: bytes, rng: Rng) -> bytes:
     else:
         metadata = forged(metadata, rng)
     rows = [(row[0], row[1], row[2], bytes(row[3])) for row in rows]
-    return bytes(tensors.packed_rows(rows, metadata, tensors.digest_of(metadata, rows)))
+    return bytes(tensors.pack_rows(rows, metadata, tensors.digest_of(metadata, rows)))
 
 
 def forge_expert(name: str, data: bytes, rng: Rng) -> bytes:
@@ -332,17 +332,17 @@ def forge_cached(name: str, data: bytes, rng: Rng) -> bytes:
 
 def forge_journal(name: str, data: bytes, rng: Rng) -> bytes:
     """A search's journal."""
-    from raydd.tuning.journal import SEAL, chained
+    from raydd.tuning.journal import CHECKSUM, chained
 
     lines = [json.loads(line) for line in data.splitlines()]
     for line in lines:
-        line.pop(SEAL)
+        line.pop(CHECKSUM)
     lines = forged(lines, rng)
     text, before = "", ""
     for line in lines if isinstance(lines, list) else [lines]:
         if isinstance(line, dict):
             line = chained(line, before)
-            before = line[SEAL]
+            before = line[CHECKSUM]
         text += doubled(json.dumps(line), rng) + "\n"
     return text.encode()
 
@@ -402,8 +402,8 @@ def read_set(folder: Path) -> str:
 def make_buffer(folder: Path) -> None:
     import torch
 
-    from raydd.buffer.arrow_buffer import create_buffer, refresh_manifest, write_expert
-    from raydd.buffer.expert_file import ExpertTrajectory
+    from raydd.buffer.arrow_buffer import create_buffer, refresh_manifest
+    from raydd.buffer.expert_file import ExpertTrajectory, write_expert
     from raydd.buffer.spec import BufferSpec
     from raydd.data.preprocessing import save_transform
     from raydd.numerics.flat import Slot
@@ -471,7 +471,7 @@ def make_run(folder: Path) -> None:
     from raydd.config.parsing import dump
     from raydd.config.schema import DistillConfig
     from raydd.distillation.checkpoint import Checkpoint, save_checkpoint
-    from raydd.io.document import sealed_text, write_document, write_log
+    from raydd.io.document import add_text_checksum, write_document, write_log
 
     synset = set_of()
     leaves = {"images": synset.images, "lr": synset.lr}
@@ -481,7 +481,7 @@ def make_run(folder: Path) -> None:
     probes: list[Tree] = [{"step": step, "losses": [0.5, 1.5], "label_std": 0.1} for step in (1, 2)]
     log = {"records": records, "history": list(synset.history), "probes": probes}
     save_checkpoint(folder / "checkpoint" / "state.arrow", Checkpoint(state, "ab", log))
-    (folder / "config.yaml").write_text(sealed_text(dump(DistillConfig(steps=3))))
+    (folder / "config.yaml").write_text(add_text_checksum(dump(DistillConfig(steps=3))))
     write_log(folder / "metrics.jsonl", records)
     write_log(folder / "probe.jsonl", probes)
     write_log(folder / "memory.jsonl", [{"step": step, "resident_mb": 300.5, "device_mb": None} for step in (1, 3)])

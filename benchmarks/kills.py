@@ -26,7 +26,8 @@ from pathlib import Path
 
 import torch
 
-from raydd.buffer.arrow_buffer import expert_path, refresh_manifest, verify
+from raydd.buffer.arrow_buffer import refresh_manifest, verify
+from raydd.buffer.expert_file import expert_path
 from raydd.cli import run as command
 from raydd.config.schema import ExpertConfig, ExpertsConfig
 from raydd.data.synset import SyntheticSet

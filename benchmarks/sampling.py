@@ -24,9 +24,9 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import torch
 
-from raydd.buffer.arrow_buffer import ArrowBuffer, create_buffer, refresh_manifest, write_expert
+from raydd.buffer.arrow_buffer import ArrowBuffer, create_buffer, refresh_manifest
 from raydd.buffer.describe import describe
-from raydd.buffer.expert_file import ExpertTrajectory
+from raydd.buffer.expert_file import ExpertTrajectory, write_expert
 from raydd.buffer.segments import InMemory, TrajectorySource
 from raydd.buffer.spec import BufferSpec
 from raydd.data.preprocessing import Transform

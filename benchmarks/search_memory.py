@@ -28,9 +28,9 @@ from typing import Any
 import torch
 import yaml
 
-from raydd.buffer.arrow_buffer import refresh_manifest, write_expert
+from raydd.buffer.arrow_buffer import refresh_manifest
 from raydd.buffer.describe import describe
-from raydd.buffer.expert_file import ExpertTrajectory
+from raydd.buffer.expert_file import ExpertTrajectory, write_expert
 from raydd.config.schema import DataConfig, ExpertConfig
 from raydd.data.workspace import open_workspace
 from raydd.io.files import write_atomic

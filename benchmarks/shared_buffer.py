@@ -28,8 +28,8 @@ import ray
 import torch
 
 import raydd.remote.buffer_store as store
-from raydd.buffer.arrow_buffer import ArrowBuffer, create_buffer, expert_path, refresh_manifest, write_expert
-from raydd.buffer.expert_file import ExpertTrajectory
+from raydd.buffer.arrow_buffer import ArrowBuffer, create_buffer, refresh_manifest
+from raydd.buffer.expert_file import ExpertTrajectory, expert_path, write_expert
 from raydd.buffer.spec import BufferSpec
 from raydd.io.files import write_atomic
 from raydd.numerics.flat import layout_of

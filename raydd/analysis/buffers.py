@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from raydd.analysis.document import Document, finite_or_none, folder_names
-from raydd.buffer.arrow_buffer import ArrowBuffer, create_buffer, expert_path, refresh_manifest
+from raydd.buffer.arrow_buffer import ArrowBuffer, create_buffer, refresh_manifest
 from raydd.buffer.convexified import convexify
+from raydd.buffer.expert_file import expert_path
 
 SPLIT = "validation"
 

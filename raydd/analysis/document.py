@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raydd.figures.style import save_figure
+from raydd.io.bounded_file import read_bytes
 from raydd.io.document import parse, write_document
-from raydd.io.regular_file import read_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,15 +7,17 @@ from pathlib import Path
 
 import torch
 
-from raydd.buffer.arrow_buffer import ArrowBuffer, expert_path, refresh_manifest
-from raydd.buffer.mirror import is_uri, local_folder, open_store
-from raydd.buffer.upload import Outlet
+from raydd.buffer.arrow_buffer import ArrowBuffer, refresh_manifest
+from raydd.buffer.expert_file import expert_path
+from raydd.buffer.mirror import local_folder
+from raydd.buffer.upload import BufferUpload
 from raydd.config.placement import HERE, Where, check_share, check_workers
 from raydd.config.schema import DistillConfig, ExpertsConfig
 from raydd.data.datasets import Split
-from raydd.data.mirroring import mirrors, words as mirror_words
-from raydd.data.workspace import Workspace, load_images, resolve_device, tell, with_placed_data
+from raydd.data.mirroring import mirroring_note as mirror_words, mirrors
+from raydd.data.workspace import Workspace, load_images, note_decisions, resolve_device, with_absolute_dataset
 from raydd.io.console import Pace, Screen, clock, left
+from raydd.io.filesystem import is_uri, open_store
 from raydd.io.lock import alone
 from raydd.run.requirements import experts_need
 from raydd.run.resolve import check_names
@@ -47,27 +49,27 @@ def train_experts(
 
     Example: examples/experts_and_distill.py (it starts a Ray).
     """
-    screen, config = screen or Screen(), with_placed_data(config)
+    screen, config = screen or Screen(), with_absolute_dataset(config)
     check_workers(where)
     check_names(config)
-    place, outlet = outlet_of(out or default_buffer(config))
-    folder = outlet.folder if outlet else Path(place)
+    place, upload = outlet_of(out or default_buffer(config))
+    folder = upload.folder if upload else Path(place)
     ours = folder == default_buffer(config).absolute()  # in the cache: others that need the same experts wait
     with alone(folder, "raydd experts", screen.note, wait=ours):
-        _train_experts(config, place, outlet, where, screen)
+        _train_experts(config, place, upload, where, screen)
     return place
 
 
 def _train_experts(
-    config: ExpertsConfig, place: Path | str, outlet: Outlet | None, where: Where, screen: Screen
+    config: ExpertsConfig, place: Path | str, upload: BufferUpload | None, where: Where, screen: Screen
 ) -> None:
     device = where.device if where.address else resolve_device(where.device).type  # nodes of a cluster may have another
     check_share(where.gpus_per_worker, device)
-    folder, shown = (outlet.folder, outlet.store.shown) if outlet else (Path(place), str(place))
-    job, missing = prepare(Job(config.data, config.experts, config.seed, folder, device), outlet)
+    folder, shown = (upload.folder, upload.store.public_uri) if upload else (Path(place), str(place))
+    job, missing = prepare(Job(config.data, config.experts, config.seed, folder, device), upload)
     total = config.experts.num_experts
     if not missing:
-        if outlet is None:
+        if upload is None:
             refresh_manifest(folder)
         screen.note(f"{shown}: all {total} experts are there")
         return
@@ -76,11 +78,11 @@ def _train_experts(
 
     if mirrors(config.data):
         screen.once(mirror_words(config.data.dataset))
-    tell(load_images(config.data), screen)
-    need = experts_need(job, len(missing), where, outlet is None)
+    note_decisions(load_images(config.data), screen)
+    need = experts_need(job, len(missing), where, upload is None)
     screen.note(f"{shown}: training {len(missing)} of {total} experts ({config.experts.network}), {need.words()}")
     share, grows = where.gpus_per_worker, where.address is not None
-    steps = train_missing(job, missing, where.num_workers, gpus_per_worker=share, grows=grows, outlet=outlet)
+    steps = train_missing(job, missing, where.num_workers, gpus_per_worker=share, grows=grows, outlet=upload)
     total_epochs, pace = len(missing) * config.experts.epochs, Pace()
     with (
         session(where.address, screen.note),

@@ -8,18 +8,19 @@ from typing import Any, TypedDict, Unpack, cast
 
 from raydd.api.evaluate import evaluate, save_scores
 from raydd.api.experts import cached_buffer, check_buffer, estimate_seconds
-from raydd.buffer.mirror import is_uri, local_folder, shown
+from raydd.buffer.mirror import local_folder
 from raydd.config.parsing import Tree, dump
 from raydd.config.placement import HERE, Where, check_workers
 from raydd.config.schema import EvaluateConfig, ExpertsConfig
-from raydd.data.mirroring import recorded, run_mirrors, words as mirror_words
+from raydd.data.mirroring import distillation_mirrors, mirroring_note as mirror_words, stored_settings
 from raydd.data.score_record import Score
 from raydd.data.synset import SyntheticSet
-from raydd.data.workspace import Workspace, resolve_device, tell
+from raydd.data.workspace import Workspace, note_decisions, resolve_device
 from raydd.evaluation.scores import check_scoring
 from raydd.figures.trial_tables import trial_line, trial_table
 from raydd.io.console import Screen, clock, left
 from raydd.io.files import write_atomic
+from raydd.io.filesystem import is_uri, public_uri
 from raydd.io.lock import alone
 from raydd.io.safe_yaml import read_yaml
 from raydd.run.experts import open_buffer
@@ -142,7 +143,7 @@ def tune(
 
 
 def _tune(space: Space, folder: Path, where: Where, screen: Screen, options: Options) -> Results:
-    buffer, space = space.buffer, space.model_copy(update={"buffer": space.buffer and shown(space.buffer)})
+    buffer, space = space.buffer, space.model_copy(update={"buffer": space.buffer and public_uri(space.buffer)})
     example, evaluation = space.config(space.example()), options.get("evaluation", TEST)
     check_names(example)
     work = check_run(example, own_device(example, where))
@@ -150,9 +151,9 @@ def _tune(space: Space, folder: Path, where: Where, screen: Screen, options: Opt
     from raydd.remote.tune import Limits, check_limits, logger_callbacks
 
     loggers = logger_callbacks(options.get("mlflow"), options.get("wandb"), space.name)
-    if run_mirrors(example):
+    if distillation_mirrors(example):
         screen.once(mirror_words(example.data.dataset))
-    tell(work.dataset, screen)
+    note_decisions(work.dataset, screen)
     context = SearchContext(space, None, folder, resolve_device(where.device).type)
     if space.search.algorithm != "grid" and space.search.first != "none" and not space.first_is_protected:
         screen.note("the preset's own values are outside the space: no trial has them")
@@ -270,7 +271,7 @@ def _conclude(
         first = records[0]
         if best.number and first.state == "complete" and first.values == space.preset_values():
             rows[f"{'preset' if space.search.first == 'preset' else 'first'}: trial 0"] = trial_synset(context, 0)
-        own = recorded(next(iter(rows.values())).recipe["data"])
+        own = stored_settings(next(iter(rows.values())).recipe["data"])
         for key in ("augment", "flip"):  # all rows are scored with the augmentation of the best trial
             if getattr(evaluation, key) is None:
                 evaluation = evaluation.model_copy(update={key: own[key]})

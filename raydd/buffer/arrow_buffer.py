@@ -1,7 +1,7 @@
 """The trajectory buffer: a folder with a manifest and one memory-mapped Arrow file an expert.
 
-The expert files are the truth, each self-describing; the manifest's list of them is an index that
-`refresh_manifest` derives. Shapes: see `raydd.buffer.expert_file`.
+Each expert file describes itself; the manifest's list of them is an index that `refresh_manifest` derives.
+Shapes: see `raydd.buffer.expert_file`.
 """
 
 import os
@@ -12,15 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from raydd.buffer.expert_file import (
-    ExpertTrajectory,
-    expert_numbers,
-    expert_path,
-    not_finite,
-    open_expert,
-    unpack_legs,
-    write_expert,
-)
+from raydd.buffer.expert_file import ExpertTrajectory, expert_numbers, expert_path, not_finite, open_expert, unpack_legs
 from raydd.buffer.manifest import manifest_entry, read_manifest, write_manifest
 from raydd.buffer.precision import FULL, STORAGES
 from raydd.buffer.segments import Segment, draw
@@ -28,24 +20,12 @@ from raydd.buffer.spec import BufferSpec
 from raydd.data.preprocessing import load_transform
 from raydd.io.files import AnyPath, ArrowTable, checksum, sweep
 
-__all__ = [
-    "ArrowBuffer",
-    "Problem",
-    "create_buffer",
-    "expert_path",
-    "finished",
-    "refresh_manifest",
-    "verify",
-    "write_expert",
-]
-
-
-_STRAY = re.compile(r"expert-\d+\.arrow|(preprocessing|synset)\.arrow|(config|space)\.yaml")
-OPEN_FILES = 256  # that a buffer maps at once: a process may often have no more than 1024 open
+_FOREIGN = re.compile(r"expert-\d+\.arrow|(preprocessing|synset)\.arrow|(config|space)\.yaml")
+OPEN_FILES = 256  # files that a buffer maps at once; the usual limit of a process is 1024
 
 
 class Problem(NamedTuple):
-    """One thing wrong with a buffer: the file's name, and what is wrong with it."""
+    """An error in a buffer: the file's name, and what is wrong with it."""
 
     file: str
     what: str
@@ -56,18 +36,15 @@ def _present(folder: AnyPath) -> list[int]:
 
 
 def create_buffer(folder: AnyPath, spec: BufferSpec) -> Path:
-    """Make a buffer's folder and manifest, or check that the one there is of the same spec.
-
-    Returns:
-        The folder.
+    """Make a buffer's folder and manifest, or check that the existing one has the same spec; return the folder.
 
     Raises:
         ValueError: The folder holds a buffer of another spec; the first difference is named.
     """
     path = Path(folder) / "manifest.json"
     if not path.exists():
-        if there := sorted(each.name for each in path.parent.glob("*") if _STRAY.fullmatch(each.name)):
-            raise ValueError(f"{folder} holds {there[0]} without a manifest.json: name a new folder, or an empty one")
+        if others := sorted(each.name for each in path.parent.glob("*") if _FOREIGN.fullmatch(each.name)):
+            raise ValueError(f"{folder} holds {others[0]} without a manifest.json: name a new folder, or an empty one")
         write_manifest(folder, spec, [])
     elif difference := read_manifest(folder)[0].difference(spec):
         raise ValueError(f"{folder} holds another buffer: {difference}; use the same settings, or another --out")
@@ -81,28 +58,27 @@ def _open(folder: AnyPath, index: int, spec: BufferSpec) -> ArrowTable:
 
 
 def finished(folder: AnyPath, spec: BufferSpec) -> set[int]:
-    """The experts that a buffer already has, after removing what dead writers left.
+    """Return the complete experts of a buffer, after removing the temporary files of dead writers.
 
-    A file that is cut short, corrupted or of another spec is renamed to ``*.bad`` and not counted.
-    Values are not read; `verify` does.
+    A file that is cut short, corrupted or of another spec is renamed to ``*.bad``. Values are not read; `verify` does.
     """
     sweep(folder)
-    whole = set()
+    complete = set()
     for index in _present(folder):
         try:
             _open(folder, index, spec)
-            whole.add(index)
+            complete.add(index)
         except ValueError:
             path = expert_path(folder, index)
             os.replace(path, f"{path}.bad")
-    return whole
+    return complete
 
 
 def refresh_manifest(folder: AnyPath) -> None:
-    """Write the manifest's list of experts anew, from the files.
+    """Write the manifest's list of experts from the files.
 
     Raises:
-        ValueError: A file cannot be read; `finished` sets those aside.
+        ValueError: A file cannot be read; `finished` renames those.
     """
     spec, _ = read_manifest(folder)
     entries = [
@@ -114,20 +90,20 @@ def refresh_manifest(folder: AnyPath) -> None:
 class ArrowBuffer:
     """A `TrajectorySource` over a buffer's folder; opens in milliseconds, whatever its size.
 
-    Files are memory-mapped when first needed; tensors come out as copies; it pickles as its path.
+    Files are memory-mapped when first needed; tensors are copies; it pickles as its path.
 
     Args:
         folder: The buffer's.
-        most: Use the first so many experts; None uses all.
+        most: The number of experts to use, from the first; None uses all.
 
     Attributes:
         folder: As given.
         spec: What the buffer is of.
-        experts: The numbers of the experts that are there, ascending.
+        experts: The experts' numbers, ascending.
         epochs: The epoch of every expert's last snapshot, K.
         parameters: The number of parameters, P.
         layout: Where each parameter tensor lies in theta (P,).
-        kept: The epochs whose snapshots a convexified buffer keeps; None when all are there.
+        kept: The epochs whose snapshots a convexified buffer stores; None if all are there.
 
     Raises:
         ValueError: No such folder or manifest, no experts, or an expert file missing or cut short.
@@ -147,7 +123,7 @@ class ArrowBuffer:
         rows = min(entries[i]["snapshots"] if i in entries else self._rows(i) for i in self.experts)
         self.kept, self.layout = self.spec.kept, self.spec.layout
         self.epochs = self.kept[-1] if self.kept else rows - 1
-        self.parameters = sum(slot.numel for slot in self.layout)
+        self.parameters = self.spec.parameters
 
     def __reduce__(self) -> tuple[type["ArrowBuffer"], tuple[Path, int | None]]:
         return ArrowBuffer, (self.folder.absolute(), self._most)
@@ -156,26 +132,24 @@ class ArrowBuffer:
         if expert not in self._tables:
             if len(self._tables) >= OPEN_FILES:
                 self._tables.clear()
-            self._tables[expert] = self._opened(expert)
+            self._tables[expert] = self._open_table(expert)
         return self._tables[expert]
 
-    def _opened(self, expert: int) -> ArrowTable:
+    def _open_table(self, expert: int) -> ArrowTable:
         return _open(self.folder, expert, self.spec)
 
     def _rows(self, expert: int) -> int:
         return len(self._table(expert).columns["epoch"])
 
     def _row(self, expert: int, epoch: int) -> int:
-        """Where an epoch's snapshot lies in an expert's file."""
+        """Return the row of an epoch's snapshot in an expert's file."""
+        known = range(self._rows(expert)) if self.kept is None else self.kept
+        if epoch in known:
+            return known.index(epoch)
         if self.kept is None:
-            known, shown = range(self._rows(expert)), f"0 to {self.epochs}, the snapshots of {self.folder}"
-            if epoch not in known:
-                raise ValueError(f"epoch {epoch} is not one of {shown}")
-            return epoch
-        if epoch not in self.kept:
-            shown = ", ".join(map(str, self.kept))
-            raise ValueError(f"epoch {epoch} is not one of {shown}, which {self.folder} keeps; use a full buffer")
-        return self.kept.index(epoch)
+            raise ValueError(f"epoch {epoch} is not one of 0 to {self.epochs}, the snapshots of {self.folder}")
+        epochs = ", ".join(map(str, self.kept))
+        raise ValueError(f"epoch {epoch} is not one of {epochs}, which {self.folder} keeps; use a full buffer")
 
     def _copy(self, column: str, expert: int, start: int, stop: int) -> Tensor:
         rows = self._table(expert).rows(column, start, stop)
@@ -187,8 +161,7 @@ class ArrowBuffer:
         """Draw a segment, reading only its snapshots; see `TrajectorySource`.
 
         Raises:
-            ValueError: The window reaches beyond the experts, the expert's file is broken, or the
-                buffer is convexified.
+            ValueError: The window reaches beyond the experts, the file is broken, or the buffer is convexified.
         """
         if self.kept is not None:
             raise ValueError(f"{self.folder} is convexified (MCT): use --method mct, or a full buffer")
@@ -198,35 +171,27 @@ class ArrowBuffer:
         return Segment(self.snapshot(expert, t), self.snapshot(expert, t + span), float(t), inside, expert)
 
     def snapshot(self, expert: int, epoch: int) -> Tensor:
-        """An expert's parameters (P,) after an epoch.
-
-        Raises:
-            ValueError: There is no such snapshot.
-        """
+        """Return an expert's parameters (P,) after an epoch; refuse an epoch without a snapshot."""
         row = self._row(expert, epoch)
         return self._copy("theta", expert, row, row + 1)[0]
 
     def running_stats(self, expert: int, epoch: float) -> Tensor:
-        """An expert's BatchNorm running statistics (Q,) after an epoch; empty without BatchNorm."""
+        """Return an expert's BatchNorm running statistics (Q,) after an epoch; empty without BatchNorm."""
         row = self._row(expert, int(epoch))
         return self._copy("buffers", expert, row, row + 1)[0] if self.spec.buffer_layout else torch.zeros(0)
 
     def norms(self, expert: int) -> Tensor:
-        """How far each parameter tensor went in each epoch, (K+1, L), float64; row 0 is zero."""
+        """Return how far each parameter tensor went in each epoch, (K+1, L), float64; row 0 is zero."""
         if self.kept is None:
             return self._copy("step_norm", expert, 0, self.epochs + 1)
         return torch.from_numpy(unpack_legs(self._table(expert).rows("leg", 0, len(self.kept)), self.kept))
 
     def part(self, expert: int, epochs: tuple[int, ...]) -> ExpertTrajectory:
-        """What a convexified trajectory through these epochs keeps of an expert.
-
-        Raises:
-            ValueError: There is no snapshot of one of them.
-        """
-        places = [self._row(expert, epoch) for epoch in epochs]
+        """Return an expert's trajectory at some epochs, as a convexified buffer stores it."""
+        indices = [self._row(expert, epoch) for epoch in epochs]
 
         def rows(column: str) -> Tensor:
-            return torch.cat([self._copy(column, expert, row, row + 1) for row in places])
+            return torch.cat([self._copy(column, expert, row, row + 1) for row in indices])
 
         accuracy, train_loss = rows("accuracy").tolist(), rows("train_loss").tolist()
         buffers, norms = rows("buffers") if self.spec.buffer_layout else None, self.norms(expert).numpy()
@@ -235,13 +200,13 @@ class ArrowBuffer:
 
     @property
     def accuracy(self) -> Tensor:
-        """Validation accuracy of every snapshot, (E, T), float64; NaN where not measured."""
+        """The validation accuracy of every snapshot, (E, T), float64; NaN where not measured."""
         rows = len(self.kept) if self.kept else self.epochs + 1
         return torch.cat([self._copy("accuracy", expert, 0, rows)[None] for expert in self.experts])
 
     @property
     def rounding(self) -> dict[str, float] | None:
-        """The largest relative errors of storing less than float32, of a number and of a snapshot; else None."""
+        """The largest relative errors of storing less than float32, of a number and of a snapshot; None for float32."""
         if self.spec.storage == FULL:
             return None
         worst = torch.stack([self._copy("rounding", expert, 0, self._rows(expert)).amax(0) for expert in self.experts])
@@ -250,33 +215,33 @@ class ArrowBuffer:
     def expect(
         self, *, fingerprint: str | None = None, preprocessing_hash: str | None = None, network: str | None = None
     ) -> None:
-        """Check that the buffer is of what it is used with; None is not checked.
+        """Check that the buffer fits a data set, preprocessing and network; None is not checked.
 
         Raises:
             ValueError: It is of another data set, preprocessing or network; both are named.
         """
         wanted = {"network": network, "fingerprint": fingerprint, "preprocessing_hash": preprocessing_hash}
         for name, value in wanted.items():
-            found = getattr(self.spec, name)
-            if value not in (None, found):
+            actual = getattr(self.spec, name)
+            if value not in (None, actual):
                 of = f"{self.spec.network} on {self.spec.dataset}"
                 remedy = "give the matching --buffer, or train one with `raydd experts`"
-                raise ValueError(f"{self.folder} (of {of}) has {name} {found!r}, not {value!r}; {remedy}")
+                raise ValueError(f"{self.folder} (of {of}) has {name} {actual!r}, not {value!r}; {remedy}")
 
 
 def verify(folder: AnyPath) -> list[Problem]:
-    """Read every byte of a buffer and report what is wrong; an empty list is a whole buffer.
+    """Read every byte of a buffer and return its errors; a whole buffer has none.
 
     Raises:
         ValueError: There is no such buffer.
     """
     spec, entries = read_manifest(folder)
     indices = sorted({*_present(folder), *entries})
-    found = ((expert_path(folder, index).name, _wrong(folder, index, spec, entries.get(index))) for index in indices)
-    return [*_wrong_preprocessing(folder), *(Problem(file, what) for file, what in found if what)]
+    errors = ((expert_path(folder, index).name, _error(folder, index, spec, entries.get(index))) for index in indices)
+    return [*_preprocessing_errors(folder), *(Problem(file, what) for file, what in errors if what)]
 
 
-def _wrong_preprocessing(folder: AnyPath) -> list[Problem]:
+def _preprocessing_errors(folder: AnyPath) -> list[Problem]:
     path = Path(folder) / "preprocessing.arrow"
     try:
         if os.path.lexists(path):
@@ -286,7 +251,7 @@ def _wrong_preprocessing(folder: AnyPath) -> list[Problem]:
     return []
 
 
-def _wrong(folder: AnyPath, index: int, spec: BufferSpec, entry: dict[str, Any] | None) -> str | None:
+def _error(folder: AnyPath, index: int, spec: BufferSpec, entry: dict[str, Any] | None) -> str | None:
     try:
         table = _open(folder, index, spec)
     except ValueError as error:

@@ -7,7 +7,6 @@ import dataclasses
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -15,43 +14,34 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from raydd.buffer.arrow_buffer import (
-    ArrowBuffer,
-    create_buffer,
-    expert_path,
-    finished,
-    refresh_manifest,
-    verify,
-    write_expert,
-)
+from raydd.buffer.arrow_buffer import ArrowBuffer, create_buffer, finished, refresh_manifest, verify
+from raydd.buffer.expert_file import expert_path, write_expert
 from raydd.buffer.segments import Segment, TrajectorySource, check_window, draw
 from raydd.buffer.spec import ascends
 from raydd.io.files import AnyPath, write_atomic
-from raydd.numerics.flat import Layout
 
 
 def knots(waypoints: Sequence[int], epochs: int, name: str = "waypoints") -> tuple[int, ...]:
-    """The epochs that a convexified trajectory passes through: (0, *waypoints, K).
+    """Return the epochs that a convexified trajectory passes through: (0, *waypoints, K).
 
     Args:
         waypoints: Epochs strictly between 0 and K, ascending.
         epochs: K.
-        name: What to call the waypoints in a refusal.
+        name: The setting that holds the waypoints, for errors.
 
     Raises:
-        ValueError: The waypoints are not that.
+        ValueError: Other waypoints.
 
     >>> knots((6, 25), 50)
     (0, 6, 25, 50)
     """
-    found = (0, *waypoints, epochs)
-    if not ascends(found):
+    passed = (0, *waypoints, epochs)
+    if not ascends(passed):
         between = f"epochs strictly between 0 and {epochs}, the experts' last, in rising order"
         raise ValueError(f"{name} {[*waypoints]} do not fit; give {between}")
-    return found
+    return passed
 
 
-@dataclass(frozen=True, eq=False)
 class Convexified:
     """A `TrajectorySource` of convexified trajectories.
 
@@ -65,89 +55,62 @@ class Convexified:
     Args:
         source: The experts; a convexified buffer brings its own epochs.
         waypoints: Epochs beside the first and the last that the trajectory passes through.
-        continuous: Draw start epochs from the reals; else from the whole numbers.
+        continuous: Draw start epochs from the reals; otherwise from the whole numbers.
+
+    Attributes:
+        kept: The epochs at which the trajectory is the expert's own: (0, *waypoints, K).
 
     Raises:
-        ValueError: The waypoints are not between the first and the last epoch, or differ from those
-            of a convexified source.
+        ValueError: The waypoints are not between the first and the last epoch, or differ from those of a convexified
+            source.
 
     Reference:
         Zhong et al., arXiv 2406.19827, Eq. 8-10; the waypoints are of its section 5.1.
 
     Differs:
-        The paper says of its waypoints only that they are inserted; here each leg between two of them
-        is a line of its own, with its own beta. A segment's end never needs to be clamped to K, since
-        a window that reaches beyond is refused.
+        The paper only says that its waypoints are inserted; here each leg between two of them is a line of its own,
+        with its own beta. A segment's end is never clamped to K, because a window that reaches beyond is refused.
     """
 
-    source: TrajectorySource
-    waypoints: tuple[int, ...] = ()
-    continuous: bool = True
-    _betas: dict[int, tuple[Tensor, ...]] = field(default_factory=dict, init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        asked, stored = tuple(self.waypoints), self.source.kept
-        if stored is None:
-            knots(asked, self.source.epochs)
-        elif asked in {(), stored[1:-1]}:
-            asked = stored[1:-1]
-        else:
+    def __init__(self, source: TrajectorySource, waypoints: Sequence[int] = (), continuous: bool = True) -> None:
+        asked, stored = tuple(waypoints), source.kept
+        if stored is not None and asked not in {(), stored[1:-1]}:
             remedy = "leave the waypoints out, or convexify the full buffer with them"
             raise ValueError(f"waypoints {asked} are not {stored[1:-1]}, those of the convexified buffer; {remedy}")
-        object.__setattr__(self, "waypoints", asked)
-
-    @property
-    def epochs(self) -> int:
-        """The epoch of every expert's last snapshot, K."""
-        return self.source.epochs
-
-    @property
-    def parameters(self) -> int:
-        """The number of parameters, P."""
-        return self.source.parameters
-
-    @property
-    def layout(self) -> Layout:
-        """Where each parameter tensor lies in theta (P,)."""
-        return self.source.layout
-
-    @property
-    def experts(self) -> Sequence[int]:
-        """The experts' numbers, ascending."""
-        return self.source.experts
-
-    @property
-    def kept(self) -> tuple[int, ...]:
-        """The epochs where the trajectory is the expert's own: (0, *waypoints, K)."""
-        return (0, *self.waypoints, self.epochs)
+        self.source, self.continuous = source, continuous
+        self.epochs, self.parameters, self.layout = source.epochs, source.parameters, source.layout
+        self.experts = source.experts
+        self.kept = stored or knots(asked, source.epochs)
+        self.waypoints = self.kept[1:-1]
+        self._betas: dict[int, tuple[Tensor, ...]] = {}
 
     def snapshot(self, expert: int, epoch: int) -> Tensor:
-        """The trajectory's point (P,) at a whole epoch."""
+        """Return the trajectory's point (P,) at a whole epoch."""
         return self.point(expert, epoch)
 
     def running_stats(self, expert: int, epoch: float) -> Tensor:
-        """An expert's BatchNorm running statistics (Q,) at an epoch of `kept`; empty where there are none.
+        """Return an expert's BatchNorm running statistics (Q,) at an epoch of `kept`; empty if there are none.
 
         Raises:
-            ValueError: There are some, and the epoch is between those kept: a point between two networks has other
-                statistics than a mixture of theirs.
+            ValueError: There are some, and the epoch is between those of `kept`: a point between two networks has
+                other statistics than a mixture of theirs.
         """
         if epoch in self.kept:
             return self.source.running_stats(expert, epoch)
         if not len(none := self.source.running_stats(expert, 0)):
             return none
-        shown = ", ".join(map(str, self.kept))
+        epochs = ", ".join(map(str, self.kept))
         raise ValueError(
-            f"a convexified trajectory has running statistics for batch norm at the epochs {shown} alone, not at "
+            f"a convexified trajectory has running statistics for batch norm at the epochs {epochs} alone, not at "
             f"{epoch:g}; use a network with instance or group norm, such as ConvNet or ResNet18"
         )
 
     def norms(self, expert: int) -> Tensor:
-        """How far each parameter tensor went in each epoch of the training, (K+1, L): the source's."""
+        """Return how far each parameter tensor went in each epoch, (K+1, L): the source's."""
         return self.source.norms(expert)
 
     def point(self, expert: int, c: float) -> Tensor:
-        """The trajectory's point (P,) at epoch c, whole or not, in the dtype of the source.
+        """Return the trajectory's point (P,) at epoch c, whole or not, in the dtype of the source.
 
         At the epochs of `kept` it is the source's snapshot, bit by bit.
 
@@ -187,7 +150,7 @@ class Convexified:
         return Segment(start, target, c, torch.stack([start, *inside])[1:] if between else None, expert)
 
     def _draw(self, window: tuple[float, float], span: int, rng: torch.Generator) -> tuple[int, float]:
-        """Uniform over the experts and over the reals, or the whole numbers, of the closed window."""
+        """Draw uniformly over the experts and over the reals, or the whole numbers, of the closed window."""
         if not self.continuous:
             position, t = draw(window, span, len(self.experts), self.epochs, rng)
             return self.experts[position], float(t)
@@ -199,10 +162,9 @@ class Convexified:
 
 
 def betas(norms: Tensor) -> Tensor:
-    """Where a leg of G epochs is after each of them, as a share of its length.
+    """Return the position on a leg of G epochs after each of them, as a share of its length.
 
-    beta(t) = sum_{s<=t} norms_s / sum_{s<=G} norms_s for each parameter tensor; t / G for one that did
-    not move.
+    beta(t) = sum_{s<=t} norms_s / sum_{s<=G} norms_s for each parameter tensor; t / G for one that did not move.
 
     Args:
         norms: How far each parameter tensor went in each epoch of the leg, (G, L).
@@ -222,8 +184,8 @@ def betas(norms: Tensor) -> Tensor:
     return torch.where(gone[-1] > 0, gone / gone[-1].where(gone[-1] > 0, 1), even)
 
 
-class Shrunk(NamedTuple):
-    """What convexifying a buffer gave: the epochs kept, and the expert files' bytes before and after."""
+class Convexification(NamedTuple):
+    """The result of `convexify`: the stored epochs, and the bytes of the expert files before and after."""
 
     experts: int
     kept: tuple[int, ...]
@@ -231,15 +193,15 @@ class Shrunk(NamedTuple):
     after: int
 
 
-def convexify(full: AnyPath, folder: AnyPath, waypoints: Sequence[int] = ()) -> Shrunk:
-    """Write the convexified form of a buffer; again, it goes on where it was stopped.
+def convexify(full: AnyPath, folder: AnyPath, waypoints: Sequence[int] = ()) -> Convexification:
+    """Write the convexified form of a buffer; a second call continues where the first was stopped.
 
     The files are those that training the same experts with ``experts.kept`` writes.
 
     Args:
         full: A buffer of all snapshots.
-        folder: Where to.
-        waypoints: Epochs beside the first and the last whose snapshots are kept, ascending.
+        folder: The new buffer's.
+        waypoints: Epochs beside the first and the last whose snapshots are stored, ascending.
 
     Raises:
         ValueError: ``full`` is convexified already, broken or no buffer, ``folder`` holds another
@@ -249,8 +211,8 @@ def convexify(full: AnyPath, folder: AnyPath, waypoints: Sequence[int] = ()) -> 
         raise ValueError(f"{folder} is the buffer to convexify; write to another folder")
     source = ArrowBuffer(full)
     if source.kept is not None:
-        shown = ", ".join(map(str, source.kept))
-        raise ValueError(f"{full} is convexified already, it keeps epochs {shown}; give a full buffer")
+        epochs = ", ".join(map(str, source.kept))
+        raise ValueError(f"{full} is convexified already, it keeps epochs {epochs}; give a full buffer")
     kept = knots(waypoints, source.epochs)
     spec = dataclasses.replace(source.spec, kept=kept, recipe=source.spec.recipe | {"kept": [*waypoints]})
     if problems := verify(full):
@@ -265,4 +227,4 @@ def convexify(full: AnyPath, folder: AnyPath, waypoints: Sequence[int] = ()) -> 
             write_expert(folder, spec, expert, source.part(expert, kept))
     refresh_manifest(folder)
     before, after = (sum(expert_path(f, e).stat().st_size for e in source.experts) for f in (full, folder))
-    return Shrunk(len(source.experts), kept, before, after)
+    return Convexification(len(source.experts), kept, before, after)

@@ -1,25 +1,27 @@
-"""What is said of a buffer."""
+"""Descriptions of buffers for users."""
 
 import math
 import os
 from statistics import mean, pstdev
 from typing import Any
 
-from raydd.buffer.arrow_buffer import ArrowBuffer, expert_path
+from raydd.buffer.arrow_buffer import ArrowBuffer
+from raydd.buffer.expert_file import expert_path
 from raydd.buffer.manifest import read_manifest
-from raydd.buffer.mirror import MANIFEST, fetch, is_uri
+from raydd.buffer.mirror import MANIFEST, fetch
 from raydd.io.files import AnyPath
+from raydd.io.filesystem import is_uri
 
-NAMED = ("dataset", "fingerprint", "network", "channels", "size", "classes", "recipe", "seed", "storage")
+FIELDS = ("dataset", "fingerprint", "network", "channels", "size", "classes", "recipe", "seed", "storage")
 
 
 def describe(folder: AnyPath) -> dict[str, Any]:
-    """A buffer in JSON-able words; accuracies are fractions, their std that over the experts (ddof 0)."""
+    """Describe a buffer in JSON values; accuracies are fractions, their std is over the experts (ddof 0)."""
     buffer = ArrowBuffer(folder)
     spreads = [{"mean": float(a.mean()), "std": float(a.std(correction=0))} for a in buffer.accuracy.T]
     first, last = (None if math.isnan(spreads[t]["mean"]) else spreads[t] for t in (0, -1))
     return {
-        **{name: getattr(buffer.spec, name) for name in NAMED},
+        **{name: getattr(buffer.spec, name) for name in FIELDS},
         "preprocessing": buffer.spec.preprocessing.get("kind"),
         "experts": len(buffer.experts),
         "epochs": buffer.epochs,
@@ -32,7 +34,7 @@ def describe(folder: AnyPath) -> dict[str, Any]:
 
 
 def summary(uri: str) -> dict[str, Any]:
-    """A buffer in a store in JSON-able words, of its manifest alone: no expert is fetched.
+    """Describe a buffer in a store in JSON values, from its manifest alone; no expert is fetched.
 
     Raises:
         ValueError: There is no buffer.
@@ -41,13 +43,13 @@ def summary(uri: str) -> dict[str, Any]:
     spec, entries = read_manifest(fetch(uri, (MANIFEST,)))
     last = [entry["accuracy"] for entry in entries.values() if entry["accuracy"] is not None]
     return {
-        **{name: getattr(spec, name) for name in NAMED},
+        **{name: getattr(spec, name) for name in FIELDS},
         "experts": len(entries),
         "bytes": sum(entry["bytes"] for entry in entries.values()),
         "accuracy": {"first": None, "last": {"mean": mean(last), "std": pstdev(last)} if last else None},
     }
 
 
-def describe_place(place: AnyPath) -> dict[str, Any]:
-    """A buffer in JSON-able words; of one in a store what its manifest says, so that nothing is fetched."""
-    return summary(os.fspath(place)) if is_uri(place) else describe(place)
+def describe_location(location: AnyPath) -> dict[str, Any]:
+    """Describe a buffer in a folder, or at a URI from its manifest alone."""
+    return summary(os.fspath(location)) if is_uri(location) else describe(location)

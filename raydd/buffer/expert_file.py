@@ -1,7 +1,7 @@
-"""What is kept of one trained expert: all its snapshots, or those of a convexified trajectory.
+"""The file of one trained expert: all its snapshots, or those of a convexified trajectory.
 
 Shapes: `E` experts, `P` parameters, `Q` running statistics, `L` parameter tensors, `K` the last epoch,
-`T` rows of a file (all epochs, or those kept), `G` the most epochs between two rows.
+`T` rows of a file (all epochs, or those that it stores), `G` the most epochs between two rows.
 """
 
 import json
@@ -27,30 +27,29 @@ _CHECKSUM = re.compile(r"[0-9a-f]{64}")
 
 
 def expert_path(folder: AnyPath, index: int) -> Path:
-    """The file of expert ``index``."""
+    """Return the file of expert ``index``."""
     return Path(folder) / f"expert-{index:05d}.arrow"
 
 
 def expert_numbers(names: Iterable[str]) -> list[int]:
-    """The numbers of the experts among file names, ascending."""
-    matches = map(_FILE.fullmatch, names)
-    return sorted(int(match[1]) for match in matches if match)
+    """Return the numbers of the experts among file names, ascending."""
+    return sorted(int(match[1]) for match in map(_FILE.fullmatch, names) if match)
 
 
 @dataclass(frozen=True, eq=False)
 class ExpertTrajectory:
-    """All that is kept of one trained expert.
+    """One trained expert as a buffer stores it.
 
     Attributes:
-        theta: Parameters at the end of each kept epoch, (T, P), float32.
+        theta: Parameters at the end of each stored epoch, (T, P), float32.
         buffers: BatchNorm's running statistics there, (T, Q), float32; None or Q = 0 without.
-        epochs: The epoch of each row, (T,): 0, 1, ..., K, or those that a convexified trajectory keeps.
+        epochs: The epoch of each row, (T,): 0, 1, ..., K, or those of a convexified trajectory.
         accuracy: Validation accuracy of each row, a fraction, (T,); NaN where not measured.
         train_loss: Mean training loss of the epoch that ended there, (T,); NaN where not measured.
-        norms: How far each parameter tensor went in each epoch, (K+1, L), float64, when ``epochs`` are
-            those of a convexified trajectory; None when they are all there.
-        rounding: What rounding did to each snapshot of a buffer that stores less than float32, (T, 2),
-            float64, see `raydd.buffer.precision.narrowed`; None measures it when it is written.
+        norms: How far each parameter tensor went in each epoch, (K+1, L), float64, if ``epochs`` are those of a
+            convexified trajectory; None if they are all there.
+        rounding: The errors of rounding each snapshot of a buffer that stores less than float32, (T, 2), float64,
+            see `raydd.buffer.precision.narrowed`; None measures them on writing.
     """
 
     theta: Tensor
@@ -62,31 +61,47 @@ class ExpertTrajectory:
     rounding: Array | None = None
 
     def columns(self, layout: Layout) -> dict[str, Array]:
-        """The trajectory as arrays of T rows, by column name.
-
-        ``step_norm`` (T, L) is how far each parameter tensor went since the row before, summed over the
-        epochs between. With ``norms`` there is a column ``leg`` too; see `pack_legs`.
-
-        Args:
-            layout: Of theta; gives ``step_norm`` its columns.
-        """
+        """Return the trajectory as arrays of T rows by column name; ``layout`` is theta's."""
         theta = self.theta.detach().cpu().contiguous().numpy()
-        columns = {
-            "theta": theta,
-            "epoch": np.asarray(self.epochs, np.int32),
-            "accuracy": np.asarray(self.accuracy, np.float64),
-            "train_loss": np.asarray(self.train_loss, np.float64),
-            "step_norm": step_norms(theta, layout) if self.norms is None else sums(self.norms, self.epochs),
-        }
+        convexified = self.norms is not None
+        norms = step_norms(theta, layout) if self.norms is None else self.norms
+        columns = expert_columns(theta, self.epochs, (self.accuracy, self.train_loss), norms, convexified)
         if self.buffers is not None and self.buffers.shape[-1]:
             columns["buffers"] = self.buffers.detach().cpu().contiguous().numpy()
-        if self.norms is not None:
-            columns["leg"] = pack_legs(self.norms, self.epochs)
         return columns
 
 
+def expert_columns(
+    theta: Array,
+    epochs: Sequence[int],
+    scores: tuple[Sequence[float], Sequence[float]],
+    norms: Array,
+    convexified: bool,
+) -> dict[str, Array]:
+    """Return an expert's columns without running statistics and rounding.
+
+    ``step_norm`` (T, L) is how far each parameter tensor went since the row before, summed over the epochs between.
+    A convexified trajectory has a column ``leg`` too; see `pack_legs`.
+
+    Args:
+        theta: The snapshots (T, P).
+        epochs: Of the snapshots, (T,).
+        scores: Their accuracies and training losses, each (T,).
+        norms: How far each parameter tensor went in each epoch, (K+1, L).
+        convexified: Whether the snapshots are those of a convexified trajectory.
+    """
+    columns = {
+        "theta": theta,
+        "epoch": np.asarray(epochs, np.int32),
+        "accuracy": np.asarray(scores[0], np.float64),
+        "train_loss": np.asarray(scores[1], np.float64),
+        "step_norm": sums(norms, epochs) if convexified else norms,
+    }
+    return columns | {"leg": pack_legs(norms, epochs)} if convexified else columns
+
+
 def step_norm(before: Array, after: Array, layout: Layout) -> Array:
-    """How far each parameter tensor is from one theta (P,) to another: (L,), float64.
+    """Return the distance of each parameter tensor between one theta (P,) and another: (L,), float64.
 
     NumPy sums on one thread, so the result does not depend on how many a worker was given.
     """
@@ -95,7 +110,7 @@ def step_norm(before: Array, after: Array, layout: Layout) -> Array:
 
 
 def step_norms(theta: Array, layout: Layout) -> Array:
-    """How far each parameter tensor went since the snapshot before: (T, L) of (T, P), float64.
+    """Return how far each parameter tensor went since the snapshot before: (T, L) of (T, P), float64.
 
     ``norms[t, l] = ||theta_t[l] - theta_{t-1}[l]||_2``; row 0 is zero.
     """
@@ -106,11 +121,11 @@ def step_norms(theta: Array, layout: Layout) -> Array:
 
 
 def sums(norms: Array, kept: Sequence[int]) -> Array:
-    """How far each tensor went between neighbouring kept epochs: (T, L) of the norms of all epochs (K+1, L)."""
-    found = np.zeros((len(kept), norms.shape[1]))
+    """Return how far each tensor went between neighbouring stored epochs: (T, L) of all epochs' (K+1, L)."""
+    summed = np.zeros((len(kept), norms.shape[1]))
     for r, (before, after) in enumerate(pairwise(kept), start=1):
-        found[r] = norms[before + 1 : after + 1].sum(axis=0)
-    return found
+        summed[r] = norms[before + 1 : after + 1].sum(axis=0)
+    return summed
 
 
 def _gap(kept: Sequence[int]) -> int:
@@ -118,7 +133,7 @@ def _gap(kept: Sequence[int]) -> int:
 
 
 def pack_legs(norms: Array, kept: Sequence[int]) -> Array:
-    """The norms of all epochs as a column with a row a kept epoch: (T, G L) of (K+1, L), float64.
+    """Return the norms of all epochs as a column with a row per stored epoch: (T, G L) of (K+1, L), float64.
 
     Row r holds the norms of epochs ``kept[r-1] + 1`` to ``kept[r]``, then zeros; row 0 is zero.
     """
@@ -129,32 +144,32 @@ def pack_legs(norms: Array, kept: Sequence[int]) -> Array:
 
 
 def unpack_legs(legs: Array, kept: Sequence[int]) -> Array:
-    """What `pack_legs` was given: (K+1, L) of (T, G L)."""
+    """Undo `pack_legs`: (K+1, L) of (T, G L)."""
     rows = legs.reshape(len(kept), _gap(kept), -1)
     inside = [rows[r, : after - before] for r, (before, after) in enumerate(pairwise(kept), start=1)]
     return np.concatenate([np.zeros((1, rows.shape[2])), *inside])
 
 
 def misfit(columns: Columns, spec: BufferSpec) -> str | None:
-    """How columns differ from those of a trajectory of this spec, or None."""
+    """Return how columns differ from those of a trajectory of this spec, or None."""
     rows = len(columns["theta"]) if "theta" in columns else 0
     wanted: dict[str, tuple[str, tuple[int, ...]]] = {
-        "theta": (STORAGES[spec.storage].dtype, (rows, sum(slot.numel for slot in spec.layout))),
+        "theta": (STORAGES[spec.storage].dtype, (rows, spec.parameters)),
         "epoch": ("int32", (rows,)),
         "accuracy": ("float64", (rows,)),
         "train_loss": ("float64", (rows,)),
         "step_norm": ("float64", (rows, len(spec.layout))),
     }
     if spec.buffer_layout:
-        wanted["buffers"] = ("float32", (rows, sum(slot.numel for slot in spec.buffer_layout)))
+        wanted["buffers"] = ("float32", (rows, spec.statistics))
     if spec.kept is not None:
         wanted["leg"] = ("float64", (rows, _gap(spec.kept) * len(spec.layout)))
     if spec.storage != FULL:
         wanted["rounding"] = ("float64", (rows, 2))
-    found = {name: (str(array.dtype), array.shape) for name, array in columns.items()}
-    for name in {**wanted, **found}:
-        if found.get(name) != wanted.get(name):
-            return f"column {name} is {found.get(name)} instead of {wanted.get(name)}"
+    actual = {name: (str(array.dtype), array.shape) for name, array in columns.items()}
+    for name in {**wanted, **actual}:
+        if actual.get(name) != wanted.get(name):
+            return f"column {name} is {actual.get(name)} instead of {wanted.get(name)}"
     epochs = columns["epoch"].tolist()
     if spec.kept is not None:
         return None if epochs == [*spec.kept] else f"epochs are {epochs} instead of {[*spec.kept]}"
@@ -162,7 +177,7 @@ def misfit(columns: Columns, spec: BufferSpec) -> str | None:
 
 
 def not_finite(columns: Columns) -> str | None:
-    """Where a trajectory's columns first hold an infinity or a NaN that should be a number, or None."""
+    """Return where a trajectory's columns first hold an infinity or a NaN instead of a number, or None."""
     for name in ("theta", "buffers", "step_norm", "leg"):
         for epoch, row in zip(columns["epoch"], columns.get(name, ()), strict=False):
             if not np.isfinite(row).all():
@@ -198,11 +213,7 @@ def write_expert(folder: AnyPath, spec: BufferSpec, index: int, trajectory: Expe
 
 
 def check_finite(index: int, columns: Columns) -> None:
-    """Refuse an expert that diverged.
-
-    Raises:
-        ValueError: A column holds an infinity or a NaN that should be a number.
-    """
+    """Refuse an expert that diverged: a column holds an infinity or a NaN."""
     if what := not_finite(columns):
         raise ValueError(f"expert {index} diverged: {what}; lower the experts' learning rate")
 
@@ -210,11 +221,7 @@ def check_finite(index: int, columns: Columns) -> None:
 def write_columns(
     folder: AnyPath, spec: BufferSpec, index: int, columns: Columns, release: Callable[[], None] = lambda: None
 ) -> Path:
-    """Write one expert's columns as they are to be stored; ``release`` is that of `raydd.io.files.write_arrow`.
-
-    Raises:
-        ValueError: They are not those of the spec.
-    """
+    """Write one expert's columns in their stored form, and refuse those of another spec; see `write_arrow`."""
     if what := misfit(columns, spec):
         raise ValueError(f"expert {index} does not fit its buffer: {what}; use the network of the spec")
     metadata = {"expert": str(index), "checksum": checksum(columns, release), "spec": _identity(spec)}
@@ -228,7 +235,7 @@ def open_expert(path: Path, index: int, spec: BufferSpec, remedy: str) -> ArrowT
         path: The file.
         index: The expert's number.
         spec: The buffer's.
-        remedy: What to do about a file that is not as it should be.
+        remedy: What to do about a wrong file, for errors.
 
     Raises:
         ValueError: The file is missing, cut short, corrupted, or of another expert or buffer.
@@ -245,20 +252,20 @@ def open_expert(path: Path, index: int, spec: BufferSpec, remedy: str) -> ArrowT
 
 
 def _foreign(table: ArrowTable, index: int, spec: BufferSpec) -> str | None:
-    known = {"expert": str(index), "spec": _identity(spec)}
-    said = {key: table.metadata.get(key) for key in known}
+    """Return how a file's metadata differ from those of an expert of a buffer, or None."""
+    expert, stored = table.metadata.get("expert"), table.metadata.get("spec", "")
     if not _CHECKSUM.fullmatch(table.metadata.get("checksum", "")):
         return "it has no checksum"
-    if said["expert"] != known["expert"]:
-        return f"expert is {said['expert'] and said['expert'][:20]}"
-    if said["spec"] == known["spec"]:
+    if expert != str(index):
+        return f"expert is {expert and expert[:20]}"
+    if stored == _identity(spec):
         return None
     try:
-        return BufferSpec.from_json(parse(said["spec"] or "")).difference(spec)
+        return BufferSpec.from_json(parse(stored)).difference(spec)
     except ValueError as error:
         return f"metadata is corrupted: {error}"
 
 
 def _identity(spec: BufferSpec) -> str:
-    """What a file says of its buffer."""
+    """Return the spec as a file stores it."""
     return json.dumps(spec.to_json(), sort_keys=True)

@@ -1,4 +1,4 @@
-"""A stored expert as a classifier: what all that asks experts about images asks them through.
+"""A stored expert as a classifier of images.
 
 Shapes: `P` parameters, `Q` running statistics, `B` batch, `C H W` image, `K` classes, `F` features.
 """
@@ -14,9 +14,9 @@ from raydd.numerics.flat import FlatModel, Layout
 
 @dataclass(frozen=True, eq=False)
 class ExpertModel:
-    """A trained network at one moment of its training, in evaluation mode: batch norm takes the running statistics.
+    """A trained network after one epoch, in evaluation mode: batch norm takes the running statistics.
 
-    What it says of an image does not depend on the images beside it, so that it may be asked class by class.
+    Its output for an image does not depend on the other images of the batch.
 
     Attributes:
         model: The network.
@@ -29,20 +29,20 @@ class ExpertModel:
     statistics: Tensor
 
     def to(self, like: Tensor | torch.device) -> "ExpertModel":
-        """The same on the device, and in the dtype, of ``like``."""
+        """Return the model on the device, and in the dtype, of ``like``."""
         return replace(self, theta=self.theta.to(like), statistics=self.statistics.to(like))
 
     def logits(self, images: Tensor) -> Tensor:
-        """Logits (B, K) of preprocessed images (B, C, H, W)."""
+        """Return logits (B, K) of preprocessed images (B, C, H, W)."""
         return self.model(self.theta, images, self.statistics)
 
     def features(self, images: Tensor) -> Tensor:
-        """Flattened features (B, F) of preprocessed images (B, C, H, W) before the last layer."""
+        """Return flattened features (B, F) of preprocessed images (B, C, H, W) before the last layer."""
         return self.model.features(self.theta, images, self.statistics)
 
 
 def expert_model(model: FlatModel, source: TrajectorySource, expert: int, epoch: int) -> ExpertModel:
-    """An expert after an epoch.
+    """Return an expert after an epoch.
 
     Raises:
         ValueError: There is no such snapshot, or it has no running statistics and the network has batch norm.
@@ -52,16 +52,16 @@ def expert_model(model: FlatModel, source: TrajectorySource, expert: int, epoch:
 
 
 def statistics_of(source: TrajectorySource, layout: Layout, expert: int, epoch: float) -> Tensor:
-    """The running statistics (Q,) of an expert after an epoch; none are read where the layout has none.
+    """Return the running statistics (Q,) of an expert after an epoch; none are read if the layout has none.
 
     Raises:
         ValueError: The source has others than the network needs, or none.
     """
     wanted = sum(slot.numel for slot in layout)
-    found = source.running_stats(expert, epoch) if wanted else torch.zeros(0)
-    if found.shape != (wanted,):
+    statistics = source.running_stats(expert, epoch) if wanted else torch.zeros(0)
+    if statistics.shape != (wanted,):
         raise ValueError(
-            f"the experts hold {found.numel()} running statistics and their network's batch norm has {wanted}, so they "
-            "cannot be asked about images; train them with `raydd experts`, or import checkpoints that hold them"
+            f"the experts hold {statistics.numel()} running statistics and their network's batch norm has {wanted}, so "
+            "they cannot be asked about images; train them with `raydd experts`, or import checkpoints that hold them"
         )
-    return found
+    return statistics

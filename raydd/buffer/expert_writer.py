@@ -1,4 +1,4 @@
-"""An expert on its way into a buffer, a snapshot at a time: neither who trains nor who writes holds it whole.
+"""Write an expert into a buffer a snapshot at a time, so that no process holds the whole of it.
 
 Shapes: `P` parameters, `Q` running statistics, `L` parameter tensors, `T` rows of a file.
 """
@@ -12,27 +12,27 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from raydd.buffer.expert_file import Array, check_finite, expert_path, pack_legs, step_norm, sums, write_columns
+from raydd.buffer.expert_file import Array, check_finite, expert_columns, expert_path, step_norm, write_columns
 from raydd.buffer.precision import FULL, STORAGES, narrowed
 from raydd.buffer.spec import BufferSpec
 from raydd.io.files import AnyPath, temporary_path
 
 PIECE_BYTES = 16 << 20
-KEPT = ("norm", "buffers", "rounding")
-"""Values of a row that a spool holds until its end; theta is in its file."""
+HELD = ("norm", "buffers", "rounding")
+"""Values of a row that a writer holds until its end; theta is in its file."""
 
 
 class Row(NamedTuple):
-    """What a buffer keeps of one epoch.
+    """The values of one epoch in a buffer.
 
     Attributes:
         epoch: The epoch.
         accuracy: On the validation split, a fraction; NaN where there is none.
         train_loss: Of the epoch; NaN where not measured.
         norm: How far each parameter tensor went in the epoch, (L,), float64.
-        theta: The snapshot (P,) as it is stored, or its first values; None where the buffer keeps none.
-        buffers: Running statistics (Q,), float32, with a snapshot that is kept.
-        rounding: What rounding did to the snapshot, (2,), float64, where less than float32 is stored.
+        theta: The snapshot (P,) in its stored format, or its first values; None if the buffer stores none.
+        buffers: Running statistics (Q,), float32, of a stored snapshot.
+        rounding: The errors of rounding the snapshot, (2,), float64, if less than float32 is stored.
     """
 
     epoch: int
@@ -45,11 +45,11 @@ class Row(NamedTuple):
 
 
 Piece = Row | Array
-"""A row with the first values of its theta, or some that follow."""
+"""A row with the first values of its theta, or some of the following values."""
 
 
 class Rows:
-    """Makes rows of an expert's snapshots, and holds no more of them than the one before, for the norms.
+    """Makes rows of an expert's snapshots, and holds only the last one, for the norms.
 
     Args:
         spec: The buffer's.
@@ -61,7 +61,7 @@ class Rows:
         self._before: Array | None = None
 
     def row(self, theta: Tensor, buffers: Tensor, epoch: int, accuracy: float, train_loss: float) -> Row:
-        """The row of the next epoch.
+        """Return the row of the next epoch.
 
         Args:
             theta: Parameters (P,), float32, on the CPU; kept until the next call.
@@ -76,12 +76,11 @@ class Rows:
         now, spec = theta.detach().numpy(), self._spec
         norm = np.zeros(len(spec.layout)) if self._before is None else step_norm(self._before, now, spec.layout)
         self._before = now
-        kept = spec.kept is None or epoch in spec.kept
         statistics = buffers.detach().numpy()
-        found = {"theta": now[None], "buffers": statistics[None], "step_norm": norm[None]}
-        check_finite(self._index, {"epoch": np.array([epoch]), **found})
+        values = {"theta": now[None], "buffers": statistics[None], "step_norm": norm[None]}
+        check_finite(self._index, {"epoch": np.array([epoch]), **values})
         plain = Row(epoch, accuracy, train_loss, norm)
-        if not kept:
+        if spec.kept is not None and epoch not in spec.kept:
             return plain
         if spec.storage == FULL:
             return plain._replace(theta=now, buffers=statistics)
@@ -90,7 +89,7 @@ class Rows:
 
 
 def pieces(row: Row, most: int = PIECE_BYTES) -> Iterator[Piece]:
-    """A row cut so that no piece holds more than ``most`` bytes of theta; a `Spool` takes them in this order."""
+    """Cut a row into pieces of at most ``most`` bytes of theta; an `ExpertWriter` takes them in this order."""
     if row.theta is None:
         yield row
         return
@@ -100,11 +99,11 @@ def pieces(row: Row, most: int = PIECE_BYTES) -> Iterator[Piece]:
         yield row.theta[start : start + count]
 
 
-class Spool:
-    """Takes an expert's rows into a temporary file beside the expert's, which it writes from there.
+class ExpertWriter:
+    """Collects an expert's rows in a temporary file, and writes the expert's file from there.
 
-    The bytes are those that `raydd.buffer.expert_file.write_expert` gives for the whole trajectory. A killed
-    process leaves the temporary file, which `raydd.io.files.sweep` removes.
+    The file equals that of `raydd.buffer.expert_file.write_expert` for the whole trajectory. A killed process leaves
+    the temporary file, which `raydd.io.files.sweep` removes.
 
     Args:
         folder: The buffer's.
@@ -118,7 +117,7 @@ class Spool:
         self._file = self._path.open("wb", buffering=0)
         self._rows: list[Row] = []
 
-    def __enter__(self) -> "Spool":
+    def __enter__(self) -> "ExpertWriter":
         return self
 
     def __exit__(
@@ -127,12 +126,12 @@ class Spool:
         self.close()
 
     def add(self, piece: Piece) -> None:
-        """Take the next row, or more of its theta."""
+        """Add the next row, or more of its theta."""
         values = piece.theta if isinstance(piece, Row) else piece
         if isinstance(piece, Row):
-            empty = None if piece.theta is None else piece.theta[:0].copy()  # that it is kept is known, not the values
-            # Copies: what came in a message is a view of all of it, which would stay in the object store.
-            own = {name: kept.copy() for name in KEPT if (kept := getattr(piece, name)) is not None}
+            empty = None if piece.theta is None else piece.theta[:0].copy()  # tells a stored row, without its values
+            # Copies: an array of a message is a view of all of it, which would stay in the object store.
+            own = {name: value.copy() for name in HELD if (value := getattr(piece, name)) is not None}
             self._rows.append(piece._replace(theta=empty, **own))
         rest = memoryview(b"" if values is None else np.ascontiguousarray(values).view(np.uint8).data)
         while rest:  # the system may take less than it is given
@@ -148,7 +147,7 @@ class Spool:
         with self._path.open("rb") as file:
             pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         theta = np.frombuffer(pages, STORAGES[self._spec.storage].dtype)
-        columns = self._columns(theta.reshape(-1, sum(slot.numel for slot in self._spec.layout)))
+        columns = self._columns(theta.reshape(-1, self._spec.parameters))
         path = write_columns(self._folder, self._spec, self._index, columns, lambda: pages.madvise(mmap.MADV_DONTNEED))
         self.close()
         return path
@@ -159,20 +158,12 @@ class Spool:
         self._path.unlink(missing_ok=True)
 
     def _columns(self, theta: Array) -> dict[str, Array]:
-        """As `raydd.buffer.expert_file.ExpertTrajectory.columns`."""
         rows, spec = [row for row in self._rows if row.theta is not None], self._spec
-        norms, epochs = np.stack([row.norm for row in self._rows]), [row.epoch for row in rows]
-        columns = {
-            "theta": theta,
-            "epoch": np.asarray(epochs, np.int32),
-            "accuracy": np.asarray([row.accuracy for row in rows], np.float64),
-            "train_loss": np.asarray([row.train_loss for row in rows], np.float64),
-            "step_norm": norms if spec.kept is None else sums(norms, epochs),
-        }
+        scores = [row.accuracy for row in rows], [row.train_loss for row in rows]
+        norms = np.stack([row.norm for row in self._rows])
+        columns = expert_columns(theta, [row.epoch for row in rows], scores, norms, spec.kept is not None)
         if spec.buffer_layout:
             columns["buffers"] = np.stack([row.buffers for row in rows if row.buffers is not None])
-        if spec.kept is not None:
-            columns["leg"] = pack_legs(norms, epochs)
         if spec.storage != FULL:
             columns["rounding"] = np.stack([row.rounding for row in rows if row.rounding is not None])
         return columns

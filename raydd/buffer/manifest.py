@@ -1,4 +1,4 @@
-"""A trajectory buffer's manifest: what the buffer is of, and an index of its expert files."""
+"""A trajectory buffer's manifest: its spec, and an index of its expert files."""
 
 import math
 from pathlib import Path
@@ -6,10 +6,10 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from raydd.buffer.spec import SCHEMA, BufferSpec, SpecDocument
-from raydd.io.document import Document, Finite, Tree, Whole, parse, unsealed, validate, write_document
+from raydd.buffer.spec import SCHEMA, BufferSpec
+from raydd.io.bounded_file import read_bytes
+from raydd.io.document import Document, Finite, Tree, Whole, parse, validate, without_checksum, write_document
 from raydd.io.files import AnyPath, ArrowTable
-from raydd.io.regular_file import read_bytes
 
 _REMEDY = "delete it and run `raydd experts` again, which keeps the experts that are there"
 Index = dict[int, Tree]
@@ -37,7 +37,7 @@ class _Entry(Document, extra="forbid"):
 
 
 class _Manifest(Document):
-    spec: SpecDocument
+    spec: BufferSpec
     experts: tuple[_Entry, ...]
 
     @model_validator(mode="after")
@@ -53,7 +53,7 @@ def write_manifest(folder: AnyPath, spec: BufferSpec, experts: list[Tree]) -> No
 
 
 def read_manifest(folder: AnyPath) -> tuple[BufferSpec, Index]:
-    """What a buffer is of, and its index by the experts' numbers.
+    """Return a buffer's spec, and its index by the experts' numbers.
 
     Raises:
         ValueError: There is no such buffer, or its manifest is corrupted or of another version.
@@ -70,18 +70,17 @@ def read_manifest(folder: AnyPath) -> tuple[BufferSpec, Index]:
 
 
 def parse_manifest(data: bytes, name: str) -> tuple[BufferSpec, Index]:
-    """The same of a manifest's bytes.
+    """Return the spec and the index in a manifest's bytes; ``name`` is the file's, for errors.
 
     Raises:
-        ValueError: It is corrupted or of another version; ``name`` is what it is called.
+        ValueError: It is corrupted or of another version.
     """
     try:
         tree = parse(data)
         version = tree["spec"]["schema_version"] if isinstance(tree, dict) else None
         if not isinstance(version, int) or version == SCHEMA:
-            validate(_Manifest, tree)
-            spec = BufferSpec.from_json(tree["spec"])
-            unsealed(tree)
+            spec = validate(_Manifest, tree).spec
+            without_checksum(tree)
             return spec, {entry["index"]: entry for entry in tree["experts"]}
     except (ValueError, LookupError, TypeError) as error:
         raise ValueError(f"{name} is corrupted ({' '.join(str(error).split())}); {_REMEDY}") from None
@@ -89,9 +88,10 @@ def parse_manifest(data: bytes, name: str) -> tuple[BufferSpec, Index]:
 
 
 def manifest_entry(path: Path, index: int, table: ArrowTable) -> dict[str, Any]:
-    """The index's words on one expert's file; ``rounding`` only where theta is stored in less than float32.
+    """Return the index's entry of one expert's file.
 
-    It is the largest, over the snapshots, of the relative errors that `raydd.buffer.precision.narrowed` measures.
+    It has ``rounding`` if theta is stored in less than float32: the largest of the snapshots' relative errors, see
+    `raydd.buffer.precision.narrowed`.
     """
     accuracy, rounding = table.columns["accuracy"], table.columns.get("rounding")
     entry = {

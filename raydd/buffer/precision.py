@@ -1,4 +1,4 @@
-"""In which number format a buffer's files keep theta, and what that loses.
+"""The number formats of theta in a buffer's files, and their rounding errors.
 
 Shapes: `P` parameters, `T` snapshots.
 """
@@ -19,8 +19,8 @@ class Storage(NamedTuple):
     """A number format of theta's column.
 
     Attributes:
-        dtype: NumPy's name of the column's type; Arrow has no bfloat16, whose bits are kept as uint16.
-        largest: The largest number that it holds.
+        dtype: NumPy's name of the column's type; Arrow has no bfloat16, so its bits are stored as uint16.
+        largest: The largest number of the format.
         smallest: The smallest positive number of full precision; smaller ones are rounded more coarsely.
         bound: Half a unit in the last place: the largest relative error from ``smallest`` to ``largest``.
         narrow: float32 (..., P) to the column's type, rounded to nearest, ties to even.
@@ -56,19 +56,19 @@ STORAGES: dict[str, Storage] = {
 """By the name that ``experts.storage`` has.
 
 float16 keeps 11 significant bits: a relative error of at most 2^-11 (0.05 %) from 6.1e-5 to 65504, and of at most
-3e-8 in absolute terms below; what is under 3e-8 becomes zero, and what is above 65504 is refused. bfloat16 keeps 8:
+3e-8 in absolute terms below; numbers under 3e-8 become zero, and numbers above 65504 are refused. bfloat16 keeps 8:
 at most 2^-8 (0.4 %), over the whole range of float32.
 """
 
 
 def narrowed(theta: Array, storage: str, expert: int, epoch: int) -> tuple[Array, Array]:
-    """A snapshot as a file keeps it, and what the rounding did to it.
+    """Return a snapshot in its stored format, and the rounding errors.
 
     Args:
         theta: The snapshot (P,), float32, finite.
         storage: A key of `STORAGES`.
-        expert: Whose it is, for the refusal.
-        epoch: The snapshot's, for the refusal.
+        expert: The expert's number, for errors.
+        epoch: The snapshot's, for errors.
 
     Returns:
         The stored values (P,), and (2,) float64: the largest relative error of a number, |stored - theta| / |theta|

@@ -1,4 +1,4 @@
-"""Experts' paths through parameter space, and the segments of them that methods match.
+"""Experts' trajectories in parameter space, and the segments of them that methods match.
 
 Shapes: `P` parameters, `Q` running statistics, `E` experts, `T` snapshots an expert (epochs 0 to `K = T - 1`), `M` a
 segment's span in epochs, `L` parameter tensors.
@@ -6,7 +6,6 @@ segment's span in epochs, `L` parameter tensors.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import torch
@@ -17,14 +16,14 @@ from raydd.numerics.flat import Layout, Slot
 
 
 class Segment(NamedTuple):
-    """A piece of one expert's path; its tensors are the caller's own.
+    """A part of one expert's trajectory; its tensors are the caller's own.
 
     Attributes:
         start: theta_t, (P,).
         target: theta_{t+M}, (P,).
         epoch: t; whole for stored experts.
-        between: theta_{t+1} to theta_{t+M-1}, (M-1, P), or None when not asked for.
-        expert: Which expert it came from.
+        between: theta_{t+1} to theta_{t+M-1}, (M-1, P), or None.
+        expert: The expert's number.
     """
 
     start: Tensor
@@ -34,13 +33,13 @@ class Segment(NamedTuple):
     expert: int
 
     def to(self, like: Tensor) -> "Segment":
-        """The same segment on the device and in the dtype of ``like``."""
+        """Return the segment on the device and in the dtype of ``like``."""
         between = None if self.between is None else self.between.to(like)
         return self._replace(start=self.start.to(like), target=self.target.to(like), between=between)
 
 
 class TrajectorySource(Protocol):
-    """Where segments come from: a buffer on disk, tensors in memory, an object store."""
+    """A source of segments: a buffer on disk, tensors in memory, an object store."""
 
     @property
     def epochs(self) -> int:
@@ -60,16 +59,16 @@ class TrajectorySource(Protocol):
 
     @property
     def kept(self) -> tuple[int, ...] | None:
-        """The epochs whose snapshots were kept, 0 and K among them; None when all were."""
+        """The epochs whose snapshots are stored, 0 and K among them; None if all are."""
 
     def snapshot(self, expert: int, epoch: int) -> Tensor:
-        """An expert's parameters (P,) after an epoch; the caller's own."""
+        """Return an expert's parameters (P,) after an epoch; the caller's own."""
 
     def running_stats(self, expert: int, epoch: float) -> Tensor:
-        """An expert's BatchNorm running statistics (Q,) after an epoch; empty where there are none."""
+        """Return an expert's BatchNorm running statistics (Q,) after an epoch; empty if there are none."""
 
     def norms(self, expert: int) -> Tensor:
-        """How far each parameter tensor went in each epoch of the training, (K+1, L), float64; row 0 is zero."""
+        """Return how far each parameter tensor went in each epoch, (K+1, L), float64; row 0 is zero."""
 
     def segment(
         self, window: tuple[float, float], span: int, rng: torch.Generator, *, between: bool = False
@@ -80,7 +79,7 @@ class TrajectorySource(Protocol):
             window: The closed range (low, high) of start epochs.
             span: M, in epochs.
             rng: A CPU generator.
-            between: Whether the snapshots strictly inside the segment are wanted.
+            between: Whether to return the snapshots strictly inside the segment.
         """
 
 
@@ -103,29 +102,28 @@ def check_window(window: tuple[float, float], span: int, epochs: int, *, whole: 
 end the window at 18 or earlier, or train longer experts
     """
     low, high = window
-    shown = f"window ({low:g}, {high:g})"
+    name = f"window ({low:g}, {high:g})"
     if span < 1:
         raise ValueError(f"a span of {span} epochs is too short; use at least 1")
     if span > epochs:
         remedy = f"use a span of at most {epochs}, or train longer experts"
         raise ValueError(f"a span of {span} epochs is longer than the experts' {epochs}; {remedy}")
     if not 0 <= low <= high or (whole and math.ceil(low) > math.floor(high)):
-        raise ValueError(f"{shown} holds no epoch; use 0 <= low <= high, for example (0, {epochs - span})")
+        raise ValueError(f"{name} holds no epoch; use 0 <= low <= high, for example (0, {epochs - span})")
     if high + span > epochs:
         remedy = f"end the window at {epochs - span} or earlier, or train longer experts"
         needs = f"needs experts of {high + span:g} epochs but they have {epochs}"
-        raise ValueError(f"{shown} with a span of {span} epochs {needs}; {remedy}")
+        raise ValueError(f"{name} with a span of {span} epochs {needs}; {remedy}")
 
 
 def draw(window: tuple[float, float], span: int, experts: int, epochs: int, rng: torch.Generator) -> tuple[int, int]:
-    """Which expert (0 to E-1) and start epoch: uniform over both, the window closed at both ends."""
+    """Draw an expert (0 to E-1) and a start epoch, uniformly; the window is closed at both ends."""
     check_window(window, span, epochs)
     low, high = math.ceil(window[0]), math.floor(window[1])
     expert = int(torch.randint(experts, (), generator=rng))
     return expert, int(torch.randint(low, high + 1, (), generator=rng))
 
 
-@dataclass(frozen=True, eq=False)
 class InMemory:
     """A `TrajectorySource` over tensors.
 
@@ -138,49 +136,29 @@ class InMemory:
         ValueError: There are none, they differ in shape, or the layout is of another P.
     """
 
-    trajectories: Sequence[Tensor]
-    layout: Layout = ()
-    statistics: Sequence[Tensor] = ()
+    kept = None  # all snapshots are there
 
-    def __post_init__(self) -> None:
-        shapes = sorted({tuple(trajectory.shape) for trajectory in self.trajectories})
+    def __init__(self, trajectories: Sequence[Tensor], layout: Layout = (), statistics: Sequence[Tensor] = ()) -> None:
+        shapes = sorted({tuple(trajectory.shape) for trajectory in trajectories})
         if len(shapes) != 1 or len(shapes[0]) != 2 or shapes[0][0] < 1:
             raise ValueError(f"trajectories have shapes {shapes}; give at least one, all of one (T, P)")
-        if not self.layout:
-            object.__setattr__(self, "layout", (Slot("theta", (self.parameters,), 0),))
-        elif (total := sum(slot.numel for slot in self.layout)) != self.parameters:
+        self.trajectories, self.statistics = trajectories, statistics
+        self.epochs, self.parameters = shapes[0][0] - 1, shapes[0][1]
+        self.experts: Sequence[int] = range(len(trajectories))
+        self.layout: Layout = layout or (Slot("theta", (self.parameters,), 0),)
+        if (total := sum(slot.numel for slot in self.layout)) != self.parameters:
             raise ValueError(f"the layout has {total} parameters but the trajectories {self.parameters}; give theirs")
 
-    @property
-    def epochs(self) -> int:
-        """The epoch of every expert's last snapshot, K."""
-        return self.trajectories[0].shape[0] - 1
-
-    @property
-    def parameters(self) -> int:
-        """The number of parameters, P."""
-        return self.trajectories[0].shape[1]
-
-    @property
-    def experts(self) -> Sequence[int]:
-        """The experts' numbers: 0 to E-1."""
-        return range(len(self.trajectories))
-
-    @property
-    def kept(self) -> tuple[int, ...] | None:
-        """None: all snapshots are there."""
-        return None
-
     def snapshot(self, expert: int, epoch: int) -> Tensor:
-        """An expert's parameters (P,) after an epoch."""
+        """Return an expert's parameters (P,) after an epoch."""
         return self.trajectories[expert][epoch].detach().clone()
 
     def running_stats(self, expert: int, epoch: float) -> Tensor:
-        """An expert's BatchNorm running statistics (Q,) after an epoch; empty where there are none."""
+        """Return an expert's BatchNorm running statistics (Q,) after an epoch; empty if there are none."""
         return self.statistics[expert][int(epoch)].detach().clone() if self.statistics else torch.zeros(0)
 
     def norms(self, expert: int) -> Tensor:
-        """How far each parameter tensor went in each epoch, (K+1, L); see `step_norms`."""
+        """Return how far each parameter tensor went in each epoch, (K+1, L); see `step_norms`."""
         return torch.from_numpy(step_norms(self.trajectories[expert].detach().cpu().numpy(), self.layout))
 
     def segment(

@@ -1,68 +1,49 @@
-"""What a trajectory buffer is of."""
+"""The settings that identify a trajectory buffer."""
 
 import dataclasses
 import json
 import math
 import reprlib
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+from torch import nn
 
 from raydd.buffer.precision import FULL, STORAGES
-from raydd.io.document import Document, Whole, validate
-from raydd.numerics.flat import Layout, Slot
+from raydd.data.workspace import Workspace
+from raydd.io.document import Tree, Whole, validate
+from raydd.numerics.flat import Layout, layout_of, running_statistics
 
-SCHEMA = 1
+SCHEMA: Literal[1] = 1
 _MOST_PARAMETERS = 2**40
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 120
 
 
-_Side = Annotated[int, Field(gt=0, lt=2**31)]
-_Layout = tuple[tuple[str, tuple[_Side, ...], Whole], ...]
+Side = Annotated[int, Field(gt=0, lt=2**31)]
 
 
-class SpecDocument(Document, extra="forbid"):
-    """A `BufferSpec` as files say it."""
-
-    dataset: str
-    fingerprint: str
-    preprocessing_hash: str
-    preprocessing: dict[str, Any]
-    network: str
-    channels: _Side
-    size: _Side
-    classes: _Side
-    layout: _Layout
-    buffer_layout: _Layout
-    recipe: dict[str, Any]
-    seed: int
-    schema_version: Literal[1]
-    kept: tuple[Whole, ...] | None = None
-    storage: str = FULL
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
 class BufferSpec:
-    """What a buffer is of: two buffers with equal specs hold the same experts, however many.
+    """What a buffer is of. Buffers with equal specs hold the same experts, however many.
 
     Attributes:
         dataset: Its name or path.
         fingerprint: Of the data set's stored bytes.
         preprocessing_hash: Of the preprocessing object.
-        preprocessing: The preprocessing's JSON-able metadata, its ``kind`` among it.
+        preprocessing: The preprocessing's metadata, with its ``kind``.
         network: Its name.
         channels: Of an image.
         size: Of an image, in pixels.
-        classes: How many.
+        classes: Their number.
         layout: Where each parameter lies in theta (P,).
         buffer_layout: Where each running statistic lies in the vector (Q,); empty without BatchNorm.
         recipe: The experts' hyper-parameters, JSON-able.
         seed: Of the run.
         schema_version: Of the files.
-        kept: The epochs whose snapshots are kept of a convexified trajectory, from 0 to K; None keeps all.
+        kept: The epochs of a convexified trajectory whose snapshots are stored, from 0 to K; None stores all.
         storage: The number format of theta in the files, a key of `STORAGES`.
     """
 
@@ -71,15 +52,15 @@ class BufferSpec:
     preprocessing_hash: str
     preprocessing: dict[str, Any]
     network: str
-    channels: int
-    size: int
-    classes: int
+    channels: Side
+    size: Side
+    classes: Side
     layout: Layout
     buffer_layout: Layout
     recipe: dict[str, Any]
     seed: int
-    schema_version: int = SCHEMA
-    kept: tuple[int, ...] | None = None
+    schema_version: Literal[1] = SCHEMA
+    kept: tuple[Whole, ...] | None = None
     storage: str = FULL
 
     def __post_init__(self) -> None:
@@ -90,31 +71,57 @@ class BufferSpec:
         for layout in (self.layout, self.buffer_layout):
             _check_layout(layout)
 
+    @property
+    def parameters(self) -> int:
+        """The number of parameters, P."""
+        return sum(slot.numel for slot in self.layout)
+
+    @property
+    def statistics(self) -> int:
+        """The number of running statistics, Q."""
+        return sum(slot.numel for slot in self.buffer_layout)
+
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values; ``kept`` and ``storage`` only where they are set, since older files never had them."""
+        """Return plain JSON values; ``kept`` and ``storage`` only if they are set, since older files never had them."""
         values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self), allow_nan=False))
-        usual = {"kept": None, "storage": FULL}
-        return {key: value for key, value in values.items() if key not in usual or value != usual[key]}
+        defaults = {"kept": None, "storage": FULL}
+        return {key: value for key, value in values.items() if key not in defaults or value != defaults[key]}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "BufferSpec":
-        """From `to_json`'s.
-
-        Raises:
-            ValueError: They are not the values of a spec.
-        """
-        found = dict(validate(SpecDocument, values))
-        for key in ("layout", "buffer_layout"):
-            found[key] = tuple(Slot(*slot) for slot in found[key])
-        return cls(**found)
+        """Return the spec of the values of `to_json`; refuse other values."""
+        return validate(cls, values)
 
     def difference(self, other: "BufferSpec") -> str | None:
-        """The first field that differs, with both values, or None."""
+        """Return the first field that differs, with both values, or None."""
         mine, theirs = _leaves(self.to_json()), _leaves(other.to_json())
         for name in [*mine, *(name for name in theirs if name not in mine)]:
             if mine.get(name) != theirs.get(name):
                 return f"{name} is {_SHORT.repr(mine.get(name))} instead of {_SHORT.repr(theirs.get(name))}"
         return None
+
+
+def spec_of(
+    work: Workspace, network: nn.Module, recipe: Tree, seed: int, *, kept: tuple[int, ...] | None = None, storage: str
+) -> BufferSpec:
+    """Return the spec of a buffer of experts of a network on a workspace's data; see `BufferSpec`."""
+    dataset = work.dataset
+    return BufferSpec(
+        dataset=dataset.name,
+        fingerprint=dataset.fingerprint,
+        preprocessing_hash=work.transform.hash,
+        preprocessing=work.transform.metadata(),
+        network=work.network,
+        channels=dataset.channels,
+        size=dataset.size,
+        classes=len(dataset.classes),
+        layout=layout_of(dict(network.named_parameters())),
+        buffer_layout=layout_of(running_statistics(network)),
+        recipe=recipe,
+        seed=seed,
+        kept=kept,
+        storage=storage,
+    )
 
 
 def _check_layout(layout: Layout) -> None:
@@ -123,6 +130,8 @@ def _check_layout(layout: Layout) -> None:
     for slot in layout:
         if slot.offset != offset:
             raise ValueError(f"{slot.name} lies at {slot.offset} instead of {offset}")
+        if not all(0 < side < 2**31 for side in slot.shape):
+            raise ValueError(f"{slot.name} has the shape {slot.shape}")
         offset += math.prod(slot.shape)
         if offset > _MOST_PARAMETERS:
             raise ValueError(f"{slot.name} ends at {offset}, and a network has at most {_MOST_PARAMETERS} parameters")
@@ -131,7 +140,7 @@ def _check_layout(layout: Layout) -> None:
 
 
 def ascends(epochs: tuple[int, ...]) -> bool:
-    """Whether there are two epochs at least, each later than the one before."""
+    """Return whether there are at least two epochs, each later than the one before."""
     return len(epochs) > 1 and all(before < after for before, after in pairwise(epochs))
 
 

@@ -68,8 +68,8 @@ def own_scores(path: Path) -> Path:
     Raises:
         ValueError: It is another kind of file.
     """
+    from raydd.io.bounded_file import read_bytes
     from raydd.io.document import parse
-    from raydd.io.regular_file import read_bytes
 
     if path.suffix != ".json":
         raise ValueError(f"--out {path}: scores are JSON; use {path.with_suffix('.json')}, or a folder that exists")

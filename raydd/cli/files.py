@@ -76,14 +76,14 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write a synthetic set as another project keeps it, or as pictures."""
-    from raydd.interop.layouts import known
+    from raydd.interop.layouts import layout_row
     from raydd.interop.reading import read_synset
     from raydd.interop.writing import write_synset
     from raydd.io.console import Screen
     from raydd.io.lock import alone
 
     screen = Screen(as_json)
-    known(format)
+    layout_row(format)
     read = read_synset(synset)
     with alone(out, "raydd export", screen.note, beside=True):
         paths, images, notes = write_synset(read.synset, out, format, hard=hard)
@@ -149,16 +149,16 @@ def buffer_import(  # noqa: PLR0913, PLR0917 - one a flag
     as_json: AsJson = False,
 ) -> None:
     """Make a buffer of experts that another project trained; what its files do not say is given here."""
-    from raydd.buffer.mirror import shown
     from raydd.config.parsing import merged, parse_settings
     from raydd.interop.expert_import import describe_import, import_experts
     from raydd.io.console import Screen
+    from raydd.io.filesystem import public_uri
 
     data = given(dataset=dataset and dataset_word(dataset), preprocessing=preprocessing)
     said = merged({"data": data, "experts": given(network=network)}, parse_settings(settings or ()))
     screen = Screen(as_json)
     imported = import_experts(paths, out, said, layout=format, screen=screen)
-    show_document(screen, describe_import(imported, shown(out)))
+    show_document(screen, describe_import(imported, public_uri(out)))
 
 
 @buffer_app.command("info", epilog="Example: raydd buffer info runs/quickstart/buffer")
@@ -176,12 +176,13 @@ def buffer_info(folder: BufferArgument, as_json: AsJson = False) -> None:
 def buffer_verify(folder: BufferArgument, as_json: AsJson = False) -> None:
     """Read every byte of a buffer; exit code 1 when something is wrong."""
     from raydd.buffer.arrow_buffer import verify
-    from raydd.buffer.mirror import local_folder, shown
+    from raydd.buffer.mirror import local_folder
     from raydd.io.console import Screen
+    from raydd.io.filesystem import public_uri
 
     screen = Screen(as_json)
     problems = [problem._asdict() for problem in verify(local_folder(folder, screen.note, anew=True))]
-    lines = [f"{problem['file']}: {problem['what']}" for problem in problems] or [f"{shown(folder)}: whole"]
+    lines = [f"{problem['file']}: {problem['what']}" for problem in problems] or [f"{public_uri(folder)}: whole"]
     screen.result({"problems": problems}, lambda console: console.print("\n".join(lines), markup=False))
     if problems:
         raise typer.Exit(1)
@@ -196,16 +197,17 @@ def buffer_convexify(
 ) -> None:
     """Write a buffer's convexified form (MCT): a few snapshots an expert; again goes on where it stopped."""
     from raydd.buffer.convexified import convexify
-    from raydd.buffer.mirror import local_folder, shown, written_folder
+    from raydd.buffer.mirror import local_folder, written_folder
     from raydd.io.console import Screen
+    from raydd.io.filesystem import public_uri
 
     screen, epochs = Screen(as_json), whole_numbers(waypoints, "--waypoints")
     full = local_folder(buffer, screen.note)
     with written_folder(out, screen.note) as folder:
         experts, kept, before, after = convexify(full, folder, epochs)
     sizes = {"before": before, "after": after, "ratio": after / before}
-    document = {"experts": experts, "kept": [*kept], "bytes": sizes, "outputs": {"folder": shown(out)}}
-    said = f"{shown(out)}: {experts} experts at epochs {', '.join(map(str, kept))}"
+    document = {"experts": experts, "kept": [*kept], "bytes": sizes, "outputs": {"folder": public_uri(out)}}
+    said = f"{public_uri(out)}: {experts} experts at epochs {', '.join(map(str, kept))}"
     line = f"{said}; {before:,} bytes are now {after:,}, {100 * after / before:.1f} % of them"
     screen.result(document, lambda console: console.print(line, markup=False))
 
@@ -217,14 +219,15 @@ def buffer_copy(
     as_json: AsJson = False,
 ) -> None:
     """Copy a buffer to another place, such as an object store; again goes on where it stopped."""
-    from raydd.buffer.mirror import copy_buffer, is_uri, mirror, open_store, shown
+    from raydd.buffer.mirror import copy_buffer, mirror
     from raydd.io.console import Screen
+    from raydd.io.filesystem import is_uri, open_store, public_uri
     from raydd.io.lock import alone
 
     screen = Screen(as_json)
     folder = (open_store(target).local or mirror(target)) if is_uri(target) else Path(target)
     with alone(folder, "raydd buffer copy", screen.note):
         sizes = copy_buffer(source, target, screen.note)
-    document = {"files": len(sizes), "bytes": sum(sizes.values()), "outputs": {"buffer": shown(target)}}
-    line = f"{shown(target)}: copied {len(sizes)} files, {sum(sizes.values()):,} bytes, and the manifest"
+    document = {"files": len(sizes), "bytes": sum(sizes.values()), "outputs": {"buffer": public_uri(target)}}
+    line = f"{public_uri(target)}: copied {len(sizes)} files, {sum(sizes.values()):,} bytes, and the manifest"
     screen.result(document, lambda console: console.print(line, markup=False))

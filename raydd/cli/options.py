@@ -30,9 +30,9 @@ def known_device(device: str) -> str:
 
 def dataset_word(name: str) -> str:
     """A registered name as it is; a path made absolute, since workers run elsewhere."""
-    from raydd.data.datasets import placed
+    from raydd.data.datasets import absolute_dataset
 
-    return placed(name)
+    return absolute_dataset(name)
 
 
 def given(**values: Any) -> dict[str, Any]:

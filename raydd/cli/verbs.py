@@ -89,12 +89,12 @@ def experts(  # noqa: PLR0913, PLR0917 - one a flag
 ) -> None:
     """Train expert networks in parallel into a trajectory buffer; again trains only what is missing."""
     from raydd.api.experts import train_experts
-    from raydd.buffer.describe import describe_place
+    from raydd.buffer.describe import describe_location
     from raydd.config.parsing import build, parse_settings
     from raydd.config.placement import Where
     from raydd.config.schema import ExpertsConfig
     from raydd.io.console import Screen
-    from raydd.io.filesystem import shown
+    from raydd.io.filesystem import public_uri
 
     flags = {
         "data": given(dataset=dataset and dataset_word(dataset)),
@@ -105,7 +105,7 @@ def experts(  # noqa: PLR0913, PLR0917 - one a flag
     screen = Screen(as_json)
     where = Where(num_workers, address, known_device(device), gpus_per_worker)
     place = train_experts(config, out, where=where, screen=screen)
-    show_document(screen, describe_place(place) | {"outputs": {"buffer": shown(str(place))}})
+    show_document(screen, describe_location(place) | {"outputs": {"buffer": public_uri(str(place))}})
 
 
 @app.command(epilog="Example: raydd distill --method mtt --dataset digits --ipc 1 --out runs/digits")

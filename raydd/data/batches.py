@@ -15,13 +15,13 @@ from raydd.data.preprocessing import Transform
 class Feed:
     """Images of a split by row, preprocessed on a device.
 
-    On the CPU the stored bytes stay in the memory-mapped file that all processes share; on a GPU
-    they are copied there once, as bytes.
+    On the CPU the stored bytes stay in the memory-mapped file that all processes share; to a GPU they are copied once,
+    as bytes.
 
     Args:
         split: The stored images.
         transform: Their preprocessing.
-        device: Where batches are wanted.
+        device: The batches'.
     """
 
     def __init__(self, split: Split, transform: Transform, device: torch.device) -> None:
@@ -35,16 +35,16 @@ class Feed:
         return len(self._split)
 
     def __call__(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Preprocessed images (B, C, H, W), float32, and classes (B,) of CPU rows (B,)."""
+        """Return preprocessed images (B, C, H, W), float32, and classes (B,) of CPU rows (B,)."""
         stored = self._split.take(rows) if self._bytes is None else self._bytes[rows.to(self._device)]
         return self._transform(stored), self.targets[rows.to(self._device)]
 
     def shuffled(self, batch_size: int, rng: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """One epoch in random order; the last batch may be smaller."""
+        """Yield one epoch in random order; the last batch may be smaller."""
         for rows in torch.randperm(len(self), generator=rng).split(batch_size):
             yield self(rows)
 
     def in_order(self, batch_size: int = 512) -> Iterator[tuple[Tensor, Tensor]]:
-        """All images once, in stored order."""
+        """Yield all images once, in stored order."""
         for rows in torch.arange(len(self)).split(batch_size):
             yield self(rows)

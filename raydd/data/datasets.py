@@ -17,13 +17,14 @@ from torch import Tensor
 
 from raydd.data.decode import MAX_SIDE
 from raydd.data.folder_reader import find_folder
-from raydd.data.image_cache import Stored, default_cache, stored
+from raydd.data.image_cache import CachedImages, open_cached
 from raydd.data.image_source import Form, Images, Labels, Source, holdout
 from raydd.data.imagenet import SUBSETS
-from raydd.data.labels import lacking
+from raydd.data.labels import missing_classes
 from raydd.data.named_sets import find_digits, find_imagenet, find_tiny_imagenet, find_torchvision
 from raydd.data.npz_reader import find_npz
 from raydd.data.parquet_reader import find_parquet, parquet_files
+from raydd.io.paths import default_cache
 from raydd.io.pulse import PULSE
 from raydd.plugins import Table
 
@@ -35,7 +36,7 @@ class Split:
     Attributes:
         images: The whole stored file (n, C, H, W), uint8, memory-mapped and read-only.
         labels: Classes of the whole file (n,).
-        index: The rows of the file that belong to this split, ascending.
+        index: The rows of the file in this split, ascending.
     """
 
     images: Images
@@ -51,11 +52,7 @@ class Split:
         return torch.from_numpy(self.labels[self.index])
 
     def take(self, rows: Tensor | NDArray[np.int64]) -> Tensor:
-        """A copy of some images, uint8 (B, C, H, W), on the CPU.
-
-        Args:
-            rows: Positions within the split (B,), not rows of the file.
-        """
+        """Return a copy of images, uint8 (B, C, H, W), on the CPU; ``rows`` (B,) count within the split."""
         positions = torch.as_tensor(rows).cpu().numpy()
         return torch.from_numpy(np.asarray(self.images[self.index[positions]]))
 
@@ -69,12 +66,12 @@ class Dataset:
         classes: Names of the K classes, in label order.
         mean: Mean of each channel, pixels in [0, 1].
         std: Standard deviation of each channel.
-        flip: Whether training may mirror images: known to change no class, or asked for.
+        flip: Whether training may mirror images: the classes allow it, or the user asks for it.
         train: Training images without the validation split.
         validation: Training images held out for choosing; the same in every run.
         test: Test images.
         fingerprint: sha256 of the stored bytes, 16 hex digits.
-        note: What the reader had to decide by itself, for example how a test split was made.
+        note: Decisions of the reader, for example how it made a test split.
     """
 
     name: str
@@ -104,13 +101,13 @@ class Row:
     """A registered data set.
 
     Attributes:
-        classes: How many classes.
+        classes: Their number.
         channels: Channels of an image.
-        size: Height and width in pixels, at which it is stored unless another is asked for.
+        size: Height and width in pixels; the default size in the cache.
         mean: Mean of each channel, pixels in [0, 1].
         std: Standard deviation of each channel.
         flip: Whether an image may be mirrored without changing its class.
-        find: Finds the files below the folder of raw data, or raises the line that says how to get them.
+        find: Finds the files below the folder of raw data, or raises an error that says how to get them.
         resize: Whether the files' images must be resized to ``size``.
     """
 
@@ -129,17 +126,13 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 SVHN = ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970))  # this and MNIST's are the DC family's
 
 
-def _torchvision(name: str) -> Callable[[Path], Source]:
-    return partial(find_torchvision, name=name)
-
-
 _SHIPPED = {
     "digits": Row(10, 1, 8, (0.3053,), (0.3760,), False, find_digits),
-    "mnist": Row(10, 1, 28, (0.1307,), (0.3081,), False, _torchvision("mnist")),
-    "fashion_mnist": Row(10, 1, 28, (0.2861,), (0.3530,), True, _torchvision("fashion_mnist")),
-    "svhn": Row(10, 3, 32, *SVHN, False, _torchvision("svhn")),
-    "cifar10": Row(10, 3, 32, *CIFAR, True, _torchvision("cifar10")),
-    "cifar100": Row(100, 3, 32, *CIFAR, True, _torchvision("cifar100")),
+    "mnist": Row(10, 1, 28, (0.1307,), (0.3081,), False, find_torchvision("mnist")),
+    "fashion_mnist": Row(10, 1, 28, (0.2861,), (0.3530,), True, find_torchvision("fashion_mnist")),
+    "svhn": Row(10, 3, 32, *SVHN, False, find_torchvision("svhn")),
+    "cifar10": Row(10, 3, 32, *CIFAR, True, find_torchvision("cifar10")),
+    "cifar100": Row(100, 3, 32, *CIFAR, True, find_torchvision("cifar100")),
     "tiny_imagenet": Row(200, 3, 64, *IMAGENET, True, find_tiny_imagenet),
     **{name: Row(10, 3, 128, *IMAGENET, True, partial(find_imagenet, name=name), resize=True) for name in SUBSETS},
 }
@@ -156,10 +149,10 @@ CONSTANT_NOTE = (
 )
 
 
-def placed(name: str) -> str:
-    """A registered name as it is; an existing path made absolute, since Ray's workers run in other folders.
+def absolute_dataset(name: str) -> str:
+    """Return a registered name as it is, and an existing path as an absolute one, since Ray's workers run elsewhere.
 
-    >>> placed("digits"), placed("/tmp/../tmp") == str(Path("/tmp").resolve())
+    >>> absolute_dataset("digits"), absolute_dataset("/tmp/../tmp") == str(Path("/tmp").resolve())
     ('digits', True)
     """
     path = Path(name).expanduser()
@@ -167,7 +160,7 @@ def placed(name: str) -> str:
 
 
 def default_root() -> Path:
-    """The folder of raw data: ``$RAYDD_DATA``, else ``~/.cache/raydd/data``."""
+    """Return the folder of raw data: ``$RAYDD_DATA``, else ``~/.cache/raydd/data``."""
     return Path(os.environ.get("RAYDD_DATA") or "~/.cache/raydd/data").expanduser()
 
 
@@ -180,22 +173,22 @@ def load_dataset(
     validation: float = 0.1,
     root: Path | None = None,
 ) -> Dataset:
-    """A data set by registered name or path, decoded once and then opened from the cache.
+    """Load a data set by registered name or path; it is decoded once and then opened from the cache.
 
-    A path is a file or folder of Parquet in Hugging Face image layout, an ImageFolder, or an
-    ``.npz`` with ``x_train, y_train, x_test, y_test``; its mean and standard deviation are those of
-    its train split. Where a path holds no test images, a fixed stratified 20 % is the test split.
+    A path is a file or folder of Parquet in Hugging Face image layout, an ImageFolder, or an ``.npz`` with
+    ``x_train, y_train, x_test, y_test``; its mean and standard deviation are those of its train split. Without test
+    images, a fixed stratified 20 % is the test split.
 
     Args:
         name_or_path: A key of `DATASETS`, or a path. A name comes first; ``./digits`` is a path.
         cache: Folder of decoded data sets; ``$RAYDD_CACHE`` or ``~/.cache/raydd`` by default.
         size: Height and width in pixels that images are resized (shorter side) and centre-cropped to.
-        channels: 1 reads all images as grey, 3 as RGB; None keeps what the files have.
+        channels: 1 reads all images as grey, 3 as RGB; None keeps the files' channels.
         validation: Part of each class of the training images that is held out, in [0, 1).
         root: Folder of raw data of the named data sets; ``$RAYDD_DATA`` or ``~/.cache/raydd/data``.
 
     Returns:
-        The data set; its images are memory-mapped, and only those that are taken are read.
+        The data set; its images are memory-mapped.
 
     Raises:
         ValueError: Unknown name, missing path, unreadable or unlabelled images; one line with the remedy.
@@ -215,33 +208,25 @@ def load_dataset(
     if row and row.resize:
         size = size or row.size
     with PULSE.doing(f"reading {source.name}"):
-        content = stored(source, (cache or default_cache()).expanduser(), Form(size, channels))
+        content = open_cached(source, (cache or default_cache()).expanduser(), Form(size, channels))
     return _dataset(source.name, row, content, validation)
 
 
 def find_source(name: str, root: Path | None = None) -> Source:
-    """Where a data set's images are, without decoding any.
-
-    Args:
-        name: A key of `DATASETS`, or a path.
-        root: As of `load_dataset`.
-
-    Raises:
-        ValueError: Unknown name or missing path; one line with the remedy.
-    """
+    """Find a data set's images by a key of `DATASETS` or a path, without decoding any; see `load_dataset`."""
     row = DATASETS.get(name)
     return row.find((root or default_root()).expanduser()) if row else _find_path(name)
 
 
-def _dataset(name: str, row: Row | None, content: Stored, validation: float) -> Dataset:
+def _dataset(name: str, row: Row | None, content: CachedImages, validation: float) -> Dataset:
     images, labels = content.images, content.labels
     kept, held = holdout(labels["train"], validation, "validation", name)
     known = row is not None and row.channels == images["train"].shape[1]
     mean, std, constant = (row.mean, row.std, False) if row and known else _statistics(content, kept)
     notes = (
         content.note,
-        lacking(content.classes, labels["test"], "test"),
-        lacking(content.classes, labels["train"][held], "validation") if validation else "",
+        missing_classes(content.classes, labels["test"], "test"),
+        missing_classes(content.classes, labels["train"][held], "validation") if validation else "",
         CONSTANT_NOTE if constant else "",
     )
     return Dataset(
@@ -258,11 +243,8 @@ def _dataset(name: str, row: Row | None, content: Stored, validation: float) -> 
     )
 
 
-def _statistics(content: Stored, rows: NDArray[np.int64]) -> tuple[tuple[float, ...], tuple[float, ...], bool]:
-    """Mean and standard deviation a channel over rows, from whole numbers, and whether a channel is constant.
-
-    A constant channel has standard deviation 1, so that it can be divided by.
-    """
+def _statistics(content: CachedImages, rows: NDArray[np.int64]) -> tuple[tuple[float, ...], tuple[float, ...], bool]:
+    """Return each channel's mean and standard deviation (1 if constant), and whether one is constant."""
     sums, squares = content.moments[rows].sum(0)
     pixels = len(rows) * content.images["train"].shape[2] * content.images["train"].shape[3]
     mean = sums / (pixels * 255)
@@ -273,18 +255,17 @@ def _statistics(content: Stored, rows: NDArray[np.int64]) -> tuple[tuple[float, 
 
 
 def _find_path(text: str) -> Source:
-    """The data set at a path."""
     path = Path(text).expanduser()
     if not path.exists():
         raise ValueError(_unknown(text))
-    given, path = path, path.resolve()
+    path = path.resolve()
     if path.is_file() and path.suffix == ".npz":
         return find_npz(path, path.stem)
     if parquet_files(path):
         return find_parquet(path, path.stem if path.is_file() else path.name)
     if path.is_dir():
         return find_folder(path, path.name)
-    raise ValueError(f"{given} is no data set: give a folder of Parquet, an ImageFolder, a .parquet or an .npz file")
+    raise ValueError(f"{text} is no data set: give a folder of Parquet, an ImageFolder, a .parquet or an .npz file")
 
 
 def _unknown(text: str) -> str:

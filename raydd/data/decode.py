@@ -27,7 +27,7 @@ REMEDY = "give one size for all images, for example --set data.size=64"
 
 
 class Blob(NamedTuple):
-    """One encoded image: where it is from, for errors, and its bytes when they are wanted."""
+    """One encoded image: its name, for errors, and a function that reads its bytes."""
 
     name: str
     read: Callable[[], bytes]
@@ -35,28 +35,28 @@ class Blob(NamedTuple):
 
 @dataclass(frozen=True)
 class Findings:
-    """What was found while images were decoded.
+    """The results of decoding images beside their pixels.
 
     Attributes:
         failed: Names of the images that cannot be read, with the reason.
-        notes: What was decided, in words, and for how many images.
+        notes: Decisions of the decoder, and the number of their images.
     """
 
     failed: dict[str, str] = field(default_factory=dict)
     notes: Counter[str] = field(default_factory=Counter)
 
     def finish(self) -> str:
-        """The notes in one line, once all images are decoded.
+        """Return the notes in one line, once all images are decoded.
 
         Raises:
-            ValueError: Images cannot be read: how many, the first of them, and what to do.
+            ValueError: Images cannot be read: their number, the first of them, and what to do.
         """
-        shown = [f"{name} ({reason})" for name, reason in islice(self.failed.items(), NAMED)]
+        named = [f"{name} ({reason})" for name, reason in islice(self.failed.items(), NAMED)]
         if len(self.failed) == 1:
-            raise ValueError(f"{shown[0].replace(' (', ' is not a readable image (', 1)}: repair or remove it")
+            raise ValueError(f"{named[0].replace(' (', ' is not a readable image (', 1)}: repair or remove it")
         if self.failed:
             raise ValueError(
-                f"{len(self.failed)} images are not readable, such as {', '.join(shown)}: repair or remove them"
+                f"{len(self.failed)} images are not readable, such as {', '.join(named)}: repair or remove them"
             )
         return "; ".join(
             f"{note} ({count} image{'s' if count > 1 else ''})" for note, count in sorted(self.notes.items())
@@ -65,15 +65,15 @@ class Findings:
 
 @dataclass(frozen=True)
 class Decoder:
-    """How every image of a data set is decoded.
+    """The decoder of a data set's images.
 
     Attributes:
-        channels: 1 where every training image is grey or grey is asked for, else 3.
-        size: Side in pixels that images are resized (shorter side) and centre-cropped to; None
-            asks for images that are square and alike already.
-        side: Width and height of the first image, that all others must have when size is None.
+        channels: 1 for grey images, 3 for colour.
+        size: Side in pixels that images are resized (shorter side) and centre-cropped to; None needs images that are
+            square and alike already.
+        side: Width and height of the first image; all others must have them if size is None.
         origin: The first image's name.
-        findings: What is found on the way; ask `Findings.finish` at the end.
+        findings: Filled on the way; call `Findings.finish` at the end.
     """
 
     channels: int
@@ -83,9 +83,9 @@ class Decoder:
     findings: Findings
 
     def chunks(self, blobs: Iterable[Blob]) -> Iterator[NDArray[np.uint8]]:
-        """Images in order, as arrays (b, C, H, W); decoded by a pool of threads.
+        """Decode images in order, in threads; yield arrays (b, C, H, W).
 
-        An image that cannot be read is black here, and ends `Findings.finish`.
+        An image that cannot be read is black here, and an error of `Findings.finish`.
         """
         iterator = iter(blobs)
         width, height = self._shape
@@ -107,11 +107,7 @@ class Decoder:
         return np.stack([self._one(blob, findings) for blob in blobs]), findings
 
     def _one(self, blob: Blob, findings: Findings) -> NDArray[np.uint8]:
-        """One image (C, H, W).
-
-        Raises:
-            ValueError: Its size is not the others'.
-        """
+        """Decode one image (C, H, W)."""
         width, height = self._shape
         try:
             with decoding(blob.read(), self.channels) as (image, notes):
@@ -120,7 +116,7 @@ class Decoder:
                         f"images differ in size, {self.origin} is {pixels(self.side)} and "
                         f"{blob.name} is {pixels(image.size)}: {REMEDY}"
                     )
-                pixel = np.array(cropped(image, self.size), dtype=np.uint8)
+                pixel = np.array(resize_and_crop(image, self.size), dtype=np.uint8)
         except Unreadable as error:
             findings.failed[blob.name] = str(error)
             return np.zeros((self.channels, height, width), dtype=np.uint8)
@@ -129,7 +125,7 @@ class Decoder:
 
 
 def decoder(blobs: Iterable[Blob], form: Form) -> Decoder:
-    """The decoder for a data set, from its training images' headers up to the first with colour.
+    """Return the decoder for a data set, from its training images' headers up to the first with colour.
 
     Raises:
         ValueError: No image, none that can be read, or a first one that is not square without a size.
@@ -139,14 +135,14 @@ def decoder(blobs: Iterable[Blob], form: Form) -> Decoder:
     with quiet():
         for blob in blobs:
             try:
-                found = header(blob.read(), upright=first is None)
+                head = header(blob.read(), upright=first is None)
             except Unreadable as error:
                 findings.failed[blob.name] = str(error)
                 continue
-            first = first or (blob.name, found.size)
-            if form.channels is None and not found.grey:
+            first = first or (blob.name, head.size)
+            if form.channels is None and not head.grey:
                 channels = 3
-            if form.channels is not None or not found.grey:
+            if form.channels is not None or not head.grey:
                 break
     if first is None:
         findings.finish()
@@ -157,19 +153,15 @@ def decoder(blobs: Iterable[Blob], form: Form) -> Decoder:
 
 
 def check_side(origin: str, side: tuple[int, int], size: int | None) -> None:
-    """Refuse images that need a size and have none.
-
-    Raises:
-        ValueError: They are not square, or too large to be learned as they are.
-    """
+    """Refuse images that are not square, or too large, where no size is given."""
     if size is None and side[0] != side[1]:
         raise ValueError(f"{origin} is {pixels(side)}, which is not square: {REMEDY}")
     if size is None and max(side) > MAX_SIDE:
         raise ValueError(f"{origin} is {pixels(side)}, more than {MAX_SIDE} a side: {REMEDY}")
 
 
-def cropped(image: "Image", size: int | None) -> "Image":
-    """The image with its shorter side resized to ``size`` (bilinear) and its centre cut out.
+def resize_and_crop(image: "Image", size: int | None) -> "Image":
+    """Resize an image's shorter side to ``size`` (bilinear) and crop its centre.
 
     Raises:
         Unreadable: It is so long and narrow that resizing would take gigabytes.
@@ -187,13 +179,13 @@ def cropped(image: "Image", size: int | None) -> "Image":
     return image.crop((left, top, left + size, top + size))
 
 
-def reshaped(images: NDArray[np.uint8], form: Form) -> NDArray[np.uint8]:
-    """Arrays (b, H, W, C), resized and centre-cropped to a form's size and with its channels."""
+def convert(images: NDArray[np.uint8], form: Form) -> NDArray[np.uint8]:
+    """Convert arrays (b, H, W, C) to a form's size and channels."""
     from PIL import Image
 
     if form.size is not None and images.shape[1:3] != (form.size, form.size):
         squeezed = images[..., 0] if images.shape[-1] == 1 else images
-        frames = np.stack([np.asarray(cropped(Image.fromarray(frame), form.size)) for frame in squeezed])
+        frames = np.stack([np.asarray(resize_and_crop(Image.fromarray(frame), form.size)) for frame in squeezed])
         images = frames.reshape(len(images), form.size, form.size, images.shape[-1])
     if form.channels == 3 and images.shape[-1] == 1:
         return images.repeat(3, axis=-1)
@@ -203,5 +195,5 @@ def reshaped(images: NDArray[np.uint8], form: Form) -> NDArray[np.uint8]:
 
 
 def pixels(side: tuple[int, int]) -> str:
-    """Width and height as people write them."""
+    """Return width and height as text."""
     return f"{side[0]}x{side[1]}"

@@ -9,22 +9,22 @@ import numpy as np
 
 from raydd.data.decode import Blob, Decoder, decoder
 from raydd.data.image_source import Content, Form, Labels, Part, Source, holdout
-from raydd.data.labels import checked_labels
+from raydd.data.labels import check_labels
 from raydd.data.picture import read_file
 
 TEST_SHARE = 0.2
 TEST_NOTE = "no test images are given: a fixed stratified 20 % of the images is the test split"
 SYSTEM = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "$recycle.bin"}
-"""What systems put beside people's files, in lower case; hidden files are left out anyhow."""
+"""Files that operating systems put beside those of users, in lower case; hidden files are ignored, too."""
 
 Labelled = list[tuple[Path, int]]
 
 
 def find_folder(root: Path, name: str) -> Source:
-    """An image folder: ``root/train/<class>/*`` with ``root/test`` (or ``val``), or ``root/<class>/*``.
+    """Find an image folder: ``root/train/<class>/*`` with ``root/test`` (or ``val``), or ``root/<class>/*``.
 
-    Without test images a fixed stratified 20 % of the images is held out as the test split; the
-    content's note says so. Hidden files and those of `SYSTEM` are ignored, and so are loose files beside class folders.
+    Without test images a fixed stratified 20 % of the images is the test split; the content's note says so. Hidden
+    files, those of `SYSTEM`, and files beside class folders are ignored.
 
     Raises:
         ValueError: No class folder, an empty one, or a test class that training does not have.
@@ -36,51 +36,51 @@ def find_folder(root: Path, name: str) -> Source:
         raise ValueError(
             f"{train_root} has no class folders: put images into {train_root / '<class>'}/, one folder a class"
         )
-    if around := [each for each in folders if train_root.resolve().is_relative_to(each.resolve())]:
-        raise ValueError(f"{around[0]} is a link to a folder that it lies in, not a class: remove it")
+    if outer := [each for each in folders if train_root.resolve().is_relative_to(each.resolve())]:
+        raise ValueError(f"{outer[0]} is a link to a folder that it lies in, not a class: remove it")
     classes = [class_name(folder) for folder in folders]
-    train = labelled(train_root, [folder.name for folder in folders])
+    train = labelled_files(train_root, [folder.name for folder in folders])
     test_root = next((root / part for part in ("test", "val", "validation") if (root / part).is_dir()), None)
     if not split or test_root is None:
-        return one_part(name, classes, train)
+        return split_source(name, classes, train)
     tests = subfolders(test_root)
     extra = [folder for folder in tests if class_name(folder) not in classes]
     if extra:
         raise ValueError(f"{extra[0]} is a class that {train_root} does not have: rename or remove it")
-    test = labelled(test_root, [folder.name for folder in tests], [folder.name for folder in folders])
+    test = labelled_files(test_root, [folder.name for folder in tests], [folder.name for folder in folders])
     if not test:
         raise ValueError(f"{test_root} has no class folders: put test images there, or remove it to hold out 20 %")
-    return two_parts(name, classes, train, test)
+    return source_of(name, classes, train, test)
 
 
 def class_name(folder: Path) -> str:
-    """A folder's name as text, in which bytes that are no UTF-8 are written as their numbers."""
+    """Return a folder's name as text; bytes that are no UTF-8 become escapes."""
     return os.fsencode(folder.name).decode("utf-8", "backslashreplace")
 
 
-def seen(name: str) -> bool:
-    """Whether a file or folder is a person's own: neither hidden nor put there by a system."""
+def is_visible(name: str) -> bool:
+    """Return whether a name is neither hidden nor one of `SYSTEM`."""
     return not name.startswith(".") and name.casefold() not in SYSTEM
 
 
 def subfolders(root: Path) -> list[Path]:
-    """A person's folders directly in a folder, by name. None where there is no folder."""
+    """Return the visible folders directly in a folder, by name."""
     if not root.is_dir():
         return []
-    return sorted(path for path in root.iterdir() if path.is_dir() and seen(path.name))
+    return sorted(path for path in root.iterdir() if path.is_dir() and is_visible(path.name))
 
 
 def files_below(folder: Path) -> list[Path]:
-    """All of a person's files of a folder and the folders in it, by path."""
+    """Return all visible files of a folder and the folders in it, by path."""
     files: list[Path] = []
     for parent, inner, names in os.walk(folder):
-        inner[:] = [name for name in inner if seen(name)]
-        files += [Path(parent, name) for name in names if seen(name)]
+        inner[:] = [name for name in inner if is_visible(name)]
+        files += [Path(parent, name) for name in names if is_visible(name)]
     return sorted(files)
 
 
-def labelled(root: Path, folders: Sequence[str], classes: Sequence[str] | None = None) -> Labelled:
-    """The files of class folders with their labels: the folder's place among ``classes``.
+def labelled_files(root: Path, folders: Sequence[str], classes: Sequence[str] | None = None) -> Labelled:
+    """Return the files of class folders with their labels: the folder's position among ``classes``.
 
     Raises:
         ValueError: A class folder without a file.
@@ -95,38 +95,52 @@ def labelled(root: Path, folders: Sequence[str], classes: Sequence[str] | None =
     return pairs
 
 
-def one_part(name: str, classes: Sequence[str], pairs: Labelled) -> Source:
-    """A source whose test split is held out of its images."""
-    kept, held = holdout(labels_of(pairs), TEST_SHARE, "test", name)
+def split_source(name: str, classes: Sequence[str], pairs: Labelled) -> Source:
+    """Return a source whose test split is held out of its images."""
+    train, test = ([pairs[row] for row in rows] for rows in test_split(labels_of(pairs), name, name, "folder"))
+    return source_of(name, classes, train, test, TEST_NOTE)
+
+
+def test_split(labels: Labels, name: str, origin: str, other: str) -> tuple[Labels, Labels]:
+    """Return the rows of a fixed stratified split into training and test images.
+
+    Args:
+        labels: Classes (n,).
+        name: The data set's; the split depends on it.
+        origin: Where the images are from, for errors.
+        other: What could hold test images instead: ``test`` and this word.
+
+    Raises:
+        ValueError: No class has enough images.
+    """
+    kept, held = holdout(labels, TEST_SHARE, "test", name)
     if not held.size:
-        raise ValueError(
-            f"{name} has too few images for a test split: give at least 3 images a class, or a test folder"
-        )
-    train, test = ([pairs[row] for row in rows] for rows in (kept, held))
-    return two_parts(name, classes, train, test, TEST_NOTE)
+        what = f"{origin} has too few images for a test split"
+        raise ValueError(f"{what}: give at least 3 images a class, or a test {other}")
+    return kept, held
 
 
-def two_parts(name: str, classes: Sequence[str], train: Labelled, test: Labelled, note: str = "") -> Source:
-    """A source of image files with their labels."""
+def source_of(name: str, classes: Sequence[str], train: Labelled, test: Labelled, note: str = "") -> Source:
+    """Return a source of image files with their labels."""
 
     def read(form: Form) -> Content:
-        checked_labels(labels_of(train), len(classes), name, every=True)
+        check_labels(labels_of(train), len(classes), name, every=True)
         plan = decoder(blobs(train), form)
-        return Content(tuple(classes), part(train, plan), part(test, plan), note, plan.findings)
+        return Content(tuple(classes), part_of(train, plan), part_of(test, plan), note, plan.findings)
 
     return Source(name, tuple(path for path, _ in train + test), read)
 
 
 def labels_of(pairs: Labelled) -> Labels:
-    """The labels (n,) of labelled files."""
+    """Return the labels (n,) of labelled files."""
     return np.array([label for _, label in pairs], dtype=np.int64)
 
 
 def blobs(pairs: Labelled) -> list[Blob]:
-    """Labelled files as encoded images."""
+    """Return labelled files as encoded images."""
     return [Blob(str(path), partial(read_file, path)) for path, _ in pairs]
 
 
-def part(pairs: Labelled, plan: Decoder) -> Part:
-    """Labelled files as a part."""
+def part_of(pairs: Labelled, plan: Decoder) -> Part:
+    """Return labelled files as a part."""
     return Part(labels_of(pairs), lambda: plan.chunks(blobs(pairs)))

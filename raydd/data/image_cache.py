@@ -1,14 +1,13 @@
 """Decoded images on disk: uint8 ``.npy`` files and a JSON, written once, memory-mapped by all.
 
-A data set lies in ``<cache>/datasets/<name>-<key>/``. The key covers the files it was read from
-(path, size and modification time of each), the images' form and the version of this layout. A folder
-is written under another name and renamed, so that what has the right name is whole.
+A data set is in ``<cache>/datasets/<name>-<key>/``. The key covers the source files (path, size and modification time
+of each), the images' form and the version of this layout. A folder is written under another name and renamed, so that
+a folder with the right name is complete.
 
 Shapes: `n` images of a part, `C H W` image.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import itertools
 import json
@@ -28,16 +27,16 @@ from pydantic import Field
 
 from raydd.data.decode import REMEDY
 from raydd.data.image_source import Content, Form, Images, Labels, Part, Source
+from raydd.io.bounded_file import open_regular, read_bytes
 from raydd.io.console import Screen
-from raydd.io.document import Document, opened, sealed
-from raydd.io.regular_file import open_regular, read_bytes
+from raydd.io.document import Document, dump_document, parse_document
+from raydd.io.lock import one_at_a_time
 
-SCHEMA = 2  # of what is read and how: 2 scales 16 bits, turns by EXIF, lays transparency on white
+SCHEMA = 2  # of the layout and the decoding: 2 scales 16 bits, turns by EXIF, lays transparency on white
 PARTS = ("train", "test")
 
-
-_WHOLE: set[tuple[object, ...]] = set()
-"""Folders, as they were when this process compared them with their fingerprint."""
+_VERIFIED: set[tuple[object, ...]] = set()
+"""The states of folders that this process has compared with their fingerprint."""
 
 
 class _About(Document):
@@ -51,8 +50,8 @@ class _About(Document):
 
 
 @dataclass(frozen=True)
-class Stored:
-    """A data set's folder in the cache, opened.
+class CachedImages:
+    """A data set in the cache.
 
     Attributes:
         classes: Class names.
@@ -60,7 +59,7 @@ class Stored:
         labels: Of each part, (n,).
         moments: Of each training image and channel, sum and sum of squares of its pixels (n, 2, C).
         fingerprint: sha256 of the stored arrays, 16 hex digits.
-        note: What the reader had to decide by itself.
+        note: Decisions of the reader.
     """
 
     classes: tuple[str, ...]
@@ -71,13 +70,8 @@ class Stored:
     note: str
 
 
-def default_cache() -> Path:
-    """``$RAYDD_CACHE``, else ``~/.cache/raydd``."""
-    return Path(os.environ.get("RAYDD_CACHE") or "~/.cache/raydd").expanduser()
-
-
-def stored(source: Source, cache: Path, form: Form) -> Stored:
-    """The data set from the cache; decoded into it first where it is not there.
+def open_cached(source: Source, cache: Path, form: Form) -> CachedImages:
+    """Open a data set in the cache; decode it first if it is missing or damaged.
 
     Raises:
         ValueError: The source cannot be read, or the cache folder is damaged or cannot be written.
@@ -101,7 +95,7 @@ def stored(source: Source, cache: Path, form: Form) -> Stored:
 
 
 def _remove_damaged(folder: Path) -> None:
-    """Put a folder that cannot be read out of the way, once: another process may have made it again meanwhile."""
+    """Remove a folder that cannot be read, unless another process has replaced it meanwhile."""
     if not folder.is_dir():
         return
     with one_at_a_time(folder.parent):
@@ -114,13 +108,15 @@ def _remove_damaged(folder: Path) -> None:
 
 
 def key(source: Source, form: Form) -> str:
-    """16 hex digits that change with any file of the source, the form and the layout's version."""
+    """Return 16 hex digits that change with any file of the source, the form and the layout's version."""
     files = []
     for path in source.files:
         try:
             status = path.stat()
         except OSError as error:
-            raise ValueError(f"{path} cannot be read ({error.strerror}): put it back, or mend its rights") from error
+            raise ValueError(
+                f"{path} cannot be read ({error.strerror}): put it back, or change its permissions"
+            ) from error
         files.append([str(path.resolve()), status.st_size, status.st_mtime_ns])
     identity = json.dumps([SCHEMA, source.name, files, *form])
     return hashlib.sha256(identity.encode()).hexdigest()[:16]
@@ -131,7 +127,7 @@ def _slug(name: str) -> str:
 
 
 def _write(folder: Path, content: Content) -> None:
-    """Writes the folder under another name and renames it; a concurrent writer's folder is waited for, and as good."""
+    """Write a folder under another name and rename it; wait for another writer, and use its folder."""
     with _removed_on_failure(folder.parent), one_at_a_time(folder.parent):
         if folder.is_dir():
             return
@@ -144,7 +140,7 @@ def _write(folder: Path, content: Content) -> None:
             _check_alike(unfinished)
             about = {"schema": SCHEMA, "classes": content.classes, "note": content.finish()}
             about |= {"fingerprint": digest.hexdigest()[:16], "moments": _moments_digest(unfinished)}
-            (unfinished / "dataset.json").write_bytes(sealed(about))
+            (unfinished / "dataset.json").write_bytes(dump_document(about))
             os.rename(unfinished, folder)
         except BaseException as error:
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -154,32 +150,20 @@ def _write(folder: Path, content: Content) -> None:
 
 @contextlib.contextmanager
 def _removed_on_failure(folder: Path) -> Iterator[None]:
-    """Makes a folder, and takes away again what was made and stayed empty if the work fails."""
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    """Make a folder, and remove it again if the block fails and it is empty."""
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     try:
         yield
     except BaseException:
-        with contextlib.suppress(OSError):  # somebody else's files are in it by now
-            for path in made:
+        with contextlib.suppress(OSError):  # another process has written there
+            for path in new:
                 path.rmdir()
         raise
 
 
-@contextlib.contextmanager
-def one_at_a_time(folder: Path) -> Iterator[None]:
-    """Holds a folder, so that of a node's processes one writes there while the others wait; ends with the process."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # a file system without locks: each works for itself
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def _write_part(folder: Path, name: str, part: Part, digest: Any) -> None:
-    """One part's images, labels and moments, written as they are decoded."""
+    """Write one part's images, labels and moments as they are decoded."""
     chunks = part.chunks()
     first = next(chunks)
     shape = (len(part.labels), *first.shape[1:])
@@ -211,30 +195,30 @@ def _moments_digest(folder: Path) -> str:
     return hashlib.sha256((folder / "train_moments.npy").read_bytes()).hexdigest()
 
 
-def _open(folder: Path) -> Stored:
-    """The data set in a folder; all of it is read once a process, and compared with its fingerprint.
+def _open(folder: Path) -> CachedImages:
+    """Open a folder; each process reads all of it once, and compares it with its fingerprint.
 
     Raises:
         ValueError: It is damaged.
     """
     try:
-        found, _ = opened(read_bytes(folder / "dataset.json"), _About)
-        parts = {part: _open_part(folder, part, len(found.classes)) for part in PARTS}
+        about, _ = parse_document(read_bytes(folder / "dataset.json"), _About)
+        parts = {part: _open_part(folder, part, len(about.classes)) for part in PARTS}
         train = parts["train"][0]
         if train.shape[1:] != parts["test"][0].shape[1:]:
             raise ValueError("training and test images differ in shape")
         moments = _array(folder / "train_moments.npy", np.dtype(np.int64), (len(train), 2, train.shape[1]), None)
-        if (state := _state(folder)) not in _WHOLE:
-            _check_values(folder, found, parts)
-            _WHOLE.add(state)
+        if (state := _state(folder)) not in _VERIFIED:
+            _check_values(folder, about, parts)
+            _VERIFIED.add(state)
     except OSError as error:
         raise ValueError(f"{error.filename} cannot be read: {error.strerror}") from None
     images, labels = {part: parts[part][0] for part in PARTS}, {part: parts[part][1] for part in PARTS}
-    return Stored(found.classes, images, labels, moments, found.fingerprint, found.note)
+    return CachedImages(about.classes, images, labels, moments, about.fingerprint, about.note)
 
 
 def _state(folder: Path) -> tuple[object, ...]:
-    """What changes when a file of a folder is replaced or written to."""
+    """Return a value that changes when a file of a folder is replaced or written to."""
     status = (path.stat() for path in sorted(folder.iterdir()))
     return str(folder), *((one.st_ino, one.st_size, one.st_mtime_ns) for one in status)
 
@@ -248,24 +232,24 @@ def _open_part(folder: Path, name: str, classes: int) -> tuple[Images, Labels]:
 
 
 def _array(path: Path, dtype: np.dtype[Any], shape: tuple[int | None, ...], mode: Literal["r"] | None) -> Any:
-    """An array of a ``.npy`` file that has the bytes its header claims; None is any length."""
+    """Open a ``.npy`` file that has the bytes its header declares; None is any length."""
     with open_regular(path) as file:
         try:
             version = np.lib.format.read_magic(file)
             if version != (1, 0):
                 raise ValueError(f"has version {version}")
-            found, fortran, kind = np.lib.format.read_array_header_1_0(file)
+            actual, fortran, kind = np.lib.format.read_array_header_1_0(file)
         except Exception as error:  # NumPy parses it as Python, which may raise anything
             raise ValueError(f"{path.name} is no array: {' '.join(str(error).split())[:100]}") from None
-        fits = len(found) == len(shape) and all(want in (None, have) for have, want in zip(found, shape, strict=True))
+        fits = len(actual) == len(shape) and all(want in (None, have) for have, want in zip(actual, shape, strict=True))
         size = os.fstat(file.fileno()).st_size - file.tell()
-        if fortran or kind != dtype or not fits or math.prod(found) * dtype.itemsize != size:
-            raise ValueError(f"{path.name} is of {kind} and shape {found}, and has {size} bytes")
+        if fortran or kind != dtype or not fits or math.prod(actual) * dtype.itemsize != size:
+            raise ValueError(f"{path.name} is of {kind} and shape {actual}, and has {size} bytes")
     return np.load(path, mmap_mode=mode, allow_pickle=False)
 
 
-def _check_values(folder: Path, found: "_About", parts: Mapping[str, tuple[Images, Labels]]) -> None:
-    """Compare what a folder holds with its fingerprint."""
+def _check_values(folder: Path, about: _About, parts: Mapping[str, tuple[Images, Labels]]) -> None:
+    """Compare a folder's content with its fingerprint."""
     digest = hashlib.sha256()
     for name, (images, labels) in parts.items():
         digest.update(json.dumps([name, images.shape, labels.tolist()]).encode())
@@ -273,7 +257,7 @@ def _check_values(folder: Path, found: "_About", parts: Mapping[str, tuple[Image
             file.seek(-images.nbytes, os.SEEK_END)
             while data := file.read(1 << 20):  # not through the map, whose pages would count as this process's
                 digest.update(data)
-    if digest.hexdigest()[:16] != found.fingerprint:
+    if digest.hexdigest()[:16] != about.fingerprint:
         raise ValueError("its images or labels changed since they were written (checksum)")
-    if found.moments not in (None, _moments_digest(folder)):
+    if about.moments not in (None, _moments_digest(folder)):
         raise ValueError("train_moments.npy changed since it was written (checksum)")

@@ -1,4 +1,4 @@
-"""What a reader of image files hands to the cache: labelled images, a chunk at a time.
+"""The interface between readers of image files and the cache: labelled images, a chunk at a time.
 
 Shapes: `n` images of a part, `b` images of a chunk, `C H W` image, `K` classes.
 """
@@ -27,7 +27,7 @@ def _as_they_are(images: NDArray[Any]) -> Images:
 
 
 class Form(NamedTuple):
-    """What images are stored as, where it is not as the files have them.
+    """The size and channels of stored images, if they differ from those of the files.
 
     Attributes:
         size: Side in pixels that they are resized and cropped to; None keeps theirs.
@@ -44,7 +44,7 @@ class Part:
 
     Attributes:
         labels: Classes (n,).
-        chunks: Gives the images in the labels' order, as arrays (b, C, H, W) that sum to n images.
+        chunks: Yields the images in the labels' order, as arrays (b, C, H, W) of n images in all.
     """
 
     labels: Labels
@@ -53,14 +53,14 @@ class Part:
 
 @dataclass(frozen=True)
 class Content:
-    """Everything that is stored of a data set.
+    """The stored content of a data set.
 
     Attributes:
         classes: Names of the K classes, in label order.
         train: Training images.
         test: Test images.
-        note: What a reader had to decide by itself, for example how the test images were chosen.
-        findings: What decoding finds.
+        note: Decisions of the reader, for example how it chose the test images.
+        findings: Those of the decoder.
     """
 
     classes: tuple[str, ...]
@@ -70,7 +70,7 @@ class Content:
     findings: "Findings | None" = None
 
     def finish(self) -> str:
-        """All notes in one line, once both parts are decoded.
+        """Return all notes in one line, once both parts are decoded.
 
         Raises:
             ValueError: Images cannot be read.
@@ -81,10 +81,10 @@ class Content:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a data set lies, found but not read.
+    """The files of a data set.
 
     Attributes:
-        name: Short name, a part of the cache folder's name and of the seeds of its splits.
+        name: A short name; part of the cache folder's name and of the seeds of the splits.
         files: The files whose paths, sizes and modification times identify the content.
         read: Reads the content in a form.
     """
@@ -95,33 +95,26 @@ class Source:
 
 
 def from_array(images: NDArray[Any], labels: Labels, form: Form, to_bytes: Bytes = _as_they_are) -> Part:
-    """A part that is in memory already.
-
-    Args:
-        images: (n, H, W, C).
-        labels: (n,).
-        form: What is stored.
-        to_bytes: Makes 0..255 of the numbers of a chunk.
-    """
+    """Return a part of images (n, H, W, C) in memory and labels (n,); ``to_bytes`` makes a chunk's numbers 0..255."""
 
     def chunks() -> Iterator[Images]:
-        from raydd.data.decode import reshaped
+        from raydd.data.decode import convert
 
         for start in range(0, len(images), 1024):
-            yield reshaped(to_bytes(images[start : start + 1024]), form).transpose(0, 3, 1, 2)
+            yield convert(to_bytes(images[start : start + 1024]), form).transpose(0, 3, 1, 2)
 
     return Part(labels, chunks)
 
 
 def holdout(labels: Labels, fraction: float, *path: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """A fixed stratified split of n images, the same in every run: (kept, held out), both sorted.
+    """Split n images into (kept, held out), both sorted: stratified, and the same in every run.
 
     Every class keeps at least one image; halves round up.
 
     Args:
         labels: Classes (n,).
         fraction: Part of each class that is held out, in [0, 1).
-        *path: What the split is for, for example ``("validation", "digits")``.
+        *path: The split's name, for example ``("validation", "digits")``.
     """
     held = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):

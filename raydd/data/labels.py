@@ -1,4 +1,4 @@
-"""Labels as outside files have them -> classes 0..K-1 and their names.
+"""Labels in files of users -> classes 0..K-1 and their names.
 
 Shapes: `n` images, `K` classes.
 """
@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 from raydd.data.image_source import Labels
 
 MAX_NAME = 200
-"""Characters of a class name; longer ones are no names."""
+"""The most characters of a class name."""
 ONE_LABEL = "give one label an image: a whole number 0..K-1, or a word"
 
 
 class Column(NamedTuple):
-    """Labels as they are in a file, checked one by one.
+    """The labels of a file, checked one by one.
 
     Attributes:
-        origin: Where they are from, for errors.
+        origin: The file's name, for errors.
         values: Whole numbers, int64 (n,), or words, objects (n,).
     """
 
@@ -34,13 +34,9 @@ class Column(NamedTuple):
 
 
 def column(values: NDArray[Any], origin: str) -> Column:
-    """Labels of any type as whole numbers or words.
+    """Return labels (n,) or (n, 1) of any type as whole numbers or words.
 
-    Booleans are the words ``false`` and ``true``; floating-point numbers must be whole.
-
-    Args:
-        values: (n,) or (n, 1).
-        origin: Where they are from.
+    Booleans become the words ``false`` and ``true``; floating-point numbers must be whole.
 
     Raises:
         ValueError: Labels of another type or shape, missing ones, ones that are not whole, or endless words.
@@ -76,8 +72,8 @@ def _words(values: NDArray[Any], origin: str) -> NDArray[Any]:
     wrong = np.array([word is None or not 0 < len(word) <= MAX_NAME for word in words])
     if wrong.any():
         row = int(wrong.argmax())
-        said = f"a label of {len(words[row])} characters" if words[row] else "no label"
-        raise ValueError(f"{origin} row {row} has {said}: give each image the name of its class, or remove the row")
+        label = f"a label of {len(words[row])} characters" if words[row] else "no label"
+        raise ValueError(f"{origin} row {row} has {label}: give each image the name of its class, or remove the row")
     return words
 
 
@@ -87,12 +83,8 @@ def _refuse(wrong: NDArray[np.bool_], values: NDArray[Any], origin: str, remedy:
         raise ValueError(f"{origin} row {row} has the label {values[row]}: {remedy}")
 
 
-def joined(columns: Sequence[Column]) -> Column:
-    """The labels of several files of one split.
-
-    Raises:
-        ValueError: Some are words and some are numbers.
-    """
+def join(columns: Sequence[Column]) -> Column:
+    """Join the labels of several files of one split; refuse words beside numbers."""
     first = columns[0]
     other = next((one for one in columns if one.words != first.words), None)
     if other is not None:
@@ -105,15 +97,15 @@ def _mixed(first: Column, other: Column) -> ValueError:
     return ValueError(f"{words.origin} has words for labels and {numbers.origin} has numbers: use one of them in all")
 
 
-def numbered(
+def number_labels(
     train: Column, test: Column | None, names: Sequence[object] | None = None
 ) -> tuple[tuple[str, ...], Labels, Labels | None]:
-    """Class names, and the labels of both splits as numbers.
+    """Return class names, and the labels of both splits as numbers.
 
     Args:
         train: Training labels; each class must occur.
         test: Test labels, if there are any.
-        names: The class names that the file gives; without them the distinct words in order, or the numbers.
+        names: The file's class names; None takes the distinct words in order, or the numbers.
 
     Raises:
         ValueError: Labels outside of the classes, a class without a training image, or words against numbers.
@@ -121,20 +113,19 @@ def numbered(
     if test is not None and test.words != train.words:
         raise _mixed(train, test)
     if names is not None:
-        classes = checked_names(names, train.origin)
+        classes = check_names(names, train.origin)
     elif train.words:
         classes = tuple(sorted(set(train.values)))
     else:
         classes = _counted(train)
-    found = [None if one is None else among(one, classes) for one in (train, test)]
-    first = checked_labels(found[0], len(classes), train.origin, every=True)
+    first = check_labels(class_numbers(train, classes), len(classes), train.origin, every=True)
     if test is None:
         return classes, first, None
-    return classes, first, checked_labels(found[1], len(classes), test.origin, every=False)
+    return classes, first, check_labels(class_numbers(test, classes), len(classes), test.origin, every=False)
 
 
 def _counted(train: Column) -> tuple[str, ...]:
-    """The names of classes that are numbers; K is bounded by the images, before anything is made of it."""
+    """Return the names of classes that are numbers; the number of images bounds K."""
     largest = int(train.values.max())
     if largest >= len(train.values):
         raise ValueError(
@@ -144,28 +135,20 @@ def _counted(train: Column) -> tuple[str, ...]:
     return tuple(str(label) for label in range(largest + 1))
 
 
-def among(labels: Column, classes: tuple[str, ...]) -> NDArray[Any]:
-    """Labels as places among class names; numbers as they are.
-
-    Raises:
-        ValueError: A word is no class name.
-    """
+def class_numbers(labels: Column, classes: tuple[str, ...]) -> NDArray[Any]:
+    """Return words as positions among class names, and numbers as they are; refuse words that are no class name."""
     if not labels.words:
         return labels.values
     order = {name: label for label, name in enumerate(classes)}
     for row, word in enumerate(labels.values):
         if word not in order:
-            shown = ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
-            raise ValueError(f"{labels.origin} row {row} has the label {word!r}, the classes are {shown}: rename it")
+            names = ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
+            raise ValueError(f"{labels.origin} row {row} has the label {word!r}, the classes are {names}: rename it")
     return np.array([order[word] for word in labels.values], dtype=np.int64)
 
 
-def checked_names(names: Sequence[object], origin: str) -> tuple[str, ...]:
-    """Class names as words, each once.
-
-    Raises:
-        ValueError: An empty or endless name, or one that stands twice.
-    """
+def check_names(names: Sequence[object], origin: str) -> tuple[str, ...]:
+    """Return class names as words; refuse empty, long and equal ones."""
     words = tuple(str(name) for name in names)
     for label, word in enumerate(words):
         if not 0 < len(word) <= MAX_NAME:
@@ -176,14 +159,14 @@ def checked_names(names: Sequence[object], origin: str) -> tuple[str, ...]:
     return words
 
 
-def checked_labels(labels: object, classes: int, origin: str, *, every: bool) -> Labels:
-    """Labels as int64 (n,), each known to be one of 0..K-1.
+def check_labels(labels: object, classes: int, origin: str, *, every: bool) -> Labels:
+    """Return labels as int64 (n,), each one of 0..K-1.
 
     Args:
         labels: Any array of whole numbers (n,) or (n, 1).
         classes: K.
-        origin: Where they come from, for the error.
-        every: Whether each class must occur, as it must in training labels.
+        origin: The file's name, for errors.
+        every: Whether each class must occur, as in training labels.
 
     Raises:
         ValueError: Labels that are not whole numbers, outside 0..K-1, or a class without an image.
@@ -206,13 +189,13 @@ def checked_labels(labels: object, classes: int, origin: str, *, every: bool) ->
     return values
 
 
-def lacking(classes: tuple[str, ...], labels: Labels, split: str) -> str:
-    """What is missing in a split, as a note; empty where each class has an image."""
+def missing_classes(classes: tuple[str, ...], labels: Labels, split: str) -> str:
+    """Return a note on the classes without an image in a split, or an empty text."""
     counts = np.bincount(labels, minlength=len(classes))
     names = [classes[label] for label in np.flatnonzero(counts == 0)]
     if not names:
         return ""
     if len(names) == len(classes):
         return f"the {split} split is empty: no class has images enough"
-    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-    return f"the {split} split has no image of {len(names)} of {len(classes)} classes ({shown})"
+    some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return f"the {split} split has no image of {len(names)} of {len(classes)} classes ({some})"

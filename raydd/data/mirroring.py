@@ -1,6 +1,6 @@
-"""Whether training mirrors images left and right: where it is asked for, or known to change no class.
+"""Whether training mirrors images left and right: if the user asks for it, or if it changes no class.
 
-A photograph of a dog is of a dog in the mirror too; a letter or a traffic sign is another one, or none.
+A mirrored photograph of a dog shows a dog; a mirrored letter or traffic sign is another one, or none.
 """
 
 from collections.abc import Mapping
@@ -12,70 +12,68 @@ from raydd.data.datasets import DATASETS
 
 
 def flips(data: DataConfig) -> bool:
-    """Whether images may be mirrored: ``data.flip``, else the row of a named data set; a path's are not."""
+    """Return whether images may be mirrored: ``data.flip``, else the row of a named data set; else no."""
     if data.flip is not None:
         return data.flip
     return data.dataset in DATASETS and DATASETS[data.dataset].flip
 
 
 def mirrors(data: DataConfig) -> bool:
-    """Whether the data's augmentation mirrors images."""
+    """Return whether the data's augmentation mirrors images."""
     return data.augment != "none" and flips(data)
 
 
-def run_mirrors(config: DistillConfig) -> bool:
-    """Whether a distillation mirrors images: in its students, its scores, or what it compares."""
+def distillation_mirrors(config: DistillConfig) -> bool:
+    """Return whether a distillation mirrors images: of students, of scores, or of compared statistics."""
     chosen = config.statistic
     compared = config.match == "statistics" and chosen.augment != "none" and "flip" in chosen.strategy.split("_")
     return mirrors(config.data) or (compared and flips(config.data))
 
 
-def words(name: str) -> str:
-    """What is said where images are mirrored."""
+def mirroring_note(name: str) -> str:
+    """Return the note on a data set whose images are mirrored."""
     return f"{name}: training mirrors images at random (data.flip = true)"
 
 
-def _unsaid(dataset: str) -> bool:
-    """What a file without the field means: versions that did not have it mirrored all data of one's own."""
+def _without_field(dataset: str) -> bool:
+    """Return the value of files without the field: versions without it mirrored all data of users."""
     return DATASETS[dataset].flip if dataset in DATASETS else True
 
 
-def recorded(data: Mapping[str, Any]) -> Tree:
-    """Settings of data that a file holds, with the mirroring that a file without the field was made with.
+def stored_settings(data: Mapping[str, Any]) -> Tree:
+    """Return a file's settings of data, with the value of ``flip`` that a file without it implies.
 
-    >>> recorded({"dataset": "digits"}), recorded({"dataset": "runes/"})
+    >>> stored_settings({"dataset": "digits"}), stored_settings({"dataset": "runes/"})
     ({'flip': False, 'dataset': 'digits'}, {'flip': True, 'dataset': 'runes/'})
     """
-    return {"flip": _unsaid(str(data.get("dataset", DataConfig().dataset))), **data}
+    return {"flip": _without_field(str(data.get("dataset", DataConfig().dataset))), **data}
 
 
 def data_recipe(data: DataConfig) -> Tree:
-    """What a buffer's recipe keeps of the settings of data; of ``flip`` only what its absence would not say."""
-    found: Tree = {"augment": data.augment, "validation": data.validation}
+    """Return a buffer's record of the settings of data, with ``flip`` only if its absence would imply another value."""
+    recipe: Tree = {"augment": data.augment, "validation": data.validation}
     flip = flips(data)
-    return found if data.augment == "none" or flip == _unsaid(data.dataset) else found | {"flip": flip}
+    return recipe if data.augment == "none" or flip == _without_field(data.dataset) else recipe | {"flip": flip}
 
 
-def assumed(dataset: str) -> Tree:
-    """Settings of experts that another project trained on data of one's own: all of these projects mirror them."""
+def default_settings(dataset: str) -> Tree:
+    """Return the settings of other projects' experts: all of these projects mirror data of users."""
     return {} if dataset in DATASETS else {"data": {"flip": True}}
 
 
-def check_buffer(place: object, recipe: Mapping[str, Any], data: DataConfig) -> None:
+def check_mirroring(place: object, recipe: Mapping[str, Any], data: DataConfig) -> None:
     """Refuse experts that were trained with mirror images where the settings want none, or the reverse.
 
     Args:
-        place: What the buffer is called.
-        recipe: Its own.
-        data: What is asked for.
+        place: The buffer's name, for errors.
+        recipe: The buffer's.
+        data: The settings of this run.
 
     Raises:
         ValueError: Naming both values and the remedy.
     """
-    there, wanted = bool(recipe.get("flip", _unsaid(data.dataset))), flips(data)
-    if recipe.get("augment") != "none" and there != wanted:
-        there_, wanted_ = str(there).lower(), str(wanted).lower()
-        raise ValueError(
-            f"{place} holds experts trained with data.flip={there_}, not {wanted_}; "
-            f"use --set data.flip={there_}, or another buffer"
-        )
+    flip = bool(recipe.get("flip", _without_field(data.dataset)))
+    if recipe.get("augment") != "none" and flip != flips(data):
+        own, other = str(flip).lower(), str(not flip).lower()
+        what = f"{place} holds experts trained with data.flip={own}, not {other}"
+        raise ValueError(f"{what}; use --set data.flip={own}, or another buffer")

@@ -6,17 +6,17 @@ import socket
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from raydd.data.folder_reader import Labelled, labelled, subfolders, two_parts
+from raydd.data.folder_reader import Labelled, labelled_files, source_of, subfolders
 from raydd.data.image_source import Content, Form, Source, from_array, holdout
 from raydd.data.imagenet import SUBSETS
-from raydd.data.labels import checked_labels
+from raydd.data.labels import check_labels
 
 TIMEOUT_SECONDS = 20.0
 ELSEWHERE = (
@@ -25,14 +25,14 @@ ELSEWHERE = (
 
 
 def find_digits(root: Path) -> Source:
-    """scikit-learn's 8x8 digits; a fixed stratified 20 % is the test split."""
+    """Find scikit-learn's 8x8 digits; a fixed stratified 20 % is the test split."""
 
     def read(form: Form) -> Content:
         from sklearn.datasets import load_digits
 
         bunch = load_digits()
         images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
-        labels = checked_labels(bunch.target, 10, "digits", every=True)
+        labels = check_labels(bunch.target, 10, "digits", every=True)
         parts = [from_array(images[rows], labels[rows], form) for rows in holdout(labels, 0.2, "test", "digits")]
         return Content(tuple("0123456789"), parts[0], parts[1], "a fixed stratified 20 % is the test split")
 
@@ -91,17 +91,19 @@ TORCHVISION = {
 }
 
 
-def find_torchvision(root: Path, *, name: str) -> Source:
-    """A data set that torchvision reads, and downloads into ``root`` where it is missing.
+def find_torchvision(name: str) -> Callable[[Path], Source]:
+    """Return the finder of a data set that torchvision reads, and downloads into ``root`` if it is missing.
 
-    Raises:
-        ValueError: It is neither on disk nor downloadable; says how to get it.
+    The finder raises a ValueError that says how to get the data if they are neither on disk nor downloadable.
     """
-    row = TORCHVISION[name]
-    files = tuple(root / file for file in row.files)
-    if not all(file.is_file() for file in files):
-        _download(root, name)
-    return Source(name, files, lambda form: _read_torchvision(root, name, form))
+
+    def find(root: Path) -> Source:
+        files = tuple(root / file for file in TORCHVISION[name].files)
+        if not all(file.is_file() for file in files):
+            _download(root, name)
+        return Source(name, files, lambda form: _read_torchvision(root, name, form))
+
+    return find
 
 
 def _read_torchvision(root: Path, name: str, form: Form) -> Content:
@@ -111,18 +113,18 @@ def _read_torchvision(root: Path, name: str, form: Form) -> Content:
     except Exception as error:  # torchvision raises whatever its parts raise
         raise ValueError(_how_to_get(name, root, "is damaged", error)) from error
     classes = tuple("0123456789") if row.digits else tuple(train.classes)
-    labels = checked_labels(getattr(train, row.labels), len(classes), f"{name} train", every=True)
-    tests = checked_labels(getattr(test, row.labels), len(classes), f"{name} test", every=False)
+    labels = check_labels(getattr(train, row.labels), len(classes), f"{name} train", every=True)
+    tests = check_labels(getattr(test, row.labels), len(classes), f"{name} test", every=False)
     images = _channels_last(train), _channels_last(test)
-    for found, one in zip(images, (labels, tests), strict=True):
-        if found.dtype != np.uint8 or found.ndim != 4 or len(found) != len(one):
-            said = ValueError(f"{found.dtype} images {found.shape} for {len(one)} labels")
-            raise ValueError(_how_to_get(name, root, "is damaged", said))
+    for array, one in zip(images, (labels, tests), strict=True):
+        if array.dtype != np.uint8 or array.ndim != 4 or len(array) != len(one):
+            wrong = ValueError(f"{array.dtype} images {array.shape} for {len(one)} labels")
+            raise ValueError(_how_to_get(name, root, "is damaged", wrong))
     return Content(classes, from_array(images[0], labels, form), from_array(images[1], tests, form))
 
 
 def _channels_last(data: Any) -> Any:
-    """Images (n, H, W, C) uint8 of a torchvision data set, which keeps NHW, NHWC or NCHW."""
+    """Return images (n, H, W, C) uint8 of a torchvision data set, which holds NHW, NHWC or NCHW."""
     images = np.asarray(data.data)
     if images.ndim == 3:
         return images[..., None]
@@ -130,7 +132,7 @@ def _channels_last(data: Any) -> Any:
 
 
 def _download(root: Path, name: str) -> None:
-    """Downloads elsewhere and moves file by file, so that nothing half-written lies in ``root``."""
+    """Download elsewhere and move file by file, so that ``root`` never holds a half-written file."""
     row = TORCHVISION[name]
     with tempfile.TemporaryDirectory(prefix="raydd-") as trial, _timeout():
         try:
@@ -148,7 +150,7 @@ def _download(root: Path, name: str) -> None:
 
 @contextlib.contextmanager
 def _timeout() -> Iterator[None]:
-    """A closed network fails in seconds in place of hanging."""
+    """Let a closed network fail in seconds."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT_SECONDS)
     try:
@@ -166,10 +168,9 @@ def _how_to_get(name: str, root: Path, trouble: str, error: Exception) -> str:
 
 
 def find_tiny_imagenet(root: Path) -> Source:
-    """Tiny ImageNet as its archive unpacks: ``tiny-imagenet-200/`` with wnids.txt, train and val.
+    """Find Tiny ImageNet as its archive unpacks: ``tiny-imagenet-200/`` with wnids.txt, train and val.
 
-    The 10,000 validation images are the test split, as in the papers; classes are in the order of
-    their synset ids.
+    The 10,000 validation images are the test split, as in the papers; classes are in the order of their synset ids.
     """
     home = root / "tiny-imagenet-200"
     listing = home / "val" / "val_annotations.txt"
@@ -190,8 +191,8 @@ def find_tiny_imagenet(root: Path) -> Source:
                 f"{listing} names the class {wnid!r}, which {home / 'train'} lacks: unpack the archive again"
             )
         test.append((home / "val" / "images" / image, order[wnid]))
-    train = [pair for pair in labelled(home / "train", wnids) if pair[0].suffix != ".txt"]
-    return two_parts("tiny_imagenet", _words(home, wnids), train, test)
+    train = [pair for pair in labelled_files(home / "train", wnids) if pair[0].suffix != ".txt"]
+    return source_of("tiny_imagenet", _words(home, wnids), train, test)
 
 
 def _lines(path: Path) -> list[str]:
@@ -206,10 +207,9 @@ def _words(home: Path, wnids: list[str]) -> list[str]:
 
 
 def find_imagenet(root: Path, *, name: str) -> Source:
-    """Ten classes of ImageNet: ``imagenet/train/<wnid>/`` and ``imagenet/val/<wnid>/``.
+    """Find ten classes of ImageNet: ``imagenet/train/<wnid>/`` and ``imagenet/val/<wnid>/``.
 
-    Differs: images keep their aspect (shorter side to 128, centre crop); the official code squashes
-    them to 128 x 128.
+    Differs: images keep their aspect (shorter side to 128, centre crop); the official code squashes them to 128 x 128.
     """
     home = root / "imagenet"
     wnids, words = zip(*SUBSETS[name], strict=True)
@@ -220,4 +220,4 @@ def find_imagenet(root: Path, *, name: str) -> Source:
                 f"{name} needs {home / part / missing[0]}: place ImageNet (ILSVRC 2012) as "
                 f"{home}/train/<wnid>/ and {home}/val/<wnid>/, {ELSEWHERE}"
             )
-    return two_parts(name, words, labelled(home / "train", wnids), labelled(home / "val", wnids))
+    return source_of(name, words, labelled_files(home / "train", wnids), labelled_files(home / "val", wnids))

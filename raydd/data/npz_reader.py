@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from raydd.data.decode import REMEDY, check_side, pixels
 from raydd.data.image_source import Bytes, Content, Form, Images, Source, from_array
-from raydd.data.labels import column, numbered
-from raydd.io.bounds import check_declared
+from raydd.data.labels import column, number_labels
+from raydd.io.bounded_file import check_declared
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 CLASSES = "classes"
@@ -24,7 +24,7 @@ ROUNDED_NOTE = "images of numbers in [0, 1] are rounded to 8 bits"
 
 
 def find_npz(path: Path, name: str) -> Source:
-    """An ``.npz`` with ``x_train, y_train, x_test, y_test`` and, if it likes, ``classes``: the names by label.
+    """Find an ``.npz`` with ``x_train, y_train, x_test, y_test`` and optionally ``classes``: the names by label.
 
     Images are NHWC, NCHW or NHW with 1 or 3 channels: whole numbers 0..255, uint16 that uses more of its range
     (0..65535), or floating point in [0, 1]. Labels are whole numbers 0..K-1, or words.
@@ -39,9 +39,9 @@ def _read(path: Path, form: Form) -> Content:
     for part, images in (("train", train), ("test", test)):
         if len(arrays[f"y_{part}"]) != len(images):
             raise ValueError(f"{path} has other numbers of images and labels: x_* and y_* must be of one length")
-    given, asked = (column(arrays[key], f"{path} {key}") for key in ("y_train", "y_test"))
+    y_train, y_test = (column(arrays[key], f"{path} {key}") for key in ("y_train", "y_test"))
     names = column(arrays[CLASSES], f"{path} {CLASSES}").values.tolist() if CLASSES in arrays else None
-    classes, labels, tests = numbered(given, asked, names)
+    classes, labels, tests = number_labels(y_train, y_test, names)
     assert tests is not None  # y_test is there
     to_bytes, note = _scale(path, train, test)
     parts = (from_array(train, labels, form, to_bytes), from_array(test, tests, form, to_bytes))
@@ -58,7 +58,7 @@ def _check_sizes(path: Path, train: NDArray[Any], test: NDArray[Any], form: Form
 
 
 def _arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of the keys, once their sizes are known to be those of the file."""
+    """Read the arrays of the keys after checking their sizes."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = {key: archive.NameToInfo.get(f"{key}.npy") for key in (*KEYS, CLASSES)}
@@ -82,7 +82,7 @@ class _Refused(Exception):
 
 
 def _check_members(path: Path, archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo]) -> None:
-    """Compare what the archive, the arrays' headers and the file say of their sizes."""
+    """Compare the sizes that the archive, the arrays' headers and the file declare."""
     try:
         check_declared(sum(info.file_size for info in members.values()), path.stat().st_size, str(path))
     except ValueError as error:
@@ -115,38 +115,23 @@ def _channels_last(images: NDArray[Any], origin: str) -> NDArray[Any]:
 
 
 def _scale(path: Path, train: NDArray[Any], test: NDArray[Any]) -> tuple[Bytes, str]:
-    """How both splits' numbers become 0..255, and a note of what that loses.
-
-    Raises:
-        ValueError: Splits of different types, or numbers whose range is none of those that are known.
-    """
+    """Return the function that makes both splits' numbers 0..255, and a note on its losses."""
     if train.dtype != test.dtype:
         raise ValueError(f"{path} has x_train of {train.dtype} and x_test of {test.dtype}: save both as uint8")
-    kind, low, high = train.dtype.kind, *_range(train, test)
-    said = f"{path} has images of {train.dtype} from {low:g} to {high:g}"
+    kind = train.dtype.kind
+    low, high = min(float(a.min()) for a in (train, test)), max(float(a.max()) for a in (train, test))
+    what = f"{path} has images of {train.dtype} from {low:g} to {high:g}"
     if kind == "b":
-        return _of_bits, ""
+        return lambda images: images.astype(np.uint8) * np.uint8(255), ""
     if kind == "f":
         if not (low >= 0 and high <= 1):  # NaN too
-            raise ValueError(f"{said}: save numbers in [0, 1], or uint8, 0..255")
+            raise ValueError(f"{what}: save numbers in [0, 1], or uint8, 0..255")
         return _of_fractions, ROUNDED_NOTE
     if low >= 0 and high <= 255:
-        return _of_bytes, ""
+        return lambda images: images.astype(np.uint8), ""
     if (kind, train.dtype.itemsize) == ("u", 2):
         return _of_words, SCALED_NOTE
-    raise ValueError(f"{said}: {BYTES_ONLY}")
-
-
-def _range(*arrays: NDArray[Any]) -> tuple[float, float]:
-    return min(float(a.min()) for a in arrays), max(float(a.max()) for a in arrays)
-
-
-def _of_bits(images: NDArray[Any]) -> Images:
-    return images.astype(np.uint8) * np.uint8(255)
-
-
-def _of_bytes(images: NDArray[Any]) -> Images:
-    return images.astype(np.uint8)
+    raise ValueError(f"{what}: {BYTES_ONLY}")
 
 
 def _of_words(images: NDArray[Any]) -> Images:

@@ -1,6 +1,6 @@
 """The reader of Parquet in Hugging Face image layout."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raydd.data.decode import Blob, Decoder, decoder
-from raydd.data.folder_reader import TEST_NOTE, TEST_SHARE
-from raydd.data.image_source import Content, Form, Labels, Part, Source, holdout
-from raydd.data.labels import ONE_LABEL, Column, column, joined, numbered
-from raydd.io.bounds import check_declared, read_json
+from raydd.data.folder_reader import TEST_NOTE, test_split
+from raydd.data.image_source import Content, Form, Labels, Part, Source
+from raydd.data.labels import ONE_LABEL, Column, column, join, number_labels
+from raydd.io.bounded_file import check_declared
+from raydd.io.document import one_line, parse
 
 COLUMNS = "columns image: struct<bytes, path> and label: int64 or string"
 BATCH_BYTES = 64 << 20
@@ -22,17 +23,17 @@ INSTEAD_NOTE = "validation*.parquet is the test split: there is no test*.parquet
 
 
 def parquet_files(root: Path) -> list[Path]:
-    """The Parquet files of a folder or of the folder ``data`` in it; a Parquet file is itself one."""
+    """Return the Parquet files of a folder and of the folder ``data`` in it, or a Parquet file itself."""
     if root.is_file():
         return [root] if root.suffix == ".parquet" else []
     return sorted(path for path in (*root.glob("*.parquet"), *root.glob("data/*.parquet")) if path.is_file())
 
 
 def find_parquet(root: Path, name: str) -> Source:
-    """A file or folder of Parquet in Hugging Face image layout.
+    """Find a file or folder of Parquet in Hugging Face image layout.
 
-    Files named ``test*`` are the test images (``validation*`` where there are none), all others but
-    ``validation*`` the training images. Without test images a fixed stratified 20 % is held out.
+    Files named ``test*`` are the test images (``validation*`` if there are none), all others but ``validation*`` the
+    training images. Without test images a fixed stratified 20 % is held out.
 
     Raises:
         ValueError: No training file.
@@ -50,16 +51,14 @@ def find_parquet(root: Path, name: str) -> Source:
 
 def _read_parquet(name: str, train: list[Path], test: list[Path], note: str, form: Form) -> Content:
     columns = [_labels(path) for path in train + test]
-    names = next((found for path in train if (found := class_names(_schema(path), str(path)))), None)
-    tests = joined(columns[len(train) :]) if test else None
-    classes, labels, test_labels = numbered(joined(columns[: len(train)]), tests, names)
+    names = next(filter(None, (class_names(_schema(path), str(path)) for path in train)), None)
+    tests = join(columns[len(train) :]) if test else None
+    classes, labels, test_labels = number_labels(join(columns[: len(train)]), tests, names)
     plan = decoder(_blobs(train, None), form)
     if test_labels is not None:
         parts = _part(train, labels, None, plan), _part(test, test_labels, None, plan)
         return Content(classes, *parts, note, plan.findings)
-    kept, held = holdout(labels, TEST_SHARE, "test", name)
-    if not held.size:
-        raise ValueError(f"{train[0]} has too few images for a test split: give at least 3 a class, or a test*.parquet")
+    kept, held = test_split(labels, name, str(train[0]), "*.parquet file")
     parts = _part(train, labels, kept, plan), _part(train, labels, held, plan)
     return Content(classes, *parts, TEST_NOTE, plan.findings)
 
@@ -70,8 +69,8 @@ def _part(files: list[Path], labels: Labels, rows: NDArray[np.int64] | None, pla
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Any]:
-    """A Parquet file, which is known to hold about as much as it says.
+def open_parquet(path: Path) -> Iterator[Any]:
+    """Open a Parquet file after comparing its declared sizes with its own.
 
     Raises:
         ValueError: It cannot be read, or declares more rows or bytes than it can have.
@@ -96,12 +95,12 @@ def _check_bounds(path: Path, metadata: Any) -> None:
 
 
 def _schema(path: Path) -> Any:
-    with opened(path) as file:
+    with open_parquet(path) as file:
         return file.schema_arrow
 
 
 def _labels(path: Path) -> Column:
-    """The label column of a file, once its schema is known to be right."""
+    """Read the label column of a file after checking its schema."""
     import pyarrow as pa
 
     schema = _schema(path)
@@ -113,15 +112,15 @@ def _labels(path: Path) -> Column:
     if twice := [name for name in ("image", "label") if schema.names.count(name) > 1]:
         raise ValueError(f"{path} has {schema.names.count(twice[0])} columns {twice[0]}: keep one")
     image = schema.field("image").type
-    place = image.get_field_index("bytes") if pa.types.is_struct(image) else -1
-    if place < 0 or not (pa.types.is_binary(kind := image.field(place).type) or pa.types.is_large_binary(kind)):
+    index = image.get_field_index("bytes") if pa.types.is_struct(image) else -1
+    if index < 0 or not (pa.types.is_binary(kind := image.field(index).type) or pa.types.is_large_binary(kind)):
         raise ValueError(f"{path} has images of type {image}: write {COLUMNS}")
-    with opened(path) as file:
+    with open_parquet(path) as file:
         return label_column(file.read(columns=["label"]).column("label"), str(path))
 
 
 def label_column(values: Any, origin: str) -> Column:
-    """A column of Parquet as labels: whole numbers, words, or a dictionary of either.
+    """Return a column of Parquet as labels: whole numbers, words, or a dictionary of either.
 
     Raises:
         ValueError: A type that holds no labels, or an image without one.
@@ -144,32 +143,33 @@ def label_column(values: Any, origin: str) -> Column:
 
 
 def class_names(schema: Any, origin: str) -> tuple[str, ...] | None:
-    """The class names in a schema's Hugging Face metadata; None where there are none.
+    """Return the class names in a schema's Hugging Face metadata, or None.
 
     Raises:
         ValueError: The metadata are no JSON.
     """
-    found = read_json((schema.metadata or {}).get(b"huggingface", b"{}"), f"{origin}: its Hugging Face metadata")
+    try:
+        value = parse((schema.metadata or {}).get(b"huggingface", b"{}"))
+    except ValueError as error:
+        raise ValueError(
+            f"{origin}: its Hugging Face metadata is no JSON ({one_line(error)}): write it again"
+        ) from None
     for key in ("info", "features", "label", "names"):
-        found = found.get(key) if isinstance(found, dict) else None
-    return tuple(str(name) for name in found) or None if isinstance(found, list) else None
+        value = value.get(key) if isinstance(value, dict) else None
+    return tuple(str(name) for name in value) or None if isinstance(value, list) else None
 
 
 def _blobs(files: Sequence[Path], rows: NDArray[np.int64] | None) -> Iterator[Blob]:
-    """The encoded images of files in order, or those of the given rows of them all."""
+    """Yield the encoded images of files in order, or those of some rows."""
     wanted = None if rows is None else set(rows.tolist())
     for row, (name, encoded) in enumerate(pair for path in files for pair in _encoded(path)):
         if wanted is None or row in wanted:
-            yield Blob(name, _given(encoded))
-
-
-def _given(encoded: bytes) -> Callable[[], bytes]:
-    return lambda: encoded
+            yield Blob(name, partial(bytes, encoded))
 
 
 def _encoded(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Each image's name and bytes, a few megabytes at a time."""
-    with opened(path) as file:
+    """Yield each image's name and bytes, reading a few megabytes at a time."""
+    with open_parquet(path) as file:
         metadata, row = file.metadata, 0
         groups = (metadata.row_group(index) for index in range(metadata.num_row_groups))
         each = sum(group.total_byte_size for group in groups) // max(1, metadata.num_rows)

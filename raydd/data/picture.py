@@ -1,6 +1,6 @@
-"""One encoded picture as upright pixels of 8 bits, grey or RGB: the boundary that every reader of pictures shares.
+"""Decode one picture to upright pixels of 8 bits, grey or RGB; every reader of pictures uses this.
 
-What a viewer shows is what is learned: the EXIF orientation is applied, and what is transparent is laid on white.
+The pixels are those that a viewer shows: the EXIF orientation is applied, and transparent pixels are laid on white.
 """
 
 import contextlib
@@ -10,16 +10,17 @@ import warnings
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
-from stat import S_ISREG
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+
+from raydd.io.bounded_file import read_bytes
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 FORMATS = ("PNG", "JPEG", "MPO", "GIF", "BMP", "TIFF", "WEBP", "AVIF", "PPM", "JPEG2000", "TGA", "ICO")
-"""Pillow's names of the formats that are read; others run programs, hold no 8-bit pixels or are no pictures."""
+"""Pillow's names of the supported formats; others run programs, hold no 8-bit pixels or are no pictures."""
 MAX_BYTES = 1 << 28
 MAX_PIXELS = 1 << 26
 ALONE_PIXELS = 1 << 22
@@ -37,14 +38,14 @@ _BITS_PER_SAMPLE, _PHOTOMETRIC, _ORIENTATION = 258, 262, 0x0112
 
 
 class Unreadable(Exception):
-    """A picture cannot be read; the text says why in a few words."""
+    """A picture cannot be read; the message is the reason in a few words."""
 
 
 class Header(NamedTuple):
-    """What a picture's header says.
+    """A picture's header.
 
     Attributes:
-        size: Width and height, as a viewer shows them.
+        size: Width and height after the EXIF orientation.
         grey: Whether its mode has no colour.
     """
 
@@ -57,7 +58,7 @@ class Upright(NamedTuple):
 
     Attributes:
         image: Mode L or RGB.
-        notes: What was decided for it, in words.
+        notes: Decisions of the decoder.
     """
 
     image: "Image"
@@ -65,25 +66,18 @@ class Upright(NamedTuple):
 
 
 def read_file(path: Path) -> bytes:
-    """The bytes of a picture's file.
-
-    Raises:
-        Unreadable: It is not a regular file, is too large, or cannot be opened.
-    """
+    """Return the bytes of a picture's file; refuse one that is not a regular file, too large, or cannot be opened."""
     try:
-        status = path.stat()
-        if not S_ISREG(status.st_mode):
-            raise Unreadable("not a file")
-        if status.st_size > MAX_BYTES:
-            raise Unreadable(f"{status.st_size >> 20} MB, more than {MAX_BYTES >> 20} MB")
-        return path.read_bytes()
-    except OSError as error:
-        raise Unreadable(str(error.strerror)) from error
+        return read_bytes(path, MAX_BYTES)
+    except (OSError, ValueError) as error:
+        raise Unreadable(
+            str(getattr(error, "strerror", error)).removeprefix("it is ").removeprefix("it has ")
+        ) from error
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence what Pillow warns about; enter it in the main thread, since the filters are the process's."""
+    """Silence Pillow's warnings; enter it in the main thread, since the filters are the process's."""
     logger = logging.getLogger("PIL")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -100,13 +94,13 @@ def header(data: bytes, *, upright: bool = True) -> Header:
 
     Args:
         data: The encoded picture.
-        upright: Whether the size is that after the EXIF orientation, for which some files must be read whole.
+        upright: Apply the EXIF orientation to the size, for which some files must be read whole.
 
     Raises:
         Unreadable: See `decode`.
     """
     with _damage():
-        image = _opened(data)
+        image = _open(data)
         width, height = image.size
         turned = upright and _orientation(image) >= 5
         return Header((height, width) if turned else (width, height), _is_grey(image))
@@ -114,22 +108,19 @@ def header(data: bytes, *, upright: bool = True) -> Header:
 
 @contextlib.contextmanager
 def decoding(data: bytes, channels: int) -> Iterator[Upright]:
-    """Decode a picture; large ones are held one at a time.
+    """Decode a picture; only one large picture is held at a time.
 
-    Sixteen bits are scaled to eight, transparent pixels are laid on white, of several frames the first is taken.
+    Sixteen bits are scaled to eight, transparent pixels are laid on white, and the first of several frames is used.
 
     Args:
         data: The encoded picture.
-        channels: 1 or 3: what it is converted to.
-
-    Yields:
-        The picture.
+        channels: 1 or 3, of the result.
 
     Raises:
         Unreadable: It is empty, damaged, too large, no picture, or of a mode whose range is unknown.
     """
     with _damage():
-        image = _opened(data)
+        image = _open(data)
     width, height = image.size
     with _ALONE if width * height > ALONE_PIXELS else contextlib.nullcontext():
         with _damage():
@@ -139,7 +130,7 @@ def decoding(data: bytes, channels: int) -> Iterator[Upright]:
 
 @contextlib.contextmanager
 def _damage() -> Iterator[None]:
-    """Whatever Pillow raises for a damaged picture, which is of many types, as one."""
+    """Turn Pillow's errors for a damaged picture, of many types, into `Unreadable`."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -154,8 +145,8 @@ def _damage() -> Iterator[None]:
         raise Unreadable(f"damaged, {type(error).__name__}") from error
 
 
-def _opened(data: bytes) -> "Image":
-    """The picture of some bytes, its pixels not yet decoded."""
+def _open(data: bytes) -> "Image":
+    """Open a picture without decoding its pixels."""
     from PIL import Image
 
     if not data:
@@ -204,7 +195,7 @@ _TURNS = range(2, 9)
 
 
 def _turns() -> dict[int, Any]:
-    """How each EXIF orientation is undone."""
+    """Return the transposition that undoes each EXIF orientation."""
     from PIL.Image import Transpose
 
     names = ("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90")
@@ -212,22 +203,22 @@ def _turns() -> dict[int, Any]:
 
 
 def _orientation(image: "Image") -> int:
-    """The EXIF orientation that is left to undo; 1, upright, where EXIF is damaged too."""
+    """Return the EXIF orientation to undo; 1, upright, if EXIF is damaged."""
     if image.format == "TIFF":  # Pillow undoes it on decoding
         return 1
     with contextlib.suppress(Exception):
-        found = image.getexif().get(_ORIENTATION, 1)
-        return found if isinstance(found, int) else 1
+        value = image.getexif().get(_ORIENTATION, 1)
+        return value if isinstance(value, int) else 1
     return 1
 
 
 def _one_frame(image: "Image") -> bool:
-    """Whether there is one picture in the file; the second one of a camera's MPO is no frame."""
+    """Return whether the file holds one picture; the second one of a camera's MPO is no frame."""
     return image.format == "MPO" or not getattr(image, "is_animated", False)
 
 
 def _scale_clear_colour(image: "Image") -> None:
-    """Bring a PNG's transparent colour, which is in the file's depth, to that of the decoded pixels."""
+    """Convert a PNG's transparent colour from the file's depth to that of the decoded pixels."""
     clear = image.info.get("transparency")
     tiles = getattr(image, "tile", ()) if image.format == "PNG" else ()
     stored = str(tiles[0].args) if tiles else ""
@@ -238,7 +229,7 @@ def _scale_clear_colour(image: "Image") -> None:
 
 
 def _eight_bits(image: "Image", notes: list[str]) -> "Image":
-    """A picture of 16 bits scaled to 8: 65535, or what the file says is white, becomes 255."""
+    """Scale a picture of 16 bits to 8: 65535, or the file's white, becomes 255."""
     from PIL import Image
 
     if image.mode not in DEEP and image.mode != "I":
@@ -259,7 +250,7 @@ def _eight_bits(image: "Image", notes: list[str]) -> "Image":
 
 
 def _flat(image: "Image", grey: bool, notes: list[str]) -> "Image":
-    """A picture without transparency, of mode L or RGB."""
+    """Return a picture without transparency, of mode L or RGB."""
     from PIL import Image
 
     mode = "L" if grey else "RGB"

@@ -26,7 +26,7 @@ class Kind:
     """One kind of preprocessing.
 
     Attributes:
-        arrays: Names of what it is fitted to.
+        arrays: Names of the fitted arrays.
         fit: The arrays for a data set.
         forward: Images in [0, 1] (B, C, H, W) -> a network's input.
         inverse: The way back.
@@ -74,12 +74,12 @@ KINDS: dict[str, Kind] = {
 class Transform:
     """Images -> a network's input, and back.
 
-    ``normalise`` is ``(x / 255 - mean) / std`` with the data set's statistics, ``zca`` whitens
-    ``x / 255`` (fitted on the train split, without normalisation), ``raw01`` is ``x / 255``.
+    ``normalise`` is ``(x / 255 - mean) / std`` with the data set's statistics, ``zca`` whitens ``x / 255`` (fitted on
+    the train split, without normalisation), ``raw01`` is ``x / 255``.
 
     Attributes:
         kind: A key of `KINDS`.
-        tensors: What the kind is fitted to, by name.
+        tensors: The fitted arrays by name.
         dtype: Least precise type of the result.
     """
 
@@ -88,7 +88,7 @@ class Transform:
     dtype: torch.dtype = torch.float32
 
     def __call__(self, x: Tensor) -> Tensor:
-        """A network's input (B, C, H, W), on x's device.
+        """Return a network's input (B, C, H, W), on x's device.
 
         Args:
             x: Images (B, C, H, W), uint8 in 0..255 or floating point in [0, 1]; gradients flow to the latter.
@@ -97,23 +97,20 @@ class Transform:
         return KINDS[self.kind].forward(self.tensors, wide if x.is_floating_point() else wide / 255)
 
     def inverse(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) in [0, 1], not clamped, of a network's input x."""
+        """Return images (B, C, H, W) in [0, 1], not clamped, of a network's input x."""
         return KINDS[self.kind].inverse(self.tensors, self._wide(x))
 
     def _wide(self, x: Tensor) -> Tensor:
         return x.to(torch.promote_types(x.dtype, self.dtype))
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Transform":
-        """The same transform with its arrays on a device, or with results of another type.
-
-        The arrays keep their own types, so that `hash` does not change.
-        """
+        """Return the transform on a device, or with results of another type; its arrays, and `hash`, do not change."""
         moved = {name: tensor.to(device=device) for name, tensor in self.tensors.items()}
         return Transform(self.kind, moved, dtype or self.dtype)
 
     @cached_property
     def hash(self) -> str:
-        """sha256 of the kind and the arrays' names, types, shapes and bytes; 16 hex digits."""
+        """The SHA-256 of the kind and the arrays' names, types, shapes and bytes; 16 hex digits."""
         digest = hashlib.sha256(self.kind.encode())
         for name in KINDS[self.kind].arrays:
             array = self.tensors[name].detach().cpu().contiguous().numpy()
@@ -122,24 +119,24 @@ class Transform:
         return digest.hexdigest()[:16]
 
     def metadata(self) -> dict[str, Any]:
-        """What JSON can hold of the transform: its kind and hash."""
+        """Return the kind and the hash, for JSON."""
         return {"kind": self.kind, "hash": self.hash}
 
     def arrays(self) -> dict[str, Tensor]:
-        """What the kind is fitted to, by name, on the CPU."""
+        """Return the fitted arrays by name, on the CPU."""
         return {name: self.tensors[name].detach().cpu() for name in KINDS[self.kind].arrays}
 
     @staticmethod
     def restore(metadata: Mapping[str, Any], arrays: Arrays, prefix: str = "") -> "Transform":
-        """The transform that `metadata` and `arrays` were taken from, exactly.
+        """Return exactly the transform that `metadata` and `arrays` describe.
 
         Args:
             metadata: Of `metadata`.
-            arrays: Of `arrays`, and others.
-            prefix: What their names begin with.
+            arrays: Of `arrays`; others are ignored.
+            prefix: Of the arrays' names.
 
         Raises:
-            ValueError: Unknown kind, missing arrays, arrays of another hash, or such as make no preprocessing.
+            ValueError: Unknown kind, missing arrays, or arrays of another hash or of wrong values.
         """
         kind = _known(str(metadata.get("kind")))
         missing = [name for name in KINDS[kind].arrays if prefix + name not in arrays]
@@ -155,11 +152,7 @@ class Transform:
         return transform
 
     def check_shape(self, shape: Sequence[int]) -> None:
-        """Refuse images (C, H, W) that the preprocessing was not fitted to.
-
-        Raises:
-            ValueError: They have other channels, or another number of pixels.
-        """
+        """Refuse images (C, H, W) of other channels, or of another number of pixels, than the fitted ones."""
         wanted = {"normalise": shape[0], "zca": math.prod(shape)}.get(self.kind)
         if wanted is not None and self.tensors["mean"].numel() != wanted:
             fitted = self.tensors["mean"].numel()
@@ -167,7 +160,7 @@ class Transform:
 
 
 def _check_arrays(transform: Transform) -> None:
-    """Refuse arrays that make no preprocessing of their kind."""
+    """Refuse arrays that are no preprocessing of their kind."""
     arrays, kind = transform.tensors, transform.kind
     for name, array in arrays.items():
         if not array.is_floating_point() or array.dtype == torch.bfloat16 or not bool(torch.isfinite(array).all()):
@@ -184,11 +177,7 @@ def _check_arrays(transform: Transform) -> None:
 
 
 def fit_transform(kind: str, dataset: Dataset) -> Transform:
-    """The preprocessing of a kind for a data set; ZCA is fitted on all of its train split.
-
-    Raises:
-        ValueError: Unknown kind.
-    """
+    """Fit the preprocessing of a kind to a data set; ZCA uses all of the train split."""
     return Transform(_known(kind), KINDS[_known(kind)].fit(dataset))
 
 
@@ -199,16 +188,12 @@ def _known(kind: str) -> str:
 
 
 def save_transform(folder: Path, transform: Transform) -> None:
-    """Keep a buffer's preprocessing beside its experts."""
+    """Write a buffer's preprocessing beside its experts."""
     save_tensors(folder / "preprocessing.arrow", transform.arrays(), transform.metadata())
 
 
 def load_transform(folder: Path) -> Transform:
-    """A buffer's preprocessing, as its experts were trained with it.
-
-    Raises:
-        ValueError: If the file is missing or damaged.
-    """
+    """Read a buffer's preprocessing; refuse a missing or damaged file."""
     path = folder / "preprocessing.arrow"
     arrays, metadata = load_tensors(path)
     try:

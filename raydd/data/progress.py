@@ -1,16 +1,16 @@
-"""How far a run folder has come, without opening the run: for commands that read its set."""
+"""The progress of a run folder, for commands that read its set without opening the run."""
 
 from pathlib import Path
 
 from raydd.data.synset import SyntheticSet
-from raydd.io.document import Document, Whole, unsealed_text
-from raydd.io.regular_file import read_text
+from raydd.io.bounded_file import read_text
+from raydd.io.document import Document, Whole, remove_text_checksum
 from raydd.io.safe_yaml import parse_yaml
 from raydd.io.tensor_file import load_checked
 
 CHECKPOINT = Path("checkpoint") / "state.arrow"
 UNFINISHED = "unfinished"
-"""Key of a set's provenance: how far its run had come, such as ``step 40 of 150``."""
+"""Key of a set's provenance: the progress of its run, such as ``step 40 of 150``."""
 
 
 class _Plain(Document):
@@ -22,7 +22,7 @@ class _Checkpoint(Document):
 
 
 def checkpoint_step(folder: Path) -> int | None:
-    """The outer step of a run folder's checkpoint; None where it has none.
+    """Return the outer step of a run folder's checkpoint, or None.
 
     Raises:
         ValueError: The checkpoint is damaged.
@@ -31,8 +31,8 @@ def checkpoint_step(folder: Path) -> int | None:
     return load_checked(path, _Checkpoint)[1].plain.step if path.is_file() else None
 
 
-def how_far(folder: Path) -> str | None:
-    """How far an unfinished run has come, such as ``step 40 of 150``; None where no set is missing, or there is no run.
+def progress_of(folder: Path) -> str | None:
+    """Return the progress of an unfinished run, such as ``step 40 of 150``; None for other folders.
 
     Raises:
         ValueError: The checkpoint is damaged.
@@ -41,12 +41,12 @@ def how_far(folder: Path) -> str | None:
     if not config.is_file() or (folder / "synset.arrow").exists():
         return None
     try:
-        steps = parse_yaml(unsealed_text(read_text(config)))["steps"]
+        steps = parse_yaml(remove_text_checksum(read_text(config)))["steps"]
     except (OSError, ValueError, TypeError, KeyError):
         return None
     return f"step {checkpoint_step(folder) or 0} of {steps}"
 
 
 def is_unfinished(synset: SyntheticSet) -> bool:
-    """Whether a set was made of a run that has not come to its end: by ``raydd finish``."""
+    """Return whether a set is of an unfinished run: made by ``raydd finish``."""
     return UNFINISHED in synset.provenance

@@ -1,4 +1,4 @@
-"""The synthetic set: what distillation makes and evaluation trains on.
+"""The synthetic set: the result of a distillation, and the training data of an evaluation.
 
 Shapes: `N` images, `K` classes, `C H W` image.
 """
@@ -24,16 +24,16 @@ class SyntheticSet:
     """A small labelled image set, complete in itself.
 
     Attributes:
-        images: (N, C, H, W), in the space that ``transform`` leads to.
+        images: (N, C, H, W), preprocessed by ``transform``.
         labels: (N,) int64 classes, or (N, K) logits of soft labels.
-        lr: The step size that students of it train with, a scalar.
-        transform: The preprocessing that real images need to stand beside ``images``.
-        dataset: Name or path of the data set it stands for.
+        lr: The students' learning rate, a scalar.
+        transform: The preprocessing of the real images.
+        dataset: Name or path of the real data set.
         classes: The K class names.
         recipe: The configuration that made it.
         provenance: Versions, commit, the source's fingerprint.
         history: Scores during distillation, oldest first.
-        formation: How ``images`` become the images that networks see: `decoded`.
+        formation: How `decoded` makes networks' images of ``images``.
     """
 
     images: Tensor
@@ -67,7 +67,7 @@ class SyntheticSet:
 
     @property
     def targets(self) -> Tensor:
-        """What a loss compares with: (N,) classes, or (N, K) probabilities."""
+        """The targets of a loss: (N,) classes, or (N, K) probabilities."""
         return self.labels if self.label_kind == "hard" else torch.softmax(self.labels, dim=1)
 
     @property
@@ -76,13 +76,13 @@ class SyntheticSet:
         return self.labels if self.label_kind == "hard" else self.labels.argmax(dim=1)
 
     def decoded(self) -> "SyntheticSet":
-        """The set that networks see: its mosaics taken apart, every part with the label of its whole.
+        """Return the set that networks see: mosaics are split, and each part gets the label of its mosaic.
 
-        Differentiable in images and labels. A bounded decoding goes class by class, by `hard_labels`. A set
-        without mosaics is itself.
+        Differentiable in images and labels. A bounded decoding goes class by class, by `hard_labels`. A set without
+        mosaics is returned as it is.
 
         Raises:
-            ValueError: If a tile would have no pixel, or a class has more images than the formation's bound.
+            ValueError: A tile would have no pixel, or a class has more images than the formation's bound.
         """
         if self.formation.plain:
             return self
@@ -92,23 +92,23 @@ class SyntheticSet:
         parts, origins, classes = [], [], self.hard_labels
         for label in classes.unique().tolist():
             members = torch.nonzero(classes == label).flatten()
-            found, rows = decode(self.images[members], self.formation)
-            parts.append(found)
+            images, rows = decode(self.images[members], self.formation)
+            parts.append(images)
             origins.append(members[rows])
         return replace(self, images=torch.cat(parts), labels=self.labels[torch.cat(origins)], formation=PLAIN)
 
     def with_leaves(self, leaves: dict[str, Tensor]) -> "SyntheticSet":
-        """The same set with images, labels or lr replaced, by name."""
+        """Return the set with other images, labels or lr, by name."""
         changes: dict[str, Any] = dict(leaves)
         return replace(self, **changes)
 
     def to(self, device: torch.device | str) -> "SyntheticSet":
-        """The same set with its tensors on another device."""
+        """Return the set with its tensors on another device."""
         moved: dict[str, Any] = {name: getattr(self, name).to(device) for name in ("images", "labels", "lr")}
         return replace(self, transform=self.transform.to(device), **moved)
 
     def pixels(self) -> Tensor:
-        """Images (N, C, H, W) as pictures in [0, 1]: preprocessing undone, clamped."""
+        """Return images (N, C, H, W) as pictures in [0, 1]: preprocessing undone, clamped."""
         return self.transform.inverse(self.images).clamp(0, 1)
 
     def save(self, path: Path | str) -> None:
@@ -123,30 +123,30 @@ class SyntheticSet:
 
     @classmethod
     def load(cls, path: Path | str) -> "SyntheticSet":
-        """Read a set that `save` wrote.
+        """Read a file of `save`.
 
         Raises:
-            ValueError: If the file is missing, damaged, or no synthetic set of this format.
+            ValueError: The file is missing, damaged, or no synthetic set of this format.
         """
         tensors, metadata = load_tensors(Path(path))
         if metadata.get("kind") != "synset" or metadata.get("format") != FORMAT:
             raise ValueError(f"{path} is no synthetic set of format {FORMAT}; name a synset.arrow")
         try:
-            said = validate(SetDocument, metadata)
-            check_parts(tensors, len(said.classes))
-            found = cls(
+            document = validate(SetDocument, metadata)
+            check_parts(tensors, len(document.classes))
+            synset = cls(
                 images=tensors["images"],
                 labels=tensors["labels"],
                 lr=tensors["lr"],
                 transform=Transform.restore(metadata["transform"], tensors, "transform."),
-                dataset=said.dataset,
-                classes=said.classes,
+                dataset=document.dataset,
+                classes=document.classes,
                 recipe=metadata["recipe"],
                 provenance=metadata["provenance"],
                 history=tuple(metadata["history"]),
-                formation=Formation(**said.formation.model_dump()),
+                formation=Formation(**document.formation.model_dump()),
             )
-            found.transform.check_shape(found.images.shape[1:])
+            synset.transform.check_shape(synset.images.shape[1:])
         except ValueError as error:
             raise ValueError(f"{path} is damaged ({error}); make it again") from None
-        return found
+        return synset

@@ -1,4 +1,4 @@
-"""What the file of a synthetic set says: the schema of its metadata, and what its tensors have to be.
+"""The schema of a synthetic set's file: its metadata and its tensors.
 
 Shapes: `N` images, `K` classes, `C H W` image.
 """
@@ -31,7 +31,7 @@ def _known_data(data: dict[str, Any]) -> dict[str, Any]:
 
 
 class RecipeDocument(Document, extra="allow"):
-    """The configuration that made a set, which another version may have made: what is read of it."""
+    """The keys that are read of the configuration of a set, which another version may have written."""
 
     method: str = ""
     match: str = ""
@@ -39,7 +39,7 @@ class RecipeDocument(Document, extra="allow"):
 
 
 class ProvenanceDocument(Document, extra="allow"):
-    """Where a set is from: what is read of it."""
+    """The keys that are read of a set's provenance."""
 
     fingerprint: str | None = None
     network: str = ""
@@ -47,7 +47,7 @@ class ProvenanceDocument(Document, extra="allow"):
 
 
 class TransformDocument(Document):
-    """Which preprocessing it is; `raydd.data.preprocessing` knows the kinds."""
+    """The preprocessing; `raydd.data.preprocessing` has the kinds."""
 
     kind: str
     hash: str
@@ -68,7 +68,7 @@ class SetDocument(Document):
 
 
 def check_parts(tensors: Mapping[str, Tensor], classes: int) -> None:
-    """Refuse tensors that are not those of a set of so many classes.
+    """Refuse tensors that are not those of a set of ``classes`` classes.
 
     Args:
         tensors: ``images`` (N, C, H, W), ``labels`` (N,) or (N, K), and ``lr``.

@@ -1,4 +1,4 @@
-"""What every verb works with: a data set, its preprocessing, a network and a device."""
+"""The data set, preprocessing, network and device of a job."""
 
 from dataclasses import dataclass, replace
 from functools import partial
@@ -9,7 +9,7 @@ from torch import nn
 
 from raydd.config.schema import DataConfig, DistillConfig, ExpertsConfig
 from raydd.data.batches import Feed
-from raydd.data.datasets import DATASETS, Dataset, Split, load_dataset, placed
+from raydd.data.datasets import DATASETS, Dataset, Split, absolute_dataset, load_dataset
 from raydd.data.mirroring import flips
 from raydd.data.preprocessing import Transform, fit_transform
 from raydd.io.console import Screen
@@ -28,10 +28,9 @@ class Workspace:
     Attributes:
         dataset: The images.
         transform: Their preprocessing.
-        network: A name of `raydd.NETWORKS`; empty where none was asked for.
-        device: Where tensors live.
-        augment: The augmentation of training, an image at a time, mirror images only where the data set
-            allows them.
+        network: A name of `raydd.NETWORKS`; empty for none.
+        device: The tensors'.
+        augment: The augmentation of training, an image at a time; it mirrors only where the data set allows that.
     """
 
     dataset: Dataset
@@ -41,23 +40,23 @@ class Workspace:
     augment: Augment
 
     def build(self) -> nn.Module:
-        """The network, for these images."""
+        """Return the network, for these images."""
         data = self.dataset
         return build(self.network, channels=data.channels, size=data.size, classes=len(data.classes))
 
     def feed(self, split: Split) -> Feed:
-        """A split's images, preprocessed, on the device."""
+        """Return a split's images, preprocessed, on the device."""
         return Feed(split, self.transform, self.device)
 
 
-def with_placed_data(config: Job) -> Job:
-    """A configuration whose data set is a name or, where it is a path that exists, an absolute one; see `placed`."""
-    data = config.data.model_copy(update={"dataset": placed(config.data.dataset)})
+def with_absolute_dataset(config: Job) -> Job:
+    """Return a configuration with an `absolute_dataset`."""
+    data = config.data.model_copy(update={"dataset": absolute_dataset(config.data.dataset)})
     return config if data == config.data else config.model_copy(update={"data": data})
 
 
 def load_images(data: DataConfig) -> Dataset:
-    """The data set of a configuration, see `raydd.load_dataset`; mirrored where the configuration says so."""
+    """Load the data set of a configuration, with its setting for mirror images; see `raydd.load_dataset`."""
     dataset = load_dataset(data.dataset, size=data.size, channels=data.channels, validation=data.validation)
     return replace(dataset, flip=flips(data))
 
@@ -70,8 +69,8 @@ def open_workspace(
     Args:
         data: Which images, and how they reach a network.
         network: A name of `raydd.NETWORKS`; None opens the images alone.
-        device: Where tensors shall live.
-        transform: The preprocessing, if it has been fitted already.
+        device: The tensors'.
+        transform: The preprocessing, if it is fitted already.
 
     Raises:
         ValueError: Unknown or unreadable data set, unknown network, or one that such images do not fit.
@@ -87,17 +86,17 @@ def open_workspace(
     return Workspace(dataset, transform, network or "", device, augment(data.augment, flip=dataset.flip))
 
 
-def tell(dataset: Dataset, screen: Screen) -> None:
-    """Say once what was decided on reading a person's own data set; those of `raydd datasets` are documented."""
+def note_decisions(dataset: Dataset, screen: Screen) -> None:
+    """Print once what the reader of a user's own data set decided; those of `raydd datasets` are documented."""
     if dataset.note and dataset.name not in DATASETS:
         screen.once(f"{dataset.name}: {dataset.note}")
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device that ``auto``, ``cpu`` or ``cuda`` means on this machine.
+    """Return the device that ``auto``, ``cpu`` or ``cuda`` means on this machine.
 
     Raises:
-        ValueError: ``cuda`` was asked for and there is none.
+        ValueError: ``cuda`` on a machine without one.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

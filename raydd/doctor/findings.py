@@ -45,12 +45,3 @@ def reason(error: BaseException) -> str:
     'RuntimeError: no way'
     """
     return " ".join(f"{type(error).__name__}: {error}".split())[:200].rstrip(": ")
-
-
-def size(count: float) -> str:
-    """Bytes as a person reads them.
-
-    >>> size(1.5e9), size(2e7), size(512)
-    ('1.5 GB', '20 MB', '0 MB')
-    """
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

@@ -5,14 +5,14 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-from raydd.doctor.findings import Finding, size
+from raydd.doctor.findings import Finding
 from raydd.doctor.probe import Said
-from raydd.io.private import existing, root
+from raydd.io.memory import control_groups, format_bytes, system_memory
+from raydd.io.paths import default_cache, existing
+from raydd.io.private import root
 
-CGROUP = Path("/sys/fs/cgroup")
 SHM = Path("/dev/shm")
 LEAST_MEMORY, SOME_MEMORY = 1e9, 4e9
 """Bytes: a local Ray and one worker; two workers with room."""
@@ -28,22 +28,11 @@ FULL = 0.95
 COUNTING_SECONDS = 1.0
 
 
-def own_groups() -> Iterator[Path]:
-    """The control group of this process and those above it, from the inside out."""
-    try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        lines = []
-    inner = next((line.removeprefix("0::").strip("/") for line in lines if line.startswith("0::")), "")
-    folder = CGROUP / inner
-    yield from (place for place in (folder, *folder.parents) if place.is_relative_to(CGROUP))
-
-
 def cpus() -> list[Finding]:
     """The processors that this process may use, and the share of them that its container lets it have."""
     usable, there = len(os.sched_getaffinity(0)), os.cpu_count() or 1
     shares = [usable * 1.0]
-    for group in own_groups():
+    for group in control_groups():
         try:
             quota, period = (group / "cpu.max").read_text().split()
             shares.append(int(quota) / int(period))
@@ -57,28 +46,16 @@ def cpus() -> list[Finding]:
     return [Finding("cpus", "ok", f"{usable} of {there} may be used")]
 
 
-def free_memory() -> tuple[float, float]:
-    """Bytes of memory that are free, and that there are, for this process: the machine's, or its container's."""
-    lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
-    known = {words[0]: int(words[1]) * 1024 for words in lines}
-    free, total = float(known["MemAvailable:"]), float(known["MemTotal:"])
-    for group in own_groups():
-        try:
-            most = int((group / "memory.max").read_text())
-            held = int((group / "memory.current").read_text())
-            cached = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())["inactive_file"]
-        except (OSError, ValueError, KeyError):  # no such file, or "max"
-            continue
-        free, total = min(free, most - held + int(cached)), min(total, most)
-    return max(free, 0.0), total
-
-
 def memory() -> list[Finding]:
     """Free memory."""
-    free, total = free_memory()
-    found = f"{size(free)} of {size(total)} free"
+    free, total = system_memory()
+    found = f"{format_bytes(free)} of {format_bytes(total)} free"
     if free < LEAST_MEMORY:
-        return [Finding("memory", "fault", found, f"End other programs: Ray and one worker take {size(LEAST_MEMORY)}.")]
+        return [
+            Finding(
+                "memory", "fault", found, f"End other programs: Ray and one worker take {format_bytes(LEAST_MEMORY)}."
+            )
+        ]
     if free < SOME_MEMORY:
         remedy = "Give --num-workers 1, or end other programs: each worker takes about half a GB and its network."
         return [Finding("memory", "warning", found, remedy)]
@@ -87,13 +64,13 @@ def memory() -> list[Finding]:
 
 def local_ray() -> list[Finding]:
     """Whether a local Ray could start, by Ray's own rules; none is started."""
-    free, _ = free_memory()
+    free, _ = system_memory()
     store = min(OBJECT_STORE_SHARE * free, OBJECT_STORE_MOST)
     shared = shutil.disk_usage(SHM).free if SHM.is_dir() else 0
     store = min(store, max(SLOW_STORE_MOST, 0.95 * shared))
     if store < OBJECT_STORE_LEAST:
-        need = f"its object store takes {size(OBJECT_STORE_LEAST)}, {OBJECT_STORE_SHARE:.0%} of free memory"
-        found = f"cannot start: an object store of {size(store)}"
+        need = f"its object store takes {format_bytes(OBJECT_STORE_LEAST)}, {OBJECT_STORE_SHARE:.0%} of free memory"
+        found = f"cannot start: an object store of {format_bytes(store)}"
         return [Finding("local ray", "fault", found, f"End other programs: {need}.")]
     try:
         _, folder, note = root()
@@ -103,7 +80,7 @@ def local_ray() -> list[Finding]:
     room = space("local ray", folder, "Set RAY_TMPDIR to a folder on another disk")
     if room.state == "fault":
         return [room]
-    found = f"an object store of {size(store)} ({SHM} has {size(shared)}), its files in {folder}"
+    found = f"an object store of {format_bytes(store)} ({SHM} has {format_bytes(shared)}), its files in {folder}"
     usage = shutil.disk_usage(existing(folder))
     if store > shared:
         remedy = "Make it larger, in Docker with --shm-size: the object store lies on the disk otherwise, and is slow."
@@ -135,7 +112,7 @@ def space(name: str, folder: Path, elsewhere: str) -> Finding:
             )
         return Finding(name, "fault", f"{folder} cannot be written ({error.strerror})", f"{elsewhere}.")
     free = shutil.disk_usage(there).free
-    found = f"{folder}: {size(free)} of disk free"
+    found = f"{folder}: {format_bytes(free)} of disk free"
     if free < LEAST_DISK:
         return Finding(name, "fault", f"{found}, too little for a run", f"Make room, or {_lower(elsewhere)}.")
     if free < SOME_DISK:
@@ -147,19 +124,14 @@ def _lower(sentence: str) -> str:
     return sentence[:1].lower() + sentence[1:]
 
 
-def cache_folder() -> Path:
-    """``$RAYDD_CACHE``, else ``~/.cache/raydd``: as `raydd.data.image_cache.default_cache`, which needs torch."""
-    return Path(os.environ.get("RAYDD_CACHE") or "~/.cache/raydd").expanduser()
-
-
 def cache() -> list[Finding]:
     """The cache: where it is, how large, whether it takes files, and how much room its disk has."""
-    folder = cache_folder()
+    folder = default_cache()
     room = space("cache", folder, "Set RAYDD_CACHE to another folder")
     if room.state == "fault" or not folder.is_dir():
         return [room]
     held, whole = counted(folder)
-    return [room._replace(found=f"{room.found}, {'' if whole else 'over '}{size(held)} in it")]
+    return [room._replace(found=f"{room.found}, {'' if whole else 'over '}{format_bytes(held)} in it")]
 
 
 def counted(folder: Path) -> tuple[int, bool]:

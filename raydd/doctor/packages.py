@@ -8,8 +8,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from raydd.doctor.findings import Finding, size
+from raydd.doctor.findings import Finding
 from raydd.doctor.probe import Said
+from raydd.io.memory import format_bytes
 from raydd.io.provenance import commit
 
 if TYPE_CHECKING:
@@ -172,7 +173,9 @@ def devices(said: Said) -> list[Finding]:
         return []
     found = said["torch"]["found"]
     if found["gpus"]:
-        each = [f"{gpu['name']} ({size(gpu['free'])} of {size(gpu['total'])} free)" for gpu in found["gpus"]]
+        each = [
+            f"{gpu['name']} ({format_bytes(gpu['free'])} of {format_bytes(gpu['total'])} free)" for gpu in found["gpus"]
+        ]
         return [Finding("gpu", "ok", ", ".join(each))]
     if not DRIVER.exists():
         return [Finding("gpu", "ok", "none: everything runs on CPUs")]

@@ -41,8 +41,8 @@ def torchvision_part() -> dict[str, Any]:
 def datasets_part() -> dict[str, Any]:
     """The data sets that are here without any download, and those that are decoded already."""
     from raydd.data.datasets import DATASETS, default_root
-    from raydd.data.image_cache import default_cache
     from raydd.data.named_sets import TORCHVISION
+    from raydd.io.paths import default_cache
 
     root = default_root()
 

@@ -16,8 +16,8 @@ from raydd.data.datasets import DATASETS, Dataset
 from raydd.evaluation.matrix import Job, Matrix, Outcome, ScoreRow
 from raydd.evaluation.rank_agreement import Ranking, agreement, best, regret
 from raydd.evaluation.successive_halving import Rungs
-from raydd.io.document import parse, unsealed, write_document
-from raydd.io.regular_file import read_bytes
+from raydd.io.bounded_file import read_bytes
+from raydd.io.document import parse, without_checksum, write_document
 
 Outcomes = Mapping[Job, Outcome]
 ByArchitecture = Mapping[str, Sequence[Outcome]]
@@ -216,7 +216,7 @@ def _read(path: Path) -> Document:
     try:
         text = read_bytes(path).decode("utf-8-sig")
         if path.suffix == ".json":
-            tree = unsealed(parse(text))
+            tree = without_checksum(parse(text))
             return tree if isinstance(tree, dict) else {}
         lines = list(csv.DictReader(io.StringIO(text), skipinitialspace=True, strict=True))
     except OSError as error:

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from raydd.buffer.arrow_buffer import ArrowBuffer, expert_path, verify
+from raydd.buffer.arrow_buffer import ArrowBuffer, verify
+from raydd.buffer.expert_file import expert_path
 from raydd.config.schema import DataConfig
-from raydd.data.image_cache import default_cache
 from raydd.data.preprocessing import Transform
 from raydd.data.synset import SyntheticSet
 from raydd.data.synset_schema import check_parts
@@ -27,6 +27,7 @@ from raydd.evaluation.matrix import ScoreRow
 from raydd.evaluation.student import REAL_LR
 from raydd.io.console import Screen
 from raydd.io.files import open_arrow
+from raydd.io.paths import default_cache
 from raydd.io.tensor_file import load_tensors, save_tensors
 from raydd.numerics.flat import FlatModel
 from raydd.numerics.formation import encode

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 
 from raydd.data.datasets import Dataset
-from raydd.data.image_cache import default_cache
 from raydd.data.synset import SyntheticSet
 from raydd.evaluation.matrix import Job, Matrix, Outcome, ScoreRow
-from raydd.io.document import Document, Finite, Fraction, Whole, digest, opened, write_document
-from raydd.io.regular_file import read_bytes
+from raydd.io.bounded_file import read_bytes
+from raydd.io.document import Document, Finite, Fraction, Whole, digest, parse_document, write_document
+from raydd.io.paths import default_cache
 
 SCHEMA = 1
 """Raise it whenever a training's result changes for the same key."""
@@ -61,7 +61,7 @@ class ResultCache:
         if not path.exists():
             return None
         try:
-            result, tree = opened(read_bytes(path), _Result, always_sealed=True)
+            result, tree = parse_document(read_bytes(path), _Result, always_sealed=True)
             if digest(tree["key"]) != digest(key):
                 raise ValueError("it is of another training")
         except (OSError, ValueError):

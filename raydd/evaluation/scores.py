@@ -13,8 +13,8 @@ import torch
 
 from raydd.buffer.arrow_buffer import ArrowBuffer
 from raydd.config.schema import DataConfig, EvaluateConfig, ExpertConfig
-from raydd.data.datasets import placed
-from raydd.data.mirroring import flips, recorded
+from raydd.data.datasets import absolute_dataset
+from raydd.data.mirroring import flips, stored_settings
 from raydd.data.score_record import Score, StepScore
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import Workspace, open_workspace
@@ -185,7 +185,7 @@ def _data(synsets: Sequence[SyntheticSet], config: EvaluateConfig) -> DataConfig
         )
     given = config.model_dump(include={"dataset", "augment", "flip", "validation"}, exclude_none=True)
     data = known[0].model_copy(update=given)
-    return data.model_copy(update={"dataset": placed(data.dataset)})
+    return data.model_copy(update={"dataset": absolute_dataset(data.dataset)})
 
 
 def _data_of(synset: SyntheticSet) -> DataConfig:
@@ -193,7 +193,7 @@ def _data_of(synset: SyntheticSet) -> DataConfig:
     if (recipe := synset.recipe.get("data")) is None:
         return DataConfig(dataset=synset.dataset)
     fields = {key: value for key, value in recipe.items() if key in DataConfig.model_fields}
-    return DataConfig.model_validate(recorded(fields))
+    return DataConfig.model_validate(stored_settings(fields))
 
 
 def _reference_rows(synsets: Sequence[SyntheticSet], conditions: Conditions, config: EvaluateConfig) -> list[ScoreRow]:

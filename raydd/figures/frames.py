@@ -17,7 +17,7 @@ from torch import Tensor
 
 from raydd.data.synset import SyntheticSet
 from raydd.figures.synset_picture import save_png, to_image
-from raydd.io.document import Document, read_tree, sealed
+from raydd.io.document import Document, dump_document, read_tree
 from raydd.io.files import write_atomic
 
 FOLDER = "frames"
@@ -138,6 +138,6 @@ def drop_frames(folder: Path, step: int) -> None:
 
 def _write_index(folder: Path, shown: dict[str, object]) -> None:
     path = folder / FOLDER / INDEX
-    content = sealed(shown | {"steps": [*frame_paths(folder)]})
+    content = dump_document(shown | {"steps": [*frame_paths(folder)]})
     if not path.exists() or path.read_bytes() != content:
         write_atomic(path, content)

@@ -13,21 +13,21 @@ from torch import Tensor
 
 from raydd.config.parsing import Tree
 from raydd.interop.expert_layers import Snapshot, Target, by_layer, check_tensor
-from raydd.interop.torchfile import described, load
+from raydd.interop.torchfile import describe_value, load
 
 REPLAY = re.compile(r"replay_buffer_(?P<file>\d+)\.pt")
 CHECKPOINT = re.compile(r"(?P<name>.*?)_?premodel_?(?P<expert>\d+)_epoch_?(?P<epoch>\d+)\.pth\.tar")
 _WRAPPERS = ("module.", "_orig_mod.")  # of DataParallel and of torch.compile
 
 Source = tuple[Path, ...]
-"""The files that are read together: one of many experts, or one expert's."""
+"""Files that are read together: one of many experts, or one expert's."""
 
 
 class ForeignExpert(NamedTuple):
     """One expert in other files.
 
     Attributes:
-        place: Where it is, for a person.
+        place: The files and the number, for errors.
         epochs: The epoch of its last snapshot, K.
         snapshot: Reads the snapshot after an epoch.
     """
@@ -37,8 +37,8 @@ class ForeignExpert(NamedTuple):
     snapshot: Callable[[int], Snapshot]
 
 
-class Found(NamedTuple):
-    """One file: which of the folders it is in, its name taken apart, its path."""
+class Match(NamedTuple):
+    """One file: the number of its folder, the match of its name, its path."""
 
     folder: int
     name: re.Match[str]
@@ -49,28 +49,28 @@ class Format(NamedTuple):
     """One project's files.
 
     Attributes:
-        files: What they are called, in words.
-        pattern: The same as an expression.
-        sources: Puts found files in the experts' order.
-        read: The experts of a source, after checking what can be checked without reading all numbers.
-        recipe: How the project trains experts of K epochs, by its own defaults.
-        ask: What to say where nobody said the preprocessing; empty where the project has but one, normalise.
+        files: Their names, for users.
+        pattern: The same as a regular expression.
+        sources: Sorts files in the experts' order.
+        read: Reads the experts of a source, and checks what needs no reading of all numbers.
+        recipe: The project's default training of experts of K epochs.
+        ask: The error if the user gives no preprocessing; empty if the project has only normalise.
     """
 
     files: str
     pattern: re.Pattern[str]
-    sources: Callable[[Sequence[Found]], list[Source]]
+    sources: Callable[[Sequence[Match]], list[Source]]
     read: Callable[[Source, Target], list[ForeignExpert]]
     recipe: Callable[[int], Tree]
     ask: str = ""
 
 
 def find_experts(paths: Sequence[Path], layout: str | None = None) -> tuple[str, list[Source]]:
-    """Which files hold experts, in the experts' order: folder by folder as given, in each by number.
+    """Find files of experts, in the experts' order: folder by folder as given, in each by number.
 
     Args:
         paths: Folders or files.
-        layout: A key of `FORMATS`; None finds out.
+        layout: A key of `FORMATS`; None detects it.
 
     Returns:
         The key, and the sources.
@@ -84,32 +84,32 @@ def find_experts(paths: Sequence[Path], layout: str | None = None) -> tuple[str,
         if not path.exists():
             raise ValueError(f"{path} does not exist: name a folder of experts or such files")
     rows = {name: row for name, row in FORMATS.items() if layout in (None, name)}
-    held = {name: found for name, row in rows.items() if (found := _found(paths, row.pattern))}
-    if len(held) > 1:
-        raise ValueError(f"{paths[0]} holds files of {' and of '.join(held)}: choose with --format")
+    matches = {name: files for name, row in rows.items() if (files := _matches(paths, row.pattern))}
+    if len(matches) > 1:
+        raise ValueError(f"{paths[0]} holds files of {' and of '.join(matches)}: choose with --format")
     for path in paths:
-        if not any(_found([path], row.pattern) for row in rows.values()):
+        if not any(_matches([path], row.pattern) for row in rows.values()):
             words = " or ".join(row.files for row in rows.values())
             raise ValueError(f"{path} {'holds' if path.is_dir() else 'is'} no {words}: name a folder of experts")
-    ((name, found),) = held.items()
-    return name, FORMATS[name].sources(found)
+    ((name, files),) = matches.items()
+    return name, FORMATS[name].sources(files)
 
 
-def _found(paths: Sequence[Path], pattern: re.Pattern[str]) -> list[Found]:
+def _matches(paths: Sequence[Path], pattern: re.Pattern[str]) -> list[Match]:
     folders: dict[Path, int] = {}
-    found: dict[tuple[int, str], Found] = {}
+    matches: dict[tuple[int, str], Match] = {}
     for path in paths:
         for file in sorted(path.iterdir()) if path.is_dir() else [path]:
             if (name := pattern.fullmatch(file.name)) and file.is_file():
                 folder = folders.setdefault(file.parent.resolve(), len(folders))
-                found[folder, file.name] = Found(folder, name, file)
-    return list(found.values())
+                matches[folder, file.name] = Match(folder, name, file)
+    return list(matches.values())
 
 
-def _by_number(found: Sequence[Found], *groups: str) -> dict[tuple[int, ...], Path]:
-    """Files by folder and the numbers in their names, ascending; two of the same numbers are refused."""
+def _by_number(matches: Sequence[Match], *groups: str) -> dict[tuple[int, ...], Path]:
+    """Return files by folder and the numbers in their names, ascending; refuse two of the same numbers."""
     files: dict[tuple[int, ...], Path] = {}
-    for one in found:
+    for one in matches:
         key = (one.folder, *(int(one.name[group]) for group in groups))
         if key in files:
             raise ValueError(f"{files[key]} and {one.path.name} have the same number: rename or leave out one of them")
@@ -117,16 +117,18 @@ def _by_number(found: Sequence[Found], *groups: str) -> dict[tuple[int, ...], Pa
     return dict(sorted(files.items()))
 
 
-def _replays(found: Sequence[Found]) -> list[Source]:
-    return [(path,) for path in _by_number(found, "file").values()]
+def _replays(matches: Sequence[Match]) -> list[Source]:
+    return [(path,) for path in _by_number(matches, "file").values()]
 
 
-def _checkpoints(found: Sequence[Found]) -> list[Source]:
-    names = sorted({one.name["name"] for one in found})
+def _checkpoints(matches: Sequence[Match]) -> list[Source]:
+    names = sorted({one.name["name"] for one in matches})
     if len(names) > 1:
-        raise ValueError(f"{found[0].path.parent} holds experts of {names[0]!r} and {names[1]!r}: name one set's files")
+        raise ValueError(
+            f"{matches[0].path.parent} holds experts of {names[0]!r} and {names[1]!r}: name one set's files"
+        )
     experts: dict[tuple[int, ...], dict[int, Path]] = {}
-    for (*expert, epoch), path in _by_number(found, "expert", "epoch").items():
+    for (*expert, epoch), path in _by_number(matches, "expert", "epoch").items():
         experts.setdefault(tuple(expert), {})[epoch] = path
     last = max(max(epochs) for epochs in experts.values())
     for epochs in experts.values():
@@ -140,7 +142,7 @@ def _checkpoints(found: Sequence[Found]) -> list[Source]:
 
 
 def load_mapped(path: Path) -> Any:
-    """As `raydd.interop.torchfile.load`; tensors stay in the file until they are read, where its format lets them."""
+    """Load a file as `raydd.interop.torchfile.load` does; tensors stay in it until they are read, if it is a zip."""
     from torch.utils.serialization import config
 
     with path.open("rb") as file:
@@ -169,7 +171,7 @@ def _read_trajectory(place: str, value: Any, target: Target) -> ForeignExpert:
 def _sequence(value: Any, place: str, what: str) -> Sequence[Any]:
     if not isinstance(value, list | tuple) or not value:
         raise ValueError(
-            f"{place} holds {described(value)} where a list of {what} is expected: save experts as MTT does"
+            f"{place} holds {describe_value(value)} where a list of {what} is expected: save experts as MTT does"
         )
     return value
 
@@ -196,7 +198,7 @@ def _snapshot(source: Source, target: Target, epoch: int) -> Snapshot:
     while isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict) or not any(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"{place} holds {described(state)} where a state_dict is expected: save that")
+        raise ValueError(f"{place} holds {describe_value(state)} where a state_dict is expected: save that")
     state = {str(name): value for name, value in state.items() if not str(name).endswith("num_batches_tracked")}
     for wrapper in _WRAPPERS:
         if all(name.startswith(wrapper) for name in state):

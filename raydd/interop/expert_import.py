@@ -1,4 +1,4 @@
-"""Experts of other projects as a trajectory buffer of ours.
+"""Import experts of other projects into a trajectory buffer.
 
 Shapes: `P` parameters, `Q` running statistics, `K` the last epoch.
 """
@@ -13,15 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raydd.buffer.arrow_buffer import create_buffer, expert_path, finished, refresh_manifest
-from raydd.buffer.expert_writer import Rows, Spool, pieces
+from raydd.buffer.arrow_buffer import create_buffer, finished, refresh_manifest
+from raydd.buffer.expert_file import expert_path
+from raydd.buffer.expert_writer import ExpertWriter, Rows, pieces
 from raydd.buffer.mirror import written_folder
 from raydd.buffer.precision import STORAGES
-from raydd.buffer.spec import BufferSpec
+from raydd.buffer.spec import BufferSpec, spec_of
 from raydd.config.parsing import Tree, build, flat, merged
 from raydd.config.schema import ExpertsConfig
 from raydd.data import mirroring
-from raydd.data.preprocessing import Transform, fit_transform, load_transform, save_transform
+from raydd.data.preprocessing import fit_transform, load_transform, save_transform
 from raydd.data.workspace import Workspace, open_workspace
 from raydd.interop.expert_files import FORMATS, ForeignExpert, Format, Source, find_experts
 from raydd.interop.expert_layers import Target
@@ -30,24 +31,24 @@ from raydd.io.files import open_arrow
 from raydd.numerics.flat import Layout, flatten, seeded
 from raydd.numerics.rng import generator
 
-LOOKED_AT = 512
-"""Training images that the first expert is tried on."""
-NOWHERE: Tree = {"data": {"validation": 0.0}}
+TRIED = 512
+"""Training images on which the first expert is tried."""
+NO_VALIDATION: Tree = {"data": {"validation": 0.0}}
 """Other projects hold no training images out."""
-FOUND = ("experts.epochs", "experts.num_experts", "experts.kept")
+FROM_FILES = ("experts.epochs", "experts.num_experts", "experts.kept")
 """Settings that the files decide."""
 
 
 class Imported(NamedTuple):
-    """What an import did.
+    """The result of an import.
 
     Attributes:
         layout: A key of `raydd.interop.expert_files.FORMATS`.
-        config: The buffer's settings; those that neither the files nor the user said are in ``assumed``.
-        experts: How many experts the files hold.
-        new: How many of them were not in the buffer yet.
+        config: The buffer's settings; those of neither the files nor the user are in ``assumed``.
+        experts: The number of experts in the files.
+        new: The number of those that were not in the buffer yet.
         accuracy: Of the first expert's last snapshot on some training images, a fraction.
-        assumed: Settings taken from the project's own defaults, by name.
+        assumed: Settings from the project's own defaults, by name.
     """
 
     layout: str
@@ -66,23 +67,22 @@ def import_experts(
     layout: str | None = None,
     screen: Screen | None = None,
 ) -> Imported:
-    """Write experts of other projects into a trajectory buffer; again, it goes on where it was stopped.
+    """Write experts of other projects into a trajectory buffer; a second call continues where the first was stopped.
 
-    One snapshot is held at a time, and one file is open. Experts are numbered as the files are: folder by folder,
-    in each by number. Accuracies and losses are NaN, since the files have none.
+    One snapshot is held at a time, and one file is open. Experts are numbered folder by folder, in each by the number
+    in the file's name. Accuracies and losses are NaN, because the files have none.
 
     Args:
         paths: Folders or files of `FORMATS`.
-        out: The buffer's folder, or an URI.
-        settings: Those of `ExpertsConfig` that are known of these experts: data set, network, preprocessing, how
-            they were trained. What is missing is taken from the project's own defaults, which the buffer's recipe
-            says.
-        layout: A key of `FORMATS`; None finds out.
-        screen: Where progress is told, and how the first expert does on training images.
+        out: The buffer's folder, or a URI.
+        settings: The known settings of `ExpertsConfig`: data set, network, preprocessing, training. Others come from
+            the project's own defaults, and the buffer's recipe lists them.
+        layout: A key of `FORMATS`; None detects it.
+        screen: Takes progress, and the accuracy of the first expert on training images.
 
     Raises:
-        ValueError: No such files, files that are damaged or hold code, another network's experts, experts that are
-            not finite, differ in length or never move, or a folder with another buffer. Experts before are kept.
+        ValueError: No such files, damaged files or files with code, another network's experts, experts that are not
+            finite, differ in length or never move, or a folder with another buffer. Complete experts stay.
     """
     screen = screen or Screen()
     layout, sources = find_experts([Path(path).expanduser() for path in paths], layout)
@@ -91,7 +91,7 @@ def import_experts(
     target = Target(work.network, seeded(work.build, generator(0, "layout")))
     with written_folder(out, screen.note) as folder:
         buffer, accuracy = _begin(folder, work, target, settings, (layout, sources[0]))
-        screen.note(_words(accuracy, work))
+        screen.note(_accuracy_note(accuracy, work))
         experts = _experts(FORMATS[layout], sources, target, buffer.config.experts.epochs)
         count, new = _take(buffer, experts, len(sources), screen)
     return Imported(layout, buffer.config, count, new, accuracy, buffer.assumed)
@@ -100,7 +100,7 @@ def import_experts(
 def _take(
     buffer: "_Buffer", experts: Iterator[tuple[float, ForeignExpert]], sources: int, screen: Screen
 ) -> tuple[int, int]:
-    """Write the experts that the buffer lacks; how many there are, and how many of them were lacking."""
+    """Write the experts that the buffer lacks; return the number of all experts and of the new ones."""
     done, count = finished(buffer.folder, buffer.spec), 0
     try:
         with screen.progress("importing files", sources) as update:
@@ -125,12 +125,12 @@ class _Buffer:
 
 
 def _check_settings(settings: Tree, layout: str) -> None:
-    """Refuse what the files decide, and images that nobody said how they were preprocessed."""
+    """Refuse settings that the files decide, and a missing data set, network or preprocessing."""
     given = flat(settings)
     for name, flag in {"data.dataset": "--dataset", "experts.network": "--network"}.items():
         if name not in given:
             raise ValueError(f"these files do not say their {flag[2:].replace('dataset', 'data set')}: give {flag}")
-    for name in FOUND:
+    for name in FROM_FILES:
         if name in given:
             raise ValueError(f"{name} = {given[name]!r} is for training experts; the files decide it: leave it out")
     if (ask := FORMATS[layout].ask) and "data.preprocessing" not in given:
@@ -138,8 +138,8 @@ def _check_settings(settings: Tree, layout: str) -> None:
 
 
 def _images(settings: Tree) -> Workspace:
-    """The data set and the network, before any preprocessing is fitted."""
-    config = build(ExpertsConfig, NOWHERE, settings)
+    """Open the data set and the network, before any preprocessing is fitted."""
+    config = build(ExpertsConfig, NO_VALIDATION, settings)
     plain = config.data.model_copy(update={"preprocessing": "raw01"})
     return open_workspace(plain, config.experts.network, torch.device("cpu"))
 
@@ -147,17 +147,17 @@ def _images(settings: Tree) -> Workspace:
 def _experts(
     row: Format, sources: Sequence[Source], target: Target, epochs: int
 ) -> Iterator[tuple[float, ForeignExpert]]:
-    """All experts, and how many sources come before each; a source is let go of before the next is read."""
-    for place, source in enumerate(sources):
-        yield from _numbered(place, _level(row.read(source, target), epochs))
+    """Yield all experts with the number of sources before each; a source is freed before the next is read."""
+
+    def numbered(number: int, experts: Sequence[ForeignExpert]) -> Iterator[tuple[float, ForeignExpert]]:
+        return ((number + index / len(experts), expert) for index, expert in enumerate(experts))
+
+    for number, source in enumerate(sources):
+        yield from numbered(number, _check_epochs(row.read(source, target), epochs))
 
 
-def _numbered(place: int, experts: Sequence[ForeignExpert]) -> Iterator[tuple[float, ForeignExpert]]:
-    return ((place + index / len(experts), expert) for index, expert in enumerate(experts))
-
-
-def _level(experts: list[ForeignExpert], epochs: int) -> list[ForeignExpert]:
-    """The experts of a source, all of which must have the same epochs, 1 at least."""
+def _check_epochs(experts: list[ForeignExpert], epochs: int) -> list[ForeignExpert]:
+    """Return the experts of a source; all must have the same epochs, at least 1."""
     for expert in experts:
         if not expert.epochs:
             raise ValueError(f"{expert.place} has one snapshot: a trajectory needs two at least, leave it out")
@@ -170,27 +170,21 @@ def _level(experts: list[ForeignExpert], epochs: int) -> list[ForeignExpert]:
 def _begin(
     folder: Path, work: Workspace, target: Target, settings: Tree, first: tuple[str, Source]
 ) -> tuple[_Buffer, float]:
-    """The buffer for experts like those of the first source, once these are known to fit; how well the first does."""
+    """Make the buffer after checking the experts of the first source; return it and the first one's accuracy."""
     layout, source = first
     experts = FORMATS[layout].read(source, target)
     epochs = experts[0].epochs
-    _level(experts, epochs)
+    _check_epochs(experts, epochs)
     buffer = _open(folder, work, target, settings, (layout, epochs))
     return buffer, _accuracy(buffer.work, target, experts[0])
 
 
 def _open(folder: Path, work: Workspace, target: Target, settings: Tree, kind: tuple[str, int]) -> _Buffer:
-    """Make or check the buffer's folder and its preprocessing.
-
-    Args:
-        folder: The buffer's.
-        work: Data set and network.
-        target: The network.
-        settings: What the user said.
-        kind: The files' layout, and the experts' last epoch.
-    """
+    """Make or check the buffer's folder and its preprocessing; ``kind`` is the files' layout and the last epoch."""
     layout, epochs = kind
-    defaults = merged(NOWHERE, FORMATS[layout].recipe(epochs), mirroring.assumed(settings["data"]["dataset"]))
+    defaults = merged(
+        NO_VALIDATION, FORMATS[layout].recipe(epochs), mirroring.default_settings(settings["data"]["dataset"])
+    )
     config = build(ExpertsConfig, defaults, settings, {"experts": {"epochs": epochs}})
     names = {*flat(defaults), "data.preprocessing"} - set(flat(settings))
     assumed = {name: value for name, value in flat(config).items() if name in names}
@@ -200,29 +194,12 @@ def _open(folder: Path, work: Workspace, target: Target, settings: Tree, kind: t
         raise ValueError(f"{folder} has preprocessing {transform.kind!r}, not {wanted!r}; name another --out")
     recipe = config.experts.recipe() | mirroring.data_recipe(config.data)
     recipe["imported"] = {"format": layout, "assumed": sorted(assumed)}
-    create_buffer(folder, spec := _spec(work, target, transform, config, recipe))
+    work = replace(work, transform=transform)
+    spec = spec_of(work, target.network, recipe, config.seed, storage=config.experts.storage)
+    create_buffer(folder, spec)
     if not stored.exists():
         save_transform(folder, transform)
-    return _Buffer(folder, config, spec, replace(work, transform=transform), assumed)
-
-
-def _spec(work: Workspace, target: Target, transform: Transform, config: ExpertsConfig, recipe: Tree) -> BufferSpec:
-    dataset = work.dataset
-    return BufferSpec(
-        dataset=dataset.name,
-        fingerprint=dataset.fingerprint,
-        preprocessing_hash=transform.hash,
-        preprocessing=transform.metadata(),
-        network=work.network,
-        channels=dataset.channels,
-        size=dataset.size,
-        classes=len(dataset.classes),
-        layout=target.layout,
-        buffer_layout=target.buffer_layout,
-        recipe=recipe,
-        seed=config.seed,
-        storage=config.experts.storage,
-    )
+    return _Buffer(folder, config, spec, work, assumed)
 
 
 def _vector(snapshot: dict[str, Tensor], layout: Layout) -> Tensor:
@@ -230,32 +207,28 @@ def _vector(snapshot: dict[str, Tensor], layout: Layout) -> Tensor:
 
 
 def _write(buffer: _Buffer, index: int, expert: ForeignExpert) -> None:
-    """Write one expert, a snapshot at a time.
-
-    Raises:
-        ValueError: A snapshot is not finite, or all are the same.
-    """
+    """Write one expert, a snapshot at a time; refuse one that is not finite, or whose snapshots are all equal."""
     spec, rows = buffer.spec, Rows(buffer.spec, index)
     still, before = True, None
-    with Spool(buffer.folder, spec, index) as spool:
+    with ExpertWriter(buffer.folder, spec, index) as writer:
         for epoch in range(expert.epochs + 1):
             snapshot = expert.snapshot(epoch)
             theta, statistics = _vector(snapshot, spec.layout), _vector(snapshot, spec.buffer_layout)
             if not (theta.isfinite().all() and statistics.isfinite().all()):
                 raise ValueError(f"{expert.place} is not finite at epoch {epoch}, it diverged: leave it out")
             for piece in pieces(rows.row(theta, statistics, epoch, math.nan, math.nan)):
-                spool.add(piece)
+                writer.add(piece)
             still, before = still and (before is None or torch.equal(before, theta)), theta
         if still:
             what = (
                 "never moves: scripts that keep parameters without copying them save the last for all when run on a CPU"
             )
             raise ValueError(f"{expert.place} {what}; train it on a GPU, or with `raydd experts`")
-        spool.finish()
+        writer.finish()
 
 
 def _check_same(buffer: _Buffer, index: int, expert: ForeignExpert) -> None:
-    """Refuse files that are not those which an expert of the buffer came from, by its last snapshot."""
+    """Refuse files of another expert than that of the buffer, by its last snapshot."""
     path, storage = expert_path(buffer.folder, index), STORAGES[buffer.spec.storage]
     last = storage.narrow(_vector(expert.snapshot(expert.epochs), buffer.spec.layout).numpy())
     if not np.array_equal(open_arrow(path).rows("theta", expert.epochs, expert.epochs + 1)[0], last):
@@ -263,10 +236,10 @@ def _check_same(buffer: _Buffer, index: int, expert: ForeignExpert) -> None:
 
 
 def _accuracy(work: Workspace, target: Target, expert: ForeignExpert) -> float:
-    """Of an expert's last snapshot on training images: the files do not say whether all settings are right."""
+    """Return the accuracy of an expert's last snapshot on training images: a test of the assumed settings."""
     network, feed = target.network.eval(), work.feed(work.dataset.train)
     network.load_state_dict(expert.snapshot(expert.epochs), strict=False)
-    rows = torch.linspace(0, len(feed) - 1, min(LOOKED_AT, len(feed))).long()
+    rows = torch.linspace(0, len(feed) - 1, min(TRIED, len(feed))).long()
     right = 0
     with torch.no_grad():
         for part in rows.split(64):
@@ -275,8 +248,8 @@ def _accuracy(work: Workspace, target: Target, expert: ForeignExpert) -> float:
     return right / len(rows)
 
 
-def _words(accuracy: float, work: Workspace) -> str:
-    images, chance = min(LOOKED_AT, len(work.dataset.train)), 1 / len(work.dataset.classes)
+def _accuracy_note(accuracy: float, work: Workspace) -> str:
+    images, chance = min(TRIED, len(work.dataset.train)), 1 / len(work.dataset.classes)
     line = f"the first expert ends with {100 * accuracy:.1f} % of {images} training images right"
     if accuracy >= 2 * chance:
         return line
@@ -284,7 +257,7 @@ def _words(accuracy: float, work: Workspace) -> str:
 
 
 def describe_import(imported: Imported, out: str) -> dict[str, Any]:
-    """An import into a buffer at ``out``, in JSON-able words."""
+    """Describe an import into a buffer at ``out`` in JSON values."""
     config = imported.config
     return {
         "format": imported.layout,

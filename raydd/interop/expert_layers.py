@@ -1,4 +1,4 @@
-"""Where tensors of other projects' networks belong in ours, and whether they fit there.
+"""Map tensors of other projects' networks to those of ours.
 
 Shapes: `P` parameters.
 """
@@ -12,18 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raydd.interop.torchfile import described
+from raydd.interop.torchfile import describe_value
 from raydd.numerics.flat import Layout, layout_of, running_statistics
 
 EXACT = (torch.float32, torch.float16, torch.bfloat16)
-"""What float32 holds without rounding."""
+"""Types that float32 holds without rounding."""
 MODULES = re.compile(
     r"features\.\d+|classifier|fc|fc_[123]|linear|"  # the DC family's ConvNet, MLP, LeNet, AlexNet, VGG11
     r"layers\.(conv|norm)\.\d+|"  # IDC's ConvNet
     r"(layer0\.)?(conv1|bn1)|layer[1-4]\.\d+\.(conv[12]|bn[12]|(shortcut|downsample)\.[01])|"  # ResNets
     r"dense[1-4]\.\d+\.(bn|conv)[12]|trans[1-3]\.(bn|conv)|bn"  # DenseNet
 )
-"""Layers of the networks that compute what ours do, and have ours' order of layers."""
+"""Layers of the networks that compute the same as ours, in the same order of layers."""
 _IDC = re.compile(r"layers\.(?P<kind>conv|norm)\.(?P<block>\d+)")
 Snapshot = dict[str, Tensor]
 """Parameters and running statistics by our names."""
@@ -35,7 +35,7 @@ class Target:
 
     Attributes:
         name: A name of `raydd.NETWORKS`.
-        network: It, with any weights.
+        network: The network, with any weights.
     """
 
     name: str
@@ -59,28 +59,28 @@ class Target:
 
 
 def check_tensor(tensor: Any, shape: tuple[int, ...], place: str, target: Target) -> None:
-    """Refuse what is no tensor of such a shape whose numbers float32 holds."""
+    """Refuse a value that is not a tensor of a shape and of numbers that float32 holds."""
     plain = isinstance(tensor, Tensor) and tensor.layout == torch.strided and not tensor.is_meta
     if not plain or tensor.dtype not in EXACT:
         kind = f", {tensor.dtype}" if isinstance(tensor, Tensor) else ""
-        raise ValueError(f"{place} is {described(tensor)}{kind}; save experts as plain tensors of float32")
+        raise ValueError(f"{place} is {describe_value(tensor)}{kind}; save experts as plain tensors of float32")
     if tuple(tensor.shape) != shape:
         what = f"has shape {tuple(tensor.shape)}, and {shape} in {target.name}"
         raise ValueError(f"{place} {what}; name the right --network and --dataset")
 
 
 def by_layer(names: Sequence[str], target: Target, place: str = "the checkpoint") -> dict[str, str]:
-    """Which of their names each of ours is: layers in order, and in each what has the same last name.
+    """Return their name of each of our tensors: layers in order, and equal last names in each.
 
     IDC's ConvNet lists all convolutions before all norms; they are put back in the order of the blocks.
 
     Args:
         names: Of a state_dict's tensors, in its order.
         target: Our network.
-        place: Where they are, for the refusal.
+        place: The file, for errors.
 
     Raises:
-        ValueError: A layer of no network that is known to be one of ours, or layers that differ.
+        ValueError: An unknown layer, or layers that differ.
     """
     theirs, ours = _layers(names), _layers(target.shapes)
     for layer in theirs:
@@ -89,14 +89,14 @@ def by_layer(names: Sequence[str], target: Target, place: str = "the checkpoint"
             raise ValueError(f"{place}: {layer!r} is a layer of no network that is one of ours; {known}")
     ordered = sorted(theirs, key=_block)
     if [theirs[layer].keys() for layer in ordered] != [tensors.keys() for tensors in ours.values()]:
-        shown = f"{len(theirs)} layers from {ordered[0]} to {ordered[-1]}"
-        raise ValueError(f"{place}: {shown} are not the {len(ours)} layers of {target.name}; name the right --network")
+        layers = f"{len(theirs)} layers from {ordered[0]} to {ordered[-1]}"
+        raise ValueError(f"{place}: {layers} are not the {len(ours)} layers of {target.name}; name the right --network")
     pairs = zip(ours.values(), (theirs[layer] for layer in ordered), strict=True)
     return {own[last]: their[last] for own, their in pairs for last in own}
 
 
 def _layers(names: Iterable[str]) -> dict[str, dict[str, str]]:
-    """Full names by layer and last name."""
+    """Return full names by layer and last name."""
     layers: dict[str, dict[str, str]] = {}
     for name in names:
         layer, _, last = name.rpartition(".")
@@ -105,5 +105,5 @@ def _layers(names: Iterable[str]) -> dict[str, dict[str, str]]:
 
 
 def _block(layer: str) -> tuple[int, int, str]:
-    found = _IDC.fullmatch(layer)
-    return (0, int(found["block"]), found["kind"]) if found else (1, 0, "")  # equal keys keep their order
+    match = _IDC.fullmatch(layer)
+    return (0, int(match["block"]), match["kind"]) if match else (1, 0, "")  # equal keys keep their order

@@ -1,4 +1,4 @@
-"""What goes in and out of other projects' files, and what a layout is.
+"""The types of import and export: sets in other projects' files, and layouts.
 
 Shapes: `N` images, `K` classes, `C H W` image.
 """
@@ -12,18 +12,18 @@ from torch import Tensor
 from raydd.data.synset import SyntheticSet
 
 Space = Literal["network", "pixels", "bytes"]
-"""What images are stored as: a network's input, pixels in [0, 1], or pixels of 0..255."""
+"""The stored images: a network's input, pixels in [0, 1], or pixels of 0..255."""
 
 
 class Foreign(NamedTuple):
-    """What files of another project hold of a set.
+    """A set in files of another project.
 
     Attributes:
         images: (N, C, H, W), floating point, or uint8.
         labels: (N,) classes, or (N, K) logits.
-        lr: The students' step size, where it is kept.
-        notes: What the reader had to decide.
-        space: What the images are, where it is not what the layout says.
+        lr: The students' learning rate, if the files have it.
+        notes: Decisions of the reader.
+        space: The space of the images, if it is not the layout's.
     """
 
     images: Tensor
@@ -34,10 +34,10 @@ class Foreign(NamedTuple):
 
 
 class Outgoing(NamedTuple):
-    """A set on its way out.
+    """A set for export.
 
     Attributes:
-        synset: The set as the layout can hold it: on the CPU, float32, with labels that fit.
+        synset: The set in a form that the layout can hold: on the CPU, float32, with labels of its kind.
         images: Its images (N, C, H, W) in the layout's space.
     """
 
@@ -49,16 +49,16 @@ class Layout(NamedTuple):
     """One project's files.
 
     Attributes:
-        files: What they are, in words.
-        space: What their images are.
-        labels: Which labels they hold: hard, logits.
-        find: The file or folder that `read` takes, from what a person names; None where it is not there.
-        read: Takes it, and the names of the K classes in label order.
+        files: Their names, for users.
+        space: The space of their images.
+        labels: The kinds of labels that they hold: hard, logits.
+        find: Returns the file or folder for `read` from a user's path, or None.
+        read: Reads it; takes the names of the K classes in label order, too.
         write: Writes the files into a folder and returns their paths.
-        place: The folder below the one that a person names.
-        together: Whether images of a class stand together, since the project counts on it.
-        mosaics: Whether images stay mosaics, which the project takes apart by itself.
-        scored: Preprocessing that the project's own scripts test on; none names any.
+        subfolder: The folder below the user's.
+        together: Whether the project needs the images of a class together.
+        mosaics: Whether images stay mosaics, which the project splits itself.
+        scored: Preprocessing that the project's own scripts test on; empty if they test on any.
     """
 
     files: str
@@ -67,21 +67,17 @@ class Layout(NamedTuple):
     find: Callable[[Path], Path | None]
     read: Callable[[Path, tuple[str, ...]], Foreign]
     write: Callable[[Outgoing, Path], list[Path]]
-    place: Callable[[SyntheticSet], str] = lambda synset: ""
+    subfolder: Callable[[SyntheticSet], str] = lambda synset: ""
     together: bool = False
     mosaics: bool = False
     scored: tuple[str, ...] = ()
 
 
 def name_of(words: str, longest: int = 255) -> str:
-    """Words as one part of a path.
-
-    Args:
-        words: A class, a data set, or a name with such in it.
-        longest: Bytes that it may have.
+    """Return a name of a class or a data set as one part of a path, of at most ``longest`` bytes.
 
     Raises:
-        ValueError: They name no file or folder, or a longer one than there may be.
+        ValueError: It is empty, a dot, or too long.
 
     >>> name_of("aquarium/fish")
     'aquarium_fish'
@@ -97,12 +93,12 @@ def name_of(words: str, longest: int = 255) -> str:
 
 
 class Written(NamedTuple):
-    """What an export wrote.
+    """The result of an export.
 
     Attributes:
         paths: The files.
-        images: How many images they hold.
-        notes: What changed on the way, a line each.
+        images: The number of their images.
+        notes: Changes of the set, a line each.
     """
 
     paths: list[Path]
@@ -111,12 +107,12 @@ class Written(NamedTuple):
 
 
 class Read(NamedTuple):
-    """What an import read.
+    """The result of an import.
 
     Attributes:
         synset: The set.
         layout: A key of `raydd.interop.layouts.LAYOUTS`, or ``raydd`` for a set of our own.
-        notes: What was assumed, a line each.
+        notes: Assumptions, a line each.
     """
 
     synset: SyntheticSet
@@ -124,7 +120,7 @@ class Read(NamedTuple):
     notes: tuple[str, ...]
 
     def document(self) -> dict[str, Any]:
-        """What was read, as JSON can hold it."""
+        """Describe the result in JSON values."""
         synset = self.synset
         return {
             "layout": self.layout,

@@ -1,9 +1,9 @@
-"""The layouts by name, and which of them a path is of."""
+"""The layouts by name, and their detection."""
 
 import difflib
 from pathlib import Path
 
-from raydd.data.progress import how_far
+from raydd.data.progress import progress_of
 from raydd.interop import parquet, pictures, tensors
 from raydd.interop.foreign import Layout
 
@@ -18,7 +18,7 @@ LAYOUTS: dict[str, Layout] = {
         find=tensors.find_bench,
         read=tensors.read_bench,
         write=tensors.write_bench,
-        place=tensors.bench_place,
+        subfolder=tensors.bench_subfolder,
         scored=("normalise",),
     ),
     "datm": Layout(
@@ -86,15 +86,11 @@ LAYOUTS: dict[str, Layout] = {
         together=True,
     ),
 }
-"""By name; a path is of the first that finds its files there."""
+"""By name; a path has the first layout that finds its files there."""
 
 
-def known(name: str) -> Layout:
-    """The layout of a name.
-
-    Raises:
-        ValueError: There is none.
-    """
+def layout_row(name: str) -> Layout:
+    """Return the layout of a name; refuse an unknown one."""
     if name not in LAYOUTS:
         near = difflib.get_close_matches(name, LAYOUTS, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
@@ -103,26 +99,26 @@ def known(name: str) -> Layout:
 
 
 def detect(path: Path, layout: str | None = None) -> tuple[str, Path]:
-    """Which layout a path is of, and the file or folder to read: `OURS` for a synthetic set of raydd.
+    """Return the layout of a path, and the file or folder to read: `OURS` for a synthetic set of raydd.
 
     Args:
         path: A file or a folder.
-        layout: A key of `LAYOUTS` where it is known.
+        layout: A key of `LAYOUTS`; None detects it.
 
     Raises:
         ValueError: There is nothing at the path, or nothing of a known layout.
     """
     if layout is not None and layout != OURS:
-        row = known(layout)
+        row = layout_row(layout)
         _exists(path)
         return layout, row.find(path) or path
     own = path / "synset.arrow" if path.is_dir() else path
     if own.suffix == ".arrow" and (own.is_file() or layout == OURS):
         return OURS, own
-    if own.name == "synset.arrow" and (step := how_far(own.parent)):
+    if own.name == "synset.arrow" and (step := progress_of(own.parent)):
         raise ValueError(
-            f"{own.parent} is unfinished, at {step}: go on with its command and --resume, or make a set of it as it "
-            f"stands: raydd finish {own.parent}"
+            f"{own.parent} is unfinished, at {step}: continue it by its command and --resume, or make a set of its "
+            f"present state: raydd finish {own.parent}"
         )
     _exists(path)
     for name, row in LAYOUTS.items():

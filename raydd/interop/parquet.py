@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from raydd.data.decode import Blob
-from raydd.data.labels import among
-from raydd.data.parquet_reader import class_names, label_column, opened, parquet_files
+from raydd.data.labels import class_numbers
+from raydd.data.parquet_reader import class_names, label_column, open_parquet, parquet_files
 from raydd.interop.foreign import Foreign, Outgoing
-from raydd.interop.pictures import decoded, encode
+from raydd.interop.pictures import decode_pictures, encode
 from raydd.interop.pixels import as_bytes
 from raydd.io.files import write_atomic
 
@@ -24,12 +24,12 @@ FILE = "data/train-00000-of-00001.parquet"
 
 
 def find_parquet(path: Path) -> Path | None:
-    """A Parquet file, or a folder of such files."""
+    """Find a Parquet file, or a folder of such files."""
     return path if parquet_files(path) else None
 
 
 def write_parquet(out: Outgoing, folder: Path) -> list[Path]:
-    """One file: ``image`` (PNG), ``label``, ``pixels`` (C, H, W) as networks take them, ``soft_label`` for logits."""
+    """Write one file: ``image`` (PNG), ``label``, ``pixels`` (C, H, W) of a network's input, ``soft_label``."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -57,7 +57,7 @@ def write_parquet(out: Outgoing, folder: Path) -> list[Path]:
 
 
 def _nested(values: np.ndarray[Any, Any]) -> Any:
-    """An array (N, ...) as a column of nested lists."""
+    """Return an array (N, ...) as a column of nested lists."""
     import pyarrow as pa
 
     column = pa.array(np.ascontiguousarray(values).reshape(-1))
@@ -69,28 +69,30 @@ def _nested(values: np.ndarray[Any, Any]) -> Any:
 
 
 def read_parquet(path: Path, classes: tuple[str, ...]) -> Foreign:
-    """The rows of a file, or of all training files of a folder; from ``image`` where no ``pixels`` are kept.
+    """Read the rows of a file, or of all training files of a folder; from ``image`` if there are no ``pixels``.
 
     Raises:
         ValueError: A file cannot be read, has other classes, or lacks a column.
     """
-    spared = ("test", "val") if path.is_dir() else ()  # a file that was named is meant, however it is called
+    spared = ("test", "val") if path.is_dir() else ()  # a file that the user names is read, whatever its name
     files = [file for file in parquet_files(path) if not file.name.startswith(spared)]
     tables = [_table(file) for file in files]
     for file, table in zip(files, tables, strict=True):
         _same_classes(file, table, classes)
         missing = [name for name in ("image", "label") if name not in table.column_names]
         if missing:
-            names = ", ".join(table.column_names)
-            raise ValueError(f"{file} has no column {missing[0]} (it has {names}): rename its columns to image, label")
+            columns = ", ".join(table.column_names)
+            raise ValueError(
+                f"{file} has no column {missing[0]} (it has {columns}): rename its columns to image, label"
+            )
     if not tables:
         raise ValueError(f"{path} has no train*.parquet: name the file itself")
-    kept = {name for table in tables for name in table.column_names}
-    tables = [_numbered(file, table, classes) for file, table in zip(files, tables, strict=True)]
+    names = {name for table in tables for name in table.column_names}
+    tables = [_with_numbers(file, table, classes) for file, table in zip(files, tables, strict=True)]
     joined = {
         name: np.concatenate([_array(f, t, name) for f, t in zip(files, tables, strict=True)])
         for name in ("label", "soft_label", "pixels")
-        if name in kept
+        if name in names
     }
     labels = torch.from_numpy(joined.get("soft_label", joined["label"]))
     if "pixels" in joined:
@@ -101,21 +103,21 @@ def read_parquet(path: Path, classes: tuple[str, ...]) -> Foreign:
 
 
 def _table(file: Path) -> Any:
-    with opened(file) as found:
-        return found.read()
+    with open_parquet(file) as parquet:
+        return parquet.read()
 
 
-def _numbered(file: Path, table: Any, classes: tuple[str, ...]) -> Any:
-    """The table with labels that are words as numbers."""
+def _with_numbers(file: Path, table: Any, classes: tuple[str, ...]) -> Any:
+    """Return the table with words as numbers in the labels."""
     import pyarrow as pa
 
     labels = label_column(table.column("label"), str(file))
-    place = table.column_names.index("label")
-    return table.set_column(place, "label", pa.array(among(labels, classes))) if labels.words else table
+    index = table.column_names.index("label")
+    return table.set_column(index, "label", pa.array(class_numbers(labels, classes))) if labels.words else table
 
 
 def _array(file: Path, table: Any, name: str) -> np.ndarray[Any, Any]:
-    """A column of numbers, or of nested lists of one length each, as an array."""
+    """Return a column of numbers, or of nested lists of one length each, as an array."""
     import pyarrow as pa
 
     if name not in table.column_names:
@@ -144,10 +146,10 @@ def _same_classes(file: Path, table: Any, classes: tuple[str, ...]) -> None:
 
 
 def _pictures(files: list[Path], tables: list[Any]) -> tuple[Tensor, tuple[str, ...]]:
-    """The column ``image`` as uint8 (N, C, H, W), and notes."""
-    found = []
+    """Return the column ``image`` as uint8 (N, C, H, W), and notes."""
+    blobs = []
     for file, table in zip(files, tables, strict=True):
         for row, picture in enumerate(table.column("image").to_pylist()):
             encoded = picture.get("bytes") if isinstance(picture, dict) else None
-            found.append(Blob(f"{file} row {row}", partial(bytes, encoded or b"")))
-    return decoded(found)
+            blobs.append(Blob(f"{file} row {row}", partial(bytes, encoded or b"")))
+    return decode_pictures(blobs)

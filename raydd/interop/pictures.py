@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from raydd.data.decode import Blob, decoder
-from raydd.data.folder_reader import blobs, labelled, subfolders
+from raydd.data.folder_reader import blobs, labelled_files, subfolders
 from raydd.data.image_source import Form
 from raydd.interop.foreign import Foreign, Outgoing, name_of
 from raydd.io.files import write_atomic
@@ -23,14 +23,14 @@ _NUMBERED = re.compile(r"\d+_(.*)")
 
 
 def find_pictures(path: Path) -> Path | None:
-    """A folder whose folders hold pictures."""
+    """Find a folder whose folders hold pictures."""
     return path if path.is_dir() and any(path.glob("[!.]*/*.png")) else None
 
 
 def read_pictures(root: Path, classes: tuple[str, ...]) -> Foreign:
-    """``root/<class>/*``, in the order of classes and names; a folder is called as its class, or ``003_<class>``.
+    """Read ``root/<class>/*``, in the order of classes and names; a folder has its class's name, or ``003_<class>``.
 
-    Folders that are all numbers, and no class is called so, are labels.
+    If all folders are numbers, and no class has such a name, the numbers are the labels.
 
     Raises:
         ValueError: A folder is no class, or a picture cannot be read.
@@ -47,14 +47,14 @@ def read_pictures(root: Path, classes: tuple[str, ...]) -> Foreign:
             f"{root / strange[0]} is a class that the data set does not have (it has {', '.join(classes[:10])}"
             f"{', ...' if len(classes) > 10 else ''}): name the right --dataset, or rename the folder"
         )
-    pairs = labelled(root, sorted(folders, key=lambda name: labels[name] or 0))
+    pairs = labelled_files(root, sorted(folders, key=lambda name: labels[name] or 0))
     order = [labels[path.relative_to(root).parts[0]] for path, _ in pairs]
-    images, found = decoded(blobs(pairs))
-    return Foreign(images, torch.tensor(order), notes=notes + found)
+    images, decoder_notes = decode_pictures(blobs(pairs))
+    return Foreign(images, torch.tensor(order), notes=notes + decoder_notes)
 
 
 def _label(folder: str, classes: Sequence[str]) -> int | None:
-    """The class that a folder is called by, plain or numbered as `write_pictures` does."""
+    """Return the class of a folder's name, plain or numbered as `write_pictures` does."""
     safe = [name.replace("/", "_").replace("\0", "_") for name in classes]
     if folder in safe:
         return safe.index(folder)
@@ -63,24 +63,16 @@ def _label(folder: str, classes: Sequence[str]) -> int | None:
     return None
 
 
-def decoded(pictures: Sequence[Blob]) -> tuple[Tensor, tuple[str, ...]]:
-    """Encoded pictures as uint8 (N, C, H, W), and notes; C is 1 where all are grey.
-
-    Raises:
-        ValueError: One cannot be read, or they are not square and alike.
-    """
+def decode_pictures(pictures: Sequence[Blob]) -> tuple[Tensor, tuple[str, ...]]:
+    """Decode pictures to uint8 (N, C, H, W), and return notes; C is 1 if all are grey."""
     plan = decoder(pictures, Form())
-    found = torch.from_numpy(np.concatenate(list(plan.chunks(pictures))))
+    images = torch.from_numpy(np.concatenate(list(plan.chunks(pictures))))
     note = plan.findings.finish()
-    return found, (note,) if note else ()
+    return images, (note,) if note else ()
 
 
 def write_pictures(out: Outgoing, folder: Path) -> list[Path]:
-    """``folder/<number>_<class>/<index>.png``.
-
-    Raises:
-        ValueError: A class has a longer name than a folder may have, or an image is no picture.
-    """
+    """Write ``folder/<number>_<class>/<index>.png``; refuse a class whose name is too long for a folder."""
     labels, classes = out.synset.labels.tolist(), out.synset.classes
     folders = [name_of(f"{label:03d}_{name}") for label, name in enumerate(classes)]
     encoded = [encode(image) for image in out.images]
@@ -94,11 +86,7 @@ def write_pictures(out: Outgoing, folder: Path) -> list[Path]:
 
 
 def encode(pixels: Tensor) -> bytes:
-    """A PNG of uint8 pixels (C, H, W).
-
-    Raises:
-        ValueError: C is neither 1 nor 3.
-    """
+    """Return a PNG of uint8 pixels (C, H, W); refuse other channels than 1 or 3."""
     array = pixels.permute(1, 2, 0).numpy()
     if array.shape[2] not in (1, 3):
         raise ValueError(f"an image has {array.shape[2]} channels, a PNG holds 1 or 3: use --format mtt or datm")

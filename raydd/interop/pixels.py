@@ -1,4 +1,4 @@
-"""From a network's input back to pixels, so that the way there again gives the same bits.
+"""Convert a network's input to pixels whose preprocessing gives the same bits.
 
 Shapes: `N` images, `C H W` image.
 """
@@ -9,16 +9,15 @@ from torch import Tensor
 from raydd.data.preprocessing import Transform
 
 ELEMENTWISE = ("normalise", "raw01")
-"""Preprocessing that treats every pixel by itself, growing in it."""
+"""Preprocessing that maps every pixel by itself, and increases with it."""
 BISECTIONS = 40
 
 
 def to_pixels(transform: Transform, images: Tensor) -> tuple[Tensor, list[str]]:
-    """Pixels (N, C, H, W) float32 whose preprocessing gives the images back, and notes where it cannot.
+    """Return pixels (N, C, H, W) float32 whose preprocessing gives the images again, and notes on exceptions.
 
-    Of the float32 numbers that lead to a pixel, a multiple of 1/255 is taken first, then one in [0, 1]. Where
-    no number does, the nearest is: a network's input of 0 is the mean, and float32 is finer near 0 than there.
-    Nothing is clamped.
+    Of the float32 numbers for a pixel, a multiple of 1/255 comes first, then one in [0, 1]. If there is none, the
+    nearest is used: a network's input of 0 is the mean, and float32 is finer near 0 than there. Nothing is clamped.
 
     Args:
         transform: The images' preprocessing.
@@ -27,24 +26,23 @@ def to_pixels(transform: Transform, images: Tensor) -> tuple[Tensor, list[str]]:
     guess = transform.inverse(images.double()).float()
     bytes_ = (guess * 255).round() / 255
     if transform.kind in ELEMENTWISE:
-        found = _bisected(transform, images, guess)
+        pixels = _bisected(transform, images, guess)
         for better in (guess.clamp(0, 1), bytes_):
-            found = torch.where(transform(better) == images, better, found)
-    else:  # every pixel depends on all: images of bytes are found, others are rounded
-        found = bytes_ if torch.equal(transform(bytes_), images) else guess
+            pixels = torch.where(transform(better) == images, better, pixels)
+    else:  # every pixel depends on all: images of bytes are exact, others are rounded
+        pixels = bytes_ if torch.equal(transform(bytes_), images) else guess
     notes = []
-    if count := int(((found < 0) | (found > 1)).sum()):
-        low, high = float(found.min()), float(found.max())
-        notes.append(f"{count} of {found.numel()} pixels lie outside [0, 1] ({low:.3g} to {high:.3g}), written so")
-    return found, notes + lost("as float32 pixels", transform(found), images)
+    if count := int(((pixels < 0) | (pixels > 1)).sum()):
+        low, high = float(pixels.min()), float(pixels.max())
+        notes.append(f"{count} of {pixels.numel()} pixels lie outside [0, 1] ({low:.3g} to {high:.3g}), written so")
+    return pixels, notes + loss_note("as float32 pixels", transform(pixels), images)
 
 
 def _bisected(transform: Transform, images: Tensor, guess: Tensor) -> Tensor:
-    """The smallest float32 that is not below an image's preimage, or its neighbour below where that is nearer.
+    """Return the smallest float32 that is not below an image's preimage, or its lower neighbour if that is nearer.
 
-    Rounded subtraction and division never fall where their argument rises, so halving an interval finds an
-    exact preimage if there is one; the few neighbours of the inverse miss some near 0, where float32 is finer
-    than the mean.
+    Rounded subtraction and division are monotonic, so halving an interval finds an exact preimage if there is one;
+    the few neighbours of the inverse miss some near 0, where float32 is finer than the mean.
     """
     room = (guess.abs() + 1) * 1e-6
     low, high = guess - room, guess + room
@@ -57,13 +55,13 @@ def _bisected(transform: Transform, images: Tensor, guess: Tensor) -> Tensor:
 
 
 def to_bytes(transform: Transform, images: Tensor) -> tuple[Tensor, list[str]]:
-    """Pixels (N, C, H, W) uint8, clamped and rounded, and a note of what that loses."""
-    found = as_bytes(transform.inverse(images))
-    return found, lost("as 8-bit pixels", transform(found), images)
+    """Return pixels (N, C, H, W) uint8, clamped and rounded, and a note on the loss."""
+    pixels = as_bytes(transform.inverse(images))
+    return pixels, loss_note("as 8-bit pixels", transform(pixels), images)
 
 
 def as_bytes(pixels: Tensor) -> Tensor:
-    """Pixels in [0, 1], clamped, as uint8.
+    """Return pixels in [0, 1], clamped, as uint8.
 
     >>> as_bytes(torch.tensor([-1.0, 0.2, 2.0])).tolist()
     [0, 51, 255]
@@ -71,10 +69,10 @@ def as_bytes(pixels: Tensor) -> Tensor:
     return (pixels * 255).round().clamp(0, 255).to(torch.uint8)
 
 
-def lost(how: str, found: Tensor, wanted: Tensor) -> list[str]:
-    """A note of the largest difference; none where there is none."""
-    wrong = found != wanted
+def loss_note(how: str, actual: Tensor, wanted: Tensor) -> list[str]:
+    """Return a note on the largest difference, if there is one."""
+    wrong = actual != wanted
     if not wrong.any():
         return []
-    error = float((found.double() - wanted.double()).abs().max())
+    error = float((actual.double() - wanted.double()).abs().max())
     return [f"{how}, {int(wrong.sum())} of {wrong.numel()} numbers change, by {error:.3g} at most"]

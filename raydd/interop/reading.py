@@ -13,7 +13,7 @@ from raydd.config.components import FormationConfig
 from raydd.config.parsing import build, merged
 from raydd.config.schema import DataConfig
 from raydd.data.datasets import Dataset
-from raydd.data.mirroring import flips, recorded
+from raydd.data.mirroring import flips, stored_settings
 from raydd.data.preprocessing import Transform, fit_transform
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import load_images
@@ -21,13 +21,13 @@ from raydd.interop import sidecar
 from raydd.interop.foreign import Foreign, Read, Space
 from raydd.interop.layouts import LAYOUTS, OURS, detect
 from raydd.interop.sidecar import Sidecar
-from raydd.interop.torchfile import described
+from raydd.interop.torchfile import describe_value
 from raydd.numerics.formation import PLAIN, Formation
 
 LR = 0.01
-"""The step size that most scripts take where none is kept."""
-ASTRAY = 0.1
-"""A larger share of pixels outside [0, 1] means that images are not pixels in [0, 1]."""
+"""The learning rate of most scripts, for files without one."""
+MOST_OUTSIDE = 0.1
+"""Images with a larger part of their numbers outside [0, 1] are not pixels in [0, 1]."""
 
 
 def read_synset(
@@ -38,23 +38,23 @@ def read_synset(
     lr: float | None = None,
     formation: Formation | int | None = None,
 ) -> Read:
-    """Read a set of our own, or of another project.
+    """Read a set of raydd, or of another project.
 
-    Other projects' files do not say what their images are of, how these were preprocessed, or the students'
-    step size. That is taken from the arguments, else from the ``raydd.json`` that an export wrote beside the
-    files, else it is a default, which the notes say. The preprocessing is fitted again. Of a ``raydd.json`` that
-    was written beside other images or labels of the same layout, only data set, preprocessing and step size count.
+    Other projects' files hold neither the data set, nor the preprocessing, nor in general the students' learning rate.
+    These come from the arguments, else from the ``raydd.json`` that an export wrote beside the files, else from
+    defaults, which the notes list. The preprocessing is fitted again. Of a ``raydd.json`` beside other images or labels
+    than its own, only data set, preprocessing and learning rate are used.
 
     Args:
         path: A ``synset.arrow``, a run folder, or files of a layout of `LAYOUTS`.
-        layout: A key of `LAYOUTS`; None finds out.
-        data: The real images; only the fields that were given count.
-        lr: The students' step size.
-        formation: How stored images become those that networks see, where the layout keeps mosaics; a number is
-            their factor alone, with the recorded decoding where the recorded factor is the same.
+        layout: A key of `LAYOUTS`; None detects it.
+        data: The real images; only the fields that are set count.
+        lr: The students' learning rate.
+        formation: How stored images become networks' images, if the layout holds mosaics; a number is the factor,
+            with the recorded decoding if the recorded factor is equal.
 
     Returns:
-        The set, the layout of its files, and what was assumed, a line each. `write_synset` has an example.
+        The set, the layout of its files, and the assumptions. `write_synset` has an example.
 
     Raises:
         ValueError: Missing or damaged files, files with code, no data set named, or a set that does not fit it.
@@ -62,7 +62,7 @@ def read_synset(
     name, home = detect(Path(path).expanduser(), layout)
     if name == OURS:
         given = any(value is not None for value in (data, lr, formation))
-        note = (f"{home} says all of itself: what was given beside it is not used",) if given else ()
+        note = (f"{home} holds all of its settings: the given ones are not used",) if given else ()
         return Read(SyntheticSet.load(home), OURS, note)
     notes = list[str]()
     beside = _beside(name, home, notes)
@@ -78,7 +78,7 @@ def read_synset(
     images = _images(case, foreign.images, dataset, transform, space)
     labels = _labels(case, foreign.labels, len(images), dataset)
     rows = _rows(case, len(images))
-    made = SyntheticSet(
+    synset = SyntheticSet(
         images=images[rows],
         labels=labels[rows],
         lr=torch.tensor(_lr(case, lr, foreign), dtype=torch.float32),
@@ -90,19 +90,19 @@ def read_synset(
         history=case.exact.history if case.exact else (),
         formation=formed,
     )
-    return Read(made, name, tuple(case.notes))
+    return Read(synset, name, tuple(case.notes))
 
 
 class _Case(NamedTuple):
-    """What is being read.
+    """The state of an import.
 
     Attributes:
         layout: A key of `LAYOUTS`.
         home: The file or folder.
-        beside: What was written beside files of this layout there.
-        given: Fields of the real images that were given as arguments.
-        notes: What was assumed so far.
-        exact: The same as ``beside`` once it is known to be of these very images and labels.
+        beside: The sidecar of files of this layout there.
+        given: Fields of the real images from the arguments.
+        notes: The assumptions so far.
+        exact: The sidecar again, if it is of exactly these images and labels.
     """
 
     layout: str
@@ -113,12 +113,12 @@ class _Case(NamedTuple):
     exact: Sidecar | None = None
 
     def refuse(self, what: str) -> ValueError:
-        """A refusal that names the files."""
+        """Return an error that names the files."""
         return ValueError(f"{self.home} ({self.layout}) {what}")
 
 
 def _beside(layout: str, home: Path, notes: list[str]) -> Sidecar | None:
-    """The sidecar of files, which must have been written beside their layout."""
+    """Read the sidecar of files; ignore one of another layout."""
     folder = home if home.is_dir() else home.parent
     beside = sidecar.read(folder)
     if beside is None and layout == "hf" and folder.resolve().name == "data":  # an export has its files in there
@@ -130,30 +130,30 @@ def _beside(layout: str, home: Path, notes: list[str]) -> Sidecar | None:
 
 
 def _compared(case: _Case, foreign: Foreign) -> _Case:
-    """The case with its sidecar told to be of what was read, or not."""
+    """Return the case with its exact sidecar, if it is of these images and labels."""
     case.notes.extend(foreign.notes)
     if not case.beside or case.beside.digest == sidecar.digest(foreign.images, foreign.labels):
         return case._replace(exact=case.beside)
     case.notes.append(
-        f"{sidecar.NAME} there was written beside other images or labels: only its data set, preprocessing and step "
-        "size are used"
+        f"{sidecar.NAME} there was written beside other images or labels: only its data set, preprocessing and "
+        "learning rate are used"
     )
     return case
 
 
 def _recipe(case: _Case) -> dict[str, Any]:
-    """The recorded configuration; of other images, what it says of the data set."""
+    """Return the recorded configuration; of other images only that of the data set."""
     if case.exact or not case.beside:
         return case.exact.recipe if case.exact else {}
     return {"data": case.beside.recipe.get("data", {})}
 
 
 def _data(case: _Case) -> DataConfig:
-    """Which real images, from arguments over the sidecar."""
+    """Return the settings of the real images: the arguments over the sidecar."""
     known: dict[str, Any] = {}
     if case.beside:
         known = {"dataset": case.beside.dataset, **case.beside.recipe.get("data", {})}
-        known = recorded(known) if "data" in case.beside.recipe else known
+        known = stored_settings(known) if "data" in case.beside.recipe else known
         known["preprocessing"] = case.beside.preprocessing.kind
     known |= case.given
     if "dataset" not in known:
@@ -166,7 +166,7 @@ def _data(case: _Case) -> DataConfig:
 
 
 def _check_preprocessing(case: _Case, config: DataConfig, dataset: Dataset, transform: Transform) -> None:
-    """Refuse a data set or a preprocessing that is not the recorded one."""
+    """Refuse a data set or a preprocessing that differs from the recorded one."""
     if not case.beside:
         return
     if case.beside.classes != dataset.classes:
@@ -182,14 +182,14 @@ def _check_preprocessing(case: _Case, config: DataConfig, dataset: Dataset, tran
 
 
 def _formation(case: _Case, given: Formation | int | None) -> Formation:
-    """How stored images become those that networks see."""
+    """Return how stored images become networks' images."""
     recorded = Formation(**case.exact.formation.model_dump()) if case.exact else None
     if isinstance(given, int):
         factor = build(FormationConfig, {"factor": given}).factor
         given = recorded if recorded and recorded.factor == factor else Formation(factor)
     if LAYOUTS[case.layout].mosaics:
         if given is None and recorded is None:
-            case.notes.append("mosaics are not kept: taken for plain images; for mosaics give --factor 2 (IDC, TGDD)")
+            case.notes.append("images are taken as plain: if they are mosaics, give --factor 2 (IDC, TGDD)")
         if given and recorded and given != recorded:
             words = [", ".join(f"{key} {value}" for key, value in one._asdict().items()) for one in (recorded, given)]
             case.notes.append(f"{sidecar.NAME} says {words[0]}: read with {words[1]}, as given")
@@ -202,7 +202,7 @@ def _formation(case: _Case, given: Formation | int | None) -> Formation:
 
 
 def _images(case: _Case, images: Tensor, dataset: Dataset, transform: Transform, space: Space) -> Tensor:
-    """Images (N, C, H, W) as a network takes them, once they are known to be of the data set."""
+    """Return images (N, C, H, W) as a network's input, after comparing them with the data set."""
     wanted = (dataset.channels, dataset.size, dataset.size)
     if images.ndim != 4 or len(images) == 0 or tuple(images.shape[1:]) != wanted:
         raise case.refuse(
@@ -221,7 +221,7 @@ def _images(case: _Case, images: Tensor, dataset: Dataset, transform: Transform,
 
 
 def _check_range(case: _Case, images: Tensor, transform: Transform, space: Space) -> None:
-    """Look whether pixels are in the space that they are said to be in."""
+    """Check that pixels are in their declared space."""
     low, high = float(images.min()), float(images.max())
     outside = int(((images < 0) | (images > 1)).sum())
     if space == "network" and transform.kind != "raw01":
@@ -233,13 +233,13 @@ def _check_range(case: _Case, images: Tensor, transform: Transform, space: Space
     if not outside:
         return
     what = f"{outside} of {images.numel()} pixels outside [0, 1] ({low:.3g} to {high:.3g})"
-    if not case.exact and outside > ASTRAY * images.numel():
+    if not case.exact and outside > MOST_OUTSIDE * images.numel():
         raise case.refuse(f"has {what}, and is read as pixels in [0, 1]: give --preprocessing, or another --format")
     case.notes.append(f"{what}, kept as they are")
 
 
 def _labels(case: _Case, labels: Tensor, count: int, dataset: Dataset) -> Tensor:
-    """Classes (N,) int64 or logits (N, K) float32, once they are known to be of the data set."""
+    """Return classes (N,) int64 or logits (N, K) float32, after comparing them with the data set."""
     classes = len(dataset.classes)
     if len(labels.shape) not in (1, 2) or len(labels) != count:
         raise case.refuse(f"has labels of shape {tuple(labels.shape)} for {count} images: copy the files again")
@@ -256,7 +256,7 @@ def _labels(case: _Case, labels: Tensor, count: int, dataset: Dataset) -> Tensor
         return labels.float().contiguous()
     whole = labels.long()
     if not torch.equal(whole.to(labels.dtype), labels):
-        raise case.refuse(f"has labels that are no whole numbers ({described(labels)}): name another layout")
+        raise case.refuse(f"has labels that are no whole numbers ({describe_value(labels)}): name another layout")
     low, high = int(whole.min()), int(whole.max())
     if low < 0 or high >= classes:
         raise case.refuse(
@@ -267,7 +267,7 @@ def _labels(case: _Case, labels: Tensor, count: int, dataset: Dataset) -> Tensor
 
 
 def _rows(case: _Case, count: int) -> Tensor:
-    """Where each image of the set is stored."""
+    """Return the position in the files of each image of the set."""
     order = case.exact.order if case.exact else None
     if order is None:
         return torch.arange(count)
@@ -278,19 +278,19 @@ def _rows(case: _Case, count: int) -> Tensor:
 
 
 def _lr(case: _Case, given: float | None, foreign: Foreign) -> float:
-    """The students' step size: as given, else as the files say, else as recorded beside them, else `LR`."""
+    """Return the learning rate: the argument, else the files', else the sidecar's, else `LR`."""
     recorded = case.beside.lr if case.beside else None
-    found = next((value for value in (given, foreign.lr, recorded) if value is not None), None)
-    if found is None:
+    lr = next((value for value in (given, foreign.lr, recorded) if value is not None), None)
+    if lr is None:
         case.notes.append(f"lr is not kept: taken as {LR}; for others give --lr")
         return LR
-    if not 0 < found < float("inf"):
-        raise case.refuse(f"gets the step size {found:g}: give --lr, a number above 0")
-    return found
+    if not 0 < lr < float("inf"):
+        raise case.refuse(f"gets the learning rate {lr:g}: give --lr, a number above 0")
+    return lr
 
 
 def _provenance(case: _Case, dataset: Dataset) -> dict[str, Any]:
-    """Versions and source of a set that came through other files."""
+    """Return the provenance of an imported set."""
     known = dict(case.exact.provenance) if case.exact else {}
     recorded = known.get("fingerprint")
     if recorded not in (None, dataset.fingerprint):

@@ -1,4 +1,4 @@
-"""``raydd.json``: what other projects' files leave unsaid of a set, written beside them."""
+"""``raydd.json``: the values of a set that other projects' files cannot hold, written beside them."""
 
 import hashlib
 import os
@@ -13,37 +13,32 @@ from raydd.config.parsing import Config, build
 from raydd.config.schema import DataConfig
 from raydd.data.synset import SyntheticSet
 from raydd.data.synset_schema import ProvenanceDocument, RecipeDocument, ScoreDocument
-from raydd.io.document import parse, unsealed, validate, write_document
-from raydd.io.regular_file import read_bytes
+from raydd.io.bounded_file import read_bytes
+from raydd.io.document import parse, validate, without_checksum, write_document
 
 NAME = "raydd.json"
 
 
 class Preprocessing(Config):
-    """Which preprocessing it was.
-
-    Attributes:
-        kind: Its name.
-        hash: Of what it was fitted to.
-    """
+    """The kind of a preprocessing and the hash of its fitted arrays."""
 
     kind: str
     hash: str
 
 
 class Sidecar(Config):
-    """What a set says beside images and labels.
+    """The values of a set beside its images and labels.
 
     Attributes:
         format: Of this file.
-        layout: Which layout it was written beside.
-        digest: Of the very images and labels that it was written beside: `digest`.
+        layout: The layout of the files beside it.
+        digest: The `digest` of the images and labels in those files.
         dataset: The set's data set.
         classes: The K class names.
         preprocessing: Kind and hash of the preprocessing; it is fitted again on reading.
-        lr: The students' step size.
-        formation: How stored images become those that networks see.
-        order: Of every stored image, its row in the set, where these differ.
+        lr: The students' learning rate.
+        formation: How stored images become networks' images.
+        order: The row in the set of every stored image, if these differ.
         recipe: The configuration that made it.
         provenance: Versions, commit, the source's fingerprint.
         history: Scores during distillation.
@@ -64,26 +59,16 @@ class Sidecar(Config):
 
 
 def digest(images: Tensor, labels: Tensor) -> str:
-    """sha256 of types, shapes and bytes of images and labels as a layout stores them; 16 hex digits."""
-    found = hashlib.sha256()
+    """Return the SHA-256 of stored images' and labels' types, shapes and bytes; 16 hex digits."""
+    checksum = hashlib.sha256()
     for tensor in (images, labels):
-        found.update(f"|{tensor.dtype} {tuple(tensor.shape)}|".encode())
-        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()[:16]
+        checksum.update(f"|{tensor.dtype} {tuple(tensor.shape)}|".encode())
+        checksum.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return checksum.hexdigest()[:16]
 
 
 def describe(synset: SyntheticSet, layout: str, order: tuple[int, ...] | None, stored: str) -> Sidecar:
-    """The sidecar of a set.
-
-    Args:
-        synset: The set.
-        layout: A key of the layouts.
-        order: Of every stored image, its row in the set.
-        stored: The `digest` of what the layout stores.
-
-    Raises:
-        ValueError: The set's step size is not finite.
-    """
+    """Return the sidecar of a set, see `Sidecar`; ``stored`` is the `digest` of the stored images and labels."""
     values = {name: getattr(synset, name) for name in ("dataset", "classes", "recipe", "provenance", "history")}
     values |= {"lr": float(synset.lr), "preprocessing": synset.transform.metadata()}
     written = {"layout": layout, "digest": stored, "order": order}
@@ -91,22 +76,18 @@ def describe(synset: SyntheticSet, layout: str, order: tuple[int, ...] | None, s
 
 
 def write(sidecar: Sidecar, folder: Path) -> Path:
-    """Write a sidecar into a folder; the path."""
+    """Write a sidecar into a folder; return the path."""
     return write_document(folder / NAME, sidecar.model_dump(mode="json"))
 
 
 def read(folder: Path) -> Sidecar | None:
-    """The sidecar of a folder; None where there is none.
-
-    Raises:
-        ValueError: It is damaged, or of another version.
-    """
+    """Read the sidecar of a folder, or return None; refuse one that is damaged or of another version."""
     path = folder / NAME
     if not os.path.lexists(path):
         return None
     try:
         tree = parse(read_bytes(path))
-        sidecar = build(Sidecar, unsealed(tree) if isinstance(tree, dict) else {"raydd.json": tree})
+        sidecar = build(Sidecar, without_checksum(tree) if isinstance(tree, dict) else {"raydd.json": tree})
         _check_data(sidecar)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} is not a sidecar of raydd ({str(error)[:400]}): export again, or remove it") from None
@@ -114,7 +95,7 @@ def read(folder: Path) -> Sidecar | None:
 
 
 def _check_data(sidecar: Sidecar) -> None:
-    """Refuse what its recipe says of the real images, where nothing can be made of it."""
+    """Refuse a recipe, provenance or history that cannot be used."""
     if not isinstance(sidecar.recipe.get("data", {}), dict):
         raise TypeError(f"recipe.data = {sidecar.recipe['data']!r}: should be a mapping")
     validate(RecipeDocument, sidecar.recipe)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from raydd.data.synset import SyntheticSet
 from raydd.interop.foreign import Foreign, Outgoing, name_of
-from raydd.interop.torchfile import as_tensor, described, load, load_number, load_tensor, save
+from raydd.interop.torchfile import as_tensor, describe_value, load, load_number, load_tensor, save
 
 OFFICIAL = {
     "cifar10": "CIFAR10",
@@ -22,84 +22,80 @@ OFFICIAL = {
     "fashion_mnist": "FashionMNIST",
     "tiny_imagenet": "TinyImageNet",
 }
-"""What the DC family calls data sets."""
+"""The DC family's names of data sets."""
 LONGEST = 150
-"""Bytes of a file's name; what it is called while it is written is longer."""
+"""Bytes of a file's name; the temporary name is longer."""
 PARTS = 5
 """Files of 50 images a class of Tiny ImageNet in DC-BENCH."""
 IPC = re.compile(r"IPC\d+")
 
 
 def home_of(path: Path, *names: str) -> Path | None:
-    """The folder that holds one of the files, from the folder or from such a file."""
+    """Return the folder of one of the files, from the folder or from such a file; else None."""
     folder = path.parent if path.is_file() and path.name in names else path
     return folder if any((folder / name).is_file() for name in names) else None
 
 
 def file_of(path: Path, *patterns: str) -> Path | None:
-    """The first file of a folder that fits a pattern, or the file itself if it does.
-
-    Raises:
-        ValueError: Several files fit one pattern.
-    """
+    """Return the first file of a folder that fits a pattern, or the file itself; refuse several of a pattern."""
     if path.is_file():
         return path if any(path.match(pattern) for pattern in patterns) else None
     for pattern in patterns:
-        found = sorted(path.glob(pattern))
-        if len(found) > 1:
-            raise ValueError(f"{path} holds {found[0].name} and {found[1].name}: name one of the files")
-        if found:
-            return found[0]
+        files = sorted(path.glob(pattern))
+        if len(files) > 1:
+            raise ValueError(f"{path} holds {files[0].name} and {files[1].name}: name one of the files")
+        if files:
+            return files[0]
     return None
 
 
 def find_datm(path: Path) -> Path | None:
-    """A folder as MTT's with a step size in it."""
+    """Find a folder as MTT's with a learning rate in it."""
     home = home_of(path, "images_best.pt", "labels_best.pt", "lr_best.pt")
     return home if home and (home / "lr_best.pt").is_file() else None
 
 
 def read_best(home: Path, classes: tuple[str, ...]) -> Foreign:
-    """``images_best.pt``, ``labels_best.pt``, and ``lr_best.pt`` if there is one."""
+    """Read ``images_best.pt``, ``labels_best.pt``, and ``lr_best.pt`` if there is one."""
     lr = home / "lr_best.pt"
     images, labels = load_tensor(home / "images_best.pt"), load_tensor(home / "labels_best.pt")
     return Foreign(images, labels, load_number(lr) if lr.exists() else None)
 
 
 def write_best(out: Outgoing, folder: Path) -> list[Path]:
-    """``images_best.pt`` and ``labels_best.pt``."""
+    """Write ``images_best.pt`` and ``labels_best.pt``."""
     images = save(folder / "images_best.pt", out.images)
     return [images, save(folder / "labels_best.pt", out.synset.labels)]
 
 
 def write_datm(out: Outgoing, folder: Path) -> list[Path]:
-    """As `write_best`, and the step size in ``lr_best.pt``."""
+    """Write as `write_best`, and the learning rate to ``lr_best.pt``."""
     return [*write_best(out, folder), save(folder / "lr_best.pt", out.synset.lr)]
 
 
 def read_pair(path: Path, classes: tuple[str, ...]) -> Foreign:
-    """One file with a list of images and classes."""
+    """Read one file with a list of images and classes."""
     return Foreign(*_pair(load(path), path))
 
 
 def write_pair(out: Outgoing, folder: Path) -> list[Path]:
-    """``data_best.pt`` (TGDD) and the same as ``data.pt``, the name that IDC's own scripts open."""
+    """Write ``data_best.pt`` (TGDD) and the same as ``data.pt``, the name that IDC's own scripts open."""
     return [save(folder / name, [out.images, out.synset.labels]) for name in ("data_best.pt", "data.pt")]
 
 
 def read_results(path: Path, classes: tuple[str, ...]) -> Foreign:
-    """``res_*.pt``: the last of the runs under ``data``."""
+    """Read ``res_*.pt``: the last of the runs under ``data``."""
     value = load(path)
     runs = value.get("data") if isinstance(value, dict) else None
     if not isinstance(runs, list | tuple) or not runs:
-        raise ValueError(f"{path} holds {described(value)} where a dict with runs under 'data' is expected")
+        raise ValueError(f"{path} holds {describe_value(value)} where a dict with runs under 'data' is expected")
     images, labels = _pair(runs[-1], path)
     note = (f"the last of {len(runs)} runs is read",) if len(runs) > 1 else ()
     return Foreign(images, labels, notes=note)
 
 
 def write_results(out: Outgoing, folder: Path) -> list[Path]:
-    """``res_<method>_<dataset>_ConvNet_<ipc>ipc.pt`` with one run and no accuracies."""
+    """Write ``res_<method>_<dataset>_ConvNet_<ipc>ipc.pt`` with one run and no accuracies."""
     method = str(out.synset.recipe.get("method", "")).upper()
     method = method if method in ("DC", "DSA", "DM") else "DM"
     name = name_of(f"res_{method}_{_official(out.synset)}_ConvNet_{_ipc(out.synset)}ipc.pt", LONGEST)
@@ -108,30 +104,26 @@ def write_results(out: Outgoing, folder: Path) -> list[Path]:
 
 def _pair(value: Any, path: Path) -> tuple[Tensor, Tensor]:
     if not isinstance(value, list | tuple) or len(value) != 2:
-        raise ValueError(f"{path} holds {described(value)} where a pair of images and labels is expected")
+        raise ValueError(f"{path} holds {describe_value(value)} where a pair of images and labels is expected")
     images, labels = value
     return as_tensor(images, path, "a tensor of images"), as_tensor(labels, path, "a tensor of labels")
 
 
 def find_bench(path: Path) -> Path | None:
-    """A folder ``TM/<dataset>/IPC<k>``, from itself or from one above it.
-
-    Raises:
-        ValueError: There are several below.
-    """
+    """Find a folder ``TM/<dataset>/IPC<k>``, from itself or from one above it; refuse several."""
     first = ("images_best.pt", "images_best_0.pt")
     home = home_of(path, *first)
     if home is not None:
-        place = home.resolve()
-        return home if IPC.fullmatch(place.name) and place.parent.parent.name == "TM" else None
-    found = [folder for folder in sorted(path.glob("TM/*/IPC*")) if home_of(folder, *first)]
-    if len(found) > 1:
-        raise ValueError(f"{path} holds several sets, such as {found[0]} and {found[1]}: name one folder")
-    return found[0] if found else None
+        folder = home.resolve()
+        return home if IPC.fullmatch(folder.name) and folder.parent.parent.name == "TM" else None
+    folders = [folder for folder in sorted(path.glob("TM/*/IPC*")) if home_of(folder, *first)]
+    if len(folders) > 1:
+        raise ValueError(f"{path} holds several sets, such as {folders[0]} and {folders[1]}: name one folder")
+    return folders[0] if folders else None
 
 
 def read_bench(home: Path, classes: tuple[str, ...]) -> Foreign:
-    """As `read_best`; or the parts ``images_best_0.pt`` on, and their labels."""
+    """Read as `read_best`; or the parts ``images_best_0.pt`` on, and their labels."""
     if not (home / "images_best_0.pt").is_file():
         return read_best(home, classes)
     count = len(list(home.glob("images_best_[0-9].pt")))
@@ -145,7 +137,7 @@ def read_bench(home: Path, classes: tuple[str, ...]) -> Foreign:
 
 
 def write_bench(out: Outgoing, folder: Path) -> list[Path]:
-    """As `write_best`; 50 images a class of Tiny ImageNet in five parts, as DC-BENCH asks for them."""
+    """Write as `write_best`; 50 images a class of Tiny ImageNet in five parts, as DC-BENCH reads them."""
     if (out.synset.dataset, _ipc(out.synset)) != ("tiny_imagenet", 50):
         return write_best(out, folder)
     tensors = {"images": out.images, "labels": out.synset.labels}
@@ -156,14 +148,14 @@ def write_bench(out: Outgoing, folder: Path) -> list[Path]:
     ]
 
 
-def bench_place(synset: SyntheticSet) -> str:
-    """Where DC-BENCH looks for a set of trajectory matching."""
+def bench_subfolder(synset: SyntheticSet) -> str:
+    """Return the folder in which DC-BENCH looks for a set of trajectory matching."""
     name = "tinyimagenet" if synset.dataset == "tiny_imagenet" else _official(synset)
     return f"TM/{name}/IPC{_ipc(synset)}"
 
 
 def read_ranking(home: Path, classes: tuple[str, ...]) -> Foreign:
-    """``images.pt``, ``labels.pt`` (none: classes by position) and ``lr.pt`` (none: not kept)."""
+    """Read ``images.pt``, ``labels.pt`` (missing: classes by position) and ``lr.pt`` (missing: no learning rate)."""
     images = load_tensor(home / "images.pt")
     lr = load_number(home / "lr.pt") if (home / "lr.pt").exists() else None
     if (home / "labels.pt").exists():
@@ -179,7 +171,7 @@ def read_ranking(home: Path, classes: tuple[str, ...]) -> Foreign:
 
 
 def write_ranking(out: Outgoing, folder: Path) -> list[Path]:
-    """``images.pt``, ``labels.pt`` and ``lr.pt``."""
+    """Write ``images.pt``, ``labels.pt`` and ``lr.pt``."""
     values = {"images": out.images, "labels": out.synset.labels, "lr": out.synset.lr}
     return [save(folder / f"{name}.pt", value) for name, value in values.items()]
 

@@ -1,4 +1,4 @@
-"""Files of `torch.save` that hold numbers and nothing else; code in them is refused and never run."""
+"""Files of `torch.save` that hold only numbers; code in them is refused and never run."""
 
 import io
 import pickle
@@ -32,19 +32,19 @@ _NUMBERS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
 
 
 def load(path: Path) -> Any:
-    """What a file holds: tensors, numbers, words, lists and dictionaries of them, on the CPU.
+    """Load a file of tensors, numbers, words, lists and dictionaries of them, on the CPU.
 
     Raises:
         ValueError: The file is missing, damaged, holds code, or was pickled in another way than torch's own.
     """
     if not path.is_file():
         raise ValueError(f"{path} does not exist: copy it beside the others, or name another layout")
-    value = _loaded(path)
-    _check_held(value, path)
+    value = _load(path)
+    _check_value(value, path)
     return value
 
 
-def _loaded(path: Path) -> Any:
+def _load(path: Path) -> Any:
     try:
         with path.open("rb") as file:
             zipped = file.read(4) == _ZIP
@@ -70,30 +70,26 @@ def _loaded(path: Path) -> Any:
 
 
 class _Zeroed:
-    """Bounds and zeroes what torch's older format makes before it reads numbers into it, which a file may leave out."""
+    """Bounds and zeroes the storages that torch's older format makes before it reads numbers, which may be missing."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._size = path, 0
 
     def __call__(self, storage: Any, location: str) -> Any:
-        """The storage, on the CPU."""
+        """Return the storage, on the CPU."""
         self._size += storage.nbytes()
         _check_stored(self._size, self._path)
         return storage.fill_(0)
 
 
 def _check_stored(size: int, path: Path) -> None:
-    """Refuse what takes more bytes than its file has."""
+    """Refuse values of more bytes than their file."""
     if size > path.stat().st_size:
         raise _damaged(path)
 
 
-def _check_held(value: Any, path: Path) -> None:
-    """Refuse a value that holds itself, is nested too deeply, or whose tensors hold more than the file.
-
-    Raises:
-        ValueError: It is such a value.
-    """
+def _check_value(value: Any, path: Path) -> None:
+    """Refuse a value that holds itself, is nested too deeply, or whose tensors hold more than the file."""
     storages: dict[int, Any] = {}
     for tensor in _tensors(value, path):
         if tensor.layout == torch.strided and not tensor.is_meta:
@@ -101,13 +97,13 @@ def _check_held(value: Any, path: Path) -> None:
             storages[storage.data_ptr()] = storage
             if tensor.numel() * tensor.element_size() > max(storage.nbytes(), _REPEATED):
                 raise ValueError(
-                    f"{path} holds {described(tensor)}, which repeats few numbers: save plain tensors again"
+                    f"{path} holds {describe_value(tensor)}, which repeats few numbers: save plain tensors again"
                 )
     _check_stored(sum(storage.nbytes() for storage in storages.values()), path)
 
 
 def _tensors(value: Any, path: Path) -> Iterator[Tensor]:
-    """All tensors of a value, in order."""
+    """Yield all tensors of a value, in order."""
     above: list[int] = []
     left: list[tuple[Any, int]] = [(value, 0)]
     seen = 0
@@ -129,42 +125,35 @@ def _damaged(path: Path) -> ValueError:
 
 
 def load_tensor(path: Path) -> Tensor:
-    """The one tensor of a file.
-
-    Raises:
-        ValueError: As `load`, or the file holds something else.
-    """
+    """Load the single tensor of a file; see `load`."""
     return as_tensor(load(path), path)
 
 
 def load_number(path: Path) -> float:
-    """The one number of a file, plain or as a tensor.
-
-    Raises:
-        ValueError: As `load`, or the file holds something else.
-    """
+    """Load the single number of a file, plain or as a tensor; see `load`."""
     value = load(path)
     if isinstance(value, Tensor) and value.numel() == 1:
         return float(as_tensor(value, path, "one number"))
     if isinstance(value, int | float | np.integer | np.floating):
         return float(value)
-    raise ValueError(f"{path} holds {described(value)} where one number is expected")
+    raise ValueError(f"{path} holds {describe_value(value)} where one number is expected")
 
 
 def as_tensor(value: Any, path: Path, what: str = "a tensor") -> Tensor:
-    """The value, which must be a dense tensor of real numbers."""
+    """Return a value that must be a dense tensor of real numbers."""
     if not isinstance(value, Tensor):
-        raise ValueError(f"{path} holds {described(value)} where {what} is expected: name another layout")
+        raise ValueError(f"{path} holds {describe_value(value)} where {what} is expected: name another layout")
     if value.layout != torch.strided or value.is_quantized or value.is_complex() or value.is_meta:
-        found = f"{value.layout}, {value.dtype}" + (", without its numbers: device meta" if value.is_meta else "")
-        raise ValueError(f"{path} holds {described(value)} ({found}) where {what} is expected: save dense real numbers")
+        kind = f"{value.layout}, {value.dtype}" + (", without its numbers: device meta" if value.is_meta else "")
+        what = f"{path} holds {describe_value(value)} ({kind}) where {what} is expected"
+        raise ValueError(f"{what}: save dense real numbers")
     return value.detach()
 
 
-def described(value: Any) -> str:
-    """What a value is, for errors.
+def describe_value(value: Any) -> str:
+    """Return the kind of a value, for errors.
 
-    >>> described([1, 2]), described(torch.zeros(2, 3))
+    >>> describe_value([1, 2]), describe_value(torch.zeros(2, 3))
     ('a list of 2', 'a tensor (2, 3)')
     """
     if isinstance(value, Tensor):

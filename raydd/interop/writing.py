@@ -12,30 +12,30 @@ from torch import Tensor
 from raydd.data.synset import SyntheticSet
 from raydd.interop import sidecar
 from raydd.interop.foreign import Layout, Outgoing, Written
-from raydd.interop.layouts import LAYOUTS, known
-from raydd.interop.pixels import lost, to_bytes, to_pixels
+from raydd.interop.layouts import LAYOUTS, layout_row
+from raydd.interop.pixels import loss_note, to_bytes, to_pixels
 
 _SPACES = {"pixels": to_pixels, "bytes": to_bytes}
 _LABELS = {"hard": "classes", "logits": "soft labels (logits)"}
 
 
 def write_synset(synset: SyntheticSet, folder: Path | str, layout: str, *, hard: bool = False) -> Written:
-    """Write a set as another project keeps it, and what its files do not say into ``raydd.json`` beside them.
+    """Write a set in another project's layout, and the values that its files cannot hold into ``raydd.json`` there.
 
-    Images are written as students see them, in that order: mosaics are taken apart, unless the project does
-    so itself. Nothing is written before all is known to fit.
+    Images are written as students see them, in that order: mosaics are split, unless the project does so itself.
+    Nothing is written before everything is checked.
 
     Args:
         synset: The set.
         folder: An empty or new folder.
         layout: A key of `LAYOUTS`.
-        hard: Of soft labels, keep the class of the largest logit.
+        hard: Replace soft labels by the class of the largest logit.
 
     Returns:
-        The files, how many images they hold, and what changed on the way, a line each.
+        The files, the number of their images, and the changes of the set.
 
     Raises:
-        ValueError: Unknown layout, a folder that is not empty, or a set that the layout cannot hold.
+        ValueError: An unknown layout, a folder that is not empty, or a set that the layout cannot hold.
 
     >>> import tempfile, raydd
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -44,9 +44,9 @@ def write_synset(synset: SyntheticSet, folder: Path | str, layout: str, *, hard:
     ...     images, raydd.read_synset(f"{folder}/theirs").synset.images.equal(synset.images)
     (10, True)
     """
-    row, notes = known(layout), list[str]()
+    row, notes = layout_row(layout), list[str]()
     out = _fitting(synset, layout, row, hard, notes)
-    home = Path(folder) / row.place(out)
+    home = Path(folder) / row.subfolder(out)
     if home.exists() and (not home.is_dir() or any(home.iterdir())):
         raise ValueError(f"{home} is not an empty folder; name another --out")
     order = torch.argsort(out.hard_labels, stable=True)
@@ -57,14 +57,14 @@ def write_synset(synset: SyntheticSet, folder: Path | str, layout: str, *, hard:
     rows = None if torch.equal(order, torch.arange(len(order))) else tuple(order.tolist())
     whole = out
     out = replace(out, images=out.images[order], labels=out.labels[order])
-    images, said = _SPACES[row.space](out.transform, out.images) if row.space in _SPACES else (out.images, [])
+    images, losses = _SPACES[row.space](out.transform, out.images) if row.space in _SPACES else (out.images, [])
     beside = sidecar.describe(whole, layout, rows, sidecar.digest(images, out.labels))
     paths = row.write(Outgoing(out, images), home)
-    return Written([*paths, sidecar.write(beside, home)], len(images), (*notes, *said))
+    return Written([*paths, sidecar.write(beside, home)], len(images), (*notes, *losses))
 
 
 def _fitting(synset: SyntheticSet, layout: str, row: Layout, hard: bool, notes: list[str]) -> SyntheticSet:
-    """The set as a layout can hold it."""
+    """Return the set in a form that a layout can hold."""
     _check(synset)
     synset = _labelled(synset, layout, row, hard, notes)
     if not row.mosaics and not synset.formation.plain:
@@ -76,19 +76,17 @@ def _fitting(synset: SyntheticSet, layout: str, row: Layout, hard: bool, notes: 
     synset = synset.with_leaves({name: _narrow(name, getattr(synset, name).detach(), notes) for name in names})
     kind = synset.transform.kind
     if row.scored and kind not in row.scored:
-        notes.append(f"the set's preprocessing is {kind}: it can be read back, but {layout} scores {_or(row.scored)}")
+        notes.append(
+            f"the set's preprocessing is {kind}: it can be read back, but {layout} scores {' or '.join(row.scored)}"
+        )
     side, factor = synset.images.shape[-1], synset.formation.factor
     if side % factor:
         notes.append(f"{factor} tiles do not divide a side of {side}: IDC's scripts pad it, and cut other tiles")
     return synset
 
 
-def _or(words: tuple[str, ...]) -> str:
-    return " or ".join(words)
-
-
 def _check(synset: SyntheticSet) -> None:
-    """Refuse a set that no reader would take back."""
+    """Refuse a set that no reader would accept."""
     if not bool(torch.isfinite(synset.images).all() and torch.isfinite(synset.labels).all()):
         raise ValueError("the set has pixels or labels that are not finite: its distillation failed, make it again")
     low, high, classes = int(synset.hard_labels.min()), int(synset.hard_labels.max()), len(synset.classes)
@@ -96,29 +94,26 @@ def _check(synset: SyntheticSet) -> None:
         raise ValueError(f"the set has labels {low} to {high} for {classes} classes: make it again")
     lr = float(synset.lr)
     if not 0 < lr < float("inf"):
-        raise ValueError(f"the set's step size is {lr:g}, not a number above 0: its distillation failed")
+        raise ValueError(f"the set's learning rate is {lr:g}, not a number above 0: its distillation failed")
 
 
 def _labelled(synset: SyntheticSet, layout: str, row: Layout, hard: bool, notes: list[str]) -> SyntheticSet:
-    """The set with labels that a layout holds."""
+    """Return the set with labels that a layout holds."""
     if hard and synset.label_kind == "logits":
         synset = replace(synset, labels=synset.hard_labels)
         notes.append("soft labels are lost: each image has the class of its largest logit")
     if synset.label_kind in row.labels:
         return synset
-    others = ", ".join(name for name, other in LAYOUTS.items() if synset.label_kind in other.labels)
+    others = " | ".join(name for name, other in LAYOUTS.items() if synset.label_kind in other.labels)
     remedy = ", or --hard to keep the classes of the largest logits" if synset.label_kind == "logits" else ""
-    held = " or ".join(_LABELS[kind] for kind in row.labels)
-    raise ValueError(
-        f"the set has {_LABELS[synset.label_kind]}, {layout} holds {held}: use --format {others.replace(', ', ' | ')}"
-        f"{remedy}"
-    )
+    own = " or ".join(_LABELS[kind] for kind in row.labels)
+    raise ValueError(f"the set has {_LABELS[synset.label_kind]}, {layout} holds {own}: use --format {others}{remedy}")
 
 
 def _narrow(name: str, value: Tensor, notes: list[str]) -> Tensor:
-    """Floating point as float32, which all projects keep; a copy of its own storage."""
+    """Return floating point as float32, which all projects use; a copy with its own storage."""
     if not value.is_floating_point():
         return value.long()
     narrow = value.float().clone(memory_format=torch.contiguous_format)
-    notes += lost(f"{name} of {value.dtype} become float32", narrow.to(value.dtype), value)
+    notes += loss_note(f"{name} of {value.dtype} become float32", narrow.to(value.dtype), value)
     return narrow

@@ -1,6 +1,6 @@
-"""The one record batch of an Arrow file, read so that nothing which the file claims is allocated or believed.
+"""The single record batch of an Arrow file, read without trusting the sizes that the file declares.
 
-What comes out is views of the file's own bytes: compressed ones, which could be of any size, are refused.
+Its arrays are views of the file's bytes; compressed files, which could unpack to any size, are refused.
 """
 
 import struct
@@ -13,7 +13,7 @@ _HEADER, _COMPRESSION = 2, 3  # fields of the tables Message and RecordBatch in 
 
 
 def read_batch(data: pa.Buffer) -> pa.RecordBatch:
-    """The record batch of a file, validated, without nulls; its arrays are views of ``data``.
+    """Return the record batch of a file, validated, without nulls; its arrays are views of ``data``.
 
     Raises:
         ValueError: It is cut short, corrupted, compressed, or has not one record batch.
@@ -37,19 +37,19 @@ def read_batch(data: pa.Buffer) -> pa.RecordBatch:
 
 
 def _messages(stream: pa.Buffer) -> list[Any]:
-    """The two messages of a stream: its schema and its record batch."""
-    found: list[Any] = []
+    """Return the two messages of a stream: its schema and its record batch."""
+    messages: list[Any] = []
     for message in pa.ipc.MessageReader.open_stream(stream):
-        found.append(message)
-        if [one.type for one in found] not in (["schema"], ["schema", "record batch"]):
-            raise ValueError(f"it has a {message.type} where another thing should be")
-    if len(found) != 2:
+        messages.append(message)
+        if [one.type for one in messages] not in (["schema"], ["schema", "record batch"]):
+            raise ValueError(f"it has a {message.type} in the wrong place")
+    if len(messages) != 2:
         raise ValueError("it has no record batch")
-    return found
+    return messages
 
 
 def _field(message: Any, *path: int) -> int:
-    """Where a field lies in a flatbuffer that is reached through tables; 0 where there is none."""
+    """Return the position of a field in a flatbuffer, reached through tables; 0 if it is absent."""
     raw = bytes(message)
     at: int = struct.unpack_from("<I", raw, 0)[0]
     for step, field in enumerate(path, 1):

@@ -1,10 +1,11 @@
-"""What a person sees: progress and notes on stderr, one result on stdout."""
+"""Output for the user: progress and notes on stderr, one result on stdout."""
 
 import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 from unicodedata import category
 
@@ -19,38 +20,35 @@ from raydd.io.pulse import PULSE
 
 PLAIN_SECONDS = 10.0
 DRAW_SECONDS = 0.5
-DRAW_SHARE = 0.01  # of the time may be spent on drawing
+DRAW_SHARE = 0.01  # the largest part of the time that drawing takes
 DRAW_WIDTH = 60
-PACE_SECONDS, PACE_UNITS, PACE_SHARE = 5.0, 2, 0.02  # the least that an estimate is made from
+PACE_SECONDS, PACE_UNITS, PACE_SHARE = 5.0, 2, 0.02  # the least progress that gives an estimate
 _HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-_KEPT = {"\n", "\t", "\u200c", "\u200d"}
+_VISIBLE = {"\n", "\t", "\u200c", "\u200d"}
 Update = Callable[[float, str], None]
-"""(done so far, what to say beside it)."""
+"""(units done, text beside the bar)."""
 Redraw = Callable[[Callable[[], RenderableType], str], None]
-"""(what draws the picture, the same in a line)."""
+"""(function that draws the picture, the same as a line of text)."""
 Show = Callable[[float, str, Callable[[], RenderableType]], None]
-"""(done so far, what to say beside it, what draws the picture below it)."""
+"""(units done, text beside the bar, function that draws the picture below it)."""
 
 
 def visible(text: str) -> str:
-    r"""Text that no terminal or page obeys: control characters and those that turn its direction as their numbers.
+    r"""Return text with its control characters, and those that change its direction, as visible escapes.
 
-    Line ends and tabs stay, and so do the joiners that some scripts are written with.
+    Line ends, tabs and the joiners of some scripts stay.
 
     >>> visible(chr(27) + "[31m cat")
     '\\x1b[31m cat'
     """
     if text.isprintable():
         return text
-    return "".join(_number(one) if category(one) in _HIDDEN and one not in _KEPT else one for one in text)
-
-
-def _number(one: str) -> str:
-    return one.encode("unicode_escape").decode()
+    hidden = {one for one in text if category(one) in _HIDDEN and one not in _VISIBLE}
+    return text.translate({ord(one): one.encode("unicode_escape").decode() for one in hidden})
 
 
 class _Terminal(Console):
-    """A console on which whatever text is rendered is `visible`."""
+    """A console that makes all text `visible`."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
@@ -58,45 +56,45 @@ class _Terminal(Console):
 
 
 class Screen:
-    """Notes and progress go to stderr; results to stdout, as text or as exactly one JSON document.
+    """Notes and progress on stderr; the result on stdout, as text or as exactly one JSON document.
 
     Args:
         as_json: Print the result as JSON.
 
     Attributes:
-        documents: How many JSON documents this command has printed.
+        documents: The number of JSON documents that this command has printed.
     """
 
     documents = 0
 
     def __init__(self, as_json: bool = False) -> None:
         PULSE.ready()
-        self._json, self._said = as_json, set[str]()
+        self._json, self._printed = as_json, set[str]()
         self._err = _Terminal(stderr=True, highlight=False, emoji=False, soft_wrap=True)
         self._out = _Terminal(highlight=False, emoji=False, soft_wrap=True)
 
     def note(self, text: str) -> None:
-        """One line for the person."""
+        """Print one line for the user."""
         with PULSE.beside():
             self._err.print(text, markup=False)
 
     def doing(self, text: str) -> AbstractContextManager[None]:
-        """Say on a terminal what is being done while a block runs that has no progress of its own."""
+        """Name on a terminal the work of a block that has no progress of its own."""
         return PULSE.doing(text)
 
     def once(self, text: str) -> None:
-        """A note that is shown the first time only."""
-        if text not in self._said:
-            self._said.add(text)
+        """Print a note the first time only."""
+        if text not in self._printed:
+            self._printed.add(text)
             self.note(text)
 
     def say(self, text: str) -> None:
-        """One line of the result."""
+        """Print one line of the result."""
         self._out.print(text, markup=False)
 
     @contextmanager
     def progress(self, title: str, total: float) -> Iterator[Update]:
-        """A live bar on a terminal; elsewhere a plain line every ten seconds."""
+        """Show a live bar on a terminal; elsewhere print a plain line every ten seconds."""
         if not self._moves:
             yield self._plain(title, total)
             return
@@ -108,32 +106,32 @@ class Screen:
 
     @contextmanager
     def live(self, title: str) -> Iterator[Redraw]:
-        """A picture that is drawn anew in place on a terminal; elsewhere a plain line every ten seconds."""
+        """Redraw a picture in place on a terminal; elsewhere print a plain line every ten seconds."""
         if not self._moves:
             plain = self._plain(title, 0)
             yield lambda draw, words: plain(0, words)
             return
-        line = _Ticking(title)
+        line = _Timer(title)
         with PULSE.beside(), Live(line, console=self._err, transient=True, refresh_per_second=2) as live:
-            yield lambda draw, words: live.update(Group(draw(), line.saying(words)))
+            yield lambda draw, words: live.update(Group(draw(), _Timer(title, words, line.start)))
 
     @property
     def _moves(self) -> bool:
-        """Whether what was written can be written over."""
+        """Whether the terminal can overwrite lines."""
         return self._err.is_terminal and not self._err.is_dumb_terminal
 
     @property
     def draws(self) -> bool:
-        """Whether pictures can be drawn: a terminal of 256 colours or more that is 60 columns wide."""
+        """Whether pictures can be drawn: the terminal has 256 colours or more and 60 columns."""
         console = self._err
         colours = not console.no_color and console.color_system in {"256", "truecolor"}
         return self._moves and colours and not console.options.ascii_only and console.width >= DRAW_WIDTH
 
     @contextmanager
     def watch(self, title: str, total: float) -> Iterator[Show]:
-        """A panel with a bar and a picture below it, where pictures can be drawn; elsewhere as `progress`.
+        """Show a panel with a bar and a picture, if pictures can be drawn; otherwise act as `progress`.
 
-        It is drawn at most twice a second, and so seldom that it takes a hundredth of the time.
+        The panel is drawn at most twice a second, and takes at most a hundredth of the time.
         """
         if not self.draws:
             with self.progress(title, total) as update:
@@ -167,7 +165,7 @@ class Screen:
         return update
 
     def result(self, document: dict[str, Any], show: Callable[[Console], None]) -> None:
-        """The command's one result."""
+        """Print the command's result."""
         PULSE.end()
         if self._json:
             sys.stdout.write(json.dumps(document, default=str) + "\n")
@@ -176,23 +174,20 @@ class Screen:
             show(self._out)
 
 
-class _Ticking:
-    """A line that says what goes on, and for how long it has."""
+@dataclass(frozen=True)
+class _Timer:
+    """A line of text with the time since its start."""
 
-    def __init__(self, title: str) -> None:
-        self._title, self._words, self._start = title, "starting", time.monotonic()
-
-    def saying(self, words: str) -> "_Ticking":
-        """The line with other words."""
-        self._words = words
-        return self
+    title: str
+    words: str = "starting"
+    start: float = field(default_factory=time.monotonic)
 
     def __rich__(self) -> Text:
-        return Text(f"{self._title}: {self._words} ({clock(time.monotonic() - self._start)})")
+        return Text(f"{self.title}: {self.words} ({clock(time.monotonic() - self.start)})")
 
 
 class Pace:
-    """The time left, by the pace since the first progress: what came before it was starting.
+    """An estimate of the time left, from the pace since the first progress; the time before it was the start.
 
     >>> Pace().left(3, 10) is None
     True
@@ -202,7 +197,7 @@ class Pace:
         self._first: tuple[float, float] | None = None
 
     def left(self, done: float, total: float) -> float | None:
-        """Seconds for the rest; None as long as an estimate would mean nothing.
+        """Return the seconds for the rest; None while there is too little progress for an estimate.
 
         Args:
             done: Units of work so far, in this run.
@@ -220,7 +215,7 @@ class Pace:
 
 
 def clock(seconds: float) -> str:
-    """A duration as people read it.
+    """Return a duration as text.
 
     >>> clock(42), clock(125), clock(7300)
     ('42 s', '2 min 5 s', '2 h 2 min')
@@ -235,5 +230,5 @@ def clock(seconds: float) -> str:
 
 
 def left(seconds: float | None) -> str:
-    """Words for the time left; empty when it is not known."""
+    """Return the time left as text; empty if it is unknown."""
     return "" if seconds is None else f"{clock(seconds)} left"

@@ -1,27 +1,31 @@
-"""JSON that raydd wrote: bounded when it is read, checked against a schema, and compared with its own checksum.
+"""JSON files of raydd: bounded when they are read, checked against a schema and their own checksum.
 
-A document says its checksum under the key ``sha256``, a record of a log that of the whole log under ``log_sha256``, and
-a text in its first and its last line. Files of older versions have none; they are read with all other checks.
+A document holds its checksum under the key ``sha256``, each record of a log that of the whole log under
+``log_sha256``, and a text in its first and its last line. Files of older versions have none; they are read with all
+other checks.
 """
 
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from raydd.io.bounded_file import read_bytes
 from raydd.io.files import AnyPath, write_atomic
-from raydd.io.regular_file import read_bytes
 
 MOST_LOG_BYTES = 256 << 20
 MOST_NESTED = 1_000_000
 """Lists and mappings of a document; the file of a run has one for every outer step."""
 MOST_DEPTH = 64
-SEAL, LOG_SEAL = "sha256", "log_sha256"
-_TEXT_SEAL = re.compile(r"# sha256 of the lines between: ([0-9a-f]{64})\n")
+CHECKSUM, LOG_CHECKSUM = "sha256", "log_sha256"
+_TEXT_CHECKSUM = re.compile(r"# sha256 of the lines between: ([0-9a-f]{64})\n")
+_CHANGED = "it was changed since it was written (checksum)"
 
 Tree = dict[str, Any]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -30,23 +34,20 @@ Whole = Annotated[int, Field(ge=0, lt=2**53)]
 
 
 class Document(BaseModel):
-    """What is read of a JSON file: of the very types that are named; other keys are let alone."""
+    """The keys of a JSON file that are read, of exactly the declared types; other keys are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
 
 
-D = TypeVar("D", bound=BaseModel)
+D = TypeVar("D")
+_adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
 
 
 def parse(data: bytes | str, *, nan: bool = False) -> Any:
-    """The values in JSON.
-
-    Args:
-        data: The JSON, as text or in UTF-8.
-        nan: Whether numbers may be infinite or NaN.
+    """Parse JSON, as text or in UTF-8; with ``nan``, numbers may be infinite or NaN.
 
     Raises:
-        ValueError: It is not JSON, too large, nested too deep, or has a key twice.
+        ValueError: No JSON, too large, nested too deep, or a key twice.
 
     >>> parse('{"a": [1, 2]}')
     {'a': [1, 2]}
@@ -91,157 +92,158 @@ def _check_tree(tree: Any, nan: bool) -> None:
             raise ValueError(f"it is nested more than {MOST_DEPTH} deep")
 
 
+def one_line(error: Exception) -> str:
+    """Return an error's message in one line of bounded length."""
+    return " ".join(str(error).split())[:400]
+
+
 def validate(kind: type[D], tree: Any) -> D:
-    """Values as what they have to be.
+    """Return plain values as a model or a dataclass of pydantic.
 
     Raises:
         ValueError: In one line: the key, and what is wrong there.
     """
     try:
-        return kind.model_validate_json(json.dumps(tree))
+        model: D = _adapter(kind).validate_json(json.dumps(tree))
+        return model
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        place, what = ".".join(map(str, first["loc"]))[:200], first["msg"].removeprefix("Value error, ")
-        raise ValueError(f"{place or 'all of it'}: {what}") from None
+        key, what = ".".join(map(str, first["loc"]))[:200], first["msg"].removeprefix("Value error, ")
+        raise ValueError(f"{key or 'all of it'}: {what}") from None
 
 
 def digest(tree: Any) -> str:
-    """The SHA-256 of plain values as JSON holds them, whatever the order of their keys; 64 hex digits."""
+    """Return the SHA-256 of plain values as JSON, whatever the order of their keys; 64 hex digits."""
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
 
-def sealed(tree: Tree) -> bytes:
-    """A document with its checksum, as JSON."""
-    tree = {key: value for key, value in tree.items() if key != SEAL}
+def dump_document(tree: Tree) -> bytes:
+    """Return a document with its checksum, as JSON."""
+    tree = {key: value for key, value in tree.items() if key != CHECKSUM}
     plain = json.loads(json.dumps(tree, allow_nan=False))
-    return json.dumps({**plain, SEAL: digest(plain)}, indent=1).encode() + b"\n"
+    return json.dumps({**plain, CHECKSUM: digest(plain)}, indent=1).encode() + b"\n"
 
 
 def write_document(path: AnyPath, tree: Tree) -> Path:
-    """Write a document with its checksum, whole or not at all; returns the path."""
-    return write_atomic(path, sealed(tree))
+    """Write a document with its checksum, whole or not at all; return the path."""
+    return write_atomic(path, dump_document(tree))
 
 
-def unsealed(tree: Any) -> Any:
-    """A document without its checksum.
+def without_checksum(tree: Any) -> Any:
+    """Return a document without its checksum.
 
     Raises:
-        ValueError: It was changed since it was written.
+        ValueError: The checksum is not that of the document.
     """
-    if not isinstance(tree, dict) or SEAL not in tree:
+    if not isinstance(tree, dict) or CHECKSUM not in tree:
         return tree
-    rest = {key: value for key, value in tree.items() if key != SEAL}
-    if tree[SEAL] != digest(rest):
-        raise ValueError("it was changed since it was written (checksum)")
+    rest = {key: value for key, value in tree.items() if key != CHECKSUM}
+    if tree[CHECKSUM] != digest(rest):
+        raise ValueError(_CHANGED)
     return rest
 
 
-def opened(data: bytes | str, kind: type[D], *, always_sealed: bool = False) -> tuple[D, Tree]:
-    """A document from its JSON, checked: as its kind, and as plain values.
+def parse_document(data: bytes | str, kind: type[D], *, always_sealed: bool = False) -> tuple[D, Tree]:
+    """Parse and check a document; return it as a model, and its plain values.
 
     Args:
         data: The JSON.
-        kind: What it has to be.
-        always_sealed: Whether no version has written it without a checksum.
+        kind: The model.
+        always_sealed: No version has written such a document without a checksum.
 
     Raises:
         ValueError: In one line, without the file's name.
     """
     tree = parse(data)
-    found = validate(kind, tree)  # first, since it says more of what is wrong
-    rest: Tree = unsealed(tree)
+    model = validate(kind, tree)  # first, since it says more of what is wrong
+    rest: Tree = without_checksum(tree)
     if always_sealed and rest is tree:
         raise ValueError("it has no checksum")
-    return found, rest
+    return model, rest
 
 
 def read_document(path: AnyPath, kind: type[D], remedy: str) -> D:
-    """A JSON file as what it has to be.
+    """Read and check a JSON file.
 
     Args:
         path: The file.
-        kind: What is read of it.
-        remedy: What to do about a file that is missing or damaged, after "; ".
+        kind: The model of its values.
+        remedy: What to do about a missing or damaged file, after "; ".
 
     Raises:
-        ValueError: In one line: it cannot be read, is no JSON, lacks something or has it wrong, or was changed.
+        ValueError: In one line: it cannot be read, is no JSON, lacks a value or has it wrong, or was changed.
     """
     return read_tree(path, kind, remedy)[0]
 
 
 def read_tree(path: AnyPath, kind: type[D], remedy: str) -> tuple[D, Tree]:
-    """The same, and all of the file's values as they are."""
+    """Read and check a JSON file as `read_document` does; return its plain values, too."""
+    with _errors(path, remedy):
+        return parse_document(read_bytes(path), kind)
+
+
+@contextmanager
+def _errors(path: AnyPath, remedy: str) -> Iterator[None]:
+    """Name the file and the remedy in what is raised."""
     try:
-        return opened(read_bytes(path), kind)
+        yield
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror}); {remedy}") from None
     except ValueError as error:
-        raise ValueError(f"{path} is damaged ({_line(error)}); {remedy}") from None
-
-
-def _line(error: ValueError) -> str:
-    return " ".join(str(error).split())[:400]
-
-
-def log_lines(records: Iterable[Tree]) -> bytes:
-    """Records as lines of JSON, each with the checksum of them all."""
-    plain = [json.loads(json.dumps(record)) for record in records]
-    seal = digest(plain)[:16]
-    return "".join(json.dumps({**record, LOG_SEAL: seal}, sort_keys=True) + "\n" for record in plain).encode()
+        raise ValueError(f"{path} is damaged ({one_line(error)}); {remedy}") from None
 
 
 def write_log(path: AnyPath, records: Sequence[Tree]) -> Path:
-    """Write records as lines of JSON, whole or not at all; returns the path."""
-    return write_atomic(path, log_lines(records))
+    """Write records as lines of JSON, each with the checksum of all; whole or not at all. Return the path."""
+    plain = [json.loads(json.dumps(record)) for record in records]
+    checksum = digest(plain)[:16]
+    lines = (json.dumps({**record, LOG_CHECKSUM: checksum}, sort_keys=True) + "\n" for record in plain)
+    return write_atomic(path, "".join(lines).encode())
 
 
 def read_log(path: AnyPath, kind: type[BaseModel], remedy: str) -> list[Tree]:
-    """The records of a log.
+    """Read and check the records of a log.
 
     Args:
         path: The file.
-        kind: What each must be.
+        kind: The model of each record.
         remedy: What to do about a damaged file, after "; ".
 
     Raises:
-        ValueError: In one line that names the file, and the line: no record, or records were changed.
+        ValueError: In one line that names the file and the line: no record, or records were changed.
     """
-    try:
+    with _errors(path, remedy):
         lines = read_bytes(path, MOST_LOG_BYTES).split(b"\n")
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror}); {remedy}") from None
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({_line(error)}); {remedy}") from None
-    records, seals = list[Tree](), set[Any]()
+    records, checksums = list[Tree](), set[Any]()
     for number, line in enumerate(lines[:-1] if lines[-1] == b"" else lines, 1):
         try:
             record = parse(line, nan=True)
             validate(kind, record)
         except ValueError as error:
-            raise ValueError(f"{path}, line {number} is no record of a run ({_line(error)}); {remedy}") from None
-        seals.add(str(record.pop(LOG_SEAL, "")))
+            raise ValueError(f"{path}, line {number} is no record of a run ({one_line(error)}); {remedy}") from None
+        checksums.add(str(record.pop(LOG_CHECKSUM, "")))
         records.append(record)
-    if seals not in (set(), {""}, {digest(records)[:16]}):
-        raise ValueError(f"{path} is damaged (it was changed since it was written (checksum)); {remedy}")
+    if checksums not in (set(), {""}, {digest(records)[:16]}):
+        raise ValueError(f"{path} is damaged ({_CHANGED}); {remedy}")
     return records
 
 
-def sealed_text(text: str) -> str:
-    """A text of lines with its checksum, in comments before and after it."""
-    seal = f"# sha256 of the lines between: {hashlib.sha256(text.encode()).hexdigest()}\n"
-    return f"{seal}{text}{seal}"
+def add_text_checksum(text: str) -> str:
+    """Return a text of lines with its checksum, in comments before and after it."""
+    line = f"# sha256 of the lines between: {hashlib.sha256(text.encode()).hexdigest()}\n"
+    return f"{line}{text}{line}"
 
 
-def unsealed_text(text: str) -> str:
-    """A text without its checksum.
+def remove_text_checksum(text: str) -> str:
+    """Return a text without its checksum.
 
     Raises:
-        ValueError: It was changed since it was written.
+        ValueError: The checksum is not that of the text.
     """
     head, tail = text[: text.find("\n") + 1], text[text.rfind("\n", 0, -1) + 1 :]
-    if not (_TEXT_SEAL.fullmatch(head) or _TEXT_SEAL.fullmatch(tail)):
+    if not (_TEXT_CHECKSUM.fullmatch(head) or _TEXT_CHECKSUM.fullmatch(tail)):
         return text
     between = text[len(head) : len(text) - len(tail)]
-    if head + between + tail != sealed_text(between):
-        raise ValueError("it was changed since it was written (checksum)")
+    if head + between + tail != add_text_checksum(between):
+        raise ValueError(_CHANGED)
     return between

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from raydd.io.arrow_batch import read_batch
-from raydd.io.regular_file import open_regular
+from raydd.io.bounded_file import open_regular
 
 Columns = Mapping[str, np.ndarray[Any, Any]]
 AnyPath = str | os.PathLike[str]
@@ -38,12 +38,12 @@ def _host() -> str:
 
 
 def writer() -> str:
-    """What this process's temporary files are known by: its machine and its number."""
+    """Return the part of its temporary files' names by which this process is known: its machine and its number."""
     return f"{_host()}.{os.getpid()}"
 
 
 def temporary_path(path: AnyPath) -> Path:
-    """A new name beside ``path`` for a file that is not finished; `sweep` removes it once its writer is dead."""
+    """Return a new name beside ``path`` for an unfinished file; `sweep` removes it once its writer is dead."""
     return Path(path).with_name(f"{Path(path).name}.{writer()}.{secrets.token_hex(4)}.tmp")
 
 
@@ -57,17 +57,11 @@ def _sync(path: Path) -> None:
 
 @contextmanager
 def atomic_path(path: AnyPath) -> Iterator[Path]:
-    """A temporary name in the folder of ``path``, which becomes ``path`` when the block ends well.
+    """Yield a temporary name in the folder of ``path``, which becomes ``path`` when the block ends without an error.
 
-    The file is synced to disk before it is renamed, so ``path`` is never seen half written, not even
-    after a crash. When the block raises, nothing is left. A killed writer leaves its temporary file,
+    The folder is made if need be. The file is synced to disk before it is renamed, so ``path`` is never seen half
+    written, not even after a crash. A block that raises leaves nothing; a killed writer leaves its temporary file,
     which `sweep` removes.
-
-    Args:
-        path: The final name; its folder is made if need be.
-
-    Yields:
-        The temporary path to write to.
     """
     final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
@@ -82,22 +76,19 @@ def atomic_path(path: AnyPath) -> Iterator[Path]:
 
 
 def write_atomic(path: AnyPath, data: bytes) -> Path:
-    """Write ``data`` to ``path``, whole or not at all; returns the path."""
+    """Write ``data`` to ``path``, whole or not at all; return the path."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
     return Path(path)
 
 
 def sweep(folder: AnyPath) -> list[Path]:
-    """Remove the temporary files that dead writers left in a folder.
+    """Remove the temporary files that dead writers left in a folder, and return their paths.
 
-    Files of living processes of this machine are kept, and so are other machines' for a day.
-
-    Returns:
-        What was removed.
+    Files of living processes of this machine stay, and those of other machines for a day.
     """
-    found = ((path, _TEMPORARY.search(path.name)) for path in sorted(Path(folder).glob("*.tmp")))
-    stale = [path for path, match in found if match and _dead(path, match["host"], int(match["pid"]))]
+    matches = ((path, _TEMPORARY.search(path.name)) for path in sorted(Path(folder).glob("*.tmp")))
+    stale = [path for path, match in matches if match and _dead(path, match["host"], int(match["pid"]))]
     for path in stale:
         path.unlink(missing_ok=True)
     return stale
@@ -122,7 +113,7 @@ def _dead(path: Path, host: str, pid: int) -> bool:
 
 
 class _Sliced(io.RawIOBase):
-    """A file that takes large buffers in slices, and lets go of what was read for each."""
+    """A file that takes large buffers in slices, and releases the source's pages after each."""
 
     def __init__(self, path: Path, release: Callable[[], None]) -> None:
         self._file, self._release = path.open("wb", buffering=0), release
@@ -150,14 +141,11 @@ def write_arrow(
     """Write arrays as one uncompressed Arrow IPC file, atomically; equal arguments give equal bytes.
 
     Args:
-        path: Where to.
-        columns: Arrays with one first dimension. A one-dimensional array becomes a plain column; of
-            the others each row becomes a fixed-size list.
-        metadata: Kept in the schema.
-        release: Called every 16 MB, to let go of pages when columns are of a memory map.
-
-    Returns:
-        The path.
+        path: The file; it is returned.
+        columns: Arrays of equal length. A one-dimensional array becomes a plain column; of the others each row
+            becomes a fixed-size list.
+        metadata: Of the schema.
+        release: Called every 16 MB, to release the pages of columns in a memory map.
 
     Raises:
         ValueError: A column is of booleans, which Arrow packs.
@@ -174,12 +162,7 @@ def write_arrow(
 
 
 def checksum(columns: Columns, release: Callable[[], None] = _nothing) -> str:
-    """The SHA-256 of the columns' names, types, shapes and bytes, whatever their order.
-
-    Args:
-        columns: The arrays.
-        release: As for `write_arrow`.
-    """
+    """Return the SHA-256 of the columns' names, types, shapes and bytes, whatever their order; see `write_arrow`."""
     digest = hashlib.sha256()
     for name, array in sorted(columns.items()):
         digest.update(f"{name} {array.dtype} {array.shape} ".encode())
@@ -204,9 +187,9 @@ class ArrowTable:
     """A memory-mapped Arrow file.
 
     Attributes:
-        columns: Read-only zero-copy views, (rows,) or (rows, width). Copy before you hand them to
-            PyTorch: writing to an alias of the map ends the process.
-        metadata: The schema's.
+        columns: Read-only zero-copy views, (rows,) or (rows, width). Copy them before you give them to PyTorch:
+            writing to an alias of the map ends the process.
+        metadata: Of the schema.
     """
 
     columns: Columns
@@ -214,10 +197,10 @@ class ArrowTable:
     _pages: mmap.mmap | None
 
     def rows(self, name: str, start: int, stop: int) -> np.ndarray[Any, Any]:
-        """A writable copy of rows ``start`` to ``stop`` of one column.
+        """Return a writable copy of rows ``start`` to ``stop`` of one column.
 
-        Pages of a map are unmapped again, since the page cache holds them for every process anyhow: what
-        has been read never counts as this process's memory.
+        Pages of a map are unmapped again, so that they never count as this process's memory; the page cache holds
+        them for all processes.
         """
         copy = self.columns[name][start:stop].copy()
         self.release()
@@ -245,11 +228,11 @@ def open_arrow(path: AnyPath) -> ArrowTable:
 
 
 def parse_arrow(pages: mmap.mmap | np.ndarray[Any, Any], name: str) -> ArrowTable:
-    """The table in the bytes of a file of `write_arrow`, which are not copied.
+    """Return the table in the bytes of a file of `write_arrow`, without copying them.
 
     Args:
-        pages: The bytes: a map of the file, or an array of uint8.
-        name: What errors call it.
+        pages: A map of the file, or an array of uint8.
+        name: The file's, for errors.
 
     Raises:
         ValueError: See `open_arrow`.
@@ -259,8 +242,7 @@ def parse_arrow(pages: mmap.mmap | np.ndarray[Any, Any], name: str) -> ArrowTabl
         metadata = {k.decode(): v.decode() for k, v in (batch.schema.metadata or {}).items()}
         columns = {key: _view(batch.column(key), batch.num_rows) for key in batch.schema.names}
     except (ValueError, TypeError, NotImplementedError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{name} cannot be read ({reason})") from error
+        raise ValueError(f"{name} cannot be read ({' '.join(str(error).split())})") from error
     return ArrowTable(columns, metadata, pages if isinstance(pages, mmap.mmap) else None)
 
 

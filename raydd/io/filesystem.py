@@ -1,10 +1,9 @@
-"""Folders of plain files at an URI: object stores and the other file systems of `pyarrow.fs`.
+"""Folders of plain files at a URI: object stores and the other file systems of `pyarrow.fs`.
 
-Credentials may stand in an URI; nothing here shows or saves them.
+A URI may hold credentials; nothing here prints or saves them.
 """
 
 import contextlib
-import ctypes
 import os
 import re
 import secrets
@@ -15,33 +14,34 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from raydd.io.files import AnyPath, atomic_path, sweep
 
-KNOWN = ("s3", "gs", "gcs", "hdfs", "file")
-CHUNK = 32 * 2**20  # bytes of a file that are on their way there at once
-PIECE = 8 * 2**20  # and on their way back
+SCHEMES = ("s3", "gs", "gcs", "hdfs", "file")
+OBJECT_STORES = ("s3", "gs", "gcs")
+CHUNK = 32 << 20  # bytes of one write to a store
+PIECE = 8 << 20  # bytes of one read
+MOST_COPIED = 5 << 30  # bytes that S3 copies in one request
+STALE_SECONDS = 24 * 3600  # after this, a temporary file's writer is taken for dead
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-_SHOWN = ("endpoint_override", "region", "scheme")  # the only parts of a query that never hold a secret
-_STALE_SECONDS = 24 * 3600  # a writer to HDFS is taken for dead after this long
-_REMEDY = "check its name, the credentials and the network"
+_PUBLIC = ("endpoint_override", "region", "scheme")  # the parts of a query that never hold a secret
 
 
-def is_uri(place: AnyPath) -> bool:
-    """Whether a place is an URI, such as ``s3://bucket/folder``, and no path.
+def is_uri(location: AnyPath) -> bool:
+    """Return whether a location is a URI, such as ``s3://bucket/folder``, rather than a path.
 
     >>> is_uri("s3://bucket/digits"), is_uri("runs/digits")
     (True, False)
     """
-    return _SCHEME.match(os.fspath(place)) is not None
+    return _SCHEME.match(os.fspath(location)) is not None
 
 
-def shown(uri: str) -> str:
-    """An URI without what is secret in it, as messages and files may hold it; a path as it is.
+def public_uri(uri: str) -> str:
+    """Return a URI without its secrets, for messages and files; a path unchanged.
 
-    >>> shown("s3://key:secret@bucket/digits/?region=eu-west-1&session=abc")
+    >>> public_uri("s3://key:secret@bucket/digits/?region=eu-west-1&session=abc")
     's3://bucket/digits?region=eu-west-1'
     """
     if not is_uri(uri):
@@ -51,21 +51,17 @@ def shown(uri: str) -> str:
     host, slash, path = rest.partition("/")
     if ":" in host and "@" not in host and "@" in path:  # a secret with a slash that was not quoted
         host, slash, path = path.rpartition("@")[2].partition("/")
-    kept = [(key, _bare(value)) for key, value in sorted(parse_qsl(query)) if key in _SHOWN]
-    place = f"{scheme}://{host.rpartition('@')[2]}{slash}{path}".rstrip("/")
-    return f"{place}?{urlencode(kept, safe=':/')}" if kept else place
+    public = [(key, value.rpartition("@")[2]) for key, value in sorted(parse_qsl(query)) if key in _PUBLIC]
+    address = f"{scheme}://{host.rpartition('@')[2]}{slash}{path}".rstrip("/")
+    return f"{address}?{urlencode(public, safe=':/')}" if public else address
 
 
-def _bare(address: str) -> str:
-    return address.rpartition("@")[2]
-
-
-def _scrubbed(reason: str, uri: str) -> str:
-    """A message of the file system, in one line and without the URI's secrets."""
-    text = " ".join(reason.split()).replace(uri, shown(uri))
+def _without_secrets(message: str, uri: str) -> str:
+    """Return a file system's message in one line and without the URI's secrets."""
+    text = " ".join(message.split()).replace(uri, public_uri(uri))
     with contextlib.suppress(ValueError):
         parts = urlsplit(uri)
-        values = [value for key, value in parse_qsl(parts.query) if key not in _SHOWN]
+        values = [value for key, value in parse_qsl(parts.query) if key not in _PUBLIC]
         for secret in (word for word in (parts.password, parts.username, *values) if word and len(word) > 5):
             text = text.replace(secret, "***").replace(unquote(secret), "***")
     return text if len(text) <= 400 else f"{text[:400]}..."
@@ -73,67 +69,68 @@ def _scrubbed(reason: str, uri: str) -> str:
 
 @dataclass(frozen=True, repr=False)
 class Store:
-    """A folder of plain files at an URI; made by `open_store`, pickles as its URI.
+    """A folder of plain files at a URI; made by `open_store`, pickles as its URI.
 
     Attributes:
-        uri: With its credentials, if it has any; `shown` is what may be told.
+        uri: With its credentials, if it has any; messages use `public_uri`.
     """
 
     uri: str
 
     def __repr__(self) -> str:
-        return f"Store({self.shown!r})"
+        return f"Store({self.public_uri!r})"
 
     def __reduce__(self) -> tuple[Callable[[str], "Store"], tuple[str]]:
         return open_store, (self.uri,)
 
     @property
-    def shown(self) -> str:
+    def public_uri(self) -> str:
         """The URI without credentials."""
-        return shown(self.uri)
+        return public_uri(self.uri)
 
     @property
     def scheme(self) -> str:
-        """Which kind of store it is: one of `KNOWN`."""
+        """One of `SCHEMES`."""
         return self.uri.partition("://")[0].lower()
 
     @property
     def local(self) -> Path | None:
-        """The folder itself where it is one of this node's file system; None elsewhere."""
-        return Path(self._opened[1]) if self.scheme == "file" else None
+        """The folder on this node of a ``file://`` URI; None for others."""
+        return Path(self._system[1]) if self.scheme == "file" else None
 
     @cached_property
-    def _opened(self) -> tuple[Any, str]:
-        """The file system, and the folder's path there; asks the network where an S3 URI says no region."""
+    def _system(self) -> tuple[Any, str]:
+        """The file system, and the folder's path there; asks the network where an S3 URI has no region."""
         from pyarrow.fs import FileSystem
 
         uri = self.uri
-        if self.scheme in ("gs", "gcs") and "retry_limit_seconds" not in uri:  # else it tries for 15 minutes
+        if self.scheme in ("gs", "gcs") and "retry_limit_seconds" not in uri:  # the default is 15 minutes
             uri += f"{'&' if '?' in uri else '?'}retry_limit_seconds=30"
-        with self._told("be opened"):
+        with self._errors("be opened"):
             system, path = FileSystem.from_uri(uri)
         return system, path.rstrip("/")
 
     @contextlib.contextmanager
-    def _told(self, what: str) -> Iterator[None]:
-        """Turns what the file system raises into one line, without a cause that might show secrets."""
+    def _errors(self, what: str) -> Iterator[None]:
+        """Turn an error of the file system into one line, without a cause that might hold secrets."""
         try:
             yield
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"{self.shown} cannot {what} ({_scrubbed(str(error), self.uri)})") from None
-        except ValueError as error:
-            reason = _scrubbed(str(error), self.uri)
-            raise ValueError(f"{self.shown} cannot {what} ({reason}); quote what is special in it: / is %2F") from None
-        except (OSError, RuntimeError, NotImplementedError) as error:
-            reason = _scrubbed(str(error), self.uri)
-            raise OSError(f"{self.shown} cannot {what} ({reason}); {_REMEDY}") from None
+        except (OSError, ValueError, RuntimeError, NotImplementedError) as error:
+            kind = next((one for one in (FileNotFoundError, ValueError) if isinstance(error, one)), OSError)
+            remedy = {
+                FileNotFoundError: "",
+                ValueError: "; quote special characters in it: / is %2F",
+                OSError: "; check its name, the credentials and the network",
+            }[kind]
+            reason = _without_secrets(str(error), self.uri)
+            raise kind(f"{self.public_uri} cannot {what} ({reason}){remedy}") from None
 
     def _path(self, name: str) -> str:
         assert name == Path(name).name, f"{name!r} is no plain file name"
-        return f"{self._opened[1]}/{name}"
+        return f"{self._system[1]}/{name}"
 
     def names(self) -> dict[str, int]:
-        """The whole files directly in the folder, with their bytes; none where there is no such folder.
+        """Return the complete files directly in the folder, with their bytes; empty if the folder does not exist.
 
         Raises:
             OSError: No such bucket, no right to list it, or no answer.
@@ -143,95 +140,103 @@ class Store:
     def _infos(self) -> list[Any]:
         from pyarrow.fs import FileSelector, FileType
 
-        system, path = self._opened
-        with self._told("be listed"):
+        system, path = self._system
+        with self._errors("be listed"):
             infos = system.get_file_info(FileSelector(path, allow_not_found=True))
-            if not infos and self.scheme in ("s3", "gs", "gcs"):
+            if not infos and self.scheme in OBJECT_STORES:
                 bucket = path.partition("/")[0]
                 if system.get_file_info(bucket).type == FileType.NotFound:
                     raise OSError(f"there is no bucket {bucket}")
         return [info for info in infos if info.type == FileType.File]
 
     def put(self, local: AnyPath, name: str) -> None:
-        """Copy a local file there, under a name; readers see all of it or what was there before.
+        """Copy a local file to the store under a name; readers see all of it or what was there before.
 
-        Object stores show an object once it is complete; file systems get a temporary file that is renamed.
+        The file is written under a temporary name first. File systems then rename it. Object stores copy it on their
+        side, because pyarrow completes an upload even where it fails. S3 copies no more than `MOST_COPIED` bytes in
+        one request, so that a larger file is written in place and removed if it fails.
 
         Raises:
-            FileNotFoundError: There is no such local file.
-            OSError: No right to write, no such bucket, or no answer.
+            FileNotFoundError: The local file does not exist.
+            OSError: Missing rights, no such bucket, or no answer.
         """
+        target = self._path(name)
         if self.scheme == "file":
-            with atomic_path(self._path(name)) as temporary:
+            with atomic_path(target) as temporary:
                 shutil.copyfile(local, temporary)
-        elif self.scheme == "hdfs":
-            self._put_renamed(local, name)
-        else:
-            self._put_object(local, self._path(name))
-
-    def _put_renamed(self, local: AnyPath, name: str) -> None:
-        system, folder = self._opened
-        temporary = f"{self._path(name)}.{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
-        with self._told("be written"):
-            system.create_dir(folder, recursive=True)
-        try:
-            self._put_object(local, temporary)
-            self.delete(name)  # HDFS renames to no name that is taken
-            with self._told("be written"):
-                system.move(temporary, self._path(name))
-        except BaseException:
-            with contextlib.suppress(Exception):
-                system.delete_file(temporary)
-            raise
-
-    def _put_object(self, local: AnyPath, path: str) -> None:
-        streams: list[Any] = []
+            return
+        system, folder = self._system
         with open(local, "rb") as file:
             size = os.fstat(file.fileno()).st_size
+            direct = self.scheme == "s3" and size > MOST_COPIED
+            writer = f"{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}"
+            path = target if direct else f"{target}.{writer}.tmp"
             try:
-                with self._told("be written"):
-                    # In one step: what is opened and not kept would be closed, and so become an empty object.
-                    streams.extend(map(self._opened[0].open_output_stream, [path]))
-                while data := file.read(CHUNK):
-                    with self._told("be written"):
-                        streams[0].write(data)
-                        if self.scheme == "s3" and size > CHUNK:
-                            streams[0].flush()  # else all parts wait in memory
-                if file.tell() != size:
-                    raise OSError(f"{local} changed while it was copied to {self.shown}: do it again")
-                with self._told("be written"):
-                    streams[0].close()
+                if self.scheme == "hdfs":
+                    with self._errors("be written"):
+                        system.create_dir(folder, recursive=True)
+                self._write(file, size, path)
             except BaseException:
-                _abandon(streams)
+                with contextlib.suppress(Exception):
+                    system.delete_file(path)
                 raise
+        if not direct:
+            self._rename(path, name)
+
+    def _write(self, file: BinaryIO, size: int, path: str) -> None:
+        """Write a local file of a known size to a path of the store."""
+        with self._errors("be written"):
+            stream = self._system[0].open_output_stream(path)
+        try:
+            while data := file.read(CHUNK):
+                with self._errors("be written"):
+                    stream.write(data)
+                    if self.scheme == "s3" and size > CHUNK:
+                        stream.flush()  # otherwise all parts wait in memory
+            if file.tell() != size:
+                raise OSError(f"the file changed while it was copied to {self.public_uri}: copy it again")
+        except BaseException:
+            with contextlib.suppress(Exception):
+                stream.close()
+            raise
+        with self._errors("be written"):
+            stream.close()
+
+    def _rename(self, temporary: str, name: str) -> None:
+        system, target = self._system[0], self._path(name)
+        if self.scheme == "hdfs":
+            self.delete(name)  # HDFS does not rename to a name that exists
+        try:
+            with self._errors("be written"):
+                (system.move if self.scheme == "hdfs" else system.copy_file)(temporary, target)
+        finally:
+            with contextlib.suppress(OSError):  # HDFS has moved it; the credentials may not allow to delete
+                system.delete_file(temporary)
 
     def get(self, name: str, local: AnyPath) -> Path:
-        """Copy a file from there to a local path, whole or not at all.
+        """Copy a file of the store to a local path, whole or not at all.
 
         Raises:
-            FileNotFoundError: There is no such file.
+            FileNotFoundError: The store has no such file.
             OSError: No right to read, or no answer.
         """
         with atomic_path(local) as temporary, open(temporary, "wb") as file:
-            for data in self._chunks(name):
-                file.write(data)
+            file.writelines(self._chunks(name))
         return Path(local)
 
     def read(self, name: str) -> bytes:
-        """A small file's bytes.
-
-        Raises:
-            OSError: As of `get`.
-        """
+        """Return a small file's bytes; see `get` for errors."""
         return b"".join(self._chunks(name))
 
+    def _open(self, name: str) -> Any:
+        with self._errors("be read"):
+            return self._system[0].open_input_file(self._path(name))
+
     def _chunks(self, name: str) -> Iterator[bytes]:
-        with self._told("be read"):
-            file = self._opened[0].open_input_file(self._path(name))
+        with contextlib.closing(self._open(name)) as file:
             left = file.size()
-        with contextlib.closing(file):
             while left:
-                with self._told("be read"):
+                with self._errors("be read"):
                     data = file.read(min(left, PIECE))
                     if not data:
                         raise OSError(f"{name} ended {left} bytes early")
@@ -239,54 +244,44 @@ class Store:
                 yield data
 
     def checksum(self, name: str) -> str | None:
-        """The checksum that an Arrow file tells of itself, from its last bytes alone; None where it cannot be read."""
+        """Return the checksum in an Arrow file's metadata, from its last bytes alone; None if it cannot be read."""
         import pyarrow as pa
 
-        with self._told("be read"):
-            file = self._opened[0].open_input_file(self._path(name))
-        with contextlib.closing(file):
+        with contextlib.closing(self._open(name)) as file:
             try:
                 return str((pa.ipc.open_file(file).schema.metadata or {})[b"checksum"], "ascii")
             except (KeyError, ValueError, pa.ArrowException):
                 return None
 
     def delete(self, name: str) -> None:
-        """Remove a file, if it is there.
+        """Remove a file if it exists.
 
         Raises:
-            OSError: No right to, or no answer.
+            OSError: Missing rights, or no answer.
         """
-        with contextlib.suppress(FileNotFoundError), self._told("be changed"):
-            self._opened[0].delete_file(self._path(name))
+        with contextlib.suppress(FileNotFoundError), self._errors("be changed"):
+            self._system[0].delete_file(self._path(name))
 
     def sweep(self) -> None:
-        """Remove the temporary files of dead writers; object stores have none."""
+        """Remove the temporary files of dead writers."""
         if self.scheme == "file":
-            sweep(self._opened[1])
-        elif self.scheme == "hdfs":
-            for info in self._infos():
-                if info.base_name.endswith(".tmp") and time.time() - info.mtime.timestamp() > _STALE_SECONDS:
+            sweep(self._system[1])
+            return
+        for info in self._infos():
+            if info.base_name.endswith(".tmp") and time.time() - info.mtime.timestamp() > STALE_SECONDS:
+                with contextlib.suppress(OSError):  # the credentials may not allow to delete
                     self.delete(info.base_name)
 
 
-def _abandon(streams: list[Any]) -> None:
-    """Leave output streams open for good.
-
-    Closing completes the upload, and so does collecting: what there is so far would be taken for the whole. What was
-    sent of it is never seen; a bucket's rule on incomplete uploads removes it.
-    """
-    for stream in streams:
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(stream))
-
-
 def open_store(uri: str) -> Store:
-    """The store of an URI; the network is asked at the first use.
+    """Return the store of a URI; the network is asked at the first use.
 
     Raises:
-        ValueError: It is no URI of a kind that is known.
+        ValueError: No URI, or one of an unknown scheme.
     """
     match = _SCHEME.match(uri)
-    if match is None or match[1].lower() not in KNOWN:
-        known = ", ".join(f"{scheme}://" for scheme in KNOWN)
-        raise ValueError(f"{shown(uri) if match else uri} is no place for a buffer: use a folder, or one of {known}")
+    if match is None or match[1].lower() not in SCHEMES:
+        schemes = ", ".join(f"{scheme}://" for scheme in SCHEMES)
+        name = public_uri(uri) if match else uri
+        raise ValueError(f"{name} is not a location for a buffer: use a folder, or a URI of {schemes}")
     return Store(uri)

@@ -1,124 +1,106 @@
-"""One process at a time writes to a folder or file: a lock that ends with its process, however that ends.
+"""One process at a time writes to a folder or file.
 
-The lock is a file ``.lock`` in the folder, or ``.NAME.lock`` beside it, that says who holds it. The kernel releases the
-lock of a killed process, so that what it leaves never blocks another one.
+The lock is a file ``.lock`` in the folder, or ``.NAME.lock`` beside it, which names its holder. The system releases
+the lock of a killed process, so a file that such a process leaves blocks nobody.
 """
 
 import contextlib
 import errno
-import fcntl
 import os
 import socket
-import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
-from typing import IO
+
+from filelock import FileLock, Timeout, lock_descriptor
 
 LOCK = ".lock"
 POLL_SECONDS = 0.5
 ATTEMPTS = 100
 Tell = Callable[[str], None]
-_TAKEN = {errno.EWOULDBLOCK, errno.EACCES}
-_HELD: ContextVar[frozenset[Path]] = ContextVar("held", default=frozenset())
+_NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
+_OWN: ContextVar[frozenset[Path]] = ContextVar("own", default=frozenset())
 
 
 @contextlib.contextmanager
 def alone(
-    place: Path, verb: str, tell: Tell | None = None, *, beside: bool = False, wait: bool = False
+    path: Path, verb: str, tell: Tell | None = None, *, beside: bool = False, wait: bool = False
 ) -> Iterator[None]:
-    """Keep a folder or file for this process; inside a block that has it already, this does nothing.
+    """Lock a folder or file for this process; inside a block that has locked it already, do nothing.
 
     Args:
-        place: A folder, which is made, and removed again if it stays empty; or, with ``beside``, any path.
-        verb: Who works there, as the other process is told, such as ``raydd distill``.
-        tell: Where it is said that the file system has no locks, and that another process is waited for.
-        beside: Put the lock beside the place: it is a file, or a folder that must stay empty.
+        path: A folder, which is made, and removed again if it stays empty; or, with ``beside``, any path.
+        verb: The command that works there, as other processes report it, such as ``raydd distill``.
+        tell: Takes a line where the file system has no locks, and where this process waits for another one.
+        beside: Put the lock beside the path: it is a file, or a folder that must stay empty.
         wait: Wait for the end of another process instead of refusing.
 
     Raises:
         ValueError: Another process works there, or nothing can be written there.
     """
-    key = place.absolute()
-    if key in _HELD.get():
+    key = path.absolute()
+    if key in _OWN.get():
         yield
         return
-    lock = place.with_name(f".{place.name}{LOCK}") if beside else place / LOCK
-    with _removed_if_empty(lock.parent), _locked(lock, place, verb, tell or (lambda line: None), wait):
-        token = _HELD.set(_HELD.get() | {key})
+    lock = path.with_name(f".{path.name}{LOCK}") if beside else path / LOCK
+    with _removed_if_empty(lock.parent):
+        file_lock = _acquire(lock, path, tell or (lambda line: None), wait)
+        token = _OWN.set(_OWN.get() | {key})
         try:
+            lock.write_text(f"process {os.getpid()} on {socket.gethostname()} ({verb})", encoding="utf-8")
             yield
         finally:
-            _HELD.reset(token)
+            _OWN.reset(token)
+            with contextlib.suppress(OSError):  # such as a folder that was deleted meanwhile
+                lock.unlink()
+            file_lock.release()
 
 
 @contextlib.contextmanager
 def _removed_if_empty(folder: Path) -> Iterator[None]:
-    """Take away what of a folder's path is not there yet and stays empty."""
+    """Remove those folders of a path that do not exist yet and stay empty."""
     new = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):  # something was written, or another process is there by now
+        with contextlib.suppress(OSError):  # something was written, or another process has removed them
             for path in new:
                 path.rmdir()
 
 
-@contextlib.contextmanager
-def _locked(lock: Path, place: Path, verb: str, tell: Tell, wait: bool) -> Iterator[None]:
-    file = _taken(lock, place, tell, wait)
-    try:
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()} ({verb})")
-        file.flush()
-        yield
-    finally:
-        with contextlib.suppress(OSError):  # such as a folder that was deleted meanwhile
-            lock.unlink()
-        file.close()
-
-
-def _taken(lock: Path, place: Path, tell: Tell, wait: bool) -> IO[str]:
-    """The lock's file, held; one that its holder has removed meanwhile is no lock any more, and is opened anew."""
-    waits = False
+def _acquire(lock: Path, path: Path, tell: Tell, wait: bool) -> FileLock:
+    """Return the acquired lock. One without a lock on disk stands for a file system that has no locks."""
+    file_lock = FileLock(lock, poll_interval=POLL_SECONDS, fallback_to_soft=False, thread_local=False)
+    waits, attempts = False, ATTEMPTS
     while True:
-        file = _opened(lock, place)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_at(lock, file):
-                return file
-        except OSError as error:
-            if error.errno not in _TAKEN:
-                tell(f"{place}: its file system has no locks ({error.strerror}); let no second process write there")
-                return file
-            file.seek(0)
-            holder = file.read() or "another process"
-            if not wait:
-                file.close()
-                raise ValueError(f"{place}: {holder} works there; wait for its end, or name another place") from None
-            if not waits:
-                tell(f"{place}: waiting for {holder}")
-            waits = True
-            time.sleep(POLL_SECONDS)
-        file.close()
-
-
-def _opened(lock: Path, place: Path) -> IO[str]:
-    reason = None
-    for _ in range(ATTEMPTS):
         try:
             lock.parent.mkdir(parents=True, exist_ok=True)
-            return lock.open("a+", encoding="utf-8")
-        except FileNotFoundError as error:  # another process has just taken the empty folder away; or it cannot be
-            reason = error.strerror
+            file_lock.acquire(timeout=-1 if waits else 0)
+            return file_lock
+        except Timeout:
+            with contextlib.suppress(OSError):
+                holder = lock.read_text(encoding="utf-8") or "another process"
+                if not wait:
+                    what = f"{path}: {holder} works there; wait for its end, or name another folder"
+                    raise ValueError(what) from None
+                tell(f"{path}: waiting for {holder}")
+                waits = True
         except OSError as error:
-            reason = error.strerror
-            break
-    raise ValueError(f"{place} cannot be written ({reason}); name another place")
+            attempts -= 1
+            if error.errno in _NO_LOCKS:
+                tell(f"{path}: its file system has no locks ({error.strerror}); start no second process there")
+                return file_lock
+            if not (isinstance(error, FileNotFoundError) and attempts):  # another process removed the empty folder
+                raise ValueError(f"{path} cannot be written ({error.strerror}); name another folder") from None
 
 
-def _is_at(lock: Path, file: IO[str]) -> bool:
+@contextlib.contextmanager
+def one_at_a_time(folder: Path) -> Iterator[None]:
+    """Let one process of this node work in a folder while the others wait; no file is written for it."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        return os.path.samestat(lock.stat(), os.fstat(file.fileno()))
-    except FileNotFoundError:
-        return False
+        with contextlib.suppress(OSError):  # a file system without locks: each process works by itself
+            lock_descriptor(descriptor)
+        yield
+    finally:
+        os.close(descriptor)

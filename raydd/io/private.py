@@ -1,4 +1,4 @@
-"""A folder for the files of a local Ray that no other user can enter: where it goes, and that it goes away."""
+"""A folder for the files of a local Ray that no other user can enter, and its removal."""
 
 import atexit
 import fcntl
@@ -14,24 +14,26 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from raydd.io.paths import existing
+
 SHORT = Path("/tmp")
-"""Where the files go when neither ``RAY_TMPDIR`` nor ``TMPDIR`` names a folder that will do."""
+"""Where the files go if neither ``RAY_TMPDIR`` nor ``TMPDIR`` names a usable folder."""
 PREFIX, LOCK, RAY = "raydd-", "lock", "ray"
-"""What the folder's name begins with, the file that its process holds, and Ray's own folder in it."""
+"""The beginning of the folder's name, the file that its process locks, and Ray's own folder in it."""
 SOCKET_MOST = 107
-"""Bytes of a socket's path, of Linux."""
+"""Bytes of a socket's path on Linux."""
 LONGEST = SOCKET_MOST - len(f"/{PREFIX}12345678/{RAY}/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store")
 """Bytes of a folder's path that leave room for the paths of Ray's sockets."""
 REMOVING_SECONDS = 2.0
 
 
 class Root(NamedTuple):
-    """The folders that private folders are made in; they may not exist yet.
+    """The parents of private folders; they may not exist yet.
 
     Attributes:
         folder: For Ray's sockets, logs and small files: its path is short.
         large: For objects that do not fit into memory.
-        note: Why it is not the one that TMPDIR names; empty where it is.
+        note: Why it is not the folder of TMPDIR; empty if it is.
     """
 
     folder: Path
@@ -40,19 +42,19 @@ class Root(NamedTuple):
 
 
 def root() -> Root:
-    """Where a local Ray's files go: to ``RAY_TMPDIR``; else to ``TMPDIR``, or to /tmp where that cannot be used.
+    """Choose where a local Ray's files go: ``RAY_TMPDIR``, else ``TMPDIR``, or /tmp if that cannot be used.
 
-    Where the path is too long for sockets, these go to /tmp.
+    Sockets go to /tmp if the path is too long for them.
 
     Raises:
         ValueError: ``RAY_TMPDIR``, or /tmp, cannot be used.
     """
-    asked, wish, note = os.environ.get("RAY_TMPDIR"), os.environ.get("TMPDIR"), ""
-    large = Path(asked or wish or SHORT).absolute()
+    ray, temporary, note = os.environ.get("RAY_TMPDIR"), os.environ.get("TMPDIR"), ""
+    large = Path(ray or temporary or SHORT).absolute()
     if problem := unfit(large):
-        if asked:
-            raise ValueError(f"RAY_TMPDIR={asked}: {problem}; set RAY_TMPDIR to another folder, such as /tmp")
-        note, large = f"TMPDIR={wish}: {problem}; the files of the local Ray go to {SHORT}", SHORT
+        if ray:
+            raise ValueError(f"RAY_TMPDIR={ray}: {problem}; set RAY_TMPDIR to another folder, such as /tmp")
+        note, large = f"TMPDIR={temporary}: {problem}; the files of the local Ray go to {SHORT}", SHORT
     folder = large if len(os.fsencode(large)) <= LONGEST else SHORT
     if problem := unfit(folder):
         raise ValueError(
@@ -62,32 +64,22 @@ def root() -> Root:
 
 
 def unfit(folder: Path) -> str:
-    """Why a local Ray cannot keep its files in a folder; empty where it can. Nothing is made, and nothing left."""
-    there = existing(folder)
+    """Return why a local Ray cannot keep its files in a folder, or an empty text. Nothing is left there."""
+    nearest = existing(folder)
     try:
-        if (mode := there.stat().st_mode) & stat.S_IWOTH and not mode & stat.S_ISVTX:
-            return f"other users can rename what is in {there} (mode {stat.S_IMODE(mode):o}, without a sticky bit)"
-        with tempfile.TemporaryFile(dir=there):
+        if (mode := nearest.stat().st_mode) & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            return f"other users can rename what is in {nearest} (mode {stat.S_IMODE(mode):o}, without a sticky bit)"
+        with tempfile.TemporaryFile(dir=nearest):
             return ""
     except OSError as error:
         return f"it cannot be written ({error.strerror})"
 
 
-def existing(folder: Path) -> Path:
-    """The folder, or the nearest above it that exists.
-
-    >>> existing(Path("/tmp/no/such/folder"))
-    PosixPath('/tmp')
-    """
-    return next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
-
-
 @contextmanager
 def private_folder(folder: Path) -> Iterator[Path]:
-    """A new folder of mode 0700 in another one, removed after the block; what killed processes left is removed first.
+    """Make a folder of mode 0700 in another one, and remove it after the block.
 
-    Args:
-        folder: Where to make it; made where it does not exist.
+    The folders that killed processes left there are removed first.
 
     Raises:
         OSError: It cannot be made.
@@ -102,7 +94,7 @@ def private_folder(folder: Path) -> Iterator[Path]:
             fcntl.flock(lock, fcntl.LOCK_EX)
             lock.write(socket.gethostname())
             lock.flush()
-            (own / "unheld").rename(own / LOCK)  # never seen without a holder
+            (own / "unheld").rename(own / LOCK)  # the name exists only with a holder
             yield own
     finally:
         _remove(own)
@@ -110,7 +102,7 @@ def private_folder(folder: Path) -> Iterator[Path]:
 
 
 def _remove(folder: Path) -> None:
-    """Remove a folder that processes which are just ending may still write in."""
+    """Remove a folder in which ending processes may still write."""
     end = time.monotonic() + REMOVING_SECONDS
     shutil.rmtree(folder, ignore_errors=True)
     while folder.exists() and time.monotonic() < end:
@@ -119,13 +111,13 @@ def _remove(folder: Path) -> None:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove the private folders of this user's processes of this machine that were killed."""
-    for place in folder.glob(f"{PREFIX}*/{LOCK}"):
+    """Remove the private folders of this user's killed processes of this machine."""
+    for lock_path in folder.glob(f"{PREFIX}*/{LOCK}"):
         try:
-            if place.parent.lstat().st_uid != os.getuid() or place.read_text() != socket.gethostname():
+            if lock_path.parent.lstat().st_uid != os.getuid() or lock_path.read_text() != socket.gethostname():
                 continue
-            with place.open("r+") as lock:
+            with lock_path.open("r+") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(place.parent, ignore_errors=True)
+                shutil.rmtree(lock_path.parent, ignore_errors=True)
         except OSError:  # its process lives, or another one removes it
             continue

@@ -1,4 +1,4 @@
-"""Which source wrote a file."""
+"""The version of the source that writes a file."""
 
 import subprocess
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def commit() -> str | None:
-    """The commit of the source tree that runs, or None where it is no checkout."""
+    """Return the commit of the running source tree, or None if it is no checkout."""
     here = Path(__file__)
     git = ["git", "-C", str(here.parent)]
     options: dict[str, Any] = {"capture_output": True, "text": True, "check": True, "timeout": 10}

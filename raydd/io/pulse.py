@@ -1,7 +1,7 @@
-"""A line at the bottom of a terminal that says what is being done, and ticks while nothing else moves.
+"""A line at the bottom of a terminal that names the current work, and ticks while nothing else moves.
 
-It is drawn by a thread of its own, so that whatever the process works at, the person sees that it does. Away from a
-terminal nothing is written.
+A thread of its own draws it, so that it moves whatever the process does. It needs no Rich, which takes a while to
+load. Without a terminal nothing is written.
 """
 
 import os
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 TICK_SECONDS = 0.5
-FIRST_SECONDS = 1.0  # a command that is done sooner shows nothing
+FIRST_SECONDS = 1.0  # shorter work is not shown
 FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 PLAIN_FRAMES = "|/-\\"
 LOADING, WORKING = "loading raydd", "working"
@@ -20,16 +20,16 @@ ERASE = "\r\x1b[2K"
 
 
 class Pulse:
-    """What is being done, as a stack: the innermost is shown, with the seconds that it has taken.
+    """The current work, as a stack: the innermost is shown, with its seconds.
 
-    While something else draws, such as a bar, the line is away; that may be asked to draw itself at every tick instead.
+    While something else draws, such as a bar, the line is hidden; every tick may redraw that instead.
     """
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._doing: list[tuple[str, float]] = []
         self._others: list[Callable[[], object] | None] = []
-        self._shown, self._frame, self._ended = False, 0, False
+        self._visible, self._frame, self._ended = False, 0, False
         self._thread: threading.Thread | None = None
 
     @contextmanager
@@ -49,7 +49,7 @@ class Pulse:
 
     @contextmanager
     def beside(self, draw: Callable[[], object] | None = None) -> Iterator[None]:
-        """Keep the line away while something else draws; ``draw`` is called at every tick."""
+        """Hide the line while something else draws; every tick calls ``draw``."""
         with self._lock:
             self._erase()
             self._others.append(draw)
@@ -61,12 +61,12 @@ class Pulse:
                 self._others.pop()
 
     def ready(self) -> None:
-        """Everything is loaded: what has no name of its own is work from now on."""
+        """Call the work that is still named after loading "working" from now on."""
         with self._lock:
             self._doing = [(WORKING if text == LOADING else text, since) for text, since in self._doing]
 
     def end(self) -> None:
-        """The result is printed now: nothing more is shown in the blocks that are open."""
+        """Show nothing more in the current blocks, because the result is printed now."""
         with self._lock:
             self._erase()
             self._ended = True
@@ -93,24 +93,24 @@ class Pulse:
                 draw()
             return
         text, since = self._doing[-1]
-        if (seconds := time.monotonic() - since) < FIRST_SECONDS and not self._shown:
+        if (seconds := time.monotonic() - since) < FIRST_SECONDS and not self._visible:
             return
         frames = FRAMES if "utf" in (sys.stderr.encoding or "").lower() else PLAIN_FRAMES
         self._frame += 1
         line = f"{frames[self._frame % len(frames)]} {text}  {seconds:.0f} s"
         sys.stderr.write(ERASE + line[: _width() - 1])
         sys.stderr.flush()
-        self._shown = True
+        self._visible = True
 
     def _erase(self) -> None:
-        if self._shown:
+        if self._visible:
             sys.stderr.write(ERASE)
             sys.stderr.flush()
-            self._shown = False
+            self._visible = False
 
 
 def _moves() -> bool:
-    """Whether stderr is a terminal on which a line can be written over."""
+    """Return whether stderr is a terminal that can overwrite a line."""
     return sys.stderr.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
 
 

@@ -1,4 +1,4 @@
-"""YAML of people's files: read with bounds on size, depth and what aliases repeat."""
+"""YAML of users: read with bounds on size, depth and the values that aliases repeat."""
 
 from pathlib import Path
 from typing import Any
@@ -9,12 +9,12 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 MAX_BYTES = 4 << 20
 MAX_DEPTH = 32
 MAX_NODES = 200_000
-"""Values of a file, each alias counted as often as it repeats its values."""
+"""Values of a file; the values of an alias count each time that it is used."""
 MAX_DIGITS = 100
 
 
 class _Bounded(yaml.SafeLoader):
-    """Counts what is composed, before anything is made of it."""
+    """A loader that counts nodes before it makes values of them."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -66,10 +66,10 @@ _Bounded.add_constructor("tag:yaml.org,2002:int", _Bounded.construct_yaml_int)
 
 
 def parse_yaml(text: str) -> Any:
-    """The values of a YAML text.
+    """Parse a YAML text.
 
     Raises:
-        ValueError: What is wrong with it, in one line that names no file.
+        ValueError: The error, in one line that names no file.
 
     >>> parse_yaml("lr: {images: 10}")
     {'lr': {'images': 10}}
@@ -86,10 +86,10 @@ def parse_yaml(text: str) -> Any:
 
 
 def read_yaml(path: Path) -> Any:
-    """The values of a YAML file.
+    """Read a YAML file.
 
     Raises:
-        ValueError: It cannot be read, or `parse_yaml` refuses it; in one line that names it.
+        ValueError: It cannot be read, or `parse_yaml` refuses it; in one line that names the file.
     """
     try:
         if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would be waited for

@@ -1,4 +1,4 @@
-"""How a process ends by SIGTERM: by an exception, so that what was begun is put away."""
+"""SIGTERM ends a process by an exception, so that its blocks can clean up."""
 
 import signal
 import threading
@@ -12,26 +12,24 @@ _received: list[int] = []
 
 
 def terminate(number: int, frame: FrameType | None) -> NoReturn:
-    """Leave the program from wherever it is, with the exit code that a shell gives to SIGTERM."""
+    """Leave the program by an exception, with the exit code that a shell gives to SIGTERM."""
     _received.append(number)
     raise SystemExit(TERMINATED)
 
 
 def terminated() -> bool:
-    """Whether SIGTERM was received; Ray changes the code of a `SystemExit` that is raised while it waits."""
+    """Return whether SIGTERM was received; Ray changes the code of a `SystemExit` that is raised while it waits."""
     return bool(_received)
 
 
 @contextmanager
 def terminates() -> Iterator[Callable[[], None]]:
-    """SIGTERM ends the block by `SystemExit`, unless the program has a handler of its own; after it, all is as before.
+    """Let SIGTERM end the block by `SystemExit` with the code `TERMINATED`, and restore the handler after it.
 
-    The exit code is `TERMINATED`.
-
-    Other threads than the main one may not set handlers, so there nothing changes.
+    A handler of the program's own stays. Only the main thread may set handlers, so in others nothing changes.
 
     Yields:
-        What sets the handler again after code that set another one, as `ray.init` does.
+        A function that sets the handler again after code that set another one, as `ray.init` does.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None

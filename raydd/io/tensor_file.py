@@ -1,7 +1,7 @@
 """Named tensors and JSON in one Arrow file: synthetic sets, checkpoints, preprocessing and selections of images.
 
-A row a tensor (name, dtype, shape, bytes); the JSON stands in the schema's metadata, beside the SHA-256 of all of it.
-Nothing is ever unpickled, and no more memory is taken than the file has bytes.
+Each row is a tensor (name, dtype, shape, bytes). The JSON is in the schema's metadata, beside the SHA-256 of all of it.
+Nothing is ever unpickled, and reading takes no more memory than the file has bytes.
 """
 
 import hashlib
@@ -17,9 +17,9 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from raydd.io.arrow_batch import read_batch
+from raydd.io.bounded_file import open_regular
 from raydd.io.document import Document, parse, validate
 from raydd.io.files import write_atomic
-from raydd.io.regular_file import open_regular
 
 _SCHEMA = pa.schema(
     [("name", pa.string()), ("dtype", pa.string()), ("shape", pa.list_(pa.int64())), ("data", pa.large_binary())]
@@ -36,32 +36,22 @@ Tensors = dict[str, Tensor]
 
 
 class _Header(Document):
-    """What a file says beside its tensors."""
-
     metadata: dict[str, Any]
     sha256: str
 
 
 def save_tensors(path: Path, tensors: Tensors, metadata: dict[str, Any]) -> None:
-    """Write tensors and metadata to ``path``, whole or not at all.
-
-    Equal arguments give equal bytes.
-    """
-    write_atomic(path, packed(tensors, metadata))
-
-
-def packed(tensors: Tensors, metadata: dict[str, Any]) -> pa.Buffer:
-    """The bytes of a file of `save_tensors`."""
+    """Write tensors and metadata to ``path``, whole or not at all; equal arguments give equal bytes."""
     metadata = json.loads(json.dumps(metadata))  # as it will be read
     rows = [
         (name, str(value.dtype).removeprefix("torch."), list(value.shape), _raw(value))
         for name, value in tensors.items()
     ]
-    return packed_rows(rows, metadata, digest_of(metadata, rows))
+    write_atomic(path, pack_rows(rows, metadata, digest_of(metadata, rows)))
 
 
-def packed_rows(rows: list[Any], metadata: Any, digest: str) -> pa.Buffer:
-    """The same of rows as they stand in the file."""
+def pack_rows(rows: list[Any], metadata: Any, digest: str) -> pa.Buffer:
+    """Return the bytes of a file of `save_tensors`, from its rows."""
     columns = zip(*rows, strict=True) if rows else ([], [], [], [])
     arrays = [pa.array(list(column), field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
     text = json.dumps({"metadata": metadata, "sha256": digest}, sort_keys=True)
@@ -73,10 +63,10 @@ def packed_rows(rows: list[Any], metadata: Any, digest: str) -> pa.Buffer:
 
 
 def load_tensors(path: Path) -> tuple[Tensors, dict[str, Any]]:
-    """Read what `save_tensors` wrote; the tensors are copies.
+    """Read a file of `save_tensors`; the tensors are copies.
 
     Raises:
-        ValueError: If the file is missing, truncated, corrupted or not one of ours.
+        ValueError: The file is missing, truncated, corrupted or not one of ours.
     """
     rows, metadata, digest = _read(path)
     if digest_of(metadata, rows) != digest:
@@ -85,10 +75,10 @@ def load_tensors(path: Path) -> tuple[Tensors, dict[str, Any]]:
 
 
 def load_checked(path: Path, kind: type[M]) -> tuple[Tensors, M, dict[str, Any]]:
-    """The same of a file whose metadata has to be of a kind: its tensors, its metadata checked, and as they are.
+    """Read a file of `save_tensors`; return its tensors, its metadata as a model, and as plain values.
 
     Raises:
-        ValueError: As of `load_tensors`, or the metadata is another.
+        ValueError: See `load_tensors`; or the metadata does not fit the model.
     """
     tensors, metadata = load_tensors(path)
     try:
@@ -98,7 +88,7 @@ def load_checked(path: Path, kind: type[M]) -> tuple[Tensors, M, dict[str, Any]]
 
 
 def _read(path: Path) -> tuple[list[Any], dict[str, Any], str]:
-    """A file's rows, whose bytes are views of it, its metadata and the checksum that it says."""
+    """Return a file's rows, whose bytes are views of it, its metadata and its stored checksum."""
     try:
         with open_regular(path) as file:
             data = pa.py_buffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
@@ -121,16 +111,12 @@ def _read(path: Path) -> tuple[list[Any], dict[str, Any], str]:
 
 
 def rows_of(data: bytes) -> list[Any]:
-    """Name, dtype, shape and bytes of each tensor in the bytes of a file."""
+    """Return name, dtype, shape and bytes of each tensor in the bytes of a file."""
     return _rows(read_batch(pa.py_buffer(data)))
 
 
 def _rows(batch: pa.RecordBatch) -> list[Any]:
-    """Name, dtype, shape and bytes of each tensor, which belong together.
-
-    Raises:
-        ValueError: They do not.
-    """
+    """Return name, dtype, shape and bytes of each tensor, and check that they fit each other."""
     if batch.num_rows > _MOST_TENSORS:
         raise ValueError(f"it has {batch.num_rows} tensors")
     names, dtypes = batch.column("name").to_pylist(), batch.column("dtype").to_pylist()
@@ -140,7 +126,7 @@ def _rows(batch: pa.RecordBatch) -> list[Any]:
         if dtype not in _DTYPES or len(dimensions.values) > _MOST_DIMENSIONS:
             raise ValueError(f"tensor {name[:80]} is of type {dtype[:20]} with {len(dimensions.values)} dimensions")
         shape = dimensions.as_py()
-        bound = math.prod(max(side, 1) for side in shape)  # which PyTorch computes even of an empty tensor
+        bound = math.prod(max(side, 1) for side in shape)  # PyTorch computes it even for an empty tensor
         if any(side < 0 for side in shape) or bound >= 2**48 or math.prod(shape) * _DTYPES[dtype].itemsize != len(raw):
             raise ValueError(f"tensor {name[:80]} of shape {shape} has {len(raw)} bytes of {dtype}")
         rows.append((name, dtype, shape, raw))
@@ -150,7 +136,7 @@ def _rows(batch: pa.RecordBatch) -> list[Any]:
 
 
 def flatten_tree(tree: dict[str, Any], prefix: str = "") -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors by path, with slashes, and everything else in the tree's own shape."""
+    """Return a tree's tensors by path, with slashes, and everything else in the tree's own shape."""
     tensors: dict[str, Tensor] = {}
     plain: dict[str, Any] = {}
     for key, value in tree.items():
@@ -165,22 +151,22 @@ def flatten_tree(tree: dict[str, Any], prefix: str = "") -> tuple[dict[str, Tens
 
 
 def unflatten_tree(tensors: dict[str, Tensor], plain: dict[str, Any]) -> dict[str, Any]:
-    """The tree that `flatten_tree` took apart.
+    """Undo `flatten_tree`.
 
     Raises:
-        ValueError: A tensor's path leads through what is not a mapping, or to what is there already.
+        ValueError: A tensor's path leads through a value that is no mapping, or to a key that exists.
     """
     tree = json.loads(json.dumps(plain))
     for name, value in tensors.items():
         *folders, key = name.split("/")
-        place = tree
+        branch = tree
         for folder in folders:
-            place = place.setdefault(folder, {})
-            if not isinstance(place, dict):
-                raise ValueError(f"{name[:200]} is below what is no mapping")
-        if key in place:
+            branch = branch.setdefault(folder, {})
+            if not isinstance(branch, dict):
+                raise ValueError(f"{name[:200]} is below a value that is no mapping")
+        if key in branch:
             raise ValueError(f"{name[:200]} is there twice")
-        place[key] = value
+        branch[key] = value
     return tree  # type: ignore[no-any-return]
 
 
@@ -190,12 +176,12 @@ def _raw(value: Tensor) -> bytes:
 
 def _tensor(raw: Any, dtype: torch.dtype, shape: list[int]) -> Tensor:
     if not len(raw):
-        return torch.zeros(shape, dtype=dtype)  # of no element: `_rows` has compared the bytes with the shape
+        return torch.zeros(shape, dtype=dtype)  # `_rows` has compared the bytes with the shape
     return torch.frombuffer(bytearray(raw), dtype=dtype).reshape(shape)
 
 
 def digest_of(metadata: Any, rows: list[Any]) -> str:
-    """sha256 of all that a file says: its metadata, and each tensor's name, dtype, shape and bytes."""
+    """Return the SHA-256 of a file's metadata and of each tensor's name, dtype, shape and bytes."""
     digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for name, dtype, shape, raw in rows:
         digest.update(f"|{name!r} {dtype} {shape}|".encode())

@@ -1,7 +1,4 @@
-"""Tables on a terminal: nothing is cut, and what does not fit beside each other stands below each other.
-
-Shapes: none.
-"""
+"""Tables on a terminal: nothing is cut, and columns that do not fit go below each other."""
 
 from collections.abc import Sequence
 from copy import copy
@@ -29,18 +26,18 @@ WORDS = frozenset(
         "run",
     }
 )
-"""Columns that hold words, to the left; numbers stand to the right."""
-BETWEEN = 3  # letters between two columns
+"""Columns of words, aligned left; numbers are aligned right."""
+BETWEEN = 3  # characters between two columns
 
 
 class FittingTable(Table):
-    """A table that is drawn as several, one below the other, where it is wider than the terminal.
+    """A table that is drawn as several, one below the other, if it is wider than the terminal.
 
-    Each of them begins with the first column, which is folded where it would take more than half of the terminal.
+    Each begins with the first column, which is folded if it would take more than half of the terminal.
     """
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Draw it, in one piece or in several, below its title, which is as wide as the terminal."""
+        """Draw the title, as wide as the terminal, and the table below it, in one part or in several."""
         yield self.title or Text()
         for columns in _groups([_width(column) for column in self.columns], options.max_width):
             part = copy(self)
@@ -49,9 +46,9 @@ class FittingTable(Table):
 
 
 def text_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """A table of cells that are shown as they are: a path may hold what looks like markup."""
-    shown = Text(title, style="table.title", no_wrap=False, overflow="fold")
-    table = FittingTable(title=shown, box=box.MINIMAL, show_edge=False, pad_edge=False)
+    """Return a table whose cells are plain text: a path may look like markup."""
+    heading = Text(title, style="table.title", no_wrap=False, overflow="fold")
+    table = FittingTable(title=heading, box=box.MINIMAL, show_edge=False, pad_edge=False)
     for column in columns:
         table.add_column(Text(column), justify="left" if column in WORDS else "right", overflow="fold")
     for row in rows:
@@ -60,21 +57,21 @@ def text_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
 
 
 def _width(column: Column) -> int:
-    """Letters that a column takes where no cell is folded."""
+    """Return the characters that a column takes if no cell is folded."""
     lines = [line for cell in (column.header, *column.cells) for line in str(cell).splitlines()]
     return max(map(cell_len, lines), default=0)
 
 
 def _groups(widths: Sequence[int], room: int) -> list[list[int]]:
-    """The columns of each part: the first, and as many others as fit beside it when it has half of the room at most.
+    """Return the columns of each part: the first, in at most half of the room, and as many others as fit beside it.
 
     >>> _groups([10, 5, 5, 5], 40), _groups([10, 5, 5, 5], 26), _groups([90, 5, 5], 32)
     ([[0, 1, 2, 3]], [[0, 1, 2], [0, 3]], [[0, 1, 2]])
     """
     first, groups = min(widths[0], room // 2), [[0]]
     for index in range(1, len(widths)):
-        taken = first + sum(BETWEEN + widths[place] for place in (*groups[-1][1:], index))
-        if len(groups[-1]) > 1 and taken > room:
+        width = first + sum(BETWEEN + widths[column] for column in (*groups[-1][1:], index))
+        if len(groups[-1]) > 1 and width > room:
             groups.append([0])
         groups[-1].append(index)
     return groups

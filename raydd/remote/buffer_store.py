@@ -15,9 +15,11 @@ import numpy as np
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from raydd.buffer.arrow_buffer import ArrowBuffer, expert_path
-from raydd.data.image_cache import default_cache, one_at_a_time
+from raydd.buffer.arrow_buffer import ArrowBuffer
+from raydd.buffer.expert_file import expert_path
 from raydd.io.files import ArrowTable, atomic_path, open_arrow, parse_arrow, sweep
+from raydd.io.lock import one_at_a_time
+from raydd.io.paths import default_cache
 from raydd.remote.file_server import Librarian
 
 SHARE = 0.5
@@ -53,7 +55,7 @@ class RemoteBuffer(ArrowBuffer):
     def __reduce__(self) -> Any:
         return RemoteBuffer, (self._state, self._files, self._librarian)
 
-    def _opened(self, expert: int) -> ArrowTable:
+    def _open_table(self, expert: int) -> ArrowTable:
         path, size = expert_path(self.folder, expert), self._state["sizes"][expert]
         if path.is_file() and path.stat().st_size == size:
             table = open_arrow(path)

@@ -12,7 +12,7 @@ import ray
 from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
 from raydd.buffer.expert_file import expert_path
-from raydd.buffer.expert_writer import Spool
+from raydd.buffer.expert_writer import ExpertWriter
 from raydd.buffer.upload import Entry
 from raydd.io.files import drop, temporary_path
 from raydd.training import expert_worker as experts
@@ -73,7 +73,7 @@ class _Worker:
     stream: bool = False
     index: int = -1
     epoch: int = 0
-    spool: Spool | None = None
+    spool: ExpertWriter | None = None
 
 
 class Crew:
@@ -176,7 +176,7 @@ class Crew:
             return
         worker.index = self._queue.pop(0)
         if worker.stream:
-            worker.spool = Spool(self._job.folder, self._given.spec, worker.index)
+            worker.spool = ExpertWriter(self._job.folder, self._given.spec, worker.index)
         worker.calls = [self._more(worker) for _ in range(AHEAD)]
 
     def _more(self, worker: _Worker) -> Any:

@@ -8,7 +8,7 @@ import ray
 
 from raydd.buffer.arrow_buffer import refresh_manifest
 from raydd.buffer.manifest import read_manifest
-from raydd.buffer.upload import Outlet
+from raydd.buffer.upload import BufferUpload
 from raydd.data.preprocessing import load_transform
 from raydd.remote.expert_pool import PATIENCE_SECONDS, Crew, Needs
 from raydd.remote.session import Plan, free_nodes, spread
@@ -45,7 +45,7 @@ def train_missing(
     gpus_per_worker: float | None = None,
     grows: bool = False,
     patience_seconds: float = PATIENCE_SECONDS,
-    outlet: Outlet | None = None,
+    outlet: BufferUpload | None = None,
 ) -> Generator[Progress]:
     """Train the missing experts on the connected Ray, yielding progress; then rewrite the manifest.
 
@@ -76,7 +76,7 @@ def train_missing(
         refresh_manifest(job.folder)
 
 
-def _train(job: Job, missing: list[int], needs: Needs, note: str, outlet: Outlet | None) -> Iterator[Progress]:
+def _train(job: Job, missing: list[int], needs: Needs, note: str, outlet: BufferUpload | None) -> Iterator[Progress]:
     start, epochs = time.monotonic(), job.experts.epochs
     total, wanted = job.experts.num_experts, len(missing) * job.experts.epochs
     found = total - len(missing)

@@ -16,6 +16,7 @@ from raydd.data.score_record import (
     Score as Score,
     StepScore as StepScore,
 )
+from raydd.io.bounded_file import read_bytes
 from raydd.io.document import (
     Document as Document,
     Finite as Finite,
@@ -23,7 +24,6 @@ from raydd.io.document import (
     parse,
     read_document as read_document,
 )
-from raydd.io.regular_file import read_bytes
 
 
 class Kept(Document):

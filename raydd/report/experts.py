@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raydd.buffer.arrow_buffer import ArrowBuffer, expert_path
+from raydd.buffer.arrow_buffer import ArrowBuffer
 from raydd.buffer.describe import describe
-from raydd.buffer.expert_file import open_expert
+from raydd.buffer.expert_file import expert_path, open_expert
 from raydd.buffer.manifest import read_manifest
 from raydd.buffer.mirror import MANIFEST
 from raydd.config.parsing import flat

@@ -18,8 +18,8 @@ import yaml
 from raydd.data.progress import is_unfinished
 from raydd.data.synset import SyntheticSet
 from raydd.distillation.checkpoint import AGAIN, LOGS, load_checkpoint
-from raydd.io.document import Document, Whole, read_document, read_log, unsealed_text
-from raydd.io.regular_file import read_text
+from raydd.io.bounded_file import read_text
+from raydd.io.document import Document, Whole, read_document, read_log, remove_text_checksum
 from raydd.io.safe_yaml import parse_yaml
 from raydd.report.documents import Score
 from raydd.report.scores import is_scored, read_scores
@@ -98,7 +98,7 @@ class RunFolder:
         if os.path.lexists(file):
             try:
                 text = read_text(file)
-                unsealed_text(text)
+                remove_text_checksum(text)
                 return text
             except (ValueError, OSError) as error:
                 raise ValueError(f"{file} holds no settings ({error}); restore it, or {AGAIN}") from None

@@ -9,7 +9,7 @@ import torch
 from raydd.buffer.arrow_buffer import ArrowBuffer, verify
 from raydd.config.parsing import build
 from raydd.config.schema import DistillConfig
-from raydd.data.mirroring import check_buffer
+from raydd.data.mirroring import check_mirroring
 from raydd.data.preprocessing import load_transform
 from raydd.data.workspace import Workspace, open_workspace
 from raydd.distillation.setup import check_statistics
@@ -49,7 +49,7 @@ def bind_experts(buffer: ArrowBuffer, config: DistillConfig, work: Workspace, *,
     """Return the workspace with the experts' own preprocessing; see `open_buffer`."""
     folder, transform = buffer.folder, load_transform(buffer.folder)
     buffer.expect(fingerprint=work.dataset.fingerprint, preprocessing_hash=transform.hash)
-    check_buffer(folder, buffer.spec.recipe, config.data)
+    check_mirroring(folder, buffer.spec.recipe, config.data)
     check_statistics(config, FlatModel(work.build), buffer)
     for problem in () if verified else verify(folder):
         raise ValueError(f"{folder / problem.file} is damaged: {problem.what}")

@@ -22,6 +22,8 @@ from raydd.config.schema import DistillConfig, ExpertConfig
 from raydd.data.workspace import Workspace, open_workspace, resolve_device
 from raydd.distillation.setup import tiles_of
 from raydd.distillation.trajectory_matching import classification
+from raydd.io.memory import format_bytes, system_memory
+from raydd.io.paths import existing
 from raydd.run.resolve import RunContext
 from raydd.training.expert_worker import Job
 
@@ -44,13 +46,13 @@ class Need(NamedTuple):
     disk: int
 
     def words(self) -> str:
-        """Return it as text."""
-        return f"at least {shown(self.memory)} of memory a worker, {shown(self.disk)} of disk"
+        """In one phrase."""
+        return f"at least {_size(self.memory)} of memory a worker, {_size(self.disk)} of disk"
 
 
-def shown(count: float) -> str:
-    """Bytes as a person reads them: 1.5 GB, 20 MB."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{max(count, 1e6) / 1e6:.0f} MB"
+def _size(count: float) -> str:
+    """Return bytes as text, 1 MB at the least."""
+    return format_bytes(max(count, 1e6))
 
 
 def graph_bytes(loss: Callable[[Tensor], Tensor], theta: Tensor, twice: bool) -> int:
@@ -157,42 +159,17 @@ def check_room(need: Need, folder: Path, device: torch.device, *, workers: int =
     if need.memory * workers > (free := free_memory(device)):
         many = f"{workers} workers take" if workers > 1 else "this run takes"
         raise ValueError(
-            f"{many} at least {shown(need.memory * workers)} of memory, and {shown(free)} are free; {remedies[0]}"
+            f"{many} at least {_size(need.memory * workers)} of memory, and {_size(free)} are free; {remedies[0]}"
         )
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    if need.disk > (room := shutil.disk_usage(there).free):
-        raise ValueError(f"{folder} will take {shown(need.disk)}, and its disk has {shown(room)} free; {remedies[1]}")
+    if need.disk > (room := shutil.disk_usage(existing(folder)).free):
+        raise ValueError(f"{folder} will take {_size(need.disk)}, and its disk has {_size(room)} free; {remedies[1]}")
 
 
 def free_memory(device: torch.device) -> int:
     """Bytes that a process could still take at a device: on the CPU what the system and its control group leave."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    system = _words(Path("/proc/meminfo")).get("MemAvailable:")
-    left = [1 << 62 if system is None else system * 1024]  # where nothing is known, nothing is refused
-    limit, used = (_number(_GROUP / name) for name in ("memory.max", "memory.current"))
-    if limit is not None and used is not None:  # files that it has read count as used, and give way
-        left.append(max(0, limit - used + _words(_GROUP / "memory.stat").get("file", 0)))
-    return min(left)
-
-
-_GROUP = Path("/sys/fs/cgroup")
-
-
-def _words(path: Path) -> dict[str, int]:
-    """The numbers of a file of lines, each a name and a number."""
-    try:
-        lines = [line.split() for line in path.read_text(encoding="ascii").splitlines()]
-    except OSError:
-        return {}
-    return {line[0]: int(line[1]) for line in lines}
-
-
-def _number(path: Path) -> int | None:
-    try:
-        return int(path.read_text(encoding="ascii"))
-    except (OSError, ValueError):  # no control group, or "max"
-        return None
+    return int(min(system_memory()[0], 1 << 62))  # where nothing is known, nothing is refused
 
 
 def kept_sets(config: DistillConfig) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from raydd.buffer.arrow_buffer import expert_path
+from raydd.buffer.expert_file import expert_path
 from raydd.config.parsing import dump
 from raydd.data.progress import CHECKPOINT
 from raydd.data.synset import SyntheticSet
@@ -24,7 +24,7 @@ from raydd.distillation.loop import Distillation, Step
 from raydd.distillation.setup import Recipe, Setup
 from raydd.evaluation.protocols import PROTOCOLS
 from raydd.evaluation.student import evaluate
-from raydd.io.document import read_log, sealed_text, write_log
+from raydd.io.document import add_text_checksum, read_log, write_log
 from raydd.io.files import open_arrow, sweep, write_atomic
 from raydd.io.tensor_file import flatten_tree
 from raydd.methods import find_method
@@ -87,7 +87,7 @@ class Run:
         if context.before is not None and self._checkpoint.exists():
             self._restore()
         if context.before != config:
-            write_atomic(self._folder / "config.yaml", sealed_text(dump(config)).encode())
+            write_atomic(self._folder / "config.yaml", add_text_checksum(dump(config)).encode())
         drop_scored_sets(self._folder, self._distillation.step)  # of steps that are taken again
 
     def _make_probe(self, recipe: Recipe) -> Probe | None:

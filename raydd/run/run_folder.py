@@ -14,14 +14,14 @@ import torch
 
 from raydd.config.parsing import build
 from raydd.config.schema import DistillConfig
-from raydd.data.mirroring import recorded
+from raydd.data.mirroring import stored_settings
 from raydd.data.preprocessing import Transform
 from raydd.data.progress import UNFINISHED
 from raydd.data.synset import SyntheticSet
-from raydd.data.workspace import Workspace, with_placed_data
-from raydd.io.document import unsealed_text
+from raydd.data.workspace import Workspace, with_absolute_dataset
+from raydd.io.bounded_file import read_text
+from raydd.io.document import remove_text_checksum
 from raydd.io.provenance import commit
-from raydd.io.regular_file import read_text
 from raydd.io.safe_yaml import parse_yaml
 from raydd.run.claim import claim
 
@@ -38,10 +38,10 @@ def read_config(folder: Path) -> DistillConfig | None:
     if not path.exists():
         return None
     try:
-        tree = parse_yaml(unsealed_text(read_text(path)))
+        tree = parse_yaml(remove_text_checksum(read_text(path)))
         data = tree.get("data") if isinstance(tree, dict) else None
-        layers = {"data": recorded(data)} if isinstance(data, dict) else {}
-        return with_placed_data(build(DistillConfig, tree if isinstance(tree, dict) else {"config": tree}, layers))
+        layers = {"data": stored_settings(data)} if isinstance(data, dict) else {}
+        return with_absolute_dataset(build(DistillConfig, tree if isinstance(tree, dict) else {"config": tree}, layers))
     except ValueError as error:
         reason = " ".join(str(error).split())[:400]
         raise ValueError(f"{path} is no configuration of this raydd ({reason}); name another --out") from None

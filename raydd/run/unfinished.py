@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from raydd.buffer.arrow_buffer import expert_path
+from raydd.buffer.expert_file import expert_path
 from raydd.config.schema import DistillConfig, ExpertsConfig
 from raydd.data.progress import checkpoint_step, is_unfinished
 from raydd.data.synset import SyntheticSet

@@ -14,23 +14,23 @@ from typing import NamedTuple
 
 import torch
 
-from raydd.buffer.arrow_buffer import create_buffer, expert_path, finished
+from raydd.buffer.arrow_buffer import create_buffer, finished
 from raydd.buffer.convexified import knots
-from raydd.buffer.expert_file import Array
-from raydd.buffer.expert_writer import PIECE_BYTES, Piece, Row, Rows, Spool, pieces
+from raydd.buffer.expert_file import Array, expert_path
+from raydd.buffer.expert_writer import PIECE_BYTES, ExpertWriter, Piece, Row, Rows, pieces
 from raydd.buffer.manifest import read_manifest
-from raydd.buffer.mirror import MANIFEST, is_uri, mirror, open_store
-from raydd.buffer.spec import BufferSpec
-from raydd.buffer.upload import Entry, Outlet, entry_of, put
+from raydd.buffer.mirror import MANIFEST, mirror
+from raydd.buffer.spec import BufferSpec, spec_of
+from raydd.buffer.upload import BufferUpload, Entry, entry_of, put
 from raydd.config.schema import DataConfig, ExpertConfig, ExpertsConfig
-from raydd.data.image_cache import default_cache
-from raydd.data.mirroring import check_buffer, data_recipe
+from raydd.data.mirroring import check_mirroring, data_recipe
 from raydd.data.preprocessing import Transform, load_transform, save_transform
 from raydd.data.workspace import Workspace, open_workspace, resolve_device
 from raydd.io.files import AnyPath, sweep, writer
-from raydd.io.filesystem import Store
+from raydd.io.filesystem import Store, is_uri, open_store
 from raydd.io.memory import keep_memory
-from raydd.numerics.flat import layout_of, running_statistics, seeded
+from raydd.io.paths import default_cache
+from raydd.numerics.flat import seeded
 from raydd.numerics.rng import generator
 from raydd.training.expert import train_expert
 
@@ -70,7 +70,7 @@ class Part(NamedTuple):
 
     Attributes:
         epoch: Epochs trained so far.
-        pieces: For the `Spool` of whoever writes the expert; none where the worker itself does.
+        pieces: For the `ExpertWriter` of whoever writes the expert; none where the worker itself does.
         ended: Whether that was all.
         entry: The manifest's words on the expert, when it ended and was put into a store.
     """
@@ -171,7 +171,7 @@ class Trainer:
         if self._store and path.is_file():  # of a run that was stopped before it was sent, or of a buffer that is gone
             self._set_aside_if_broken(path, index)
         if not path.is_file():
-            with Spool(self._folder, self._spec, index) as spool:
+            with ExpertWriter(self._folder, self._spec, index) as spool:
                 for row in self._rows(index):
                     spool.add(row)
                     yield []
@@ -206,7 +206,7 @@ def default_buffer(config: ExpertsConfig) -> Path:
     return default_cache() / "buffers" / name
 
 
-def outlet_of(place: AnyPath) -> tuple[Path | str, Outlet | None]:
+def outlet_of(place: AnyPath) -> tuple[Path | str, BufferUpload | None]:
     """Where experts go: a folder, or an URI and its store. A ``file://`` URI is of such a folder.
 
     Raises:
@@ -217,7 +217,7 @@ def outlet_of(place: AnyPath) -> tuple[Path | str, Outlet | None]:
         return Path(place).absolute(), None
     uri = os.fspath(place)
     folder = open_store(uri).local
-    return (folder, None) if folder is not None else (uri, Outlet(uri))
+    return (folder, None) if folder is not None else (uri, BufferUpload(uri))
 
 
 def buffer_spec(job: Job, work: Workspace) -> BufferSpec:
@@ -226,27 +226,13 @@ def buffer_spec(job: Job, work: Workspace) -> BufferSpec:
     Raises:
         ValueError: An epoch of ``experts.kept`` is not between the first and the last.
     """
-    network, dataset = seeded(work.build, generator(0, "layout")), work.dataset
-    waypoints = job.experts.kept
-    return BufferSpec(
-        dataset=dataset.name,
-        fingerprint=dataset.fingerprint,
-        preprocessing_hash=work.transform.hash,
-        preprocessing=work.transform.metadata(),
-        network=work.network,
-        channels=dataset.channels,
-        size=dataset.size,
-        classes=len(dataset.classes),
-        layout=layout_of(dict(network.named_parameters())),
-        buffer_layout=layout_of(running_statistics(network)),
-        recipe=job.experts.recipe() | data_recipe(job.data),
-        seed=job.seed,
-        kept=None if waypoints is None else knots(waypoints, job.experts.epochs, "experts.kept"),
-        storage=job.experts.storage,
-    )
+    network, waypoints = seeded(work.build, generator(0, "layout")), job.experts.kept
+    kept = None if waypoints is None else knots(waypoints, job.experts.epochs, "experts.kept")
+    recipe = job.experts.recipe() | data_recipe(job.data)
+    return spec_of(work, network, recipe, job.seed, kept=kept, storage=job.experts.storage)
 
 
-def prepare(job: Job, outlet: Outlet | None = None) -> tuple[Job, list[int]]:
+def prepare(job: Job, outlet: BufferUpload | None = None) -> tuple[Job, list[int]]:
     """Make or check the buffer's folder, and list the experts that are missing.
 
     Args:
@@ -265,7 +251,7 @@ def prepare(job: Job, outlet: Outlet | None = None) -> tuple[Job, list[int]]:
     spec = buffer_spec(job, work)
     before = read_manifest(job.folder)[0] if (job.folder / MANIFEST).exists() else None
     if before and before.fingerprint == spec.fingerprint:
-        check_buffer(outlet.store.shown if outlet else job.folder, before.recipe, job.data)
+        check_mirroring(outlet.store.public_uri if outlet else job.folder, before.recipe, job.data)
     with _named(job.folder, outlet):
         create_buffer(job.folder, spec)
     if transform is None:
@@ -276,7 +262,7 @@ def prepare(job: Job, outlet: Outlet | None = None) -> tuple[Job, list[int]]:
     return job, sorted(set(range(job.experts.num_experts)) - there)
 
 
-def _check_same(job: Job, outlet: Outlet | None) -> None:
+def _check_same(job: Job, outlet: BufferUpload | None) -> None:
     """Refuse a folder with a buffer of another network, recipe or seed, before any image is decoded."""
     if not (job.folder / "manifest.json").exists():
         return
@@ -288,11 +274,11 @@ def _check_same(job: Job, outlet: Outlet | None) -> None:
 
 
 @contextmanager
-def _named(folder: Path, outlet: Outlet | None) -> Iterator[None]:
+def _named(folder: Path, outlet: BufferUpload | None) -> Iterator[None]:
     """Have refusals name a buffer's URI rather than its mirror."""
     try:
         yield
     except ValueError as error:
         if outlet is None:
             raise
-        raise ValueError(str(error).replace(str(folder), outlet.store.shown)) from None
+        raise ValueError(str(error).replace(str(folder), outlet.store.public_uri)) from None

@@ -14,18 +14,18 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.study import StudyDirection
 
 from raydd.config.parsing import flat
+from raydd.io.bounded_file import open_regular
 from raydd.io.document import MOST_LOG_BYTES, Tree, digest, parse
-from raydd.io.regular_file import open_regular
 from raydd.tuning.space import Space
 
-SEAL = "sum"
+CHECKSUM = "sum"
 STALE_SECONDS = 3  # age of a lock left by a killed writer; a live one holds it for milliseconds
 WAYS = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
 
 
 def chained(log: Tree, before: str) -> Tree:
     """A line of a journal with its checksum, which covers that of the line before."""
-    return {**log, SEAL: digest([before, log])[:16]}
+    return {**log, CHECKSUM: digest([before, log])[:16]}
 
 
 class _Journal(JournalFileBackend):
@@ -44,7 +44,7 @@ class _Journal(JournalFileBackend):
             lines = []
             for log in logs:
                 line = chained(json.loads(json.dumps(log)), self._last)
-                self._last = line[SEAL]
+                self._last = line[CHECKSUM]
                 lines.append(json.dumps(line, separators=(",", ":")) + "\n")
             with self._file.open("ab") as file:
                 file.write("".join(lines).encode())
@@ -65,8 +65,8 @@ class _Journal(JournalFileBackend):
             data = file.read(MOST_LOG_BYTES)
         for line in data[: data.rfind(b"\n") + 1].splitlines():
             log = parse(line)
-            seal = log.pop(SEAL, "") if isinstance(log, dict) else ""
-            if not isinstance(log, dict) or ((seal or self._last) and seal != chained(log, self._last)[SEAL]):
+            seal = log.pop(CHECKSUM, "") if isinstance(log, dict) else ""
+            if not isinstance(log, dict) or ((seal or self._last) and seal != chained(log, self._last)[CHECKSUM]):
                 raise ValueError("it was changed since it was written (checksum)")
             self._last = seal
         self._read += data.rfind(b"\n") + 1

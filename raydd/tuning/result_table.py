@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from raydd.io.document import MOST_LOG_BYTES, SEAL, Document, Finite, Whole, digest, validate
+from raydd.io.bounded_file import open_regular
+from raydd.io.document import CHECKSUM, MOST_LOG_BYTES, Document, Finite, Whole, digest, validate
 from raydd.io.files import AnyPath
-from raydd.io.regular_file import open_regular
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -15,7 +15,7 @@ MOST_CELLS = 5_000_000
 
 def with_seal(table: "pa.Table") -> "pa.Table":
     """A table that says the checksum of its rows."""
-    return table.replace_schema_metadata({SEAL: digest(table.to_pylist())})
+    return table.replace_schema_metadata({CHECKSUM: digest(table.to_pylist())})
 
 
 def read_rows(path: AnyPath) -> list[dict[str, Any]]:
@@ -29,7 +29,7 @@ def read_rows(path: AnyPath) -> list[dict[str, Any]]:
         with open_regular(path) as file:
             table = _table(file)
         rows: list[dict[str, Any]] = table.to_pylist()
-        said = (table.schema.metadata or {}).get(SEAL.encode())
+        said = (table.schema.metadata or {}).get(CHECKSUM.encode())
         if {"trial", "state", "accuracy"} <= {*table.column_names}:
             for row in rows:
                 validate(_Row, row)

@@ -8,7 +8,7 @@ from typing import Any
 
 from raydd.config.parsing import Tree, build, flat, merged
 from raydd.config.schema import DistillConfig
-from raydd.data.datasets import placed
+from raydd.data.datasets import absolute_dataset
 from raydd.io.safe_yaml import read_yaml
 from raydd.numerics.rng import generator
 from raydd.plugins import Table
@@ -189,7 +189,7 @@ def with_absolute_paths(space: Space) -> Space:
     """Return the space with absolute paths, because workers run in other folders."""
     paths = {"preset": space.preset, "buffer": space.buffer}
     changed: Tree = {key: str(Path(path).absolute()) for key, path in paths.items() if path and Path(path).exists()}
-    changed["dataset"] = placed(space.dataset)
+    changed["dataset"] = absolute_dataset(space.dataset)
     if isinstance(data := flat(space.set).get("data.dataset"), str):
-        changed["set"] = merged(space.set, {"data": {"dataset": placed(data)}})
+        changed["set"] = merged(space.set, {"data": {"dataset": absolute_dataset(data)}})
     return space.model_copy(update=changed)

@@ -10,14 +10,15 @@ from typing import Any, NamedTuple
 
 import torch
 
-from raydd.buffer.arrow_buffer import expert_path, refresh_manifest
-from raydd.buffer.mirror import is_uri
+from raydd.buffer.arrow_buffer import refresh_manifest
+from raydd.buffer.expert_file import expert_path
 from raydd.config.schema import DistillConfig, ExpertsConfig
 from raydd.data.progress import is_unfinished
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import Workspace, resolve_device
 from raydd.figures.synset_picture import grid, save_png
 from raydd.io.document import Document, Finite, Whole, read_document, write_document
+from raydd.io.filesystem import is_uri
 from raydd.io.memory import keep_memory
 from raydd.run.requirements import memory_use
 from raydd.run.resolve import BufferRequest, resolve

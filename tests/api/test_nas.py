@@ -19,7 +19,7 @@ from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import open_workspace
 from raydd.evaluation.architecture_results import RealRanking, read_real, save_real
 from raydd.evaluation.matrix import Outcome, Scorer
-from raydd.io.document import unsealed
+from raydd.io.document import without_checksum
 from raydd.models.spaces import SPACES, parse
 from raydd.numerics.rng import generator
 from raydd.remote.train_matrix import JobQueue
@@ -115,7 +115,7 @@ def test_a_proxy_like_real_data_agrees_fully_and_a_reversed_one_not_at_all(synse
 def test_every_file_is_written_and_reads_back(synset, pretended, tmp_path, digits):
     found = ranked(synset, SIX, tmp_path / "a" / "b", names=["same"])
     folder = tmp_path / "a" / "b"
-    assert unsealed(json.loads((folder / "nas.json").read_text())) == found
+    assert without_checksum(json.loads((folder / "nas.json").read_text())) == found
     assert (folder / "nas.png").read_bytes().startswith(b"\x89PNG")
     read = read_real(folder / "real.json", list(found["real"]), digits)
     assert (read.accuracy, read.seconds) == (found["real"], found["real_seconds_of"])
@@ -275,7 +275,7 @@ def test_without_real_data_there_is_a_ranking_and_no_figure(synset, pretended, t
     assert (found["real"], found["real_label"], found["real_seconds"], found["real_epochs"]) == (None, None, None, None)
     assert [proxy["agreement"] for proxy in found["proxies"]] == [None, None]
     assert found["proxies"][0]["winner"]["regret"] is None
-    assert unsealed(json.loads((tmp_path / "nas.json").read_text())) == found
+    assert without_checksum(json.loads((tmp_path / "nas.json").read_text())) == found
     assert not (tmp_path / "nas.png").exists()
     assert "real" not in (tmp_path / "ranking.csv").read_text().splitlines()[0]
 
@@ -479,7 +479,7 @@ def test_files_of_something_else_are_not_replaced(name, text, synset, pretended,
 
 def test_a_folder_that_cannot_be_written_is_found_before_the_trainings(synset, pretended, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match=r"file/out cannot be written \(.*\); name another place$"):
+    with pytest.raises(ValueError, match=r"file/out cannot be written \(.*\); name another folder$"):
         ranked(synset, SIX, tmp_path / "file" / "out")
     assert pretended == []
 

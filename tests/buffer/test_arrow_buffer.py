@@ -14,20 +14,12 @@ import pyarrow as pa
 import pytest
 import torch
 
-from raydd.buffer.arrow_buffer import (
-    ArrowBuffer,
-    create_buffer,
-    expert_path,
-    finished,
-    refresh_manifest,
-    verify,
-    write_expert,
-)
+from raydd.buffer.arrow_buffer import ArrowBuffer, create_buffer, finished, refresh_manifest, verify
 from raydd.buffer.describe import describe
-from raydd.buffer.expert_file import ExpertTrajectory
+from raydd.buffer.expert_file import ExpertTrajectory, expert_path, write_expert
 from raydd.buffer.segments import InMemory
 from raydd.buffer.spec import BufferSpec
-from raydd.io.document import sealed
+from raydd.io.document import dump_document
 from raydd.io.files import atomic_path, open_arrow, sweep, write_arrow, write_atomic
 from raydd.numerics.flat import layout_of
 from raydd.numerics.rng import generator
@@ -267,7 +259,7 @@ def test_full_buffers_say_nothing_of_kept_epochs(tmp_path):
     assert b"kept" not in expert_path(tmp_path, 0).read_bytes()
     assert (ArrowBuffer(tmp_path).kept, describe(tmp_path)["kept"]) == (None, None)
     manifest = json.loads(text)
-    path.write_bytes(sealed(manifest | {"spec": manifest["spec"] | {"kept": None}}))
+    path.write_bytes(dump_document(manifest | {"spec": manifest["spec"] | {"kept": None}}))
     assert create_buffer(tmp_path, SPEC) == tmp_path
     assert finished(tmp_path, SPEC) == {0, 1, 2}
 

@@ -8,22 +8,14 @@ from itertools import pairwise
 import pytest
 import torch
 
-from raydd.buffer.arrow_buffer import (
-    ArrowBuffer,
-    create_buffer,
-    expert_path,
-    finished,
-    refresh_manifest,
-    verify,
-    write_expert,
-)
+from raydd.buffer.arrow_buffer import ArrowBuffer, create_buffer, finished, refresh_manifest, verify
 from raydd.buffer.convexified import Convexified, betas, convexify, knots
 from raydd.buffer.describe import describe
-from raydd.buffer.expert_file import ExpertTrajectory
+from raydd.buffer.expert_file import ExpertTrajectory, expert_path, write_expert
 from raydd.buffer.segments import InMemory
 from raydd.buffer.spec import BufferSpec
 from raydd.data.preprocessing import Transform, save_transform
-from raydd.io.document import sealed
+from raydd.io.document import dump_document
 from raydd.models.zoo import build
 from raydd.numerics.flat import layout_of, running_statistics
 from raydd.numerics.rng import generator
@@ -312,7 +304,7 @@ def test_convexify_goes_on_where_it_was_stopped(tmp_path):
     expert_path(folder, 7).write_bytes(whole["expert-00007.arrow"][:100])
     (folder / "preprocessing.arrow").unlink()
     manifest = json.loads(whole["manifest.json"])
-    (folder / "manifest.json").write_bytes(sealed({**manifest, "experts": []}))
+    (folder / "manifest.json").write_bytes(dump_document({**manifest, "experts": []}))
     convexify(tmp_path / "full", folder, (4,))
     (folder / "expert-00007.arrow.bad").unlink()
     assert contents(folder) == whole

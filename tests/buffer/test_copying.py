@@ -59,6 +59,6 @@ def test_a_copy_is_the_buffer_and_again_copies_nothing(source, tmp_path):
 
 def test_a_buffer_is_not_copied_into_itself(small_buffer, tmp_path):
     folder = shutil.copytree(small_buffer, tmp_path / "buffer")
-    with pytest.raises(ValueError, match=r"lies in the buffer that is copied; name another place"):
+    with pytest.raises(ValueError, match=r"lies in the buffer that is copied; name another folder"):
         copy_buffer(folder, folder / "inner")
     assert not (folder / "inner").exists()

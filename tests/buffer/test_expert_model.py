@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from raydd.analysis.expert_networks import expert_network, load_snapshot
-from raydd.buffer.arrow_buffer import ArrowBuffer, create_buffer, refresh_manifest, write_expert
+from raydd.buffer.arrow_buffer import ArrowBuffer, create_buffer, refresh_manifest
 from raydd.buffer.convexified import Convexified, convexify
-from raydd.buffer.expert_file import ExpertTrajectory
+from raydd.buffer.expert_file import ExpertTrajectory, write_expert
 from raydd.buffer.expert_model import expert_model
 from raydd.buffer.segments import InMemory
 from raydd.config.parsing import build

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from raydd.buffer.arrow_buffer import expert_path, finished, verify, write_expert
-from raydd.buffer.expert_file import ExpertTrajectory, step_norms
-from raydd.buffer.expert_writer import Row, Rows, Spool, pieces
+from raydd.buffer.arrow_buffer import finished, verify
+from raydd.buffer.expert_file import ExpertTrajectory, expert_path, step_norms, write_expert
+from raydd.buffer.expert_writer import ExpertWriter, Row, Rows, pieces
 from raydd.buffer.manifest import write_manifest
 from raydd.buffer.spec import BufferSpec
 from raydd.io.files import checksum, drop, open_arrow, write_arrow, writer
@@ -54,7 +54,7 @@ def snapshots(spec, count=8):
 
 def spooled(folder, spec, most=None, index=3):
     rows, columns = Rows(spec, index), snapshots(spec)
-    with Spool(folder, spec, index) as spool:
+    with ExpertWriter(folder, spec, index) as spool:
         for epoch, (theta, buffers, accuracy, loss) in enumerate(zip(*columns, strict=True)):
             row = rows.row(theta.clone(), buffers, epoch, accuracy, loss)
             for piece in pieces(row, most) if most else [row]:
@@ -108,7 +108,7 @@ def one_by_one(count, alive):
 def test_two_snapshots_are_held_at_most(tmp_path, name):
     alive, spec = [], SPECS[name]
     rows = Rows(spec, 0)
-    with Spool(tmp_path, spec, 0) as spool:
+    with ExpertWriter(tmp_path, spec, 0) as spool:
         for snapshot in one_by_one(8, alive):
             spool.add(rows.row(*snapshot))
             del snapshot
@@ -128,7 +128,7 @@ def test_an_expert_that_diverges_is_refused_at_once(tmp_path):
 
 def test_what_is_not_finished_leaves_nothing(tmp_path):
     def stopped():
-        with Spool(tmp_path, PLAIN, 0) as spool:
+        with ExpertWriter(tmp_path, PLAIN, 0) as spool:
             spool.add(Rows(PLAIN, 0).row(torch.zeros(154), torch.zeros(0), 0, 0.1, 0.1))
             assert len([*tmp_path.iterdir()]) == 1
             raise RuntimeError("stop")
@@ -140,7 +140,7 @@ def test_what_is_not_finished_leaves_nothing(tmp_path):
 
 def test_rows_that_are_no_expert_are_refused(tmp_path):
     rows = Rows(PLAIN, 0)
-    with Spool(tmp_path, PLAIN, 0) as spool:
+    with ExpertWriter(tmp_path, PLAIN, 0) as spool:
         for epoch in (0, 2):
             spool.add(rows.row(torch.zeros(154), torch.zeros(0), epoch, 0.1, 0.1))
         with pytest.raises(ValueError, match=r"expert 0 does not fit its buffer: epochs are \[0, 2\]"):
@@ -152,9 +152,9 @@ KILLED = """
 import os, signal, sys
 import torch
 from raydd.buffer.manifest import read_manifest
-from raydd.buffer.expert_writer import Rows, Spool
+from raydd.buffer.expert_writer import Rows, ExpertWriter
 spec = read_manifest(sys.argv[1])[0]
-rows, spool = Rows(spec, 1), Spool(sys.argv[1], spec, 1)
+rows, spool = Rows(spec, 1), ExpertWriter(sys.argv[1], spec, 1)
 for epoch in range(3):
     spool.add(rows.row(torch.zeros(154), torch.zeros(0), epoch, 0.1, 0.1))
 print(os.getpid(), flush=True)
@@ -170,7 +170,7 @@ def test_a_killed_process_leaves_what_is_swept_and_is_no_expert(tmp_path):
     assert done.returncode == -signal.SIGKILL, done.stderr
     (left,) = tmp_path.glob("*.tmp")
     assert left.name.startswith(f"expert-00001.arrow.{writer().split('.')[0]}.{int(done.stdout)}.")
-    with Spool(tmp_path, PLAIN, 2):
+    with ExpertWriter(tmp_path, PLAIN, 2):
         drop(tmp_path, writer() + "0")  # another process's
         assert len([*tmp_path.glob("*.tmp")]) == 2
         assert finished(tmp_path, PLAIN) == {3}
@@ -209,6 +209,6 @@ def test_no_message_is_held_once_its_values_are_taken(tmp_path):
         return message[:].reshape(values.shape)
 
     names = ("norm", "theta", "buffers", "rounding")
-    with Spool(tmp_path, spec, 0) as spool:
+    with ExpertWriter(tmp_path, spec, 0) as spool:
         spool.add(row._replace(**{name: came(getattr(row, name)) for name in names}))
         assert [message() is None for message in messages] == [True] * 4

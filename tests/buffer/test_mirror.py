@@ -7,23 +7,24 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.request
 from pathlib import Path
 
+import boto3
 import pytest
 import torch
 
 import raydd
 from raydd.buffer import mirror as store
-from raydd.buffer.arrow_buffer import ArrowBuffer, create_buffer, expert_path, refresh_manifest, verify, write_expert
-from raydd.buffer.expert_file import ExpertTrajectory
+from raydd.buffer.arrow_buffer import ArrowBuffer, create_buffer, refresh_manifest, verify
+from raydd.buffer.expert_file import ExpertTrajectory, expert_path, write_expert
 from raydd.buffer.manifest import read_manifest
-from raydd.buffer.mirror import copy_buffer, fetch, is_uri, local_folder, mirror, open_store, shown, written_folder
+from raydd.buffer.mirror import copy_buffer, fetch, local_folder, mirror, written_folder
 from raydd.buffer.spec import BufferSpec
 from raydd.cli import run
 from raydd.data.preprocessing import Transform, save_transform
 from raydd.io import filesystem as places
 from raydd.io.files import open_arrow
+from raydd.io.filesystem import is_uri, open_store, public_uri
 from raydd.numerics.flat import layout_of
 from raydd.numerics.rng import generator
 from raydd.tuning.space_files import make_space
@@ -85,13 +86,13 @@ def node(tmp_path, monkeypatch):
 @pytest.fixture
 def gets(monkeypatch):
     """The names of the files that are fetched, as they are."""
-    names, get = [], store.Store.get
+    names, get = [], places.Store.get
 
     def noted(self, name, local):
         names.append(name)
         return get(self, name, local)
 
-    monkeypatch.setattr(store.Store, "get", noted)
+    monkeypatch.setattr(places.Store, "get", noted)
     return names
 
 
@@ -124,8 +125,12 @@ def there(uri):
     if uri.startswith("file:"):
         return contents(head.removeprefix("file://"))
     address = query.partition("=")[2].partition("&")[0]
-    root = f"{address}/{head.rpartition('@')[2]}"
-    return {name: urllib.request.urlopen(f"{root}/{name}").read() for name in open_store(uri).names()}
+    bucket, _, folder = head.rpartition("@")[2].partition("/")
+    client = boto3.client("s3", "us-east-1", endpoint_url=address, aws_access_key_id="a", aws_secret_access_key="b")
+    found = client.list_objects_v2(Bucket=bucket, Prefix=f"{folder}/").get("Contents", [])
+    names = [entry["Key"].removeprefix(f"{folder}/") for entry in found]
+    files = [name for name in names if name and "/" not in name]  # pyarrow marks a folder by an empty object
+    return {name: client.get_object(Bucket=bucket, Key=f"{folder}/{name}")["Body"].read() for name in files}
 
 
 def refusal(kind, act, *words):
@@ -220,6 +225,35 @@ def test_a_put_that_fails_halfway_leaves_what_was_there(place, tmp_path, monkeyp
     assert there(place) == {"old": b"whole", "new": local.read_bytes()}
 
 
+def test_a_file_that_s3_cannot_copy_is_written_in_place_and_removed_if_it_fails(place, tmp_path, monkeypatch):
+    target, local = open_store(place), tmp_path / "local"
+    local.write_bytes(os.urandom(100))
+    monkeypatch.setattr(places, "MOST_COPIED", 50)
+    target.put(local, "large")
+    assert there(place) == {"large": local.read_bytes()}
+
+    def fail():
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(places, "CHUNK", 40)
+    monkeypatch.setattr(places, "open", lambda path, mode: Failing(path, fail), raising=False)
+    with pytest.raises(OSError, match="the disk is gone"):
+        target.put(local, "other")
+    assert there(place) == {"large": local.read_bytes()}
+
+
+def test_temporary_objects_of_dead_writers_are_removed_after_a_day(place, tmp_path, monkeypatch):
+    target, local = open_store(place), tmp_path / "local"
+    local.write_bytes(b"data")
+    for name in ("name", "name.host.1.abcd.tmp"):
+        target.put(local, name)
+    target.sweep()
+    assert sorted(there(place)) == ["name", "name.host.1.abcd.tmp"]
+    monkeypatch.setattr(places, "STALE_SECONDS", -3600)
+    target.sweep()
+    assert sorted(there(place)) == ["name"]
+
+
 ENDING = """
 import contextlib, os, signal, sys
 from raydd.io import filesystem as places
@@ -263,14 +297,14 @@ def test_a_fetch_brings_what_is_missing_and_no_more(place, tmp_path, gets):
     folder = fetch(place, tell=told.append)
     assert (
         told.pop()
-        == f"{shown(place)}: fetched 5 files, {sum(map(len, contents(full).values())):,} bytes, into {folder}"
+        == f"{public_uri(place)}: fetched 5 files, {sum(map(len, contents(full).values())):,} bytes, into {folder}"
     )
     assert contents(folder) == contents(full)
     assert sorted(gets) == ["expert-00000.arrow", "expert-00001.arrow", "expert-00002.arrow", "preprocessing.arrow"]
     gets.clear()
     assert fetch(place, tell=told.append) == folder == mirror(place)
     assert gets == []
-    assert told == [f"{shown(place)}: nothing new to fetch into {folder}"]
+    assert told == [f"{public_uri(place)}: nothing new to fetch into {folder}"]
     expert_path(folder, 1).unlink()
     expert_path(folder, 2).write_bytes(b"cut")
     fetch(place, ["expert-00002.arrow"])
@@ -324,7 +358,7 @@ def test_what_is_gone_there_is_removed_here(place, tmp_path):
         found.delete(name)
     fetch(place)
     assert contents(folder) == {}
-    refusal(ValueError, lambda: local_folder(place), shown(place), "raydd experts --out")
+    refusal(ValueError, lambda: local_folder(place), public_uri(place), "raydd experts --out")
     copy_buffer(full, place)
     fetch(place)
     other = make(tmp_path / "other", experts=(7,), spec=dataclasses.replace(SPEC, seed=4))
@@ -350,7 +384,7 @@ def test_an_expert_that_was_not_sent_yet_is_kept_and_not_read(place, tmp_path):
 def test_an_interrupted_fetch_leaves_no_half_file_and_goes_on(place, tmp_path, monkeypatch, gets, streams):
     full = make(tmp_path / "full", experts=range(12))
     copy_buffer(full, place)
-    chunks, handed = store.Store._chunks, []
+    chunks, handed = places.Store._chunks, []
 
     def failing(self, name):
         for data in chunks(self, name):
@@ -364,7 +398,7 @@ def test_an_interrupted_fetch_leaves_no_half_file_and_goes_on(place, tmp_path, m
 
     with monkeypatch.context() as patch:
         patch.setattr(store, "STREAMS", streams)
-        patch.setattr(store.Store, "_chunks", failing)
+        patch.setattr(places.Store, "_chunks", failing)
         with pytest.raises(KeyboardInterrupt):
             fetch(place)
     assert handed[0] == "manifest.json"
@@ -378,10 +412,11 @@ def test_an_interrupted_fetch_leaves_no_half_file_and_goes_on(place, tmp_path, m
 FETCHING = """
 import os, sys, time
 from raydd.buffer import mirror as store
+from raydd.io import filesystem as places
 
-store.local_folder("runs/x"), store.is_uri("s3://b"), store.mirror("s3://b/x"), store.open_store("s3://b/x")
+store.local_folder("runs/x"), places.is_uri("s3://b"), store.mirror("s3://b/x"), places.open_store("s3://b/x")
 loaded = sorted({"pyarrow.fs", "boto3", "ray"} & set(sys.modules))
-get, store.STREAMS = store.Store.get, 1
+get, store.STREAMS = places.Store.get, 1
 
 def slow(self, name, local):
     time.sleep(0.2)
@@ -395,10 +430,10 @@ def dying(self, name):
 def fetching(dies):
     if process := os.fork():
         return process
-    chunks = store.Store._chunks
-    store.Store.get = slow
+    chunks = places.Store._chunks
+    places.Store.get = slow
     if dies:
-        store.Store._chunks = lambda self, name: dying(self, name) if "00001" in name else chunks(self, name)
+        places.Store._chunks = lambda self, name: dying(self, name) if "00001" in name else chunks(self, name)
     store.fetch(sys.argv[1], tell=lambda line: os.write(1, f"{line}\\n".encode()))
     os._exit(0)
 
@@ -419,7 +454,7 @@ def test_processes_of_a_node_fetch_once_and_a_killed_one_is_replaced(place, tmp_
     assert ends == "[] [9, 0, 0]", errors
     rest = sum(len(data) for name, data in contents(full).items() if name != "expert-00000.arrow")
     done = [f"fetched 4 files, {rest:,} bytes, into", "nothing new to fetch into"]
-    assert told == [f"{shown(place)}: {words} {mirror(place)}" for words in done]
+    assert told == [f"{public_uri(place)}: {words} {mirror(place)}" for words in done]
     assert contents(mirror(place)) == contents(full)
     assert verify(mirror(place)) == []
 
@@ -485,19 +520,19 @@ def test_a_store_pickles_as_its_uri_and_shows_no_secret(s3):
     again = pickle.loads(pickle.dumps(found))
     assert again == found
     assert again.names() == {}
-    assert f"{found!r} {found}" == f"Store({shown(uri)!r}) Store({shown(uri)!r})"
+    assert f"{found!r} {found}" == f"Store({public_uri(uri)!r}) Store({public_uri(uri)!r})"
     assert SECRET not in repr(found)
     bare = uri.replace(uri[5 : uri.index("@") + 1], "")
     assert bare.startswith("s3://bucket/a/?")
     assert mirror(uri) == mirror(bare) == mirror(bare.replace("a/?", "a?"))
     assert mirror(uri) != mirror(bare.replace("/a/", "/b/"))
-    assert shown("runs/a?b@c") == "runs/a?b@c"
-    assert shown("hdfs://user:s3cret@host:8020/a@b") == "hdfs://host:8020/a@b"
-    assert shown("s3://b/x?endpoint_override=http://u:s3cret@host:9") == "s3://b/x?endpoint_override=host:9"
+    assert public_uri("runs/a?b@c") == "runs/a?b@c"
+    assert public_uri("hdfs://user:s3cret@host:8020/a@b") == "hdfs://host:8020/a@b"
+    assert public_uri("s3://b/x?endpoint_override=http://u:s3cret@host:9") == "s3://b/x?endpoint_override=host:9"
 
 
 def test_a_copy_goes_on_where_it_was_stopped(place, tmp_path, monkeypatch):
-    full, put, sent = make(tmp_path / "full"), store.Store.put, []
+    full, put, sent = make(tmp_path / "full"), places.Store.put, []
 
     def failing(self, local, name):
         if len(sent) == 3:
@@ -506,13 +541,13 @@ def test_a_copy_goes_on_where_it_was_stopped(place, tmp_path, monkeypatch):
         put(self, local, name)
 
     with monkeypatch.context() as patch:
-        patch.setattr(store.Store, "put", failing)
+        patch.setattr(places.Store, "put", failing)
         with pytest.raises(KeyboardInterrupt):
             copy_buffer(full, place)
     assert sent == ["manifest.json", "expert-00000.arrow", "expert-00001.arrow"]
     assert json.loads(there(place)["manifest.json"])["experts"] == []
     other = make(tmp_path / "other", spec=dataclasses.replace(SPEC, seed=4))
-    refusal(ValueError, lambda: copy_buffer(other, place), shown(place), "seed", "name another place")
+    refusal(ValueError, lambda: copy_buffer(other, place), public_uri(place), "seed", "name another folder")
     copied = copy_buffer(full, place)
     assert list(copied) == ["expert-00002.arrow", "preprocessing.arrow"]
     assert there(place) == contents(full)
@@ -627,10 +662,10 @@ def test_a_run_on_an_uri_is_the_run_on_its_folder(
     assert there(place.replace("?", "-short?")) == contents(tmp_path / "short")
     assert run(["evaluate", str(small_synset), "--buffer", place, "--nets", "NoSuch"]) == 2
     captured = capsys.readouterr()
-    assert f"{shown(place)}: fetched 4 files" in captured.err
+    assert f"{public_uri(place)}: fetched 4 files" in captured.err
     assert f"{mirror(place)}: its experts choose" in captured.err
-    assert f"{shown(place)}: whole" in captured.out
-    assert f"{shown(place)}: copied 3 files" in captured.out
+    assert f"{public_uri(place)}: whole" in captured.out
+    assert f"{public_uri(place)}: copied 3 files" in captured.out
     assert SECRET not in captured.out + captured.err
     assert [secrets_in(folder) for folder in (tmp_path, mirror(place))] == [[], []]
 
@@ -695,8 +730,8 @@ def test_a_search_on_an_uri_writes_its_secret_nowhere(place, small_buffer, tmp_p
     copy_buffer(small_buffer, place)
     results = raydd.tune(small_space(), tmp_path / "search", buffer=place, max_concurrent=2, evaluation=None)
     assert [trial.state for trial in results.trials] == ["complete"] * 2
-    assert results.space.buffer == shown(place)
-    assert f"--buffer {shown(place)}" in (tmp_path / "search" / "best.yaml").read_text()
+    assert results.space.buffer == public_uri(place)
+    assert f"--buffer {public_uri(place)}" in (tmp_path / "search" / "best.yaml").read_text()
     assert secrets_in(tmp_path) == []
 
 

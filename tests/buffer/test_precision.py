@@ -8,18 +8,10 @@ import pyarrow as pa
 import pytest
 import torch
 
-from raydd.buffer.arrow_buffer import (
-    ArrowBuffer,
-    create_buffer,
-    expert_path,
-    finished,
-    refresh_manifest,
-    verify,
-    write_expert,
-)
+from raydd.buffer.arrow_buffer import ArrowBuffer, create_buffer, finished, refresh_manifest, verify
 from raydd.buffer.convexified import convexify
 from raydd.buffer.describe import describe
-from raydd.buffer.expert_file import ExpertTrajectory, step_norms
+from raydd.buffer.expert_file import ExpertTrajectory, expert_path, step_norms, write_expert
 from raydd.buffer.precision import STORAGES, narrowed
 from raydd.buffer.spec import BufferSpec
 from raydd.numerics.flat import layout_of

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from raydd.buffer.arrow_buffer import ArrowBuffer, expert_path, verify
-from raydd.buffer.describe import describe, describe_place
+from raydd.buffer.arrow_buffer import ArrowBuffer, verify
+from raydd.buffer.describe import describe, describe_location
+from raydd.buffer.expert_file import expert_path
 from raydd.buffer.manifest import read_manifest
-from raydd.buffer.mirror import Store, fetch, local_folder, mirror, open_store, shown
+from raydd.buffer.mirror import fetch, local_folder, mirror
 from raydd.config.schema import DataConfig, ExpertConfig
 from raydd.data.preprocessing import load_transform
+from raydd.io.filesystem import Store, open_store, public_uri
 from raydd.training.expert_worker import Given, Job, Part, Trainer, outlet_of, prepare
 
 FILES = ["expert-00000.arrow", "expert-00001.arrow", "manifest.json", "preprocessing.arrow"]
@@ -96,7 +98,7 @@ def test_more_experts_are_trained_into_a_buffer_that_has_some(place, at):
     assert sorted(outlet.entries) == [0, 1]
     with pytest.raises(ValueError, match=r"holds another buffer: recipe\.lr is 0\.01 instead of 0.5") as caught:
         begin(place, lr=0.5)
-    assert str(caught.value).startswith(shown(place))
+    assert str(caught.value).startswith(public_uri(place))
     assert "s3cret" not in str(caught.value)
     assert names(place) == FILES
 
@@ -123,7 +125,7 @@ def test_an_expert_that_could_not_be_sent_is_sent_by_the_next_run(place, at, mon
     outlet, job, _ = begin(place)
 
     def fail(self, local, name):
-        raise OSError(f"{self.shown} cannot be written")
+        raise OSError(f"{self.public_uri} cannot be written")
 
     with monkeypatch.context() as patch:
         patch.setattr("raydd.io.filesystem.Store.put", fail)
@@ -170,19 +172,19 @@ def test_what_is_said_of_a_buffer_needs_no_expert(place, at, small_buffer):
     for index in (0, 1):
         outlet.add(train(job, place, index).entry)
     shutil.rmtree(mirror(place))
-    found, whole = describe_place(place), describe(small_buffer)
+    found, whole = describe_location(place), describe(small_buffer)
     assert {path.name for path in mirror(place).iterdir()} == {"manifest.json"}
     for name in ("dataset", "fingerprint", "network", "recipe", "seed", "storage", "experts", "bytes"):
         assert found[name] == whole[name]
     assert found["accuracy"]["last"] == pytest.approx(whole["accuracy"]["last"])
-    assert describe_place(small_buffer) == whole
+    assert describe_location(small_buffer) == whole
 
 
 def test_a_file_uri_is_a_folder(tmp_path):
     assert outlet_of((tmp_path / "a").as_uri()) == (tmp_path / "a", None)
     assert outlet_of(tmp_path / "a") == (tmp_path / "a", None)
     assert outlet_of("a") == (Path.cwd() / "a", None)
-    with pytest.raises(ValueError, match="is no place for a buffer"):
+    with pytest.raises(ValueError, match="is not a location for a buffer"):
         outlet_of("ftp://host/a")
 
 
@@ -193,7 +195,7 @@ def test_a_store_that_fails_for_a_while_ends_no_run(place, at, monkeypatch):
     def failing(self, local, name):
         if failed.count(name) < 2:
             failed.append(name)
-            raise OSError(f"{self.shown} cannot be written")
+            raise OSError(f"{self.public_uri} cannot be written")
         put(self, local, name)
 
     monkeypatch.setattr("raydd.io.filesystem.Store.put", failing)
@@ -235,7 +237,7 @@ def test_two_runs_into_one_place_keep_each_others_experts(place, at):
     _, experts, outlet = runs[2]
     with pytest.raises(ValueError, match=r"holds another buffer: recipe\.lr is 0\.01 instead of 0.5") as caught:
         prepare(Job(DataConfig(), experts, 0, outlet.folder, "cpu"), outlet)
-    assert str(caught.value).startswith(shown(place))
+    assert str(caught.value).startswith(public_uri(place))
     at("driver")
     assert verify(local_folder(place)) == []
 
@@ -251,7 +253,7 @@ def test_a_buffer_that_lost_its_preprocessing_gets_it_again(place, at):
 
 def test_who_may_not_write_is_told_so_at_once(place, at, monkeypatch):
     def refuse(self, local, name):
-        raise OSError(f"{self.shown} cannot be written")
+        raise OSError(f"{self.public_uri} cannot be written")
 
     waited = []
     monkeypatch.setattr("raydd.io.filesystem.Store.put", refuse)

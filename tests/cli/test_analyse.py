@@ -11,16 +11,16 @@ from torch import nn
 
 from raydd.analysis.document import default_out
 from raydd.analysis.landscape import accuracy_at
-from raydd.buffer.arrow_buffer import ArrowBuffer, create_buffer, refresh_manifest, write_expert
+from raydd.buffer.arrow_buffer import ArrowBuffer, create_buffer, refresh_manifest
 from raydd.buffer.convexified import Convexified, convexify
-from raydd.buffer.expert_file import ExpertTrajectory
+from raydd.buffer.expert_file import ExpertTrajectory, write_expert
 from raydd.buffer.spec import BufferSpec
 from raydd.cli import run
 from raydd.cli.analyse import app
 from raydd.config.schema import DataConfig
 from raydd.data.preprocessing import Transform, save_transform
 from raydd.data.workspace import open_workspace
-from raydd.io.document import unsealed
+from raydd.io.document import without_checksum
 from raydd.numerics.flat import FlatModel, flatten, layout_of
 
 NAN = float("nan")
@@ -70,7 +70,7 @@ def document(capfd, *arguments):
     assert out.count("\n") == 1
     found = json.loads(out)
     outputs = found.pop("outputs")
-    assert unsealed(json.loads(Path(outputs["numbers"]).read_text())) == found
+    assert without_checksum(json.loads(Path(outputs["numbers"]).read_text())) == found
     with Image.open(outputs["figure"]) as picture:
         assert min(picture.size) > 300
     assert Path(outputs["figure"]).stat().st_size > 5000

@@ -17,7 +17,7 @@ from raydd.config.schema import DataConfig
 from raydd.data.preprocessing import fit_transform
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import open_workspace
-from raydd.io.document import unsealed
+from raydd.io.document import without_checksum
 from raydd.numerics.flat import FlatModel
 from raydd.numerics.formation import Formation
 
@@ -44,7 +44,7 @@ def document(capfd, *arguments):
     out = capfd.readouterr().out
     found = json.loads(out)
     outputs = found.pop("outputs")
-    assert unsealed(json.loads(Path(outputs["numbers"]).read_text())) == found
+    assert without_checksum(json.loads(Path(outputs["numbers"]).read_text())) == found
     with Image.open(outputs["figure"]) as picture:
         assert min(picture.size) > 300
     assert found["analysis"] == arguments[1]

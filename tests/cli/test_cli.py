@@ -174,8 +174,8 @@ def test_an_unfinished_run_says_how_far_it_is_and_can_be_made_a_set(tmp_path, ca
         assert run([verb, str(tmp_path / "run"), *more]) == 2
         line = capfd.readouterr().err
         assert line == (
-            f"raydd: {tmp_path / 'run'} is unfinished, at step 2 of 6: go on with its command and --resume, or make a "
-            f"set of it as it stands: raydd finish {tmp_path / 'run'}\n"
+            f"raydd: {tmp_path / 'run'} is unfinished, at step 2 of 6: continue it by its command and --resume, "
+            f"or make a set of its present state: raydd finish {tmp_path / 'run'}\n"
         )
     finish = ["finish", str(tmp_path / "run"), "--buffer", str(small_buffer)]
     made = document(capfd, *finish)

@@ -9,7 +9,7 @@ import pytest
 import raydd.evaluation.result_cache
 from raydd.cli import run
 from raydd.evaluation.matrix import Outcome
-from raydd.io.document import unsealed
+from raydd.io.document import without_checksum
 from raydd.models.spaces import SPACES, sample
 from raydd.numerics.rng import generator
 
@@ -68,7 +68,7 @@ def test_flags_reach_the_trainings_and_the_document(capfd, small_synset, asked, 
     assert sorted(found["outputs"]) == ["nas.json", "nas.png", "ranking.csv", "real.json"]
     assert all(Path(path).stat().st_size for path in found["outputs"].values())
     outputs = found.pop("outputs")
-    assert unsealed(json.loads(Path(outputs["nas.json"]).read_text())) == found
+    assert without_checksum(json.loads(Path(outputs["nas.json"]).read_text())) == found
 
 
 def test_the_table_and_the_winners_are_shown(capfd, small_synset, asked, tmp_path, monkeypatch):

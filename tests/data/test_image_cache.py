@@ -11,7 +11,7 @@ import pytest
 
 from raydd.data import image_cache as cache_module
 from raydd.data.datasets import load_dataset
-from raydd.io.document import sealed
+from raydd.io.document import dump_document
 
 
 def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +95,7 @@ def test_the_loser_of_a_race_uses_the_winners_copy(tmp_path: Path, monkeypatch: 
     (winner,) = (tmp_path / "winner" / "datasets").iterdir()
     target = tmp_path / "loser" / "datasets" / winner.name
     about = json.loads((winner / "dataset.json").read_text())
-    (winner / "dataset.json").write_bytes(sealed(about | {"note": "the winner's"}))
+    (winner / "dataset.json").write_bytes(dump_document(about | {"note": "the winner's"}))
     monkeypatch.setattr(cache_module, "_check_alike", lambda unfinished: shutil.copytree(winner, target))
     assert load_dataset("digits", cache=tmp_path / "loser").note == "the winner's"
     assert list(target.parent.iterdir()) == [target]

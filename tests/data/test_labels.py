@@ -21,10 +21,11 @@ from PIL import Image
 from raydd.config.parsing import build
 from raydd.config.schema import DistillConfig
 from raydd.data.datasets import Dataset, load_dataset
-from raydd.data.labels import column, numbered
+from raydd.data.labels import column, number_labels
+from raydd.data.parquet_reader import class_names
 from raydd.data.preprocessing import fit_transform
 from raydd.interop.parquet import read_parquet
-from raydd.io.bounds import check_declared, read_json
+from raydd.io.bounded_file import check_declared
 from raydd.methods import complete
 from raydd.run.resolve import check_run
 
@@ -126,9 +127,9 @@ def test_a_huge_label_takes_no_memory() -> None:
     labels = column(np.array([0, 1, 2, 10**8]), "y")
     tracemalloc.start()
     with pytest.raises(ValueError, match="y has the label 100000000 and 4 images"):
-        numbered(labels, None)
+        number_labels(labels, None)
     with pytest.raises(ValueError, match=r"y has no image of class 3"):
-        numbered(column(np.array([0, 1, 2]), "y"), None, [str(label) for label in range(1000)])
+        number_labels(column(np.array([0, 1, 2]), "y"), None, [str(label) for label in range(1000)])
     assert tracemalloc.get_traced_memory()[1] < 1 << 20
     tracemalloc.stop()
 
@@ -141,8 +142,8 @@ def test_deep_metadata_are_one_line(tmp_path: Path) -> None:
         load(root)
     with pytest.raises(ValueError, match=r"its Hugging Face metadata .*nested more than 64 deep"):
         read_parquet(root, ("0", "1"))
-    with pytest.raises(ValueError, match=r"x.json is no JSON \(Expecting"):
-        read_json("{", "x.json")
+    with pytest.raises(ValueError, match=r"x.parquet: its Hugging Face metadata is no JSON \(Expecting"):
+        class_names(pa.schema([]).with_metadata({"huggingface": "{"}), "x.parquet")
 
 
 def test_words_of_numbers_that_are_no_characters_are_refused(tmp_path: Path) -> None:

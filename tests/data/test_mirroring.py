@@ -16,7 +16,7 @@ from raydd.buffer.manifest import read_manifest, write_manifest
 from raydd.config.parsing import build
 from raydd.config.schema import DataConfig, DistillConfig, EvaluateConfig, ExpertConfig, ExpertsConfig
 from raydd.data.datasets import DATASETS, load_dataset
-from raydd.data.mirroring import flips, mirrors, recorded, run_mirrors
+from raydd.data.mirroring import distillation_mirrors, flips, mirrors, stored_settings
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import open_workspace
 from raydd.evaluation.matrix import Job as Training, Scorer
@@ -164,8 +164,8 @@ def test_every_family_asks_the_same_setting(letters, method, buffer, tmp_path):
     for flip in (None, True):
         layer = {"method": method, "data": {"flip": flip}, "statistic": {"strategy": "flip_crop"}}
         config = settings(letters, layer if method != "mtt" else {"method": method, "data": {"flip": flip}})
-        assert run_mirrors(complete(config)) is bool(flip)
-    assert not run_mirrors(settings(letters, {"data": {"flip": True, "augment": "none"}}))
+        assert distillation_mirrors(complete(config)) is bool(flip)
+    assert not distillation_mirrors(settings(letters, {"data": {"flip": True, "augment": "none"}}))
 
 
 def test_a_buffer_keeps_what_its_experts_saw(letters, buffer, mirrored):
@@ -274,10 +274,14 @@ def test_it_is_said_once_where_images_are_mirrored(letters, tmp_path, capsys):
 
 
 def test_files_without_the_field_were_made_by_versions_without_it():
-    assert recorded({"dataset": "runes", "augment": "dsa"}) == {"flip": True, "dataset": "runes", "augment": "dsa"}
-    assert recorded({"dataset": "runes", "flip": None}) == {"dataset": "runes", "flip": None}
-    assert [name for name in DATASETS if recorded({"dataset": name})["flip"]] == [
+    assert stored_settings({"dataset": "runes", "augment": "dsa"}) == {
+        "flip": True,
+        "dataset": "runes",
+        "augment": "dsa",
+    }
+    assert stored_settings({"dataset": "runes", "flip": None}) == {"dataset": "runes", "flip": None}
+    assert [name for name in DATASETS if stored_settings({"dataset": name})["flip"]] == [
         name for name in DATASETS if name in SAFE
     ]
-    assert Path(recorded({"dataset": "a/digits"})["dataset"]).name == "digits"
-    assert recorded({"dataset": "a/digits"})["flip"]
+    assert Path(stored_settings({"dataset": "a/digits"})["dataset"]).name == "digits"
+    assert stored_settings({"dataset": "a/digits"})["flip"]

@@ -337,7 +337,7 @@ def test_all_unreadable_images_are_counted_in_one_message(tmp_path: Path) -> Non
 def test_a_pipe_among_the_images_does_not_hang(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "set", ramp)
     os.mkfifo(root / "train" / "a" / "pipe.png")
-    with pytest.raises(ValueError, match=r"pipe.png is not a readable image \(not a file\)"):
+    with pytest.raises(ValueError, match=r"pipe.png is not a readable image \(not a regular file\)"):
         load(root)
 
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch.func import functional_call
 
-from raydd.buffer.arrow_buffer import ArrowBuffer, expert_path, refresh_manifest, write_expert
-from raydd.buffer.expert_file import ExpertTrajectory
+from raydd.buffer.arrow_buffer import ArrowBuffer, refresh_manifest
+from raydd.buffer.expert_file import ExpertTrajectory, expert_path, write_expert
 from raydd.config.parsing import build
 from raydd.config.schema import DistillConfig
 from raydd.data.preprocessing import Transform

@@ -28,7 +28,7 @@ from raydd.config.presets import expand_preset
 from raydd.config.schema import DistillConfig, EvaluateConfig, ExpertsConfig
 from raydd.data.datasets import DATASETS
 from raydd.evaluation.protocols import PROTOCOLS
-from raydd.interop.layouts import known
+from raydd.interop.layouts import layout_row
 from raydd.methods import METHODS
 from raydd.models.spaces import SPACES
 from raydd.models.zoo import NETWORKS, find
@@ -276,7 +276,7 @@ CHECKS = {  # by parameter: raises ValueError or KeyError where there is no such
     "method": METHODS.__getitem__,
     "network": find,
     "nets": lambda text: [find(name) for name in text.split(",")],
-    "format": known,
+    "format": layout_row,
     "baselines": lambda text: [CORESETS[name] for name in text.split(",") if name != "none"],
 }
 NAMED = {"dataset": DATASETS.__getitem__, "protocol": PROTOCOLS.__getitem__}  # or a path
@@ -388,17 +388,17 @@ def test_ray_knows_its_flags(command) -> None:
     assert entry.make_context(name, rest, parent=context).params
 
 
-def scored_here(matrix, num_workers, show, known, keep):
+def scored_here(matrix, num_workers, show, layout_row, keep):
     """All trainings of a matrix, without Ray but with its board."""
     from raydd.evaluation.matrix import Scorer
     from raydd.remote.train_matrix import JobQueue
 
-    board, scorer = JobQueue([job for job in matrix.jobs() if job not in known], matrix.rungs), Scorer(matrix)
+    board, scorer = JobQueue([job for job in matrix.jobs() if job not in layout_row], matrix.rungs), Scorer(matrix)
     while (job := board.take("here")) is not None:
         outcome = scorer.score(job, lambda epoch, value, job=job: board.keep_training(job, epoch, value))
         board.put("here", job, outcome)
         keep(job, outcome)
-    return {**known, **dict(board.results())}
+    return {**layout_row, **dict(board.results())}
 
 
 def trained_here(job, missing, num_workers, **options):

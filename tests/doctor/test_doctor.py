@@ -16,10 +16,10 @@ from types import SimpleNamespace
 import pytest
 from packaging.requirements import Requirement
 
-from raydd.data.image_cache import default_cache
 from raydd.doctor import LOOKS, examine, machine, packages, versions
 from raydd.doctor.findings import Finding, attempt
 from raydd.doctor.probe import PARTS, Probe
+from raydd.io.paths import default_cache
 
 PACKAGES = Path(str(metadata.distribution("torch").locate_file("")))
 NMS = "operator torchvision::nms does not exist"
@@ -231,9 +231,9 @@ def test_a_folder_that_takes_no_files_is_a_fault(tmp_path, monkeypatch):
 def test_the_cache_is_the_one_that_is_used(tmp_path, monkeypatch):
     for value in ("", str(tmp_path), "~/elsewhere"):
         monkeypatch.setenv("RAYDD_CACHE", value)
-        assert machine.cache_folder() == default_cache()
+        assert str(default_cache()) in machine.cache()[0].found
     monkeypatch.delenv("RAYDD_CACHE")
-    assert machine.cache_folder() == default_cache()
+    assert str(default_cache()) in machine.cache()[0].found
 
 
 def test_the_cache_is_measured(tmp_path, monkeypatch):
@@ -251,7 +251,7 @@ def container(folder, monkeypatch, **values):
     """A control group's files, as a container has them."""
     for name, value in values.items():
         (folder / name.replace("_", ".")).write_text(value)
-    monkeypatch.setattr(machine, "CGROUP", folder)
+    monkeypatch.setattr("raydd.io.memory.CGROUP", folder)
 
 
 def test_a_container_with_less_time_than_processors_is_a_warning(tmp_path, monkeypatch):
@@ -275,7 +275,7 @@ def test_a_containers_memory_is_what_counts(held, state, ray, tmp_path, monkeypa
         "memory_stat": "anon 1\ninactive_file 1000000\n",
     }
     container(tmp_path, monkeypatch, **files)
-    free, total = machine.free_memory()
+    free, total = machine.system_memory()
     assert (free, total) == (4_000_000_000 - int(held) + 1_000_000, 4_000_000_000)
     assert machine.memory()[0].state == state
     assert (machine.local_ray()[0].state == "fault") == (ray == "fault")
@@ -284,7 +284,7 @@ def test_a_containers_memory_is_what_counts(held, state, ray, tmp_path, monkeypa
 
 def test_little_shared_memory_makes_a_local_ray_slow(small_disk, monkeypatch):
     monkeypatch.setattr(machine, "SHM", small_disk)
-    monkeypatch.setattr(machine, "free_memory", lambda: (8e9, 16e9))
+    monkeypatch.setattr(machine, "system_memory", lambda: (8e9, 16e9))
     (found,) = machine.local_ray()
     assert (found.state, "--shm-size" in found.remedy) == ("warning", True)
     assert "an object store of 2.4 GB" in found.found

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from raydd.buffer.arrow_buffer import ArrowBuffer, expert_path, verify
+from raydd.buffer.arrow_buffer import ArrowBuffer, verify
+from raydd.buffer.expert_file import expert_path
 from raydd.buffer.manifest import read_manifest
-from raydd.buffer.mirror import open_store
 from raydd.cli import run
 from raydd.config.parsing import build as settle
 from raydd.config.schema import DistillConfig
@@ -23,6 +23,7 @@ from raydd.interop.expert_files import find_experts, load_mapped
 from raydd.interop.expert_import import import_experts
 from raydd.interop.expert_layers import Target, by_layer
 from raydd.io.console import Screen
+from raydd.io.filesystem import open_store
 from raydd.models.zoo import build
 from raydd.numerics.flat import split
 from raydd.numerics.rng import generator

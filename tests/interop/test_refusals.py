@@ -15,7 +15,7 @@ from raydd.data.preprocessing import fit_transform
 from raydd.data.synset import SyntheticSet
 from raydd.interop.reading import read_synset
 from raydd.interop.writing import write_synset
-from raydd.io.document import sealed
+from raydd.io.document import dump_document
 from raydd.numerics.formation import Formation
 
 DIGITS = DataConfig(dataset="digits")
@@ -216,15 +216,15 @@ def test_classes_by_position_need_equal_shares(synset, tmp_path):
 
 
 @pytest.mark.parametrize("value", [torch.nan, -0.5, 0.0, torch.inf])
-def test_step_sizes_that_are_none(value, synset, soft, tmp_path):
+def test_learning_rates_that_are_none(value, synset, soft, tmp_path):
     write_synset(soft, tmp_path / "datm", "datm")
     torch.save(torch.tensor(value), tmp_path / "datm" / "lr_best.pt")
-    refused(tmp_path / "datm", "step size", "--lr")
-    refused(mtt(tmp_path / "mtt", synset.images, synset.labels), "step size", lr=float(value))
+    refused(tmp_path / "datm", "learning rate", "--lr")
+    refused(mtt(tmp_path / "mtt", synset.images, synset.labels), "learning rate", lr=float(value))
     torch.save(torch.ones(2), tmp_path / "datm" / "lr_best.pt")
     refused(tmp_path / "datm", "lr_best.pt holds a tensor (2,) where one number")
     bad = replace(synset, lr=torch.tensor(value))
-    line_of(lambda: write_synset(bad, tmp_path / "out", "mtt"), "step size")
+    line_of(lambda: write_synset(bad, tmp_path / "out", "mtt"), "learning rate")
 
 
 def test_mosaics_where_a_layout_has_none(synset, tmp_path):
@@ -279,9 +279,9 @@ def test_sidecars_that_do_not_fit(synset, images, tmp_path):
     refused(folder, f"normalise {hash_}", f"zca {zca}", data=DataConfig(preprocessing="zca"))
     refused(folder, "is of the classes 0, 1, 2", "has cat, dog", data=DataConfig(dataset=str(images)))
     known = json.loads(sidecar.read_text())
-    sidecar.write_bytes(sealed(known | {"preprocessing": {"kind": "normalise", "hash": "0123456789abcdef"}}))
+    sidecar.write_bytes(dump_document(known | {"preprocessing": {"kind": "normalise", "hash": "0123456789abcdef"}}))
     refused(folder, "normalise 0123456789abcdef", hash_, data=None)
-    sidecar.write_bytes(sealed(known | {"format": 2}))
+    sidecar.write_bytes(dump_document(known | {"format": 2}))
     refused(folder, sidecar, "format", data=None)
     sidecar.write_text("{")
     refused(folder, sidecar, "not a sidecar", data=None)
@@ -294,9 +294,9 @@ def test_sidecars_that_do_not_fit(synset, images, tmp_path):
         ({"formation": {"factor": "x"}}, "formation.factor = 'x'"),
         ({"digest": None}, "digest = None"),
     ):
-        sidecar.write_bytes(sealed(known | change))
+        sidecar.write_bytes(dump_document(known | change))
         refused(folder, sidecar, "not a sidecar", word, data=None)
-    sidecar.write_bytes(sealed({key: value for key, value in known.items() if key != "digest"}))
+    sidecar.write_bytes(dump_document({key: value for key, value in known.items() if key != "digest"}))
     refused(folder, sidecar, "digest", data=None)
 
 
@@ -314,7 +314,7 @@ def test_an_order_that_is_not_of_these_images_is_not_used(synset, tmp_path):
     mixed = replace(synset, labels=synset.labels.flip(0))
     write_synset(mixed, tmp_path, "png")
     sidecar = tmp_path / "raydd.json"
-    sidecar.write_bytes(sealed(json.loads(sidecar.read_text()) | {"order": list(range(1, 21))}))
+    sidecar.write_bytes(dump_document(json.loads(sidecar.read_text()) | {"order": list(range(1, 21))}))
     read = read_synset(tmp_path)
     assert read.synset.labels.tolist() == sorted(mixed.labels.tolist())
     assert any("of 20 images and there are 20" in note for note in read.notes)

@@ -50,8 +50,8 @@ def test_files_that_were_replaced_keep_only_what_is_of_the_data_set(layout, syns
     assert read_synset(tmp_path / "a").synset.history == synset.history
     other = wanted.with_leaves({"images": wanted.images.flip(0, 3), "lr": torch.tensor(0.5)})
     write_synset(other, tmp_path / "b", layout)
-    (tmp_path / "b" / LAYOUTS[layout].place(wanted) / "raydd.json").write_bytes(
-        (tmp_path / "a" / LAYOUTS[layout].place(wanted) / "raydd.json").read_bytes()
+    (tmp_path / "b" / LAYOUTS[layout].subfolder(wanted) / "raydd.json").write_bytes(
+        (tmp_path / "a" / LAYOUTS[layout].subfolder(wanted) / "raydd.json").read_bytes()
     )
     read = read_synset(tmp_path / "b")
     assert any("beside other images or labels" in note for note in read.notes)

@@ -139,7 +139,7 @@ def test_a_file_system_without_locks_is_told_of_and_worked_on(tmp_path, monkeypa
 @pytest.mark.parametrize("place", ["file/run", "/proc/nothing/run"])
 def test_a_place_that_cannot_be_written_is_refused(tmp_path, place):
     (tmp_path / "file").write_text("")
-    refused = pytest.raises(ValueError, match=r"cannot be written \(.+\); name another place")
+    refused = pytest.raises(ValueError, match=r"cannot be written \(.+\); name another folder")
     with refused, alone(tmp_path / place, "raydd distill"):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from raydd.io import memory
-from raydd.io.memory import keep_memory
+from raydd.io.memory import keep_memory, system_memory
 
 TRAININGS = """
 import hashlib, torch
@@ -66,3 +66,15 @@ def test_another_c_library_is_left_alone(monkeypatch, error):
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc")
 def test_here_it_is_known():
     assert keep_memory() is True
+
+
+def test_free_memory_is_that_of_the_tightest_control_group(tmp_path, monkeypatch):
+    (tmp_path / "memory.max").write_text("5000\n")
+    (tmp_path / "memory.current").write_text("4000\n")
+    (tmp_path / "memory.stat").write_text("anon 1\nshmem 900\nfile 1700\ninactive_file 500\nactive_file 300\n")
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    assert system_memory() == (1800, 5000)
+    (tmp_path / "memory.max").write_text("max\n")
+    assert system_memory() > (5000, 5000)
+    monkeypatch.setattr(memory, "_numbers", lambda path: {})
+    assert system_memory() == (float("inf"), float("inf"))

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from raydd.api.distill import distill
-from raydd.buffer.arrow_buffer import ArrowBuffer, expert_path, refresh_manifest, write_expert
-from raydd.buffer.expert_file import ExpertTrajectory
+from raydd.buffer.arrow_buffer import ArrowBuffer, refresh_manifest
+from raydd.buffer.expert_file import ExpertTrajectory, expert_path, write_expert
 from raydd.buffer.manifest import read_manifest
 from raydd.config.parsing import build
 from raydd.config.placement import Where

@@ -39,7 +39,7 @@ found = [add(kind) for kind in nodes]
 cluster.wait_for_nodes()
 ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
 
-class Seen(crew.Spool):
+class Seen(crew.ExpertWriter):
     made = []
     def __init__(self, folder, spec, index):
         super().__init__(folder, spec, index)
@@ -49,7 +49,7 @@ class Seen(crew.Spool):
         super().add(piece)
         self.rows += 1
 
-crew.Spool = Seen
+crew.ExpertWriter = Seen
 recipe = ExpertConfig(network="MLP", num_experts=experts, epochs=epochs)
 job, missing = prepare(Job(DataConfig(), recipe, 0, Path(folder), "cpu"))
 told = {"notes": [], "error": "", "removed": 0}

@@ -12,8 +12,9 @@ import pytest
 from ray.exceptions import ActorDiedError
 
 from raydd.buffer.arrow_buffer import ArrowBuffer, verify
-from raydd.buffer.mirror import local_folder, open_store, shown
+from raydd.buffer.mirror import local_folder
 from raydd.cli import run
+from raydd.io.filesystem import open_store, public_uri
 from raydd.remote.expert_pool import Crew, Needs, _Worker
 from raydd.remote.experts import Progress, _device, _layout, train_missing
 from raydd.remote.session import Node, Plan
@@ -63,7 +64,7 @@ def test_a_buffer_in_a_store_is_made_and_extended(ray2, s3, trained_here, expert
         out, err = capfd.readouterr()
         assert "s3cret" not in out + err
         found = json.loads(out)
-        assert (found["experts"], found["outputs"]) == (total, {"buffer": shown(place)})
+        assert (found["experts"], found["outputs"]) == (total, {"buffer": public_uri(place)})
         entries = json.loads(open_store(place).read("manifest.json"))["experts"]
         assert [entry["index"] for entry in entries] == [*range(total)]
         assert all(0 < entry["accuracy"] < 1 for entry in entries)

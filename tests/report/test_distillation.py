@@ -16,7 +16,7 @@ from PIL import Image
 from raydd.cli import run
 from raydd.data.synset import SyntheticSet
 from raydd.evaluation.matrix import Outcome
-from raydd.io.document import sealed
+from raydd.io.document import dump_document
 from raydd.report.axes import number
 from raydd.report.distillation import course_sections, distilled_headline, distilled_sections
 from raydd.report.folder import RunFolder, is_distilled, reading
@@ -303,7 +303,7 @@ def test_scores_of_another_set_are_not_taken_for_the_runs(scored, read):
     document = json.loads((scored / "scores.json").read_text())
     assert len(RunFolder(scored).scores) == 2
     document["sets"][0]["digest"] = "0" * 64
-    (scored / "scores.json").write_bytes(sealed(document))
+    (scored / "scores.json").write_bytes(dump_document(document))
     assert RunFolder(scored).scores == []
     assert "not tested" in distilled_headline(scored)
     said = read(distilled_sections(scored)).definitions["test accuracy"]
@@ -313,7 +313,7 @@ def test_scores_of_another_set_are_not_taken_for_the_runs(scored, read):
 def test_settings_of_another_version_are_said_by_the_rows(scored):
     document = json.loads((scored / "scores.json").read_text())
     document["settings"]["of_tomorrow"] = 1
-    (scored / "scores.json").write_bytes(sealed(document))
+    (scored / "scores.json").write_bytes(dump_document(document))
     assert "--nets LeNet,MLP --seeds 2" in commands(RunFolder(scored))[1]
 
 

@@ -7,11 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from raydd.buffer.arrow_buffer import ArrowBuffer, create_buffer, expert_path, refresh_manifest, write_expert
+from raydd.buffer.arrow_buffer import ArrowBuffer, create_buffer, refresh_manifest
 from raydd.buffer.convexified import convexify
 from raydd.buffer.describe import describe
+from raydd.buffer.expert_file import expert_path, write_expert
 from raydd.buffer.manifest import read_manifest
-from raydd.io.document import sealed
+from raydd.io.document import dump_document
 from raydd.io.files import open_arrow
 from raydd.report import experts
 from raydd.report.experts import buffer_headline, buffer_sections, is_buffer
@@ -140,5 +141,5 @@ def test_damaged_buffers_are_refused_in_a_line(small_buffer, refuse, tmp_path):
     for index in (0, 1):
         expert_path(none, index).unlink()
     manifest = json.loads((none / "manifest.json").read_text())
-    (none / "manifest.json").write_bytes(sealed(manifest | {"experts": []}))
+    (none / "manifest.json").write_bytes(dump_document(manifest | {"experts": []}))
     assert "holds no experts" in refuse(buffer_sections, none)

@@ -10,7 +10,7 @@ from raydd.cli import run
 from raydd.data.score_record import Score
 from raydd.evaluation.matrix import Outcome
 from raydd.evaluation.significance import compare_scores
-from raydd.io.document import sealed
+from raydd.io.document import dump_document
 from raydd.report.scores import difference_table, is_scored, score_headline, score_sections, verdict
 
 
@@ -189,11 +189,11 @@ def test_outside_a_repository_no_commit_is_known(file, read, tmp_path):
     found = json.loads(file.read_text()) | {"commit": None}
     for score in found["scores"]:
         score["commits"] = ["unknown"]
-    (tmp_path / "scores.json").write_bytes(sealed(found))
+    (tmp_path / "scores.json").write_bytes(dump_document(found))
     assert read(score_sections(tmp_path)).definitions["made by commit"] == "unknown"
     for score in found["scores"]:
         del score["commits"]
-    (tmp_path / "scores.json").write_bytes(sealed(found))
+    (tmp_path / "scores.json").write_bytes(dump_document(found))
     assert read(score_sections(tmp_path)).definitions["made by commit"] == "not recorded"
 
 

@@ -27,7 +27,7 @@ from raydd.figures.frames import drop_frames, frame, frame_path, frame_paths, fr
 from raydd.figures.text_graphics import UPPER, Tiles, small, spark, tiles
 from raydd.io import console
 from raydd.io.console import Screen
-from raydd.io.document import unsealed
+from raydd.io.document import without_checksum
 from raydd.methods import METHODS
 from raydd.numerics.rng import generator
 from raydd.run import callbacks as live, run as runs, tensorboard as events
@@ -79,7 +79,7 @@ def held(folder):
 
 
 def index(folder):
-    return unsealed(json.loads((folder / "frames" / "frames.json").read_bytes()))
+    return without_checksum(json.loads((folder / "frames" / "frames.json").read_bytes()))
 
 
 @pytest.mark.parametrize("steps", [0, 1, 2, 18, 19, 20, 21, 100, 5000, 10_001])

@@ -10,7 +10,7 @@ import torch
 
 from raydd.api.distill import distill
 from raydd.api.experts import train_experts
-from raydd.buffer.arrow_buffer import expert_path
+from raydd.buffer.expert_file import expert_path
 from raydd.config.parsing import build
 from raydd.config.placement import Where
 from raydd.config.schema import DataConfig, DistillConfig, ExpertConfig, ExpertsConfig
@@ -143,10 +143,10 @@ def test_experts_without_room_are_refused_before_any_is_trained(tmp_path, monkey
 def test_free_memory_is_what_the_system_says_and_less_in_a_control_group(tmp_path, monkeypatch):
     free = free_memory(CPU)
     assert 10**7 < free < 10**13
-    monkeypatch.setattr(needs, "_GROUP", tmp_path)
+    monkeypatch.setattr("raydd.io.memory.CGROUP", tmp_path)
     (tmp_path / "memory.max").write_text("1000000\n")
     (tmp_path / "memory.current").write_text("900000\n")
-    (tmp_path / "memory.stat").write_text("anon 1\nfile 300000\n")
+    (tmp_path / "memory.stat").write_text("anon 1\nshmem 5000\ninactive_file 200000\nactive_file 100000\n")
     assert free_memory(CPU) == 400_000
     (tmp_path / "memory.max").write_text("max\n")
     assert free_memory(CPU) > 10**7

@@ -14,7 +14,7 @@ from raydd.buffer.arrow_buffer import refresh_manifest
 from raydd.config.parsing import build
 from raydd.config.schema import DistillConfig
 from raydd.data.preprocessing import load_transform
-from raydd.data.progress import how_far
+from raydd.data.progress import progress_of
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import open_workspace
 from raydd.distillation.checkpoint import RecordDocument
@@ -398,7 +398,7 @@ def test_a_set_of_an_unfinished_run_says_so_and_the_run_still_goes_on_to_the_sam
     list(start(tmp_path / "whole", experts, layer).steps())
     out = tmp_path / "run"
     list(itertools.islice(start(out, experts, layer).steps(), 5))
-    assert how_far(out) == "step 3 of 7"
+    assert progress_of(out) == "step 3 of 7"
     state = (out / "checkpoint" / "state.arrow").read_bytes()
     synset, step = finish(out, buffer=folder, device="cpu")
     assert (step, synset.provenance["unfinished"]) == (3, "step 3 of 7")
@@ -406,7 +406,7 @@ def test_a_set_of_an_unfinished_run_says_so_and_the_run_still_goes_on_to_the_sam
     assert torch.equal(synset.images, short.images)
     assert synset.history == short.history
     assert (out / "synset.png").is_file()
-    assert (how_far(out), (out / "checkpoint" / "state.arrow").read_bytes()) == (None, state)
+    assert (progress_of(out), (out / "checkpoint" / "state.arrow").read_bytes()) == (None, state)
     (out / "synset.png").unlink()
     list(start(out, experts, layer, resume=True).steps())
     assert bits(out) == bits(tmp_path / "whole")

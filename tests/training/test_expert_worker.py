@@ -7,9 +7,10 @@ from itertools import product
 import pytest
 import torch
 
-from raydd.buffer.arrow_buffer import ArrowBuffer, expert_path, refresh_manifest, verify
+from raydd.buffer.arrow_buffer import ArrowBuffer, refresh_manifest, verify
 from raydd.buffer.convexified import convexify
-from raydd.buffer.expert_writer import Row, Spool, pieces
+from raydd.buffer.expert_file import expert_path
+from raydd.buffer.expert_writer import ExpertWriter, Row, pieces
 from raydd.buffer.manifest import read_manifest
 from raydd.cli import run
 from raydd.config.schema import DataConfig, ExpertConfig, ExpertsConfig
@@ -123,7 +124,7 @@ def test_a_buffer_is_extended_by_what_it_lacks(small_buffer, tmp_path):
         (["--gpus-per-worker", "0.25", "--device", "cpu"], "--gpus-per-worker 0.25: the work is done on CPUs"),
         (["--gpus-per-worker", "1.5"], "--gpus-per-worker 1.5: give a part of a GPU"),
         (["--set", "experts.storage=float8"], "experts.storage"),
-        (["--out", "ftp://host/buffer"], "ftp://host/buffer is no place for a buffer"),
+        (["--out", "ftp://host/buffer"], "ftp://host/buffer is not a location for a buffer"),
     ],
 )
 def test_what_cannot_be_had_is_refused_before_anything_is_written(tmp_path, capfd, flags, word):
@@ -158,7 +159,7 @@ def test_what_is_sent_and_spooled_elsewhere_gives_the_same_bytes(tmp_path, monke
         assert len(found) > 4
         assert found[-1].epoch == 3
         assert max(sum(values(piece) for piece in part.pieces) for part in found) < 8000
-        with Spool(there.folder, spec, index) as spool:
+        with ExpertWriter(there.folder, spec, index) as spool:
             for piece in (piece for part in found for piece in part.pieces):
                 spool.add(piece)
             spool.finish()
