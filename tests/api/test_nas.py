@@ -238,15 +238,15 @@ def narrow(path):
 
 
 def test_a_users_space_is_trained_and_stopped_early_for_real(synset, monkeypatch, tmp_path):
-    """Without Ray, but with its board: real digits, real rungs."""
+    """Without Ray, but with its queue: real digits, real rungs."""
 
     def here(matrix, num_workers, show, known, keep):
-        board, scorer = JobQueue([job for job in matrix.jobs() if job not in known], matrix.rungs), Scorer(matrix)
-        while (job := board.take("here")) is not None:
-            outcome = scorer.score(job, lambda epoch, value, job=job: board.keep_training(job, epoch, value))
-            board.put("here", job, outcome)
+        queue, scorer = JobQueue([job for job in matrix.jobs() if job not in known], matrix.rungs), Scorer(matrix)
+        while (job := queue.take("here")) is not None:
+            outcome = scorer.score(job, lambda epoch, value, job=job: queue.keep_training(job, epoch, value))
+            queue.put("here", job, outcome)
             keep(job, outcome)
-        return {**known, **dict(board.results())}
+        return {**known, **dict(queue.results())}
 
     monkeypatch.setattr("raydd.remote.train_matrix.train_matrix", here)
     monkeypatch.setattr("raydd.remote.session._opened", lambda address, note: nullcontext())

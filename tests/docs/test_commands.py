@@ -388,17 +388,17 @@ def test_ray_knows_its_flags(command) -> None:
     assert entry.make_context(name, rest, parent=context).params
 
 
-def scored_here(matrix, num_workers, show, layout_row, keep):
-    """All trainings of a matrix, without Ray but with its board."""
+def scored_here(matrix, num_workers, show, known, keep):
+    """All trainings of a matrix, without Ray but with its queue."""
     from raydd.evaluation.matrix import Scorer
     from raydd.remote.train_matrix import JobQueue
 
-    board, scorer = JobQueue([job for job in matrix.jobs() if job not in layout_row], matrix.rungs), Scorer(matrix)
-    while (job := board.take("here")) is not None:
-        outcome = scorer.score(job, lambda epoch, value, job=job: board.keep_training(job, epoch, value))
-        board.put("here", job, outcome)
+    queue, scorer = JobQueue([job for job in matrix.jobs() if job not in known], matrix.rungs), Scorer(matrix)
+    while (job := queue.take("here")) is not None:
+        outcome = scorer.score(job, lambda epoch, value, job=job: queue.keep_training(job, epoch, value))
+        queue.put("here", job, outcome)
         keep(job, outcome)
-    return {**layout_row, **dict(board.results())}
+    return {**known, **dict(queue.results())}
 
 
 def trained_here(job, missing, num_workers, **options):
