@@ -188,21 +188,19 @@ def check_settings(config: DistillConfig) -> None:
     """
     if config.match == "trajectories":
         knots(config.waypoints, config.experts.epochs)
-    check_family(config)
+    if config.match != (own := find_method(config.method).match):
+        raise ValueError(f"match = {config.match}, but method {config.method} matches {own}; choose another --method")
     method_rules(config)
+    check_family(config)
 
 
 def check_family(config: DistillConfig) -> None:
-    """Refuse what the method does not match, settings of another family, and an unknown strategy of augmentation.
+    """Refuse settings of another family, which would do nothing, and an unknown strategy of augmentation.
 
     Raises:
         ValueError: Naming the setting.
     """
-    row, plain = find_method(config.method), DistillConfig()
-    if config.match != row.match:
-        raise ValueError(
-            f"match = {config.match}, but method {config.method} matches {row.match}; choose another --method"
-        )
+    plain = DistillConfig()
     for name in FOREIGN[config.match]:
         value, default, key = getattr(config, name), getattr(plain, name), name
         if value == default:
@@ -213,7 +211,7 @@ def check_family(config: DistillConfig) -> None:
         raise ValueError(
             f"{key} = {value} means nothing to method {config.method}, which matches {config.match}; drop it"
         )
-    initial = row.defaults.get("initial", plain.initial)
+    initial = find_method(config.method).defaults.get("initial", plain.initial)
     if config.match == "nothing" and config.initial != initial:
         raise ValueError(
             f"initial = {config.initial}, but method {config.method} is {initial}; choose another --method"
