@@ -45,7 +45,7 @@ from raydd.run.rollout_worker import Spread
 from raydd.run.run import Run
 from raydd.run.window_search import PILOT_STEPS, find_window
 from raydd.training.expert import train_expert
-from raydd.training.expert_worker import Job, default_buffer, outlet_of, prepare
+from raydd.training.expert_worker import ExpertJob, buffer_destination, default_buffer, prepare
 
 
 def train_experts(
@@ -75,7 +75,7 @@ def train_experts(
     screen, config = screen or Screen(), with_placed_data(config)
     check_workers(where)
     check_names(config)
-    place, outlet = outlet_of(out or default_buffer(config))
+    place, outlet = buffer_destination(out or default_buffer(config))
     folder = outlet.folder if outlet else Path(place)
     ours = folder == default_buffer(config).absolute()  # of the cache: whoever needs the same experts waits for them
     with alone(folder, "raydd experts", screen.note, wait=ours):
@@ -89,7 +89,7 @@ def _train_experts(
     device = where.device if where.address else resolve_device(where.device).type  # a cluster's nodes may have others
     check_share(where.gpus_per_worker, device)
     folder, shown = (outlet.folder, outlet.store.shown) if outlet else (Path(place), str(place))
-    job, missing = prepare(Job(config.data, config.experts, config.seed, folder, device), outlet)
+    job, missing = prepare(ExpertJob(config.data, config.experts, config.seed, folder, device), outlet)
     total = config.experts.num_experts
     if not missing:
         if outlet is None:
@@ -230,12 +230,12 @@ def _others(config: DistillConfig, where: Where, screen: Screen) -> Iterator[Spr
     if config.rollouts == 1 or (workers <= 1 and where.address is None):
         yield None
         return
-    from raydd.remote.rollouts import Crew
+    from raydd.remote.rollouts import RolloutPool
     from raydd.remote.session import session
 
     with (
         session(where.address, screen.note),
-        Crew(where.num_workers, where.device, screen.note, where.gpus_per_worker) as crew,
+        RolloutPool(where.num_workers, where.device, screen.note, where.gpus_per_worker) as crew,
     ):
         yield crew.start
 

@@ -12,7 +12,7 @@ from raydd.buffer.manifest import read_manifest
 from raydd.config.schema import DistillConfig
 from raydd.data.workspace import Workspace, open_workspace, resolve_device
 from raydd.run.requirements import Need, check_room, kept_sets, of_distillation, of_experts, parameters_of
-from raydd.training.expert_worker import Job
+from raydd.training.expert_worker import ExpertJob
 
 
 class Where(NamedTuple):
@@ -92,7 +92,7 @@ def distillation_need(config: DistillConfig, work: Workspace, out: Path, where: 
     return need
 
 
-def experts_need(job: Job, missing: int, where: Where, here: bool) -> Need:
+def experts_need(job: ExpertJob, missing: int, where: Where, here: bool) -> Need:
     """What training experts takes; refused where this machine, or the disk of a folder here, has no room."""
     plain = job.data.model_copy(update={"preprocessing": "raw01"})  # of all preprocessing the batches are as large
     work = open_workspace(plain, job.experts.network, torch.device("cpu"))

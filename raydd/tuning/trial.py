@@ -25,7 +25,7 @@ from raydd.run.experts import open_buffer, settle
 from raydd.run.families import needs_experts
 from raydd.run.resolve import as_before, check, read_config
 from raydd.run.run import Run
-from raydd.training.expert_worker import Job, Trainer, default_buffer, prepare
+from raydd.training.expert_worker import ExpertJob, ExpertTrainer, default_buffer, prepare
 from raydd.tuning.space import Space
 
 REPORTS = "reports.json"
@@ -248,8 +248,8 @@ def _train_missing(folder: Path, number: int, config: DistillConfig, device: tor
         return
     plain = config.data.model_copy(update={"preprocessing": "raw01"})  # the check needs no fitted preprocessing
     check(config, open_workspace(plain, config.experts.network, device))
-    job, missing = prepare(Job(config.data, config.experts, config.seed, folder, device.type))
-    first, trainer = int(total * (number * GOLDEN % 1)), Trainer(job)
+    job, missing = prepare(ExpertJob(config.data, config.experts, config.seed, folder, device.type))
+    first, trainer = int(total * (number * GOLDEN % 1)), ExpertTrainer(job)
     for index in sorted(missing, key=lambda index: (index - first) % total):
         trainer.train(index)
     refresh_manifest(folder)

@@ -31,7 +31,7 @@ from raydd.selection.starting_images import (
     real,
     representative,
 )
-from raydd.training.expert_worker import Job, Trainer, prepare
+from raydd.training.expert_worker import ExpertJob, ExpertTrainer, prepare
 
 NETWORK, EPOCHS, CPU = "ResNet18BNW8", 4, torch.device("cpu")
 RECIPE = {"network": NETWORK, "num_experts": 2, "epochs": EPOCHS, "optimizer": "momentum", "lr": 0.05, "batch_size": 64}
@@ -40,8 +40,10 @@ DATA = DataConfig(augment="none")
 
 @pytest.fixture(scope="module")
 def buffer(cache, tmp_path_factory):
-    job, missing = prepare(Job(DATA, ExpertConfig(**RECIPE), 0, tmp_path_factory.mktemp("batch-norm") / "full", "cpu"))
-    trainer = Trainer(job)
+    job, missing = prepare(
+        ExpertJob(DATA, ExpertConfig(**RECIPE), 0, tmp_path_factory.mktemp("batch-norm") / "full", "cpu")
+    )
+    trainer = ExpertTrainer(job)
     for index in missing:
         trainer.train(index)
     refresh_manifest(job.folder)

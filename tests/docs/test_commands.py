@@ -382,10 +382,10 @@ def trained_here(job, missing, num_workers, **options):
     """All missing experts, by what a worker of Ray's trains them with."""
     from raydd.buffer.arrow_buffer import refresh_manifest
     from raydd.remote.experts import Progress
-    from raydd.training.expert_worker import Trainer
+    from raydd.training.expert_worker import ExpertTrainer
 
     assert options.pop("outlet") is None, "a store is tested by tests/buffer/test_upload.py and tests/remote"
-    trainer, epochs = Trainer(job), job.experts.epochs
+    trainer, epochs = ExpertTrainer(job), job.experts.epochs
     for done, index in enumerate(missing, start=1):
         trainer.train(index)
         yield Progress(done, len(missing), done * epochs, len(missing) * epochs, 1.0)

@@ -26,7 +26,7 @@ from raydd.run.experts import open_buffer, settle
 from raydd.run.families import needs_experts
 from raydd.run.resolve import check
 from raydd.run.run import Run
-from raydd.training.expert_worker import Job, Trainer, prepare
+from raydd.training.expert_worker import ExpertJob, ExpertTrainer, prepare
 
 CPU = torch.device("cpu")
 PARTS = ("images", "labels", "lr")
@@ -61,8 +61,8 @@ def of(*families):
 
 
 def train_buffer(folder, config):
-    job, missing = prepare(Job(config.data, config.experts, config.seed, folder, "cpu"))
-    trainer = Trainer(job)
+    job, missing = prepare(ExpertJob(config.data, config.experts, config.seed, folder, "cpu"))
+    trainer = ExpertTrainer(job)
     for index in missing:
         trainer.train(index)
     refresh_manifest(folder)

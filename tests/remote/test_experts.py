@@ -14,7 +14,7 @@ from ray.exceptions import ActorDiedError
 from raydd.buffer.arrow_buffer import ArrowBuffer, verify
 from raydd.buffer.mirror import local_folder, open_store, shown
 from raydd.cli import run
-from raydd.remote.expert_pool import Crew, Needs, _Worker
+from raydd.remote.expert_pool import ExpertPool, PoolSize, _Worker
 from raydd.remote.experts import Progress, _device, _layout, train_missing
 from raydd.remote.session import Node, Plan
 
@@ -93,7 +93,7 @@ def test_the_layout_of_a_cluster_that_grows(monkeypatch):
     assert _layout(8, 5, False, None, True).workers == 5
     assert _layout(None, 20, False, None, True) == Plan(3, 1, 0.0, "")
     monkeypatch.setattr("raydd.remote.experts.free_nodes", list)
-    waiting = "the cluster has no room for a worker yet: waiting for a node"
+    waiting = "no resources for a worker yet: waiting for a node"
     assert _layout(4, 20, False, None, True) == Plan(4, 1, 0.0, waiting)
     assert _layout(None, 20, True, 0.25, True) == Plan(1, 1, 0.25, waiting)
     with pytest.raises(ValueError, match="no free CPU"):
@@ -112,9 +112,9 @@ def test_the_cluster_says_what_auto_means():
 def crew(make_job, monkeypatch):
     """A crew without a Ray, and what gives it a worker on a node."""
     job, _ = make_job("crew")
-    made = Crew(job, None, Needs(2, 1, 0.0, patience_seconds=300))
+    made = ExpertPool(job, None, PoolSize(2, 1, 0.0, patience_seconds=300))
     monkeypatch.setattr("raydd.remote.expert_pool.ray.kill", lambda actor: None)
-    monkeypatch.setattr("raydd.remote.expert_pool._alive", lambda: {"here"})
+    monkeypatch.setattr("raydd.remote.expert_pool._alive_nodes", lambda: {"here"})
 
     def worker(node, index):
         made._workers.append(_Worker(None, node=node, index=index))
@@ -164,7 +164,7 @@ def test_waiting_for_a_node_is_said_once_and_ends(crew):
     made._workers[0].node = ""
     made._seen -= 301
     with pytest.raises(
-        RuntimeError, match=r"^no node has had room for a worker for 300 s: [^\n]*the same command goes on$"
+        RuntimeError, match=r"^no node has had resources for a worker for 300 s: [^\n]*the same command continues$"
     ):
         made._check_patience()
 
@@ -177,9 +177,9 @@ def test_a_killed_worker_is_replaced_and_its_expert_has_the_same_bytes(
     for step in train_missing(job, missing, 1):
         notes.append(step.note)
         if killed is None and 0 < step.epochs < 150:
-            killed = kill_worker("ray::Trainer")
+            killed = kill_worker("ray::ExpertActor")
     assert killed is not None, "no expert was seen in mid-run"
-    assert [note for note in notes if note] == ["the worker of expert 0 died: replaced, trained anew"]
+    assert [note for note in notes if note] == ["the worker of expert 0 died: the expert is trained again"]
     assert expert_bytes(job.folder) == trained_here(2, 150)
     assert verify(job.folder) == []
 

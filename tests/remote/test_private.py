@@ -258,7 +258,7 @@ def test_sigterm_ends_a_verb_with_a_line(moment, group, tmp_path, short, below):
     with (tmp_path / "err").open("w") as err:
         command = [sys.executable, "-m", "raydd", *words]
         process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=err, start_new_session=True)
-        sign = "/gcs_server" if moment == "starting" else "ray::Trainer"
+        sign = "/gcs_server" if moment == "starting" else "ray::ExpertActor"
         try:
             end = time.monotonic() + 90
             while not any(sign in title for title in below(process.pid).values()):

@@ -16,7 +16,7 @@ from raydd.methods import METHODS, complete
 from raydd.run import window_search
 from raydd.run.experts import open_buffer
 from raydd.run.window_search import STRIDE, WIDTH, Trial, find_window, search
-from raydd.training.expert_worker import Job, Trainer, prepare
+from raydd.training.expert_worker import ExpertJob, ExpertTrainer, prepare
 
 CPU = torch.device("cpu")
 
@@ -123,8 +123,8 @@ def toy(method, *layers):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     config, folder = toy("mtt"), tmp_path_factory.mktemp("search") / "buffer"
-    job, missing = prepare(Job(config.data, config.experts, 0, folder, "cpu"))
-    trainer = Trainer(job)
+    job, missing = prepare(ExpertJob(config.data, config.experts, 0, folder, "cpu"))
+    trainer = ExpertTrainer(job)
     for index in missing:
         trainer.train(index)
     refresh_manifest(folder)

@@ -247,6 +247,6 @@ def test_without_a_score_there_is_no_figure(tmp_path):
 
 def test_the_reason_that_failed_trials_share_is_one_line() -> None:
     same = [record(number, state="failed", error="ValueError: no room") for number in range(3)]
-    assert shared_reason(same).startswith("all 3 trials failed: ValueError: no room; mend the space")
+    assert shared_reason(same).startswith("all 3 trials failed: ValueError: no room; correct the space")
     other = record(3, state="failed", error="RuntimeError: died")
     assert shared_reason([*same, other]).startswith("all 4 trials failed, 3 of them for this reason: ValueError")
