@@ -86,10 +86,12 @@ def test_the_layout_of_a_cluster_that_grows(monkeypatch):
     """What is asked for waits for nodes; a fixed machine runs what fits."""
     monkeypatch.setattr("raydd.remote.experts.free_nodes", lambda: [Node(2, 0), Node(1, 0)])
     assert _layout(8, 20, False, None, False) == Plan(
-        3, 1, 0.0, "8 workers asked, the cluster has room for 3: running 3"
+        3, 1, 0.0, "8 workers requested, the cluster has resources for 3: running 3"
     )
     grown = _layout(8, 20, False, None, True)
-    assert grown == Plan(8, 1, 0.0, "8 workers asked, the cluster has room for 3: running 3, more as nodes come")
+    assert grown == Plan(
+        8, 1, 0.0, "8 workers requested, the cluster has resources for 3: running 3, more as nodes come"
+    )
     assert _layout(8, 5, False, None, True).workers == 5
     assert _layout(None, 20, False, None, True) == Plan(3, 1, 0.0, "")
     monkeypatch.setattr("raydd.remote.experts.free_nodes", list)
@@ -249,7 +251,7 @@ def test_the_driver_is_interrupted_then_killed_then_ends(tmp_path, trained_here,
     assert process.returncode == 0, err
     trained = int(re.search(r"training (\d) of 5 experts", err)[1])  # an orphan may have ended one more since
     assert 1 <= trained <= 5 - len(second)
-    assert re.search(r"8 workers asked, .*: running \d", err)
+    assert re.search(r"8 workers requested, .*: running \d", err)
     third = settled(folder)
     assert {name: third[name] for name in second} == second
     assert expert_bytes(folder) == trained_here(5, 60)
