@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from raydd.tuning.figure_files import save_figures
+from raydd.tuning.figure_files import _study, save_figures
 from raydd.tuning.importance import importance
 from raydd.tuning.results import (
     Record,
@@ -250,3 +250,20 @@ def test_the_reason_that_failed_trials_share_is_one_line() -> None:
     assert shared_reason(same).startswith("all 3 trials failed: ValueError: no room; correct the space")
     other = record(3, state="failed", error="RuntimeError: died")
     assert shared_reason([*same, other]).startswith("all 4 trials failed, 3 of them for this reason: ValueError")
+
+
+def test_figures_leave_pyplot_as_it_was_and_settings_that_only_some_trials_have_are_drawn(tmp_path):
+    import matplotlib
+    import matplotlib.pyplot as plt
+
+    before, open_figures = dict(matplotlib.rcParams), plt.get_fignums()
+    trials = drawn(8, lambda values: 0.05 * values["window.low"] + 0.1 * values.get("lr.labels", 0.0))
+    first = save_figures(trials, SPACE, tmp_path / "a")
+    second = save_figures(trials, SPACE, tmp_path / "b")
+    assert dict(matplotlib.rcParams) == before
+    assert plt.get_fignums() == open_figures
+    assert all(path.read_bytes() == second[name].read_bytes() for name, path in first.items())
+    study = _study(trials, SPACE, list(DOMAINS))
+    assert len(study.trials) == len(trials)
+    assert all(set(trial.params) == set(DOMAINS) for trial in study.trials)
+    assert [trial.value for trial in study.trials] == [100 * accuracy_of(trial) for trial in trials]
