@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raydd.figures.search import draw_history, draw_pareto
+from raydd.figures.search import draw_history, draw_pareto, shorten
 from raydd.figures.style import save_figure
 from raydd.figures.sweep import draw_values
 from raydd.io.files import AnyPath
@@ -95,7 +95,7 @@ def _study(records: Sequence[Record], space: Space, keys: Sequence[str]) -> "opt
             low, high = min(domain.low, *columns[key]), max(domain.high, *columns[key])
             kinds[key] = optuna.distributions.FloatDistribution(low, high, log=domain.log and low > 0)
         else:
-            columns[key] = [text_of(value) for value in values]
+            columns[key] = [shorten(text_of(value), 20) for value in values]
             kinds[key] = optuna.distributions.CategoricalDistribution(tuple(dict.fromkeys(columns[key])))
     study = optuna.create_study(direction="maximize")
     for index, (_, score) in enumerate(scored):
