@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from raydd.config.schema import DataConfig, ExpertConfig
-from raydd.remote.experts import Job, prepare, train_missing
+from raydd.remote.experts import ExpertJob, prepare, train_missing
 from raydd.remote.session import session
 
 REPEATS = 3
@@ -26,7 +26,7 @@ def minutes(workers: int, experts: int, epochs: int) -> tuple[float, float]:
     """Minutes from the first epoch to the last expert, and seconds until the first epoch was seen."""
     with tempfile.TemporaryDirectory() as folder:
         job, missing = prepare(
-            Job(DataConfig(), ExpertConfig(num_experts=experts, epochs=epochs), 0, Path(folder), "cpu")
+            ExpertJob(DataConfig(), ExpertConfig(num_experts=experts, epochs=epochs), 0, Path(folder), "cpu")
         )
         start, first = time.monotonic(), None
         for step in train_missing(job, missing, workers):
@@ -42,13 +42,13 @@ import sys, tempfile, time
 from pathlib import Path
 import torch
 from raydd.config.schema import DataConfig, ExpertConfig
-from raydd.training.expert_worker import Job, Trainer, prepare
+from raydd.training.expert_worker import ExpertJob, ExpertTrainer, prepare
 
 experts, epochs, threads = map(int, sys.argv[1:])
 with tempfile.TemporaryDirectory() as folder:
     config = ExpertConfig(num_experts=experts + 1, epochs=epochs)
-    job, missing = prepare(Job(DataConfig(), config, 0, Path(folder), "cpu"))
-    trainer = Trainer(job)
+    job, missing = prepare(ExpertJob(DataConfig(), config, 0, Path(folder), "cpu"))
+    trainer = ExpertTrainer(job)
     torch.set_num_threads(threads)
     torch.set_num_threads = lambda count: None  # a worker keeps itself to one
     trainer.train(missing.pop(0))  # the first goes uncounted

@@ -352,7 +352,7 @@ def forge_results(name: str, data: bytes, rng: Rng) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from raydd.tuning.result_table import with_seal
+    from raydd.tuning.results import with_seal
 
     rows = forged(pq.read_table(pa.BufferReader(data)).to_pylist(), rng)
     sink = pa.BufferOutputStream()

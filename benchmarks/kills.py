@@ -34,7 +34,7 @@ from raydd.data.synset import SyntheticSet
 from raydd.io.files import write_atomic
 from raydd.io.provenance import commit
 from raydd.io.tensor_file import load_tensors
-from raydd.training.expert_worker import Job, Trainer, prepare
+from raydd.training.expert_worker import ExpertJob, ExpertTrainer, prepare
 
 EXPERTS, EPOCHS, STEPS = 12, 60, 160
 KEEPER = """
@@ -250,8 +250,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, cluster() as keeper:
         scratch, chaos = Path(folder), Chaos(keeper, args.seed)
         config = ExpertsConfig(experts=ExpertConfig(network="MLP", num_experts=EXPERTS, epochs=EPOCHS))
-        job, missing = prepare(Job(config.data, config.experts, 0, scratch / "here", "cpu"))
-        trainer = Trainer(job)
+        job, missing = prepare(ExpertJob(config.data, config.experts, 0, scratch / "here", "cpu"))
+        trainer = ExpertTrainer(job)
         for index in missing:
             trainer.train(index)
         refresh_manifest(job.folder)

@@ -35,7 +35,7 @@ from typing import Any
 
 from raydd.buffer.arrow_buffer import refresh_manifest
 from raydd.io.provenance import commit
-from raydd.training.expert_worker import Job, Trainer, prepare
+from raydd.training.expert_worker import ExpertJob, ExpertTrainer, prepare
 from raydd.tuning.space import Space
 from raydd.tuning.space_files import make_space
 from raydd.tuning.study import Study
@@ -79,8 +79,8 @@ def space(algorithm: str, seed: int, samples: int, startup: int) -> Space:
 def train(folder: Path) -> None:
     """The experts of all searches."""
     config = space("random", 0, 1, 1).config({})
-    job, missing = prepare(Job(config.data, config.experts, 0, folder, "cpu"))
-    trainer = Trainer(job)
+    job, missing = prepare(ExpertJob(config.data, config.experts, 0, folder, "cpu"))
+    trainer = ExpertTrainer(job)
     for index in missing:
         trainer.train(index)
     refresh_manifest(folder)

@@ -37,7 +37,7 @@ from raydd.io.files import write_atomic
 from raydd.io.provenance import commit
 from raydd.numerics.flat import FlatModel
 from raydd.numerics.rng import generator
-from raydd.training.expert_worker import Job, buffer_spec, prepare
+from raydd.training.expert_worker import ExpertJob, buffer_spec, prepare
 
 TRIAL = "ray::ImplicitFunc"  # what Ray calls the process of a trial
 MOST = 1.3
@@ -47,7 +47,7 @@ MEGA = 1e6
 def make_buffer(folder: Path, args: argparse.Namespace) -> None:
     """Random walks in the place of experts."""
     recipe = ExpertConfig(network=args.network, num_experts=args.experts, epochs=args.epochs)
-    job, missing = prepare(Job(DataConfig(), recipe, args.seed, folder, "cpu"))
+    job, missing = prepare(ExpertJob(DataConfig(), recipe, args.seed, folder, "cpu"))
     work = open_workspace(job.data, recipe.network, torch.device("cpu"))
     spec, model = buffer_spec(job, work), FlatModel(work.build)
     for index in missing:

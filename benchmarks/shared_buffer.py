@@ -34,7 +34,7 @@ from raydd.buffer.spec import BufferSpec
 from raydd.io.files import write_atomic
 from raydd.numerics.flat import layout_of
 from raydd.numerics.rng import generator
-from raydd.remote.buffer_store import Shared, share
+from raydd.remote.buffer_store import SharedBuffer, share
 
 READERS, SNAPSHOTS, PARAMETERS = 4, 51, 320_010
 
@@ -87,7 +87,7 @@ def pss() -> int:
     return total
 
 
-def measure(folder: Path, way: Callable[[ArrowBuffer], Shared], mapped: bool, room: int) -> dict[str, Any]:
+def measure(folder: Path, way: Callable[[ArrowBuffer], SharedBuffer], mapped: bool, room: int) -> dict[str, Any]:
     """Memory of four readers together, over the buffer's size; in a Ray of its own."""
     ray.init(
         address="local",
@@ -127,7 +127,7 @@ def measure(folder: Path, way: Callable[[ArrowBuffer], Shared], mapped: bool, ro
         ray.shutdown()
 
 
-def blind(buffer: ArrowBuffer) -> Shared:
+def blind(buffer: ArrowBuffer) -> SharedBuffer:
     """What `share` chooses where another node cannot see the folder."""
     nodes, sees = ray.nodes, store._sees
     other = {**ray.nodes()[0], "NodeID": "another"}

@@ -118,11 +118,11 @@ def small_buffer(cache, tmp_path_factory):
     """Two experts of three epochs, an MLP on digits; read only."""
     from raydd.buffer.arrow_buffer import refresh_manifest
     from raydd.config.schema import DataConfig, ExpertConfig
-    from raydd.training.expert_worker import Job, Trainer, prepare
+    from raydd.training.expert_worker import ExpertJob, ExpertTrainer, prepare
 
     recipe = ExpertConfig(network="MLP", num_experts=2, epochs=3)
-    job, missing = prepare(Job(DataConfig(), recipe, 0, tmp_path_factory.mktemp("buffers") / "digits", "cpu"))
-    trainer = Trainer(job)
+    job, missing = prepare(ExpertJob(DataConfig(), recipe, 0, tmp_path_factory.mktemp("buffers") / "digits", "cpu"))
+    trainer = ExpertTrainer(job)
     for index in missing:
         trainer.train(index)
     refresh_manifest(job.folder)

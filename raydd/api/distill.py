@@ -105,11 +105,11 @@ def _rollout_workers(config: DistillConfig, where: Where, screen: Screen) -> Ite
     if config.rollouts == 1 or (workers <= 1 and where.address is None):
         yield None
         return
-    from raydd.remote.rollouts import Crew
+    from raydd.remote.rollouts import RolloutPool
     from raydd.remote.session import session
 
     with (
         session(where.address, screen.note),
-        Crew(where.num_workers, where.device, screen.note, where.gpus_per_worker) as crew,
+        RolloutPool(where.num_workers, where.device, screen.note, where.gpus_per_worker) as pool,
     ):
-        yield crew.start
+        yield pool.start

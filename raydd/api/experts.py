@@ -22,7 +22,7 @@ from raydd.io.lock import alone
 from raydd.run.requirements import experts_need
 from raydd.run.resolve import check_names
 from raydd.training.expert import train_expert
-from raydd.training.expert_worker import Job, default_buffer, outlet_of, prepare
+from raydd.training.expert_worker import ExpertJob, buffer_destination, default_buffer, prepare
 
 
 def train_experts(
@@ -52,7 +52,7 @@ def train_experts(
     screen, config = screen or Screen(), with_absolute_dataset(config)
     check_workers(where)
     check_names(config)
-    place, upload = outlet_of(out or default_buffer(config))
+    place, upload = buffer_destination(out or default_buffer(config))
     folder = upload.folder if upload else Path(place)
     ours = folder == default_buffer(config).absolute()  # in the cache: others that need the same experts wait
     with alone(folder, "raydd experts", screen.note, wait=ours):
@@ -66,7 +66,7 @@ def _train_experts(
     device = where.device if where.address else resolve_device(where.device).type  # nodes of a cluster may have another
     check_share(where.gpus_per_worker, device)
     folder, shown = (upload.folder, upload.store.public_uri) if upload else (Path(place), str(place))
-    job, missing = prepare(Job(config.data, config.experts, config.seed, folder, device), upload)
+    job, missing = prepare(ExpertJob(config.data, config.experts, config.seed, folder, device), upload)
     total = config.experts.num_experts
     if not missing:
         if upload is None:

@@ -184,7 +184,7 @@ def _claim(
         space = with_settings(space, settings)
     for name, flag in (("num_samples", "--num-samples"), ("max_concurrent", "--max-concurrent")):
         if (count := cast(int, options.get(name, 1))) < 1:
-            raise ValueError(f"{flag} {count}: use at least 1")
+            raise ValueError(f"{flag} {count}: at least 1 trial is needed")
     if (samples := options.get("num_samples")) is not None:
         space = space.model_copy(update={"budget": space.budget.model_copy(update={"samples": samples})})
     if buffer := options.get("buffer"):

@@ -52,22 +52,6 @@ def draw_history(rows: Sequence[Row], name: str) -> "Figure":
     return figure
 
 
-def draw_importance(shares: Mapping[str, float], trials: int, name: str) -> "Figure":
-    """A bar a setting: its share in the variance of the accuracy, the largest on top."""
-    ordered = sorted(shares.items(), key=lambda pair: -pair[1])
-    figure = new_figure(7.5, 1.2 + 0.36 * len(ordered))
-    axes = figure.add_subplot()
-    drawn = axes.barh(range(len(ordered)), [100 * share for _, share in ordered], height=0.6, color=COLOURS[0])
-    axes.bar_label(drawn, [f"{100 * share:.0f} %" for _, share in ordered], padding=3, fontsize="small")
-    axes.set_yticks(range(len(ordered)), [shorten(key, 40) for key, _ in ordered])
-    axes.invert_yaxis()
-    axes.margins(x=0.12)
-    title = f"{name}: what the accuracy of {trials} trials depends on (fANOVA)"
-    label(axes, "share of the variance of the validation accuracy (%)", "", title)
-    axes.grid(visible=False, axis="y")
-    return figure
-
-
 def draw_pareto(rows: Sequence[Row], front: Sequence[int], metric: str, name: str) -> "Figure":
     """Accuracy against a cost, a mark a trial; the trials of the front are joined and numbered.
 

@@ -1,4 +1,4 @@
-"""Ray: actors, object store, Train. The only package that imports ray."""
+"""Ray: actors, object store, Tune, Train. The only package that imports ray."""
 
 import os
 

@@ -1,8 +1,8 @@
-"""A buffer on every node of a cluster: held once a node, read zero-copy by all processes there.
+"""A buffer on every node of a cluster, stored once per node and read zero-copy by all processes there.
 
-Where a node sees the buffer's folder its files are memory-mapped, and the page cache is what its processes share. Other
-nodes read Ray's object store, which maps each expert into every process of the node, or, where the buffer is too large
-for it, a copy on their own disk, memory-mapped. Copies stay in ``<cache>/copies``, which may be deleted between runs.
+A node that has the buffer's folder maps its files into memory. Other nodes read Ray's object store, which maps each
+expert into every process of the node; if the buffer is too large for the store, they map a copy on their own disk.
+Copies stay in ``<cache>/copies``, which may be deleted between runs.
 """
 
 import hashlib
@@ -20,40 +20,40 @@ from raydd.buffer.expert_file import expert_path
 from raydd.io.files import ArrowTable, atomic_path, open_arrow, parse_arrow, sweep
 from raydd.io.lock import one_at_a_time
 from raydd.io.paths import default_cache
-from raydd.remote.file_server import Librarian
+from raydd.remote.file_server import FileServer
 
 SHARE = 0.5
-"""The part of the smallest node's object store that a buffer may fill; the rest is for what else runs."""
+"""The share of the smallest node's object store that a buffer may fill."""
 
-Way = Literal["store", "copy"]
+Transport = Literal["store", "copy"]
 
 
-class Shared(NamedTuple):
-    """A buffer for a cluster, and how it gets to the nodes, in one line."""
+class SharedBuffer(NamedTuple):
+    """A buffer for a cluster, and one line about how nodes read it."""
 
     buffer: ArrowBuffer
     note: str
 
 
 class RemoteBuffer(ArrowBuffer):
-    """An `ArrowBuffer` that can be read on nodes which do not have its folder.
+    """An `ArrowBuffer` for nodes that do not have its folder.
 
-    It pickles as what is needed to find the experts, not as their bytes; made by `share`, and of use as long as the
-    process that called that lives.
+    It is pickled as references to the experts, without their bytes. `share` creates it; it works while the process
+    that called `share` lives.
 
     Args:
         state: The attributes of the buffer.
-        files: Each expert's file in the object store, by number; empty where nodes copy.
-        librarian: The actor that serves copies; None where the store has all.
+        files: Each expert's file in the object store, by number; empty where nodes copy files.
+        server: The actor that serves files to copy; None where the store has all of them.
     """
 
-    def __init__(self, state: dict[str, Any], files: dict[int, Any], librarian: Any) -> None:
+    def __init__(self, state: dict[str, Any], files: dict[int, Any], server: Any) -> None:
         self.__dict__ |= state
-        self._state, self._files, self._librarian = state, files, librarian
+        self._state, self._files, self._server = state, files, server
         self._tables = {}
 
     def __reduce__(self) -> Any:
-        return RemoteBuffer, (self._state, self._files, self._librarian)
+        return RemoteBuffer, (self._state, self._files, self._server)
 
     def _open_table(self, expert: int) -> ArrowTable:
         path, size = expert_path(self.folder, expert), self._state["sizes"][expert]
@@ -66,78 +66,80 @@ class RemoteBuffer(ArrowBuffer):
         copies = default_cache() / "copies" / self._state["digest"]
         copies.mkdir(parents=True, exist_ok=True)
         with one_at_a_time(copies):
-            sweep(copies)  # of processes that were killed as they copied
+            sweep(copies)  # of processes that were killed while they copied
             self._copy_file(expert, expert_path(copies, expert), size)
         return open_arrow(expert_path(copies, expert))
 
     def _copy_file(self, expert: int, path: Path, size: int) -> None:
-        """Copy an expert's file to this node's disk, a chunk a message, unless it is there."""
+        """Copy an expert's file to this node's disk in chunks, unless it is there."""
         if path.is_file() and path.stat().st_size == size:
             return
         free = shutil.disk_usage(path.parent).free
         if free < size:
             raise OSError(
-                f"{path.parent} has {free / 1e6:.0f} MB free, and expert {expert} of {self.folder} takes "
-                f"{size / 1e6:.0f}; set RAYDD_CACHE on that node to a disk with room"
+                f"{path.parent} has {free / 1e6:.0f} MB free, and expert {expert} of {self.folder} needs "
+                f"{size / 1e6:.0f}; set RAYDD_CACHE on that node to a larger disk"
             )
         with atomic_path(path) as temporary, temporary.open("wb") as file:
             while file.tell() < size:
-                file.write(ray.get(self._librarian.read.remote(expert, file.tell())))
+                file.write(ray.get(self._server.read.remote(expert, file.tell())))
 
 
-def share(buffer: ArrowBuffer, way: Way | None = None) -> Shared:
-    """A buffer for the processes of the connected cluster.
+def share(buffer: ArrowBuffer, transport: Transport | None = None) -> SharedBuffer:
+    """Return a buffer for the processes of the connected cluster.
 
     Args:
         buffer: Open on this node.
-        way: How nodes that do not see its folder get it: ``store`` (the object store) or ``copy`` (to their disks);
-            None takes the store where the buffer fits into `SHARE` of the smallest node's. A cluster of this node alone
-            needs neither.
+        transport: How nodes without its folder read it: ``store`` (the object store) or ``copy`` (files on their
+            disks). None takes the store where the buffer fits into `SHARE` of the smallest node's store. A cluster of
+            this node alone needs neither.
 
     Returns:
-        The buffer to send to tasks and actors, and what was chosen.
+        The buffer to send to tasks and actors, and a note about the choice.
 
     Raises:
-        ValueError: It would have to be copied, and this process is outside of the cluster (``ray://``).
+        ValueError: It must be copied, and this process is outside the cluster (``ray://``).
     """
     nodes = [node for node in ray.nodes() if node["Alive"]]
     here = ray.get_runtime_context().get_node_id()
-    client = ray.util.client.ray.is_connected()  # such a driver is on no node of the cluster
+    client = ray.util.client.ray.is_connected()  # such a driver is not on a node of the cluster
     others = [node for node in nodes if client or node["NodeID"] != here]
     sizes = {index: expert_path(buffer.folder, index).stat().st_size for index in buffer.experts}
     total = sum(sizes.values())
-    held = f"{buffer.folder} ({total / 1e6:.0f} MB)"
-    if not others and way is None:
-        return Shared(buffer, f"{held}: memory-mapped, once for all processes")
-    unseen = others if way else [node for node in others if not _sees(node["NodeID"], buffer.folder)]
+    name = f"{buffer.folder} ({total / 1e6:.0f} MB)"
+    if not others and transport is None:
+        return SharedBuffer(buffer, f"{name}: memory-mapped, once for all processes")
+    unseen = others if transport else [node for node in others if not _sees(node["NodeID"], buffer.folder)]
     room = min(node["Resources"].get("object_store_memory", 0.0) for node in nodes)
-    if way is None:
-        way = "store" if unseen and total <= SHARE * room else "copy"
-    if client and unseen and way == "copy":
+    if transport is None:
+        transport = "store" if unseen and total <= SHARE * room else "copy"
+    if client and unseen and transport == "copy":
         raise ValueError(
-            f"{held} is too large for the cluster's object store, and a driver outside of the cluster cannot hand out "
-            "copies; submit it as a job, or put the buffer at an URI"
+            f"{name} is too large for the cluster's object store, and a driver outside the cluster cannot serve "
+            "copies; submit it as a job, or use a buffer at a URI"
         )
     state = _state(buffer, sizes)
-    if way == "store":
+    if transport == "store":
         files = {index: _put(expert_path(buffer.folder, index)) for index in sizes}
-        return Shared(RemoteBuffer(state, files, None), f"{held}: in the object store ({room / 1e6:.0f} MB a node)")
+        return SharedBuffer(
+            RemoteBuffer(state, files, None), f"{name}: in the object store ({room / 1e6:.0f} MB a node)"
+        )
     paths = {index: expert_path(buffer.folder, index).absolute() for index in sizes}
     affinity = NodeAffinitySchedulingStrategy(here, soft=False)
     options = {"num_cpus": 0, "max_concurrency": 4, "max_restarts": -1, "max_task_retries": -1}
-    librarian = ray.remote(Librarian).options(scheduling_strategy=affinity, **options).remote(paths)
-    ray.get(librarian.ready.remote())
+    server = ray.remote(FileServer).options(scheduling_strategy=affinity, **options).remote(paths)
+    ray.get(server.ready.remote())
     why = (
         f"memory-mapped on {len(nodes) - len(unseen)} of {len(nodes)} nodes, copied to the others' disks (more than "
         f"{SHARE:.0%} of an object store of {room / 1e6:.0f} MB)"
         if unseen
-        else f"memory-mapped on all {len(nodes)} nodes, which see its folder"
+        else f"memory-mapped on all {len(nodes)} nodes, which have its folder"
     )
-    return Shared(RemoteBuffer(state, {}, librarian), f"{held}: {why}")
+    return SharedBuffer(RemoteBuffer(state, {}, server), f"{name}: {why}")
 
 
 def _put(path: Path) -> Any:
-    """A file's bytes in the object store, copied there from its pages."""
+    """Put a file's bytes into the object store."""
     return ray.put(np.asarray(np.memmap(path, np.uint8, mode="r")))
 
 
@@ -151,13 +153,12 @@ def _state(buffer: ArrowBuffer, sizes: dict[int, int]) -> dict[str, Any]:
 
 
 def _sees(node: str, folder: Path) -> bool:
-    """Whether a node sees the very manifest that this one does."""
+    """Return whether a node has the same manifest in this folder."""
     manifest = (folder / "manifest.json").absolute()
-    look = ray.remote(_digest_of).options(
+    remote_digest = ray.remote(_digest_of).options(
         num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=True)
     )
-    found: str = ray.get(look.remote(manifest))
-    return found == _digest_of(manifest)
+    return bool(ray.get(remote_digest.remote(manifest)) == _digest_of(manifest))
 
 
 def _digest_of(path: Path) -> str:

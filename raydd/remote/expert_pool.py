@@ -1,4 +1,4 @@
-"""The workers of a run of experts: who has what in hand, who was lost, and what is done about it."""
+"""A pool of Ray actors that train experts: assigns experts to workers and replaces workers that are lost."""
 
 import secrets
 import time
@@ -15,26 +15,25 @@ from raydd.buffer.expert_file import expert_path
 from raydd.buffer.expert_writer import ExpertWriter
 from raydd.buffer.upload import Entry
 from raydd.io.files import drop, temporary_path
-from raydd.training import expert_worker as experts
-from raydd.training.expert_worker import Given, Job, Part
+from raydd.training.expert_worker import BufferInfo, ExpertChunk, ExpertJob, ExpertTrainer
 
 POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 300.0
-SAID_SECONDS = 60.0
-AHEAD = 2  # calls that wait at a worker, so that it never waits for the driver
+NOTE_SECONDS = 60.0
+QUEUED_CALLS = 2  # per worker, so that it never waits for the driver
 ATTEMPTS = {"worker": 3, "node": 10}
-"""How often an expert is begun before the run gives up, by what was lost: a lost node is seldom its fault."""
-LOST = {"worker": "died: replaced, trained anew", "node": "is lost: trained anew elsewhere"}
+"""How often an expert is started before the run fails, by what was lost: the expert rarely causes a lost node."""
+LOST = {"worker": "died: the expert is trained again", "node": "is lost: the expert is trained again elsewhere"}
 
 
-class Needs(NamedTuple):
-    """What a crew is made of.
+class PoolSize(NamedTuple):
+    """The size of a pool.
 
     Attributes:
-        workers: How many; those that find no room wait for it.
-        cpus: CPUs a worker.
-        gpus: GPUs a worker.
-        patience_seconds: How long there may be no worker at all.
+        workers: Workers; those for which there are no resources wait for them.
+        cpus: CPUs per worker.
+        gpus: GPUs per worker.
+        patience_seconds: How long the pool may have no worker at all.
     """
 
     workers: int
@@ -43,27 +42,27 @@ class Needs(NamedTuple):
     patience_seconds: float = PATIENCE_SECONDS
 
 
-class Trainer(experts.Trainer):
-    """A trainer that knows which node it is on."""
+class ExpertActor(ExpertTrainer):
+    """A trainer in a Ray actor."""
 
     def start(self, path: Path, content: str) -> tuple[str, str, bool]:
-        """Its node, who writes its temporary files, and whether it sees the file; see `look`."""
-        return ray.get_runtime_context().get_node_id(), *self.look(path, content)
+        """Return its node, the name in its temporary files, and whether it has the folder; see `check_folder`."""
+        return ray.get_runtime_context().get_node_id(), *self.check_folder(path, content)
 
 
 @dataclass(eq=False)
 class _Worker:
-    """An actor and what it has in hand.
+    """An actor and its current expert.
 
     Attributes:
         actor: Its handle.
-        calls: What it was asked and has not answered, oldest first.
-        node: Where it is; empty until it has started.
-        name: By which its temporary files are known.
-        stream: Whether it sends what it trains, since it does not see the folder.
-        index: The expert in hand; -1 for none.
-        epoch: Epochs trained of that.
-        spool: Where the expert is written, when the worker sends it.
+        calls: Its pending calls, oldest first.
+        node: Its node; empty until it has started.
+        name: The name in its temporary files.
+        stream: Whether it sends its snapshots, because it does not have the folder.
+        index: Its expert; -1 for none.
+        epoch: Epochs trained of this expert.
+        spool: Writes the expert, when the worker sends it.
     """
 
     actor: Any
@@ -76,80 +75,80 @@ class _Worker:
     spool: ExpertWriter | None = None
 
 
-class Crew:
-    """Trains experts on the connected Ray, on as many workers as there is room for.
+class ExpertPool:
+    """Trains experts on the connected Ray, on as many workers as its resources allow.
 
-    A worker that sees the buffer's folder writes there itself; any other sends its snapshots, which are written
-    here. Of a buffer in a store each worker puts its experts there. One that is lost, with its node or without, is
-    replaced as soon as there is room.
+    A worker that has the buffer's folder writes there; any other sends its snapshots, which are written here. If the
+    buffer is in remote storage, each worker uploads its experts. A lost worker is replaced as soon as there are
+    resources.
 
     Args:
         job: What is trained.
-        given: The buffer's preprocessing and spec.
-        needs: How many workers, and what each needs.
+        info: The buffer's preprocessing and spec.
+        size: The number of workers, and the resources of each.
 
     Attributes:
-        entries: Of a buffer in a store, the manifest's words on the experts that workers have put there.
+        entries: The manifest entries of experts that workers have uploaded.
     """
 
-    def __init__(self, job: Job, given: Given, needs: Needs) -> None:
-        self._job, self._given, self._needs = job, given, needs
+    def __init__(self, job: ExpertJob, info: BufferInfo, size: PoolSize) -> None:
+        self._job, self._info, self._size = job, info, size
         self.entries: list[Entry] = []
         self._workers: list[_Worker] = []
         self._attempts: dict[tuple[int, str], int] = {}
         self._queue: list[int] = []
-        self._starts_lost, self._seen, self._waiting, self._note = 0, time.monotonic(), False, ""
+        self._failed_starts, self._last_worker, self._waiting, self._note = 0, time.monotonic(), False, ""
 
     def train(self, missing: list[int]) -> Iterator[int]:
-        """Train experts, yielding how many are finished, again and again.
+        """Train experts and yield the number of finished ones after every wait.
 
         Raises:
-            RuntimeError: An expert failed, or there is no node for a worker; those finished are kept.
+            RuntimeError: An expert failed, or no node has resources for a worker; finished experts are kept.
         """
-        self._queue, done, self._seen = list(missing), 0, time.monotonic()
-        with _token(self._job.folder) as token, self._staff(token) as hire:
+        self._queue, done, self._last_worker = list(missing), 0, time.monotonic()
+        with _token(self._job.folder) as token, self._worker_factory(token) as start_worker:
             while done < len(missing):
                 busy = sum(worker.index >= 0 for worker in self._workers)
-                for _ in range(min(self._needs.workers, busy + len(self._queue)) - len(self._workers)):
-                    hire()
+                for _ in range(min(self._size.workers, busy + len(self._queue)) - len(self._workers)):
+                    start_worker()
                 first = {worker.calls[0]: worker for worker in self._workers}
                 ready, _ = ray.wait(list(first), timeout=POLL_SECONDS)
                 for reference in ready:
-                    done += self._answered(first[reference])
+                    done += self._receive(first[reference])
                 self._check_patience()
                 yield done
 
     def epochs(self) -> int:
-        """Epochs trained of the experts in hand."""
+        """Return the epochs trained of the current experts."""
         return sum(worker.epoch for worker in self._workers)
 
     def take_note(self) -> str:
-        """What there is to be said since the last call."""
+        """Return the notes since the last call, in one line."""
         note, self._note = self._note, ""
         return note
 
     @contextmanager
-    def _staff(self, token: tuple[Path, str]) -> Iterator[Callable[[], None]]:
-        """Gives what starts a worker; in the end nothing of any worker is left."""
-        make = ray.remote(Trainer).options(
-            num_cpus=self._needs.cpus, num_gpus=self._needs.gpus, max_restarts=0, max_task_retries=0
+    def _worker_factory(self, token: tuple[Path, str]) -> Iterator[Callable[[], None]]:
+        """Yield a function that starts a worker; remove all workers at the end."""
+        actor_class = ray.remote(ExpertActor).options(
+            num_cpus=self._size.cpus, num_gpus=self._size.gpus, max_restarts=0, max_task_retries=0
         )
-        job, given = ray.put(self._job), ray.put(self._given)
+        job, info = ray.put(self._job), ray.put(self._info)
 
-        def hire() -> None:
-            actor = make.remote(job, given)
+        def start_worker() -> None:
+            actor = actor_class.remote(job, info)
             self._workers.append(_Worker(actor, [actor.start.remote(*token)]))
 
         try:
-            yield hire
+            yield start_worker
         finally:
             for worker in [*self._workers]:
-                self._dismiss(worker)
+                self._remove(worker)
 
-    def _answered(self, worker: _Worker) -> int:
-        """Take a worker's answer; 1 for an expert that is finished, else 0."""
+    def _receive(self, worker: _Worker) -> int:
+        """Process a worker's answer; return 1 if an expert is finished, else 0."""
         self._workers.remove(worker)
-        self._workers.append(worker)  # whoever waits longest is heard first
+        self._workers.append(worker)  # the worker that waits longest comes first
         try:
             answer = ray.get(worker.calls[0])
         except RayTaskError as error:
@@ -157,41 +156,41 @@ class Crew:
                 raise RuntimeError(f"a worker could not start: {_last_line(error)}") from error
             raise RuntimeError(f"expert {worker.index} failed: {error.cause}") from error
         except RayError as error:
-            self._lost(worker, error)
+            self._handle_loss(worker, error)
             return 0
         del worker.calls[0]
         if worker.index >= 0:
-            return self._took(worker, answer)
-        worker.node, worker.name, sees = answer
-        worker.stream = not sees and self._given.uri is None
-        self._starts_lost = 0
+            return self._receive_chunk(worker, answer)
+        worker.node, worker.name, has_folder = answer
+        worker.stream = not has_folder and self._info.uri is None
+        self._failed_starts = 0
         self._assign(worker)
         return 0
 
     def _assign(self, worker: _Worker) -> None:
-        """Give a worker the next expert, or let it go."""
+        """Assign the next expert to a worker, or remove the worker."""
         worker.index, worker.epoch = -1, 0
         if not self._queue:
-            self._dismiss(worker)
+            self._remove(worker)
             return
         worker.index = self._queue.pop(0)
         if worker.stream:
-            worker.spool = ExpertWriter(self._job.folder, self._given.spec, worker.index)
-        worker.calls = [self._more(worker) for _ in range(AHEAD)]
+            worker.spool = ExpertWriter(self._job.folder, self._info.spec, worker.index)
+        worker.calls = [self._train_chunk(worker) for _ in range(QUEUED_CALLS)]
 
-    def _more(self, worker: _Worker) -> Any:
-        return worker.actor.more.remote(worker.index, worker.stream)
+    def _train_chunk(self, worker: _Worker) -> Any:
+        return worker.actor.train_chunk.remote(worker.index, worker.stream)
 
-    def _took(self, worker: _Worker, part: Part) -> int:
-        worker.epoch = part.epoch
+    def _receive_chunk(self, worker: _Worker, chunk: ExpertChunk) -> int:
+        worker.epoch = chunk.epoch
         if worker.spool is not None:
-            for piece in part.pieces:
+            for piece in chunk.pieces:
                 worker.spool.add(piece)
-        if not part.ended:
-            worker.calls.append(self._more(worker))
+        if not chunk.ended:
+            worker.calls.append(self._train_chunk(worker))
             return 0
-        if part.entry is not None:
-            self.entries.append(part.entry)
+        if chunk.entry is not None:
+            self.entries.append(chunk.entry)
         else:
             self._check_written(worker)
         self._assign(worker)
@@ -205,30 +204,32 @@ class Crew:
             worker.spool.close()
             worker.spool = None
         if not path.exists():
-            raise RuntimeError(f"{path} is not there, although a worker wrote it: is the folder still the same disk?")
+            raise RuntimeError(
+                f"{path} is missing although a worker wrote it; check that all nodes mount the same disk"
+            )
 
-    def _lost(self, worker: _Worker, error: RayError) -> None:
-        """A worker is gone: put its expert back in the queue's front."""
-        index, self._seen = worker.index, time.monotonic()
-        self._dismiss(worker)
+    def _handle_loss(self, worker: _Worker, error: RayError) -> None:
+        """Put the expert of a lost worker back to the front of the queue."""
+        index, self._last_worker = worker.index, time.monotonic()
+        self._remove(worker)
         if isinstance(error, ActorDiedError) and error.actor_init_failed:
             raise RuntimeError(f"a worker could not start: {_last_line(error)}") from error
         if index < 0:
-            self._starts_lost += 1
-            if self._starts_lost >= ATTEMPTS["node"]:
-                raise RuntimeError(f"{self._starts_lost} workers died as they started: {_last_line(error)}") from error
+            self._failed_starts += 1
+            if self._failed_starts >= ATTEMPTS["node"]:
+                raise RuntimeError(f"{self._failed_starts} workers died at their start: {_last_line(error)}") from error
             return
-        kind = "worker" if worker.node in _alive() else "node"
+        kind = "worker" if worker.node in _alive_nodes() else "node"
         count = self._attempts[index, kind] = self._attempts.get((index, kind), 0) + 1
         if count >= ATTEMPTS[kind]:
             raise RuntimeError(
-                f"expert {index}: its {kind} died {count} times; is there memory enough? "
-                "finished experts are kept, the same command goes on"
+                f"expert {index}: its {kind} died {count} times; check that it has enough memory. "
+                "Finished experts are kept; the same command continues"
             ) from error
-        self._tell(f"the {kind} of expert {index} {LOST[kind]}")
+        self._add_note(f"the {kind} of expert {index} {LOST[kind]}")
         self._queue.insert(0, index)
 
-    def _dismiss(self, worker: _Worker) -> None:
+    def _remove(self, worker: _Worker) -> None:
         self._workers.remove(worker)
         ray.kill(worker.actor)
         if worker.spool is not None:
@@ -236,30 +237,30 @@ class Crew:
         if worker.name and not worker.stream:
             drop(self._job.folder, worker.name)
 
-    def _tell(self, said: str) -> None:
-        self._note = f"{self._note}; {said}" if self._note else said
+    def _add_note(self, note: str) -> None:
+        self._note = f"{self._note}; {note}" if self._note else note
 
     def _check_patience(self) -> None:
-        now, patience = time.monotonic(), self._needs.patience_seconds
+        now, patience = time.monotonic(), self._size.patience_seconds
         if any(worker.node for worker in self._workers):
-            self._seen, self._waiting = now, False
-        elif now - self._seen > patience:
+            self._last_worker, self._waiting = now, False
+        elif now - self._last_worker > patience:
             raise RuntimeError(
-                f"no node has had room for a worker for {patience:.0f} s: add a node, or end other work; "
-                "finished experts are kept, the same command goes on"
+                f"no node has had resources for a worker for {patience:.0f} s: add a node, or end other work. "
+                "Finished experts are kept; the same command continues"
             )
-        elif now - self._seen > SAID_SECONDS and not self._waiting:
-            self._tell(f"no worker has started for {SAID_SECONDS:.0f} s: waiting for room, up to {patience:.0f} s")
+        elif now - self._last_worker > NOTE_SECONDS and not self._waiting:
+            self._add_note(f"no worker has started for {NOTE_SECONDS:.0f} s: waiting up to {patience:.0f} s")
             self._waiting = True
 
 
-def _alive() -> set[str]:
+def _alive_nodes() -> set[str]:
     return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
 
 @contextmanager
 def _token(folder: Path) -> Iterator[tuple[Path, str]]:
-    """A file that is in the folder for as long, and what it holds: who reads that sees the folder."""
+    """Write a temporary file into the folder and yield its path and content, by which workers recognise the folder."""
     path, content = temporary_path(folder / "token"), secrets.token_hex(16)
     path.write_text(content)
     try:

@@ -1,4 +1,4 @@
-"""Handing out the bytes of files; it loads nothing but numpy, since it is a process of its own."""
+"""An actor that serves the bytes of files; it imports only numpy, because it is a process of its own."""
 
 import os
 import resource
@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 
 CHUNK = 4 << 20
-"""Bytes of a file that travel in one message."""
+"""Bytes of a file in one message."""
 
 
-class Librarian:
-    """Hands out the bytes of expert files on the node that has them.
+class FileServer:
+    """Serves the bytes of expert files on the node that has them.
 
     Args:
-        paths: Of the files, by the experts' numbers; opened at once, so that they may be moved or replaced later.
+        paths: The files, by expert. They are opened at once, so that they may be moved or replaced later.
     """
 
     def __init__(self, paths: dict[int, Path]) -> None:
@@ -24,9 +24,9 @@ class Librarian:
         self._files = {index: os.open(path, os.O_RDONLY) for index, path in paths.items()}
 
     def ready(self) -> bool:
-        """Whether the files are open."""
+        """Return True: the files are open."""
         return True
 
     def read(self, index: int, start: int) -> np.ndarray[Any, Any]:
-        """`CHUNK` bytes of an expert's file from ``start`` on, or what is left; uint8."""
+        """Return `CHUNK` bytes of an expert's file from ``start`` on, or the rest of it, as uint8."""
         return np.frombuffer(os.pread(self._files[index], CHUNK, start), np.uint8)

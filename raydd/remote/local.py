@@ -1,7 +1,7 @@
-"""A local Ray that only its own user can reach: on loopback, behind a random token, with its files in a private folder.
+"""A local Ray that only its own user can reach: on loopback, with a random token and a private folder.
 
-Ray's own local start listens on every interface of the machine, and keeps its sockets in a folder that all users can
-enter. A process that reaches such a Ray runs code as its user.
+By default a local Ray listens on every interface of the machine and has its sockets in a folder open to all users.
+A process that reaches such a Ray can run code as its user.
 """
 
 import logging
@@ -25,10 +25,10 @@ LOOPBACK, TOKEN = "127.0.0.1", "token"
 ENDING_SECONDS = 5.0
 RAYLET: Any = ray._raylet
 CLUSTERS = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
-"""Set to 0, Ray's processes bind to loopback. Ray means it for systems where it starts no cluster."""
+"""Set to 0, it makes Ray's processes bind to loopback; Ray uses it on systems without cluster support."""
 DEFAULTS = {"RAY_worker_niceness": "0", "RAY_raylet_start_wait_time_s": "90"}
-"""What a user's own environment may set otherwise. Workers have the niceness of the command, since they do all of its
-work: by Ray's default of 15 they stand still beside other work. A busy machine needs more than Ray's 30 seconds."""
+"""Defaults that the user's environment may override. Workers have the niceness of the command, because with Ray's
+default of 15 they stop beside other work. A busy machine needs more than Ray's 30 seconds to start."""
 
 
 REMEDIES = {
@@ -37,35 +37,35 @@ REMEDIES = {
     "No space left": "make room on that disk, or set RAY_TMPDIR to a folder on another one",
     "Too many open files": "raise the limit of open files, such as with `ulimit -n 8192`",
 }
-"""By words of what Ray says when it does not start, what to do."""
+"""The remedy for each part of an error message with which Ray does not start."""
 
 
 @contextmanager
 def local_ray(
     note: Callable[[str], None], num_cpus: int | None = None, object_store_memory: int | None = None
 ) -> Iterator[None]:
-    """Start a Ray on this machine that no other user can reach, for the block alone.
+    """Start a Ray on this machine that no other user can reach, and stop it after the block.
 
     Args:
-        note: Called with a line about what is not as the environment asks for.
-        num_cpus: CPUs that Ray hands out; None takes all that this process may use.
-        object_store_memory: Bytes; None leaves it to Ray.
+        note: Called with a line about settings of the environment that cannot be used.
+        num_cpus: CPUs that Ray distributes; None takes all that this process may use.
+        object_store_memory: Bytes; None uses Ray's default.
 
     Raises:
         ValueError: ``RAY_TMPDIR`` names a folder that cannot be used.
         RuntimeError: Ray did not start.
     """
-    place = root()
-    if place.note:
-        note(place.note)
+    folders = root()
+    if folders.note:
+        note(folders.note)
     with ExitStack() as stack:
-        with _one_line():
-            folder = stack.enter_context(private_folder(place.folder))
+        with _one_line_errors():
+            folder = stack.enter_context(private_folder(folders.folder))
             stack.callback(_kill, folder)
-            large = stack.enter_context(private_folder(place.large)) if place.large != place.folder else None
+            large = stack.enter_context(private_folder(folders.large)) if folders.large != folders.folder else None
             stack.enter_context(_loopback())
             with environment(_settings(_new_token(folder))):
-                stack.enter_context(read_anew())
+                stack.enter_context(reload_authentication())
                 stack.callback(ray.shutdown)
                 ray.init(
                     address="local",
@@ -83,7 +83,7 @@ def local_ray(
 
 
 def _new_token(folder: Path) -> Path:
-    """The file of a random token, which this user alone can read."""
+    """Write a random token into a file that only this user can read."""
     file = folder / TOKEN
     with open(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="ascii") as out:
         out.write(secrets.token_hex(32))
@@ -91,7 +91,7 @@ def _new_token(folder: Path) -> Path:
 
 
 def _settings(token: Path) -> dict[str, str | None]:
-    """The environment in which Ray's processes are started; None removes a name."""
+    """Return the environment of Ray's processes; None removes a variable."""
     own = {name: os.environ.get(name, value) for name, value in DEFAULTS.items()}
     return own | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_AUTH_TOKEN": None, CLUSTERS: "0"}
 
@@ -117,7 +117,7 @@ def _set(settings: Mapping[str, str | None]) -> None:
 
 @contextmanager
 def _loopback() -> Iterator[None]:
-    """This process's own ports are on loopback, whether or not ray was imported before with another environment."""
+    """Bind this process's ports to loopback, even if ray was imported earlier with another environment."""
     before = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = False
     try:
@@ -127,8 +127,8 @@ def _loopback() -> Iterator[None]:
 
 
 @contextmanager
-def read_anew() -> Iterator[None]:
-    """Ray reads mode and token from the environment now, and from that of then after the block, else only once."""
+def reload_authentication() -> Iterator[None]:
+    """Make Ray read mode and token from the environment before and after the block; it otherwise reads them once."""
     _reload()
     try:
         yield
@@ -142,27 +142,27 @@ def _reload() -> None:
 
 
 def _check_private() -> None:
-    """Refuse a Ray that others could reach, such as by a version that reads other settings."""
+    """Refuse a Ray that others could reach, such as a version that ignores these settings."""
     mode = RAYLET.get_authentication_mode()
     if ray.util.get_node_ip_address() != LOOPBACK or mode != RAYLET.AuthenticationMode.TOKEN:
         raise RuntimeError(f"Ray {ray.__version__} cannot be kept private")
 
 
 @contextmanager
-def _one_line() -> Iterator[None]:
-    """Whatever Ray raises when it does not start becomes one line with a remedy."""
+def _one_line_errors() -> Iterator[None]:
+    """Convert every error with which Ray does not start into one line with a remedy."""
     try:
         yield
     except SystemExit:  # SIGTERM, as Ray's own handler answers it while it starts
         terminate(signal.SIGTERM, None)
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        remedy = next((what for words, what in REMEDIES.items() if words in reason), "see what `raydd doctor` says")
+        remedy = next((what for words, what in REMEDIES.items() if words in reason), "run `raydd doctor`")
         raise RuntimeError(f"Ray did not start ({reason}); {remedy}") from error
 
 
 def _kill(folder: Path) -> None:
-    """Kill what is left of the Ray in a folder: one that did not start, its agents, workers that are just starting."""
+    """Kill the remaining processes of the Ray in a folder, such as agents and workers that are still starting."""
     end = time.monotonic() + ENDING_SECONDS
     while (left := _processes(folder)) and time.monotonic() < end:
         for pid in left:
@@ -172,10 +172,10 @@ def _kill(folder: Path) -> None:
 
 
 def _processes(folder: Path) -> list[int]:
-    """The processes that were started with the token of a private folder."""
-    mark, found = os.fsencode(f"RAY_AUTH_TOKEN_PATH={folder / TOKEN}\0"), []
-    for place in Path("/proc").glob("[0-9]*/environ"):
+    """Return the processes that were started with the token of a private folder."""
+    token, pids = os.fsencode(f"RAY_AUTH_TOKEN_PATH={folder / TOKEN}\0"), []
+    for path in Path("/proc").glob("[0-9]*/environ"):
         with suppress(OSError):  # another user's, or it has ended
-            if mark in place.read_bytes():
-                found.append(int(place.parent.name))
-    return found
+            if token in path.read_bytes():
+                pids.append(int(path.parent.name))
+    return pids

@@ -1,4 +1,4 @@
-"""One distillation on many actors: each makes rollouts of the outer step that is due."""
+"""One distillation on many actors, which compute the rollouts of each outer step."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -18,25 +18,27 @@ from raydd.run.rollout_worker import RolloutTask, RolloutWorker
 
 ATTEMPTS, STARTS = 3, 8
 PAUSE_SECONDS = 0.5
-_STARTING = -1  # in the place of a rollout's number
+_STARTING = -1  # instead of a rollout's number
 NOTE_SECONDS, PATIENCE_SECONDS = 30.0, 900.0
 
 
-class Crew:
-    """Actors that make the rollouts of a run, which the driver then averages in their own order.
+class RolloutPool:
+    """Actors that compute the rollouts of a run, which the driver then averages in the order of their numbers.
 
-    What comes of a step depends on the seed and on how many rollouts it has, never on how many actors there are or on
-    which of them is first. The rollouts of an actor that dies are made again by others, and it is replaced.
+    The result of a step depends on the seed and on the number of rollouts, but not on the number of actors or on their
+    speed. An actor that dies is replaced, and other actors compute its rollouts again.
 
     Args:
-        asked: Actors asked for; None takes as many as fit.
-        device: auto, cpu or cuda; auto takes the GPUs of the cluster, if it has any.
-        note: Is told what is worth a line.
-        gpus: GPUs an actor, such as 0.25; None shares them as the number of actors asks.
+        requested: Actors requested; None takes as many as fit.
+        device: ``auto``, ``cpu`` or ``cuda``; ``auto`` takes the GPUs of the cluster, if it has any.
+        note: Called with lines for the user.
+        gpus: GPUs per actor, such as 0.25; None shares them among the actors.
     """
 
-    def __init__(self, asked: int | None, device: str, note: Callable[[str], None], gpus: float | None = None) -> None:
-        self._asked, self._device, self._note, self._share = asked, device, note, gpus
+    def __init__(
+        self, requested: int | None, device: str, note: Callable[[str], None], gpus: float | None = None
+    ) -> None:
+        self._requested, self._device, self._note, self._share = requested, device, note, gpus
         self._idle: list[Any] = []
         self._running: dict[Any, tuple[Any, int | None]] = {}
 
@@ -48,11 +50,11 @@ class Crew:
             ray.kill(actor)
         self._idle, self._running = [], {}
 
-    def start(self, task: RolloutTask) -> "Crew":
-        """Start the actors; they are waited for when the first step is due.
+    def start(self, task: RolloutTask) -> "RolloutPool":
+        """Start the actors; the first step waits for them.
 
         Raises:
-            ValueError: There is no free CPU, ``cuda`` is asked for and the cluster has no GPU, or no node has room.
+            ValueError: No node has free resources, or the cluster has no GPU for ``cuda``.
         """
         threads, nodes = task.config.threads or 1, free_nodes()
         gpu = self._device != "cpu" and any(node.gpus for node in nodes)
@@ -61,38 +63,38 @@ class Crew:
         if threads > (most := max(int(node.cpus) for node in nodes)) > 0:
             raise ValueError(f"threads = {threads}: no node has more than {most} free CPUs; use --set threads=1")
         room = [node._replace(cpus=node.cpus // threads) for node in nodes]
-        layout = spread(self._asked, task.config.rollouts, room, gpu, self._share)
+        layout = spread(self._requested, task.config.rollouts, room, gpu, self._share)
         self._count, self._workers = task.config.rollouts, layout.workers
-        self._make = self._maker(layout, threads)
+        self._new_actor = self._actor_factory(layout, threads)
         source, note = share(task.source) if isinstance(task.source, ArrowBuffer) else (task.source, "")
         self._task = ray.put(task._replace(source=source))
         for line in filter(None, (layout.note, note)):
             self._note(line)
         for _ in range(layout.workers):
-            self._hire()
+            self._start_actor()
         return self
 
-    def _maker(self, layout: Plan, threads: int) -> Callable[[], Any]:
-        """Makes an actor. What every actor needs is put into the object store once, not sent with each."""
+    def _actor_factory(self, layout: Plan, threads: int) -> Callable[[], Any]:
+        """Return a function that creates an actor; the task is in the object store once for all of them."""
         options = {"num_cpus": layout.cpus * threads, "num_gpus": layout.gpus}
         device = "cuda" if layout.gpus else "cpu"
         return lambda: ray.remote(RolloutWorker).options(**options).remote(self._task, device)
 
-    def _hire(self) -> None:
-        actor = self._make()
+    def _start_actor(self) -> None:
+        actor = self._new_actor()
         self._running[actor.ready.remote()] = (actor, None)
 
     def __call__(self, leaves: Mapping[str, Tensor], step: int, attempt: int) -> list[Rollout]:
-        """All rollouts of a step, in the order of their numbers.
+        """Return all rollouts of a step, in the order of their numbers.
 
         Raises:
-            RuntimeError: The actor of a rollout died `ATTEMPTS` times, matching raised, or for a quarter of an hour
-                there was no actor at all.
+            RuntimeError: The actor of a rollout died `ATTEMPTS` times, matching raised, or there was no actor for
+                `PATIENCE_SECONDS`.
         """
         shared = ray.put({name: leaf.cpu().numpy() for name, leaf in leaves.items()})
         devices = [leaf.device for leaf in leaves.values()]
-        waiting, found, deaths = list(range(self._count)), dict[int, Rollout](), dict[int, int]()
-        while len(found) < self._count:
+        waiting, rollouts, deaths = list(range(self._count)), dict[int, Rollout](), dict[int, int]()
+        while len(rollouts) < self._count:
             while self._idle and waiting:
                 actor, index = self._idle.pop(0), waiting.pop(0)
                 self._running[actor.roll.remote(shared, step, attempt, index)] = (actor, index)
@@ -101,11 +103,11 @@ class Crew:
                 if done is not None:
                     index, (loss, gradients) = done
                     tensors = zip(gradients, devices, strict=True)
-                    found[index] = Rollout(loss, tuple(torch.tensor(array).to(device) for array, device in tensors))
-        return [found[index] for index in range(self._count)]
+                    rollouts[index] = Rollout(loss, tuple(torch.tensor(array).to(device) for array, device in tensors))
+        return [rollouts[index] for index in range(self._count)]
 
     def _ready(self) -> list[Any]:
-        """The calls that have ended; waits for the first."""
+        """Wait for calls to end and return them."""
         start = time.monotonic()
         while True:
             ready, _ = ray.wait(list(self._running), timeout=NOTE_SECONDS)
@@ -116,39 +118,39 @@ class Crew:
             waited = time.monotonic() - start
             if waited > PATIENCE_SECONDS:
                 raise RuntimeError(
-                    f"no worker could start in {waited:.0f} s: the cluster has no free CPU or GPU; --resume goes on"
+                    f"no worker could start in {waited:.0f} s: the cluster has no free CPU or GPU; --resume continues"
                 )
-            self._note(f"waiting for a worker since {waited:.0f} s: the cluster has no free CPU or GPU")
+            self._note(f"waiting for a worker for {waited:.0f} s: the cluster has no free CPU or GPU")
 
     def _collect(self, reference: Any, waiting: list[int], deaths: dict[int, int]) -> tuple[int, Any] | None:
-        """Take what an ended call gives: a rollout, or an actor that is ready; one that died is replaced."""
+        """Process a call that ended: return its rollout, or None where an actor started or died."""
         actor, index = self._running.pop(reference)
         try:
-            found = ray.get(reference)
+            rollout = ray.get(reference)
         except RayTaskError as error:
             what = "a worker could not start" if index is None else f"rollout {index} failed"
             raise RuntimeError(f"{what}: {error.cause}") from error
-        except RayError as error:  # the actor, its node, or what it made
+        except RayError as error:  # the actor, its node, or its result
             if isinstance(error, ActorDiedError) and error.actor_init_failed:
                 raise RuntimeError(f"a worker could not start: {str(error).strip().splitlines()[-1]}") from error
             ray.kill(actor)
-            self._bury(index, waiting, deaths)
+            self._replace(index, waiting, deaths)
             return None
         if index is None:
             deaths.pop(_STARTING, None)
         self._idle.append(actor)
-        return None if index is None else (index, found)
+        return None if index is None else (index, rollout)
 
-    def _bury(self, index: int | None, waiting: list[int], deaths: dict[int, int]) -> None:
-        """Replace an actor that died, in a while: one that is hired at once may land on the node that has just died."""
+    def _replace(self, index: int | None, waiting: list[int], deaths: dict[int, int]) -> None:
+        """Replace an actor that died, after a pause: at once, Ray may place it on the node that has just died."""
         key = _STARTING if index is None else index
         deaths[key] = died = deaths.get(key, 0) + 1
         if index is not None:
             waiting.insert(0, index)
         if died >= (STARTS + self._workers if index is None else ATTEMPTS):
             what = "workers that started" if index is None else f"the worker of rollout {index}"
-            raise RuntimeError(f"{what} died {died} times in one step; is there memory enough? --resume goes on")
-        self._note("a worker died: replaced, its part of the step is made again")
+            raise RuntimeError(f"{what} died {died} times in one step; check the memory. --resume continues")
+        self._note("a worker died: it is replaced, and its part of the step is computed again")
         if index is None:
             time.sleep(PAUSE_SECONDS)
-        self._hire()
+        self._start_actor()

@@ -25,7 +25,7 @@ from raydd.distillation.trajectory_matching import classification
 from raydd.io.memory import format_bytes, system_memory
 from raydd.io.paths import existing
 from raydd.run.resolve import RunContext
-from raydd.training.expert_worker import Job
+from raydd.training.expert_worker import ExpertJob
 
 FLOAT = 4
 OVERHEAD = 16_384
@@ -229,7 +229,7 @@ def distillation_need(context: RunContext, where: Where) -> Need:
     return need
 
 
-def experts_need(job: Job, missing: int, where: Where, here: bool) -> Need:
+def experts_need(job: ExpertJob, missing: int, where: Where, here: bool) -> Need:
     """Return what training experts takes; refuse it where this machine, or the disk of a local folder, has no room."""
     plain = job.data.model_copy(update={"preprocessing": "raw01"})  # of all preprocessing the batches are as large
     work = open_workspace(plain, job.experts.network, torch.device("cpu"))

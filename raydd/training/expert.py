@@ -17,7 +17,7 @@ from raydd.numerics.rng import generator
 from raydd.numerics.sgd import Sgd
 from raydd.training.optimizer_steps import STEPS
 
-HEAVY = ("momentum", "smooth")  # the steps that are followed with heavy-ball momentum
+WITH_MOMENTUM = ("momentum", "smooth")
 
 
 class Snapshot(NamedTuple):
@@ -28,8 +28,7 @@ class Snapshot(NamedTuple):
         buffers: (Q,) running statistics, empty where the network has none.
         epoch: Epochs trained; 0 is the start.
         accuracy: On the validation split, in [0, 1]; NaN where there is none.
-        train_loss: Mean cross-entropy of the epoch's batches, in nats, whatever the step made of it;
-            NaN at the start.
+        train_loss: Mean cross-entropy of the epoch's batches, in nats; NaN at the start.
     """
 
     theta: Tensor
@@ -50,13 +49,13 @@ def train_expert(
     """Train one expert and yield its snapshots, epochs 0 to ``config.epochs``.
 
     Args:
-        config: Which step, its size, momentum, schedule, batch size.
-        build: Makes the network.
+        config: Optimizer step, learning rate, momentum, schedule, batch size.
+        build: Creates the network.
         train: Training images; its device is the expert's.
         validation: Held-out images that ``accuracy`` is measured on; may be empty.
-        augment: Drawn afresh for every batch, an image at a time.
-        seed: The run's seed and the expert's index; all draws come from them, so an expert is the
-            same whoever trains it and in whatever order.
+        augment: Drawn for every batch, one image at a time.
+        seed: The run's seed and the expert's index, which determine all draws: an expert does not depend on the
+            process or the order in which experts are trained.
 
     Raises:
         FloatingPointError: If the training loss stops being finite.
@@ -86,13 +85,13 @@ def train_expert(
 
 
 def make_optimizer(network: nn.Module, config: ExpertConfig) -> Sgd:
-    """SGD with the momentum of ``config.optimizer``, and its schedule."""
-    momentum = config.momentum if config.optimizer in HEAVY else 0.0
+    """Return SGD with the momentum of ``config.optimizer`` and the schedule."""
+    momentum = config.momentum if config.optimizer in WITH_MOMENTUM else 0.0
     return Sgd(network.parameters(), config.lr, momentum, config.weight_decay, config.milestones, config.gamma)
 
 
 def measure_accuracy(network: nn.Module, images: Feed) -> float:
-    """The fraction of images classified correctly, with running statistics; NaN of no images."""
+    """Return the fraction of correctly classified images, with running statistics; NaN without images."""
     if not len(images):
         return float("nan")
     network.eval()

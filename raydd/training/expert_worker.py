@@ -1,4 +1,4 @@
-"""Experts of one buffer: where it is kept, what is missing, and training it. Nothing here knows of Ray."""
+"""Experts of one buffer: its folder, the missing experts, and the training of one. Without Ray."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ import torch
 
 from raydd.buffer.arrow_buffer import create_buffer, finished
 from raydd.buffer.convexified import knots
-from raydd.buffer.expert_file import Array, expert_path
+from raydd.buffer.expert_file import expert_path
 from raydd.buffer.expert_writer import PIECE_BYTES, ExpertWriter, Piece, Row, Rows, pieces
 from raydd.buffer.manifest import read_manifest
 from raydd.buffer.mirror import MANIFEST, mirror
@@ -35,13 +35,13 @@ from raydd.numerics.rng import generator
 from raydd.training.expert import train_expert
 
 STREAM = "RAYDD_EXPERTS_STREAM"
-"""Set in a worker's environment, it sends its experts to the driver although it may see the buffer's folder."""
-PART_SECONDS = 0.5
-KEEP_FREE = 10  # experts for which a disk must have room, if one that is in a store is to stay on it
+"""Set in a worker's environment, it makes the worker send experts to the driver even if it has the folder."""
+CHUNK_SECONDS = 0.5
+KEEP_FREE = 10  # an uploaded expert stays on the disk if this many more would fit
 
 
-class Job(NamedTuple):
-    """All that a worker needs to train experts of one buffer."""
+class ExpertJob(NamedTuple):
+    """What to train: the experts of one buffer."""
 
     data: DataConfig
     experts: ExpertConfig
@@ -50,14 +50,14 @@ class Job(NamedTuple):
     device: str
 
 
-class Given(NamedTuple):
-    """What a worker is told of a buffer whose folder it may not see.
+class BufferInfo(NamedTuple):
+    """The contents of a buffer, for workers that may not have its folder.
 
     Attributes:
         transform: The buffer's preprocessing.
-        spec: What the buffer is of.
-        uri: Where finished experts are put, when the buffer is in a store: a worker writes them into its own node's
-            mirror first.
+        spec: The buffer's data set, network and recipe.
+        uri: Where finished experts are uploaded to, if the buffer is in remote storage; a worker writes them into its
+            own node's mirror first.
     """
 
     transform: Transform
@@ -65,14 +65,14 @@ class Given(NamedTuple):
     uri: str | None = None
 
 
-class Part(NamedTuple):
-    """Some more of an expert's training.
+class ExpertChunk(NamedTuple):
+    """A chunk of an expert's training.
 
     Attributes:
         epoch: Epochs trained so far.
-        pieces: For the `ExpertWriter` of whoever writes the expert; none where the worker itself does.
-        ended: Whether that was all.
-        entry: The manifest's words on the expert, when it ended and was put into a store.
+        pieces: Input of the `ExpertWriter` that writes the expert; empty where the worker writes it.
+        ended: Whether this is the last chunk.
+        entry: The manifest entry of an expert that was uploaded.
     """
 
     epoch: int
@@ -81,18 +81,18 @@ class Part(NamedTuple):
     entry: Entry | None = None
 
 
-class Trainer:
-    """Trains one expert after another; knows nothing of Ray.
+class ExpertTrainer:
+    """Trains one expert after another, in any process.
 
     Args:
         job: What to train.
-        given: The buffer's preprocessing and spec; None reads them from its folder.
+        info: The buffer's preprocessing and spec; None reads them from its folder.
 
     Raises:
-        ValueError: The data set, preprocessing or network is not here, or not the buffer's.
+        ValueError: The data set, preprocessing or network is missing here, or is not the buffer's.
     """
 
-    def __init__(self, job: Job, given: Given | None = None) -> None:
+    def __init__(self, job: ExpertJob, info: BufferInfo | None = None) -> None:
         torch.set_num_threads(1)
         keep_memory()
         self._job, self._index, self._epoch = job, -1, 0
@@ -100,33 +100,35 @@ class Trainer:
         self._folder: Path = job.folder
         self._entry: Entry | None = None
         self._store: Store | None = None
-        if given and given.uri:
-            self._folder, self._store = mirror(given.uri), open_store(given.uri)
+        if info and info.uri:
+            self._folder, self._store = mirror(info.uri), open_store(info.uri)
             self._folder.mkdir(parents=True, exist_ok=True)
             sweep(self._folder)
-        transform = given.transform if given else load_transform(job.folder)
+        transform = info.transform if info else load_transform(job.folder)
         self._work = open_workspace(job.data, job.experts.network, resolve_device(job.device), transform)
         self._train = self._work.feed(self._work.dataset.train)
         self._validation = self._work.feed(self._work.dataset.validation)
         self._spec = buffer_spec(job, self._work)
-        if given and (what := self._spec.difference(given.spec)):
-            raise ValueError(f"{socket.gethostname()} would train other experts: {what}; give every node the same data")
+        if info and (difference := self._spec.difference(info.spec)):
+            raise ValueError(
+                f"{socket.gethostname()} would train other experts: {difference}; give every node the same data"
+            )
 
     def train(self, index: int) -> int:
-        """Train expert ``index`` and write its file; the same bytes whoever does it. Returns the index.
+        """Train expert ``index``, write its file, and return the index; every process writes the same bytes.
 
-        One that another run has finished meanwhile is left as it is.
+        An expert that another run has finished meanwhile is not changed.
         """
         for _ in self._written(index):
             pass
         return index
 
-    def look(self, path: Path, content: str) -> tuple[str, bool]:
-        """Who writes this worker's temporary files, and whether it can write beside a file of the buffer's folder.
+    def check_folder(self, path: Path, content: str) -> tuple[str, bool]:
+        """Return the name in this worker's temporary files, and whether it can write to the buffer's folder.
 
         Args:
-            path: A file that is on the disk of who asks.
-            content: What it holds: another node may have a folder of the same name.
+            path: A file in the folder, as the driver sees it.
+            content: Its content, because another node may have another folder of the same name.
         """
         if os.environ.get(STREAM):
             return writer(), False
@@ -135,23 +137,25 @@ class Trainer:
         except OSError:
             return writer(), False
 
-    def more(self, index: int, stream: bool) -> Part:
-        """Go on training expert ``index``, or begin it, for half a second or until 32 MB are to be sent.
+    def train_chunk(self, index: int, stream: bool) -> ExpertChunk:
+        """Start or continue expert ``index``, for `CHUNK_SECONDS` or until `PIECE_BYTES` are to be sent.
 
         Args:
             index: The expert's number.
-            stream: Send what is to be written; else write it here.
+            stream: Return the snapshots; else write them here.
         """
         if index != self._index:
             self._index, self._epoch, self._entry = index, 0, None
-            self._coming = self._sent(index) if stream else self._written(index)
-        end, found, size = time.monotonic() + PART_SECONDS, list[Piece](), 0
+            streamed = ([piece] for row in self._rows(index) for piece in pieces(row))
+            self._coming = streamed if stream else self._written(index)
+        end, chunk, size = time.monotonic() + CHUNK_SECONDS, list[Piece](), 0
         for pieces_ in self._coming:
-            found += pieces_
-            size += sum(values.nbytes for piece in pieces_ if (values := _values(piece)) is not None)
+            chunk += pieces_
+            arrays = (piece.theta if isinstance(piece, Row) else piece for piece in pieces_)
+            size += sum(values.nbytes for values in arrays if values is not None)
             if size >= PIECE_BYTES or time.monotonic() > end:
-                return Part(self._epoch, found, False)
-        return Part(self._epoch, found, True, self._entry)
+                return ExpertChunk(self._epoch, chunk, False)
+        return ExpertChunk(self._epoch, chunk, True, self._entry)
 
     def _rows(self, index: int) -> Iterator[Row]:
         torch.set_num_threads(1)
@@ -163,13 +167,13 @@ class Trainer:
             self._epoch = snapshot.epoch
             yield rows.row(*snapshot)
 
-    def _sent(self, index: int) -> Iterator[list[Piece]]:
-        return ([piece] for row in self._rows(index) for piece in pieces(row))
-
     def _written(self, index: int) -> Iterator[list[Piece]]:
         path = expert_path(self._folder, index)
-        if self._store and path.is_file():  # of a run that was stopped before it was sent, or of a buffer that is gone
-            self._set_aside_if_broken(path, index)
+        if self._store and path.is_file():  # left by a run that was stopped before the upload, or by a deleted buffer
+            try:
+                entry_of(self._folder, index, self._spec)
+            except ValueError:
+                path.replace(f"{path}.bad")
         if not path.is_file():
             with ExpertWriter(self._folder, self._spec, index) as spool:
                 for row in self._rows(index):
@@ -179,25 +183,15 @@ class Trainer:
         if self._store:
             self._entry, size = entry_of(self._folder, index, self._spec), path.stat().st_size
             put(self._store, path)
-            if shutil.disk_usage(path.parent).free < KEEP_FREE * size:  # else it stays, for who reads it here
+            if shutil.disk_usage(path.parent).free < KEEP_FREE * size:  # otherwise it stays for readers on this node
                 path.unlink()
-
-    def _set_aside_if_broken(self, path: Path, index: int) -> None:
-        try:
-            entry_of(self._folder, index, self._spec)
-        except ValueError:
-            path.replace(f"{path}.bad")
-
-
-def _values(piece: Piece) -> Array | None:
-    return piece.theta if isinstance(piece, Row) else piece
 
 
 def default_buffer(config: ExpertsConfig) -> Path:
-    """Where the cache keeps the buffer of a configuration: one folder for any number of experts."""
+    """Return the cache's folder for the buffer of a configuration: one for any number of experts."""
     experts = config.experts
     tree = config.model_dump(mode="json") | {"experts": {"network": experts.network, **experts.recipe()}}
-    del tree["data"]["flip"]  # as before there was a choice
+    del tree["data"]["flip"]  # not part of the name in earlier versions
     if config.data.channels is None:
         del tree["data"]["channels"]
     tree["data"] |= data_recipe(config.data)
@@ -206,22 +200,22 @@ def default_buffer(config: ExpertsConfig) -> Path:
     return default_cache() / "buffers" / name
 
 
-def outlet_of(place: AnyPath) -> tuple[Path | str, BufferUpload | None]:
-    """Where experts go: a folder, or an URI and its store. A ``file://`` URI is of such a folder.
+def buffer_destination(path: AnyPath) -> tuple[Path | str, BufferUpload | None]:
+    """Return where experts are written: a folder, or a URI and its upload. A ``file://`` URI is a folder.
 
     Raises:
         ValueError: No such kind of store.
         OSError: The store cannot be read.
     """
-    if not is_uri(place):
-        return Path(place).absolute(), None
-    uri = os.fspath(place)
+    if not is_uri(path):
+        return Path(path).absolute(), None
+    uri = os.fspath(path)
     folder = open_store(uri).local
     return (folder, None) if folder is not None else (uri, BufferUpload(uri))
 
 
-def buffer_spec(job: Job, work: Workspace) -> BufferSpec:
-    """What the buffer is of; the number of experts is not part of it.
+def buffer_spec(job: ExpertJob, work: Workspace) -> BufferSpec:
+    """Return the buffer's spec, which does not depend on the number of experts.
 
     Raises:
         ValueError: An epoch of ``experts.kept`` is not between the first and the last.
@@ -232,17 +226,17 @@ def buffer_spec(job: Job, work: Workspace) -> BufferSpec:
     return spec_of(work, network, recipe, job.seed, kept=kept, storage=job.experts.storage)
 
 
-def prepare(job: Job, outlet: BufferUpload | None = None) -> tuple[Job, list[int]]:
-    """Make or check the buffer's folder, and list the experts that are missing.
+def prepare(job: ExpertJob, outlet: BufferUpload | None = None) -> tuple[ExpertJob, list[int]]:
+    """Create or check the buffer's folder, and return the job and the numbers of the missing experts.
 
     Args:
-        job: What is to be trained; its folder is the buffer's, or the mirror of one in a store.
-        outlet: The store, which is made or checked too.
+        job: What to train; its folder is the buffer's, or the mirror of one in remote storage.
+        outlet: The upload, whose storage is created or checked too.
 
     Raises:
-        ValueError: The data set or network is unknown, an epoch to keep is not between the first and
-            the last, or the folder holds another buffer.
-        OSError: The store cannot be read or written.
+        ValueError: The data set or network is unknown, an epoch of ``experts.kept`` is not between the first and the
+            last, or the folder has another buffer.
+        OSError: The storage cannot be read or written.
     """
     _check_same(job, outlet)
     stored = job.folder / "preprocessing.arrow"
@@ -252,30 +246,32 @@ def prepare(job: Job, outlet: BufferUpload | None = None) -> tuple[Job, list[int
     before = read_manifest(job.folder)[0] if (job.folder / MANIFEST).exists() else None
     if before and before.fingerprint == spec.fingerprint:
         check_mirroring(outlet.store.public_uri if outlet else job.folder, before.recipe, job.data)
-    with _named(job.folder, outlet):
+    with _naming_uri(job.folder, outlet):
         create_buffer(job.folder, spec)
     if transform is None:
         save_transform(job.folder, work.transform)
-    there = finished(job.folder, spec)
+    done = finished(job.folder, spec)
     if outlet is not None:
-        there = outlet.open(spec, there)
-    return job, sorted(set(range(job.experts.num_experts)) - there)
+        done = outlet.open(spec, done)
+    return job, sorted(set(range(job.experts.num_experts)) - done)
 
 
-def _check_same(job: Job, outlet: BufferUpload | None) -> None:
+def _check_same(job: ExpertJob, outlet: BufferUpload | None) -> None:
     """Refuse a folder with a buffer of another network, recipe or seed, before any image is decoded."""
     if not (job.folder / "manifest.json").exists():
         return
-    with _named(job.folder, outlet):
+    with _naming_uri(job.folder, outlet):
         spec = read_manifest(job.folder)[0]
         recipe = job.experts.recipe() | {"augment": job.data.augment, "validation": job.data.validation}
-        recipe |= {"flip": spec.recipe["flip"]} if "flip" in spec.recipe else {}  # of which `check_buffer` says more
+        recipe |= (
+            {"flip": spec.recipe["flip"]} if "flip" in spec.recipe else {}
+        )  # `check_buffer` has the better message
         create_buffer(job.folder, replace(spec, network=job.experts.network, recipe=recipe, seed=job.seed))
 
 
 @contextmanager
-def _named(folder: Path, outlet: BufferUpload | None) -> Iterator[None]:
-    """Have refusals name a buffer's URI rather than its mirror."""
+def _naming_uri(folder: Path, outlet: BufferUpload | None) -> Iterator[None]:
+    """Replace the mirror's path by the buffer's URI in errors."""
     try:
         yield
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""What one batch does to an expert: the direction that SGD then follows.
+"""The direction in which SGD updates an expert, computed from one batch.
 
 Shapes: `B` batch, `C H W` image.
 """
@@ -18,13 +18,13 @@ from raydd.numerics.sharpness import perturbation, surrogate
 Step = Callable[[nn.Module, Tensor, Tensor, int], Tensor]
 """(network, augmented images (B, C, H, W), classes (B,), epoch from 1) -> mean cross-entropy, a detached scalar.
 
-It leaves the direction in every parameter's ``grad``, in place of what was there, and the parameters as they
-were. A BatchNorm's running statistics count the batch once.
+It writes the direction into every parameter's ``grad`` and does not change the parameters. A BatchNorm's running
+statistics count the batch once.
 """
 
 
 def plain(network: nn.Module, x: Tensor, y: Tensor, epoch: int) -> Tensor:
-    """The gradient of the cross-entropy."""
+    """Compute the gradient of the cross-entropy."""
     loss = cross_entropy(network(x), y)
     network.zero_grad()
     loss.backward()
@@ -32,7 +32,7 @@ def plain(network: nn.Module, x: Tensor, y: Tensor, epoch: int) -> Tensor:
 
 
 def gsam(config: GsamConfig, network: nn.Module, x: Tensor, y: Tensor, epoch: int) -> Tensor:
-    """The sharpness-aware gradient g_adv - alpha g_perp, from two evaluations of the batch.
+    """Compute the sharpness-aware gradient g_adv - alpha g_perp, from two evaluations of the batch.
 
     The second runs on a copy of the weights and of the running statistics.
 
@@ -55,7 +55,7 @@ def gsam(config: GsamConfig, network: nn.Module, x: Tensor, y: Tensor, epoch: in
 
 
 def smooth(config: SmoothConfig, network: nn.Module, x: Tensor, y: Tensor, epoch: int) -> Tensor:
-    """The gradient of lambda(epoch) CE + mu E[(|grad_x W(x)|_2 - K)^2], from one evaluation of the batch.
+    """Compute the gradient of lambda(epoch) CE + mu E[(|grad_x W(x)|_2 - K)^2], from one evaluation of the batch.
 
     Reference:
         arXiv 2310.10541 (AST), Eq. 19 and Algorithm 1.

@@ -1,4 +1,4 @@
-"""Which settings of a search mattered for the accuracy of its trials."""
+"""The importance of each setting for the accuracy of a search's trials, by Optuna's fANOVA."""
 
 import math
 from collections.abc import Sequence
@@ -13,20 +13,20 @@ if TYPE_CHECKING:
 
 
 def importance(records: Sequence[Record], space: Space) -> dict[str, float]:
-    r"""The share of each searched setting in the variance of the trials' accuracy, the largest first.
+    r"""Return the share of each searched setting in the variance of the trials' accuracy, the largest first.
 
-    By fANOVA: a random forest is fitted to the accuracies, and a setting's part is the variance of the forest's mean
-    over all other settings, over the whole domain; interactions are no one's part. Logarithmic domains are measured in
-    logarithms. A setting searched under a condition is judged among the trials that have it, beside those settings that
-    all of them have; by the law of total variance its part is then weighted with the share of these trials' variance
-    in that of all trials. Whether the condition holds is the part of the setting that it asks about.
+    A random forest is fitted to the accuracies. A setting's part is the variance, over its domain, of the forest's mean
+    over all other settings; interactions are not counted. Logarithmic domains are measured in logarithms. A setting
+    with a condition is measured among the trials that have it, with the settings that all of them have; by the law of
+    total variance, its part is multiplied by the share of these trials in the variance of all trials. The effect of
+    the condition itself belongs to the setting in it.
 
-    A pruned trial counts with what it had reached, unfinished and failed ones do not. Below some twenty trials the
-    numbers say little.
+    Complete and pruned trials count, the latter with their last accuracy. Results of fewer than about twenty trials are
+    unreliable.
 
     Returns:
-        Shares by key, which sum to 1; 0 where all trials have one value. Empty where nothing can be told: fewer than
-        two accuracies, or equal ones, or one value of every setting.
+        Shares by key, which sum to 1; 0 where all trials have one value. Empty with fewer than two accuracies, with
+        equal ones, or where every setting has one value.
 
     Reference:
         Hutter, Hoos and Leyton-Brown, An Efficient Approach for Assessing Hyperparameter Importance, ICML 2014.
@@ -40,14 +40,14 @@ def importance(records: Sequence[Record], space: Space) -> dict[str, float]:
     parts = {key: 0.0 for key, some in having.items() if some}
     for group in {tuple(record.number for record, _ in some): some for some in having.values()}.values():
         weight = _variation([score for _, score in group]) / whole
-        found = _fanova(group, space) if weight else {}
-        parts |= {key: weight * part for key, part in found.items() if len(having[key]) == len(group)}
+        shares = _fanova(group, space) if weight else {}
+        parts |= {key: weight * part for key, part in shares.items() if len(having[key]) == len(group)}
     total = sum(parts.values())
     return {key: float(parts[key] / total) for key in sorted(parts, key=lambda key: -parts[key])} if total else {}
 
 
 def _variation(scores: Sequence[float]) -> float:
-    """The sum of squares about the mean; 0 of equal scores, whatever the rounding."""
+    """Return the sum of squared deviations from the mean; exactly 0 for equal scores."""
     if len(set(scores)) < 2:
         return 0.0
     mean = math.fsum(scores) / len(scores)
@@ -55,11 +55,11 @@ def _variation(scores: Sequence[float]) -> float:
 
 
 def _fanova(scored: Sequence[tuple[Record, float]], space: Space) -> dict[str, float]:
-    """The part of each setting that all these trials have and that varies among them."""
-    import optuna  # here: whoever reads records needs no second to load it
+    """Return the part of each setting that all these trials have and that differs among them."""
+    import optuna  # takes a second to import
 
     shared = [key for key in space.domains if all(key in record.values for record, _ in scored)]
-    places = {key: [_place(record.values[key], space.domains[key]) for record, _ in scored] for key in shared}
+    places = {key: [_coordinate(record.values[key], space.domains[key]) for record, _ in scored] for key in shared}
     places = {key: column for key, column in places.items() if len(set(column)) > 1}
     if not places:
         return {}
@@ -75,11 +75,11 @@ def _fanova(scored: Sequence[tuple[Record, float]], space: Space) -> dict[str, f
         study.add_trial(optuna.trial.create_trial(params=params, distributions=kinds, value=score))
     try:
         return optuna.importance.FanovaImportanceEvaluator(seed=space.seed % 2**32).evaluate(study, params=list(places))
-    except RuntimeError:  # no tree of the forest splits: its float32 does not tell the values apart
+    except RuntimeError:  # no tree of the forest splits: the values are equal in float32
         return {}
 
 
-def _place(value: Any, domain: Domain) -> Any:
+def _coordinate(value: Any, domain: Domain) -> Any:
     if domain.choice is not None:
         return text_of(value)
     return math.log10(value) if domain.log else float(value)
@@ -90,5 +90,5 @@ def _distribution(places: Sequence[Any], domain: Domain) -> "BaseDistribution":
 
     if domain.choice is not None:
         return CategoricalDistribution(tuple(dict.fromkeys([*map(text_of, domain.choice), *places])))
-    ends = [_place(end, domain) for end in (domain.low, domain.high)]
-    return FloatDistribution(min(ends[0], *places), max(ends[1], *places))  # a value may lie outside: a population's
+    ends = [_coordinate(end, domain) for end in (domain.low, domain.high)]
+    return FloatDistribution(min(ends[0], *places), max(ends[1], *places))  # a population's values may be outside

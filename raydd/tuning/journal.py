@@ -1,4 +1,4 @@
-"""The file of a search: Optuna's journal, opened, mended and held to be of the same space."""
+"""The file of a search: Optuna's journal with checksums, opened and compared with the search space."""
 
 import json
 import os
@@ -19,17 +19,17 @@ from raydd.io.document import MOST_LOG_BYTES, Tree, digest, parse
 from raydd.tuning.space import Space
 
 CHECKSUM = "sum"
-STALE_SECONDS = 3  # age of a lock left by a killed writer; a live one holds it for milliseconds
-WAYS = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
+STALE_SECONDS = 3  # age of a lock that a killed writer left; a live writer holds it for milliseconds
+DIRECTIONS = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
 
 
 def chained(log: Tree, before: str) -> Tree:
-    """A line of a journal with its checksum, which covers that of the line before."""
+    """Return a line of a journal with its checksum, which covers the checksum of the line before."""
     return {**log, CHECKSUM: digest([before, log])[:16]}
 
 
 class _Journal(JournalFileBackend):
-    """Optuna's journal, whose every line says the checksum of itself and of all before it."""
+    """Optuna's journal, in which every line has the checksum of itself and of all lines before it."""
 
     def __init__(self, file: Path, lock: JournalFileOpenLock) -> None:
         super().__init__(str(file), lock_obj=lock)
@@ -37,7 +37,6 @@ class _Journal(JournalFileBackend):
         self._read, self._last = 0, ""
 
     def append_logs(self, logs: list[Tree]) -> None:
-        """Write lines, after those that are there by now."""
         self._own_lock.acquire()
         try:
             self.check()
@@ -54,11 +53,20 @@ class _Journal(JournalFileBackend):
         finally:
             self._own_lock.release()
 
+    def open(self) -> None:
+        """Drop an incomplete last line, to which Optuna would append the next one, and check all others."""
+        self._own_lock.acquire()
+        try:
+            os.truncate(self._file, self._file.read_bytes().rfind(b"\n") + 1)
+            self.check()
+        finally:
+            self._own_lock.release()
+
     def check(self) -> None:
-        """Read the lines that are new, and compare them with their checksums; lines of older versions have none.
+        """Compare new lines with their checksums; lines of older versions have none.
 
         Raises:
-            ValueError: A line was changed, or is none of a journal.
+            ValueError: A line was changed, or is not of a journal.
         """
         with open_regular(self._file) as file:
             file.seek(self._read)
@@ -73,37 +81,26 @@ class _Journal(JournalFileBackend):
 
 
 def open_storage(file: Path) -> JournalStorage:
-    """The journal, made when missing; a line that a killed writer left half-written is dropped.
+    """Open the journal; create it when missing, and drop an incomplete last line.
 
     Raises:
-        ValueError: The file is no journal, or it was changed.
+        ValueError: The file is not a journal, or it was changed.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     try:
         if file.exists() or file.is_symlink():
-            with open_regular(file) as there:
-                if os.fstat(there.fileno()).st_size > MOST_LOG_BYTES:
+            with open_regular(file) as journal:
+                if os.fstat(journal.fileno()).st_size > MOST_LOG_BYTES:
                     raise ValueError(f"it has more than {MOST_LOG_BYTES:,} bytes")
-        lock = JournalFileOpenLock(str(file), grace_period=STALE_SECONDS)
-        backend = _Journal(file, lock)
-        lock.acquire()
-        try:
-            _mend(file)
-            backend.check()
-        finally:
-            lock.release()
+        backend = _Journal(file, JournalFileOpenLock(str(file), grace_period=STALE_SECONDS))
+        backend.open()
         return JournalStorage(backend)
-    except Exception:  # Optuna believes what is in it
-        raise ValueError(f"{file} is no journal of a search, or is damaged; use another --out") from None
-
-
-def _mend(file: Path) -> None:
-    """Optuna skips a last line without an end when it reads, but would write the next one onto it."""
-    os.truncate(file, file.read_bytes().rfind(b"\n") + 1)
+    except Exception:  # Optuna does not validate the file
+        raise ValueError(f"{file} is not the journal of a search, or is damaged; use another --out") from None
 
 
 def open_study(space: Space, storage: JournalStorage, file: Path) -> optuna.Study:
-    """The journal's one study, made when missing.
+    """Open the journal's study; create it when missing.
 
     Raises:
         ValueError: It is of a search with other settings.
@@ -123,16 +120,17 @@ def open_study(space: Space, storage: JournalStorage, file: Path) -> optuna.Stud
     before, now = (flat({"space": tree}) for tree in (study.user_attrs["space"], settings))
     for key in sorted(before | now):
         if before.get(key) != now.get(key):
-            name = key.removeprefix("space.")
-            was, wanted = (tree.get(key, "the default") for tree in (before, now))
+            name, was, wanted = key.removeprefix("space."), *(tree.get(key, "the default") for tree in (before, now))
             raise ValueError(
-                f"{file.parent} is of a search with another {name} (was {was}, now {wanted}); repeat what it was, or "
-                "use another --out"
+                f"{file.parent} has a search with another {name} (was {was}, now {wanted}); use the same value, or "
+                "another --out"
             )
     return study
 
 
 def new_study(space: Space, sampler: BaseSampler, name: str, storage: JournalStorage | None = None) -> optuna.Study:
-    """An empty study of a space, in memory unless a storage is given."""
-    ways = [WAYS[way] for way in space.directions.values()]
-    return optuna.create_study(study_name=name, storage=storage, directions=ways, sampler=sampler, pruner=NopPruner())
+    """Return an empty study of a space, in memory unless a storage is given."""
+    directions = [DIRECTIONS[direction] for direction in space.directions.values()]
+    return optuna.create_study(
+        study_name=name, storage=storage, directions=directions, sampler=sampler, pruner=NopPruner()
+    )

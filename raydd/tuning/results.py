@@ -1,4 +1,4 @@
-"""What a search found: a record of each trial as rows of a file, and the winner."""
+"""Results of a search: a record per trial, the Parquet file of all trials, the best trial and the Pareto front."""
 
 import json
 import math
@@ -6,13 +6,19 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from raydd.io.bounded_file import open_regular
+from raydd.io.document import CHECKSUM, MOST_LOG_BYTES, Document, Finite, Whole, digest, validate
 from raydd.io.files import AnyPath, atomic_path
-from raydd.tuning.result_table import State as State, read_rows, with_seal
 from raydd.tuning.space import Space
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+State = Literal["complete", "pruned", "failed", "unfinished"]
 SETTINGS = "settings."
+MOST_CELLS = 5_000_000
 _ABSENT = object()
 
 
@@ -21,14 +27,13 @@ class Record:
     """One trial of a search.
 
     Attributes:
-        number: Its place in the search, from 0.
-        state: ``pruned`` was stopped early by the scheduler; ``unfinished`` still runs, or was cut off.
-        values: The searched settings by dotted key, those of active domains only.
-        metrics: What it reached: ``accuracy`` on the validation split in [0, 1], ``seconds``, and others; empty when
-            nothing was reported.
-        step: The outer step it came to.
-        reports: (index or step, best accuracy so far) of each of its reports, in order.
-        error: Why it failed, in one line; empty for the other states.
+        number: Its number in the search, from 0.
+        state: ``pruned`` was stopped early by the scheduler; ``unfinished`` still runs or was interrupted.
+        values: The searched settings by dotted name; only those of active domains.
+        metrics: ``accuracy`` on the validation split in [0, 1], ``seconds``, and others; empty before the first report.
+        step: The last outer step that was reported.
+        reports: (index or step, best accuracy so far) of each report, in order.
+        error: Why it failed, in one line; empty in the other states.
     """
 
     number: int
@@ -41,23 +46,23 @@ class Record:
 
 
 def accuracy_of(record: Record) -> float | None:
-    """The best accuracy on the validation split that a trial is known to have reached; None where there is none."""
+    """Return a trial's best reported accuracy on the validation split; None where there is none."""
     known = [record.metrics["accuracy"]] if "accuracy" in record.metrics else [score for _, score in record.reports]
     return max((score for score in known if math.isfinite(score)), default=None)
 
 
 def shared_reason(records: Sequence[Record]) -> str:
-    """Why all trials of a search have failed, in one line: the reason that most of them have."""
+    """Return in one line why all trials of a search failed: the most frequent reason."""
     reason, count = Counter(record.error for record in records).most_common(1)[0]
     share = "" if count == len(records) else f", {count} of them for this reason"
     return (
-        f"all {len(records)} trials failed{share}: {reason or 'unknown'}; mend the space and name another --out, since "
-        "--resume runs no failed trial again"
+        f"all {len(records)} trials failed{share}: {reason or 'unknown'}; correct the space and use another --out, "
+        "since --resume does not repeat failed trials"
     )
 
 
 def text_of(value: Any) -> str:
-    """A value as text: words as they are, all else as compact JSON.
+    """Return a value as text: strings unchanged, everything else as compact JSON.
 
     >>> text_of("abs"), text_of([0.1, None])
     ('abs', '[0.1,null]')
@@ -66,23 +71,22 @@ def text_of(value: Any) -> str:
 
 
 def rows_of(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """Records as plain rows with equal keys, by trial number; what a trial does not have is None.
+    """Return records as plain rows with equal keys, by trial number; missing values are None.
 
-    Keys are trial, state, accuracy, seconds, any further metrics, step, error, and ``settings.<key>`` for each searched
-    setting. A setting's values are all whole numbers, numbers, truth values or words; where records mix kinds, or have
-    lists or nulls, they are text as of `text_of`, so that a value of null differs from a setting not searched.
+    Keys are trial, state, accuracy, seconds, further metrics, step, error, and ``settings.<key>`` of each searched
+    setting. The values of a setting are all integers, numbers, booleans or strings. Where trials mix kinds, or have
+    lists or nulls, they are text as of `text_of`, so that a null differs from a setting that was not searched.
     """
     ordered = sorted(records, key=lambda record: record.number)
-    extra = dict.fromkeys(name for record in ordered for name in record.metrics if name not in ("accuracy", "seconds"))
+    metrics = dict.fromkeys(["seconds", *(name for record in ordered for name in record.metrics if name != "accuracy")])
     columns: dict[str, list[Any]] = {
         "trial": [record.number for record in ordered],
         "state": [record.state for record in ordered],
         "accuracy": [accuracy_of(record) for record in ordered],
+        **{name: [_finite(record.metrics.get(name)) for record in ordered] for name in metrics},
+        "step": [record.step for record in ordered],
+        "error": [record.error for record in ordered],
     }
-    for name in ("seconds", *extra):
-        columns[name] = [_finite(record.metrics.get(name)) for record in ordered]
-    columns["step"] = [record.step for record in ordered]
-    columns["error"] = [record.error for record in ordered]
     for key in dict.fromkeys(key for record in ordered for key in record.values):
         columns[SETTINGS + key] = _one_kind([record.values.get(key, _ABSENT) for record in ordered])
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
@@ -94,23 +98,16 @@ def _finite(value: float | None) -> float | None:
 
 def _one_kind(values: list[Any]) -> list[Any]:
     kinds = {type(value) for value in values if value is not _ABSENT}
+    convert: Any = text_of
     if kinds == {int, float}:
-        return [None if value is _ABSENT else float(value) for value in values]
-    if len(kinds) == 1 and kinds <= {bool, int, float, str}:
-        return [None if value is _ABSENT else value for value in values]
-    return [None if value is _ABSENT else text_of(value) for value in values]
+        convert = float
+    elif len(kinds) == 1 and kinds <= {bool, int, float, str}:
+        (convert,) = kinds
+    return [None if value is _ABSENT else convert(value) for value in values]
 
 
 def save_results(records: Sequence[Record], path: AnyPath) -> Path:
-    """Write the rows of `rows_of` as a Parquet file, whole or not at all.
-
-    Args:
-        records: In any order; there may be none.
-        path: Where to.
-
-    Returns:
-        The path.
-    """
+    """Write the rows of `rows_of` as a Parquet file, atomically, and return its path."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -126,41 +123,83 @@ def save_results(records: Sequence[Record], path: AnyPath) -> Path:
     return Path(path)
 
 
+def with_seal(table: "pa.Table") -> "pa.Table":
+    """Return a table with the checksum of its rows in its metadata."""
+    return table.replace_schema_metadata({CHECKSUM: digest(table.to_pylist())})
+
+
+class _Row(Document, extra="allow"):
+    """The schema of the columns that are read by name."""
+
+    trial: Whole
+    state: State
+    accuracy: Finite | None
+    seconds: Finite | None = None
+    step: Whole = 0
+    error: str = ""
+
+
 def load_results(path: AnyPath) -> list[dict[str, Any]]:
-    """The rows of a file of `save_results`.
+    """Return the rows of a file of `save_results`.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It cannot be read, or is not one of a search.
+        ValueError: It cannot be read, is not of a search, or was changed.
     """
-    return read_rows(path)
+    try:
+        with open_regular(path) as file:
+            table = _read_table(file)
+        rows: list[dict[str, Any]] = table.to_pylist()
+        if of_search := {"trial", "state", "accuracy"} <= {*table.column_names}:
+            for row in rows:
+                validate(_Row, row)
+            seal = (table.schema.metadata or {}).get(CHECKSUM.encode())
+            if seal is not None and seal != digest(rows).encode():
+                raise ValueError("it was changed since it was written (checksum)")
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # Arrow raises many types
+        reason = " ".join(str(error).split())[:400]
+        raise ValueError(f"{path} cannot be read ({reason}); raydd tune --resume writes it again") from None
+    if not of_search:
+        raise ValueError(f"{path} has no columns trial, state and accuracy; use the results.parquet of a search")
+    return rows
+
+
+def _read_table(file: Any) -> "pa.Table":
+    """Read a table, unless it is larger than that of any search."""
+    import pyarrow.parquet as pq
+
+    parquet = pq.ParquetFile(file)
+    rows, columns = parquet.metadata.num_rows, parquet.metadata.num_columns
+    size = sum(parquet.metadata.row_group(index).total_byte_size for index in range(parquet.metadata.num_row_groups))
+    if rows * columns > MOST_CELLS or size > MOST_LOG_BYTES:
+        raise ValueError(f"it has {rows} rows of {columns} columns")
+    return parquet.read()
 
 
 def winner(records: Sequence[Record], directions: Mapping[str, str]) -> Record | None:
-    """The trial of the best accuracy among the complete ones.
+    """Return the complete trial with the best accuracy; without a complete one, a pruned or unfinished one.
 
-    Where none is complete, among the pruned and unfinished ones that have reported. With several metrics too
-    it is accuracy that decides, and of equal ones the fewer seconds; `front` has the others. Then the lower number
-    wins.
+    Accuracy decides also with several metrics; of equal trials that with fewer seconds wins, then the lower number.
+    `front` returns the others.
 
     Args:
         records: In any order.
         directions: By metric, ``max`` or ``min``.
     """
-    sign = -1 if directions.get("accuracy") == "min" else 1
+    sign, timed = -1 if directions.get("accuracy") == "min" else 1, "seconds" in directions
     for states in (("complete",), ("pruned", "unfinished")):
         scored = [
             (record, score) for record in in_state(records, *states) if (score := accuracy_of(record)) is not None
         ]
-        if scored:
-            cheap = "seconds" in directions
-            # max keeps the first, which has the lower number
-            return max(scored, key=lambda pair: (sign * pair[1], -pair[0].metrics.get("seconds", 0) * cheap))[0]
+        if scored:  # max returns the first of equal trials, which has the lower number
+            return max(scored, key=lambda pair: (sign * pair[1], -pair[0].metrics.get("seconds", 0) * timed))[0]
     return None
 
 
 def front(records: Sequence[Record], directions: Mapping[str, str]) -> list[Record]:
-    """The complete trials that no other one beats in one metric without losing in another, by number.
+    """Return the complete trials that no other trial beats in one metric without a loss in another, by number.
 
     Args:
         records: In any order; those that lack one of the metrics are left out.
@@ -169,10 +208,10 @@ def front(records: Sequence[Record], directions: Mapping[str, str]) -> list[Reco
     gains = []
     for record in in_state(records, "complete"):
         known = {**record.metrics, "accuracy": accuracy_of(record)}
-        measured = [value for name in directions if (value := _finite(known.get(name))) is not None]
-        if len(measured) == len(directions):
+        values = [_finite(known.get(name)) for name in directions]
+        if None not in values:
             signs = [-1 if direction == "min" else 1 for direction in directions.values()]
-            gains.append((record, tuple(sign * value for sign, value in zip(signs, measured, strict=True))))
+            gains.append((record, tuple(sign * (value or 0.0) for sign, value in zip(signs, values, strict=True))))
     return [record for record, gain in gains if not any(_beats(other, gain) for _, other in gains)]
 
 
@@ -181,11 +220,11 @@ def _beats(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
 
 
 def in_state(records: Sequence[Record], *states: State) -> list[Record]:
-    """Trials of some states, by number."""
+    """Return the trials in some states, by number."""
     return sorted((record for record in records if record.state in states), key=lambda record: record.number)
 
 
 def scales(space: Space) -> dict[str, str]:
-    """By searched setting: choice, log or linear, as the figures of `raydd.figures.search` lay out its axis."""
-    named = {True: "log", False: "linear"}
-    return {key: named[domain.log] if domain.choice is None else "choice" for key, domain in space.domains.items()}
+    """Return the scale of each searched setting's axis: ``choice``, ``log`` or ``linear``."""
+    names = {True: "log", False: "linear"}
+    return {key: names[domain.log] if domain.choice is None else "choice" for key, domain in space.domains.items()}

@@ -23,7 +23,7 @@ from raydd.io.memory import keep_memory
 from raydd.run.requirements import memory_use
 from raydd.run.resolve import BufferRequest, resolve
 from raydd.run.run import Run
-from raydd.training.expert_worker import Job, Trainer, default_buffer, prepare
+from raydd.training.expert_worker import ExpertJob, ExpertTrainer, default_buffer, prepare
 from raydd.tuning.space import Space
 
 REPORTS = "reports.json"
@@ -231,8 +231,8 @@ def _train_missing(number: int, config: DistillConfig, work: Workspace, device: 
     folder, total = _cached(config), config.experts.num_experts
     if all(expert_path(folder, index).exists() for index in range(total)):
         return folder
-    job, missing = prepare(Job(config.data, config.experts, config.seed, folder, device.type))
-    first, trainer = int(total * (number * GOLDEN % 1)), Trainer(job)
+    job, missing = prepare(ExpertJob(config.data, config.experts, config.seed, folder, device.type))
+    first, trainer = int(total * (number * GOLDEN % 1)), ExpertTrainer(job)
     for index in sorted(missing, key=lambda index: (index - first) % total):
         trainer.train(index)
     refresh_manifest(folder)

@@ -15,7 +15,7 @@ from raydd.data.workspace import open_workspace
 from raydd.io.console import Screen
 from raydd.models.classifier import Classifier
 from raydd.numerics.flat import split
-from raydd.training.expert_worker import Job, Trainer, prepare
+from raydd.training.expert_worker import ExpertJob, ExpertTrainer, prepare
 
 CPU = torch.device("cpu")
 
@@ -33,8 +33,8 @@ def toy(classes=3):
 def batchnorm_buffer(cache, tmp_path_factory):
     """One expert of two epochs whose network has running statistics."""
     recipe = ExpertConfig(network="ConvNetW4D1BN", num_experts=1, epochs=2)
-    job, missing = prepare(Job(DataConfig(), recipe, 0, tmp_path_factory.mktemp("buffers") / "bn", "cpu"))
-    trainer = Trainer(job)
+    job, missing = prepare(ExpertJob(DataConfig(), recipe, 0, tmp_path_factory.mktemp("buffers") / "bn", "cpu"))
+    trainer = ExpertTrainer(job)
     for index in missing:
         trainer.train(index)
     refresh_manifest(job.folder)

@@ -78,7 +78,7 @@ def trained(monkeypatch):
         return found
 
     monkeypatch.setattr(remote, "train_matrix", pretend)
-    monkeypatch.setattr(session, "_opened", lambda address, note: nullcontext())
+    monkeypatch.setattr(session, "_connected", lambda address, note: nullcontext())
     return calls
 
 
@@ -247,7 +247,7 @@ def test_what_was_trained_is_not_trained_again(work, trained, own_ledger, tmp_pa
     def refuse(address, note):
         raise AssertionError("Ray was started")
 
-    monkeypatch.setattr("raydd.remote.session._opened", refuse)
+    monkeypatch.setattr("raydd.remote.session._connected", refuse)
     again = evaluate_continual([synset], more, tmp_path / "d", steps=(5, 10), where=HERE)
     assert len(trained) == 3
     for name in ("continual.json", "continual.png"):

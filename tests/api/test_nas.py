@@ -249,7 +249,7 @@ def test_a_users_space_is_trained_and_stopped_early_for_real(synset, monkeypatch
         return {**known, **dict(queue.results())}
 
     monkeypatch.setattr("raydd.remote.train_matrix.train_matrix", here)
-    monkeypatch.setattr("raydd.remote.session._opened", lambda address, note: nullcontext())
+    monkeypatch.setattr("raydd.remote.session._connected", lambda address, note: nullcontext())
     monkeypatch.setattr(raydd.evaluation.result_cache, "default_cache", lambda: tmp_path / "kept")
     config = NasConfig(space=narrow(tmp_path / "narrow.yaml"), epochs=6, real_epochs=1, top=(2,), asha=True)
     found = ranked(synset, config, tmp_path / "out")

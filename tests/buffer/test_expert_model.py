@@ -23,8 +23,16 @@ from raydd.numerics.flat import FlatModel
 from raydd.numerics.rng import generator
 from raydd.selection.class_sampler import Experts, real
 from raydd.selection.coresets import forgetting, forgetting_counts, herding
-from raydd.selection.starting_images import correctly_classified, correctly_classified_mean, representative
-from raydd.training.expert_worker import Job, Trainer, prepare
+from raydd.selection.starting_images import (
+    Experts,
+    correctly_classified,
+    correctly_classified_mean,
+    forgetting,
+    herding,
+    real,
+    representative,
+)
+from raydd.training.expert_worker import ExpertJob, ExpertTrainer, prepare
 
 NETWORK, EPOCHS, CPU = "ResNet18BNW8", 4, torch.device("cpu")
 RECIPE = {"network": NETWORK, "num_experts": 2, "epochs": EPOCHS, "optimizer": "momentum", "lr": 0.05, "batch_size": 64}
@@ -33,8 +41,10 @@ DATA = DataConfig(augment="none")
 
 @pytest.fixture(scope="module")
 def buffer(cache, tmp_path_factory):
-    job, missing = prepare(Job(DATA, ExpertConfig(**RECIPE), 0, tmp_path_factory.mktemp("batch-norm") / "full", "cpu"))
-    trainer = Trainer(job)
+    job, missing = prepare(
+        ExpertJob(DATA, ExpertConfig(**RECIPE), 0, tmp_path_factory.mktemp("batch-norm") / "full", "cpu")
+    )
+    trainer = ExpertTrainer(job)
     for index in missing:
         trainer.train(index)
     refresh_manifest(job.folder)

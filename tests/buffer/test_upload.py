@@ -14,7 +14,7 @@ from raydd.buffer.mirror import fetch, local_folder, mirror
 from raydd.config.schema import DataConfig, ExpertConfig
 from raydd.data.preprocessing import load_transform
 from raydd.io.filesystem import Store, open_store, public_uri
-from raydd.training.expert_worker import Given, Job, Part, Trainer, outlet_of, prepare
+from raydd.training.expert_worker import BufferInfo, ExpertChunk, ExpertJob, ExpertTrainer, buffer_destination, prepare
 
 FILES = ["expert-00000.arrow", "expert-00001.arrow", "manifest.json", "preprocessing.arrow"]
 
@@ -41,17 +41,17 @@ def at(cache, tmp_path, monkeypatch):
 
 def begin(place, num_experts=2, **settings):
     recipe = ExpertConfig(network="MLP", num_experts=num_experts, epochs=3, **settings)
-    _, outlet = outlet_of(place)
-    job, missing = prepare(Job(DataConfig(), recipe, 0, outlet.folder, "cpu"), outlet)
+    _, outlet = buffer_destination(place)
+    job, missing = prepare(ExpertJob(DataConfig(), recipe, 0, outlet.folder, "cpu"), outlet)
     return outlet, job, missing
 
 
 def train(job, uri, index):
     """The last part of what a worker gives of an expert that it puts into the store."""
-    trainer = Trainer(job, Given(load_transform(job.folder), read_manifest(job.folder)[0], uri))
-    part = Part(0, [], False)
+    trainer = ExpertTrainer(job, BufferInfo(load_transform(job.folder), read_manifest(job.folder)[0], uri))
+    part = ExpertChunk(0, [], False)
     while not part.ended:
-        part = trainer.more(index, stream=False)
+        part = trainer.train_chunk(index, stream=False)
         assert part.pieces == []
     return part
 
@@ -71,10 +71,10 @@ def test_experts_of_two_nodes_make_the_buffer_of_a_folder(place, at, small_buffe
     for index, node in enumerate(("one", "two")):
         transform, spec = load_transform(job.folder), read_manifest(job.folder)[0]
         at(node)
-        trainer = Trainer(job, Given(transform, spec, place))
-        part = Part(0, [], False)
+        trainer = ExpertTrainer(job, BufferInfo(transform, spec, place))
+        part = ExpertChunk(0, [], False)
         while not part.ended:
-            part = trainer.more(index, stream=False)
+            part = trainer.train_chunk(index, stream=False)
         at("driver")
         assert not expert_path(outlet.folder, index).exists()
         outlet.add(part.entry)
@@ -150,7 +150,7 @@ def test_a_mirror_of_a_buffer_that_is_gone_is_not_taken_for_the_new_one(place, a
     at("other")
     folder = mirror(place)
     shutil.copytree(job.folder, folder)
-    Trainer(job._replace(folder=folder)).train(0)
+    ExpertTrainer(job._replace(folder=folder)).train(0)
     at("driver")
     for name in names(place):
         open_store(place).delete(name)
@@ -158,8 +158,8 @@ def test_a_mirror_of_a_buffer_that_is_gone_is_not_taken_for_the_new_one(place, a
     assert missing == [0, 1]
     transform, spec = load_transform(job.folder), read_manifest(job.folder)[0]
     at("other")
-    trainer = Trainer(job, Given(transform, spec, place))
-    while not trainer.more(0, stream=False).ended:
+    trainer = ExpertTrainer(job, BufferInfo(transform, spec, place))
+    while not trainer.train_chunk(0, stream=False).ended:
         pass
     assert (folder / "expert-00000.arrow.bad").exists()
     at("driver")
@@ -181,11 +181,11 @@ def test_what_is_said_of_a_buffer_needs_no_expert(place, at, small_buffer):
 
 
 def test_a_file_uri_is_a_folder(tmp_path):
-    assert outlet_of((tmp_path / "a").as_uri()) == (tmp_path / "a", None)
-    assert outlet_of(tmp_path / "a") == (tmp_path / "a", None)
-    assert outlet_of("a") == (Path.cwd() / "a", None)
+    assert buffer_destination((tmp_path / "a").as_uri()) == (tmp_path / "a", None)
+    assert buffer_destination(tmp_path / "a") == (tmp_path / "a", None)
+    assert buffer_destination("a") == (Path.cwd() / "a", None)
     with pytest.raises(ValueError, match="is not a location for a buffer"):
-        outlet_of("ftp://host/a")
+        buffer_destination("ftp://host/a")
 
 
 def test_a_store_that_fails_for_a_while_ends_no_run(place, at, monkeypatch):
@@ -224,11 +224,11 @@ def test_two_runs_into_one_place_keep_each_others_experts(place, at):
     for name, recipe in zip(("one", "two", "three"), settings, strict=True):
         at(name)
         experts = ExpertConfig(network="MLP", num_experts=2, epochs=3, **recipe)
-        runs.append((name, experts, outlet_of(place)[1]))
+        runs.append((name, experts, buffer_destination(place)[1]))
     jobs = []
     for name, experts, outlet in runs[:2]:
         at(name)
-        jobs.append(prepare(Job(DataConfig(), experts, 0, outlet.folder, "cpu"), outlet)[0])
+        jobs.append(prepare(ExpertJob(DataConfig(), experts, 0, outlet.folder, "cpu"), outlet)[0])
     for index, (name, _, outlet) in enumerate(runs[:2]):
         at(name)
         outlet.add(train(jobs[index], place, index).entry)
@@ -236,7 +236,7 @@ def test_two_runs_into_one_place_keep_each_others_experts(place, at):
     at("three")
     _, experts, outlet = runs[2]
     with pytest.raises(ValueError, match=r"holds another buffer: recipe\.lr is 0\.01 instead of 0.5") as caught:
-        prepare(Job(DataConfig(), experts, 0, outlet.folder, "cpu"), outlet)
+        prepare(ExpertJob(DataConfig(), experts, 0, outlet.folder, "cpu"), outlet)
     assert str(caught.value).startswith(public_uri(place))
     at("driver")
     assert verify(local_folder(place)) == []

@@ -26,7 +26,7 @@ def asked(monkeypatch, tmp_path, cache):
         return found
 
     monkeypatch.setattr(remote, "train_matrix", pretend)
-    monkeypatch.setattr(session, "_opened", lambda address, note: nullcontext())
+    monkeypatch.setattr(session, "_connected", lambda address, note: nullcontext())
     monkeypatch.setattr("raydd.evaluation.result_cache.default_cache", lambda: tmp_path / "ledger")
     return matrices
 

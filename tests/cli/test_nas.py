@@ -31,7 +31,7 @@ def asked(monkeypatch, tmp_path):
         return found
 
     monkeypatch.setattr("raydd.remote.train_matrix.train_matrix", pretend)
-    monkeypatch.setattr("raydd.remote.session._opened", lambda address, note: nullcontext())
+    monkeypatch.setattr("raydd.remote.session._connected", lambda address, note: nullcontext())
     monkeypatch.setattr(raydd.evaluation.result_cache, "default_cache", lambda: tmp_path / "kept")
     return asked
 

@@ -13,7 +13,7 @@ import yaml
 
 from raydd.buffer.arrow_buffer import verify
 from raydd.config.schema import DataConfig, ExpertConfig
-from raydd.training.expert_worker import Job, Trainer, prepare
+from raydd.training.expert_worker import ExpertJob, ExpertTrainer, prepare
 
 pytestmark = pytest.mark.multihost
 
@@ -139,8 +139,8 @@ def the_job_ends_although_a_host_is_cut_off(hosts, clock, tmp_path):
         job = laptop.start(f"{SUBMIT} {words} --out /home/raydd/results/buffer", file)
     wait_for(lambda: found_bytes(out), 120, job)
     done = len(found_bytes(out))
-    assert any("Trainer" in title for title in workers(first))
-    assert any("Trainer" in title for title in workers(second))
+    assert any("ExpertActor" in title for title in workers(first))
+    assert any("ExpertActor" in title for title in workers(second))
     assert done < EXPERTS - 2, "too late for a cut in mid-run"
     clock.say(f"experts: {done} of {EXPERTS} are done, both workers train")
     second.cut()
@@ -164,8 +164,8 @@ def found_bytes(folder):
 def trained_here(folder):
     """The bytes of expert files that are trained in this process, without Ray."""
     recipe = ExpertConfig(network="MLP", num_experts=EXPERTS, epochs=EPOCHS)
-    job, missing = prepare(Job(DataConfig(), recipe, 0, folder, "cpu"))
-    trainer = Trainer(job)
+    job, missing = prepare(ExpertJob(DataConfig(), recipe, 0, folder, "cpu"))
+    trainer = ExpertTrainer(job)
     for index in missing:
         trainer.train(index)
     return found_bytes(folder)
@@ -202,7 +202,7 @@ def test_the_slurm_script_on_hosts(hosts, tmp_path):
         job = nodes[0].start(command, out)
     while job.poll() is None:
         assert all(path.stat().st_mode & 0o077 == 0 for path in (shared / "home/.ray").glob("*.token"))
-        busy |= {host.name for host in nodes if any("Trainer" in title for title in workers(host))}
+        busy |= {host.name for host in nodes if any("ExpertActor" in title for title in workers(host))}
         time.sleep(0.2)
     text = log.read_text()
     assert job.returncode == 0, text

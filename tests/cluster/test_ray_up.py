@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from raydd.config.schema import DataConfig, ExpertConfig
-from raydd.training.expert_worker import Job, Trainer, prepare
+from raydd.training.expert_worker import ExpertJob, ExpertTrainer, prepare
 
 pytestmark = pytest.mark.remote
 HERE = Path(__file__).parent
@@ -139,8 +139,8 @@ def test_experts_on_a_cluster_that_ray_up_started(home, tmp_path):
     assert code == 0, said
     assert json.loads(next(line for line in said.splitlines() if line.startswith("{")))["experts"] == 2
     recipe = ExpertConfig(network="MLP", num_experts=2, epochs=3)
-    job, missing = prepare(Job(DataConfig(), recipe, 0, tmp_path / "here", "cpu"))
-    trainer = Trainer(job)
+    job, missing = prepare(ExpertJob(DataConfig(), recipe, 0, tmp_path / "here", "cpu"))
+    trainer = ExpertTrainer(job)
     for index in missing:
         trainer.train(index)
     names = sorted(path.name for path in out.glob("expert-*"))

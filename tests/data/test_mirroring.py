@@ -24,9 +24,9 @@ from raydd.evaluation.scores import plan
 from raydd.io.console import Screen
 from raydd.methods import complete
 from raydd.run.experts import open_buffer
-from raydd.run.resolve import _as_before
+from raydd.run.resolve import _as_before, read_config
 from raydd.run.run_folder import read_config
-from raydd.training.expert_worker import Job, Trainer, default_buffer, prepare
+from raydd.training.expert_worker import ExpertJob, ExpertTrainer, default_buffer, prepare
 
 CPU = torch.device("cpu")
 EXPERTS = {"network": "ConvNetW4", "num_experts": 1, "epochs": 2}
@@ -62,9 +62,9 @@ def settings(letters, *layers):
 
 
 def trained(folder, letters, **changes):
-    job, missing = prepare(Job(data(letters, **changes), ExpertConfig(**EXPERTS), 0, folder, "cpu"))
+    job, missing = prepare(ExpertJob(data(letters, **changes), ExpertConfig(**EXPERTS), 0, folder, "cpu"))
     for index in missing:
-        Trainer(job).train(index)
+        ExpertTrainer(job).train(index)
     refresh_manifest(folder)
     return folder
 
@@ -143,8 +143,8 @@ def test_students_never_see_letters_in_the_mirror_unless_asked(letters, flip, pr
 @pytest.mark.parametrize("flip", [None, True])
 def test_experts_never_see_letters_in_the_mirror_unless_asked(letters, flip, tmp_path, monkeypatch):
     config = ExpertConfig(**EXPERTS, batch_size=8)
-    job, _ = prepare(Job(data(letters, flip=flip), config, 0, tmp_path / "buffer", "cpu"))
-    trainer, seen = Trainer(job), []
+    job, _ = prepare(ExpertJob(data(letters, flip=flip), config, 0, tmp_path / "buffer", "cpu"))
+    trainer, seen = ExpertTrainer(job), []
     make = trainer._work.build
     monkeypatch.setattr(type(trainer._work), "build", lambda work: made(make, seen))
     trainer.train(0)
@@ -186,7 +186,7 @@ def test_another_mirroring_than_the_experts_is_refused(letters, place, flip, req
     with pytest.raises(ValueError, match=line):
         open_buffer(folder, settings(letters, {"data": {"flip": flip}}), CPU)
     with pytest.raises(ValueError, match=line):
-        prepare(Job(data(letters, flip=flip), ExpertConfig(**EXPERTS), 0, folder, "cpu"))
+        prepare(ExpertJob(data(letters, flip=flip), ExpertConfig(**EXPERTS), 0, folder, "cpu"))
 
 
 def test_a_buffer_of_an_older_version_is_of_mirror_images(letters, mirrored, tmp_path):
@@ -194,11 +194,11 @@ def test_a_buffer_of_an_older_version_is_of_mirror_images(letters, mirrored, tmp
     spec, entries = read_manifest(mirrored)
     assert "flip" not in spec.recipe
     assert spec.recipe == ExpertConfig(**EXPERTS).recipe() | {"augment": "dsa", "validation": 0.1}
-    _, missing = prepare(Job(data(letters, flip=True), ExpertConfig(**EXPERTS), 0, mirrored, "cpu"))
+    _, missing = prepare(ExpertJob(data(letters, flip=True), ExpertConfig(**EXPERTS), 0, mirrored, "cpu"))
     assert not missing
     plain = tmp_path / "unaugmented"
     write_manifest(plain, replace(spec, recipe=spec.recipe | {"augment": "none"}), [])
-    prepare(Job(data(letters, augment="none"), ExpertConfig(**EXPERTS), 0, plain, "cpu"))  # nothing was mirrored
+    prepare(ExpertJob(data(letters, augment="none"), ExpertConfig(**EXPERTS), 0, plain, "cpu"))  # nothing was mirrored
     assert len(entries) == 1
 
 

@@ -14,7 +14,7 @@ from raydd.config.schema import DataConfig, DistillConfig, EvaluateConfig
 from raydd.data.datasets import load_dataset
 from raydd.evaluation.matrix import Scorer
 from raydd.evaluation.scores import best_of_steps, plan, selection_of, summarise
-from raydd.training.expert_worker import Job, Trainer, prepare
+from raydd.training.expert_worker import ExpertJob, ExpertTrainer, prepare
 
 EXPERTS = {"network": "ConvNetW4", "num_experts": 2, "epochs": 3}
 ALL = 1438  # training images of digits, of which 145 are held out unless somebody says otherwise
@@ -24,8 +24,8 @@ ALL = 1438  # training images of digits, of which 145 are held out unless somebo
 def buffer(tmp_path_factory):
     folder = tmp_path_factory.mktemp("buffers") / "whole"
     config = DistillConfig(experts=EXPERTS).experts
-    job, missing = prepare(Job(DataConfig(validation=0), config, 0, folder, "cpu"))
-    trainer = Trainer(job)
+    job, missing = prepare(ExpertJob(DataConfig(validation=0), config, 0, folder, "cpu"))
+    trainer = ExpertTrainer(job)
     assert len(trainer._train) == ALL
     for index in missing:
         trainer.train(index)

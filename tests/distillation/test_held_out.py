@@ -26,7 +26,7 @@ from raydd.run.experts import open_buffer, without_last
 from raydd.run.resolve import bind, check_settings
 from raydd.run.run import Run
 from raydd.run.run_folder import previous_run
-from raydd.training.expert_worker import Job, Trainer, prepare
+from raydd.training.expert_worker import ExpertJob, ExpertTrainer, prepare
 
 CPU = torch.device("cpu")
 TOY = {
@@ -49,8 +49,8 @@ def toy(method, *layers):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     config, folder = toy("mtt"), tmp_path_factory.mktemp("probe") / "buffer"
-    job, missing = prepare(Job(config.data, config.experts, 0, folder, "cpu"))
-    trainer = Trainer(job)
+    job, missing = prepare(ExpertJob(config.data, config.experts, 0, folder, "cpu"))
+    trainer = ExpertTrainer(job)
     for index in missing:
         trainer.train(index)
     refresh_manifest(folder)

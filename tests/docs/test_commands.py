@@ -405,10 +405,10 @@ def trained_here(job, missing, num_workers, **options):
     """All missing experts, by what a worker of Ray's trains them with."""
     from raydd.buffer.arrow_buffer import refresh_manifest
     from raydd.remote.experts import Progress
-    from raydd.training.expert_worker import Trainer
+    from raydd.training.expert_worker import ExpertTrainer
 
     assert options.pop("outlet") is None, "a store is tested by tests/buffer/test_upload.py and tests/remote"
-    trainer, epochs = Trainer(job), job.experts.epochs
+    trainer, epochs = ExpertTrainer(job), job.experts.epochs
     for done, index in enumerate(missing, start=1):
         trainer.train(index)
         yield Progress(done, len(missing), done * epochs, len(missing) * epochs, 1.0)
@@ -435,7 +435,7 @@ def workers(request, tmp_path_factory):
             patch.setitem(PROTOCOLS, name, protocol.model_copy(update={"epochs": 1, "real_epochs": 1}))
         patch.setattr("raydd.run.window_search.PILOT_STEPS", 2)
         if request.param == "here":
-            patch.setattr("raydd.remote.session._opened", lambda address, note: nullcontext())
+            patch.setattr("raydd.remote.session._connected", lambda address, note: nullcontext())
             patch.setattr("raydd.remote.train_matrix.train_matrix", scored_here)
             patch.setattr("raydd.remote.experts.train_missing", trained_here)
             patch.setattr("raydd.remote.tune.run_trials", tried_here)

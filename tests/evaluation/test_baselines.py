@@ -19,7 +19,7 @@ from raydd.numerics.formation import Formation, encode
 from raydd.numerics.rng import generator
 from raydd.selection.class_sampler import real
 from raydd.selection.coresets import CORESETS
-from raydd.training.expert_worker import Job, Trainer, prepare
+from raydd.training.expert_worker import ExpertJob, ExpertTrainer, prepare
 
 DATA = DataConfig(augment="none")
 CPU = torch.device("cpu")
@@ -253,8 +253,10 @@ def test_experts_that_are_asked_are_part_of_a_key(work, small_buffer, counted, t
     experts = open_experts(small_buffer, DataConfig(), [start], "cpu")
     fewer = replace(experts, source=ArrowBuffer(small_buffer, most=1))
     retrained = tmp_path / "buffer"
-    job, missing = prepare(Job(DataConfig(), ExpertConfig(network="MLP", num_experts=2, epochs=3), 1, retrained, "cpu"))
-    trainer = Trainer(job)
+    job, missing = prepare(
+        ExpertJob(DataConfig(), ExpertConfig(network="MLP", num_experts=2, epochs=3), 1, retrained, "cpu")
+    )
+    trainer = ExpertTrainer(job)
     for index in missing:
         trainer.train(index)
     refresh_manifest(retrained)

@@ -27,7 +27,7 @@ from raydd.run.experts import find_experts, open_buffer, settle
 from raydd.run.resolve import bind, check_data, check_settings, needs_experts
 from raydd.run.run import Run
 from raydd.run.run_folder import previous_run
-from raydd.training.expert_worker import Job, Trainer, prepare
+from raydd.training.expert_worker import ExpertJob, ExpertTrainer, prepare
 
 CPU = torch.device("cpu")
 DEFAULTS = {name: row.defaults for name, row in METHODS.items() if row.defaults}
@@ -63,8 +63,8 @@ def of(*families):
 
 
 def train_buffer(folder, config):
-    job, missing = prepare(Job(config.data, config.experts, config.seed, folder, "cpu"))
-    trainer = Trainer(job)
+    job, missing = prepare(ExpertJob(config.data, config.experts, config.seed, folder, "cpu"))
+    trainer = ExpertTrainer(job)
     for index in missing:
         trainer.train(index)
     refresh_manifest(folder)

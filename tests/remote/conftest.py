@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from raydd.config.schema import DataConfig, ExpertConfig
-from raydd.training.expert_worker import Job, Trainer, prepare
+from raydd.training.expert_worker import ExpertJob, ExpertTrainer, prepare
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +27,7 @@ def make_job(tmp_path):
 
     def make(name, num_experts=3, epochs=4):
         recipe = ExpertConfig(network="MLP", num_experts=num_experts, epochs=epochs)
-        return prepare(Job(DataConfig(), recipe, 0, tmp_path / name, "cpu"))
+        return prepare(ExpertJob(DataConfig(), recipe, 0, tmp_path / name, "cpu"))
 
     return make
 
@@ -38,7 +38,7 @@ def trained_here(make_job):
 
     def train(num_experts, epochs):
         job, missing = make_job("here", num_experts, epochs)
-        trainer = Trainer(job)
+        trainer = ExpertTrainer(job)
         for index in missing:
             trainer.train(index)
         torch.set_num_threads(1)

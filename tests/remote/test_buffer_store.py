@@ -20,7 +20,7 @@ from raydd.config.schema import DataConfig, DistillConfig, ExpertConfig
 from raydd.data.synset import SyntheticSet
 from raydd.numerics.rng import generator
 from raydd.remote.buffer_store import RemoteBuffer, share
-from raydd.training.expert_worker import Job, prepare
+from raydd.training.expert_worker import ExpertJob, prepare
 
 pytestmark = pytest.mark.remote
 
@@ -34,6 +34,7 @@ CLUSTER = """
     from raydd.config.schema import DistillConfig
     from raydd.remote.rollouts import Crew
     from raydd.run.resolve import bind
+    from raydd.remote.rollouts import RolloutPool
     from raydd.run.run import Run
     from raydd.config.parsing import build
 
@@ -167,7 +168,7 @@ def check_elsewhere(folder, recipe, share, store, way):
 def test_a_buffer_twice_the_object_stores_size_still_distills(tmp_path, cache):
     """Experts of random walks, since only their size matters; Ray refuses stores much smaller than this."""
     store, recipe = 80_000_000, {"network": "ConvNetW128", "num_experts": 8, "epochs": 35}
-    job, missing = prepare(Job(DataConfig(), ExpertConfig(**recipe), 0, tmp_path / "buffer", "cpu"))
+    job, missing = prepare(ExpertJob(DataConfig(), ExpertConfig(**recipe), 0, tmp_path / "buffer", "cpu"))
     spec = read_manifest(job.folder)[0]
     parameters = sum(slot.numel for slot in spec.layout)
     for index in missing:

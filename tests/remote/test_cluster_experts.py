@@ -21,7 +21,7 @@ import ray
 from ray.cluster_utils import Cluster
 import raydd.remote.expert_pool as crew
 from raydd.config.schema import DataConfig, ExpertConfig
-from raydd.remote.experts import Job, prepare, train_missing
+from raydd.remote.experts import ExpertJob, prepare, train_missing
 
 folder, (experts, epochs, patience), (nodes, gone) = sys.argv[1], map(int, sys.argv[2:5]), map(json.loads, sys.argv[5:])
 fast = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 300, "health_check_failure_threshold": 3}
@@ -51,7 +51,7 @@ class Seen(crew.ExpertWriter):
 
 crew.ExpertWriter = Seen
 recipe = ExpertConfig(network="MLP", num_experts=experts, epochs=epochs)
-job, missing = prepare(Job(DataConfig(), recipe, 0, Path(folder), "cpu"))
+job, missing = prepare(ExpertJob(DataConfig(), recipe, 0, Path(folder), "cpu"))
 told = {"notes": [], "error": "", "removed": 0}
 try:
     for step in train_missing(job, missing, len(nodes), grows=True, patience_seconds=patience):
@@ -90,7 +90,7 @@ def test_a_node_goes_in_mid_run_and_the_bytes_are_those_of_one_worker(tmp_path, 
     told = run(folder, 3, 150, ["writes", "sends"], ["sends"])
     assert (told["error"], told["removed"]) == ("", 1)
     (lost,) = told["sent"][-1:]
-    assert f"the node of expert {lost} is lost: trained anew elsewhere" in told["notes"]
+    assert f"the node of expert {lost} is lost: the expert is trained again elsewhere" in told["notes"]
     assert expert_bytes(folder) == trained_here(3, 150)
     assert len(expert_bytes(folder)) == 3
     assert verify(folder) == []
@@ -102,7 +102,7 @@ def test_nodes_go_one_after_another_and_a_new_one_ends_the_work(tmp_path, traine
     folder = tmp_path / "buffer"
     told = run(folder, 4, 200, ["sends", "writes", "sends"], ["sends", "writes", "sends", "add"])
     assert (told["error"], told["removed"]) == ("", 3)
-    assert "is lost: trained anew elsewhere" in " ".join(told["notes"])
+    assert "is lost: the expert is trained again elsewhere" in " ".join(told["notes"])
     assert expert_bytes(folder) == trained_here(4, 200)
     assert ArrowBuffer(folder).experts == (0, 1, 2, 3)
     assert verify(folder) == []
@@ -115,8 +115,8 @@ def test_without_any_node_the_run_ends_with_a_word_and_keeps_what_is_finished(tm
     told = run(folder, 2, 200, ["sends"], ["sends"], patience=5)
     assert told["removed"] == 1
     assert told["error"] == (
-        "no node has had room for a worker for 5 s: add a node, or end other work; finished experts are kept, the same "
-        "command goes on"
+        "no node has had resources for a worker for 5 s: add a node, or end other work. "
+        "Finished experts are kept; the same command continues"
     )
     whole = trained_here(2, 200)
     assert all(whole[name] == found for name, found in expert_bytes(folder).items())

@@ -15,7 +15,7 @@ from raydd.buffer.arrow_buffer import ArrowBuffer, verify
 from raydd.buffer.mirror import local_folder
 from raydd.cli import run
 from raydd.io.filesystem import open_store, public_uri
-from raydd.remote.expert_pool import Crew, Needs, _Worker
+from raydd.remote.expert_pool import ExpertPool, PoolSize, _Worker
 from raydd.remote.experts import Progress, _device, _layout, train_missing
 from raydd.remote.session import Node, Plan
 
@@ -87,14 +87,16 @@ def test_the_layout_of_a_cluster_that_grows(monkeypatch):
     """What is asked for waits for nodes; a fixed machine runs what fits."""
     monkeypatch.setattr("raydd.remote.experts.free_nodes", lambda: [Node(2, 0), Node(1, 0)])
     assert _layout(8, 20, False, None, False) == Plan(
-        3, 1, 0.0, "8 workers asked, the cluster has room for 3: running 3"
+        3, 1, 0.0, "8 workers requested, the cluster has resources for 3: running 3"
     )
     grown = _layout(8, 20, False, None, True)
-    assert grown == Plan(8, 1, 0.0, "8 workers asked, the cluster has room for 3: running 3, more as nodes come")
+    assert grown == Plan(
+        8, 1, 0.0, "8 workers requested, the cluster has resources for 3: running 3, more as nodes come"
+    )
     assert _layout(8, 5, False, None, True).workers == 5
     assert _layout(None, 20, False, None, True) == Plan(3, 1, 0.0, "")
     monkeypatch.setattr("raydd.remote.experts.free_nodes", list)
-    waiting = "the cluster has no room for a worker yet: waiting for a node"
+    waiting = "no resources for a worker yet: waiting for a node"
     assert _layout(4, 20, False, None, True) == Plan(4, 1, 0.0, waiting)
     assert _layout(None, 20, True, 0.25, True) == Plan(1, 1, 0.25, waiting)
     with pytest.raises(ValueError, match="no free CPU"):
@@ -113,9 +115,9 @@ def test_the_cluster_says_what_auto_means():
 def crew(make_job, monkeypatch):
     """A crew without a Ray, and what gives it a worker on a node."""
     job, _ = make_job("crew")
-    made = Crew(job, None, Needs(2, 1, 0.0, patience_seconds=300))
+    made = ExpertPool(job, None, PoolSize(2, 1, 0.0, patience_seconds=300))
     monkeypatch.setattr("raydd.remote.expert_pool.ray.kill", lambda actor: None)
-    monkeypatch.setattr("raydd.remote.expert_pool._alive", lambda: {"here"})
+    monkeypatch.setattr("raydd.remote.expert_pool._alive_nodes", lambda: {"here"})
 
     def worker(node, index):
         made._workers.append(_Worker(None, node=node, index=index))
@@ -165,7 +167,7 @@ def test_waiting_for_a_node_is_said_once_and_ends(crew):
     made._workers[0].node = ""
     made._seen -= 301
     with pytest.raises(
-        RuntimeError, match=r"^no node has had room for a worker for 300 s: [^\n]*the same command goes on$"
+        RuntimeError, match=r"^no node has had resources for a worker for 300 s: [^\n]*the same command continues$"
     ):
         made._check_patience()
 
@@ -178,9 +180,9 @@ def test_a_killed_worker_is_replaced_and_its_expert_has_the_same_bytes(
     for step in train_missing(job, missing, 1):
         notes.append(step.note)
         if killed is None and 0 < step.epochs < 150:
-            killed = kill_worker("ray::Trainer")
+            killed = kill_worker("ray::ExpertActor")
     assert killed is not None, "no expert was seen in mid-run"
-    assert [note for note in notes if note] == ["the worker of expert 0 died: replaced, trained anew"]
+    assert [note for note in notes if note] == ["the worker of expert 0 died: the expert is trained again"]
     assert expert_bytes(job.folder) == trained_here(2, 150)
     assert verify(job.folder) == []
 
@@ -250,7 +252,7 @@ def test_the_driver_is_interrupted_then_killed_then_ends(tmp_path, trained_here,
     assert process.returncode == 0, err
     trained = int(re.search(r"training (\d) of 5 experts", err)[1])  # an orphan may have ended one more since
     assert 1 <= trained <= 5 - len(second)
-    assert re.search(r"8 workers asked, .*: running \d", err)
+    assert re.search(r"8 workers requested, .*: running \d", err)
     third = settled(folder)
     assert {name: third[name] for name in second} == second
     assert expert_bytes(folder) == trained_here(5, 60)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from raydd.remote.local import _one_line
+from raydd.remote.local import _one_line_errors
 from raydd.remote.session import session
 
 pytestmark = pytest.mark.remote
@@ -233,7 +233,7 @@ def test_local_rays_and_clusters_take_turns_in_one_process(tmp_path):
     assert all(gcs.startswith("127.0.0.1:") for gcs in local)
     assert len(set(local)) == 2, "each local Ray is a new one"
     assert [nice for cluster, _, nice in found["told"] if not cluster] == [3] * 2
-    line = "RAY_ADDRESS is set, but not --address: a local Ray starts (--address auto joins that cluster)"
+    line = "RAY_ADDRESS is set, but not --address: a local Ray starts (use --address auto to join that cluster)"
     assert found["notes"] == [line] * 2
     assert found["changed"] == []
 
@@ -258,7 +258,7 @@ def test_sigterm_ends_a_verb_with_a_line(moment, group, tmp_path, short, below):
     with (tmp_path / "err").open("w") as err:
         command = [sys.executable, "-m", "raydd", *words]
         process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=err, start_new_session=True)
-        sign = "/gcs_server" if moment == "starting" else "ray::Trainer"
+        sign = "/gcs_server" if moment == "starting" else "ray::ExpertActor"
         try:
             end = time.monotonic() + 90
             while not any(sign in title for title in below(process.pid).values()):
@@ -310,11 +310,11 @@ def alive(pid):
             OSError(28, "No space left on device", "/tmp/a"),
             r"^Ray did not start \(.*\); make room on that disk, or set",
         ),
-        (KeyError(), r"^Ray did not start \(KeyError\); see what `raydd doctor` says$"),
+        (KeyError(), r"^Ray did not start \(KeyError\); run `raydd doctor`$"),
     ],
 )
 def test_every_failure_to_start_is_one_line(error, line):
-    with pytest.raises(RuntimeError, match=line) as caught, _one_line():
+    with pytest.raises(RuntimeError, match=line) as caught, _one_line_errors():
         raise error
     assert "\n" not in str(caught.value)
 

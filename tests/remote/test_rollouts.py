@@ -16,7 +16,7 @@ from raydd.config.placement import Where
 from raydd.config.schema import DistillConfig
 from raydd.data.synset import SyntheticSet
 from raydd.io.tensor_file import load_tensors
-from raydd.remote.rollouts import Crew
+from raydd.remote.rollouts import RolloutPool
 from raydd.run.experts import open_buffer
 from raydd.run.resolve import bind
 from raydd.run.run import Run
@@ -73,7 +73,7 @@ def steps_of(out, buffer, crew, rollouts, **settings):
 @pytest.mark.verb
 @pytest.mark.parametrize(("rollouts", "workers"), [(1, 1), (4, 1), (4, 2), (3, 2)])
 def test_actors_come_to_the_bits_of_one_process(ray2, small_buffer, here, tmp_path, rollouts, workers):
-    with Crew(workers, "cpu", print) as crew:
+    with RolloutPool(workers, "cpu", print) as crew:
         list(steps_of(tmp_path / "run", small_buffer, crew, rollouts))
     assert equal(state(tmp_path / "run"), here(rollouts))
 
@@ -83,8 +83,8 @@ def test_more_rollouts_are_another_run(here):
 
 
 def test_the_command_gives_the_same_set_with_one_worker_and_two(ray2, small_buffer, tmp_path, monkeypatch):
-    hired, hire = [], Crew._hire
-    monkeypatch.setattr(Crew, "_hire", lambda self: (hired.append(1), hire(self))[1])
+    hired, hire = [], RolloutPool._start_actor
+    monkeypatch.setattr(RolloutPool, "_start_actor", lambda self: (hired.append(1), hire(self))[1])
     words = ["distill", "--network", "MLP", "--buffer", str(small_buffer), "--rollouts", "4", "--json"]
     for workers in ("1", "2"):
         out = tmp_path / workers
@@ -102,7 +102,7 @@ def test_an_actor_that_dies_in_mid_step_is_replaced_and_its_part_made_again(
     ray2, small_buffer, here, tmp_path, kill_worker
 ):
     notes, done = [], []
-    with Crew(2, "cpu", notes.append) as crew:
+    with RolloutPool(2, "cpu", notes.append) as crew:
         for step in steps_of(tmp_path / "run", small_buffer, crew, 4):
             done.append(step.step)
             if step.step in (1, 3):
@@ -112,7 +112,7 @@ def test_an_actor_that_dies_in_mid_step_is_replaced_and_its_part_made_again(
         killer.join()
     assert done == [1, 2, 3, 4]
     assert equal(state(tmp_path / "run"), here(4))
-    assert any("a worker died: replaced" in note for note in notes)
+    assert any("a worker died: it is replaced" in note for note in notes)
 
 
 def test_an_actor_that_always_dies_ends_the_run_with_a_reason(ray2, small_buffer, tmp_path, monkeypatch):
@@ -128,8 +128,8 @@ def test_an_actor_that_always_dies_ends_the_run_with_a_reason(ray2, small_buffer
 
     monkeypatch.setattr("raydd.remote.rollouts.RolloutWorker", Deadly)
     with (
-        Crew(1, "cpu", print) as crew,
-        pytest.raises(RuntimeError, match="the worker of rollout 0 died 3 times in one step; is there memory enough"),
+        RolloutPool(1, "cpu", print) as crew,
+        pytest.raises(RuntimeError, match="the worker of rollout 0 died 3 times in one step; check the memory"),
     ):
         list(steps_of(tmp_path / "run", small_buffer, crew, 2))
 
@@ -147,7 +147,7 @@ def test_what_raises_in_an_actor_is_told_in_one_line(ray2, small_buffer, tmp_pat
 
     monkeypatch.setattr("raydd.remote.rollouts.RolloutWorker", Broken)
     with (
-        Crew(1, "cpu", print) as crew,
+        RolloutPool(1, "cpu", print) as crew,
         pytest.raises(RuntimeError, match="rollout 0 failed: the expert's file is broken"),
     ):
         list(steps_of(tmp_path / "run", small_buffer, crew, 2))
@@ -165,7 +165,7 @@ def test_a_result_that_is_lost_is_made_again(ray2, small_buffer, here, tmp_path,
         return found
 
     monkeypatch.setattr("raydd.remote.rollouts.ray.get", losing)
-    with Crew(2, "cpu", print) as crew:
+    with RolloutPool(2, "cpu", print) as crew:
         list(steps_of(tmp_path / "run", small_buffer, crew, 4))
     assert len(lost) == 2
     assert equal(state(tmp_path / "run"), here(4))
@@ -173,7 +173,7 @@ def test_a_result_that_is_lost_is_made_again(ray2, small_buffer, here, tmp_path,
 
 def test_too_many_threads_for_the_cluster_are_refused(ray2, small_buffer, tmp_path):
     with (
-        Crew(1, "cpu", print) as crew,
+        RolloutPool(1, "cpu", print) as crew,
         pytest.raises(ValueError, match=r"threads = 64: no node has more than \d free CPUs; use --set threads="),
     ):
         list(steps_of(tmp_path / "run", small_buffer, crew, 2, threads=64))

@@ -21,11 +21,11 @@ def test_what_fits_needs_no_note(asked):
 
 
 def test_more_workers_than_cpus_is_said():
-    assert plan(8, 10, 2, 0.0) == Plan(2, 1, 0.0, "8 workers asked, the machine has 2 CPUs: running 2")
+    assert plan(8, 10, 2, 0.0) == Plan(2, 1, 0.0, "8 workers requested, the machine has 2 CPUs: running 2")
 
 
 def test_more_workers_than_jobs_is_said():
-    assert plan(4, 3, 16, 0.0).note == "4 workers asked, 3 jobs left: running 3"
+    assert plan(4, 3, 16, 0.0).note == "4 workers requested, 3 jobs left: running 3"
 
 
 @pytest.mark.parametrize(
@@ -92,8 +92,11 @@ def test_gpus_of_several_nodes_are_shared_as_far_as_is_needed(asked, workers, sh
 
 
 def test_more_workers_than_the_nodes_carry_is_said():
-    assert spread(8, 20, NODES, True, 0.5).note == "8 workers asked, the cluster has room for 5: running 5"
-    assert spread(8, 20, [Node(16, 1)], True, 0.25).note == "8 workers asked, the cluster has room for 4: running 4"
+    assert spread(8, 20, NODES, True, 0.5).note == "8 workers requested, the cluster has resources for 5: running 5"
+    assert (
+        spread(8, 20, [Node(16, 1)], True, 0.25).note
+        == "8 workers requested, the cluster has resources for 4: running 4"
+    )
 
 
 @pytest.mark.parametrize("share", [0.0, -1.0, 1.5, float("inf"), float("nan")])

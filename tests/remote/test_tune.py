@@ -120,7 +120,7 @@ def test_a_finished_search_is_not_run_again_and_can_be_extended(finished, tmp_pa
     assert {path: path.stat().st_mtime_ns for path in times} == times
     before = (results.folder / "space.yaml").read_bytes()
     with pytest.raises(
-        ValueError, match=r"another domains\.lr\.images\S+ \(was \[0\.1, 100\.0\], now the default\); repeat"
+        ValueError, match=r"another domains\.lr\.images\S+ \(was \[0\.1, 100\.0\], now the default\); use"
     ):
         tune(results.folder, SPACE | {"domains": {"span": {"choice": [1, 2]}}}, resume=True)
     assert (results.folder / "space.yaml").read_bytes() == before

@@ -18,7 +18,7 @@ from raydd.data.workspace import open_workspace
 from raydd.methods import complete
 from raydd.run import requirements as needs
 from raydd.run.requirements import Need, check_room, free_memory, graph_bytes, kept_sets, of_distillation, of_experts
-from raydd.training.expert_worker import Job, Trainer, buffer_spec, prepare
+from raydd.training.expert_worker import ExpertJob, ExpertTrainer, buffer_spec, prepare
 
 CPU = torch.device("cpu")
 
@@ -66,8 +66,8 @@ def test_a_step_grows_in_a_line_with_its_batch(work):
 @pytest.mark.parametrize(("kept", "storage"), [(None, "float32"), ((2,), "float32"), (None, "float16")])
 def test_the_disk_of_experts_is_that_of_their_files(tmp_path, work, kept, storage):
     recipe = ExpertConfig(network="ConvNetW8", num_experts=2, epochs=4, kept=kept, storage=storage)
-    job, missing = prepare(Job(DataConfig(), recipe, 0, tmp_path / "buffer", "cpu"))
-    trainer = Trainer(job)
+    job, missing = prepare(ExpertJob(DataConfig(), recipe, 0, tmp_path / "buffer", "cpu"))
+    trainer = ExpertTrainer(job)
     for index in missing:
         trainer.train(index)
     found = sum(expert_path(job.folder, index).stat().st_size for index in missing)

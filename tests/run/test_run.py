@@ -29,7 +29,7 @@ from raydd.run.resolve import bind, check_data, check_run, check_settings
 from raydd.run.run import Run
 from raydd.run.run_folder import load_scored_sets, previous_run, scored_set_paths
 from raydd.run.unfinished import finish
-from raydd.training.expert_worker import Job, Trainer, prepare
+from raydd.training.expert_worker import ExpertJob, ExpertTrainer, prepare
 
 CPU = torch.device("cpu")
 TOY = {
@@ -50,9 +50,9 @@ def toy(*layers):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     config, path = toy(), tmp_path_factory.mktemp("runs") / "buffer"
-    job, missing = prepare(Job(config.data, config.experts, 0, path, "cpu"))
+    job, missing = prepare(ExpertJob(config.data, config.experts, 0, path, "cpu"))
     for index in missing:
-        Trainer(job).train(index)
+        ExpertTrainer(job).train(index)
     refresh_manifest(path)
     return path
 

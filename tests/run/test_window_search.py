@@ -20,7 +20,7 @@ from raydd.run import window_search
 from raydd.run.experts import open_buffer
 from raydd.run.resolve import RunContext
 from raydd.run.window_search import STRIDE, WIDTH, Trial, find_window, search
-from raydd.training.expert_worker import Job, Trainer, prepare
+from raydd.training.expert_worker import ExpertJob, ExpertTrainer, prepare
 
 CPU = torch.device("cpu")
 
@@ -131,8 +131,8 @@ def context(config, buffer, work):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     config, folder = toy("mtt"), tmp_path_factory.mktemp("search") / "buffer"
-    job, missing = prepare(Job(config.data, config.experts, 0, folder, "cpu"))
-    trainer = Trainer(job)
+    job, missing = prepare(ExpertJob(config.data, config.experts, 0, folder, "cpu"))
+    trainer = ExpertTrainer(job)
     for index in missing:
         trainer.train(index)
     refresh_manifest(folder)

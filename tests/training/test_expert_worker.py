@@ -17,19 +17,19 @@ from raydd.config.schema import DataConfig, ExpertConfig, ExpertsConfig
 from raydd.data.preprocessing import load_transform
 from raydd.data.workspace import open_workspace
 from raydd.io.files import writer
-from raydd.training.expert_worker import Given, Job, Part, Trainer, default_buffer, prepare
+from raydd.training.expert_worker import BufferInfo, ExpertChunk, ExpertJob, ExpertTrainer, default_buffer, prepare
 
 
 def job(folder, **settings):
     recipe = ExpertConfig(network="MLP", num_experts=2, epochs=3, **settings)
-    return prepare(Job(DataConfig(), recipe, 0, folder, "cpu"))
+    return prepare(ExpertJob(DataConfig(), recipe, 0, folder, "cpu"))
 
 
 def test_training_with_kept_epochs_writes_what_convexify_makes(small_buffer, tmp_path):
     """The same bytes a file; the manifests hold the same."""
     work, missing = job(tmp_path / "kept", kept=(1,))
     assert missing == [0, 1]
-    trainer = Trainer(work)
+    trainer = ExpertTrainer(work)
     for index in missing:
         trainer.train(index)
     refresh_manifest(work.folder)
@@ -62,7 +62,7 @@ def test_kept_and_full_are_two_buffers(small_buffer):
 def test_a_buffer_in_half_precision_is_the_other_one_rounded(small_buffer, tmp_path):
     """The experts are trained alike; only the files differ."""
     work, missing = job(tmp_path / "half", storage="float16")
-    trainer = Trainer(work)
+    trainer = ExpertTrainer(work)
     for index in missing:
         trainer.train(index)
     refresh_manifest(work.folder)
@@ -83,7 +83,7 @@ def test_a_buffer_in_half_precision_is_the_other_one_rounded(small_buffer, tmp_p
 def test_training_with_kept_epochs_in_half_precision_writes_what_convexify_makes(tmp_path, storage):
     full, kept = (job(tmp_path / str(kept), storage=storage, kept=kept)[0] for kept in (None, (1,)))
     for work in (full, kept):
-        Trainer(work).train(0)
+        ExpertTrainer(work).train(0)
         refresh_manifest(work.folder)
     convexify(full.folder, tmp_path / "made", (1,))
     assert expert_path(kept.folder, 0).read_bytes() == expert_path(tmp_path / "made", 0).read_bytes()
@@ -104,9 +104,9 @@ def test_a_buffer_is_extended_by_what_it_lacks(small_buffer, tmp_path):
     folder = shutil.copytree(small_buffer, tmp_path / "buffer")
     before = {path.name: path.stat().st_mtime_ns for path in folder.glob("expert-*")}
     recipe = ExpertConfig(network="MLP", num_experts=5, epochs=3)
-    work, missing = prepare(Job(DataConfig(), recipe, 0, folder, "cpu"))
+    work, missing = prepare(ExpertJob(DataConfig(), recipe, 0, folder, "cpu"))
     assert missing == [2, 3, 4]
-    trainer = Trainer(work)
+    trainer = ExpertTrainer(work)
     for index in missing:
         trainer.train(index)
     refresh_manifest(folder)
@@ -115,7 +115,7 @@ def test_a_buffer_is_extended_by_what_it_lacks(small_buffer, tmp_path):
     entries = json.loads((folder / "manifest.json").read_text())["experts"]
     found = [entry["accuracy"] for entry in entries]
     assert found == pytest.approx(ArrowBuffer(folder).accuracy[:, -1].tolist())
-    assert prepare(Job(DataConfig(), recipe, 0, folder, "cpu"))[1] == []
+    assert prepare(ExpertJob(DataConfig(), recipe, 0, folder, "cpu"))[1] == []
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def parts(trainer, index, stream):
     """All that a trainer gives of an expert, and what came in each part."""
     found = []
     while not found or not found[-1].ended:
-        found.append(trainer.more(index, stream))
+        found.append(trainer.train_chunk(index, stream))
     return found
 
 
@@ -148,10 +148,10 @@ def test_what_is_sent_and_spooled_elsewhere_gives_the_same_bytes(tmp_path, monke
     """In pieces much smaller than a snapshot."""
     (here, missing), (there, _) = (job(tmp_path / name, **settings) for name in ("here", "there"))
     for index in missing:
-        Trainer(here).train(index)
+        ExpertTrainer(here).train(index)
     spec = read_manifest(there.folder)[0]
     elsewhere = there._replace(folder=tmp_path / "no" / "such" / "folder")
-    trainer = Trainer(elsewhere, Given(load_transform(there.folder), spec))
+    trainer = ExpertTrainer(elsewhere, BufferInfo(load_transform(there.folder), spec))
     monkeypatch.setattr("raydd.training.expert_worker.PIECE_BYTES", 4000)
     monkeypatch.setattr("raydd.training.expert_worker.pieces", partial(pieces, most=4000))
     for index in missing:
@@ -163,7 +163,7 @@ def test_what_is_sent_and_spooled_elsewhere_gives_the_same_bytes(tmp_path, monke
             for piece in (piece for part in found for piece in part.pieces):
                 spool.add(piece)
             spool.finish()
-        assert trainer.more(index, stream=True) == Part(3, [], True)  # there is no more
+        assert trainer.train_chunk(index, stream=True) == ExpertChunk(3, [], True)  # there is no more
         assert expert_path(there.folder, index).read_bytes() == expert_path(here.folder, index).read_bytes()
     assert not (tmp_path / "no").exists()
     assert list(there.folder.glob("*.tmp")) == []
@@ -176,23 +176,23 @@ def values(piece):
 
 def test_a_worker_that_writes_itself_sends_nothing_and_leaves_what_is_there(tmp_path):
     work, _ = job(tmp_path / "buffer")
-    trainer = Trainer(work)
+    trainer = ExpertTrainer(work)
     assert [piece for part in parts(trainer, 0, stream=False) for piece in part.pieces] == []
     first = expert_path(work.folder, 0).stat().st_mtime_ns
-    assert parts(Trainer(work), 0, stream=False) == [Part(0, [], True)]
+    assert parts(ExpertTrainer(work), 0, stream=False) == [ExpertChunk(0, [], True)]
     assert expert_path(work.folder, 0).stat().st_mtime_ns == first
 
 
 def test_a_worker_looks_whether_it_has_the_drivers_folder(tmp_path, monkeypatch):
     work, _ = job(tmp_path / "buffer")
-    trainer, token = Trainer(work), work.folder / "token"
-    assert trainer.look(token, "secret") == (writer(), False)
+    trainer, token = ExpertTrainer(work), work.folder / "token"
+    assert trainer.check_folder(token, "secret") == (writer(), False)
     token.write_text("of another folder of that name")
-    assert trainer.look(token, "secret") == (writer(), False)
+    assert trainer.check_folder(token, "secret") == (writer(), False)
     token.write_text("secret")
-    assert trainer.look(token, "secret") == (writer(), True)
+    assert trainer.check_folder(token, "secret") == (writer(), True)
     monkeypatch.setenv("RAYDD_EXPERTS_STREAM", "1")
-    assert trainer.look(token, "secret") == (writer(), False)
+    assert trainer.check_folder(token, "secret") == (writer(), False)
 
 
 def test_a_node_with_other_images_is_refused(tmp_path):
@@ -200,7 +200,7 @@ def test_a_node_with_other_images_is_refused(tmp_path):
     work, _ = job(tmp_path / "buffer")
     spec = dataclasses.replace(read_manifest(work.folder)[0], fingerprint="0" * 16)
     with pytest.raises(ValueError, match=r"would train other experts: fingerprint is '\w+' instead of '0+'") as caught:
-        Trainer(work, Given(load_transform(work.folder), spec))
+        ExpertTrainer(work, BufferInfo(load_transform(work.folder), spec))
     assert "\n" not in str(caught.value)
 
 
@@ -217,8 +217,8 @@ def test_a_worker_makes_its_own_gpu_deterministic(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr("raydd.training.expert_worker.open_workspace", spy)
-    Trainer(work)
+    ExpertTrainer(work)
     assert seen == [("cuda", True, False)]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match="no usable CUDA device"):
-        Trainer(work)
+        ExpertTrainer(work)

@@ -307,7 +307,7 @@ def test_a_finished_trial_stays_as_it_is(tmp_path):
 def test_a_file_of_another_search_is_refused_but_a_longer_one_goes_on(tmp_path):
     file = tmp_path / "study.journal"
     Study(asha(), file).propose()
-    with pytest.raises(ValueError, match=r"is of a search with another seed \(was the default, now 3\); repeat"):
+    with pytest.raises(ValueError, match=r"has a search with another seed \(was the default, now 3\); use"):
         Study(asha(seed=3), file)
     with pytest.raises(ValueError, match="another constraints"):
         Study(asha(constraints=["window.low + 5 <= window.high"]), file)
@@ -319,6 +319,6 @@ def test_a_file_of_another_search_is_refused_but_a_longer_one_goes_on(tmp_path):
 def test_a_file_that_is_no_journal_is_refused_and_left_alone(tmp_path, content):
     file = tmp_path / "study.journal"
     file.write_bytes(content)
-    with pytest.raises(ValueError, match=r"study\.journal is no journal of a search, or is damaged; use another --out"):
+    with pytest.raises(ValueError, match=r"study\.journal is not the journal of a search, or is damaged; use"):
         Study(space(), file)
     assert file.read_bytes() == content

@@ -19,7 +19,7 @@ from raydd.run import run as runs
 from raydd.run.experts import open_buffer, settle
 from raydd.run.resolve import bind
 from raydd.run.run import Run
-from raydd.training.expert_worker import Job, Trainer, default_buffer, prepare
+from raydd.training.expert_worker import ExpertJob, ExpertTrainer, default_buffer, prepare
 from raydd.tuning.space_files import make_space
 from raydd.tuning.trial import SearchContext, run_trial, trial_folder
 
@@ -159,9 +159,9 @@ def test_a_trial_with_experts_of_its_own_trains_the_same_bytes_as_anyone(small_b
     wanted = ExpertsConfig(data=config.data, experts=config.experts, seed=config.seed)
     list(run_trial(task(tmp_path, small_buffer, space), 1, {"experts.lr": 0.02}))
     folder = default_buffer(wanted)
-    job, missing = prepare(Job(config.data, config.experts, config.seed, tmp_path / "plain", "cpu"))
+    job, missing = prepare(ExpertJob(config.data, config.experts, config.seed, tmp_path / "plain", "cpu"))
     for index in missing:
-        Trainer(job).train(index)
+        ExpertTrainer(job).train(index)
     for name in ("expert-00000.arrow", "expert-00001.arrow", "preprocessing.arrow"):
         assert (folder / name).read_bytes() == (tmp_path / "plain" / name).read_bytes()
     assert SyntheticSet.load(trial_folder(tmp_path, 1) / "synset.arrow").recipe["experts"]["lr"] == 0.02
@@ -176,7 +176,7 @@ def test_trials_that_lack_the_same_experts_begin_with_different_ones(tmp_path, m
     for number in range(4):
         settings = SMALL | {"experts": SMALL["experts"] | {"num_experts": 8, "lr": 0.03 + number / 100}}
         order = seen.setdefault(number, [])
-        monkeypatch.setattr(Trainer, "train", lambda self, index, order=order: order.append(index))
+        monkeypatch.setattr(ExpertTrainer, "train", lambda self, index, order=order: order.append(index))
         assert "holds no experts" in refusal(task(tmp_path, None, make(settings)), number, {"lr.images": 30.0})
     assert all(sorted(order) == list(range(8)) for order in seen.values())
     assert len({order[0] for order in seen.values()}) == 4
@@ -282,7 +282,7 @@ def test_a_loss_that_is_no_number_ends_the_trial(small_buffer, tmp_path, monkeyp
     ],
 )
 def test_what_cannot_run_is_refused_before_experts_are_trained(settings, named, tmp_path, monkeypatch):
-    monkeypatch.setattr(Trainer, "train", None)
+    monkeypatch.setattr(ExpertTrainer, "train", None)
     message = refusal(task(tmp_path, None, make(SMALL | settings)), 0, {"lr.images": 30.0})
     assert [word for word in named if word not in message] == [], message
     assert not trial_folder(tmp_path, 0).exists()
