@@ -81,8 +81,8 @@ def test_a_preset_takes_the_papers_split(shipped, tmp_path, capfd):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["tune", "--space", "mtt_digits"], "data.validation = 0 leaves no images to compare trials by"),
-        (["tune", "--space", "tgdd_digits"], "data.validation = 0 leaves no images to compare trials by"),
+        (["tune", "--space", "mtt_digits"], "data.validation = 0 leaves no images to compare trials with"),
+        (["tune", "--space", "tgdd_digits"], "data.validation = 0 leaves no images to compare trials with"),
         (["distill", "--set", "keep_scored=true"], "keep_scored keeps scored sets, and none is scored"),
     ],
 )
