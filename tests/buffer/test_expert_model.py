@@ -23,15 +23,7 @@ from raydd.numerics.flat import FlatModel
 from raydd.numerics.rng import generator
 from raydd.selection.class_sampler import Experts, real
 from raydd.selection.coresets import forgetting, forgetting_counts, herding
-from raydd.selection.starting_images import (
-    Experts,
-    correctly_classified,
-    correctly_classified_mean,
-    forgetting,
-    herding,
-    real,
-    representative,
-)
+from raydd.selection.starting_images import correctly_classified, correctly_classified_mean, representative
 from raydd.training.expert_worker import ExpertJob, ExpertTrainer, prepare
 
 NETWORK, EPOCHS, CPU = "ResNet18BNW8", 4, torch.device("cpu")

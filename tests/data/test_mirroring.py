@@ -24,7 +24,7 @@ from raydd.evaluation.scores import plan
 from raydd.io.console import Screen
 from raydd.methods import complete
 from raydd.run.experts import open_buffer
-from raydd.run.resolve import _as_before, read_config
+from raydd.run.resolve import _as_before
 from raydd.run.run_folder import read_config
 from raydd.training.expert_worker import ExpertJob, ExpertTrainer, default_buffer, prepare
 
