@@ -41,7 +41,7 @@ def test_a_page_that_differs_is_seen(reference, tmp_path, monkeypatch):
     (tmp_path / "page.md").write_text("A\n<!-- defaults: mtt -->\nold\n<!-- end -->\nB\n")
     ((path, text),) = reference.generated().items()
     assert path == tmp_path / "page.md"
-    assert text.startswith("A\n<!-- defaults: mtt -->\nUnasked, it sets")
+    assert text.startswith("A\n<!-- defaults: mtt -->\nIt sets by default")
     assert text.endswith("<!-- end -->\nB\n")
     assert "old" not in text
 
