@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from raydd.api.tune import tune
     from raydd.buffer.arrow_buffer import ArrowBuffer
     from raydd.config.nas import NasConfig
+    from raydd.config.placement import Where
     from raydd.config.schema import DataConfig, DistillConfig, EvaluateConfig, ExpertConfig, ExpertsConfig
     from raydd.data.datasets import DATASETS, load_dataset
     from raydd.data.synset import SyntheticSet
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from raydd.interop.writing import write_synset
     from raydd.methods import METHODS
     from raydd.models.zoo import NETWORKS
-    from raydd.run.placement import Where
     from raydd.tuning.space import Space
     from raydd.tuning.space_files import load_space
 
@@ -47,7 +47,7 @@ _HOMES = {
     "NasConfig": "config.nas",
     "read_synset": "interop.reading",
     "write_synset": "interop.writing",
-    "Where": "run.placement",
+    "Where": "config.placement",
     "EvaluateConfig": "config.schema",
     "DataConfig": "config.schema",
     "DistillConfig": "config.schema",

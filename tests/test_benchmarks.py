@@ -11,7 +11,7 @@ import yaml
 from raydd.config.parsing import build
 from raydd.config.schema import DistillConfig
 from raydd.methods import METHODS, complete
-from raydd.run.families import check_family
+from raydd.run.resolve import check_family
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 

@@ -9,13 +9,13 @@ from raydd.api.distill import distill
 from raydd.api.evaluate import EVALUATION, evaluate
 from raydd.api.experts import check_buffer
 from raydd.config.parsing import build
+from raydd.config.placement import HERE, Where, check_workers
 from raydd.config.schema import DistillConfig, EvaluateConfig
 from raydd.evaluation.scores import check_scoring
 from raydd.figures.bars import draw_ablation
 from raydd.io.console import Screen
 from raydd.io.lock import alone
 from raydd.methods import METHODS, complete
-from raydd.run.placement import HERE, Where, check_workers
 from raydd.run.resolve import check_names, check_settings, check_start
 
 ABLATIONS = {name: method.ablation for name, method in METHODS.items() if method.ablation}

@@ -28,6 +28,7 @@ import torch
 from raydd.analysis.document import check_folder, check_out, save
 from raydd.api.evaluate import EVALUATION, Asked, do_matrix, opened
 from raydd.buffer.mirror import local_folder
+from raydd.config.placement import HERE, Where, check_workers
 from raydd.config.schema import EvaluateConfig
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import resolve_device
@@ -38,7 +39,6 @@ from raydd.io.console import Screen
 from raydd.io.lock import alone
 from raydd.io.memory import keep_memory
 from raydd.numerics.rng import generator
-from raydd.run.placement import HERE, Where, check_workers
 
 STEPS = (5, 10)
 """The papers'."""

@@ -8,6 +8,7 @@ import torch
 
 from raydd.api.experts import cached_buffer
 from raydd.config.parsing import words
+from raydd.config.placement import HERE, Where, check_workers
 from raydd.config.schema import DistillConfig
 from raydd.data.mirroring import run_mirrors, words as mirror_words
 from raydd.data.synset import SyntheticSet
@@ -18,7 +19,7 @@ from raydd.io.lock import alone
 from raydd.io.memory import keep_memory
 from raydd.methods import complete
 from raydd.run.callbacks import follow
-from raydd.run.placement import HERE, Where, check_workers, concurrent_rollouts, distillation_need, own_device
+from raydd.run.requirements import concurrent_rollouts, distillation_need, own_device
 from raydd.run.resolve import BufferRequest, RunContext, resolve
 from raydd.run.rollout_worker import StartWorkers
 from raydd.run.run import Run
@@ -79,7 +80,7 @@ def _run(context: RunContext, where: Where, screen: Screen) -> SyntheticSet:
     if run_mirrors(config):
         screen.once(mirror_words(config.data.dataset))
     tell(context.work.dataset, screen)
-    need = distillation_need(config, context.work, out, where)
+    need = distillation_need(context, where)
     torch.set_num_threads(config.threads or 1)
     context = with_window(context, screen.note)
     with _rollout_workers(config, where, screen) as start_workers:

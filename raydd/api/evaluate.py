@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from raydd.buffer.arrow_buffer import ArrowBuffer
 from raydd.buffer.mirror import local_folder
 from raydd.config.parsing import build
+from raydd.config.placement import HERE, Where, check_workers
 from raydd.config.schema import DataConfig, EvaluateConfig
 from raydd.data import mirroring
 from raydd.data.datasets import Dataset
@@ -29,7 +30,6 @@ from raydd.io.console import Pace, Screen, left
 from raydd.io.document import write_document
 from raydd.io.memory import keep_memory
 from raydd.io.provenance import commit
-from raydd.run.placement import HERE, Where, check_workers
 from raydd.run.run_folder import load_scored_sets
 from raydd.selection.coresets import CORESETS, MEASURED
 from raydd.selection.starting_images import ASKS_EXPERTS

@@ -10,13 +10,14 @@ import torch
 from raydd.buffer.arrow_buffer import ArrowBuffer, expert_path, refresh_manifest
 from raydd.buffer.mirror import is_uri, local_folder, open_store
 from raydd.buffer.upload import Outlet
+from raydd.config.placement import HERE, Where, check_share, check_workers
 from raydd.config.schema import DistillConfig, ExpertsConfig
 from raydd.data.datasets import Split
 from raydd.data.mirroring import mirrors, words as mirror_words
 from raydd.data.workspace import Workspace, load_images, resolve_device, tell, with_placed_data
 from raydd.io.console import Pace, Screen, clock, left
 from raydd.io.lock import alone
-from raydd.run.placement import HERE, Where, check_share, check_workers, experts_need
+from raydd.run.requirements import experts_need
 from raydd.run.resolve import check_names
 from raydd.training.expert import train_expert
 from raydd.training.expert_worker import Job, default_buffer, outlet_of, prepare

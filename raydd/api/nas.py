@@ -18,6 +18,7 @@ from pathlib import Path
 from raydd.analysis.document import Document, check_out, save
 from raydd.api.evaluate import do_matrix
 from raydd.config.nas import NasConfig
+from raydd.config.placement import HERE, Where, check_workers
 from raydd.config.schema import EvaluateConfig
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import Workspace, resolve_device
@@ -43,7 +44,6 @@ from raydd.io.memory import keep_memory
 from raydd.io.safe_yaml import parse_yaml
 from raydd.models.spaces import SPACES, ConvNetRow, Row, load_rows, nasbench201, sample
 from raydd.numerics.rng import generator
-from raydd.run.placement import HERE, Where, check_workers
 from raydd.selection.coresets import CORESETS
 from raydd.selection.starting_images import ASKS_EXPERTS
 

@@ -15,6 +15,7 @@ from raydd.api.evaluate import evaluate, save_scores
 from raydd.api.experts import cached_buffer, check_buffer, estimate_seconds
 from raydd.buffer.mirror import is_uri, local_folder, shown
 from raydd.config.parsing import Tree, dump
+from raydd.config.placement import HERE, Where, check_workers
 from raydd.config.schema import EvaluateConfig, ExpertsConfig
 from raydd.data.mirroring import recorded, run_mirrors, words as mirror_words
 from raydd.data.synset import SyntheticSet
@@ -26,7 +27,7 @@ from raydd.io.files import write_atomic
 from raydd.io.lock import alone
 from raydd.io.safe_yaml import read_yaml
 from raydd.run.experts import open_buffer
-from raydd.run.placement import HERE, Where, check_workers, own_device
+from raydd.run.requirements import own_device
 from raydd.run.resolve import check_names, check_run, needs_experts
 from raydd.tuning.best_trial import keep_best, kept_set
 from raydd.tuning.figure_files import save_figures

@@ -47,10 +47,10 @@ def ablate(  # noqa: PLR0913, PLR0917 - one a flag
     """Distill a method part by part, as its paper's ablation does, and score every row alike."""
     from raydd.api.ablation import ablate as take_apart
     from raydd.config.parsing import build, parse_settings
+    from raydd.config.placement import Where
     from raydd.config.presets import preset_layers
     from raydd.config.schema import DistillConfig, EvaluateConfig
     from raydd.io.console import Screen
-    from raydd.run.placement import Where
 
     flags = {"method": method, "ipc": ipc, "seed": seed}
     flags |= {"data": given(dataset=dataset and dataset_word(dataset)), "experts": given(network=network)}

@@ -54,10 +54,10 @@ def continual(  # noqa: PLR0913, PLR0917 - one a flag
     """Let classes come in steps; train a fresh network a step on the synthetic images of all classes seen."""
     from raydd.api.continual import evaluate_continual
     from raydd.config.parsing import build, parse_settings
+    from raydd.config.placement import Where
     from raydd.config.schema import EvaluateConfig
     from raydd.interop.layouts import detect
     from raydd.io.console import Screen
-    from raydd.run.placement import Where
 
     screen, counts = Screen(as_json), whole_numbers(steps, "--steps")
     for path in synsets:

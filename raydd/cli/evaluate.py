@@ -111,11 +111,11 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one a flag
     """Train fresh networks on synthetic sets and test them, beside real images of the same number."""
     from raydd.api import evaluate as evaluation
     from raydd.config.parsing import build, parse_settings
+    from raydd.config.placement import Where
     from raydd.config.schema import EvaluateConfig
     from raydd.interop.layouts import detect
     from raydd.io.console import Screen
     from raydd.io.lock import alone
-    from raydd.run.placement import Where
 
     screen = Screen(as_json)
     for path in synsets:

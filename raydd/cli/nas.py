@@ -64,10 +64,10 @@ def nas(  # noqa: PLR0913, PLR0917 - one a flag
     from raydd.api.nas import rank_architectures
     from raydd.config.nas import NasConfig
     from raydd.config.parsing import build, parse_settings
+    from raydd.config.placement import Where
     from raydd.config.schema import EvaluateConfig
     from raydd.interop.layouts import detect
     from raydd.io.console import Screen
-    from raydd.run.placement import Where
 
     flags = given(dataset=dataset and dataset_word(dataset), cells=cells, sample=sample, real=real)
     flags |= given(epochs=epochs, real_epochs=real_epochs, first_rung=first_rung, reduction=reduction)

@@ -52,9 +52,9 @@ def tune(  # noqa: PLR0913, PLR0917 - one a flag
     """Search a method's settings on validation images with Ray Tune, and score the best on the test images."""
     from raydd.api.tune import tune as search
     from raydd.config.parsing import build, merge, parse_settings
+    from raydd.config.placement import Where
     from raydd.config.schema import EvaluateConfig
     from raydd.io.console import Screen
-    from raydd.run.placement import Where
 
     said: dict[str, Any] = given(seed=seed)
     said |= {"data": given(dataset=dataset and dataset_word(dataset)), "experts": given(network=network)}

@@ -40,6 +40,7 @@ def quickstart(
     from raydd.api.evaluate import evaluate, save_scores
     from raydd.api.experts import train_experts
     from raydd.config.parsing import build, parse_settings
+    from raydd.config.placement import Where
     from raydd.config.presets import load_preset
     from raydd.config.schema import DistillConfig, ExpertsConfig
     from raydd.data.workspace import resolve_device
@@ -47,7 +48,6 @@ def quickstart(
     from raydd.io.lock import alone
     from raydd.methods import complete
     from raydd.report.build import write_report
-    from raydd.run.placement import Where
     from raydd.run.resolve import check_names, check_run
 
     screen, where = Screen(as_json), Where(num_workers=2, device=known_device(device))
@@ -91,10 +91,10 @@ def experts(  # noqa: PLR0913, PLR0917 - one a flag
     from raydd.api.experts import train_experts
     from raydd.buffer.describe import describe_place
     from raydd.config.parsing import build, parse_settings
+    from raydd.config.placement import Where
     from raydd.config.schema import ExpertsConfig
     from raydd.io.console import Screen
     from raydd.io.filesystem import shown
-    from raydd.run.placement import Where
 
     flags = {
         "data": given(dataset=dataset and dataset_word(dataset)),
@@ -133,10 +133,10 @@ def distill(  # noqa: PLR0913, PLR0917 - one a flag
     """Distill a synthetic set that students learn from as experts learn from the real one."""
     from raydd.api.distill import distill as distill_set
     from raydd.config.parsing import build, parse_settings
+    from raydd.config.placement import Where
     from raydd.config.presets import preset_layers
     from raydd.config.schema import DistillConfig
     from raydd.io.console import Screen
-    from raydd.run.placement import Where
 
     flags: dict[str, Any] = given(method=method, ipc=ipc, seed=seed, rollouts=rollouts)
     flags |= {"data": given(dataset=dataset and dataset_word(dataset)), "experts": given(network=network)}

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from raydd.buffer.segments import Segment
 from raydd.data.synset import SyntheticSet
@@ -43,7 +42,7 @@ class Probe:
     @torch.no_grad()
     def losses(self, synset: SyntheticSet, epochs: Sequence[int] | None = None) -> list[float]:
         """Return the matching loss (T,) from each start epoch; None takes all, 0 to K - M."""
-        plain = replace(self.objective, distance=normalized_mse, disturb=_undisturbed, backprop="adjoint")
+        plain = replace(self.objective, distance=normalized_mse, disturb=None, backprop="adjoint")
         last = plain.source.epochs - plain.span
         starts = range(last + 1) if epochs is None else epochs
         return [float(plain.match(synset, self._segment(t), generator(self.seed, "probe", t))) for t in starts]
@@ -52,10 +51,6 @@ class Probe:
         source, span = self.objective.source, self.objective.span
         start, target = source.snapshot(self.expert, t), source.snapshot(self.expert, t + span)
         return Segment(start, target, float(t), None, self.expert)
-
-
-def _undisturbed(theta: Tensor, rng: torch.Generator) -> Tensor:
-    return theta
 
 
 def label_spread(synset: SyntheticSet) -> float | None:

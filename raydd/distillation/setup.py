@@ -21,7 +21,7 @@ from raydd.distillation.objective import Objective
 from raydd.numerics.flat import FlatModel
 from raydd.numerics.formation import Formation, encode
 from raydd.numerics.rng import generator
-from raydd.selection.starting_images import ASKS_EXPERTS, CHOOSES, INITIAL, SOFT, Experts
+from raydd.selection.starting_images import ASKS_EXPERTS, CHOOSES, INITIAL, Experts
 
 if TYPE_CHECKING:
     from raydd.distillation.held_out import Probe
@@ -113,33 +113,6 @@ def experts_to_ask(setup: Setup) -> Experts | None:
     if setup.source is None or (config.select_by == "pixels" and config.initial not in ASKS_EXPERTS):
         return None
     return Experts(FlatModel(work.build), setup.source, work.device, config.clusters)
-
-
-def check_labels(config: DistillConfig) -> None:
-    """Refuse to learn labels that are classes, and experts' labels for images that are several in one.
-
-    Raises:
-        ValueError: Naming both settings.
-    """
-    if config.lr.labels and config.labels != "own":
-        raise ValueError(
-            f"lr.labels = {config.lr.labels:g}, but labels = expert are never learned; use --set lr.labels=0"
-        )
-    if config.labels != "own" and config.formation.factor > 1:
-        raise ValueError(
-            f"labels = expert are one an image, and formation.factor {config.formation.factor} puts several into one; "
-            "use --set formation.factor=1"
-        )
-    if config.initial in SOFT and config.formation.factor > 1:
-        raise ValueError(
-            f"initial = {config.initial} gives labels one an image, and formation.factor {config.formation.factor} "
-            "puts several into one; use --set formation.factor=1, or --set initial=real --set lr.labels=0"
-        )
-    if config.lr.labels and config.initial not in SOFT:
-        raise ValueError(
-            f"lr.labels = {config.lr.labels:g}, but the labels of initial = {config.initial} are classes, which "
-            "cannot be learned; use --set initial=correctly_classified, or --set lr.labels=0"
-        )
 
 
 def asks_experts(config: DistillConfig) -> bool:

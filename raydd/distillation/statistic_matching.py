@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from raydd.config.schema import DistillConfig
 from raydd.data.batches import Feed
 from raydd.data.synset import SyntheticSet
 from raydd.distillation.network_queue import Queue
@@ -212,20 +211,6 @@ def match_statistics(setup: Setup) -> Recipe:
     return Recipe(objective, start, leaves(config, start.transform), config.gate, config.ema)
 
 
-def check_distance(config: DistillConfig) -> None:
-    """Refuse a distance that does not compare the statistic.
-
-    Raises:
-        ValueError: Naming both settings and what fits.
-    """
-    chosen = config.statistic
-    if config.match == "statistics" and chosen.distance not in FITS[chosen.of]:
-        raise ValueError(
-            f"statistic.distance = {chosen.distance} does not compare statistic.of = {chosen.of}; "
-            f"use --set statistic.distance={FITS[chosen.of][0]}"
-        )
-
-
 def _trained(setup: Setup, model: FlatModel, real: RealImages) -> Networks[Any]:
     """Return networks whose training augments each image by itself, as both sides are augmented."""
     chosen = setup.config.statistic
@@ -254,10 +239,3 @@ DISTANCES: dict[str, Callable[[FlatModel], Distance]] = {
     "gaussian": lambda model: gaussian,
 }
 """By the name of ``statistic.distance``."""
-
-FITS: dict[str, tuple[str, ...]] = {
-    "features": ("means", "gaussian"),
-    "layers": ("means", "gaussian"),
-    "gradient": ("cosine",),
-}
-"""The distances, by name, that compare a statistic."""

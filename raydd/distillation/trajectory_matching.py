@@ -39,16 +39,6 @@ def own_labels(synset: SyntheticSet, segment: Segment) -> Tensor:
     return synset.targets
 
 
-def undisturbed(theta: Tensor, rng: torch.Generator) -> Tensor:
-    """Return the starting weights as the expert had them."""
-    return theta
-
-
-def unweighted(epoch: float) -> float:
-    """Leave the student's loss as it is, whatever epoch it starts from."""
-    return 1.0
-
-
 @dataclass(frozen=True)
 class TrajectoryMatching:
     """The distance between where a student and an expert arrive from the same start.
@@ -65,8 +55,8 @@ class TrajectoryMatching:
         distance: Compares the student's path and the segment.
         backprop: How the path is differentiated.
         between: Whether ``distance`` reads the expert's snapshots inside the segment.
-        disturb: Changes the weights (P,) that student and expert start from.
-        weight: The factor of the student's loss, by start epoch.
+        disturb: Changes the weights (P,) that student and expert start from; None keeps them.
+        weight: The factor of the student's loss, by start epoch; None is 1.
 
     Reference:
         Cazenavette et al., arXiv 2203.11932, Algorithm 1.
@@ -83,8 +73,8 @@ class TrajectoryMatching:
     distance: Distance = normalized_mse
     backprop: Backprop = "adjoint"
     between: bool = False
-    disturb: Disturb = undisturbed
-    weight: Weight = unweighted
+    disturb: Disturb | None = None
+    weight: Weight | None = None
 
     @property
     def parts(self) -> int:
@@ -109,12 +99,13 @@ class TrajectoryMatching:
     def match(self, synset: SyntheticSet, segment: Segment, rng: torch.Generator) -> Tensor:
         """Return the distance at a given segment, a scalar; batches and views are drawn from ``rng``."""
         synset, segment = synset.decoded(), segment.to(synset.images)
-        segment = segment._replace(start=self.disturb(segment.start, rng))
+        if self.disturb:
+            segment = segment._replace(start=self.disturb(segment.start, rng))
         return self.distance(self._path(synset, segment, rng), segment)
 
     def _path(self, synset: SyntheticSet, segment: Segment, rng: torch.Generator) -> Path:
         batches = self._batches(synset.images, self.labels(synset, segment), rng)
-        weight = self.weight(segment.epoch)
+        weight = self.weight(segment.epoch) if self.weight else 1.0
 
         def weighted(theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
             return weight * self.inner(theta, x, y)
@@ -151,9 +142,7 @@ def match_trajectories(setup: Setup) -> Recipe:
         setup = setup._replace(source=source)
     window = growing(*start_window(config, last), config.window.interval)
     labels, finish = LABELS[config.labels](setup)
-    disturb: Disturb = undisturbed
-    if config.perturbation:
-        disturb = partial(perturb, FlatModel(setup.work.build).layout, config.perturbation)
+    layout = FlatModel(setup.work.build).layout
     objective = TrajectoryMatching(
         source=source,
         inner=classification(setup.work),
@@ -166,7 +155,7 @@ def match_trajectories(setup: Setup) -> Recipe:
         distance=distance(config),
         backprop=config.backprop,
         between=config.intermediate != "none",
-        disturb=disturb,
+        disturb=partial(perturb, layout, config.perturbation) if config.perturbation else None,
         weight=balanced(config, last),
     )
     learn = leaves(config, setup.work.transform)
@@ -197,10 +186,10 @@ def distance(config: DistillConfig) -> Distance:
     return at_end(closeness) if config.intermediate == "none" else along(closeness, config.intermediate)
 
 
-def balanced(config: DistillConfig, epochs: int) -> Weight:
+def balanced(config: DistillConfig, epochs: int) -> Weight | None:
     """Return the factor of the student's loss by start epoch, about the middle of 0 to T+ (AST Eq. 20)."""
     if config.balance is None:
-        return unweighted
+        return None
     middle = start_window(config, epochs)[-1] / 2
     return partial(balance, middle=middle, offset=config.balance)
 

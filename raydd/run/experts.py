@@ -37,10 +37,10 @@ def find_experts(folder: Path, config: DistillConfig, limit: int | None = None) 
         )
     if buffer.kept is not None and config.match == "trajectories" and not config.convexify:
         raise ValueError(f"{folder} is convexified (MCT): use --method mct, or a full buffer")
-    if (held := buffer.spec.recipe.get("validation")) != config.data.validation:
+    if (share := buffer.spec.recipe.get("validation")) != config.data.validation:
         raise ValueError(
-            f"{folder} held out data.validation={held} of the training images, not {config.data.validation}; "
-            f"use --set data.validation={held} or another --buffer"
+            f"{folder} held out data.validation={share} of the training images, not {config.data.validation}; "
+            f"use --set data.validation={share} or another --buffer"
         )
     return buffer
 

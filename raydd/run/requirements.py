@@ -1,8 +1,9 @@
-"""How much memory and disk a run takes, said before it starts; what cannot fit is refused.
+"""The memory and disk that a run takes; what cannot fit is refused before it starts.
 
 Shapes: `N` synthetic images, `B` batch, `C H W` image, `P` parameters, `Q` running statistics, `S` student steps.
 """
 
+import os
 import resource
 import shutil
 from collections.abc import Callable
@@ -13,12 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from raydd.buffer.manifest import read_manifest
 from raydd.buffer.precision import STORAGES
 from raydd.buffer.spec import BufferSpec
+from raydd.config.placement import Where
 from raydd.config.schema import DistillConfig, ExpertConfig
-from raydd.data.workspace import Workspace
+from raydd.data.workspace import Workspace, open_workspace, resolve_device
 from raydd.distillation.setup import tiles_of
 from raydd.distillation.trajectory_matching import classification
+from raydd.run.resolve import RunContext
+from raydd.training.expert_worker import Job
 
 FLOAT = 4
 OVERHEAD = 16_384
@@ -31,15 +36,15 @@ class Need(NamedTuple):
     """What a run takes beside what the process holds when it starts.
 
     Attributes:
-        memory: Bytes at the device, of one worker; a lower bound: what it takes for certain.
-        disk: Bytes of files in all.
+        memory: Bytes at the device, of one worker; a lower bound.
+        disk: Bytes of all files.
     """
 
     memory: int
     disk: int
 
     def words(self) -> str:
-        """In one phrase."""
+        """Return it as text."""
         return f"at least {shown(self.memory)} of memory a worker, {shown(self.disk)} of disk"
 
 
@@ -49,82 +54,79 @@ def shown(count: float) -> str:
 
 
 def graph_bytes(loss: Callable[[Tensor], Tensor], theta: Tensor, twice: bool) -> int:
-    """The bytes that autograd keeps for one step of a network.
+    """Return the bytes that autograd keeps for one step of a network.
 
     Args:
-        loss: Of theta (P,), a scalar.
+        loss: A scalar function of theta (P,).
         theta: Where to take it, (P,).
         twice: The gradient is differentiated again, so its own graph is kept too.
     """
-    kept: dict[int, int] = {}
-    held: list[Any] = []  # so that no storage is freed, and another counted under its name
+    sizes: dict[int, int] = {}
+    alive: list[Any] = []  # so that no storage is freed, and another counted under its address
 
     def count(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
-        held.append(tensor)
+        sizes[storage.data_ptr()] = storage.nbytes()
+        alive.append(tensor)
         return tensor
 
     theta = theta.detach().clone().requires_grad_()
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         value = loss(theta)
         if twice:
-            held.append(torch.autograd.grad(value, theta, create_graph=True))
-    return sum(kept.values())
+            alive.append(torch.autograd.grad(value, theta, create_graph=True))
+    return sum(sizes.values())
 
 
 def step_bytes(work: Workspace, theta: Tensor, batch: int, twice: bool) -> int:
-    """The bytes that autograd keeps for one step on a batch of so many images, from steps on one and on two.
-
-    It is a straight line in the batch, since networks treat images alike.
-    """
+    """Return the bytes that autograd keeps for a step on a batch: they grow linearly, as from 2 to 3 images."""
     inner, data = classification(work), work.dataset
 
     def at(count: int) -> int:
         x = torch.zeros(count, data.channels, data.size, data.size, requires_grad=twice)
         return graph_bytes(lambda theta: inner(theta, x, torch.zeros(count, dtype=torch.long)), theta, twice)
 
-    one, two = at(2), at(3)
-    return max(0, one + (batch - 2) * (two - one))
+    two, three = at(2), at(3)
+    return max(0, two + (batch - 2) * (three - two))
 
 
 def of_distillation(config: DistillConfig, work: Workspace, theta: Tensor, checkpoints: int) -> Need:
-    """What a distillation takes: the students' path, the graphs that are held at once, and the files it writes.
+    """Return what a distillation takes: the students' path, the graphs held at once, and the files it writes.
 
     Args:
         config: The run.
         work: Data set, network, device.
         theta: Parameters of the network (P,).
-        checkpoints: Sets of ``steps/`` that will be kept.
+        checkpoints: Sets that will be written to ``steps/``.
     """
     data = work.dataset
     images = config.ipc * len(data.classes)
     pixels = FLOAT * images * data.channels * data.size**2
-    seen = images * (tiles_of(config) if config.formation.factor > 1 else 1)
+    decoded = images * (tiles_of(config) if config.formation.factor > 1 else 1)
     if config.formation.decode == "bounded":
-        seen = min(seen, images)  # how many more there are depends on the bound
-    batch = min(config.batch_size or seen, seen)
+        decoded = min(decoded, images)  # how many more there are depends on the bound
+    batch = min(config.batch_size or decoded, decoded)
     path = graph = 0
     if config.match == "trajectories":
-        held = config.student_steps if config.backprop == "full" else 1
+        graphs = config.student_steps if config.backprop == "full" else 1
         path = FLOAT * theta.numel() * (config.student_steps + 1 + 2)
-        graph = held * step_bytes(work, theta, batch, True)
+        graph = graphs * step_bytes(work, theta, batch, True)
     elif config.match == "statistics":
-        each = seen // len(data.classes)
+        each = decoded // len(data.classes)
         graph = step_bytes(work, theta, max(1, min(each, config.statistic.batch_synthetic or each)), False)
     files = pixels * (6 + checkpoints) + RUN_FILES  # the set, the best, a checkpoint of two states with momenta
-    shown = min(pixels // FLOAT, data.channels << 21)
-    files += 2 * min(config.steps + 1, 20) * shown  # frames, and their copies in event files
+    frame = min(pixels // FLOAT, data.channels << 21)
+    files += 2 * min(config.steps + 1, 20) * frame  # frames, and their copies in event files
     return Need(path + graph + 4 * pixels, files)
 
 
 def of_experts(config: ExpertConfig, work: Workspace, spec: BufferSpec, missing: int) -> Need:
-    """What training experts takes: a step's graph, the parameters and the optimiser's, and the buffer's files.
+    """Return what training experts takes: a step's graph, the parameters and the optimiser's, and the buffer's files.
 
     Args:
         config: How they are trained.
         work: Data set, network, device.
-        spec: Of the buffer.
+        spec: The buffer's spec.
         missing: Experts to be trained.
     """
     parameters, statistics = (sum(slot.numel for slot in layout) for layout in (spec.layout, spec.buffer_layout))
@@ -135,7 +137,7 @@ def of_experts(config: ExpertConfig, work: Workspace, spec: BufferSpec, missing:
     expert = rows * (itemsize * parameters + FLOAT * statistics) + beside + OVERHEAD
     batch = min(config.batch_size, len(work.dataset.train))
     graph = step_bytes(work, torch.zeros(parameters), batch, config.optimizer == "smooth")
-    # One more: an expert is spooled to a file of its own before it is written.
+    # One more: an expert is written to a temporary file first.
     return Need(graph + 3 * FLOAT * parameters, (missing + 1) * expert)
 
 
@@ -146,7 +148,7 @@ def check_room(need: Need, folder: Path, device: torch.device, *, workers: int =
         need: What it takes.
         folder: Where its files go; it need not exist yet.
         device: Where it computes.
-        workers: How many of them share this machine's memory.
+        workers: Workers that share this machine's memory.
         remedies: What helps where memory, and where disk is short.
 
     Raises:
@@ -194,14 +196,14 @@ def _number(path: Path) -> int | None:
 
 
 def kept_sets(config: DistillConfig) -> int:
-    """Sets that a run keeps in ``steps/``: one a score."""
+    """Return how many sets a run keeps in ``steps/``: one a score."""
     if not config.keep_scored or config.evaluate_every is None:
         return 0
     return -(-config.steps // config.evaluate_every)
 
 
 def parameters_of(work: Workspace) -> Tensor:
-    """Zeros in the shape of the network's parameters, (P,)."""
+    """Return zeros in the shape of the network's parameters, (P,)."""
     network: Any = work.build()
     return torch.zeros(sum(p.numel() for p in network.parameters()))
 
@@ -218,3 +220,46 @@ def memory_use(device: torch.device) -> dict[str, float | None]:
         resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
     peak = torch.cuda.max_memory_allocated(device) / 1e6 if device.type == "cuda" else None
     return {"resident_mb": round(resident, 1), "device_mb": None if peak is None else round(peak, 1)}
+
+
+def concurrent_rollouts(config: DistillConfig) -> int:
+    """Return how many rollouts this machine's cores make at once."""
+    return max(1, len(os.sched_getaffinity(0)) // (config.threads or 1))
+
+
+def on_cluster(config: DistillConfig, where: Where) -> bool:
+    """Whether a cluster makes the rollouts, and this process only takes the steps."""
+    return where.address is not None and config.rollouts > 1
+
+
+def own_device(config: DistillConfig, where: Where) -> torch.device:
+    """Return the device of this process, which needs no GPU where a cluster makes the rollouts."""
+    return resolve_device("auto" if on_cluster(config, where) else where.device)
+
+
+def distillation_need(context: RunContext, where: Where) -> Need:
+    """Return what a run takes; refuse one that does not fit on this machine. Other nodes are not checked."""
+    config, work, out = context.config, context.work, context.folder
+    need = of_distillation(config, work, parameters_of(work), kept_sets(config))
+    stored = sum(path.stat().st_size for path in out.rglob("*.arrow")) if out.is_dir() else 0  # of a run that goes on
+    need = need._replace(disk=max(0, need.disk - stored))
+    alone, cores = where.address is None and work.device.type == "cpu", concurrent_rollouts(config)
+    workers = min(config.rollouts, where.num_workers or cores, cores) if alone else 1
+    lighter = "use --set backprop=adjoint" if config.backprop == "full" else "use a smaller --set batch_size"
+    remedies = (f"{lighter}, or fewer --num-workers" if workers > 1 else lighter, "name an --out with room")
+    here = need._replace(memory=0) if on_cluster(config, where) else need
+    check_room(here, out, work.device, workers=workers, remedies=remedies)
+    return need
+
+
+def experts_need(job: Job, missing: int, where: Where, here: bool) -> Need:
+    """Return what training experts takes; refuse it where this machine, or the disk of a local folder, has no room."""
+    plain = job.data.model_copy(update={"preprocessing": "raw01"})  # of all preprocessing the batches are as large
+    work = open_workspace(plain, job.experts.network, torch.device("cpu"))
+    need = of_experts(job.experts, work, read_manifest(job.folder)[0], missing)
+    workers = min(missing, where.num_workers or len(os.sched_getaffinity(0)))
+    alone = where.address is None and job.device == "cpu"
+    checked = need._replace(memory=need.memory if alone else 0, disk=need.disk if here else 0)
+    remedies = ("use fewer --num-workers or a smaller --set experts.batch_size", "name an --out with room")
+    check_room(checked, job.folder, work.device, workers=min(workers, len(os.sched_getaffinity(0))), remedies=remedies)
+    return need

@@ -14,20 +14,22 @@ from raydd.buffer.arrow_buffer import ArrowBuffer
 from raydd.buffer.convexified import knots
 from raydd.buffer.mirror import local_folder
 from raydd.buffer.segments import check_window
-from raydd.config.parsing import first_difference
+from raydd.config.parsing import Config, first_difference
+from raydd.config.rules import FOREIGN, check_scores, method_rules
 from raydd.config.schema import DistillConfig, ExpertsConfig, WindowConfig
 from raydd.data.datasets import find_source
-from raydd.data.preprocessing import Transform, fit_transform
+from raydd.data.preprocessing import fit_transform
 from raydd.data.workspace import Workspace, with_placed_data
-from raydd.distillation.setup import asks_experts, check_labels, check_network, leaves, tiles_of
+from raydd.distillation.setup import asks_experts, check_network, tiles_of
 from raydd.distillation.trajectory_matching import start_window
+from raydd.methods import find_method
 from raydd.models.zoo import find
+from raydd.numerics.augment import augment
 from raydd.numerics.flat import FlatModel
 from raydd.numerics.rng import generator
 from raydd.numerics.windows import growing
 from raydd.run.experts import bind_experts, find_experts, plain_workspace, settle
-from raydd.run.families import check_family
-from raydd.run.run_folder import claim
+from raydd.run.run_folder import previous_run
 from raydd.selection.starting_images import clusters_of, real
 
 
@@ -90,22 +92,22 @@ def resolve(
         ValueError: The run cannot start; the message says why, and what to change.
     """
     check_names(config)
-    before = claim(folder, resume)
+    before = previous_run(folder, resume)
     config = _as_before(with_placed_data(config), before)
-    limit = request.limit or (before.experts.num_experts if before else None)
     if request.place is not None:
+        limit = request.limit or (before.experts.num_experts if before else None)
         buffer = find_experts(local_folder(request.place, note), config, limit)
-        asked, config = config.experts.optimizer, settle(config, buffer, before)
+        optimizer, config = config.experts.optimizer, settle(config, buffer, before)
         work = bind_experts(buffer, config, check_run(config, device, buffer.epochs), verified=request.verified)
-        if note and asked != config.experts.optimizer:
-            kinds = f"{config.experts.optimizer}, not {asked}"
-            note(f"{request.place}: these experts were trained by {kinds} as the settings ask; going on with them")
+        if note and optimizer != config.experts.optimizer:
+            kinds = f"{config.experts.optimizer}, not {optimizer}"
+            note(f"{buffer.folder}: these experts were trained by {kinds} as the settings ask; going on with them")
         return bind(config, folder, buffer, work, before)
     work = check_run(config, device)
     if not needs_experts(config):
         work = replace(work, transform=fit_transform(config.data.preprocessing, work.dataset))
         return bind(settle(config, None, before), folder, None, work, before)
-    buffer = find_experts(request.train(config, work), config, limit or config.experts.num_experts)
+    buffer = find_experts(request.train(config, work), config, request.limit or config.experts.num_experts)
     work = bind_experts(buffer, config, work, verified=request.verified)
     return bind(settle(config, buffer, before), folder, buffer, work, before)
 
@@ -183,13 +185,37 @@ def check_settings(config: DistillConfig) -> None:
     Raises:
         ValueError: Naming the settings.
     """
-    check_lines(config)
-    check_experts(config)
-    check_labels(config)
-    leaves(config, Transform(config.data.preprocessing))  # not fitted yet: only its kind counts
+    if config.match == "trajectories":
+        knots(config.waypoints, config.experts.epochs)
+    if config.match != (own := find_method(config.method).match):
+        raise ValueError(f"match = {config.match}, but method {config.method} matches {own}; choose another --method")
+    method_rules(config)
     check_family(config)
-    check_formation(config)
-    check_scores(config, config.data.validation)
+
+
+def check_family(config: DistillConfig) -> None:
+    """Refuse settings of another family, which would do nothing, and an unknown strategy of augmentation.
+
+    Raises:
+        ValueError: Naming the setting.
+    """
+    plain = DistillConfig()
+    for name in FOREIGN[config.match]:
+        value, default, key = getattr(config, name), getattr(plain, name), name
+        if value == default:
+            continue
+        if isinstance(value, Config):
+            part = next(part for part, each in value if each != getattr(default, part))
+            value, key = getattr(value, part), f"{name}.{part}"
+        raise ValueError(
+            f"{key} = {value} means nothing to method {config.method}, which matches {config.match}; drop it"
+        )
+    initial = find_method(config.method).defaults.get("initial", plain.initial)
+    if config.match == "nothing" and config.initial != initial:
+        raise ValueError(
+            f"initial = {config.initial}, but method {config.method} is {initial}; choose another --method"
+        )
+    augment(config.statistic.augment, strategy=config.statistic.strategy)
 
 
 def check_data(config: DistillConfig, work: Workspace) -> None:
@@ -219,45 +245,6 @@ def check_data(config: DistillConfig, work: Workspace) -> None:
     check_scores(config, len(work.dataset.validation), share)
 
 
-def check_formation(config: DistillConfig) -> None:
-    """Refuse several images in one where images would be left out, or where there are no pictures to cut up.
-
-    Raises:
-        ValueError: Naming the settings.
-    """
-    if config.formation.decode == "bounded" and config.formation.bound < config.ipc:
-        raise ValueError(
-            f"formation.bound {config.formation.bound} is less than ipc {config.ipc}, so that images were left out; "
-            f"use --set formation.bound={config.ipc} or more"
-        )
-    if config.formation.factor > 1 and config.data.preprocessing == "zca":
-        raise ValueError(
-            f"formation.factor {config.formation.factor} cuts up pictures, and zca makes none; "
-            "use --set data.preprocessing=normalise, or --set formation.factor=1"
-        )
-
-
-def check_lines(config: DistillConfig) -> None:
-    """Refuse settings of convexified trajectories without those, or that contradict each other.
-
-    Raises:
-        ValueError: Naming the settings.
-    """
-    if config.match == "trajectories":
-        knots(config.waypoints, config.experts.epochs)
-    used = {
-        "waypoints": config.waypoints,
-        "window.continuous": config.window.continuous,
-        "experts.kept": config.experts.kept is not None,
-    }
-    for name in (name for name, value in used.items() if value and not config.convexify):
-        raise ValueError(f"{name} is for convexified trajectories; use --method mct, --set convexify=true, or drop it")
-    if config.experts.kept is not None and config.waypoints not in ((), config.experts.kept):
-        raise ValueError(
-            f"waypoints {config.waypoints} and experts.kept {config.experts.kept} differ; give both the same epochs"
-        )
-
-
 def check_start(config: DistillConfig, epochs: int) -> None:
     """Refuse a window of start epochs that experts of so many epochs cannot serve; one that is yet to be found can."""
     if config.match != "trajectories":
@@ -267,30 +254,3 @@ def check_start(config: DistillConfig, epochs: int) -> None:
     low, current, high = start_window(config, epochs)
     check_window((low, high), config.span, epochs)
     growing(low, current, high, config.window.interval)
-
-
-def check_experts(config: DistillConfig) -> None:
-    """Refuse to leave the only expert out, or to leave one out of what matches no trajectories."""
-    asked = "window.auto" if config.window.auto else "probe_every" if config.probe_every else None
-    if asked and config.match != "trajectories":
-        raise ValueError(f"{asked} measures matched trajectories, and method {config.method} matches none; drop it")
-    if asked and config.experts.num_experts < 2:
-        raise ValueError(f"{asked} needs an expert that takes no part, and there is but 1; use --num-experts 2 or more")
-
-
-def check_scores(config: DistillConfig, held_out: float, share: float = 0.1) -> None:
-    """Refuse scores on a validation split of no images, and to keep scored sets where none is scored.
-
-    Args:
-        config: The run.
-        held_out: Images of the validation split, or their share.
-        share: A share that holds some out.
-    """
-    if config.evaluate_every is not None and not held_out:
-        raise ValueError(
-            f"evaluate_every = {config.evaluate_every} needs a validation split, and with "
-            f"data.validation={config.data.validation:g} there is none; use --set data.validation={share:g}, or drop "
-            "evaluate_every: the result is then the last step"
-        )
-    if config.keep_scored and config.evaluate_every is None:
-        raise ValueError("keep_scored keeps scored sets, and none is scored: use --set evaluate_every=N or drop it")

@@ -39,7 +39,7 @@ _LEARNED = re.compile(r"leaves/|mean$")
 
 @dataclass
 class Log:
-    """The lines of a run's logs; kept in the checkpoint, so that a resumed run goes on with them.
+    """The lines of a run's logs, which its checkpoint holds too.
 
     Attributes:
         records: A line a step: metrics.jsonl.
@@ -71,20 +71,14 @@ class Run:
 
     def __init__(self, context: RunContext, start_workers: StartWorkers | None = None) -> None:
         self.context, self.config, self._folder = context, context.config, context.folder
-        config, buffer = self.config, context.buffer
-        held_out = buffer and config.probe_every is not None
-        setup = Setup(config, context.work, without_last(buffer) if buffer and held_out else buffer)
+        config, source = context.config, context.buffer
+        if source and config.probe_every is not None:
+            source = without_last(source)
+        setup = Setup(config, context.work, source)
         recipe = find_method(config.method)(setup)
         self._finish_set, self._probe = recipe.finish, self._make_probe(recipe)
-        self._distillation = Distillation(
-            recipe.objective,
-            recipe.synset,
-            recipe.learn,
-            config.seed,
-            gate=recipe.gate,
-            ema=recipe.ema,
-            keep_every=config.checkpoint_every,
-        )
+        options: dict[str, Any] = {"gate": recipe.gate, "ema": recipe.ema, "keep_every": config.checkpoint_every}
+        self._distillation = Distillation(recipe.objective, recipe.synset, recipe.learn, config.seed, **options)
         self._rollouts = rollouts_of(setup, recipe, start_workers)
         self.seconds, self.saved, self._saved_at = 0.0, 0, time.monotonic()
         self._identity, self._log = self._buffer_identity(), Log()
@@ -210,11 +204,8 @@ class Run:
 
     def _measure(self, step: int) -> None:
         """Measure the matching loss on the held-out expert, once at each due step."""
-        if (
-            self._probe
-            and _due(step, self.config.probe_every)
-            and step not in {entry["step"] for entry in self._log.probes}
-        ):
+        measured = {entry["step"] for entry in self._log.probes}
+        if self._probe and _due(step, self.config.probe_every) and step not in measured:
             result = self._distillation.result
             losses, spread = self._probe.losses(result), label_spread(self._finish_set(result))
             self._log.probes.append({"step": step, "losses": losses, "label_std": spread})

@@ -23,8 +23,8 @@ from raydd.io.document import unsealed_text
 from raydd.io.provenance import commit
 from raydd.io.regular_file import read_text
 from raydd.io.safe_yaml import parse_yaml
+from raydd.run.claim import claim
 
-RESULTS = ("synset.arrow", "synset.png", "best.arrow", "last.arrow", "metrics.jsonl", "memory.jsonl", "checkpoint")
 _SCORED_SET = re.compile(r"\d{6,}\.arrow")
 
 
@@ -49,19 +49,13 @@ def read_config(folder: Path) -> DistillConfig | None:
         raise ValueError(f"{path} cannot be read ({error.strerror}); name another --out") from None
 
 
-def claim(folder: Path, resume: bool) -> DistillConfig | None:
+def previous_run(folder: Path, resume: bool) -> DistillConfig | None:
     """Return the configuration of the run that a folder holds, to be resumed, or None where it holds none.
 
     Raises:
-        ValueError: It holds a run that is not to be resumed, or a run's files without their config.yaml.
+        ValueError: It holds a run that is not to be resumed, see `claim`, or its config.yaml cannot be read.
     """
-    if (folder / "config.yaml").exists():
-        if not resume:
-            raise ValueError(f"{folder} holds a run already; go on with --resume, or name another --out")
-    elif there := [name for name in RESULTS if (folder / name).exists()]:
-        raise ValueError(
-            f"{folder} holds {there[0]} without a config.yaml, and it would be replaced; name another --out"
-        )
+    claim(folder, resume)
     return read_config(folder)
 
 

@@ -1,7 +1,7 @@
 """TensorBoard's event files of a run: ``tensorboard/events.out.tfevents.*``.
 
-Each event is written at once, so that a killed run leaves all it has told of. A run that goes back to a step says so
-in the file, and TensorBoard forgets what came after it.
+Each event is written at once, so that a killed run loses none. After a rollback or a resume, a mark in the file makes
+TensorBoard drop the events of later steps.
 """
 
 import importlib
@@ -20,13 +20,13 @@ MISSING = "no files for TensorBoard: tensorboardX is not installed; for the next
 
 
 class Events:
-    """An event file, made with the first event.
+    """An event file, created with the first event.
 
     Args:
-        folder: Where it goes, among those of the run's earlier processes.
-        done: The outer step at which this process begins; what others told of later ones is forgotten.
-        config: What the first file tells of the run: its settings.
-        note: Is told where they cannot be written.
+        folder: Its folder, which also holds the files of the run's earlier processes.
+        done: The outer step at which this process begins; events of later steps are dropped.
+        config: The run's settings, which the first file shows.
+        note: Called with a line where the file cannot be written.
     """
 
     def __init__(self, folder: Path, done: int, config: str, note: Callable[[str], None]) -> None:
@@ -36,7 +36,7 @@ class Events:
         self._missing = False
 
     def add(self, step: int, scalars: Mapping[str, float], picture: Path | None = None) -> None:
-        """What was measured at an outer step, by name, and the PNG that was made of it."""
+        """Add the measures of an outer step, by name, and its PNG."""
         if not self._open():
             return
         kind = self._kinds.Summary
@@ -46,22 +46,22 @@ class Events:
         self._write(step, summary=kind(value=values))
 
     def go_back(self, step: int) -> None:
-        """Forget what was told of later outer steps than this."""
+        """Drop the events of later outer steps than this."""
         if self._open():
             self._write(step + 1, session_log=self._kinds.SessionLog(status=self._kinds.SessionLog.START))
 
     def close(self) -> None:
-        """No more events will come."""
+        """Close the file."""
         if self._file is not None:
             self._file.close()
 
     def _open(self) -> bool:
-        """Whether there is a file to write to."""
+        """Whether there is a file to write to; create it at the first call."""
         if self._file is not None or self._missing:
             return not self._missing
         try:
             self._kinds = _kinds()
-        except (ImportError, TypeError):  # the latter: of a protobuf that it does not fit
+        except (ImportError, TypeError):  # the latter from a protobuf of another version
             self._missing = True
             self._note(MISSING)
             return False
@@ -87,15 +87,15 @@ class Events:
         data = path.read_bytes()
         return self._kinds.Summary.Image(height=height, width=width, colorspace=channels, encoded_image_string=data)
 
-    def _write(self, step: int, **what: Any) -> None:
-        """One record: its length and its bytes, each before its checksum."""
+    def _write(self, step: int, **content: Any) -> None:
+        """Write one record: its length and its bytes, each before its checksum."""
         assert self._file is not None
-        data = self._kinds.Event(wall_time=time.time(), step=step, **what).SerializeToString()
+        data = self._kinds.Event(wall_time=time.time(), step=step, **content).SerializeToString()
         size = struct.pack("<Q", len(data))
         sums = (struct.pack("<I", self._kinds.checksum(part)) for part in (size, data))
         rest = memoryview(b"".join((size, next(sums), data, next(sums))))
         try:
-            while rest:  # the system may take less than it is given
+            while rest:  # the system may write only a part
                 rest = rest[self._file.write(rest) :]
         except OSError as error:  # what follows a torn record is not read
             self._missing = True
@@ -103,11 +103,7 @@ class Events:
 
 
 def _kinds() -> SimpleNamespace:
-    """The messages of tensorboardX, which comes with Ray Tune.
-
-    Raises:
-        ImportError: It is not installed.
-    """
+    """Import the messages of tensorboardX, which comes with Ray Tune."""
     load = importlib.import_module
     event = load("tensorboardX.proto.event_pb2")
     return SimpleNamespace(

@@ -53,8 +53,8 @@ class Trial(NamedTuple):
         return self._asdict() | losses
 
     def harms(self, part: slice) -> bool:
-        """Whether the mean loss over a part of the start epochs rose."""
-        return not sum(self.after[part]) <= sum(self.before[part])  # a student that diverged is harmed too
+        """Whether the mean loss over a part of the start epochs rose, or diverged."""
+        return not sum(self.after[part]) <= sum(self.before[part])
 
 
 @dataclass(frozen=True)

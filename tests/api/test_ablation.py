@@ -10,11 +10,11 @@ import yaml
 import raydd.api.ablation
 from raydd.api.ablation import ABLATIONS, ablate, rows
 from raydd.config.parsing import build
+from raydd.config.placement import Where
 from raydd.config.presets import load_preset
 from raydd.config.schema import DistillConfig, EvaluateConfig
 from raydd.data.synset import SyntheticSet
 from raydd.methods import METHODS, complete
-from raydd.run.placement import Where
 
 HERE = Where(device="cpu")
 TOY = {
@@ -86,7 +86,7 @@ def test_a_part_that_is_switched_off_is_no_row():
 
 @pytest.mark.parametrize("method", sorted(set(METHODS) - set(ABLATIONS)))
 def test_a_method_without_parts_is_refused_before_anything_is_written(method, tmp_path):
-    with pytest.raises(ValueError, match=f"--method {method}: no ablation is known; use one of tgdd, ast") as caught:
+    with pytest.raises(ValueError, match=f"--method {method}: no ablation is known; use one of ast, tgdd") as caught:
         ablate(toy(method), tmp_path / "out", where=HERE)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()

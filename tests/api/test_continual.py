@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from raydd.api.continual import class_order, evaluate_continual, incremental, seen_after
+from raydd.config.placement import Where
 from raydd.config.schema import DataConfig, EvaluateConfig
 from raydd.data.batches import Feed
 from raydd.data.datasets import Split
@@ -22,7 +23,6 @@ from raydd.evaluation.student import evaluate, evaluate_real
 from raydd.io.document import unsealed
 from raydd.models import zoo
 from raydd.numerics.rng import generator
-from raydd.run.placement import Where
 from raydd.selection.class_sampler import real
 
 DATA = DataConfig(augment="none")

@@ -12,6 +12,7 @@ import yaml
 import raydd.evaluation.result_cache
 from raydd.api.nas import architectures, rank_architectures
 from raydd.config.nas import NasConfig
+from raydd.config.placement import Where
 from raydd.config.schema import DataConfig
 from raydd.data.datasets import load_dataset
 from raydd.data.synset import SyntheticSet
@@ -22,7 +23,6 @@ from raydd.io.document import unsealed
 from raydd.models.spaces import SPACES, parse
 from raydd.numerics.rng import generator
 from raydd.remote.train_matrix import Board
-from raydd.run.placement import Where
 from raydd.selection.starting_images import INITIAL
 
 HERE = Where(device="cpu")

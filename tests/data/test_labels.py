@@ -23,11 +23,10 @@ from raydd.config.schema import DistillConfig
 from raydd.data.datasets import Dataset, load_dataset
 from raydd.data.labels import column, numbered
 from raydd.data.preprocessing import fit_transform
-from raydd.data.workspace import open_workspace
 from raydd.interop.parquet import read_parquet
 from raydd.io.bounds import check_declared, read_json
 from raydd.methods import complete
-from raydd.run.resolve import check
+from raydd.run.resolve import check_run
 
 
 def png(value: int) -> dict[str, Any]:
@@ -343,7 +342,7 @@ def test_a_score_without_validation_images_says_how_many_to_hold_out(
         tree = {"method": "dm", "evaluate_every": 1, "data": {"dataset": str(path), "validation": validation}}
         config = complete(build(DistillConfig, tree))
         with pytest.raises(ValueError, match=f"there is none; use --set data.validation={remedy}, or drop"):
-            check(config, open_workspace(config.data, "MLP", torch.device("cpu")))
+            check_run(build(DistillConfig, config.model_dump(), {"experts": {"network": "MLP"}}), torch.device("cpu"))
 
 
 @pytest.mark.parametrize("name", ["image", "label"])

@@ -25,7 +25,7 @@ from raydd.numerics.rng import generator
 from raydd.run.experts import open_buffer, without_last
 from raydd.run.resolve import bind, check_settings
 from raydd.run.run import Run
-from raydd.run.run_folder import claim
+from raydd.run.run_folder import previous_run
 from raydd.training.expert_worker import Job, Trainer, prepare
 
 CPU = torch.device("cpu")
@@ -63,7 +63,7 @@ def opened(folder):
 
 
 def open_run(config, folder, buffer, work, resume=False):
-    return Run(bind(config, folder, buffer, work, claim(folder, resume)))
+    return Run(bind(config, folder, buffer, work, previous_run(folder, resume)))
 
 
 def lines(out):

@@ -136,7 +136,7 @@ def test_kept_is_the_last_state_at_a_multiple_and_resumes_as_well():
     whole, steps = run(Quadratic(noise=1), 14, keep_every=5)
     assert whole.rollback_state["step"] == 10
     second = Distillation(Quadratic(noise=1), synset(), LEARN, 0, keep_every=5)
-    second.load_state_dict(whole.kept)
+    second.load_state_dict(whole.rollback_state)
     assert list(second.run(14)) == steps[10:]
     assert same(whole, second)
 
@@ -319,7 +319,7 @@ def test_killed_anywhere_around_a_rollback_it_resumes_to_the_same_bits(at):
         first = Distillation(Spiked(*spikes(*at)), synset(), GENTLE, 0, keep_every=10, ema=0.7)
         for _, _step in zip(range(killed), first.run(25), strict=False):
             pass
-        for state in (first.kept, first.state_dict()):
+        for state in (first.rollback_state, first.state_dict()):
             second = Distillation(Spiked(*spikes(*at)), synset(), GENTLE, 0, keep_every=10, ema=0.7)
             tensors, plain = flatten_tree(state)
             second.load_state_dict(unflatten_tree(tensors, plain))
@@ -335,11 +335,11 @@ def test_a_state_that_was_saved_before_its_loss_is_known_holds_the_one_before_it
     distillation, _ = run(Spiked(), 20, GENTLE, keep_every=10)
     state = distillation.state_dict()
     assert (state["step"], state["kept"]["step"]) == (20, 10)
-    assert "kept" not in distillation.kept
+    assert "kept" not in distillation.rollback_state
     assert "attempt" not in state  # as before, where nothing was rolled back
     list(distillation.run(21))
     assert distillation.rollback_state["step"] == 20
-    assert torch.equal(distillation.kept["leaves"]["images"], state["leaves"]["images"])
+    assert torch.equal(distillation.rollback_state["leaves"]["images"], state["leaves"]["images"])
 
 
 def test_a_checkpoint_of_an_earlier_version_goes_on_from_itself():
@@ -513,7 +513,7 @@ def test_the_gate_of_joint_parts_looks_at_their_sum():
 def test_runs_of_several_parts_resume_to_the_same_bits():
     whole, steps = run(Parted(), 9, {"images": Leaf(0.1, 0.5)}, keep_every=4)
     first, _ = run(Parted(), 6, {"images": Leaf(0.1, 0.5)}, keep_every=4)
-    for state, left in ((first.state_dict(), steps[6:]), (whole.kept, steps[8:])):
+    for state, left in ((first.state_dict(), steps[6:]), (whole.rollback_state, steps[8:])):
         second = Distillation(Parted(), synset(), {"images": Leaf(0.1, 0.5)}, 0, keep_every=4)
         second.load_state_dict(state)
         assert list(second.run(9)) == left

@@ -12,11 +12,12 @@ import raydd.distillation.trajectory_matching
 from raydd.buffer.convexified import Convexified
 from raydd.buffer.segments import InMemory
 from raydd.config.parsing import build
+from raydd.config.rules import check_labels
 from raydd.config.schema import DistillConfig
 from raydd.data.preprocessing import Transform
 from raydd.data.workspace import open_workspace
 from raydd.distillation.loop import Distillation, Leaf
-from raydd.distillation.setup import Setup, check_labels, leaves
+from raydd.distillation.setup import Setup, leaves
 from raydd.distillation.trajectory_matching import start_window
 from raydd.methods import METHODS, complete
 from raydd.numerics.flat import FlatModel
@@ -274,7 +275,7 @@ def test_labels_and_their_gradient_do_not_depend_on_how_many_images_are_asked_ab
     synset = composed(config, work, source).synset
     found = []
     for at_once in (512, 3):
-        monkeypatch.setattr(raydd.distillation.trajectory_matching, "AT_ONCE", at_once)
+        monkeypatch.setattr(raydd.distillation.trajectory_matching, "LABEL_BATCH", at_once)
         recipe = composed(config, work, source)
         images = synset.images.clone().requires_grad_()
         loss, _ = recipe.objective.loss(synset.with_leaves({"images": images}), None, 0, generator(1))

@@ -26,7 +26,7 @@ from raydd.numerics.rng import generator
 from raydd.run.experts import find_experts, open_buffer, settle
 from raydd.run.resolve import bind, check_data, check_settings, needs_experts
 from raydd.run.run import Run
-from raydd.run.run_folder import claim
+from raydd.run.run_folder import previous_run
 from raydd.training.expert_worker import Job, Trainer, prepare
 
 CPU = torch.device("cpu")
@@ -99,7 +99,7 @@ def distil(config, source, device=CPU):
 
 
 def open_run(config, folder, buffer, work, resume=False):
-    return Run(bind(config, folder, buffer, work, claim(folder, resume)))
+    return Run(bind(config, folder, buffer, work, previous_run(folder, resume)))
 
 
 def same(a, b):

@@ -15,11 +15,11 @@ from raydd.buffer.arrow_buffer import ArrowBuffer, expert_path, refresh_manifest
 from raydd.buffer.expert_file import ExpertTrajectory
 from raydd.buffer.manifest import read_manifest
 from raydd.config.parsing import build
+from raydd.config.placement import Where
 from raydd.config.schema import DataConfig, DistillConfig, ExpertConfig
 from raydd.data.synset import SyntheticSet
 from raydd.numerics.rng import generator
 from raydd.remote.buffer_store import RemoteBuffer, share
-from raydd.run.placement import Where
 from raydd.training.expert_worker import Job, prepare
 
 pytestmark = pytest.mark.remote

@@ -12,12 +12,12 @@ from ray.exceptions import ObjectLostError
 from raydd.api.distill import distill
 from raydd.cli import run as command
 from raydd.config.parsing import build
+from raydd.config.placement import Where
 from raydd.config.schema import DistillConfig
 from raydd.data.synset import SyntheticSet
 from raydd.io.tensor_file import load_tensors
 from raydd.remote.rollouts import Crew
 from raydd.run.experts import open_buffer
-from raydd.run.placement import Where
 from raydd.run.resolve import bind
 from raydd.run.run import Run
 

@@ -10,6 +10,7 @@ import pytest
 from raydd.api.ablation import ABLATIONS, ablate
 from raydd.api.continual import evaluate_continual
 from raydd.config.parsing import build
+from raydd.config.placement import Where
 from raydd.config.schema import DistillConfig, EvaluateConfig
 from raydd.data.synset import SyntheticSet
 from raydd.evaluation.matrix import Outcome
@@ -22,7 +23,6 @@ from raydd.report.continual import (
     is_ablation,
     is_continual,
 )
-from raydd.run.placement import Where
 
 HERE = Where(device="cpu")
 TOY = {

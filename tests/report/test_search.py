@@ -8,9 +8,9 @@ import zlib
 import pytest
 
 import raydd
+from raydd.config.placement import Where
 from raydd.evaluation.matrix import Outcome
 from raydd.report.search import is_search, tune_headline, tune_sections
-from raydd.run.placement import Where
 from raydd.tuning.results import load_results, save_results
 from raydd.tuning.trial import run_trial
 

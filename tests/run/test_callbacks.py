@@ -18,6 +18,7 @@ from rich.console import Console
 
 from raydd.api.distill import distill
 from raydd.config.parsing import build
+from raydd.config.placement import Where
 from raydd.config.schema import DistillConfig
 from raydd.data.preprocessing import Transform
 from raydd.data.synset import SyntheticSet
@@ -31,7 +32,6 @@ from raydd.methods import METHODS
 from raydd.numerics.rng import generator
 from raydd.run import callbacks as live, run as runs, tensorboard as events
 from raydd.run.experts import open_buffer, settle
-from raydd.run.placement import Where
 from raydd.run.resolve import bind
 from raydd.run.run import Run
 

@@ -12,11 +12,11 @@ from raydd.api.distill import distill
 from raydd.api.experts import train_experts
 from raydd.buffer.arrow_buffer import expert_path
 from raydd.config.parsing import build
+from raydd.config.placement import Where
 from raydd.config.schema import DataConfig, DistillConfig, ExpertConfig, ExpertsConfig
 from raydd.data.workspace import open_workspace
 from raydd.methods import complete
 from raydd.run import requirements as needs
-from raydd.run.placement import Where
 from raydd.run.requirements import Need, check_room, free_memory, graph_bytes, kept_sets, of_distillation, of_experts
 from raydd.training.expert_worker import Job, Trainer, buffer_spec, prepare
 

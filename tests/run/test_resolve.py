@@ -7,12 +7,12 @@ import torch
 
 from raydd.api.distill import distill
 from raydd.config.parsing import build
+from raydd.config.placement import Where
 from raydd.config.schema import DistillConfig
 from raydd.data.workspace import open_workspace
 from raydd.distillation.statistic_matching import NETWORKS
 from raydd.methods import METHODS, complete
 from raydd.run.experts import open_buffer, settle
-from raydd.run.placement import Where
 from raydd.run.resolve import check_data, check_run, check_settings, check_start, needs_experts
 from raydd.run.run import Run
 

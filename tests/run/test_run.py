@@ -27,7 +27,7 @@ from raydd.run import run as runs
 from raydd.run.experts import open_buffer, settle
 from raydd.run.resolve import bind, check_data, check_run, check_settings
 from raydd.run.run import Run
-from raydd.run.run_folder import claim, load_scored_sets, scored_set_paths
+from raydd.run.run_folder import load_scored_sets, previous_run, scored_set_paths
 from raydd.run.unfinished import finish
 from raydd.training.expert_worker import Job, Trainer, prepare
 
@@ -81,7 +81,7 @@ SCORES = [0.3, 0.5, 0.4, 0.5, 0.1, 0.2, 0.3]
 
 
 def start(out, experts, *layers, resume=False):
-    return Run(bind(toy(*layers), out, *experts, claim(out, resume)))
+    return Run(bind(toy(*layers), out, *experts, previous_run(out, resume)))
 
 
 def metrics(out):
@@ -666,8 +666,8 @@ def test_threads_are_settled_once_for_a_run(tmp_path, experts):
     assert settle(toy({"threads": 3}), buffer).threads == 3
     assert settle(toy(), buffer).threads >= 1
     start(out, experts, {"threads": 5})
-    assert settle(toy(), buffer, claim(out, True)).threads == 5
-    assert settle(toy({"threads": 3}), buffer, claim(out, True)).threads == 3
+    assert settle(toy(), buffer, previous_run(out, True)).threads == 5
+    assert settle(toy({"threads": 3}), buffer, previous_run(out, True)).threads == 3
 
 
 def test_a_run_tells_of_the_experts_it_really_has(experts):

@@ -13,11 +13,11 @@ from PIL import Image
 from raydd.api.distill import distill
 from raydd.buffer.arrow_buffer import refresh_manifest
 from raydd.config.parsing import build
+from raydd.config.placement import Where
 from raydd.config.schema import DistillConfig, WindowConfig
 from raydd.methods import METHODS, complete
 from raydd.run import window_search
 from raydd.run.experts import open_buffer
-from raydd.run.placement import Where
 from raydd.run.resolve import RunContext
 from raydd.run.window_search import STRIDE, WIDTH, Trial, find_window, search
 from raydd.training.expert_worker import Job, Trainer, prepare

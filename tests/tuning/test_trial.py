@@ -3,6 +3,7 @@ import json
 import math
 import shutil
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,12 +11,12 @@ import torch
 
 from raydd.api.distill import distill
 from raydd.buffer.arrow_buffer import ArrowBuffer
+from raydd.config.placement import Where
 from raydd.config.schema import ExpertsConfig
 from raydd.data.synset import SyntheticSet
 from raydd.methods import METHODS
 from raydd.run import run as runs
 from raydd.run.experts import open_buffer, settle
-from raydd.run.placement import Where
 from raydd.run.resolve import bind
 from raydd.run.run import Run
 from raydd.training.expert_worker import Job, Trainer, default_buffer, prepare
@@ -131,7 +132,7 @@ def test_a_stopped_trial_ends_with_the_same_bits_and_tells_the_same(told, whole,
 def test_a_finished_trial_does_no_work(whole, small_buffer, monkeypatch):
     folder, found = whole
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
-    monkeypatch.setattr("raydd.tuning.trial.open_buffer", None)
+    monkeypatch.setattr("raydd.tuning.trial.resolve", None)
     again = list(run_trial(task(folder.parents[1], small_buffer), 3, {"lr.images": 30.0}))
     assert again == found
     assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in before} == before
@@ -263,7 +264,8 @@ def test_a_loss_that_is_no_number_ends_the_trial(small_buffer, tmp_path, monkeyp
             return (synset.images.sum() + synset.lr) * scale, state
 
     original = METHODS["mtt"]
-    monkeypatch.setitem(METHODS, "mtt", lambda setup: original(setup)._replace(objective=Spoiled()))
+    spoiled = replace(original, compose=lambda setup: original(setup)._replace(objective=Spoiled()))
+    monkeypatch.setitem(METHODS, "mtt", spoiled)
     trial, found = run_trial(task(tmp_path, small_buffer), 0, {"lr.images": 30.0}), []
     with pytest.raises(FloatingPointError, match="outer step 5: loss nan"):
         found.extend(trial)
