@@ -37,7 +37,7 @@ PARTS = {
     "raydd.distillation.network_queue": ("Queue",),
     "raydd.numerics.flat": ("FlatModel",),
     "raydd.numerics.unroll": ("unroll",),
-    "raydd.numerics.distances": ("normalized", "normalized_mse", "along", "at_end", "kept", "pruned"),
+    "raydd.numerics.distances": ("normalized", "normalized_mse", "along", "at_end", "matched_parameters", "pruned"),
     "raydd.numerics.statistics": ("means", "cosine", "gaussian"),
     "raydd.numerics.losses": ("cross_entropy", "balance", "clip_weight", "gradient_penalty"),
     "raydd.numerics.sharpness": ("perturbation", "surrogate"),
@@ -180,6 +180,7 @@ def _docstring_of_variable(module: Any, name: str) -> str:
 
 def markdown(docstring: str) -> str:
     """Return a docstring as Markdown: sections are lists, doctests and indented blocks are code."""
+    docstring = re.sub(r"\n(?=(?:Args|Raises|Reference|Differs): )", "\n\n", docstring)
     blocks = re.split(r"\n\s*\n", re.sub(r"``(.+?)``", r"`\1`", docstring.strip(), flags=re.DOTALL))
     return "\n\n".join(text for block in blocks for text in _block(block))
 

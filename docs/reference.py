@@ -95,8 +95,8 @@ def defaults(method: str) -> str:
     row = METHODS[method]
     tree, rates = row.defaults, row.image_rates
     if not tree:
-        return "Unasked, it sets nothing: these are the defaults of `raydd distill`."
-    shown = "Unasked, it sets:\n\n```yaml\n" + yaml.safe_dump(tree, sort_keys=False, default_flow_style=None) + "```"
+        return "It sets nothing by default: these are the defaults of `raydd distill`."
+    shown = "It sets by default:\n\n```yaml\n" + yaml.safe_dump(tree, sort_keys=False, default_flow_style=None) + "```"
     if not rates:
         return shown
     others = sorted({rate for name, rate in rates.items() if name and rate != rates[""]})

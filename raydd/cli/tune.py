@@ -80,9 +80,9 @@ def spaces(as_json: AsJson = False) -> None:
     """List the search spaces that are shipped."""
     from raydd.cli.options import printer
     from raydd.io.console import Screen
-    from raydd.tuning.space_files import load_space, shipped_spaces
+    from raydd.tuning.space_files import PLUGIN_SPACES, load_space, shipped_spaces
 
-    document = {name: list(load_space(name).domains) for name in shipped_spaces()}
+    document = {name: list(load_space(name).domains) for name in [*shipped_spaces(), *PLUGIN_SPACES.load()]}
     lines = {f"{name:26}": ", ".join(keys) for name, keys in document.items()}
     Screen(as_json).result({"spaces": document}, printer(lines))
 

@@ -1,4 +1,4 @@
-"""Networks made of one repeated cell, as NAS-Bench-201 has them.
+"""Networks of one repeated cell: NAS-Bench-201.
 
 Shapes: `B` batch, `C H W` maps, `K` classes.
 """
@@ -13,18 +13,18 @@ from torch import Tensor, nn
 from raydd.models.classifier import Classifier
 
 EDGES = ((1, 0), (2, 0), (2, 1), (3, 0), (3, 1), (3, 2))
-"""The edges of a cell as (node that reads, node that is read), in the order of an arch string."""
+"""The edges of a cell as (to, from), in the order of an arch string."""
 CELLS = 5
-"""Cells of a stage in the paper, N."""
+"""The paper's N, cells of a stage."""
 
 
 def _convolution(inputs: int, width: int, kernel: int, stride: int = 1) -> nn.Sequential:
-    """Activation, convolution, norm: the order of the paper."""
+    """Return activation, convolution and norm, in the order of the paper."""
     convolution = nn.Conv2d(inputs, width, kernel, stride, padding=kernel // 2, bias=False)
     return nn.Sequential(nn.ReLU(), convolution, nn.BatchNorm2d(width))
 
 
-# Each takes the channels of the map, which it keeps.
+# Each takes the number of channels, which it does not change.
 OPERATIONS: dict[str, Callable[[int], nn.Module | None]] = {
     "none": lambda width: None,
     "skip_connect": lambda width: nn.Identity(),
@@ -37,7 +37,7 @@ OPERATIONS: dict[str, Callable[[int], nn.Module | None]] = {
 class Cell(nn.Module):
     """Four nodes; each but the first is the sum of an operation on every node before it.
 
-    Node 0 is what comes in and node 3 what goes out. A node that no edge reaches is zero.
+    Node 0 is the input and node 3 the output. A node that no edge reaches is zero.
 
     Args:
         operations: A key of `OPERATIONS` for each of `EDGES`.
@@ -50,54 +50,47 @@ class Cell(nn.Module):
 
     def __init__(self, operations: tuple[str, ...], width: int) -> None:
         super().__init__()
-        made = {f"{to}<-{of}": OPERATIONS[name](width) for (to, of), name in zip(EDGES, operations, strict=True)}
-        self.edges = nn.ModuleDict({edge: module for edge, module in made.items() if module is not None})
+        modules = {f"{to}<-{of}": OPERATIONS[name](width) for (to, of), name in zip(EDGES, operations, strict=True)}
+        self.edges = nn.ModuleDict({edge: module for edge, module in modules.items() if module is not None})
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps (B, width, H, W) to the same shape."""
+        """Map (B, width, H, W) to the same shape."""
         nodes = [x]
         for to in range(1, 4):
             edges = [(self.edges[edge], nodes[of]) for of in range(to) if (edge := f"{to}<-{of}") in self.edges]
-            read = [module(node) for module, node in edges] or [torch.zeros_like(x)]
-            nodes.append(sum(read[1:], start=read[0]))
+            inputs = [module(node) for module, node in edges] or [torch.zeros_like(x)]
+            nodes.append(sum(inputs[1:], start=inputs[0]))
         return nodes[-1]
 
 
 class Reduction(nn.Module):
-    """``body(x) + shortcut(x)`` at half the side: the residual block between two stages.
-
-    Args:
-        inputs: Channels that come in.
-        width: Channels that go out.
-    """
+    """``body(x) + shortcut(x)`` at half the side, rounded up: the residual block between two stages."""
 
     def __init__(self, inputs: int, width: int) -> None:
         super().__init__()
         self.body = nn.Sequential(_convolution(inputs, width, 3, stride=2), _convolution(width, width, 3))
-        # Odd sides are rounded up, as the convolution of stride 2 does it.
+        # Round odd sides up, as the convolution of stride 2 does.
         self.shortcut = nn.Sequential(nn.AvgPool2d(2, ceil_mode=True), nn.Conv2d(inputs, width, 1, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps (B, inputs, H, W) to (B, width, H / 2, W / 2), rounded up."""
+        """Map (B, inputs, H, W) to (B, width, H / 2, W / 2)."""
         return cast(Tensor, self.body(x)) + cast(Tensor, self.shortcut(x))
 
 
 def cell_network(channels: int, classes: int, operations: tuple[str, ...], *, cells: int = CELLS) -> Classifier:
-    """A stem, three stages of ``cells`` equal cells at 16, 32 and 64 channels, averaged to 64 features.
+    """Build a stem and three stages of ``cells`` equal cells at 16, 32 and 64 channels, averaged to 64 features.
 
-    A stage begins with a residual block that halves the map; the first has none. It runs on any image.
+    Each stage but the first begins with a residual block that halves the map. The network runs on images of any size.
 
     Args:
         channels: Channels of an image, C.
-        classes: How many logits, K.
+        classes: Number of logits, K.
         operations: A key of `OPERATIONS` for each of `EDGES`.
         cells: Cells of a stage, N.
 
     Reference: arXiv 2001.00326, section 2.1 and Figure 1.
-
-    Differs: An edge of the operation none is left out, where the official code multiplies by zero, so that
-    nothing passes it, no infinity either. The shortcut of a residual block rounds odd sides up; the official
-    code cannot run on them.
+    Differs: The official code multiplies an edge of the operation none by zero; here it is absent, so that not even an
+        infinity passes. The shortcut of a residual block rounds odd sides up; the official code cannot run on them.
     """
     layers: list[nn.Module] = [nn.Conv2d(channels, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16)]
     for stage in range(3):
@@ -110,14 +103,14 @@ def cell_network(channels: int, classes: int, operations: tuple[str, ...], *, ce
 
 @dataclass(frozen=True)
 class CellRow:
-    """A network of NAS-Bench-201: the operations of its cell, and how often a stage repeats it.
+    """A network of NAS-Bench-201: the operations of its cell, and the number of cells of a stage.
 
     Attributes:
         operations: A key of `OPERATIONS` for each edge, in the order of an arch string.
-        cells: Cells of a stage, N; written after the arch string as `` N=1`` where it is not the paper's 5.
+        cells: Cells of a stage, N; an arch string ends with `` N=1`` where it is not the paper's 5.
 
     Raises:
-        ValueError: In one line: not six known operations, or no cells.
+        ValueError: Not six known operations, or no cells.
     """
 
     operations: tuple[str, ...]
@@ -138,20 +131,20 @@ class CellRow:
 
     @property
     def values(self) -> tuple[int | str, ...]:
-        """The six operations, then the number of cells."""
+        """The operations, then the number of cells."""
         return (*self.operations, self.cells)
 
     @classmethod
     def of(cls, values: Sequence[Any]) -> Self:
-        """The row of its `values`."""
+        """Return the row of its `values`."""
         return cls(tuple(values[:-1]), values[-1])
 
     def network(self, channels: int, size: int, classes: int) -> Classifier:
-        """The network, freshly initialised; it is the same for every ``size``."""
+        """Build the network with new weights; ``size`` does not matter."""
         return cell_network(channels, classes, self.operations, cells=self.cells)
 
 
 def check_count(what: str, number: object, most: int) -> None:
-    """Refuse, in one line, what is no whole number from 1 to ``most``: networks of more parts fill the memory."""
+    """Refuse a number that is not whole or not from 1 to ``most``: larger networks fill the memory."""
     if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= most:
         raise ValueError(f"{what} is {number!r}: use a whole number of at least 1 and at most {most}")

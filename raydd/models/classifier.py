@@ -1,4 +1,4 @@
-"""What every network of the zoo has in common: features, then one linear layer.
+"""The shape that all networks of the zoo share: features, then one linear layer.
 
 Shapes: `B` batch, `C H W` image, `F` features, `K` classes.
 """
@@ -8,22 +8,22 @@ from typing import cast
 
 from torch import Tensor, nn
 
-# Makes a normalisation layer for so many channels.
 Norm = Callable[[int], nn.Module]
+"""Builds a normalisation layer of this many channels."""
 
 
 def instance_norm(width: int) -> nn.Module:
-    """Instance norm with scale and shift, of ``width`` channels; it keeps no running statistics."""
+    """Return an instance norm of ``width`` channels with scale and shift, without running statistics."""
     return nn.GroupNorm(width, width)
 
 
 class Classifier(nn.Module):
-    """A body that makes features, and a linear layer that makes logits of them.
+    """A body that computes features, and a linear layer that computes logits.
 
     Args:
         body: Maps images (B, C, H, W) to (B, ...) with ``width`` numbers an image.
-        width: How many features an image has, F.
-        classes: How many logits, K.
+        width: Features of an image, F.
+        classes: Number of logits, K.
 
     >>> import torch
     >>> network = Classifier(nn.Conv2d(3, 2, 5), 2 * 4 * 4, classes=10)
@@ -37,24 +37,21 @@ class Classifier(nn.Module):
         self.classifier = nn.Linear(width, classes)
 
     def features(self, x: Tensor) -> Tensor:
-        """What the linear layer sees: features (B, F) of images x (B, C, H, W)."""
+        """Return features (B, F) of images x (B, C, H, W), the input of the linear layer."""
         return cast(Tensor, self.body(x)).flatten(1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, K) of images x (B, C, H, W)."""
+        """Return logits (B, K) of images x (B, C, H, W)."""
         return cast(Tensor, self.classifier(self.features(x)))
 
 
 def padded(size: int) -> int:
-    """The side the first convolution sees: 28 pixels are padded to 32 on every side, others stay.
-
-    So that networks made for 32x32 images take the MNIST family unchanged.
-    """
+    """Return the side that the first convolution sees: 28 is padded to 32, so that networks for 32x32 take MNIST."""
     return 32 if size == 28 else size
 
 
 def stem_padding(size: int, kernel: int) -> int:
-    """Padding of a first convolution that keeps the side, and takes 28 pixels to 32.
+    """Return the padding of a first convolution that keeps the side, and takes 28 pixels to 32.
 
     >>> stem_padding(32, 3), stem_padding(28, 3), stem_padding(28, 5)
     (1, 3, 4)

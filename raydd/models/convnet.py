@@ -1,4 +1,4 @@
-"""The ConvNet family that dataset distillation is measured with.
+"""The ConvNet family, the common networks of dataset distillation.
 
 Shapes: `B` batch, `C H W` image, `F` features, `K` classes.
 """
@@ -12,7 +12,7 @@ from raydd.models.classifier import Classifier, instance_norm, padded, stem_padd
 
 _Value = TypeVar("_Value")
 
-# Each takes the width and the side of the map it normalises.
+# Each takes the width and the side of its map.
 NORMS: dict[str, Callable[[int, int], nn.Module | None]] = {
     "none": lambda width, side: None,
     "batch": lambda width, side: nn.BatchNorm2d(width),
@@ -30,34 +30,37 @@ POOLINGS: dict[str, Callable[[], nn.Module | None]] = {
     "max": lambda: nn.MaxPool2d(2),
     "avg": lambda: nn.AvgPool2d(2),
 }
+SPELLING = {
+    "norm": {"none": "NN", "batch": "BN", "layer": "LN", "instance": "IN", "group": "GN"},
+    "activation": {"sigmoid": "AS", "relu": "AR", "leakyrelu": "AL"},
+    "pooling": {"none": "NP", "max": "MP", "avg": "AP"},
+}
+"""By axis: how a network's name spells each of its words."""
 
 
 class ConvNet(Classifier):
     """``depth`` blocks of convolution, normalisation, activation and pooling; then one linear layer.
 
-    The convolutions are 3x3 with padding 1; pooling is 2x2 with stride 2 and floors odd sides.
-    28x28 images are padded to 32x32 by the first convolution (padding 3). Initial weights are
-    PyTorch's own.
+    Convolutions are 3x3 with padding 1; pooling is 2x2 with stride 2 and rounds odd sides down. The first convolution
+    pads 28x28 images to 32x32 (padding 3). Initial weights are PyTorch's own.
 
     Args:
         channels: Channels of an image, C.
         size: Side of an image in pixels, H = W.
-        classes: How many logits, K.
+        classes: Number of logits, K.
         width: Channels of every block.
-        depth: How many blocks.
-        norm: ``none``, ``batch``, ``layer`` (over C, H and W), ``instance`` or ``group`` (4 groups); with scale
-            and shift.
+        depth: Number of blocks.
+        norm: ``none``, ``batch``, ``layer`` (over C, H and W), ``instance`` or ``group`` (4 groups); with scale, shift.
         activation: ``sigmoid``, ``relu`` or ``leakyrelu`` (slope 0.01).
         pooling: ``none``, ``max`` or ``avg``.
 
     Raises:
-        ValueError: An unknown norm, activation or pooling; a width or depth under 1; a width that 4 groups do
-            not divide; images that are too small for ``depth`` halvings.
+        ValueError: An unknown norm, activation or pooling; a width or depth under 1; a width that 4 groups do not
+            divide; images too small for ``depth`` halvings.
 
     Reference: arXiv 2006.05929, section 4.1, and its official code.
-
-    Differs: Padding 3 goes by the image's size (28), not by its channels (1), so that grey images of
-    other sizes keep theirs and colour images of 28x28 work; at 28x28 grey and 32x32 colour nothing differs.
+    Differs: Padding 3 depends on the image's size (28), not on its channels (1), so that grey images of other sizes
+        keep theirs and colour images of 28x28 work; grey 28x28 and colour 32x32 images do not differ.
 
     >>> import torch
     >>> network = ConvNet(3, 32, 10)
@@ -92,7 +95,7 @@ class ConvNet(Classifier):
 
 
 def natural_depth(size: int) -> int:
-    """How many halvings leave 4 to 7 pixels of a side of ``size`` pixels (28 counts as 32), at least 2.
+    """Return how many halvings leave 4 to 7 pixels of a side of ``size`` pixels (28 counts as 32), at least 2.
 
     >>> [natural_depth(size) for size in (8, 28, 32, 64, 128)]
     [2, 3, 3, 4, 5]

@@ -9,36 +9,30 @@ from raydd.models.classifier import Classifier
 
 
 class Dense(nn.Module):
-    """Appends ``growth`` channels, made of all channels so far, to them: ``[body(x), x]``.
-
-    Args:
-        inputs: Channels that come in.
-        growth: Channels that are added.
-    """
+    """Appends ``growth`` channels, computed from all ``inputs`` channels: ``[body(x), x]``."""
 
     def __init__(self, inputs: int, growth: int) -> None:
         super().__init__()
         self.body = nn.Sequential(_convolution(inputs, 4 * growth, 1), _convolution(4 * growth, growth, 3))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps (B, inputs, H, W) to (B, growth + inputs, H, W)."""
+        """Map (B, inputs, H, W) to (B, growth + inputs, H, W)."""
         return torch.cat((cast(Tensor, self.body(x)), x), dim=1)
 
 
 def densenet(channels: int, size: int, classes: int, *, blocks: tuple[int, ...], growth: int = 32) -> Classifier:
-    """Dense blocks with transitions between them that halve the channels and the map.
+    """Build dense blocks with transitions between them that halve the channels and the map.
 
     Args:
         channels: Channels of an image, C.
         size: Side of an image in pixels, H = W.
-        classes: How many logits, K.
-        blocks: How many layers each dense block has; (6, 12, 24, 16) is DenseNet-121.
-        growth: Channels a layer adds.
+        classes: Number of logits, K.
+        blocks: Layers of each dense block; (6, 12, 24, 16) is DenseNet-121.
+        growth: Channels that a layer adds.
 
     Reference: arXiv 1608.06993, the bottleneck and compression form (BC), compression 0.5.
-
-    Differs: The stem is that of the paper's CIFAR networks; a transition halves the map only if at
-    least 4 pixels a side come in, so that images under 32x32 keep a map of 2x2 or more.
+    Differs: The stem is that of the paper's CIFAR networks. A transition halves the map only if its side is at least 4
+        pixels, so that images under 32x32 keep a map of 2x2 or more.
     """
     width, side = 2 * growth, size
     layers: list[nn.Module] = [nn.Conv2d(channels, width, 3, padding=1, bias=False)]
@@ -55,6 +49,6 @@ def densenet(channels: int, size: int, classes: int, *, blocks: tuple[int, ...],
 
 
 def _convolution(inputs: int, width: int, kernel: int) -> nn.Sequential:
-    """Norm, activation, convolution: the order of the paper."""
+    """Return norm, activation and convolution, in the order of the paper."""
     convolution = nn.Conv2d(inputs, width, kernel, padding=kernel // 2, bias=False)
     return nn.Sequential(nn.BatchNorm2d(inputs), nn.ReLU(), convolution)

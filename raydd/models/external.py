@@ -1,4 +1,4 @@
-"""Networks of the timm package, behind the interface of the zoo."""
+"""Networks of the timm package with the interface of the zoo."""
 
 import difflib
 from types import ModuleType
@@ -9,42 +9,37 @@ from torch import Tensor, nn
 
 
 class Timm(nn.Module):
-    """A timm network with ``features(x)``: its output before the last linear layer.
-
-    Args:
-        network: Made by ``timm.create_model``.
-    """
+    """A network of ``timm.create_model`` with ``features(x)``, its output before the last linear layer."""
 
     def __init__(self, network: Any) -> None:
         super().__init__()
         self.network = network
 
     def features(self, x: Tensor) -> Tensor:
-        """Features (B, F) of images x (B, C, H, W)."""
+        """Return features (B, F) of images x (B, C, H, W)."""
         maps = self.network.forward_features(x)
         return cast(Tensor, self.network.forward_head(maps, pre_logits=True)).flatten(1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, K) of images x (B, C, H, W)."""
+        """Return logits (B, K) of images x (B, C, H, W)."""
         return cast(Tensor, self.network(x))
 
 
 def timm_network(name: str, channels: int, size: int, classes: int) -> nn.Module:
-    """The timm network ``name`` with fresh weights; nothing is downloaded.
+    """Build the timm network ``name`` with new weights; nothing is downloaded.
 
-    Networks that are made for one image size (vision transformers) are made for ``size``. Not all of
-    timm can be differentiated twice (fused attention and hard sigmoids cannot, on a CPU): those
-    networks can evaluate a synthetic set, and match features, but not gradients or trajectories.
+    Networks of one image size (vision transformers) are built for ``size``. Not all of timm can be differentiated twice
+    (on a CPU, fused attention and hard sigmoids cannot): those networks can evaluate a synthetic set and match
+    features, but not gradients or trajectories.
 
     Args:
-        name: As timm spells it.
+        name: The name in timm.
         channels: Channels of an image, C.
         size: Side of an image in pixels, H = W.
-        classes: How many logits, K.
+        classes: Number of logits, K.
 
     Raises:
-        ValueError: timm is not installed, it has no such network, or the network cannot take images
-            of (``channels``, ``size``, ``size``).
+        ValueError: timm is not installed, has no such network, or the network cannot take such images.
     """
     timm = _timm(name)
     if not timm.is_model(name):
@@ -67,13 +62,12 @@ def _timm(name: str) -> ModuleType:
     try:
         import timm
     except ImportError:
-        message = f"network 'timm:{name}' needs the timm package: pip install 'raydd[timm]'"
-        raise ValueError(message) from None
+        raise ValueError(f"network 'timm:{name}' needs the timm package: pip install 'raydd[timm]'") from None
     return cast(ModuleType, timm)
 
 
 def _out_of_place(network: nn.Module) -> nn.Module:
-    """Activations that overwrite their input cannot be differentiated twice in every case."""
+    """Return the network with no activation in place, which cannot always be differentiated twice."""
     for module in network.modules():
         if "inplace" in vars(module):
             module.inplace = False  # type: ignore[assignment]
@@ -81,7 +75,7 @@ def _out_of_place(network: nn.Module) -> nn.Module:
 
 
 def _try(network: Timm | nn.Module, images: Tensor) -> None:
-    """Fails as the network fails on such images; leaves it as it was."""
+    """Run the network once on such images, and restore its mode."""
     network.eval()
     with torch.no_grad():
         network.features(images)  # type: ignore[operator]

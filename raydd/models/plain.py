@@ -1,8 +1,7 @@
 """The networks without shortcuts: MLP, LeNet, AlexNet and VGG11, in their small-image forms.
 
-All are those of the official code of arXiv 2006.05929 on 32x32 images. Elsewhere, 28x28 images of
-any channels are padded to 32x32 by the first convolution, and a map that is larger than on 32x32
-images is averaged to about the same side, so that the linear layer does not grow with the image.
+On 32x32 images they are those of the official code of arXiv 2006.05929. The first convolution pads 28x28 images to
+32x32. Maps larger than those of 32x32 images are averaged to about that side, so that the linear layer does not grow.
 """
 
 from torch import nn
@@ -11,18 +10,14 @@ from raydd.models.classifier import Classifier, Norm, instance_norm, padded, ste
 
 
 def mlp(channels: int, size: int, classes: int) -> Classifier:
-    """Three linear layers, 128 wide; 128 features."""
+    """Build three linear layers of width 128; 128 features."""
     inputs = channels * size * size
     body = nn.Sequential(nn.Flatten(), nn.Linear(inputs, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU())
     return Classifier(body, 128, classes)
 
 
 def lenet(channels: int, size: int, classes: int) -> Classifier:
-    """LeNet-5 with ReLU and max pooling; 84 features.
-
-    Its convolutions have no padding, so images under 32x32 are padded to 32x32 (28x28 as in the
-    official code).
-    """
+    """Build LeNet-5 with ReLU and max pooling; 84 features. Images under 32x32 are padded to 32x32."""
     padding = max(0, 33 - size) // 2
     side = ((size + 2 * padding - 4) // 2 - 4) // 2
     average = side // 5
@@ -43,12 +38,12 @@ def lenet(channels: int, size: int, classes: int) -> Classifier:
     return Classifier(nn.Sequential(*layers), 84, classes)
 
 
-# One row a convolution: halves of the first one's width, kernel, whether a max pooling follows.
+# A row a convolution: its width in halves of the first one's, kernel, whether a max pooling follows.
 _ALEXNET = ((2, 5, True), (3, 5, True), (4, 3, False), (3, 3, False), (3, 3, True))
 
 
 def alexnet(channels: int, size: int, classes: int, *, width: int = 128) -> Classifier:
-    """Five convolutions, the first of ``width`` channels, and one linear layer; 192 x 4 x 4 features on 32x32 images.
+    """Build five convolutions, the first of ``width`` channels; 192 x 4 x 4 features on 32x32 images.
 
     Raises:
         ValueError: An odd ``width``: the second convolution is half as wide again.
@@ -72,10 +67,10 @@ _VGG11 = ((1,), (2,), (4, 4), (8, 8), (8, 8))
 
 
 def vgg11(channels: int, size: int, classes: int, *, norm: Norm = instance_norm, width: int = 64) -> Classifier:
-    """VGG11 with a norm after each convolution, the first of ``width`` channels; 512 features.
+    """Build VGG11 with a norm after each convolution, the first of ``width`` channels; 512 features.
 
-    On images under 32x32 a max pooling that would leave one pixel to a later convolution is left
-    out: an instance norm of one pixel is constant. The map that remains is averaged.
+    On images under 32x32 there is no max pooling that would leave one pixel to a later convolution: an instance norm of
+    one pixel is constant. The last map is averaged.
     """
     layers, inputs, side, padding = list[nn.Module](), channels, padded(size), stem_padding(size, 3)
     for place, factors in enumerate(_VGG11, start=1):

@@ -9,14 +9,7 @@ from raydd.models.classifier import Classifier, Norm, instance_norm
 
 
 class Residual(nn.Module):
-    """``relu(body(x) + shortcut(x))``, with two 3x3 convolutions for a body.
-
-    Args:
-        inputs: Channels that come in.
-        width: Channels that go out.
-        stride: Stride of the first convolution and of the shortcut.
-        norm: Makes the layer after each convolution.
-    """
+    """``relu(body(x) + shortcut(x))`` with two 3x3 convolutions; the first one and the shortcut have the stride."""
 
     def __init__(self, inputs: int, width: int, stride: int, norm: Norm) -> None:
         super().__init__()
@@ -31,27 +24,26 @@ class Residual(nn.Module):
         self.shortcut = nn.Sequential(*(projection if stride != 1 or inputs != width else []))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps (B, inputs, H, W) to (B, width, H / stride, W / stride)."""
+        """Map (B, inputs, H, W) to (B, width, H / stride, W / stride)."""
         return torch.relu(cast(Tensor, self.body(x)) + cast(Tensor, self.shortcut(x)))
 
 
 def resnet(
     channels: int, size: int, classes: int, *, blocks: tuple[int, ...], norm: Norm = instance_norm, width: int = 64
 ) -> Classifier:
-    """A stem and stages of 64, 128, 256 and 512 channels, averaged to 512 features.
+    """Build a stem and stages of 64, 128, 256 and 512 channels, averaged to 512 features.
 
     Args:
         channels: Channels of an image, C.
         size: Side of an image in pixels, H = W.
-        classes: How many logits, K.
-        blocks: How many residual blocks each stage has.
-        norm: Makes the layer after each convolution.
-        width: Channels of the first stage; every other has twice those of the one before.
+        classes: Number of logits, K.
+        blocks: Residual blocks of each stage.
+        norm: Builds the layer after each convolution.
+        width: Channels of the first stage; each later stage has twice those of the one before.
 
-    Reference: arXiv 1512.03385, as the official code of arXiv 2006.05929 has it.
-
-    Differs: A stage halves its map only if more than 2 pixels a side come in (an instance norm of one
-    pixel is constant), and the whole last map is averaged; on 28x28 and 32x32 images nothing differs.
+    Reference: arXiv 1512.03385, as in the official code of arXiv 2006.05929.
+    Differs: A stage halves its map only if the side is more than 2 pixels (an instance norm of one pixel is constant),
+        and the whole last map is averaged; on 28x28 and 32x32 images nothing differs.
     """
     layers: list[nn.Module] = [nn.Conv2d(channels, width, 3, padding=1, bias=False), norm(width), nn.ReLU()]
     inputs, side = width, size

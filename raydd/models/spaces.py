@@ -1,8 +1,8 @@
 """Search spaces of architectures: frozen rows, and the network of a row.
 
-A row is an architecture as data, and ``str(row)`` its identity, which `parse` reads back:
-``ConvNetW32D3BNARMP`` as in the zoo with every axis spelled, or an arch string of NAS-Bench-201,
-``|nor_conv_3x3~0|+|none~0|skip_connect~1|+|none~0|none~1|avg_pool_3x3~2|``, where ``op~i`` reads node i.
+A row is an architecture as data, and ``str(row)`` its name, which `parse` reads: ``ConvNetW32D3BNARMP`` as in the zoo
+with every axis, or an arch string of NAS-Bench-201, where ``op~i`` reads node i:
+``|nor_conv_3x3~0|+|none~0|skip_connect~1|+|none~0|none~1|avg_pool_3x3~2|``.
 """
 
 import math
@@ -18,16 +18,10 @@ from torch import nn
 
 from raydd.models.cells import CELLS, EDGES, OPERATIONS, CellRow, check_count
 from raydd.models.classifier import Classifier, padded, stem_padding
-from raydd.models.convnet import ACTIVATIONS, NORMS, POOLINGS, ConvNet
+from raydd.models.convnet import ACTIVATIONS, NORMS, POOLINGS, SPELLING, ConvNet
 from raydd.plugins import Table
 
-# How the zoo spells the words of a ConvNet's axes.
-_SPELLED = {
-    "norm": {"none": "NN", "batch": "BN", "layer": "LN", "instance": "IN", "group": "GN"},
-    "activation": {"sigmoid": "AS", "relu": "AR", "leakyrelu": "AL"},
-    "pooling": {"none": "NP", "max": "MP", "avg": "AP"},
-}
-_WORDS = "".join(f"(?P<{axis}>{'|'.join(words.values())})" for axis, words in _SPELLED.items())
+_WORDS = "".join(f"(?P<{axis}>{'|'.join(words.values())})" for axis, words in SPELLING.items())
 _CONVNET = re.compile(rf"ConvNetW(?P<width>[0-9]{{1,6}})D(?P<depth>[0-9]{{1,3}}){_WORDS}")
 _NODES = r"\+".join(r"\|" + r"\|".join(f"([a-z0-9_]+)~{of}" for of in range(to)) + r"\|" for to in (1, 2, 3))
 _ARCH = re.compile(rf"{_NODES}(?: N=([0-9]{{1,3}}))?")
@@ -36,10 +30,10 @@ Item = TypeVar("Item")
 
 
 class Row(Protocol):
-    """One architecture as data; hashable, and ``str(row)`` is its identity."""
+    """One architecture as data; hashable, and ``str(row)`` is its name."""
 
     def network(self, channels: int, size: int, classes: int) -> nn.Module:
-        """The network, freshly initialised; `build` checks the numbers first."""
+        """Build the network with new weights; `build` checks the numbers first."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +41,11 @@ class ConvNetRow:
     """A network of the ConvNet family: the five axes of `raydd.models.convnet.ConvNet`.
 
     Raises:
-        ValueError: In one line: an axis has a value that no ConvNet has.
+        ValueError: An axis has a value that no ConvNet has.
 
-    Differs: Where the image is too small for ``depth`` halvings, and the official code fails, a block pools only
-    if at least 2 pixels a side are left for a block after it (an instance norm of one pixel is constant),
-    the last one if it sees at least 2. All that `ConvNet` can build is built by it.
+    Differs: Where the image is too small for ``depth`` halvings, and the official code fails, a block pools only if
+        that leaves at least 2 pixels a side to the next block (an instance norm of one pixel is constant); the last
+        block pools if it has at least 2. Networks that `ConvNet` can build are built by it.
 
     >>> row = ConvNetRow(width=32, depth=4, norm="batch", pooling="max")
     >>> str(row), row.network(1, 8, 10).classifier.in_features
@@ -67,7 +61,7 @@ class ConvNetRow:
     def __post_init__(self) -> None:
         for what, number, most in (("width", self.width, 4096), ("depth", self.depth, 64)):
             check_count(f"{what} of a ConvNet", number, most)
-        for what, words in _SPELLED.items():
+        for what, words in SPELLING.items():
             word = getattr(self, what)
             if word not in tuple(words):
                 raise ValueError(f"unknown {what} {word!r} of a ConvNet: choose from {', '.join(words)}")
@@ -75,7 +69,7 @@ class ConvNetRow:
             raise ValueError(f"group norm cannot split width {self.width} into 4 groups: use a multiple of 4")
 
     def __str__(self) -> str:
-        words = "".join(spelled[getattr(self, axis)] for axis, spelled in _SPELLED.items())
+        words = "".join(spelled[getattr(self, axis)] for axis, spelled in SPELLING.items())
         return f"ConvNetW{self.width}D{self.depth}{words}"
 
     @property
@@ -85,11 +79,11 @@ class ConvNetRow:
 
     @classmethod
     def of(cls, values: Sequence[Any]) -> Self:
-        """The row of its `values`."""
+        """Return the row of its `values`."""
         return cls(*values)
 
     def network(self, channels: int, size: int, classes: int) -> Classifier:
-        """The network, freshly initialised."""
+        """Build the network with new weights."""
         if self.pooling == "none" or padded(size) >= 2**self.depth:
             return ConvNet(channels, size, classes, **asdict(self))
         side, inputs, layers = padded(size), channels, list[nn.Module | None]()
@@ -108,11 +102,11 @@ AnyRow = TypeVar("AnyRow", ConvNetRow, CellRow)
 
 @dataclass(frozen=True)
 class Grid(Sequence[AnyRow]):
-    """Every combination of some axes, made when asked for; the last axis changes fastest.
+    """Every combination of some axes, computed on access; the last axis changes fastest.
 
     Attributes:
-        kind: What the rows are.
-        axes: The choices of each of the rows' ``values``.
+        kind: The type of the rows.
+        axes: The choices for each of the rows' ``values``.
 
     >>> space = Grid(ConvNetRow, ((8, 16), (1, 2, 3), ("batch",), ("relu",), ("avg", "max")))
     >>> len(space), str(space[-1]), ConvNetRow(8, 2, "batch") in space, ConvNetRow(8, 2) in space
@@ -148,11 +142,10 @@ class Grid(Sequence[AnyRow]):
 
 
 def nasbench201(cells: int = CELLS) -> Grid[CellRow]:
-    """The 15,625 architectures of NAS-Bench-201, of ``cells`` cells a stage (the paper's 5; fewer are faster).
+    """Return the 15,625 architectures of NAS-Bench-201, of ``cells`` cells a stage (the paper's 5; fewer are faster).
 
-    All are different as written. Some compute the same function: by the paper's count 6,466 remain once edges that
-    pass nothing, or pass what they get, are followed through. The operation of the last edge changes
-    fastest; the official files have another order, so match tables by arch string.
+    By the paper's count they compute 6,466 different functions. The operation of the last edge changes fastest; the
+    official files have another order, so match tables by arch string.
 
     Reference: arXiv 2001.00326, section 2.1.
     """
@@ -167,13 +160,13 @@ SPACES: Table[Sequence[Row]] = Table("ARCHITECTURES", Sequence, _SHIPPED)
 
 
 def build(row: Row, *, channels: int, size: int, classes: int) -> nn.Module:
-    """The freshly initialised network of a row.
+    """Build the network of a row with new weights.
 
     Args:
-        row: Of a space, or from `parse`.
+        row: A row of a space, or of `parse`.
         channels: Channels of an image, C.
-        size: Side of an image in pixels, H = W; at least 2, on fewer not all rows differ.
-        classes: How many logits, K.
+        size: Side of an image in pixels, H = W; at least 2, since on fewer not all rows differ.
+        classes: Number of logits, K.
 
     Returns:
         A module with ``features(x) -> (B, F)`` and ``forward(x) -> logits (B, K)``, x (B, C, H, W).
@@ -193,44 +186,39 @@ def build(row: Row, *, channels: int, size: int, classes: int) -> nn.Module:
 
 
 def sample(space: Sequence[Item], n: int, rng: torch.Generator) -> list[Item]:
-    """``n`` different rows of a space, drawn evenly, in the order of the space.
+    """Draw ``n`` different rows of a space evenly, in the order of the space.
 
     Generators in the same state draw nested samples: the 20 rows of ``n=20`` are among the 60 of ``n=60``.
 
-    Args:
-        space: Any sequence.
-        n: How many.
-        rng: A CPU generator.
-
     Raises:
-        ValueError: The space has not so many rows, or ``n`` is under 1.
+        ValueError: The space has fewer rows, or ``n`` is under 1.
 
     >>> [str(row) for row in sample(SPACES["convnet720"], 2, torch.Generator().manual_seed(1))]
     ['ConvNetW32D2GNARMP', 'ConvNetW64D1INARAP']
     """
     if not 1 <= n <= len(space):
         raise ValueError(f"a sample of {n} rows from a space of {len(space)}: use 1 to {len(space)}")
-    order = torch.randperm(len(space), generator=rng, device="cpu")  # whatever the default device is
+    order = torch.randperm(len(space), generator=rng, device="cpu")  # not the default device
     return [space[place] for place in sorted(order[:n].tolist())]
 
 
 def parse(text: str) -> ConvNetRow | CellRow:
-    """The row whose identity is ``text``.
+    """Return the row of a name.
 
     Raises:
-        ValueError: In one line, saying how rows are written.
+        ValueError: The name is unknown; the message says how rows are written.
 
     >>> parse("ConvNetW32D4BNASNP")
     ConvNetRow(width=32, depth=4, norm='batch', activation='sigmoid', pooling='none')
     >>> parse("|none~0|+|none~0|skip_connect~1|+|none~0|none~1|avg_pool_3x3~2| N=1").cells
     1
     """
-    if found := _CONVNET.fullmatch(text):
-        words = {axis: {short: word for word, short in spelled.items()} for axis, spelled in _SPELLED.items()}
-        named = {axis: words[axis][found[axis]] for axis in words}
-        return ConvNetRow(int(found["width"]), int(found["depth"]), **named)
-    if found := _ARCH.fullmatch(text):
-        *operations, cells = found.groups()
+    if match := _CONVNET.fullmatch(text):
+        words = {axis: {short: word for word, short in spelled.items()} for axis, spelled in SPELLING.items()}
+        named = {axis: words[axis][match[axis]] for axis in words}
+        return ConvNetRow(int(match["width"]), int(match["depth"]), **named)
+    if match := _ARCH.fullmatch(text):
+        *operations, cells = match.groups()
         return CellRow(tuple(operations), int(cells or CELLS))
     raise ValueError(
         f"unknown architecture {text!r}: write ConvNetW32D3BNARMP (width, depth, norm, activation, pooling) or"
@@ -239,9 +227,9 @@ def parse(text: str) -> ConvNetRow | CellRow:
 
 
 def load_rows(path: str | Path, read: Callable[[str], object]) -> tuple[ConvNetRow | CellRow, ...]:
-    """A user's own space from a file: a list whose entries are ConvNets by their axes, or identities.
+    """Read a user's space: a list of ConvNets by their axes, or of names.
 
-    In YAML, where axes left out are those of `ConvNetRow` and arch strings need their quotes::
+    In YAML, where missing axes are those of `ConvNetRow` and arch strings need quotes::
 
         - {width: 32, depth: 2, norm: batch, activation: relu, pooling: max}
         - ConvNetW64D3INARAP
@@ -249,13 +237,13 @@ def load_rows(path: str | Path, read: Callable[[str], object]) -> tuple[ConvNetR
 
     Args:
         path: The file, UTF-8.
-        read: Parses the text into lists and mappings, such as `raydd.io.safe_yaml.parse_yaml`.
+        read: The parser of the text, such as `raydd.io.safe_yaml.parse_yaml`.
 
     Raises:
-        ValueError: In one line, naming the file, the row and the remedy.
+        ValueError: The file or a row is wrong; the message names the file, the row and the remedy.
     """
     try:
-        if Path(path).exists() and not Path(path).is_file():  # a pipe would be waited for
+        if Path(path).exists() and not Path(path).is_file():  # reading a pipe would wait
             raise OSError(0, "not a file")
         entries = read(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -269,7 +257,7 @@ def load_rows(path: str | Path, read: Callable[[str], object]) -> tuple[ConvNetR
 
 
 def _distinct(path: str, entries: Iterable[object]) -> Iterator[ConvNetRow | CellRow]:
-    """The rows of a file's entries, none of them twice."""
+    """Yield the rows of a file's entries, and refuse a row that is there twice."""
     places: dict[ConvNetRow | CellRow, int] = {}
     for place, entry in enumerate(entries, start=1):
         try:

@@ -1,17 +1,15 @@
-"""Every network by its name.
+"""All networks by name.
 
-The ConvNet family is spelled as in the official code of arXiv 2006.05929: ``ConvNet``, then any of
-these parts in any order, each axis at most once (``ConvNetW32D3BN``):
+The ConvNet family is spelled as in the official code of arXiv 2006.05929: ``ConvNet``, then any of these parts in any
+order, each axis at most once (``ConvNetW32D3BN``):
 
     W<width>  D<depth>                      default 128, and as many halvings as leave 4 to 7 pixels
     NN BN LN IN GN                          norm: none, batch, layer, instance (default), group
     AS AR AL                                activation: sigmoid, relu (default), leaky relu
     NP MP AP                                pooling: none, max, average (default)
 
-The others but MLP and LeNet take a width too, that of their first layer, or the growth of DenseNet121:
-``ResNet18W16``, ``VGG11BNW16``, ``AlexNetW32``, ``DenseNet121W8``.
-
-``timm:<name>`` is any network of timm, where it is installed.
+The others but MLP and LeNet take the width of their first layer, or the growth of DenseNet121: ``ResNet18W16``,
+``VGG11BNW16``, ``AlexNetW32``, ``DenseNet121W8``. ``timm:<name>`` is any network of timm, where it is installed.
 """
 
 import difflib
@@ -22,7 +20,7 @@ from functools import partial
 
 from torch import nn
 
-from raydd.models.convnet import ConvNet, natural_depth
+from raydd.models.convnet import SPELLING, ConvNet, natural_depth
 from raydd.models.densenet import densenet
 from raydd.models.external import timm_network
 from raydd.models.plain import alexnet, lenet, mlp, vgg11
@@ -38,7 +36,7 @@ class Network:
 
     Attributes:
         build: (channels, size, classes) -> module with ``features(x)`` (B, F) and ``forward(x)`` (B, K).
-        smallest: The smallest side of an image, in pixels, that it can run on.
+        smallest: The smallest side of an image, in pixels, that it takes.
     """
 
     build: Builder
@@ -63,21 +61,9 @@ _SHIPPED = {
     "DenseNet121": Network(partial(densenet, blocks=(6, 12, 24, 16)), smallest=2),
 }
 NETWORKS: Table[Network] = Table("NETWORKS", Network, _SHIPPED)
-"""The networks that have a name; parts after it change their width, depth and layers, see above."""
+"""The networks by name; parts after a name change width, depth and layers."""
 
-_PARTS: dict[str, tuple[str, str]] = {
-    "NN": ("norm", "none"),
-    "BN": ("norm", "batch"),
-    "LN": ("norm", "layer"),
-    "IN": ("norm", "instance"),
-    "GN": ("norm", "group"),
-    "AS": ("activation", "sigmoid"),
-    "AR": ("activation", "relu"),
-    "AL": ("activation", "leakyrelu"),
-    "NP": ("pooling", "none"),
-    "MP": ("pooling", "max"),
-    "AP": ("pooling", "avg"),
-}
+_PARTS = {short: (axis, word) for axis, words in SPELLING.items() for word, short in words.items()}
 _WIDE = {"AlexNet": "width", "VGG11": "width", "ResNet10": "width", "ResNet18": "width", "DenseNet121": "growth"}
 _WIDTH = re.compile(rf"(?P<name>(?:{'|'.join(_WIDE)})(?:BN)?)W(?P<width>[1-9][0-9]{{0,4}})")
 _NUMBERS = {"W": "width", "D": "depth"}
@@ -86,13 +72,13 @@ _FAMILY = re.compile(rf"ConvNet(?P<parts>(?:{_SPELLING.pattern})+)")
 
 
 def build(name: str, *, channels: int, size: int, classes: int) -> nn.Module:
-    """A freshly initialised network.
+    """Build a network with new weights.
 
     Args:
         name: A key of `NETWORKS`, with a width where it takes one, a member of the ConvNet family, or ``timm:<name>``.
         channels: Channels of an image, C.
         size: Side of an image in pixels, H = W.
-        classes: How many logits, K.
+        classes: Number of logits, K.
 
     Returns:
         A module with ``features(x) -> (B, F)`` and ``forward(x) -> logits (B, K)``, x (B, C, H, W).
@@ -115,7 +101,7 @@ def build(name: str, *, channels: int, size: int, classes: int) -> nn.Module:
 
 
 def find(name: str) -> Network:
-    """The row of a name, before any image is known.
+    """Return the row of a name.
 
     Raises:
         ValueError: An unknown name.
@@ -133,23 +119,23 @@ def find(name: str) -> Network:
 
 
 def _member(name: str, parts: list[str]) -> Network:
-    """The ConvNet that the parts of its name spell."""
+    """Return the ConvNet that the parts of its name spell."""
     numbers = {_NUMBERS[part[0]]: int(part[1:]) for part in parts if part not in _PARTS}
     words = dict(_PARTS[part] for part in parts if part in _PARTS)
     if len(numbers) + len(words) < len(parts):
         raise ValueError(f"network {name!r} sets one of width, depth, norm, activation, pooling twice: keep one")
 
-    def make(channels: int, size: int, classes: int) -> nn.Module:
+    def build_member(channels: int, size: int, classes: int) -> nn.Module:
         settings = {"depth": natural_depth(size)} | numbers
         return ConvNet(channels, size, classes, **settings, **words)  # type: ignore[arg-type]
 
-    return Network(make, smallest=1)
+    return Network(build_member, smallest=1)
 
 
 def _unknown(name: str) -> str:
-    """One line that names what the user may have meant, and all there is."""
+    """Return the line that names near and all names."""
     spelled = {known.lower(): known for known in (*NETWORKS, "ConvNetD4", "ConvNetW32", "ConvNetBN")}
-    near = [spelled[found] for found in difflib.get_close_matches(name.lower(), spelled, n=3)]
+    near = [spelled[match] for match in difflib.get_close_matches(name.lower(), spelled, n=3)]
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     family = f"ConvNet with any of W<width>, D<depth>, {', '.join(_PARTS)}, others with W<width>"
     return f"unknown network {name!r}: {hint}choose from {', '.join(NETWORKS)}, {family}, timm:<name>"

@@ -1,14 +1,13 @@
 """Differentiable siamese augmentation (DSA), in its two published variants.
 
-An `Augment` draws a `View`; a view is a plain function of images that gives the same bits whenever
-it is applied, so that one draw serves real and synthetic images, and a step computed again sees what
-it saw before. Every operation is affine in the images.
+An `Augment` draws a `View`: a plain function of images that gives the same bits whenever it is applied. One draw can
+serve real and synthetic images, and a step that is computed again sees the same images. Operations are affine in them.
 
 Shapes: `B` batch, `C H W` image, `n` rows of draws: B, or 1 for a siamese view.
 
 Reference: Zhao & Bilen, arXiv 2102.08259 (``dsa``); Kim et al., arXiv 2205.14959 (``dsa_idc``).
-Differs: float32 uniforms drawn on the CPU stand for the official draws, so that a view is the same on
-    every device; their distributions are the official ones.
+Differs: Draws are float32 uniforms from the CPU, so that a view is the same on every device; their distributions are
+    the official ones.
 """
 
 import math
@@ -40,7 +39,7 @@ ROTATE = 15.0  # degrees
 
 
 def identity(x: Tensor) -> Tensor:
-    """The images as they are."""
+    """Return the images unchanged."""
     return x
 
 
@@ -50,18 +49,16 @@ class Augment(Protocol):
     @property
     def plain(self) -> bool:
         """Whether every view is the identity."""
-        ...
 
     def draw(self, shape: torch.Size | tuple[int, ...], rng: torch.Generator) -> View:
-        """One augmentation of images of this shape (B, C, H, W), drawn from ``rng`` alone."""
-        ...
+        """Draw one augmentation of images (B, C, H, W) from ``rng`` alone."""
 
 
 # Operations: (images (B, C, H, W), uniforms in [0, 1) (n, k)) -> images (B, C, H, W).
 
 
 def color(x: Tensor, u: Tensor) -> Tensor:
-    """Brightness, then saturation, then contrast, by three uniforms a row."""
+    """Change brightness, then saturation, then contrast, by three uniforms a row."""
     bright, saturate, contrast = u.to(x.dtype)[:, :, None, None, None].unbind(1)
     x = x + (bright - 0.5) * BRIGHTNESS
     grey = x.mean(1, keepdim=True)
@@ -81,7 +78,7 @@ def crop(x: Tensor, u: Tensor) -> Tensor:
 
 
 def cutout(x: Tensor, u: Tensor) -> Tensor:
-    """Zeros in a box of half the image's sides, which may reach over the border."""
+    """Zero a box of half the image's sides, which may reach over the border."""
     rows = _hole(u[:, :1], x.shape[2])
     columns = _hole(u[:, 1:], x.shape[3])
     return x.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], 0.0)
@@ -106,22 +103,19 @@ def rotate(x: Tensor, u: Tensor) -> Tensor:
 
 
 def _integer(u: Tensor, count: int) -> Tensor:
-    """Uniforms in [0, 1) as uniform integers in [0, count); the same for images of every dtype."""
+    """Return uniforms in [0, 1) as integers in [0, count), whatever the images' dtype."""
     return (u * count).floor().long()
 
 
 def _source(u: Tensor, side: int) -> Tensor:
-    """Which pixel of a side padded by one (n, side) a crop shifted by u (n, 1) reads."""
+    """The pixel of a padded side (n, side) that a crop shifted by u (n, 1) reads."""
     reach = int(side * CROP + 0.5)
     shift = _integer(u, 2 * reach + 1) - reach
     return (torch.arange(side, device=u.device) + shift).clamp(-1, side) + 1
 
 
 def _hole(u: Tensor, side: int) -> Tensor:
-    """Which pixels of a side (n, side) lie in a cutout placed by u (n, 1).
-
-    A hole of even size has side + 1 places, one of odd size has side.
-    """
+    """Which pixels of a side (n, side) a cutout at u (n, 1) covers; an even size has one more position than an odd."""
     size = int(side * CUTOUT + 0.5)
     first = _integer(u, side + 1 - size % 2) - size // 2
     pixel = torch.arange(side, device=u.device)
@@ -129,14 +123,14 @@ def _hole(u: Tensor, side: int) -> Tensor:
 
 
 def _resample(x: Tensor, matrix: Tensor) -> Tensor:
-    """Bilinear samples of x at linearly mapped coordinates, zero outside; matrix (n, 2, 2) acts on (x, y)."""
+    """Sample x bilinearly at mapped coordinates, zero outside; the matrix (n, 2, 2) acts on (x, y)."""
     theta = F.pad(matrix, (0, 1))
     grid = F.affine_grid(theta, [len(theta), *x.shape[1:]], align_corners=False)
     return F.grid_sample(x, grid.expand(len(x), -1, -1, -1), align_corners=False)
 
 
 class Operation(NamedTuple):
-    """One word of a strategy: how many uniforms a row it needs, and what it does with them."""
+    """One word of a strategy: the uniforms that it needs for each row, and the function that applies them."""
 
     uniforms: int
     apply: Callable[[Tensor, Tensor], Tensor]
@@ -158,53 +152,47 @@ class DrawnView:
 
     Attributes:
         steps: Each operation's name and its uniforms (n, k), float32 on the CPU.
-        batch: The one batch size the view is for; None for any.
+        batch: The only batch size that the view fits; None fits any.
     """
 
     steps: tuple[tuple[str, Tensor], ...]
     batch: int | None
 
     def __call__(self, x: Tensor) -> Tensor:
-        """The augmented images (B, C, H, W), on x's device and in its dtype.
+        """Return the augmented images (B, C, H, W), on x's device and in its dtype.
 
         Raises:
-            ValueError: The view was drawn a sample and x is a batch of another size.
+            ValueError: The view has a draw for each sample, and x is a batch of another size.
         """
         if self.batch not in (None, len(x)):
-            raise ValueError(
-                f"a view drawn for {self.batch} images was given {len(x)}: draw one of that size or siamese"
-            )
+            raise ValueError(f"a view of {self.batch} images was applied to {len(x)}: draw one of that size or siamese")
         for name, uniforms in self.steps:
             x = OPERATIONS[name].apply(x, uniforms.to(x.device))
         return x
 
 
 def nothing(words: tuple[str, ...], rng: torch.Generator) -> tuple[str, ...]:
-    """No operation, and no draw."""
+    """Choose no operation, and draw nothing."""
     return ()
 
 
 def one_of(words: tuple[str, ...], rng: torch.Generator) -> tuple[str, ...]:
-    """One operation of the strategy, each with the same probability.
-
-    Reference: arXiv 2102.08259 and the default mode of its code.
-    """
+    """Choose one operation, each with the same probability: arXiv 2102.08259 and the default mode of its code."""
     if not words:
         return ()
     return (words[int(torch.randint(len(words), (), generator=rng))],)
 
 
 def flip_color_one_cutout(words: tuple[str, ...], rng: torch.Generator) -> tuple[str, ...]:
-    """Of the operations listed: flip, color, one of the others (crop, scale, rotate), cutout.
+    """Choose, as far as the strategy has them, flip, color, one of the others (crop, scale, rotate), and cutout.
 
-    Reference: arXiv 2205.14959's code, whose constants are those of ``dsa``; TGDD uses it too.
-    Differs: that code restarts its generator before every operation of a seeded call, so that siamese flip,
-        brightness, saturation and contrast there share one number; here every number is drawn anew.
+    Reference: The code of arXiv 2205.14959, whose constants are those of ``dsa``; TGDD uses it too.
+    Differs: That code restarts its generator before every operation of a seeded call, so that siamese flip,
+        brightness, saturation and contrast share one number. Here every number is a new draw.
     """
-    drawn = one_of(tuple(word for word in words if word not in ("flip", "color", "cutout")), rng)
+    middle = one_of(tuple(word for word in words if word not in ("flip", "color", "cutout")), rng)
     first = tuple(word for word in ("flip", "color") if word in words)
-    last = tuple(word for word in ("cutout",) if word in words)
-    return first + drawn + last
+    return (*first, *middle, *(("cutout",) if "cutout" in words else ()))
 
 
 @dataclass(frozen=True)
@@ -214,7 +202,7 @@ class StrategyAugment:
     Attributes:
         choose: Which operations run, in order.
         words: The strategy: keys of `OPERATIONS`.
-        siamese: One draw for all samples, so that a view fits any batch; else a draw a sample.
+        siamese: Take one draw for all samples, so that a view fits any batch; else a draw for each sample.
     """
 
     choose: Choose
@@ -227,7 +215,7 @@ class StrategyAugment:
         return self.choose is nothing or not self.words
 
     def draw(self, shape: torch.Size | tuple[int, ...], rng: torch.Generator) -> View:
-        """One augmentation of images of this shape (B, C, H, W); of the shape, only B counts."""
+        """Draw one augmentation of images (B, C, H, W); of the shape, only B counts."""
         names = self.choose(self.words, rng)
         if not names:
             return identity
@@ -244,20 +232,17 @@ AUGMENTS: dict[str, Callable[[tuple[str, ...], bool], Augment]] = {
 
 
 def augment(name: str, *, flip: bool = True, siamese: bool = False, strategy: str | None = None) -> Augment:
-    """An augmentation by name.
+    """Return an augmentation by name.
 
     Args:
-        name: A key of `AUGMENTS`: ``none``, ``dsa`` (one operation of the strategy a draw) or
-            ``dsa_idc`` (flip and color, one of crop, scale and rotate, then cutout, as listed).
-        flip: Whether images may be mirrored; False takes flip out of the strategy (digits).
-        siamese: One draw for all samples of a batch, and for batches of any size.
-        strategy: Operations joined by ``_``; all six when None.
-
-    Returns:
-        Something whose ``draw(shape, rng)`` gives a view.
+        name: A key of `AUGMENTS`: ``none``, ``dsa`` (one operation of the strategy a draw) or ``dsa_idc`` (flip and
+            color, one of crop, scale and rotate, then cutout).
+        flip: Whether images may be mirrored; False removes flip from the strategy (digits).
+        siamese: Take one draw for all samples; the view then fits batches of any size.
+        strategy: Operations joined by ``_``; None takes all six.
 
     Raises:
-        ValueError: The name, or a word of the strategy, is not known.
+        ValueError: The name, or a word of the strategy, is unknown.
 
     >>> rng = torch.Generator().manual_seed(0)
     >>> view = augment("dsa", siamese=True, strategy="crop").draw((2, 3, 32, 32), rng)
@@ -266,9 +251,9 @@ def augment(name: str, *, flip: bool = True, siamese: bool = False, strategy: st
     (torch.Size([5, 3, 32, 32]), True)
     """
     if name not in AUGMENTS:
-        raise ValueError(f"unknown augmentation {name!r}; known: {', '.join(AUGMENTS)}")
+        raise ValueError(f"unknown augmentation {name!r}; use {', '.join(AUGMENTS)}")
     words = tuple((STRATEGY if strategy is None else strategy).split("_"))
     for word in words:
         if word not in OPERATIONS:
-            raise ValueError(f"unknown operation {word!r} in strategy {strategy!r}; known: {', '.join(OPERATIONS)}")
+            raise ValueError(f"unknown operation {word!r} in strategy {strategy!r}; use {', '.join(OPERATIONS)}")
     return AUGMENTS[name](tuple(word for word in words if flip or word != "flip"), siamese)

@@ -1,7 +1,7 @@
-"""How far the student's path ends from the expert's.
+"""Distances between the student's path and the expert's.
 
-A closeness compares one point of the student's path with one of the expert's; a distance takes the path
-(theta_0, ..., theta_N), each (P,), and a segment, and says where and with which weights to compare.
+A closeness compares one point of the student's path with one of the expert's. A distance takes the path
+(theta_0, ..., theta_N), each (P,), and a segment, and decides which points to compare, with which weights.
 
 Shapes: `P` parameters, `N` student steps, `M` expert span in epochs.
 
@@ -22,7 +22,7 @@ Weights = Literal["equal", "varied"]
 
 
 class Ends(Protocol):
-    """The part of a segment that distances read: where the expert starts, passes and arrives."""
+    """The parts of a segment that distances read: where the expert starts, passes and arrives."""
 
     @property
     def start(self) -> Tensor:
@@ -44,9 +44,7 @@ Distance = Callable[[Path, Ends], Tensor]
 
 
 def normalized(student: Tensor, start: Tensor, target: Tensor) -> Tensor:
-    r"""|theta_S - theta*_{t+M}|^2 / |theta*_t - theta*_{t+M}|^2 over all parameters.
-
-    1 means no closer than the start, 0 that the student arrived.
+    r"""Return |theta_S - theta*_{t+M}|^2 / |theta*_t - theta*_{t+M}|^2; 0 is the target, 1 no closer than the start.
 
     Args:
         student: theta_S (P,).
@@ -54,10 +52,9 @@ def normalized(student: Tensor, start: Tensor, target: Tensor) -> Tensor:
         target: theta*_{t+M} (P,).
 
     Raises:
-        ValueError: If the expert did not move at all, so that no distance can be measured.
+        ValueError: The expert did not move, so that no distance can be measured.
 
-    Reference:
-        Cazenavette et al., arXiv 2203.11932, Eq. 2.
+    Reference: Cazenavette et al., arXiv 2203.11932, Eq. 2.
 
     >>> import torch
     >>> normalized(torch.tensor([3.0, 2.0]), torch.zeros(2), torch.tensor([3.0, 4.0])).item()
@@ -70,22 +67,19 @@ def normalized(student: Tensor, start: Tensor, target: Tensor) -> Tensor:
 
 
 def difference(student: Tensor, target: Tensor, metric: Metric) -> Tensor:
-    """How much each parameter s of the student differs from the expert's t, (P,).
+    """Return how much each parameter s of the student differs from the expert's t, (P,).
 
     Args:
         student: s (P,).
         target: t (P,).
-        metric: ``abs`` |s - t|, ``squared`` (s - t)^2, or ``relative`` |s - t| / |t|, where 0 / 0 is 0
-            and anything else over 0 is infinite.
+        metric: ``abs`` |s - t|, ``squared`` (s - t)^2, or ``relative`` |s - t| / |t|, where 0 / 0 is 0 and any other
+            number over 0 is infinite.
 
     Raises:
-        ValueError: If the metric is none of the three.
+        ValueError: The metric is unknown.
 
-    Reference:
-        Cao et al. (DPD), Eq. 5 and Figure 4(a).
-
-    Differs:
-        Eq. 5 prints the norm of the whole difference; to order parameters it is read elementwise.
+    Reference: Cao et al. (DPD), Eq. 5 and Figure 4(a).
+    Differs: Eq. 5 prints the norm of the whole difference; to order parameters it is read elementwise.
 
     >>> import torch
     >>> difference(torch.tensor([1.0, 0.0, 3.0]), torch.tensor([4.0, 0.0, 0.0]), "relative")
@@ -108,27 +102,26 @@ METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 """By name: (s - t (P,), t (P,)) -> (P,)."""
 
 
-def kept(student: Tensor, target: Tensor, rate: float, metric: Metric) -> Tensor:
-    """Which parameters are matched: all but the floor(P rate) that differ most.
+def matched_parameters(student: Tensor, target: Tensor, rate: float, metric: Metric) -> Tensor:
+    """Return the indices of all parameters but the floor(P rate) that differ most.
 
     Args:
         student: theta_S (P,).
         target: theta*_{t+M} (P,).
-        rate: Fraction left out; read as the decimal it is written as, so that 0.3 of 10 is 3.
+        rate: Fraction to leave out, as the decimal that is written, so that 0.3 of 10 is 3.
         metric: See `difference`.
 
     Returns:
-        Ascending int64 indices (P - floor(P rate),), chosen without gradient. Of equal differences the
-        lower index is kept; a parameter that is not a number is kept, so that it is seen.
+        Ascending int64 indices (P - floor(P rate),), without gradient. Of equal differences the lower index stays. A
+        parameter that is not a number stays, so that the loss shows it.
 
     Raises:
-        ValueError: If the rate is not in [0, 1), or the metric is unknown.
+        ValueError: The rate is not in [0, 1), or the metric is unknown.
 
-    Reference:
-        Cao et al. (DPD), Eq. 3-9 and Algorithm 1.
+    Reference: Cao et al. (DPD), Eq. 3-9 and Algorithm 1.
 
     >>> import torch
-    >>> kept(torch.tensor([0.0, 5.0, 1.0, 2.0]), torch.zeros(4), 0.5, "abs")
+    >>> matched_parameters(torch.tensor([0.0, 5.0, 1.0, 2.0]), torch.zeros(4), 0.5, "abs")
     tensor([0, 2])
     """
     if not 0 <= rate < 1:
@@ -140,18 +133,17 @@ def kept(student: Tensor, target: Tensor, rate: float, metric: Metric) -> Tensor
 
 
 def pruned(rate: float, metric: Metric = "abs", closeness: Closeness = normalized) -> Closeness:
-    """A closeness of those parameters alone that `kept` chooses; anew for every pair of points.
+    """Return a closeness of the `matched_parameters` alone, which are chosen again for every pair of points.
 
-    ``abs`` and ``squared`` order parameters alike, so that they leave out the same ones, up to rounding,
-    though the paper plots them apart.
+    ``abs`` and ``squared`` order parameters alike, so that they leave out the same ones, up to rounding, though the
+    paper plots them apart.
 
     Args:
-        rate: Fraction of the parameters left out; 0 gives ``closeness`` itself.
+        rate: Fraction of the parameters to leave out; 0 returns ``closeness`` itself.
         metric: See `difference`.
-        closeness: What compares the kept entries of student, start and target.
+        closeness: The function that compares the remaining entries of student, start and target.
 
-    Reference:
-        Cao et al. (DPD), section 3.2.
+    Reference: Cao et al. (DPD), section 3.2.
 
     >>> import torch
     >>> half = pruned(0.5)
@@ -162,53 +154,37 @@ def pruned(rate: float, metric: Metric = "abs", closeness: Closeness = normalize
         return closeness
 
     def match(student: Tensor, start: Tensor, target: Tensor) -> Tensor:
-        rows = kept(student, target, rate, metric)
+        rows = matched_parameters(student, target, rate, metric)
         return closeness(student[rows], start[rows], target[rows])
 
     return match
 
 
 def at_end(closeness: Closeness) -> Distance:
-    """The closeness of where the student and the expert arrive."""
+    """Return the closeness of the points where the student and the expert arrive."""
     return lambda path, segment: closeness(path[-1], segment.start, segment.target)
 
 
 def normalized_mse(path: Path, segment: Ends) -> Tensor:
-    r"""`normalized` at the end: |theta_N - theta*_{t+M}|^2 / |theta*_t - theta*_{t+M}|^2.
-
-    Raises:
-        ValueError: If the expert did not move at all, so that no distance can be measured.
-
-    Reference:
-        Cazenavette et al., arXiv 2203.11932, Eq. 2.
-
-    >>> import torch
-    >>> from types import SimpleNamespace
-    >>> ends = SimpleNamespace(start=torch.zeros(2), target=torch.tensor([3.0, 4.0]))
-    >>> normalized_mse((ends.start, torch.tensor([3.0, 0.0])), ends).item()
-    0.6399999856948853
-    """
+    """Return `normalized` at the end of the path, MTT's distance."""
     return normalized(path[-1], segment.start, segment.target)
 
 
 def along(closeness: Closeness, weights: Weights) -> Distance:
-    r"""The closeness at the end, and at the epochs on the way: sum_k beta_k closeness_k, k = 1..M.
+    r"""Return the closeness at the end and at the epochs on the way: sum_k beta_k closeness_k, k = 1..M.
 
     For k < M it compares theta_n, n = floor(k N / M), with theta*_{t+k}; beta_M is 1.
 
     Args:
-        closeness: What compares a point of the student with one of the expert.
+        closeness: The function that compares a point of the student with one of the expert.
         weights: ``equal``, beta_k = 1; or ``varied``, beta_k = k / M.
 
-    Returns:
-        A distance. It raises ValueError for a segment that came without the snapshots inside it.
+    Raises:
+        ValueError: Unknown weights; from the distance: a segment without its inner snapshots.
 
-    Reference:
-        arXiv 2310.10541 (AST), Eq. 22 and Algorithm 2.
-
-    Differs:
-        The paper says of varied weights only that they follow the matching points; k / M is ours. Its
-        Eq. 22 names the expert's point by the student's step; the k-th epoch is meant, as in Algorithm 2.
+    Reference: arXiv 2310.10541 (AST), Eq. 22 and Algorithm 2.
+    Differs: The paper says only that varied weights follow the matching points; k / M is ours. Its Eq. 22 names the
+        expert's point by the student's step; the k-th epoch is meant, as in Algorithm 2.
 
     >>> import torch
     >>> from types import SimpleNamespace

@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class Slot(NamedTuple):
-    """Where one named tensor lies in a flat vector: ``vector[offset : offset + numel].view(shape)``."""
+    """The position of one named tensor in a flat vector: ``vector[offset : offset + numel].view(shape)``."""
 
     name: str
     shape: tuple[int, ...]
@@ -31,7 +31,7 @@ Layout = tuple[Slot, ...]
 
 
 def layout_of(tensors: dict[str, Tensor]) -> Layout:
-    """The flat layout of named tensors, in their order."""
+    """Return the flat layout of named tensors, in their order."""
     slots, offset = [], 0
     for name, tensor in tensors.items():
         slots.append(Slot(name, tuple(tensor.shape), offset))
@@ -40,13 +40,13 @@ def layout_of(tensors: dict[str, Tensor]) -> Layout:
 
 
 def flatten(tensors: dict[str, Tensor]) -> Tensor:
-    """Named tensors as one new vector (P,); the empty dictionary gives an empty vector."""
+    """Return named tensors as one new vector (P,); no tensors give an empty vector."""
     parts = [tensor.detach().reshape(-1).float() for tensor in tensors.values()]
     return torch.cat(parts) if parts else torch.zeros(0)
 
 
 def split(vector: Tensor, layout: Layout) -> dict[str, Tensor]:
-    """Views of a flat vector (P,) as named tensors; gradients flow back to the vector."""
+    """Return views of a flat vector (P,) as named tensors; gradients flow back to the vector."""
     total = sum(slot.numel for slot in layout)
     if vector.shape != (total,):
         raise ValueError(f"theta has shape {tuple(vector.shape)}, but the network has {total} parameters")
@@ -54,7 +54,7 @@ def split(vector: Tensor, layout: Layout) -> dict[str, Tensor]:
 
 
 def running_statistics(module: nn.Module) -> dict[str, Tensor]:
-    """The floating-point buffers of a network, by name: BatchNorm's running means and variances."""
+    """Return a network's floating-point buffers by name: BatchNorm's running means and variances."""
     return {name: value for name, value in module.named_buffers() if value.is_floating_point()}
 
 
@@ -82,36 +82,36 @@ class _Layers(_Whole):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         body = getattr(self.network, "body", None)
         if not isinstance(body, nn.Sequential):
-            raise ValueError("the network has no body of layers one after the other; use statistic.of=features")
-        parts, found, begun = list(body), list[Tensor](), False
+            raise ValueError("the network's body is not a sequence of layers; use statistic.of=features")
+        parts, outputs, begun = list(body), list[Tensor](), False
         for part, after in zip(parts, [*parts[1:], None], strict=True):
-            x, begun = part(x), begun or _weighs(part)
-            if after is None or (begun and _weighs(after)):
-                found.append(x.flatten(1))
-        return tuple(found)
+            x, begun = part(x), begun or _has_weights(part)
+            if after is None or (begun and _has_weights(after)):
+                outputs.append(x.flatten(1))
+        return tuple(outputs)
 
 
-def _weighs(part: nn.Module) -> bool:
-    """Whether a part holds a convolution or a linear layer, so that a new layer begins with it."""
+def _has_weights(part: nn.Module) -> bool:
+    """Whether a part has a convolution or a linear layer, so that a new layer begins with it."""
     return any(isinstance(module, nn.Conv2d | nn.Linear) for module in part.modules())
 
 
 class FlatModel:
     """A network as ``f(theta, x)``, with all its parameters in one vector.
 
-    The network itself keeps no state, so equal arguments give equal results. Without running statistics it is in
-    training mode: BatchNorm uses the batch's own statistics, and what an image leads to depends on the images beside
-    it. With them it is in evaluation mode, as a trained network that is asked about images must be.
+    The network keeps no state, so equal arguments give equal results. Without running statistics it is in training
+    mode: BatchNorm uses the batch's own statistics, so that the images of a batch depend on each other. With them it is
+    in evaluation mode, as a trained network must be.
 
     Args:
-        build: Makes the network; called once here and once an `init`.
+        build: Builds the network; it is called once here and once by each `init`.
 
     Attributes:
         layout: Name, shape and offset of each parameter, in ``named_parameters()`` order.
         size: The number of parameters, P.
         statistics_layout: Name, shape and offset of each running statistic (Q,); empty without BatchNorm.
-        batch_norm: Whether the network has BatchNorm, which makes the images of a batch depend on each other.
-        tracks: Whether all BatchNorm there is keeps running statistics.
+        batch_norm: Whether the network has BatchNorm.
+        tracks: Whether every BatchNorm keeps running statistics.
 
     >>> model = FlatModel(lambda: nn.Linear(3, 2))
     >>> theta = model.init(torch.Generator().manual_seed(0))
@@ -129,32 +129,32 @@ class FlatModel:
         self.batch_norm, self.tracks = bool(norms), all(norm.running_mean is not None for norm in norms)
 
     def init(self, rng: torch.Generator) -> Tensor:
-        """A fresh random theta (P,), float32, drawn as the network's own constructor draws it."""
+        """Return a new random theta (P,), float32, from the network's own initialisation."""
         return flatten(dict(seeded(self._build, rng).named_parameters()))
 
     def __call__(self, theta: Tensor, x: Tensor, statistics: Tensor | None = None) -> Tensor:
-        """Logits (B, K) of images x (B, C, H, W) at theta (P,); theta's device and dtype count.
+        """Return logits (B, K) of images x (B, C, H, W) at theta (P,), on theta's device and in its dtype.
 
-        ``statistics`` (Q,) are the running statistics of a network in evaluation mode; None is training mode.
+        ``statistics`` (Q,) are the running statistics of evaluation mode; None is training mode.
         """
         logits: Tensor = self._call(_Whole, theta, x, statistics)
         return logits
 
     def features(self, theta: Tensor, x: Tensor, statistics: Tensor | None = None) -> Tensor:
-        """Flattened features (B, F) before the last layer; ``statistics`` as of logits."""
+        """Return features (B, F) before the last layer; ``statistics`` as for logits."""
         features: Tensor = self._call(_Features, theta, x, statistics)
         return features
 
     def layers(self, theta: Tensor, x: Tensor) -> tuple[Tensor, ...]:
-        """Flattened features (B, F) after every layer of the body, the last of them `features`.
+        """Return features (B, F) after every layer of the body; the last are `features`.
 
         A layer is a convolution, a linear layer or a block, with the normalisation, activation and pooling after it.
 
         Raises:
-            ValueError: The network's body is no sequence of layers.
+            ValueError: The network's body is not a sequence of layers.
         """
-        found: tuple[Tensor, ...] = self._call(_Layers, theta, x)
-        return found
+        outputs: tuple[Tensor, ...] = self._call(_Layers, theta, x)
+        return outputs
 
     @cached_property
     def _evaluated(self) -> nn.Module:
@@ -173,15 +173,14 @@ class FlatModel:
 
 
 def _copied(buffer: Tensor, like: Tensor) -> Tensor:
-    """A copy of a buffer on the device of ``like``, and in its dtype unless it counts or indexes."""
+    """Return a copy of a buffer on the device of ``like``, and in its dtype unless it holds integers."""
     return buffer.to(like.device, like.dtype if buffer.is_floating_point() else buffer.dtype, copy=True)
 
 
 def seeded(build: Callable[[], nn.Module], rng: torch.Generator) -> nn.Module:
-    """A network whose initial weights depend on ``rng`` alone.
+    """Return a network whose initial weights depend on ``rng`` alone.
 
-    PyTorch's layers draw from the global generator; it is seeded from ``rng`` for the construction
-    and put back as it was.
+    PyTorch's layers draw from the global generator. It is seeded from ``rng`` for the construction, then restored.
     """
     seed = int(torch.randint(2**62, (), generator=rng))
     with torch.random.fork_rng(devices=[]):

@@ -1,4 +1,4 @@
-"""Several small images in the place of one: mosaics, and how they are taken apart again (multi-formation).
+"""Multi-formation: mosaics of several small images in the place of one, and their decoding.
 
 Shapes: `N` stored images, `M` decoded images, `C H W` image, `rho` tiles along a side.
 """
@@ -16,9 +16,9 @@ class Formation(NamedTuple):
     """How stored images become the images that networks see.
 
     Attributes:
-        factor: rho: a stored image is a mosaic of rho x rho smaller ones; 1 is an image of its own.
+        factor: rho: a stored image is a mosaic of rho x rho smaller ones; 1 is a plain image.
         decode: A key of `DECODE`: uniform, multi or bounded.
-        bound: Decoded images a class at most, where ``decode`` is bounded; no fewer than are stored of it.
+        bound: The most decoded images of a class, where ``decode`` is bounded; at least its stored images.
     """
 
     factor: int = 1
@@ -27,35 +27,32 @@ class Formation(NamedTuple):
 
     @property
     def plain(self) -> bool:
-        """Whether every stored image is itself what networks see."""
+        """Whether networks see the stored images themselves."""
         return self.factor == 1
 
 
 PLAIN = Formation()
-"""Every stored image is an image of its own."""
+"""The formation of plain images."""
 
 
 def encode(images: Tensor, factor: int) -> Tensor:
-    """Mosaics of down-sampled images.
+    """Return mosaics of images that are down-sampled bilinearly, with antialiasing.
 
     A tile's borders are floor(k H / rho), so that tiles differ by one pixel where rho does not divide H.
 
     Args:
         images: (N rho^2, C, H, W); rows i rho^2 .. (i + 1) rho^2 - 1 make mosaic i, its tiles row by row.
-        factor: rho; 1 gives the images back.
+        factor: rho; 1 returns the images.
 
     Returns:
-        (N, C, H, W): each image bilinearly down-sampled, with antialiasing, into its tile.
+        (N, C, H, W).
 
     Raises:
-        ValueError: If rho^2 does not divide the number of images, or a tile would have no pixel.
+        ValueError: rho^2 does not divide the number of images, or a tile would have no pixel.
 
-    Reference:
-        Kim et al., arXiv 2205.14959 (IDC), section 4.
-
-    Differs:
-        The official start samples every tile without smoothing (nearest pixel), and gives larger tiles to
-        the first rows and columns where rho does not divide H.
+    Reference: Kim et al., arXiv 2205.14959 (IDC), section 4.
+    Differs: The official start samples the nearest pixel without smoothing, and gives larger tiles to the first rows
+        and columns where rho does not divide H.
 
     >>> images = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 1, 2, 2)
     >>> encode(images, 2).flatten().tolist()
@@ -64,9 +61,8 @@ def encode(images: Tensor, factor: int) -> Tensor:
     if factor == 1:
         return images
     if len(images) % factor**2:
-        raise ValueError(
-            f"{len(images)} images do not fill mosaics of {factor} x {factor}; give a multiple of {factor**2}"
-        )
+        count, square = len(images), factor**2
+        raise ValueError(f"{count} images do not fill mosaics of {factor} x {factor}; give a multiple of {square}")
     groups = images.unflatten(0, (-1, factor**2))
     rows, columns = borders(images.shape[2], factor), borders(images.shape[3], factor)
     strips = []
@@ -80,31 +76,27 @@ def encode(images: Tensor, factor: int) -> Tensor:
 
 
 def decode(images: Tensor, formation: Formation) -> tuple[Tensor, Tensor]:
-    """What networks see of stored images; differentiable in them.
+    """Return the images that networks see of stored images; differentiable in them.
+
+    uniform: all rho^2 tiles, enlarged bilinearly to (H, W), image by image and row by row: M = N rho^2.
+    multi: the uniform decodings of factors 1 to rho, one after another: M = N (1 + 4 + ... + rho^2).
+    bounded: every image at one factor f. From f = rho down to 2, the first min(left, room // f^2) of the images that
+    are left are decoded at f, where room is ``bound`` less the decoded images and one for each image left; at f = 1 all
+    that are left. N <= M <= bound.
 
     Args:
         images: (N, C, H, W); where the decoding is bounded, those of one class.
-        formation: Which decoding; factor 1 gives the images back.
+        formation: The decoding; factor 1 returns the images.
 
     Returns:
         Images (M, C, H, W) and the row (M,) int64 of the stored image that each comes from.
-        uniform: all rho^2 tiles, enlarged bilinearly to (H, W), image by image and row by row: M = N rho^2.
-        multi: the uniform decodings of factors 1 to rho, one after another: M = N (1 + 4 + ... + rho^2).
-        bounded: every image at one factor f. From f = rho down to 2, the first min(left, room // f^2) of the
-        images that are left are decoded at f, where room is ``bound`` less what is decoded and one place for each
-        image left; at f = 1 all that are left. N <= M <= bound.
 
     Raises:
-        ValueError: If the decoding is unknown, a tile would have no pixel, or ``bound`` is less than N.
+        ValueError: The decoding is unknown, a tile would have no pixel, or ``bound`` is less than N.
 
-    Reference:
-        Kim et al., arXiv 2205.14959 (IDC), section 4, for the uniform and multi-scale formations. The bounded
-        one is in the official code alone.
-
-    Differs:
-        The official code pads images whose side rho does not divide with 0.5 to tiles of equal size; here tiles
-        have the sizes of `encode`. Images there are ordered tile by tile. A bound below N is refused here, and
-        goes unchecked there.
+    Reference: Kim et al., arXiv 2205.14959 (IDC), section 4; the bounded formation is in its official code alone.
+    Differs: The official code pads images whose side rho does not divide with 0.5 to tiles of equal size; here tiles
+        have the sizes of `encode`. It orders images tile by tile, and does not check that a bound is at least N.
 
     >>> decoded, rows = decode(torch.zeros(2, 3, 8, 8), Formation(factor=2))
     >>> decoded.shape, rows.tolist()
@@ -118,10 +110,10 @@ def decode(images: Tensor, formation: Formation) -> tuple[Tensor, Tensor]:
 
 
 def borders(side: int, factor: int) -> list[tuple[int, int]]:
-    """First pixel and the one after the last of each of rho tiles along a side.
+    """Return the first pixel, and the one after the last, of each of rho tiles along a side.
 
     Raises:
-        ValueError: If there are more tiles than pixels.
+        ValueError: There are more tiles than pixels.
 
     >>> borders(8, 3)
     [(0, 2), (2, 5), (5, 8)]
@@ -132,7 +124,7 @@ def borders(side: int, factor: int) -> list[tuple[int, int]]:
 
 
 def _tiles(images: Tensor, factor: int) -> tuple[Tensor, Tensor]:
-    """All tiles of one scale, enlarged: (N factor^2, C, H, W), and the rows they come from."""
+    """Return all tiles of one scale, enlarged: (N factor^2, C, H, W), and the rows that they come from."""
     height, width = images.shape[2:]
     rows = torch.arange(len(images), device=images.device).repeat_interleave(factor**2)
     if factor == 1:
@@ -146,10 +138,7 @@ def _tiles(images: Tensor, factor: int) -> tuple[Tensor, Tensor]:
 
 
 def _weights(tile: int, side: int, like: Tensor) -> Tensor:
-    """Bilinear interpolation from a tile's side to the full one as a matrix (side, tile), pixel centres aligned.
-
-    A product with it has the same gradient every time; interpolation's own, on CUDA, has not.
-    """
+    """Bilinear interpolation as a matrix (side, tile): unlike interpolation's own, its gradient is exact on CUDA."""
     unit = torch.eye(tile, dtype=like.dtype, device=like.device)
     return F.interpolate(unit[None], side, mode="linear", align_corners=False)[0].T
 
@@ -175,7 +164,7 @@ def _bounded(images: Tensor, formation: Formation) -> tuple[Tensor, Tensor]:
         decoded, rows = _tiles(images[first : first + count], factor)
         parts.append((decoded, rows + first))
         first += count
-        room -= count * (factor**2 - 1)  # an image's own place was kept for it from the start
+        room -= count * (factor**2 - 1)  # each image has its own place from the start
     return _joined(parts)
 
 

@@ -1,4 +1,4 @@
-"""Losses of classification, and the weights and penalties that go with them.
+"""Classification losses, their weights and penalties.
 
 Shapes: `B` batch, `K` classes, `C H W` image.
 """
@@ -11,15 +11,11 @@ from torch import Tensor
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    r"""Mean cross-entropy, for classes or for soft labels.
+    r"""Return the mean cross-entropy -sum_k q_k log softmax(logits)_k, a scalar in nats.
 
     Args:
         logits: (B, K).
-        labels: (B,) integer classes, or (B, K) probabilities q; then the loss is
-            -sum_k q_k log softmax(logits)_k.
-
-    Returns:
-        A scalar, in nats.
+        labels: (B,) integer classes, or (B, K) probabilities q.
 
     >>> import torch
     >>> logits = torch.tensor([[0.0, 1.0]])
@@ -34,7 +30,7 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def clip_weight(epoch: int, low: float, high: float, epochs: int) -> float:
-    """lambda, the weight of an expert's cross-entropy in an epoch, which holds its first steps back.
+    """Return lambda, the weight of an expert's cross-entropy in an epoch: low at first, 1 after ``epochs``.
 
     Args:
         epoch: Counted from 1.
@@ -42,15 +38,9 @@ def clip_weight(epoch: int, low: float, high: float, epochs: int) -> float:
         high: lambda in epoch ``epochs``; linear between the two.
         epochs: Epochs over which it rises; 0 leaves it at 1, and 1 gives ``low`` in epoch 1 alone.
 
-    Returns:
-        lambda; 1 after ``epochs``.
-
-    Reference:
-        arXiv 2310.10541 (AST), Eq. 19 and section V-A: "an array ranging from 0.5 to 1", "applied
-        individually for the first 5 training epochs", then "held constant" at 1.
-
-    Differs:
-        The paper does not say how the array rises; this one is linear.
+    Reference: arXiv 2310.10541 (AST), Eq. 19 and section V-A: "an array ranging from 0.5 to 1", "applied individually
+        for the first 5 training epochs", then "held constant" at 1.
+    Differs: The paper does not say how the array rises; this one is linear.
 
     >>> [clip_weight(epoch, 0.5, 1.0, 5) for epoch in (1, 2, 3, 4, 5, 6)]
     [0.5, 0.625, 0.75, 0.875, 1.0, 1.0]
@@ -62,29 +52,22 @@ def clip_weight(epoch: int, low: float, high: float, epochs: int) -> float:
 
 
 def gradient_penalty(logits: Tensor, x: Tensor, norm: float) -> Tensor:
-    r"""The mean over images of (|grad_x W(x)|_2 - K)^2, with W(x) the sum of an image's logits.
+    r"""Return the mean over images of (|grad_x W(x)|_2 - K)^2, with W(x) the sum of an image's logits; a scalar.
 
-    All images take one pass: the gradient of the batch's summed W. It is each image's own as long as
-    images do not meet in the network; BatchNorm makes them meet, and then it also has what an image
-    does to the others' logits.
+    One pass takes the gradient of the batch's summed W. It is each image's own unless the network mixes images, as
+    BatchNorm does: then it includes the effect of an image on the others' logits.
 
     Args:
         logits: (B, classes), computed from ``x``.
         x: Images (B, C, H, W) that require gradients.
-        norm: K, the gradient norm that costs nothing.
-
-    Returns:
-        A scalar, differentiable by whatever ``logits`` depend on.
+        norm: K, the gradient norm without a penalty.
 
     Raises:
-        ValueError: If ``x`` does not require gradients.
+        ValueError: ``x`` does not require gradients.
 
-    Reference:
-        arXiv 2310.10541 (AST), Eq. 19; Gulrajani et al., arXiv 1704.00028 (WGAN-GP), Eq. 3.
-
-    Differs:
-        AST leaves W open ("the model's output"). The sum of the logits is WGAN-GP's form, whose critic
-        has one output; here the penalty is taken at the images themselves, not between pairs.
+    Reference: arXiv 2310.10541 (AST), Eq. 19; Gulrajani et al., arXiv 1704.00028 (WGAN-GP), Eq. 3.
+    Differs: AST leaves W open ("the model's output"). The sum of the logits is WGAN-GP's form, whose critic has one
+        output; here the penalty is taken at the images themselves, not between pairs.
 
     >>> x = torch.zeros(2, 1, 1, 2, requires_grad=True)
     >>> logits = x.flatten(1) @ torch.tensor([[1.0, 2.0], [1.0, 3.0]])  # W = 3 x_1 + 4 x_2
@@ -99,7 +82,7 @@ def gradient_penalty(logits: Tensor, x: Tensor, norm: float) -> Tensor:
 
 
 def balance(start: float, middle: float, offset: float = 8.0) -> float:
-    """nu, the factor of a student's loss: log(|start - middle| + theta) from the middle on, its inverse before.
+    """Return nu, the factor of a student's loss: ln(|start - middle| + theta) from the middle on, its inverse before.
 
     Early epochs have large losses and late ones small; nu narrows the gap.
 
@@ -108,14 +91,8 @@ def balance(start: float, middle: float, offset: float = 8.0) -> float:
         middle: Half of the largest start epoch, T+ / 2.
         offset: theta; above 1, so that nu is positive.
 
-    Returns:
-        nu, by the natural logarithm.
-
-    Reference:
-        arXiv 2310.10541 (AST), Eq. 20; theta = 8 in section V-A.
-
-    Differs:
-        The official code takes the logarithm to base 5.
+    Reference: arXiv 2310.10541 (AST), Eq. 20; theta = 8 in section V-A.
+    Differs: The official code takes the logarithm to base 5.
 
     >>> [round(balance(start, 10), 4) for start in (8, 10, 12)]
     [0.4343, 2.0794, 2.3026]

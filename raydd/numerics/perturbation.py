@@ -1,4 +1,4 @@
-"""Random changes of weights, each filter by as much as it is long."""
+"""Random changes of weights, in proportion to the norm of each filter."""
 
 import torch
 from torch import Tensor
@@ -7,30 +7,23 @@ from raydd.numerics.flat import Layout, split
 
 
 def perturb(layout: Layout, rho: float, theta: Tensor, rng: torch.Generator) -> Tensor:
-    r"""Add rho d to theta, where every filter of d has the length of theta's: d_j <- d_j |theta_j|_F / |d_j|_F.
+    r"""Return theta + rho d, where every filter of d has the norm of theta's: d_j <- d_j |theta_j|_F / |d_j|_F.
 
-    d is drawn from N(0, 1). A filter is what one output of a convolution or linear layer reads: the first
-    index of a tensor with two dimensions or more. Biases and the weights of norms stay as they are. They
-    have one number an output, so that d would be plus or minus that number: with rho = 1 it would be
-    doubled or erased, and a number that is zero could not move.
+    d is drawn from N(0, 1). A filter has the weights of one output of a convolution or linear layer: the first index of
+    a tensor of two dimensions or more. Biases and the weights of norms do not change: they have one number an output,
+    and d would be plus or minus that number.
 
     Args:
-        layout: Where each tensor lies in theta.
-        rho: Size of the change, relative to a filter; 0 gives theta itself.
+        layout: The position of each tensor in theta.
+        rho: Size of the change, relative to a filter; 0 returns theta itself.
         theta: Weights (P,).
         rng: A CPU generator; d is drawn in float32, in the layout's order.
 
-    Returns:
-        (P,), on the device and in the dtype of ``theta``.
-
     Raises:
-        ValueError: If theta has not the layout's number of parameters.
+        ValueError: theta does not have the layout's number of parameters.
 
-    Reference:
-        arXiv 2310.10541 (AST), Eq. 23; filter-wise normalisation of Li et al., arXiv 1712.09913, section 4.
-
-    Differs:
-        The official code takes whole layers, d * theta elementwise, and rho = 1.
+    Reference: arXiv 2310.10541 (AST), Eq. 23; filter-wise normalisation of Li et al., arXiv 1712.09913, section 4.
+    Differs: The official code takes whole layers, d * theta elementwise, and rho = 1.
 
     >>> from raydd.numerics.flat import Slot
     >>> layout = (Slot("weight", (1, 2), 0), Slot("bias", (1,), 2))

@@ -1,4 +1,4 @@
-"""Every random draw of raydd comes from a generator made here."""
+"""Random generators; every random draw of raydd comes from one of these."""
 
 import hashlib
 
@@ -6,17 +6,14 @@ import torch
 
 
 def generator(seed: int, *path: str | int) -> torch.Generator:
-    """A CPU generator that depends on nothing but ``seed`` and ``path``.
+    """Return a new CPU generator that depends on nothing but ``seed`` and ``path``.
 
-    Draws are made on the CPU and moved, so that a seed gives the same numbers on every device, in
-    every process and in any order of work.
+    Draws are made on the CPU and moved, so that a seed gives the same numbers on every device, in every process and in
+    any order of work.
 
     Args:
         seed: The run's seed.
-        *path: What the draws are for, for example ``("expert", 7, "epoch", 3)``.
-
-    Returns:
-        A fresh generator; equal arguments give generators that draw equal numbers.
+        *path: The purpose of the draws, for example ``("expert", 7, "epoch", 3)``.
 
     >>> a, b = generator(0, "expert", 1), generator(0, "expert", 1)
     >>> bool((torch.rand(3, generator=a) == torch.rand(3, generator=b)).all())
@@ -27,7 +24,7 @@ def generator(seed: int, *path: str | int) -> torch.Generator:
 
 
 def derived(rng: torch.Generator, *path: str | int) -> torch.Generator:
-    """A generator that depends on the seed of another and on ``path``, not on what was drawn from the other.
+    """Return a generator that depends on another one's seed and on ``path``, not on the draws from the other.
 
     >>> rng = generator(0, "step", 3)
     >>> before, _ = derived(rng, "networks"), torch.rand(3, generator=rng)

@@ -1,7 +1,6 @@
-"""Stochastic gradient descent, by torch's own functional step.
+"""Stochastic gradient descent by torch's functional step.
 
-`torch.optim.SGD` loads torch's compiler when it is made: more than a second and about 90 MB in every process, each
-Ray worker included, for something that is not used here.
+A `torch.optim.SGD` loads torch's compiler, which is not used here: more than a second and about 90 MB in every process.
 """
 
 from collections import Counter
@@ -19,14 +18,14 @@ class Sgd:
 
     Args:
         parameters: Leaves; each is stepped in place along its ``grad``, and left alone where that is None.
-        lr: Step size.
-        momentum: Heavy-ball momentum; 0 keeps no v.
+        lr: Learning rate.
+        momentum: Heavy-ball momentum; 0 stores no v.
         weight_decay: L2 penalty.
-        milestones: Epochs after which the step size is multiplied by ``gamma``, once for each time it is named.
+        milestones: Epochs after which the learning rate is multiplied by ``gamma``, once for each mention.
         gamma: The factor at a milestone.
 
     Attributes:
-        lr: The step size now.
+        lr: The current learning rate.
         velocities: v of each parameter; None before its first step.
 
     >>> x = torch.ones(1, requires_grad=True)
@@ -48,7 +47,7 @@ class Sgd:
         self._parameters = list(parameters)
         self.lr, self._momentum, self._decay = lr, momentum, weight_decay
         self._milestones, self._gamma, self._epoch = Counter(milestones), gamma, -1
-        self.end_epoch()  # one that is no epoch: a milestone 0 counts from the start
+        self.end_epoch()  # a milestone 0 counts from the start
         self.velocities: list[Tensor | None] = [None] * len(self._parameters)
 
     @torch.no_grad()
@@ -73,7 +72,7 @@ class Sgd:
             self.velocities[index] = velocity
 
     def end_epoch(self) -> None:
-        """An epoch is over: the step size follows its schedule."""
+        """End an epoch: the learning rate follows its schedule."""
         self._epoch += 1
         if self._epoch in self._milestones:
             self.lr *= self._gamma ** self._milestones[self._epoch]

@@ -1,7 +1,6 @@
 """The sharpness-aware gradient of FTD's experts: perturb the weights uphill, then combine two gradients.
 
-Every list has one tensor a parameter of the network, in one order; norms and inner products are over
-all of them together.
+Every list has one tensor a parameter of the network, in one order. Norms and inner products are over all of them.
 """
 
 from collections.abc import Sequence
@@ -11,19 +10,15 @@ from torch import Tensor
 
 
 def perturbation(parameters: Sequence[Tensor], gradients: Sequence[Tensor], rho: float) -> list[Tensor]:
-    r"""The adaptive step uphill, e = rho p^2 g / ||p| g|, elementwise but for the norm.
+    r"""Return the adaptive step uphill, e = rho p^2 g / ||p| g|, elementwise but for the norm; 0 where |p| g is 0.
 
     Args:
         parameters: The weights p.
         gradients: The loss's gradient g at p, of the same shapes.
         rho: Size of the step, relative to the weights.
 
-    Returns:
-        What to add to each parameter; zero where |p| g vanishes altogether.
-
-    Reference:
-        Kwon et al., arXiv 2102.11600; in the form of Zhuang et al., arXiv 2203.08065, that
-        Du et al., arXiv 2211.11004, train experts with.
+    Reference: Kwon et al., arXiv 2102.11600, in the form of Zhuang et al., arXiv 2203.08065, with which Du et al.,
+        arXiv 2211.11004, train experts.
 
     >>> p, g = [torch.tensor([1.0, 2.0])], [torch.tensor([3.0, 2.0])]
     >>> perturbation(p, g, rho=0.5)  # |p| g = (3, 4), of norm 5
@@ -34,21 +29,17 @@ def perturbation(parameters: Sequence[Tensor], gradients: Sequence[Tensor], rho:
 
 
 def surrogate(clean: Sequence[Tensor], adversarial: Sequence[Tensor], alpha: float) -> list[Tensor]:
-    r"""The gradient to follow, g_adv - alpha g_perp, with g_perp = g - (<g, g_adv> / |g_adv|^2) g_adv.
+    r"""Return the gradient to follow, g_adv - alpha g_perp, with g_perp = g - (<g, g_adv> / |g_adv|^2) g_adv.
 
-    g_perp is the part of the clean gradient that is orthogonal to the adversarial one: going up along
-    it lowers the gap between the perturbed loss and the loss, and leaves the perturbed loss alone.
+    g_perp is the part of the clean gradient that is orthogonal to the adversarial one: a step up along it lowers the
+    gap between the perturbed loss and the loss, and does not change the perturbed loss. All of g is orthogonal to 0.
 
     Args:
         clean: The gradient g at the weights.
         adversarial: The gradient g_adv at the perturbed weights, of the same shapes.
-        alpha: Weight of g_perp; 0 gives SAM.
+        alpha: Weight of g_perp; 0 is SAM.
 
-    Returns:
-        One tensor a parameter. Where g_adv vanishes altogether, all of g is orthogonal to it.
-
-    Reference:
-        Zhuang et al., arXiv 2203.08065, Algorithm 1; Du et al., arXiv 2211.11004.
+    Reference: Zhuang et al., arXiv 2203.08065, Algorithm 1; Du et al., arXiv 2211.11004.
 
     >>> surrogate([torch.tensor([1.0, 1.0])], [torch.tensor([0.0, 2.0])], alpha=0.5)
     [tensor([-0.5000,  2.0000])]
@@ -64,5 +55,5 @@ def _norm(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def _inverse(norm: Tensor) -> Tensor:
-    """1 / norm, and 0 of 0; without asking the device, which would wait for it."""
+    """Return 1 / norm, and 0 for 0, without waiting for the device."""
     return torch.where(norm > 0, 1 / norm, torch.zeros_like(norm))

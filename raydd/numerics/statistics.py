@@ -1,7 +1,7 @@
-"""How far a statistic of synthetic images is from that of real ones.
+"""Distances between a statistic of synthetic images and that of real ones.
 
-A statistic is a batch of features or a gradient; a `Distance` takes the real one first. Gradients flow to both,
-and stay finite where the two agree.
+A statistic is a batch of features or a gradient; a `Distance` takes the real one first. Gradients flow to both, and are
+finite where the two agree.
 
 Shapes: `B` real and `B'` synthetic images, `F` features, `P` parameters.
 """
@@ -17,20 +17,17 @@ Distance = Callable[[Tensor, Tensor], Tensor]
 """(statistic of real images, statistic of synthetic images) -> scalar."""
 
 EPSILON = 1e-6  # beside the norms in the denominator of a cosine
-BANDWIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the Gaussian kernels that are added, as shares of the mean distance
+BANDWIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the Gaussian kernels, as multiples of the mean distance
 
 
 def means(real: Tensor, syn: Tensor) -> Tensor:
-    r"""|mean_i r_i - mean_j s_j|^2, summed over the features.
-
-    The squared maximum mean discrepancy under a linear kernel.
+    r"""Return |mean_i r_i - mean_j s_j|^2 over features, the squared maximum mean discrepancy under a linear kernel.
 
     Args:
         real: r (B, F).
         syn: s (B', F).
 
-    Reference:
-        arXiv 2512.02469 (TGDD), Eq. 2, which is that of DM (arXiv 2110.04181), and Eq. 4 for one class.
+    Reference: arXiv 2512.02469 (TGDD), Eq. 2, which is that of DM (arXiv 2110.04181), and Eq. 4 for one class.
 
     >>> means(torch.tensor([[0.0, 0.0], [2.0, 4.0]]), torch.tensor([[1.0, 5.0]])).item()
     9.0
@@ -39,23 +36,19 @@ def means(real: Tensor, syn: Tensor) -> Tensor:
 
 
 def cosine(real: Tensor, syn: Tensor, layout: Layout) -> Tensor:
-    r"""Sum over layers and output units i of 1 - <A_i, B_i> / (|A_i| |B_i| + 1e-6).
+    r"""Return the sum over layers and output units i of 1 - <A_i, B_i> / (|A_i| |B_i| + 1e-6).
 
-    A_i and B_i are what two gradients say of one output unit's weights: the rows of a tensor (out, in) or
-    (out, in, h, w), flattened.
+    A_i and B_i are two gradients of one output unit's weights: the rows of a tensor (out, in) or (out, in, h, w).
 
     Args:
         real: A (P,).
         syn: B (P,).
-        layout: Where each parameter tensor lies in them.
+        layout: The position of each parameter tensor in them.
 
-    Reference:
-        Zhao, Mopuri & Bilen, arXiv 2006.05929 (DC), the gradient matching loss; arXiv 2102.08259 (DSA).
-
-    Differs:
-        The paper groups the weights of linear and convolutional layers by output unit. What it leaves open is as in
-        its code: tensors of one axis (biases, scales, shifts) count nothing, those of three (layer norm) are rows
-        by their first axis, and 1e-6 stands in the denominator.
+    Reference: Zhao, Mopuri & Bilen, arXiv 2006.05929 (DC), the gradient matching loss; arXiv 2102.08259 (DSA).
+    Differs: The paper groups the weights of linear and convolutional layers by output unit. The rest is as in its code:
+        tensors of one axis (biases, scales, shifts) do not count, those of three (layer norm) are rows by their first
+        axis, and 1e-6 is in the denominator.
 
     >>> from raydd.numerics.flat import Slot
     >>> layout = (Slot("weight", (2, 2), 0), Slot("bias", (1,), 4))
@@ -75,23 +68,19 @@ def _angles(real: Tensor, syn: Tensor) -> Tensor:
 
 
 def gaussian(real: Tensor, syn: Tensor, bandwidths: tuple[float, ...] = BANDWIDTHS) -> Tensor:
-    r"""The squared maximum mean discrepancy under Gaussian kernels: E k(r, r') + E k(s, s') - 2 E k(r, s).
+    r"""Return the squared maximum mean discrepancy under Gaussian kernels: E k(r, r') + E k(s, s') - 2 E k(r, s).
 
-    k(x, y) = sum_m exp(-|x - y|^2 / (m d)), where d is the mean squared distance of all pairs among real and
-    synthetic features, without gradient; the expectations are means over all pairs, each point with itself too.
+    k(x, y) = sum_m exp(-|x - y|^2 / (m d)), where d is the mean squared distance of all pairs among real and synthetic
+    features, without gradient. Expectations are means over all pairs, those of a point with itself too.
 
     Args:
         real: r (B, F).
         syn: s (B', F).
         bandwidths: The factors m.
 
-    Reference:
-        Zhang et al., arXiv 2312.15927 (M3D).
-
-    Differs:
-        No bandwidth could be established from the paper's public descriptions. The five bandwidths, the mean
-        distance and the means over all pairs are those of the loss that goes by the paper's name in later public
-        code, where they are the same everywhere.
+    Reference: Zhang et al., arXiv 2312.15927 (M3D).
+    Differs: The paper's public descriptions name no bandwidth. The five bandwidths, the mean distance and the means
+        over all pairs are those of the loss of the paper's name in later public code, where they always are the same.
 
     >>> x = torch.tensor([[0.0], [1.0]])
     >>> gaussian(x, x.flip(0)).item()

@@ -21,13 +21,12 @@ Plan = list[tuple[int, int, View]]
 
 
 class Batch(NamedTuple):
-    """What one student step sees.
+    """The input of one student step.
 
     Attributes:
         x: Images (B, C, H, W), before augmentation.
         y: Labels (B,) as classes or (B, K) as soft labels.
-        view: The step's augmentation, drawn beforehand and replayed wherever the step is computed
-            again, so that no mode keeps the graph of more than one augmentation unless it must.
+        view: The step's augmentation, drawn beforehand and replayed wherever the step is computed again.
     """
 
     x: Tensor
@@ -42,32 +41,24 @@ def unroll(inner: Inner, theta: Tensor, batches: Sequence[Batch], lr: Tensor, ba
         inner: The student's loss.
         theta: theta_0 (P,).
         batches: S batches; x and y may require gradients.
-        lr: The student's step size, a scalar tensor; may require a gradient.
-        backprop: How gradients to x, y, lr (and theta) are found.
-
+        lr: The student's learning rate, a scalar tensor; may require a gradient.
+        backprop: How gradients to x, y, lr (and theta) are computed.
             ``full``: exact; autograd through the whole path, whose graph grows with S.
-
-            ``adjoint``: exact; keeps only the path and the batches, and sweeps backwards with one
-            Hessian-vector product a step. With lambda the cotangent of theta_{i+1} and
-            s = <g_i, lambda>: dx_i = -lr ds/dx, dy_i = -lr ds/dy, dlr -= s and
-            lambda <- lambda - lr ds/dtheta + the cotangent of theta_i itself.
-
-            ``truncated``: **not** the gradient of the path: every theta_i is a constant when the step
-            i is differentiated, so lambda passes through unchanged (TESLA's approximation).
+            ``adjoint``: exact; stores only the path and the batches, and sweeps backwards with one Hessian-vector
+            product a step. With lambda the cotangent of theta_{i+1} and s = <g_i, lambda>: dx_i = -lr ds/dx,
+            dy_i = -lr ds/dy, dlr -= s and lambda <- lambda - lr ds/dtheta + the cotangent of theta_i itself.
+            ``truncated``: **not** the gradient of the path: every theta_i is a constant when step i is
+            differentiated, so that lambda does not change (TESLA's approximation).
 
     Returns:
-        theta_0, ..., theta_S, each (P,): S + 1 vectors rather than one matrix, so that a distance
-        that reads the last one pays for one cotangent.
+        theta_0, ..., theta_S, each (P,), as S + 1 vectors: a distance that reads the last one pays for one cotangent.
 
     Raises:
-        ValueError: If ``backprop`` is none of the three.
+        ValueError: ``backprop`` is unknown.
 
-    Reference:
-        Cazenavette et al., arXiv 2203.11932, Algorithm 1 (the path); Cui et al., arXiv 2211.10586,
-        section 3.2 (``truncated``).
-
-    Differs:
-        TESLA's published code halves the gradient to the pixels; ``truncated`` does not.
+    Reference: Cazenavette et al., arXiv 2203.11932, Algorithm 1 (the path); Cui et al., arXiv 2211.10586, section 3.2
+        (``truncated``).
+    Differs: TESLA's published code halves the gradient to the pixels; ``truncated`` does not.
 
     >>> x, lr = torch.tensor([[2.0]], requires_grad=True), torch.tensor(0.1)
     >>> square = lambda theta, x, y: ((theta * x - y) ** 2).sum()
@@ -100,11 +91,7 @@ def _full(inner: Inner, theta: Tensor, batches: Sequence[Batch], lr: Tensor) -> 
 
 
 class _Sweep(torch.autograd.Function):
-    """The path with a backward that recomputes one step at a time.
-
-    Steps name their x and y by place among ``tensors``, so that one image gradient is kept for all
-    steps that share images.
-    """
+    """The path with a backward that recomputes one step at a time; steps that share images share their gradient."""
 
     @staticmethod
     def forward(
@@ -135,14 +122,14 @@ class _Sweep(torch.autograd.Function):
         for step in reversed(range(steps)):
             *pair, view = ctx.plan[step]
             data = [tensors[place] for place in pair]
-            slope, found = _step(ctx, path[step], data, [wanted[place] for place in pair], view, adjoint)
+            slope, derivatives = _step(ctx, path[step], data, [wanted[place] for place in pair], view, adjoint)
             lr_gradient = lr_gradient - slope
-            for place, value in zip(pair, found[1:], strict=True):
+            for place, value in zip(pair, derivatives[1:], strict=True):
                 if value is not None:
                     total = gradients[place]
                     gradients[place] = -lr * value if total is None else total.sub_(lr * value)
-            if found[0] is not None:
-                adjoint = adjoint - lr * found[0]
+            if derivatives[0] is not None:
+                adjoint = adjoint - lr * derivatives[0]
             cotangent = cotangents[step]
             if cotangent is not None:
                 adjoint = adjoint + cotangent
@@ -152,18 +139,18 @@ class _Sweep(torch.autograd.Function):
 def _step(
     ctx: Any, theta: Tensor, tensors: Sequence[Tensor], wanted: Sequence[bool], view: View, adjoint: Tensor
 ) -> tuple[Tensor, list[Tensor | None]]:
-    """Slope s = <g_i, lambda> and its derivatives by theta_i, x_i and y_i (None where not wanted)."""
+    """Return the slope s = <g_i, lambda> and its derivatives by theta_i, x_i and y_i (None where not wanted)."""
     theta = theta.detach().requires_grad_()
     x, y = (tensor.detach().requires_grad_(need) for tensor, need in zip(tensors, wanted, strict=True))
     leaves = [(0, theta)] if ctx.second_order else []
     leaves += [(place, leaf) for place, leaf in ((1, x), (2, y)) if leaf.requires_grad]
-    found: list[Tensor | None] = [None, None, None]
+    derivatives: list[Tensor | None] = [None, None, None]
     with torch.enable_grad():
         loss = ctx.inner(theta, view(x), y)
         (gradient,) = torch.autograd.grad(loss, theta, create_graph=bool(leaves))
         slope = torch.dot(gradient, adjoint)
     if slope.requires_grad:  # not where the loss is linear in theta and in what is wanted
-        derivatives = torch.autograd.grad(slope, [leaf for _, leaf in leaves], allow_unused=True)
-        for (place, _), derivative in zip(leaves, derivatives, strict=True):
-            found[place] = derivative
-    return slope.detach(), found
+        values = torch.autograd.grad(slope, [leaf for _, leaf in leaves], allow_unused=True)
+        for (place, _), value in zip(leaves, values, strict=True):
+            derivatives[place] = value
+    return slope.detach(), derivatives

@@ -23,7 +23,7 @@ class Whitening:
     inverse: Tensor
 
     def apply(self, x: Tensor) -> Tensor:
-        """Whitened images (B, C, H, W) of images x (B, C, H, W) in [0, 1]; x's device and dtype count.
+        """Return whitened images (B, C, H, W) of images x (B, C, H, W) in [0, 1], on x's device and in its dtype.
 
         Raises:
             ValueError: The images have another number of pixels than those of the fit.
@@ -32,11 +32,7 @@ class Whitening:
         return ((flat - self.mean.to(flat)) @ self.matrix.to(flat)).view(x.shape)
 
     def invert(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) in [0, 1], not clamped, of whitened images x (B, C, H, W).
-
-        Raises:
-            ValueError: The images have another number of pixels than those of the fit.
-        """
+        """Return images (B, C, H, W) in [0, 1], not clamped, of whitened images x; raises as `apply`."""
         flat = self._flat(x)
         return (flat @ self.inverse.to(flat) + self.mean.to(flat)).view(x.shape)
 
@@ -51,7 +47,7 @@ class Whitening:
 
 
 def fit_zca(images: Tensor, eps: float = 0.1) -> Whitening:
-    """ZCA of images, exactly kornia's `ZCAWhitening`, fitted in float64.
+    """Fit ZCA to images, exactly as kornia's `ZCAWhitening` does, in float64.
 
     ``mean = sum_i x_i / N``, ``Sigma = sum_i (x_i - mean)(x_i - mean)^T / (N - 1) = U S U^T``,
     ``matrix = U (S + eps)^(-1/2) U^T``.
@@ -61,16 +57,13 @@ def fit_zca(images: Tensor, eps: float = 0.1) -> Whitening:
         eps: Added to every eigenvalue of the covariance.
 
     Returns:
-        The whitening, in the images' dtype and on their device. The fit holds two float64 copies of
-        the images for a while.
+        The whitening, in the images' dtype and on their device. The fit needs two float64 copies of the images.
 
     Raises:
         ValueError: Fewer than two images.
 
-    Reference:
-        arXiv 2203.11932 (MTT), which takes it with eps = 0.1 from arXiv 2107.13034 (KIP).
-    Differs:
-        The official code fits in float32; this one in float64, then rounds.
+    Reference: arXiv 2203.11932 (MTT), which takes it with eps = 0.1 from arXiv 2107.13034 (KIP).
+    Differs: The official code fits in float32; this one in float64, then rounds.
 
     >>> import torch
     >>> x = torch.rand(20, 1, 2, 2, generator=torch.Generator().manual_seed(0))

@@ -1,4 +1,4 @@
-"""Which part of the experts' training an outer step may start from.
+"""Windows: the range of start epochs of an outer step.
 
 A window maps the outer step to the closed range (low, high) of start epochs.
 """
@@ -9,14 +9,7 @@ Window = Callable[[int], tuple[float, float]]
 
 
 def fixed(low: float, high: float) -> Window:
-    """The same range at every step.
-
-    Args:
-        low: T-, in epochs.
-        high: T+, in epochs; included.
-
-    Reference:
-        Cazenavette et al., arXiv 2203.11932, Algorithm 1, "maximum start epoch" T+.
+    """Return the window of the same range, T- to T+ in epochs, at every step: arXiv 2203.11932, Algorithm 1.
 
     >>> fixed(0, 20)(137)
     (0, 20)
@@ -25,7 +18,7 @@ def fixed(low: float, high: float) -> Window:
 
 
 def growing(low: float, current: float, high: float, interval: int) -> Window:
-    """A range whose upper end grows by one epoch every ``interval`` outer steps.
+    """Return a window whose upper end grows by one epoch every ``interval`` outer steps.
 
     Args:
         low: T-, in epochs.
@@ -34,14 +27,11 @@ def growing(low: float, current: float, high: float, interval: int) -> Window:
         interval: I, outer steps an epoch of growth.
 
     Raises:
-        ValueError: If not low <= current <= high, or if interval < 1.
+        ValueError: Not low <= current <= high, or interval < 1.
 
-    Reference:
-        Guo et al., arXiv 2310.05773, Algorithm 1.
-
-    Differs:
-        The official sampling leaves the upper end out; this one includes it, as Algorithm 1 does. As printed,
-        Algorithm 1 grows T at step 0 too; here T holds for I steps first.
+    Reference: Guo et al., arXiv 2310.05773, Algorithm 1.
+    Differs: The official sampling leaves the upper end out; this one includes it, as Algorithm 1 does. As printed,
+        Algorithm 1 grows T at step 0 too; here T stays for I steps first.
 
     >>> window = growing(0, 2, 4, interval=10)
     >>> [window(step) for step in (0, 9, 10, 25, 999)]

@@ -100,6 +100,17 @@ class Table(dict[str, Row]):
         return super().get(name, default) if name in self else default
 
 
+def names(title: str) -> list[str]:
+    """Return the names that plugins add to a table, such as ``METHODS``, without the module of the table.
+
+    Raises:
+        ValueError: A plugin cannot be imported.
+    """
+    with _LOADING:
+        tables = [getattr(_imported(entry), title, {}) for entry in installed()]
+    return [name for rows in tables if not isinstance(rows, Table) for name in rows]
+
+
 def _imported(entry: EntryPoint) -> ModuleType:
     """Return the module of a plugin."""
     _importing.add(entry.name)

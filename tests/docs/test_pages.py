@@ -38,10 +38,10 @@ def test_generated_pages_are_current(reference):
 def test_a_page_that_differs_is_seen(reference, tmp_path, monkeypatch):
     monkeypatch.setattr(reference, "DOCS", tmp_path)
     monkeypatch.setattr(reference, "PAGES", {})
-    (tmp_path / "page.md").write_text("A\n<!-- defaults: mtt -->\nold\n<!-- end -->\nB\n")
+    (tmp_path / "page.md").write_text("A\n<!-- defaults: dm -->\nold\n<!-- end -->\nB\n")
     ((path, text),) = reference.generated().items()
     assert path == tmp_path / "page.md"
-    assert text.startswith("A\n<!-- defaults: mtt -->\nUnasked, it sets")
+    assert text.startswith("A\n<!-- defaults: dm -->\nIt sets by default")
     assert text.endswith("<!-- end -->\nB\n")
     assert "old" not in text
 

@@ -213,7 +213,7 @@ def test_views_drawn_a_sample_differ_between_samples_and_fit_one_size(name, stra
     out = view(images(1, C, H, W).expand(40, -1, -1, -1))
     assert any(not torch.equal(image, out[0]) for image in out)
     for wrong in (1, 39, 41):
-        with pytest.raises(ValueError, match=f"drawn for 40 images was given {wrong}"):
+        with pytest.raises(ValueError, match=f"of 40 images was applied to {wrong}"):
             view(images(wrong, C, H, W))
 
 
@@ -259,10 +259,10 @@ def test_nothing_to_draw_is_the_identity():
 
 
 def test_unknown_names_and_words_are_refused():
-    with pytest.raises(ValueError, match=r"^unknown augmentation 'dsaa'; known: none, dsa, dsa_idc$"):
+    with pytest.raises(ValueError, match=r"^unknown augmentation 'dsaa'; use none, dsa, dsa_idc$"):
         augment("dsaa")
     known = "color, crop, cutout, flip, scale, rotate"
-    with pytest.raises(ValueError, match=f"^unknown operation 'blur' in strategy 'color_blur'; known: {known}$"):
+    with pytest.raises(ValueError, match=f"^unknown operation 'blur' in strategy 'color_blur'; use {known}$"):
         augment("dsa", strategy="color_blur")
 
 

@@ -5,7 +5,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from raydd.numerics.distances import METRICS, along, at_end, difference, kept, normalized, normalized_mse, pruned
+from raydd.numerics.distances import (
+    METRICS,
+    along,
+    at_end,
+    difference,
+    matched_parameters,
+    normalized,
+    normalized_mse,
+    pruned,
+)
 from raydd.numerics.rng import generator
 
 
@@ -87,7 +96,7 @@ def test_the_kept_parameters_by_hand(metric, rate, expected, device):
     """Differences abs 1, 4, 0, 2, 4.5 and relative 0.5, 4, 0, infinite, 2.25: floor(5 rate) of them go."""
     s = torch.tensor([1.0, -3.0, 0.0, 2.0, 2.5], device=device)
     t = torch.tensor([2.0, 1.0, 0.0, 0.0, -2.0], device=device)
-    rows = kept(s, t, rate, metric)
+    rows = matched_parameters(s, t, rate, metric)
     assert rows.tolist() == expected
     assert (rows.dtype, rows.device.type) == (torch.int64, device.type)
 
@@ -98,14 +107,14 @@ def test_the_kept_parameters_are_those_of_a_sort(metric, device):
     target[:40] = student[:40].round(decimals=0)  # some equal differences and some zero targets
     student[90:] = target[90:] = 0.0
     for count in (0, 1, 37, 60, 100):
-        rows = kept(student, target, count / 101 + 1e-9, metric)
+        rows = matched_parameters(student, target, count / 101 + 1e-9, metric)
         assert rows.tolist() == naive_kept(student, target, count, metric)
 
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_of_equal_differences_the_lower_index_is_kept(metric):
     student, target = torch.full((50,), 3.0), torch.ones(50)
-    assert kept(student, target, 0.5, metric).tolist() == list(range(25))
+    assert matched_parameters(student, target, 0.5, metric).tolist() == list(range(25))
 
 
 @pytest.mark.parametrize("rate", ["0.05", "0.075", "0.1", "0.125", "0.15", "0.29", "0.3", "0.57", "0.7", "1e-05"])
@@ -113,12 +122,12 @@ def test_the_number_pruned_is_the_floor_of_the_decimal(rate):
     for parameters in (1, 7, 10, 100, 1000, 100_000):
         count = int(Decimal(rate) * parameters)
         zeros = torch.zeros(parameters)
-        assert len(kept(zeros, zeros, float(rate), "abs")) == parameters - count
+        assert len(matched_parameters(zeros, zeros, float(rate), "abs")) == parameters - count
 
 
 def test_a_student_that_is_no_number_is_not_pruned_away():
     student, target = torch.tensor([0.0, math.nan, 1.0, 2.0]), torch.zeros(4)
-    assert kept(student, target, 0.5, "abs").tolist() == [0, 1]
+    assert matched_parameters(student, target, 0.5, "abs").tolist() == [0, 1]
     assert pruned(0.5)(student, torch.ones(4), target).isnan()
 
 

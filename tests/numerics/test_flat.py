@@ -194,5 +194,5 @@ def test_a_network_without_a_sequence_of_layers_is_refused():
         body = None
 
     model = FlatModel(lambda: Odd(3, 2))
-    with pytest.raises(ValueError, match=r"^the network has no body of layers .*; use statistic.of=features$"):
+    with pytest.raises(ValueError, match=r"body is not a sequence of layers; use statistic.of=features$"):
         model.layers(model.init(generator(0)), torch.ones(1, 3))

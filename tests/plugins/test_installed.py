@@ -52,6 +52,10 @@ def distilled(raydd, experts):
     return "run"
 
 
+def test_its_space_is_listed(raydd):
+    assert raydd("spaces")["spaces"]["bar_rates"] == ["lr.images"]
+
+
 def test_its_data_set_is_listed_and_read(raydd):
     assert raydd("datasets")["datasets"]["bars"]["size"] == 16
     assert raydd("datasets bars")["classes"] == ["upright", "lying"]

@@ -12,7 +12,7 @@ from raydd.evaluation.protocols import PROTOCOLS, find_protocol
 from raydd.methods import METHODS, complete
 from raydd.models.spaces import SPACES
 from raydd.models.zoo import NETWORKS, Network, find
-from raydd.plugins import TABLES, Table, installed
+from raydd.plugins import TABLES, Table, installed, names
 from raydd.tuning.space_files import PLUGIN_SPACES, load_space
 
 ROWS = """
@@ -78,6 +78,14 @@ def test_rows_are_found_by_every_lookup(install):
     assert load_space("rates").name == "rates"
     assert [str(row) for row in SPACES["pair"]] == ["ConvNetW8D1INARAP", "ConvNetW8D2INARAP"]
     assert DATASETS.get("figures") is DATASETS["digits"]
+
+
+def test_names_are_known_without_their_table(install):
+    assert names("METHODS") == []
+    install(ROWS)
+    assert names("METHODS") == ["plain"]
+    assert names("SPACES") == ["rates"]
+    assert dict.get(METHODS, "plain") is None
 
 
 def test_nothing_is_imported_for_a_name_that_raydd_has(install):
