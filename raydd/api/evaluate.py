@@ -16,7 +16,7 @@ from raydd.data import mirroring
 from raydd.data.datasets import Dataset
 from raydd.data.progress import UNFINISHED
 from raydd.data.synset import SyntheticSet
-from raydd.data.workspace import note_decisions, resolve_device
+from raydd.data.workspace import print_note, resolve_device
 from raydd.evaluation.matrix import Job, Matrix, Outcome
 from raydd.evaluation.protocols import find_protocol
 from raydd.evaluation.result_cache import Keys, Ledger, commits, known
@@ -156,7 +156,7 @@ def do_matrix(
     screen = screen or Screen()
     if matrix.data.augment != "none" and dataset.flip:
         screen.once(mirroring.mirroring_note(matrix.data.dataset))
-    note_decisions(dataset, screen)
+    print_note(dataset, screen)
     rows = twins(matrix, dataset)
     distinct = sorted(set(rows))
     fewer = replace(matrix, entries=tuple(matrix.entries[row] for row in distinct))

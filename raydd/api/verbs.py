@@ -20,14 +20,7 @@ from raydd.config.schema import DistillConfig, ExpertsConfig
 from raydd.data.datasets import Split
 from raydd.data.mirroring import distillation_mirrors, mirroring_note as mirror_words, mirrors
 from raydd.data.synset import SyntheticSet
-from raydd.data.workspace import (
-    Workspace,
-    load_images,
-    note_decisions,
-    open_workspace,
-    resolve_device,
-    with_absolute_dataset,
-)
+from raydd.data.workspace import Workspace, load_images, open_workspace, print_note, resolve_device, with_absolute_path
 from raydd.figures.synset_picture import grid, save_png
 from raydd.figures.window import save_window_figure
 from raydd.io.console import Pace, Screen, clock, left
@@ -81,7 +74,7 @@ def train_experts(
 
     Example: examples/experts_and_distill.py (it starts a Ray).
     """
-    screen, config = screen or Screen(), with_absolute_dataset(config)
+    screen, config = screen or Screen(), with_absolute_path(config)
     check_workers(where)
     check_names(config)
     place, outlet = outlet_of(out or default_buffer(config))
@@ -110,7 +103,7 @@ def _train_experts(
 
     if mirrors(config.data):
         screen.once(mirror_words(config.data.dataset))
-    note_decisions(load_images(config.data), screen)
+    print_note(load_images(config.data), screen)
     need = experts_need(job, len(missing), where, outlet is None)
     screen.note(f"{shown}: training {len(missing)} of {total} experts ({config.experts.network}), {need.words()}")
     share, grows = where.gpus_per_worker, where.address is not None
@@ -193,7 +186,7 @@ def _distill(
     config: DistillConfig, out: Path, buffer: Path | str | None, resume: bool, where: Where, screen: Screen
 ) -> SyntheticSet:
     before = read_config(out)
-    config, target = as_before(with_absolute_dataset(complete(config)), before), own_device(config, where)
+    config, target = as_before(with_absolute_path(complete(config)), before), own_device(config, where)
     if distillation_mirrors(config):
         screen.once(mirror_words(config.data.dataset))
     most = before.experts.num_experts if before else None
@@ -210,7 +203,7 @@ def _distill(
         experts, work = None, open_workspace(config.data, config.experts.network, target)
     else:
         experts, work = open_buffer(Path(buffer), config, target, most)
-    note_decisions(work.dataset, screen)
+    print_note(work.dataset, screen)
     asked, config = config, settle(config, experts, out)
     if asked.experts.optimizer != config.experts.optimizer:
         kinds = f"{config.experts.optimizer}, not {asked.experts.optimizer}"
