@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import torch
 
-from raydd.buffer.arrow_buffer import create_buffer, finished
+from raydd.buffer.arrow_buffer import complete_experts, create_buffer
 from raydd.buffer.convexified import knots
 from raydd.buffer.expert_file import Array, expert_path
 from raydd.buffer.expert_writer import PIECE_BYTES, ExpertWriter, Piece, Row, Rows, pieces
@@ -256,7 +256,7 @@ def prepare(job: Job, outlet: BufferUpload | None = None) -> tuple[Job, list[int
         create_buffer(job.folder, spec)
     if transform is None:
         save_transform(job.folder, work.transform)
-    there = finished(job.folder, spec)
+    there = complete_experts(job.folder, spec)
     if outlet is not None:
         there = outlet.open(spec, there)
     return job, sorted(set(range(job.experts.num_experts)) - there)
