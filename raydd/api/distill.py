@@ -12,7 +12,7 @@ from raydd.config.placement import HERE, Where, check_workers
 from raydd.config.schema import DistillConfig
 from raydd.data.mirroring import distillation_mirrors, mirroring_note as mirror_words
 from raydd.data.synset import SyntheticSet
-from raydd.data.workspace import Workspace, note_decisions
+from raydd.data.workspace import Workspace, print_note
 from raydd.figures.synset_picture import grid, save_png
 from raydd.io.console import Screen
 from raydd.io.lock import alone
@@ -71,7 +71,7 @@ def distill(
 
 def _train(config: DistillConfig, work: Workspace, where: Where, screen: Screen) -> Path:
     """Complete the cache's buffer."""
-    note_decisions(work.dataset, screen)
+    print_note(work.dataset, screen)
     return cached_buffer(config, work, where, screen)
 
 
@@ -79,7 +79,7 @@ def _run(context: RunContext, where: Where, screen: Screen) -> SyntheticSet:
     config, out = context.config, context.folder
     if distillation_mirrors(config):
         screen.once(mirror_words(config.data.dataset))
-    note_decisions(context.work.dataset, screen)
+    print_note(context.work.dataset, screen)
     need = distillation_need(context, where)
     torch.set_num_threads(config.threads or 1)
     context = with_window(context, screen.note)

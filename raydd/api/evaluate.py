@@ -17,7 +17,7 @@ from raydd.data.datasets import Dataset
 from raydd.data.progress import UNFINISHED
 from raydd.data.score_record import Score, table_rows
 from raydd.data.synset import SyntheticSet
-from raydd.data.workspace import note_decisions, resolve_device
+from raydd.data.workspace import print_note, resolve_device
 from raydd.evaluation.matrix import Job, Matrix, Outcome
 from raydd.evaluation.protocols import find_protocol
 from raydd.evaluation.result_cache import CacheKeys, ResultCache, cached_outcomes, commits
@@ -148,7 +148,7 @@ def run_matrix(
     screen = screen or Screen()
     if matrix.data.augment != "none" and dataset.flip:
         screen.once(mirroring.mirroring_note(matrix.data.dataset))
-    note_decisions(dataset, screen)
+    print_note(dataset, screen)
     same = first_equal_rows(matrix, dataset)
     distinct = sorted(set(same))
     fewer = replace(matrix, rows=tuple(matrix.rows[row] for row in distinct))

@@ -15,7 +15,7 @@ from raydd.config.placement import HERE, Where, check_share, check_workers
 from raydd.config.schema import DistillConfig, ExpertsConfig
 from raydd.data.datasets import Split
 from raydd.data.mirroring import mirroring_note as mirror_words, mirrors
-from raydd.data.workspace import Workspace, load_images, note_decisions, resolve_device, with_absolute_dataset
+from raydd.data.workspace import Workspace, load_images, print_note, resolve_device, with_absolute_path
 from raydd.io.console import Pace, Screen, clock, left
 from raydd.io.filesystem import is_uri, open_store
 from raydd.io.lock import alone
@@ -49,7 +49,7 @@ def train_experts(
 
     Example: examples/experts_and_distill.py (it starts a Ray).
     """
-    screen, config = screen or Screen(), with_absolute_dataset(config)
+    screen, config = screen or Screen(), with_absolute_path(config)
     check_workers(where)
     check_names(config)
     place, upload = buffer_destination(out or default_buffer(config))
@@ -78,7 +78,7 @@ def _train_experts(
 
     if mirrors(config.data):
         screen.once(mirror_words(config.data.dataset))
-    note_decisions(load_images(config.data), screen)
+    print_note(load_images(config.data), screen)
     need = experts_need(job, len(missing), where, upload is None)
     screen.note(f"{shown}: training {len(missing)} of {total} experts ({config.experts.network}), {need.words()}")
     share, grows = where.gpus_per_worker, where.address is not None

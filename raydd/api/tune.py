@@ -15,7 +15,7 @@ from raydd.config.schema import EvaluateConfig, ExpertsConfig
 from raydd.data.mirroring import distillation_mirrors, mirroring_note as mirror_words, stored_settings
 from raydd.data.score_record import Score
 from raydd.data.synset import SyntheticSet
-from raydd.data.workspace import Workspace, note_decisions, resolve_device
+from raydd.data.workspace import Workspace, print_note, resolve_device
 from raydd.evaluation.scores import check_scoring
 from raydd.figures.trial_tables import trial_line, trial_table
 from raydd.io.console import Screen, clock, left
@@ -153,7 +153,7 @@ def _tune(space: Space, folder: Path, where: Where, screen: Screen, options: Opt
     loggers = logger_callbacks(options.get("mlflow"), options.get("wandb"), space.name)
     if distillation_mirrors(example):
         screen.once(mirror_words(example.data.dataset))
-    note_decisions(work.dataset, screen)
+    print_note(work.dataset, screen)
     context = SearchContext(space, None, folder, resolve_device(where.device).type)
     if space.search.algorithm != "grid" and space.search.first != "none" and not space.first_is_protected:
         screen.note("the preset's own values are outside the space: no trial has them")

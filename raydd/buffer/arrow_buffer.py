@@ -57,7 +57,7 @@ def _open(folder: AnyPath, index: int, spec: BufferSpec) -> ArrowTable:
     return open_expert(expert_path(folder, index), index, spec, remedy)
 
 
-def finished(folder: AnyPath, spec: BufferSpec) -> set[int]:
+def complete_experts(folder: AnyPath, spec: BufferSpec) -> set[int]:
     """Return the complete experts of a buffer, after removing the temporary files of dead writers.
 
     A file that is cut short, corrupted or of another spec is renamed to ``*.bad``. Values are not read; `verify` does.
@@ -78,7 +78,7 @@ def refresh_manifest(folder: AnyPath) -> None:
     """Write the manifest's list of experts from the files.
 
     Raises:
-        ValueError: A file cannot be read; `finished` renames those.
+        ValueError: A file cannot be read; `complete_experts` renames those.
     """
     spec, _ = read_manifest(folder)
     entries = [

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from raydd.buffer.arrow_buffer import ArrowBuffer, create_buffer, finished, refresh_manifest, verify
+from raydd.buffer.arrow_buffer import ArrowBuffer, complete_experts, create_buffer, refresh_manifest, verify
 from raydd.buffer.expert_file import expert_path, write_expert
 from raydd.buffer.segments import Segment, TrajectorySource, check_window, draw
 from raydd.buffer.spec import ascends
@@ -221,7 +221,7 @@ def convexify(full: AnyPath, folder: AnyPath, waypoints: Sequence[int] = ()) -> 
     preprocessing = Path(full) / "preprocessing.arrow"
     if preprocessing.exists():
         write_atomic(Path(folder) / preprocessing.name, preprocessing.read_bytes())
-    done = finished(folder, spec)
+    done = complete_experts(folder, spec)
     for expert in source.experts:
         if expert not in done:
             write_expert(folder, spec, expert, source.part(expert, kept))

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from raydd.buffer.precision import FULL, STORAGES, narrowed
+from raydd.buffer.precision import FULL, STORAGES, narrow_theta
 from raydd.buffer.spec import BufferSpec
 from raydd.io.document import parse
 from raydd.io.files import AnyPath, ArrowTable, Columns, checksum, open_arrow, write_arrow
@@ -49,7 +49,7 @@ class ExpertTrajectory:
         norms: How far each parameter tensor went in each epoch, (K+1, L), float64, if ``epochs`` are those of a
             convexified trajectory; None if they are all there.
         rounding: The errors of rounding each snapshot of a buffer that stores less than float32, (T, 2), float64,
-            see `raydd.buffer.precision.narrowed`; None measures them on writing.
+            see `raydd.buffer.precision.narrow_theta`; None measures them on writing.
     """
 
     theta: Tensor
@@ -95,7 +95,7 @@ def expert_columns(
         "epoch": np.asarray(epochs, np.int32),
         "accuracy": np.asarray(scores[0], np.float64),
         "train_loss": np.asarray(scores[1], np.float64),
-        "step_norm": sums(norms, epochs) if convexified else norms,
+        "step_norm": sum_norms(norms, epochs) if convexified else norms,
     }
     return columns | {"leg": pack_legs(norms, epochs)} if convexified else columns
 
@@ -120,7 +120,7 @@ def step_norms(theta: Array, layout: Layout) -> Array:
     return norms
 
 
-def sums(norms: Array, kept: Sequence[int]) -> Array:
+def sum_norms(norms: Array, kept: Sequence[int]) -> Array:
     """Return how far each tensor went between neighbouring stored epochs: (T, L) of all epochs' (K+1, L)."""
     summed = np.zeros((len(kept), norms.shape[1]))
     for r, (before, after) in enumerate(pairwise(kept), start=1):
@@ -206,7 +206,7 @@ def write_expert(folder: AnyPath, spec: BufferSpec, index: int, trajectory: Expe
     check_finite(index, columns)
     if spec.storage != FULL:
         rows = zip(columns["theta"], columns["epoch"].tolist(), strict=True)
-        stored, rounding = zip(*(narrowed(row, spec.storage, index, epoch) for row, epoch in rows), strict=True)
+        stored, rounding = zip(*(narrow_theta(row, spec.storage, index, epoch) for row, epoch in rows), strict=True)
         measured = np.stack(rounding) if trajectory.rounding is None else trajectory.rounding
         columns |= {"theta": np.stack(stored), "rounding": measured}
     return write_columns(folder, spec, index, columns)

@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from raydd.buffer.expert_file import Array, check_finite, expert_columns, expert_path, step_norm, write_columns
-from raydd.buffer.precision import FULL, STORAGES, narrowed
+from raydd.buffer.precision import FULL, STORAGES, narrow_theta
 from raydd.buffer.spec import BufferSpec
 from raydd.io.files import AnyPath, temporary_path
 
@@ -84,7 +84,7 @@ class Rows:
             return plain
         if spec.storage == FULL:
             return plain._replace(theta=now, buffers=statistics)
-        stored, rounding = narrowed(now, spec.storage, self._index, epoch)
+        stored, rounding = narrow_theta(now, spec.storage, self._index, epoch)
         return plain._replace(theta=stored, buffers=statistics, rounding=rounding)
 
 

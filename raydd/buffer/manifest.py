@@ -91,7 +91,7 @@ def manifest_entry(path: Path, index: int, table: ArrowTable) -> dict[str, Any]:
     """Return the index's entry of one expert's file.
 
     It has ``rounding`` if theta is stored in less than float32: the largest of the snapshots' relative errors, see
-    `raydd.buffer.precision.narrowed`.
+    `raydd.buffer.precision.narrow_theta`.
     """
     accuracy, rounding = table.columns["accuracy"], table.columns.get("rounding")
     entry = {

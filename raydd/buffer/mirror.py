@@ -126,7 +126,7 @@ def _remove_lost(folder: Path, there: Collection[str], manifest: bytes, keep: bo
 
 def _changed(store: Store, folder: Path, there: dict[str, int], manifest: bytes) -> list[str]:
     """Return the store's files that the mirror lacks, or has with other bytes."""
-    same, (_, listed) = _own_manifest(folder) == manifest, _parse(manifest)
+    same, (_, listed) = manifest and _own_manifest(folder) == manifest, _parse(manifest)
 
     def differs(name: str) -> bool:
         path = folder / name

@@ -61,7 +61,7 @@ at most 2^-8 (0.4 %), over the whole range of float32.
 """
 
 
-def narrowed(theta: Array, storage: str, expert: int, epoch: int) -> tuple[Array, Array]:
+def narrow_theta(theta: Array, storage: str, expert: int, epoch: int) -> tuple[Array, Array]:
     """Return a snapshot in its stored format, and the rounding errors.
 
     Args:

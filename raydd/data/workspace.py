@@ -49,7 +49,7 @@ class Workspace:
         return Feed(split, self.transform, self.device)
 
 
-def with_absolute_dataset(config: Job) -> Job:
+def with_absolute_path(config: Job) -> Job:
     """Return a configuration with an `absolute_dataset`."""
     data = config.data.model_copy(update={"dataset": absolute_dataset(config.data.dataset)})
     return config if data == config.data else config.model_copy(update={"data": data})
@@ -86,7 +86,7 @@ def open_workspace(
     return Workspace(dataset, transform, network or "", device, augment(data.augment, flip=dataset.flip))
 
 
-def note_decisions(dataset: Dataset, screen: Screen) -> None:
+def print_note(dataset: Dataset, screen: Screen) -> None:
     """Print once what the reader of a user's own data set decided; those of `raydd datasets` are documented."""
     if dataset.note and dataset.name not in DATASETS:
         screen.once(f"{dataset.name}: {dataset.note}")

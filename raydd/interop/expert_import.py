@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raydd.buffer.arrow_buffer import create_buffer, finished, refresh_manifest
+from raydd.buffer.arrow_buffer import complete_experts, create_buffer, refresh_manifest
 from raydd.buffer.expert_file import expert_path
 from raydd.buffer.expert_writer import ExpertWriter, Rows, pieces
 from raydd.buffer.mirror import written_folder
@@ -101,7 +101,7 @@ def _take(
     buffer: "_Buffer", experts: Iterator[tuple[float, ForeignExpert]], sources: int, screen: Screen
 ) -> tuple[int, int]:
     """Write the experts that the buffer lacks; return the number of all experts and of the new ones."""
-    done, count = finished(buffer.folder, buffer.spec), 0
+    done, count = complete_experts(buffer.folder, buffer.spec), 0
     try:
         with screen.progress("importing files", sources) as update:
             for index, (share, expert) in enumerate(experts):

@@ -94,7 +94,7 @@ def sweep(folder: AnyPath) -> list[Path]:
     return stale
 
 
-def drop(folder: AnyPath, dead: str) -> None:
+def remove_temporaries(folder: AnyPath, dead: str) -> None:
     """Remove the temporary files of a writer that is known to be dead, wherever it ran; see `writer`."""
     for path in Path(folder).glob(f"*.{dead}.*.tmp"):
         path.unlink(missing_ok=True)

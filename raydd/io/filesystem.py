@@ -234,7 +234,8 @@ class Store:
 
     def _chunks(self, name: str) -> Iterator[bytes]:
         with contextlib.closing(self._open(name)) as file:
-            left = file.size()
+            with self._errors("be read"):
+                left = file.size()
             while left:
                 with self._errors("be read"):
                     data = file.read(min(left, PIECE))

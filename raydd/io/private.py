@@ -51,19 +51,19 @@ def root() -> Root:
     """
     ray, temporary, note = os.environ.get("RAY_TMPDIR"), os.environ.get("TMPDIR"), ""
     large = Path(ray or temporary or SHORT).absolute()
-    if problem := unfit(large):
+    if problem := problem_of(large):
         if ray:
             raise ValueError(f"RAY_TMPDIR={ray}: {problem}; set RAY_TMPDIR to another folder, such as /tmp")
         note, large = f"TMPDIR={temporary}: {problem}; the files of the local Ray go to {SHORT}", SHORT
     folder = large if len(os.fsencode(large)) <= LONGEST else SHORT
-    if problem := unfit(folder):
+    if problem := problem_of(folder):
         raise ValueError(
             f"{folder}: {problem}; set RAY_TMPDIR to a folder of yours with a path of at most {LONGEST} bytes"
         )
     return Root(folder, large, note)
 
 
-def unfit(folder: Path) -> str:
+def problem_of(folder: Path) -> str:
     """Return why a local Ray cannot keep its files in a folder, or an empty text. Nothing is left there."""
     nearest = existing(folder)
     try:

@@ -14,7 +14,7 @@ from ray.exceptions import ActorDiedError, RayError, RayTaskError
 from raydd.buffer.expert_file import expert_path
 from raydd.buffer.expert_writer import ExpertWriter
 from raydd.buffer.upload import Entry
-from raydd.io.files import drop, temporary_path
+from raydd.io.files import remove_temporaries, temporary_path
 from raydd.training.expert_worker import BufferInfo, ExpertChunk, ExpertJob, ExpertTrainer
 
 POLL_SECONDS = 0.5
@@ -235,7 +235,7 @@ class ExpertPool:
         if worker.spool is not None:
             worker.spool.close()
         if worker.name and not worker.stream:
-            drop(self._job.folder, worker.name)
+            remove_temporaries(self._job.folder, worker.name)
 
     def _add_note(self, note: str) -> None:
         self._note = f"{self._note}; {note}" if self._note else note

@@ -19,7 +19,7 @@ from raydd.config.rules import FOREIGN, check_scores, method_rules
 from raydd.config.schema import DistillConfig, ExpertsConfig, WindowConfig
 from raydd.data.datasets import find_source
 from raydd.data.preprocessing import fit_transform
-from raydd.data.workspace import Workspace, with_absolute_dataset
+from raydd.data.workspace import Workspace, with_absolute_path
 from raydd.distillation.setup import asks_experts, check_network, tiles_of
 from raydd.distillation.trajectory_matching import start_window
 from raydd.methods import find_method
@@ -94,7 +94,7 @@ def resolve(
     """
     check_names(config)
     before = previous_run(folder, resume)
-    config = _as_before(with_absolute_dataset(config), before)
+    config = _as_before(with_absolute_path(config), before)
     if request.place is not None:
         limit = request.limit or (before.experts.num_experts if before else None)
         buffer = find_experts(local_folder(request.place, note), config, limit)

@@ -18,7 +18,7 @@ from raydd.data.mirroring import stored_settings
 from raydd.data.preprocessing import Transform
 from raydd.data.progress import UNFINISHED
 from raydd.data.synset import SyntheticSet
-from raydd.data.workspace import Workspace, with_absolute_dataset
+from raydd.data.workspace import Workspace, with_absolute_path
 from raydd.io.bounded_file import read_text
 from raydd.io.document import remove_text_checksum
 from raydd.io.provenance import commit
@@ -41,7 +41,7 @@ def read_config(folder: Path) -> DistillConfig | None:
         tree = parse_yaml(remove_text_checksum(read_text(path)))
         data = tree.get("data") if isinstance(tree, dict) else None
         layers = {"data": stored_settings(data)} if isinstance(data, dict) else {}
-        return with_absolute_dataset(build(DistillConfig, tree if isinstance(tree, dict) else {"config": tree}, layers))
+        return with_absolute_path(build(DistillConfig, tree if isinstance(tree, dict) else {"config": tree}, layers))
     except ValueError as error:
         reason = " ".join(str(error).split())[:400]
         raise ValueError(f"{path} is no configuration of this raydd ({reason}); name another --out") from None

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import torch
 
-from raydd.buffer.arrow_buffer import create_buffer, finished
+from raydd.buffer.arrow_buffer import complete_experts, create_buffer
 from raydd.buffer.convexified import knots
 from raydd.buffer.expert_file import expert_path
 from raydd.buffer.expert_writer import PIECE_BYTES, ExpertWriter, Piece, Row, Rows, pieces
@@ -250,7 +250,7 @@ def prepare(job: ExpertJob, outlet: BufferUpload | None = None) -> tuple[ExpertJ
         create_buffer(job.folder, spec)
     if transform is None:
         save_transform(job.folder, work.transform)
-    done = finished(job.folder, spec)
+    done = complete_experts(job.folder, spec)
     if outlet is not None:
         done = outlet.open(spec, done)
     return job, sorted(set(range(job.experts.num_experts)) - done)

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from raydd.buffer.arrow_buffer import ArrowBuffer, create_buffer, finished, refresh_manifest, verify
+from raydd.buffer.arrow_buffer import ArrowBuffer, complete_experts, create_buffer, refresh_manifest, verify
 from raydd.buffer.describe import describe
 from raydd.buffer.expert_file import ExpertTrajectory, expert_path, write_expert
 from raydd.buffer.segments import InMemory
@@ -107,7 +107,7 @@ def test_without_batch_norm_there_are_no_running_statistics(tmp_path):
     assert ArrowBuffer(make(tmp_path)).running_stats(0, 0).shape == (0,)
     empty = dataclasses.replace(expert(3), buffers=torch.zeros(6, 0))
     write_expert(tmp_path, SPEC, 3, empty)
-    assert finished(tmp_path, SPEC) == {0, 1, 2, 3}
+    assert complete_experts(tmp_path, SPEC) == {0, 1, 2, 3}
 
 
 def test_rewriting_gives_the_same_bytes(tmp_path):
@@ -149,7 +149,7 @@ def test_create_again_keeps_the_experts_and_a_buffer_can_be_extended(tmp_path):
     create_buffer(tmp_path, SPEC)
     write_expert(tmp_path, SPEC, 4, expert(4))
     assert ArrowBuffer(tmp_path).experts == (0, 4)  # the files count, even before the manifest has them
-    assert finished(tmp_path, SPEC) == {0, 4}
+    assert complete_experts(tmp_path, SPEC) == {0, 4}
     refresh_manifest(tmp_path)
     index = json.loads((tmp_path / "manifest.json").read_text())["experts"]
     assert [(e["index"], e["file"], e["snapshots"]) for e in index] == [
@@ -261,7 +261,7 @@ def test_full_buffers_say_nothing_of_kept_epochs(tmp_path):
     manifest = json.loads(text)
     path.write_bytes(dump_document(manifest | {"spec": manifest["spec"] | {"kept": None}}))
     assert create_buffer(tmp_path, SPEC) == tmp_path
-    assert finished(tmp_path, SPEC) == {0, 1, 2}
+    assert complete_experts(tmp_path, SPEC) == {0, 1, 2}
 
 
 @pytest.mark.parametrize("kept", ["[]", "[0]", "[1, 5]", "[0, 4, 2]", "[0, null]", "3"])
@@ -302,13 +302,13 @@ def test_a_truncated_file(tmp_path, keep):
         ArrowBuffer(tmp_path)
     one_line(caught, str(path), "raydd buffer verify", "raydd experts")
     assert [problem.file for problem in verify(tmp_path)] == ["expert-00001.arrow"]
-    assert finished(tmp_path, SPEC) == {0, 2}
+    assert complete_experts(tmp_path, SPEC) == {0, 2}
     assert not path.exists()
     assert path.with_name(path.name + ".bad").exists()
     with pytest.raises(ValueError, match=r"expert-00001\.arrow is missing"):
         ArrowBuffer(tmp_path)
     write_expert(tmp_path, SPEC, 1, expert(1))
-    assert finished(tmp_path, SPEC) == {0, 1, 2}
+    assert complete_experts(tmp_path, SPEC) == {0, 1, 2}
     assert verify(tmp_path) == []
 
 
@@ -356,7 +356,7 @@ def test_a_file_of_another_buffer_is_refused_and_set_aside(tmp_path):
     problems = dict(verify(tmp_path))
     assert "seed is 8 instead of 3" in problems["expert-00001.arrow"]
     assert "expert is 0" in problems["expert-00002.arrow"]
-    assert finished(tmp_path, SPEC) == {0}
+    assert complete_experts(tmp_path, SPEC) == {0}
 
 
 def test_what_does_not_fit_is_not_written(tmp_path):
@@ -437,7 +437,7 @@ with atomic_path(sys.argv[1]) as temporary:
     elsewhere.write_bytes(b"another machine's")
     with atomic_path(expert_path(tmp_path, 3)) as mine:
         mine.write_bytes(b"being written")
-        assert finished(tmp_path, SPEC) == {0}
+        assert complete_experts(tmp_path, SPEC) == {0}
         assert not left.exists()
         assert mine.exists()
         assert elsewhere.exists()

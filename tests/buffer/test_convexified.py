@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from raydd.buffer.arrow_buffer import ArrowBuffer, create_buffer, finished, refresh_manifest, verify
+from raydd.buffer.arrow_buffer import ArrowBuffer, complete_experts, create_buffer, refresh_manifest, verify
 from raydd.buffer.convexified import Convexified, betas, convexify, knots
 from raydd.buffer.describe import describe
 from raydd.buffer.expert_file import ExpertTrajectory, expert_path, write_expert
@@ -369,7 +369,7 @@ def test_files_of_the_other_kind_are_refused(tmp_path):
     with pytest.raises(ValueError, match="leg is"):
         write_expert(full, SPEC, 2, part)
     expert_path(folder, 2).write_bytes(expert_path(full, 2).read_bytes())
-    assert finished(folder, spec) == {0, 7}
+    assert complete_experts(folder, spec) == {0, 7}
 
 
 def test_two_waypoints_of_fifty_epochs_take_a_twelfth(tmp_path):

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from raydd.buffer.arrow_buffer import finished, verify
+from raydd.buffer.arrow_buffer import complete_experts, verify
 from raydd.buffer.expert_file import ExpertTrajectory, expert_path, step_norms, write_expert
 from raydd.buffer.expert_writer import ExpertWriter, Row, Rows, pieces
 from raydd.buffer.manifest import write_manifest
 from raydd.buffer.spec import BufferSpec
-from raydd.io.files import checksum, drop, open_arrow, write_arrow, writer
+from raydd.io.files import checksum, open_arrow, remove_temporaries, write_arrow, writer
 from raydd.numerics.flat import layout_of
 from raydd.numerics.rng import generator
 
@@ -171,11 +171,11 @@ def test_a_killed_process_leaves_what_is_swept_and_is_no_expert(tmp_path):
     (left,) = tmp_path.glob("*.tmp")
     assert left.name.startswith(f"expert-00001.arrow.{writer().split('.')[0]}.{int(done.stdout)}.")
     with ExpertWriter(tmp_path, PLAIN, 2):
-        drop(tmp_path, writer() + "0")  # another process's
+        remove_temporaries(tmp_path, writer() + "0")  # another process's
         assert len([*tmp_path.glob("*.tmp")]) == 2
-        assert finished(tmp_path, PLAIN) == {3}
+        assert complete_experts(tmp_path, PLAIN) == {3}
         assert len([*tmp_path.glob("*.tmp")]) == 1  # that of the living one
-        drop(tmp_path, writer())
+        remove_temporaries(tmp_path, writer())
         assert [*tmp_path.glob("*.tmp")] == []
     assert os.path.exists(expert_path(tmp_path, 3))
 

@@ -8,11 +8,11 @@ import pyarrow as pa
 import pytest
 import torch
 
-from raydd.buffer.arrow_buffer import ArrowBuffer, create_buffer, finished, refresh_manifest, verify
+from raydd.buffer.arrow_buffer import ArrowBuffer, complete_experts, create_buffer, refresh_manifest, verify
 from raydd.buffer.convexified import convexify
 from raydd.buffer.describe import describe
 from raydd.buffer.expert_file import ExpertTrajectory, expert_path, step_norms, write_expert
-from raydd.buffer.precision import STORAGES, narrowed
+from raydd.buffer.precision import STORAGES, narrow_theta
 from raydd.buffer.spec import BufferSpec
 from raydd.numerics.flat import layout_of
 from raydd.numerics.rng import generator
@@ -66,7 +66,7 @@ def test_every_number_is_rounded_to_the_nearest_of_the_format(storage):
     digits = BITS[storage][0]
     ties = np.float32(1) + np.arange(1, 65, 2, dtype=np.float32) * np.float32(2.0**-digits)
     values = np.concatenate([values, ties, -ties, np.float32([0, 6.1e-5, 5e-8, 2e-8])])
-    stored, rounding = narrowed(values, storage, 0, 0)
+    stored, rounding = narrow_theta(values, storage, 0, 0)
     wide, exact = rounded(values.astype(np.float64), storage), values.astype(np.float64)
     assert stored.dtype == STORAGES[storage].dtype
     assert STORAGES[storage].widen(stored).dtype == torch.float32
@@ -81,7 +81,7 @@ def test_every_number_is_rounded_to_the_nearest_of_the_format(storage):
 
 def test_float32_is_stored_as_it_is():
     values = torch.randn(50, generator=generator(1)).numpy()
-    stored, rounding = narrowed(values, "float32", 0, 0)
+    stored, rounding = narrow_theta(values, "float32", 0, 0)
     assert stored.tobytes() == values.tobytes()
     assert rounding.tolist() == [0.0, 0.0]
 
@@ -161,7 +161,7 @@ def test_what_is_too_large_for_the_format_is_refused(tmp_path, storage, value, r
     assert "\n" not in str(caught.value)
     large.theta[4, 7] = 65519.99 if storage == "float16" else 3.3895e38
     write_expert(tmp_path, spec, 12, large)
-    assert finished(tmp_path, spec) == {12}
+    assert complete_experts(tmp_path, spec) == {12}
 
 
 @pytest.mark.parametrize("storage", HALVES)
