@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from raydd.api.evaluate import evaluate
     from raydd.api.nas import rank_architectures
     from raydd.api.tune import tune
-    from raydd.api.verbs import Where, distill, train_experts
+    from raydd.api.verbs import distill, train_experts
     from raydd.buffer.arrow_buffer import ArrowBuffer
     from raydd.config.nas import NasConfig
+    from raydd.config.placement import Where
     from raydd.config.schema import DataConfig, DistillConfig, EvaluateConfig, ExpertConfig, ExpertsConfig
     from raydd.data.datasets import DATASETS, load_dataset
     from raydd.data.synset import SyntheticSet
@@ -45,7 +46,7 @@ _HOMES = {
     "NasConfig": "config.nas",
     "read_synset": "interop.reading",
     "write_synset": "interop.writing",
-    "Where": "api.verbs",
+    "Where": "config.placement",
     "EvaluateConfig": "config.schema",
     "DataConfig": "config.schema",
     "DistillConfig": "config.schema",

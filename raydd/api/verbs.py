@@ -15,6 +15,7 @@ from raydd.buffer.arrow_buffer import ArrowBuffer, expert_path, refresh_manifest
 from raydd.buffer.mirror import is_uri, local_folder, open_store
 from raydd.buffer.upload import Outlet
 from raydd.config.parsing import words
+from raydd.config.placement import HERE as HERE, Where as Where, check_share, check_workers as check_workers
 from raydd.config.schema import DistillConfig, ExpertsConfig
 from raydd.data.datasets import Split
 from raydd.data.mirroring import mirrors, run_mirrors, words as mirror_words
@@ -28,19 +29,11 @@ from raydd.io.lock import alone
 from raydd.io.memory import keep_memory
 from raydd.methods import complete
 from raydd.run.callbacks import follow
+from raydd.run.claim import claim
 from raydd.run.experts import check_fit, open_buffer, settle
 from raydd.run.families import check_method, needs_experts
-from raydd.run.placement import (
-    HERE as HERE,
-    Where as Where,
-    check_share,
-    check_workers as check_workers,
-    distillation_need,
-    experts_need,
-    own_device,
-    rollers,
-)
-from raydd.run.resolve import as_before, check, check_names, check_settings, claim, read_config
+from raydd.run.placement import distillation_need, experts_need, own_device, rollers
+from raydd.run.resolve import as_before, check, check_names, check_settings, read_config
 from raydd.run.rollout_worker import Spread
 from raydd.run.run import Run
 from raydd.run.window_search import PILOT_STEPS, find_window

@@ -1,19 +1,22 @@
-"""The command that looks at the installation and the machine."""
-
-from collections.abc import Sequence
-from typing import Any
+"""The command that checks the installation and the machine."""
 
 import typer
 
-from raydd.cli.options import AsJson
+from raydd.cli.flags import AsJson, command
 
 app = typer.Typer()
 COLOURS = {"ok": "green", "warning": "yellow", "fault": "bold red"}
 
 
-@app.command(epilog="Example: raydd doctor")
+@command(app, "raydd doctor")
 def doctor(as_json: AsJson = False) -> None:
-    """Look at versions, devices, Ray, data sets, memory and disk, and say what to mend; exit code 1 with a fault."""
+    """Check versions, devices, Ray, data sets, memory and disk, and say how to repair what is wrong.
+
+    The exit code is 1 with a fault.
+    """
+    from rich.text import Text
+
+    from raydd.cli.output import show
     from raydd.doctor import examine, versions
     from raydd.io.console import Screen
 
@@ -25,16 +28,11 @@ def doctor(as_json: AsJson = False) -> None:
         "warnings": counts["warning"],
         "faults": counts["fault"],
     }
-    Screen(as_json).result(document, lambda console: show(console, findings))
-    if counts["fault"]:
-        raise typer.Exit(1)
-
-
-def show(console: Any, findings: Sequence[Any]) -> None:
-    """A line a finding: its state, what was found, and what to do."""
-    from rich.text import Text
-
     wide = max(len(finding.name) for finding in findings)
+    rows = []
     for finding in findings:
         words = f" {finding.name:{wide}}  {finding.found}" + (f". {finding.remedy}" if finding.remedy else "")
-        console.print(Text.assemble((f"{finding.state:7}", COLOURS[finding.state]), words))
+        rows.append(Text.assemble((f"{finding.state:7}", COLOURS[finding.state]), words))
+    show(Screen(as_json), document, (), rows)
+    if counts["fault"]:
+        raise typer.Exit(1)

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from raydd.cli.options import AsJson, out_file
+from raydd.cli.flags import AsJson
+from raydd.cli.paths import check_paths, out_file
 
 app = typer.Typer()
 Runs = Annotated[
@@ -31,10 +32,12 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """One HTML page of a run, or of several side by side, that needs no network and no second file."""
+    page = page_path(runs, out)
+    check_paths(runs, "name a folder that raydd wrote")
     from raydd.io.console import Screen
     from raydd.report.build import write_report
 
-    page, screen = page_path(runs, out), Screen(as_json)
+    screen = Screen(as_json)
     try:
         with screen.doing("writing the report"):
             write_report(runs, page)

@@ -1,55 +1,42 @@
-"""The main job's commands: quickstart, experts, distill."""
+"""The commands of the main job: quickstart, experts, distill, finish."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from raydd.cli.options import (
-    Address,
-    AsJson,
-    DatasetOption,
-    DeviceOption,
-    GpusPerWorker,
-    Seed,
-    Settings,
-    Workers,
-    dataset_word,
-    given,
-    known_device,
-    show_document,
-    show_scores,
-    window_words,
-)
+from raydd.cli.flags import AsJson, Buffer, Device, Flags, Preset, SharedMachine, command
+from raydd.cli.output import show, show_scores
+from raydd.cli.paths import check_buffers, check_folders
+from raydd.config.fields import configure
+from raydd.config.parsing import Tree
+from raydd.config.presets import load_preset, preset_layers
+from raydd.config.schema import DistillConfig, ExpertsConfig
 
 app = typer.Typer()
 
 
-@app.command(epilog="Example: raydd quickstart --out runs/quickstart")
+@command(app, "raydd quickstart --out runs/quickstart")
 def quickstart(
-    out: Annotated[Path, typer.Option(help="The run folder; a second run goes on with the first.")] = Path(
-        "runs/quickstart"
-    ),
-    seed: Seed = 0,
-    settings: Settings = None,
-    device: DeviceOption = "auto",
+    said: Annotated[Tree, Flags(DistillConfig, "seed")],
+    where: Device,
+    out: Annotated[Path, typer.Option(help="Run folder; a second run continues the first.")] = Path("runs/quickstart"),
     as_json: AsJson = False,
 ) -> None:
-    """Experts, a distilled set, its scores and a report, on the bundled digits: the whole job in a few minutes."""
+    """Do the whole job once on small bundled images: train experts, distill a set, score it, write a report.
+
+    It takes a few minutes on a laptop and downloads nothing.
+    """
+    config = configure(DistillConfig, load_preset("digits", "mtt", 1), said)
+    check_folders(out)
     from raydd.api import verbs as api
     from raydd.api.evaluate import evaluate, save_scores
-    from raydd.config.parsing import build, parse_settings
-    from raydd.config.presets import load_preset
-    from raydd.config.schema import DistillConfig, ExpertsConfig
     from raydd.io.console import Screen
     from raydd.io.lock import alone
     from raydd.methods import complete
     from raydd.report.build import write_report
 
-    screen, where = Screen(as_json), api.Where(num_workers=2, device=known_device(device))
-    config = complete(
-        build(DistillConfig, load_preset("digits", "mtt", 1), {"seed": seed}, parse_settings(settings or ()))
-    )
+    screen, config, where = Screen(as_json), complete(config), where._replace(num_workers=2)
     with alone(out, "raydd quickstart", screen.note):
         api.check_early(config, where)
         experts = ExpertsConfig(data=config.data, experts=config.experts, seed=config.seed)
@@ -66,109 +53,91 @@ def quickstart(
         screen.say(f"open {outputs['report']}")
 
 
-@app.command(epilog="Example: raydd experts --dataset digits --num-experts 20 --num-workers 2")
-def experts(  # noqa: PLR0913, PLR0917 - one a flag
-    dataset: DatasetOption = None,
-    network: Annotated[str | None, typer.Option(help="For example ConvNetW32, ConvNetD4, ResNet18.")] = None,
-    num_experts: Annotated[int | None, typer.Option(help="Experts the buffer shall hold.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Epochs an expert.")] = None,
-    optimizer: Annotated[str | None, typer.Option(help="sgd, momentum, gsam or smooth.")] = None,
-    num_workers: Workers = None,
-    gpus_per_worker: GpusPerWorker = None,
-    out: Annotated[str | None, typer.Option(help="The buffer's folder or URI; none takes the cache's.")] = None,
-    seed: Seed = 0,
-    settings: Settings = None,
-    address: Address = None,
-    device: DeviceOption = "auto",
+@command(app, "raydd experts --dataset digits --num-experts 20 --num-workers 2", main="dataset num_experts num_workers")
+def experts(
+    said: Annotated[
+        Tree,
+        Flags(ExpertsConfig, "data.dataset experts.network experts.num_experts experts.epochs experts.optimizer seed"),
+    ],
+    where: SharedMachine,
+    out: Annotated[str | None, typer.Option(help="Buffer, a folder or a URI; one of the cache by default.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train expert networks in parallel into a trajectory buffer; again trains only what is missing."""
+    """Train expert networks on the real images, whose changes of weights the distillation methods match.
+
+    The same command again trains only what is missing.
+    """
+    config = configure(ExpertsConfig, said)
+    check_folders(out)
     from raydd.api import verbs as api
     from raydd.buffer.describe import describe_place
-    from raydd.config.parsing import build, parse_settings
-    from raydd.config.schema import ExpertsConfig
     from raydd.io.console import Screen
     from raydd.io.filesystem import shown
 
-    flags = {
-        "data": given(dataset=dataset and dataset_word(dataset)),
-        "experts": given(network=network, num_experts=num_experts, epochs=epochs, optimizer=optimizer),
-        "seed": seed,
-    }
-    config = build(ExpertsConfig, flags, parse_settings(settings or ()))
     screen = Screen(as_json)
-    where = api.Where(num_workers, address, known_device(device), gpus_per_worker)
-    place = api.train_experts(config, out, where=where, screen=screen)
-    show_document(screen, describe_place(place) | {"outputs": {"buffer": shown(str(place))}})
+    buffer = api.train_experts(config, out, where=where, screen=screen)
+    show(screen, describe_place(buffer) | {"outputs": {"buffer": shown(str(buffer))}})
 
 
-@app.command(epilog="Example: raydd distill --method mtt --dataset digits --ipc 1 --out runs/digits")
-def distill(  # noqa: PLR0913, PLR0917 - one a flag
-    method: Annotated[str | None, typer.Option(help="A name of docs/methods.md; mtt by default.")] = None,
-    dataset: DatasetOption = None,
-    network: Annotated[str | None, typer.Option(help="The experts' network.")] = None,
-    ipc: Annotated[int | None, typer.Option(help="Synthetic images a class; 1 by default.")] = None,
-    buffer: Annotated[
-        str | None, typer.Option(help="Experts: a folder or an URI; none uses or makes the cache's.")
-    ] = None,
-    preset: Annotated[str | None, typer.Option(help="A shipped preset such as cifar10/mtt, or a YAML file.")] = None,
-    rollouts: Annotated[int | None, typer.Option(help="Segments an outer step, averaged; spread over workers.")] = None,
-    window: Annotated[str | None, typer.Option(help="Start epochs T-:T+ or T-:T:T+; auto finds them by trial.")] = None,
-    out: Annotated[Path | None, typer.Option(help="The run folder.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where the folder's run stopped.")] = False,
-    num_workers: Workers = None,
-    gpus_per_worker: GpusPerWorker = None,
-    seed: Annotated[int | None, typer.Option(help="Every draw comes from it; 0 by default.")] = None,
-    settings: Settings = None,
-    address: Address = None,
-    device: DeviceOption = "auto",
+@command(app, "raydd distill --method mtt --dataset digits --ipc 1 --out runs/digits", main="method dataset ipc")
+def distill(
+    said: Annotated[Tree, Flags(DistillConfig, "method data.dataset ipc experts.network window rollouts seed")],
+    where: SharedMachine,
+    buffer: Buffer = None,
+    preset: Preset = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; by default one below runs/.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run of the folder where it stopped.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Distill a synthetic set that students learn from as experts learn from the real one."""
+    """Distill a training set into a few synthetic images per class."""
+    config = configure(DistillConfig, *preset_layers(preset, said))
+    folder = out or Path("runs") / f"{Path(config.data.dataset).name}-{config.method}-ipc{config.ipc}"
+    from raydd.run.claim import claim
+
+    check_folders(folder)
+    check_buffers([buffer])
+    claim(folder, resume)
     from raydd.api import verbs as api
-    from raydd.config.parsing import build, parse_settings
-    from raydd.config.presets import preset_layers
-    from raydd.config.schema import DistillConfig
     from raydd.io.console import Screen
 
-    flags: dict[str, Any] = given(method=method, ipc=ipc, seed=seed, rollouts=rollouts)
-    flags |= {"data": given(dataset=dataset and dataset_word(dataset)), "experts": given(network=network)}
-    flags |= {"window": window_words(window)}
-    config = build(DistillConfig, *preset_layers(preset, flags, parse_settings(settings or ())))
-    folder = out or Path("runs") / f"{Path(config.data.dataset).name}-{config.method}-ipc{config.ipc}"
     screen = Screen(as_json)
-    where = api.Where(num_workers, address, known_device(device), gpus_per_worker)
     synset = api.distill(config, folder, buffer=buffer, resume=resume, where=where, screen=screen)
-    names = ("config.yaml", "metrics.jsonl", "synset.arrow", "synset.png")
     document = {
         "method": config.method,
         "dataset": synset.dataset,
         "ipc": synset.ipc,
         "lr": float(synset.lr),
-        "outputs": {name: str(folder / name) for name in names},
+        "outputs": {
+            name: str(folder / name) for name in ("config.yaml", "metrics.jsonl", "synset.arrow", "synset.png")
+        },
     }
-    screen.result(document, lambda console: console.print(f"wrote {folder / 'synset.arrow'} and its picture"))
+    show(screen, document, [f"wrote {folder / 'synset.arrow'} and its picture"])
 
 
-@app.command(epilog="Example: raydd finish runs/digits")
+@command(app, "raydd finish runs/digits")
 def finish(
-    run: Annotated[Path, typer.Argument(help="The run folder.")],
+    run: Annotated[Path, typer.Argument(help="Run folder of `raydd distill`.")],
+    where: Device,
     buffer: Annotated[
-        str | None, typer.Option(help="The run's experts, a folder or a URI, where it was told them; else the cache's.")
+        str | None, typer.Option(help="Buffer of the run's experts, where it was given one; else the cache's.")
     ] = None,
-    device: DeviceOption = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Make a set of an unfinished run's checkpoint; `raydd distill --resume` still goes on with the run."""
+    """Write the synthetic set of a run that has not ended, from its last checkpoint.
+
+    `raydd distill --resume` can still continue the run.
+    """
+    if not (run / "config.yaml").exists():
+        raise ValueError(f"{run} holds no run; name a folder that raydd distill wrote")
+    check_buffers([buffer])
     from raydd.io.console import Screen
     from raydd.run.resolve import read_config
-    from raydd.run.unfinished import finish as make_set
+    from raydd.run.unfinished import finish as write_set
 
     screen = Screen(as_json)
-    synset, step = make_set(run, buffer=buffer, device=known_device(device), screen=screen)
+    synset, step = write_set(run, buffer=buffer, device=where.device, screen=screen)
     config = read_config(run)
     steps = config.steps if config else step
     outputs = {name: str(run / name) for name in ("synset.arrow", "synset.png")}
     document = {"dataset": synset.dataset, "ipc": synset.ipc, "step": step, "steps": steps, "outputs": outputs}
-    line = f"{outputs['synset.arrow']}: the set at step {step} of {steps}"
-    screen.result(document, lambda console: console.print(line, markup=False))
+    show(screen, document, [f"{outputs['synset.arrow']}: the set at step {step} of {steps}"])

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from raydd.config.names import placed as placed
 from raydd.data.decode import MAX_SIDE
 from raydd.data.folder_reader import find_folder
 from raydd.data.image_cache import Stored, default_cache, stored
@@ -152,16 +153,6 @@ CONSTANT_NOTE = (
     "a channel is the same in all training pixels: its standard deviation 0 is taken as 1, and networks learn nothing "
     "from it"
 )
-
-
-def placed(name: str) -> str:
-    """A registered name as it is; an existing path made absolute, since Ray's workers run in other folders.
-
-    >>> placed("digits"), placed("/tmp/../tmp") == str(Path("/tmp").resolve())
-    ('digits', True)
-    """
-    path = Path(name).expanduser()
-    return name if name in DATASETS or not path.exists() else str(path.resolve())
 
 
 def default_root() -> Path:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from raydd.buffer.expert_model import statistics_of
 from raydd.buffer.segments import TrajectorySource
+from raydd.config.rules import check_labels
 from raydd.config.schema import DistillConfig
 from raydd.data.preprocessing import Transform
 from raydd.data.synset import SyntheticSet
@@ -22,7 +23,7 @@ from raydd.distillation.probe import Probe
 from raydd.numerics.flat import FlatModel
 from raydd.numerics.formation import Formation, encode
 from raydd.numerics.rng import generator
-from raydd.selection.starting_images import ASKS_EXPERTS, CHOOSES, INITIAL, SOFT, Experts
+from raydd.selection.starting_images import ASKS_EXPERTS, CHOOSES, INITIAL, Experts
 
 Finish = Callable[[SyntheticSet], SyntheticSet]
 
@@ -112,33 +113,6 @@ def asked(setup: Setup) -> Experts | None:
     if setup.source is None or (config.select_by == "pixels" and config.initial not in ASKS_EXPERTS):
         return None
     return Experts(FlatModel(work.build), setup.source, work.device, config.clusters)
-
-
-def check_labels(config: DistillConfig) -> None:
-    """Refuse to learn labels that are classes, and experts' labels for images that are several in one.
-
-    Raises:
-        ValueError: Naming both settings.
-    """
-    if config.lr.labels and config.labels != "own":
-        raise ValueError(
-            f"lr.labels = {config.lr.labels:g}, but labels = expert are never learned; use --set lr.labels=0"
-        )
-    if config.labels != "own" and config.formation.factor > 1:
-        raise ValueError(
-            f"labels = expert are one an image, and formation.factor {config.formation.factor} puts several into one; "
-            "use --set formation.factor=1"
-        )
-    if config.initial in SOFT and config.formation.factor > 1:
-        raise ValueError(
-            f"initial = {config.initial} gives labels one an image, and formation.factor {config.formation.factor} "
-            "puts several into one; use --set formation.factor=1, or --set initial=real --set lr.labels=0"
-        )
-    if config.lr.labels and config.initial not in SOFT:
-        raise ValueError(
-            f"lr.labels = {config.lr.labels:g}, but the labels of initial = {config.initial} are classes, which "
-            "cannot be learned; use --set initial=correctly_classified, or --set lr.labels=0"
-        )
 
 
 def asks(config: DistillConfig) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from raydd.config.schema import DistillConfig
+from raydd.config.rules import check_distance
 from raydd.distillation.network_queue import Queue
 from raydd.distillation.network_sources import Mixed, Networks, RandomInit, Snapshots, Trained
 from raydd.distillation.recipe import Recipe, Setup, check_network, initial, leaves
@@ -43,20 +43,6 @@ def statistics(setup: Setup) -> Recipe:
     return Recipe(objective, start, leaves(config, start.transform), config.gate, config.ema)
 
 
-def check_distance(config: DistillConfig) -> None:
-    """Refuse a distance of something else than the statistic: of a gradient's mean, or of angles of features.
-
-    Raises:
-        ValueError: Naming both settings and what fits.
-    """
-    chosen = config.statistic
-    if config.match == "statistics" and chosen.distance not in FITS[chosen.of]:
-        raise ValueError(
-            f"statistic.distance = {chosen.distance} does not compare statistic.of = {chosen.of}; "
-            f"use --set statistic.distance={FITS[chosen.of][0]}"
-        )
-
-
 def _trained(setup: Setup, model: FlatModel, real: RealImages) -> Networks[Any]:
     """Students see one augmentation an image, of the kind and strategy that both sides share."""
     chosen = setup.config.statistic
@@ -85,10 +71,3 @@ DISTANCES: dict[str, Callable[[FlatModel], Distance]] = {
     "gaussian": lambda model: gaussian,
 }
 """By the name of ``statistic.distance``."""
-
-FITS: dict[str, tuple[str, ...]] = {
-    "features": ("means", "gaussian"),
-    "layers": ("means", "gaussian"),
-    "gradient": ("cosine",),
-}
-"""The distances, by name, that a statistic can be compared by."""

@@ -22,8 +22,12 @@ DEFAULTS: dict[str, Tree] = trajectory.DEFAULTS | statistic.DEFAULTS | coreset.D
 """What a method sets where neither a preset nor the user does."""
 
 
-def complete(config: DistillConfig) -> DistillConfig:
-    """The configuration with the method's own values where nobody set any.
+def complete(config: DistillConfig, *, partial: bool = False) -> DistillConfig:
+    """Return the configuration with the method's own values where nobody set any.
+
+    Args:
+        config: What was set.
+        partial: See `raydd.config.parsing.build`.
 
     >>> complete(DistillConfig(method="dpd")).pruning.rate, complete(DistillConfig()).pruning.rate
     (0.1, 0.0)
@@ -34,4 +38,5 @@ def complete(config: DistillConfig) -> DistillConfig:
     if rates is not None:
         rate = rates.get(config.data.dataset, rates[""])
         scaled = {"lr": {"images": round(rate * config.ipc, 12)}}  # 0.3, not 0.30000000000000004
-    return build(DistillConfig, DEFAULTS.get(config.method, {}), scaled, config.model_dump(exclude_unset=True))
+    own, said = DEFAULTS.get(config.method, {}), config.model_dump(exclude_unset=True)
+    return build(DistillConfig, own, scaled, said, partial=partial)

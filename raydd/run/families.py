@@ -1,29 +1,11 @@
 """What a method of a family may be asked for: trajectories, statistics, or nothing that is learned."""
 
 from raydd.config.parsing import Config
+from raydd.config.rules import FOREIGN
 from raydd.config.schema import DistillConfig
 from raydd.distillation.recipe import asks
-from raydd.distillation.statistic_recipe import check_distance
-from raydd.methods import DEFAULTS, METHODS, complete
+from raydd.methods import METHODS, complete
 from raydd.numerics.augment import augment
-
-_SEGMENTS = (
-    "rollouts",
-    "labels",
-    "window",
-    "pruning",
-    "intermediate",
-    "balance",
-    "perturbation",
-    "convexify",
-    "waypoints",
-)
-FOREIGN: dict[str, tuple[str, ...]] = {
-    "trajectories": ("statistic",),
-    "statistics": _SEGMENTS,
-    "nothing": ("statistic", *_SEGMENTS, "gate", "ema", "probe_every"),
-}
-"""By what is matched: the settings that mean nothing there."""
 
 
 def check_method(config: DistillConfig) -> None:
@@ -39,12 +21,16 @@ def needs_experts(config: DistillConfig) -> bool:
 
 
 def check_family(config: DistillConfig) -> None:
-    """Refuse settings of another family, which would do nothing.
+    """Refuse what the method does not match, settings of another family, and a strategy of unknown operations.
 
     Raises:
-        ValueError: Naming the setting; see also `check_statistic`.
+        ValueError: Naming the setting.
     """
-    check_statistic(config)
+    own = complete(DistillConfig(method=config.method))
+    if config.match != own.match:
+        raise ValueError(
+            f"match = {config.match}, but method {config.method} matches {own.match}; choose another --method"
+        )
     plain = DistillConfig()
     for name in FOREIGN[config.match]:
         said, usual, key = getattr(config, name), getattr(plain, name), name
@@ -56,36 +42,8 @@ def check_family(config: DistillConfig) -> None:
         raise ValueError(
             f"{key} = {said} means nothing to method {config.method}, which matches {config.match}; drop it"
         )
-    own = complete(DistillConfig(method=config.method)).initial
-    if config.match == "nothing" and config.initial != own:
-        raise ValueError(f"initial = {config.initial}, but method {config.method} is {own}; choose another --method")
-
-
-def check_statistic(config: DistillConfig) -> None:
-    """Refuse what a method cannot match, or cannot learn by what it matches.
-
-    Raises:
-        ValueError: Naming the settings.
-    """
-    own = DEFAULTS.get(config.method, {}).get("match", "trajectories")
-    if config.match != own:
-        raise ValueError(f"match = {config.match}, but method {config.method} matches {own}; choose another --method")
-    if config.match == "nothing" and config.steps:
+    if config.match == "nothing" and config.initial != own.initial:
         raise ValueError(
-            f"steps = {config.steps}, but {config.method} selects images and learns nothing; drop it, or start a "
-            f"method that learns from them: --method dm --set initial={config.initial}"
-        )
-    if config.match == "statistics" and config.lr.lr:
-        raise ValueError(
-            f"lr.lr = {config.lr.lr:g}, but method {config.method} has no students whose step size could be learned; "
-            "use --set lr.lr=0"
-        )
-    if config.match == "statistics" and config.lr.labels:
-        raise ValueError(f"lr.labels = {config.lr.labels:g}, but method {config.method} learns no labels; use 0")
-    if config.match == "statistics" and config.statistic.networks == "experts" and config.experts.kept is not None:
-        raise ValueError(
-            f"experts.kept = {list(config.experts.kept)} keeps few snapshots, and method {config.method} looks through "
-            "all; drop it"
+            f"initial = {config.initial}, but method {config.method} is {own.initial}; choose another --method"
         )
     augment(config.statistic.augment, strategy=config.statistic.strategy)
-    check_distance(config)

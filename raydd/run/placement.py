@@ -1,66 +1,16 @@
 """Where the work is done, and whether there is room for it."""
 
-import math
 import os
-import re
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
 from raydd.buffer.manifest import read_manifest
+from raydd.config.placement import Where
 from raydd.config.schema import DistillConfig
 from raydd.data.workspace import Workspace, open_workspace, resolve_device
 from raydd.run.requirements import Need, check_room, kept_sets, of_distillation, of_experts, parameters_of
 from raydd.training.expert_worker import Job
-
-
-class Where(NamedTuple):
-    """Where the work is done.
-
-    Attributes:
-        num_workers: Ray workers asked for; as many as fit are started. None takes one a CPU.
-        address: Of a Ray cluster; None starts a local Ray.
-        device: auto, cpu or cuda.
-        gpus_per_worker: GPUs a worker of experts or rollouts: a part such as 0.25, by which four share one GPU, or
-            whole ones; None shares the GPUs as the number of workers asks.
-    """
-
-    num_workers: int | None = None
-    address: str | None = None
-    device: str = "auto"
-    gpus_per_worker: float | None = None
-
-
-HERE = Where()
-_ADDRESS = re.compile(r"auto|local|[a-z][a-z0-9+.-]*://\S+|[^\s:/]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}")
-
-
-def check_workers(where: Where) -> None:
-    """Refuse, before Ray is loaded, what no Ray can give.
-
-    Raises:
-        ValueError: Fewer than one worker, an impossible share of a GPU, or an address that is none.
-    """
-    if where.num_workers is not None and where.num_workers < 1:
-        raise ValueError(f"--num-workers {where.num_workers}: at least 1 worker is needed")
-    if where.address is not None and not _ADDRESS.fullmatch(where.address):
-        raise ValueError(f"--address {where.address!r} is no address of Ray: use auto, HOST:PORT or ray://HOST:10001")
-    check_share(where.gpus_per_worker, where.device)
-
-
-def check_share(share: float | None, device: str) -> None:
-    """Refuse a number of GPUs a worker that cannot be had.
-
-    Raises:
-        ValueError: It is not above 0, is above 1 and not whole, or the device is the CPU.
-    """
-    if share is None:
-        return
-    if not 0 < share < math.inf or (share > 1 and share != int(share)):
-        raise ValueError(f"--gpus-per-worker {share:g}: give a part of a GPU such as 0.25, or whole GPUs such as 2")
-    if device == "cpu":
-        raise ValueError(f"--gpus-per-worker {share:g}: the work is done on CPUs; leave it out, or use --device cuda")
 
 
 def rollers(config: DistillConfig) -> int:

@@ -15,13 +15,13 @@ from torch import Tensor
 from raydd.buffer.convexified import knots
 from raydd.buffer.segments import check_window
 from raydd.config.parsing import build
+from raydd.config.rules import check_scores, method_rules
 from raydd.config.schema import DistillConfig, ExpertsConfig, WindowConfig
 from raydd.data.datasets import find_source
 from raydd.data.mirroring import recorded
-from raydd.data.preprocessing import Transform
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import Workspace, with_placed_data
-from raydd.distillation.recipe import check_network, leaves, tiles_of
+from raydd.distillation.recipe import check_network, tiles_of
 from raydd.distillation.trajectory_recipe import start_window
 from raydd.io.document import unsealed_text
 from raydd.io.regular_file import read_text
@@ -33,7 +33,6 @@ from raydd.numerics.windows import growing
 from raydd.run.families import check_family, check_method
 from raydd.selection.starting_images import clusters_of, real
 
-RESULTS = ("synset.arrow", "synset.png", "best.arrow", "last.arrow", "metrics.jsonl", "memory.jsonl", "checkpoint")
 _LEARNED = re.compile(r"leaves/|mean$")
 
 
@@ -73,11 +72,10 @@ def check_settings(config: DistillConfig) -> None:
     """
     check_method(config)
     check_start(config, config.experts.epochs)
-    check_lines(config)
-    check_experts(config)
-    leaves(config, Transform(config.data.preprocessing))  # not fitted yet: only its kind counts
+    if config.match == "trajectories":
+        knots(config.waypoints, config.experts.epochs)
     check_family(config)
-    check_scores(config, config.data.validation)
+    method_rules(config)
 
 
 def check_images(config: DistillConfig, work: Workspace) -> None:
@@ -98,40 +96,9 @@ def check_images(config: DistillConfig, work: Workspace) -> None:
         raise ValueError(
             f"formation.factor {config.formation.factor} cuts {work.dataset.size} pixels a side into nothing; use less"
         )
-    if config.formation.decode == "bounded" and config.formation.bound < config.ipc:
-        raise ValueError(
-            f"formation.bound {config.formation.bound} is less than ipc {config.ipc}, so that images were left out; "
-            f"use --set formation.bound={config.ipc} or more"
-        )
-    if config.formation.factor > 1 and config.data.preprocessing == "zca":
-        raise ValueError(
-            f"formation.factor {config.formation.factor} cuts up pictures, and zca makes none; "
-            "use --set data.preprocessing=normalise, or --set formation.factor=1"
-        )
     real(work.dataset, work.transform, config.ipc, generator(config.seed, "check"))
     if config.initial == "representative":
         clusters_of(config.ipc * tiles, config.clusters)
-
-
-def check_lines(config: DistillConfig) -> None:
-    """Refuse settings of convexified trajectories without those, or that contradict each other.
-
-    Raises:
-        ValueError: Naming the settings.
-    """
-    if config.match == "trajectories":
-        knots(config.waypoints, config.experts.epochs)
-    used = {
-        "waypoints": config.waypoints,
-        "window.continuous": config.window.continuous,
-        "experts.kept": config.experts.kept is not None,
-    }
-    for name in (name for name, value in used.items() if value and not config.convexify):
-        raise ValueError(f"{name} is for convexified trajectories; use --method mct, --set convexify=true, or drop it")
-    if config.experts.kept is not None and config.waypoints not in ((), config.experts.kept):
-        raise ValueError(
-            f"waypoints {config.waypoints} and experts.kept {config.experts.kept} differ; give both the same epochs"
-        )
 
 
 def check_start(config: DistillConfig, epochs: int) -> None:
@@ -143,33 +110,6 @@ def check_start(config: DistillConfig, epochs: int) -> None:
     low, current, high = start_window(config, epochs)
     check_window((low, high), config.span, epochs)
     growing(low, current, high, config.window.interval)
-
-
-def check_experts(config: DistillConfig) -> None:
-    """Refuse to leave the only expert out, or to leave one out of what matches no trajectories."""
-    asked = "window.auto" if config.window.auto else "probe_every" if config.probe_every else None
-    if asked and config.match != "trajectories":
-        raise ValueError(f"{asked} measures matched trajectories, and method {config.method} matches none; drop it")
-    if asked and config.experts.num_experts < 2:
-        raise ValueError(f"{asked} needs an expert that takes no part, and there is but 1; use --num-experts 2 or more")
-
-
-def check_scores(config: DistillConfig, held_out: float, share: float = 0.1) -> None:
-    """Refuse scores on a validation split of no images, and to keep scored sets where none is scored.
-
-    Args:
-        config: The run.
-        held_out: Images of the validation split, or their share.
-        share: A share that holds some out.
-    """
-    if config.evaluate_every is not None and not held_out:
-        raise ValueError(
-            f"evaluate_every = {config.evaluate_every} needs a validation split, and with "
-            f"data.validation={config.data.validation:g} there is none; use --set data.validation={share:g}, or drop "
-            "evaluate_every: the result is then the last step"
-        )
-    if config.keep_scored and config.evaluate_every is None:
-        raise ValueError("keep_scored keeps scored sets, and none is scored: use --set evaluate_every=N or drop it")
 
 
 def read_config(folder: Path) -> DistillConfig | None:
@@ -198,22 +138,6 @@ def as_before(config: DistillConfig, before: DistillConfig | None) -> DistillCon
     if before is None or config.data.flip is not None:
         return config
     return config.model_copy(update={"data": config.data.model_copy(update={"flip": before.data.flip})})
-
-
-def claim(folder: Path, resume: bool) -> None:
-    """Refuse a folder that holds a run already, unless it is resumed, or a run's files without their config.yaml.
-
-    Raises:
-        ValueError: Naming the folder and the remedy.
-    """
-    if (folder / "config.yaml").exists():
-        if not resume:
-            raise ValueError(f"{folder} holds a run already; go on with --resume, or name another --out")
-        return
-    if there := [name for name in RESULTS if (folder / name).exists()]:
-        raise ValueError(
-            f"{folder} holds {there[0]} without a config.yaml, and it would be replaced; name another --out"
-        )
 
 
 def check_learned(

@@ -13,6 +13,7 @@ from typing import Any
 
 from raydd.buffer.arrow_buffer import ArrowBuffer, expert_path
 from raydd.config.parsing import dump, first_difference
+from raydd.config.rules import check_scores
 from raydd.config.schema import DistillConfig
 from raydd.data.progress import CHECKPOINT
 from raydd.data.synset import SyntheticSet
@@ -27,10 +28,11 @@ from raydd.io.document import read_log, sealed_text, write_log
 from raydd.io.files import open_arrow, sweep, write_atomic
 from raydd.io.tensor_file import flatten_tree
 from raydd.methods import METHODS, complete
+from raydd.run.claim import claim
 from raydd.run.experts import without_last
 from raydd.run.kept_steps import drop_kept, kept_path
 from raydd.run.outcome import described, save_result
-from raydd.run.resolve import check_learned, check_scores, check_start, claim, read_config
+from raydd.run.resolve import check_learned, check_start, read_config
 from raydd.run.rollout_worker import Spread, rolls_of
 
 

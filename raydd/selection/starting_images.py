@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from raydd.config.rules import SOFT
 from raydd.data.datasets import Dataset
 from raydd.data.preprocessing import Transform
 from raydd.selection.class_sampler import (
@@ -156,9 +157,6 @@ INITIAL: dict[str, Start] = {
     "forgetting": forgetting,
 }
 """The starts by name."""
-
-SOFT = frozenset({"correctly_classified", "correctly_classified_mean"})
-"""The starts whose labels are logits."""
 
 ASKS_EXPERTS = frozenset({*SOFT, "representative", "forgetting"})
 """The starts that cannot do without experts; the others make use of them or not."""

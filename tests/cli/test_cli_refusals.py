@@ -70,7 +70,7 @@ def distill(buffer, *more):
         ("distill --set lr.image=3", ["'lr.image'", "images"]),
         ("experts --set experts.epoch=3", ["'experts.epoch'", "epochs"]),
         ("experts --set steps=3", ["'steps'"]),
-        ("evaluate nothing.arrow --set seed_s=3", ["nothing.arrow"]),
+        ("evaluate nothing.arrow --set seed_s=3", ["'seed_s'", "seeds"]),
         ("datasets digits --set data.sizes=3", ["'data.sizes'", "mean size?"]),
         ("distill --set steps", ["'steps'", "a.b=value"]),
         ("distill --set steps=many", ["steps", "'many'"]),

@@ -10,11 +10,8 @@ from raydd.config.presets import expand_preset, load_preset
 from raydd.config.schema import DistillConfig
 from raydd.data.datasets import DATASETS
 from raydd.data.imagenet import SUBSETS
-from raydd.distillation.recipe import check_labels
-from raydd.distillation.statistic_recipe import check_distance
 from raydd.methods import complete
-from raydd.run.families import check_method, check_statistic
-from raydd.run.resolve import check_lines, check_start
+from raydd.run.resolve import check_settings
 
 HELD = (
     "# The paper trains on all training images; here 10 % of them are held out. --set data.validation=0 is its split.\n"
@@ -243,12 +240,7 @@ def test_every_shipped_cell_is_a_run_that_its_experts_allow(dataset, preset, ipc
     assert (config.data.dataset, config.ipc) == (dataset, ipc)
     assert (config.match == "trajectories") == (config.method in TRAJECTORIES)
     assert dataset in DATASETS
-    check_method(config)
-    check_statistic(config)
-    check_start(config, config.experts.epochs)
-    check_lines(config)
-    check_labels(config)
-    check_distance(config)
+    check_settings(config)
     assert all(0 < epoch < config.experts.epochs for epoch in config.experts.milestones)
 
 

@@ -13,16 +13,17 @@ import raydd.distillation.trajectory_recipe
 from raydd.buffer.convexified import Convexified
 from raydd.buffer.segments import InMemory
 from raydd.config.parsing import build
+from raydd.config.rules import SOFT, check_labels
 from raydd.config.schema import DistillConfig
 from raydd.data.preprocessing import Transform
 from raydd.data.workspace import open_workspace
 from raydd.distillation.loop import Distillation, Leaf
-from raydd.distillation.recipe import Setup, check_labels, leaves
+from raydd.distillation.recipe import Setup, leaves
 from raydd.distillation.trajectory_recipe import start_window
 from raydd.methods import METHODS, complete
 from raydd.numerics.flat import FlatModel
 from raydd.numerics.rng import generator
-from raydd.selection.starting_images import INITIAL, SOFT, Experts
+from raydd.selection.starting_images import INITIAL, Experts
 
 EPOCHS, SPAN, STEPS, HIGH = 5, 2, 3, 2
 NO_TRANSFORM = Transform("raw01")

@@ -8,13 +8,14 @@ from torch.func import functional_call
 from raydd.buffer.segments import InMemory
 from raydd.config.components import StatisticConfig
 from raydd.config.parsing import build
+from raydd.config.rules import FITS, check_distance
 from raydd.config.schema import DistillConfig
 from raydd.data.workspace import open_workspace
 from raydd.distillation.loop import Distillation
 from raydd.distillation.recipe import Setup
 from raydd.distillation.rollouts import draws
 from raydd.distillation.statistic_objective import STATISTICS
-from raydd.distillation.statistic_recipe import DISTANCES, FITS, NETWORKS, check_distance
+from raydd.distillation.statistic_recipe import DISTANCES, NETWORKS
 from raydd.methods import METHODS, complete
 from raydd.numerics.augment import augment
 from raydd.numerics.flat import FlatModel

@@ -2,8 +2,8 @@
 
 import pytest
 
+from raydd.config.placement import check_share
 from raydd.remote.session import Node, Plan, plan, spread
-from raydd.run.placement import check_share
 
 
 @pytest.mark.parametrize(

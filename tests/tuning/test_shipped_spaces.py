@@ -20,16 +20,15 @@ from raydd.config.parsing import build, flat
 from raydd.config.presets import load_preset
 from raydd.config.schema import DistillConfig
 from raydd.data.datasets import DATASETS, Dataset, Split
-from raydd.data.preprocessing import Transform, fit_transform
+from raydd.data.preprocessing import fit_transform
 from raydd.data.workspace import Workspace
-from raydd.distillation.recipe import Setup, leaves
+from raydd.distillation.recipe import Setup
 from raydd.methods import METHODS, complete
 from raydd.models.zoo import build as build_network
 from raydd.numerics.augment import augment
 from raydd.numerics.flat import FlatModel, Layout
 from raydd.numerics.rng import generator
-from raydd.run.families import check_family, check_method
-from raydd.run.resolve import check, check_experts, check_lines, check_start
+from raydd.run.resolve import check, check_settings
 from raydd.selection.starting_images import INITIAL
 from raydd.tuning.space_files import load_space, shipped_spaces, with_settings
 
@@ -160,12 +159,6 @@ def once(start):
 
 def refuse(config, work):
     """Every check that a run goes through before it starts."""
-    check_method(config)
-    check_lines(config)
-    check_start(config, config.experts.epochs)
-    check_experts(config)
-    leaves(config, Transform(config.data.preprocessing))
-    check_family(config)
     check(config, work)
 
 
@@ -270,8 +263,7 @@ def test_shorter_experts_leave_a_smaller_space(name):
     rng = generator(0, "short", name)
     for values in (space.sample(rng) for _ in range(20)):
         config = space.config(values)
-        check_start(config, 6)
-        check_lines(config)
+        check_settings(config)
         assert config.window.high + config.span <= 6
 
 

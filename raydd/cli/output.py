@@ -1,0 +1,59 @@
+"""How commands show their results: tables and lines for a person, or one JSON document."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+
+def lines_of(document: Mapping[str, Any]) -> list[str]:
+    """Return a document as lines, one a key."""
+    return [f"{key:14} {value}" for key, value in document.items()]
+
+
+def show(screen: Any, document: dict[str, Any], lines: Iterable[str] | None = None, tables: Iterable[Any] = ()) -> None:
+    """Show a result.
+
+    Args:
+        screen: Where.
+        document: The JSON document.
+        lines: Its lines for a person; by default one a key.
+        tables: Tables above them.
+    """
+
+    def write(console: Any) -> None:
+        for table in tables:
+            console.print(table)
+        if text := "\n".join(lines_of(document) if lines is None else lines):
+            console.print(text, markup=False)
+
+    screen.result(document, write)
+
+
+def show_scores(
+    screen: Any, scores: list[dict[str, Any]], outputs: dict[str, str], report: dict[str, Any] | None = None
+) -> None:
+    """Show scores as tables, and where they were written.
+
+    Args:
+        screen: Where.
+        scores: The records.
+        outputs: Files by what they are.
+        report: What else there is to say of the scores, see `raydd.api.evaluate.report`.
+    """
+    from raydd.api.evaluate import alone
+    from raydd.figures.score_tables import comparison_table, matrix_table, robust_table, score_table
+
+    rows, more = alone(scores), report or {}
+    tables = [score_table(rows)]
+    if robust := more.get("robust"):
+        tables += [score_table([score for score in scores if score not in rows], "trainings of the robust scores")]
+        tables += [robust_table([score | {"name": score["of"]} for score in robust])]
+    if comparisons := more.get("comparisons"):
+        tables.append(comparison_table(comparisons))
+    if report is not None and len({score["network"] for score in rows}) > 1:
+        tables.append(matrix_table(rows))
+    show(screen, {"scores": scores, "outputs": outputs} | more, files_of(outputs), tables)
+
+
+def files_of(outputs: Mapping[str, str]) -> list[str]:
+    """Return the lines that name what was written."""
+    return [f"{name}: {path}" for name, path in outputs.items()]
