@@ -1,40 +1,40 @@
 """The commands that measure properties of experts and runs: a table, a figure and its numbers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from raydd.cli.flags import AsJson, Device, Flags, command, whole_numbers
+from raydd.cli.flags import Device, Flags, Output, command, whole_numbers
 from raydd.cli.output import files_of, show
-from raydd.cli.paths import check_buffers, check_paths, out_file
+from raydd.cli.paths import existing_buffer, existing_buffers, existing_runs, existing_set, existing_sets, out_file
 from raydd.config.fields import configure
 from raydd.config.parsing import Tree
 from raydd.config.placement import Where
 from raydd.config.schema import DataConfig
+from raydd.io.console import Screen
 
-app = typer.Typer(
-    help="Measure properties of experts and runs: tables, figures and their numbers.", no_args_is_help=True
-)
+_HELP = "Measure properties of experts and runs: tables, figures and their numbers."
+app = typer.Typer(help=_HELP, no_args_is_help=True)
 
-Out = Annotated[
-    Path | None,
-    typer.Option(help="PNG file or folder; the numbers go beside it as JSON. By default beside the input, or here."),
-]
-Buffers = Annotated[list[str], typer.Argument(metavar="BUFFER...", help="Buffers: folders or URIs.")]
-Run = Annotated[Path, typer.Argument(help="Run folder of `raydd distill`.")]
-Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders of `raydd distill`.")]
-Waypoints = Annotated[
-    str, typer.Option(help="Epochs that the convexified trajectory passes between the first and the last, with commas.")
-]
-Synsets = Annotated[list[Path], typer.Argument(metavar="SYNSET...", help="Files synset.arrow.")]
-Buffer = Annotated[str, typer.Option(help="Buffer with a snapshot an epoch: a folder or a URI.")]
+_OUT = "PNG file or folder; the numbers go beside it as JSON. By default beside the input, or here."
+Out = Annotated[Path | None, typer.Option(help=_OUT)]
+_BUFFERS = typer.Argument(metavar="BUFFER...", help="Buffers: folders or URIs.", callback=existing_buffers)
+Buffers = Annotated[list[str], _BUFFERS]
+_RUNS = typer.Argument(metavar="RUN...", help="Run folders of `raydd distill`.", callback=existing_runs)
+Runs = Annotated[list[Path], _RUNS]
+_WAYPOINTS = "Epochs that the convexified trajectory passes between the first and the last, with commas."
+Waypoints = Annotated[str, typer.Option(help=_WAYPOINTS)]
+Synsets = Annotated[list[Path], typer.Argument(metavar="SYNSET...", help="Files synset.arrow.", callback=existing_sets)]
+_BUFFER = "Buffer with a snapshot an epoch: a folder or a URI."
+Buffer = Annotated[str, typer.Option(help=_BUFFER, callback=existing_buffer)]
 Epochs = Annotated[str, typer.Option(help="Epochs of the experts, with commas; every snapshot by default.")]
 Images = Annotated[int, typer.Option(help="Largest number of real training images a class.")]
-Real = Annotated[Tree, Flags(DataConfig, "dataset size", unlike={"dataset": None}, settable=False)]
+Real = Annotated[Tree, Flags(DataConfig, "dataset size", {"dataset": None}, settable=False)]
 ExpertNumber = Annotated[int, typer.Option(help="Number of the expert.")]
+Call = Callable[[Any], dict[str, Any]]
 
 # By name: what measures, what makes the table, and what draws the figure.
 ANALYSES = {
@@ -60,60 +60,58 @@ ANALYSES = {
 
 
 @command(app, "raydd analyse experts buffers/sgd buffers/gsam --out experts.png")
-def experts(buffers: Buffers, out: Out = None, as_json: AsJson = False) -> None:
+def experts(buffers: Buffers, screen: Output, out: Out = None) -> None:
     """Compare how smooth and how accurate experts are: Avg_Var, and curves by epoch."""
-    folders = _folders(buffers, as_json)
-    _analyse("experts", folders, out, as_json, lambda measure: measure(folders))
+    folders = [_folder(buffer, screen) for buffer in buffers]
+    _analyse("experts", folders, out, screen, lambda measure: measure(folders))
 
 
 @command(app, "raydd analyse landscape buffers/sgd --expert 0 --waypoints 6,25")
 def landscape(
-    buffer: Annotated[str, typer.Argument(help="Buffer: a folder or a URI.")],
+    buffer: Annotated[str, typer.Argument(help="Buffer: a folder or a URI.", callback=existing_buffer)],
     real: Real,
     where: Device,
+    screen: Output,
     expert: ExpertNumber = 0,
     waypoints: Waypoints = "",
     out: Out = None,
-    as_json: AsJson = False,
 ) -> None:
     """Draw an expert's trajectory and its convexified form on the surface of validation accuracy."""
-    points = whole_numbers(waypoints, "--waypoints")
+    points, folder = whole_numbers(waypoints, "--waypoints"), _folder(buffer, screen)
     configure(DataConfig, real)
-    (folder,) = _folders([buffer], as_json)
 
     def call(measure: Any) -> Any:
-        place = _place(where, as_json)
-        return measure(folder, expert, points, images=real, device=place.device, screen=place.screen)
+        return measure(folder, expert, points, images=real, device=_place(where, screen).device, screen=screen)
 
-    _analyse("landscape", [folder], out, as_json, call)
+    _analyse("landscape", [folder], out, screen, call)
 
 
 @command(app, "raydd analyse storage buffers/sgd --waypoints 6,25")
-def storage(buffers: Buffers, waypoints: Waypoints = "", out: Out = None, as_json: AsJson = False) -> None:
+def storage(buffers: Buffers, screen: Output, waypoints: Waypoints = "", out: Out = None) -> None:
     """Compare the disk space of experts with that of their convexified form."""
-    points, folders = whole_numbers(waypoints, "--waypoints"), _folders(buffers, as_json)
-    _analyse("storage", folders, out, as_json, lambda measure: measure(folders, points))
+    points, folders = whole_numbers(waypoints, "--waypoints"), [_folder(buffer, screen) for buffer in buffers]
+    _analyse("storage", folders, out, screen, lambda measure: measure(folders, points))
 
 
 @command(app, "raydd analyse matching runs/digits")
-def matching(run: Run, out: Out = None, as_json: AsJson = False) -> None:
+def matching(
+    run: Annotated[Path, typer.Argument(help="Run folder of `raydd distill`.")], screen: Output, out: Out = None
+) -> None:
     """Draw the matching loss by start epoch, for a run with --set probe_every=10."""
-    check_paths([run], "name a run folder of `raydd distill`")
-    _analyse("matching", [run], out, as_json, lambda measure: measure(run))
+    existing_runs([run])
+    _analyse("matching", [run], out, screen, lambda measure: measure(run))
 
 
 @command(app, "raydd analyse labels runs/digits-datm-ipc1 runs/digits-datm-ipc10")
-def labels(runs: Runs, out: Out = None, as_json: AsJson = False) -> None:
+def labels(runs: Runs, screen: Output, out: Out = None) -> None:
     """Draw how far soft labels spread over the classes, for runs with --set probe_every=10."""
-    check_paths(runs, "name a run folder of `raydd distill`")
-    _analyse("labels", runs, out, as_json, lambda measure: measure(runs))
+    _analyse("labels", runs, out, screen, lambda measure: measure(runs))
 
 
 @command(app, "raydd analyse memory runs/digits-datm runs/digits-dpd")
-def memory(runs: Runs, out: Out = None, as_json: AsJson = False) -> None:
+def memory(runs: Runs, screen: Output, out: Out = None) -> None:
     """Draw the memory of runs over their outer steps; on a GPU it is the peak so far."""
-    check_paths(runs, "name a run folder of `raydd distill`")
-    _analyse("memory", runs, out, as_json, lambda measure: measure(runs))
+    _analyse("memory", runs, out, screen, lambda measure: measure(runs))
 
 
 @command(
@@ -126,100 +124,89 @@ def similarity(  # noqa: PLR0913, PLR0917 - one a flag
     buffer: Buffer,
     real: Real,
     where: Device,
+    screen: Output,
     epochs: Epochs = "",
     images: Images = 256,
     out: Out = None,
-    as_json: AsJson = False,
 ) -> None:
     """Measure how similar synthetic and real images look to experts, by training epoch."""
     stages = whole_numbers(epochs, "--epochs")
     configure(DataConfig, real)
-    check_paths(synsets)
-    check_buffers([buffer])
 
     def call(measure: Any) -> Any:
-        (folder,) = _folders([buffer], as_json)
-        return measure(synsets, folder, stages, images, place=_place(where, as_json, real))
+        return measure(synsets, _folder(buffer, screen), stages, images, place=_place(where, screen, real))
 
-    _analyse("similarity", _bare(synsets), out, as_json, call)
+    _analyse("similarity", _bare(synsets), out, screen, call)
 
 
 @command(app, "raydd analyse separability runs/a/synset.arrow --buffer buffers/sgd --epochs 0,5,20")
 def separability(
-    synsets: Synsets, buffer: Buffer, where: Device, epochs: Epochs = "", out: Out = None, as_json: AsJson = False
+    synsets: Synsets, buffer: Buffer, where: Device, screen: Output, epochs: Epochs = "", out: Out = None
 ) -> None:
     """Measure how well experts classify synthetic images, by training epoch."""
     stages = whole_numbers(epochs, "--epochs")
-    check_paths(synsets)
-    check_buffers([buffer])
 
     def call(measure: Any) -> Any:
-        return measure(synsets, *_folders([buffer], as_json), stages, place=_place(where, as_json))
+        return measure(synsets, _folder(buffer, screen), stages, place=_place(where, screen))
 
-    _analyse("separability", _bare(synsets), out, as_json, call)
+    _analyse("separability", _bare(synsets), out, screen, call)
 
 
 @command(app, "raydd analyse activation runs/a/synset.arrow runs/b/synset.arrow --buffer buffers/sgd")
-def activation(synsets: Synsets, buffer: Buffer, where: Device, out: Out = None, as_json: AsJson = False) -> None:
+def activation(synsets: Synsets, buffer: Buffer, where: Device, screen: Output, out: Out = None) -> None:
     """Measure how many neurons of the experts synthetic images activate, by image and as a set."""
-    check_paths(synsets)
-    check_buffers([buffer])
 
     def call(measure: Any) -> Any:
-        return measure(synsets, *_folders([buffer], as_json), place=_place(where, as_json))
+        return measure(synsets, _folder(buffer, screen), place=_place(where, screen))
 
-    _analyse("activation", _bare(synsets), out, as_json, call)
+    _analyse("activation", _bare(synsets), out, screen, call)
+
+
+_STAGES = "Epochs of the expert, with commas; the first, the middle and the last by default."
 
 
 @command(
     app, "raydd analyse embedding runs/a/synset.arrow --buffer buffers/sgd --epochs 0,5,20", main="buffer epochs images"
 )
 def embedding(  # noqa: PLR0913, PLR0917 - one a flag
-    synset: Annotated[Path, typer.Argument(help="A file synset.arrow.")],
+    synset: Annotated[Path, typer.Argument(help="A file synset.arrow.", callback=existing_set)],
     buffer: Buffer,
     real: Real,
     where: Device,
-    epochs: Annotated[
-        str, typer.Option(help="Epochs of the expert, with commas; the first, the middle and the last by default.")
-    ] = "",
+    screen: Output,
+    epochs: Annotated[str, typer.Option(help=_STAGES)] = "",
     images: Images = 100,
     expert: ExpertNumber = 0,
     seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
     out: Out = None,
-    as_json: AsJson = False,
 ) -> None:
     """Draw real and synthetic images as points in the plane, placed by an expert's features (t-SNE)."""
     stages = whole_numbers(epochs, "--epochs")
     configure(DataConfig, real)
-    check_paths([synset])
-    check_buffers([buffer])
 
     def call(measure: Any) -> Any:
-        (folder,), place = _folders([buffer], as_json), _place(where, as_json, real)
+        folder, place = _folder(buffer, screen), _place(where, screen, real)
         return measure(synset, folder, stages, images, place=place, expert=expert, seed=seed)
 
-    _analyse("embedding", _bare([synset]), out, as_json, call)
+    _analyse("embedding", _bare([synset]), out, screen, call)
 
 
-def _place(where: Where, as_json: bool, real: Tree | None = None) -> Any:
+def _place(where: Where, screen: Screen, real: Tree | None = None) -> Any:
     from raydd.analysis.stages import Place
     from raydd.data.workspace import resolve_device
-    from raydd.io.console import Screen
 
-    return Place(resolve_device(where.device), Screen(as_json), real or {})
+    return Place(resolve_device(where.device), screen, real or {})
 
 
-def _folders(buffers: Sequence[str], as_json: bool) -> list[Path]:
-    """Return the folders of buffers on this machine; those at a URI are fetched."""
+def _folder(buffer: str, screen: Screen) -> Path:
+    """Return the folder of a buffer on this machine; one at a URI is fetched."""
     from raydd.io.filesystem import is_uri
 
-    check_buffers(buffers)
-    if not any(map(is_uri, buffers)):
-        return [Path(buffer) for buffer in buffers]
+    if not is_uri(buffer):
+        return Path(buffer)
     from raydd.buffer.mirror import local_folder
-    from raydd.io.console import Screen
 
-    return [local_folder(buffer, Screen(as_json).note) for buffer in buffers]
+    return local_folder(buffer, screen.note)
 
 
 def _bare(files: list[Path]) -> list[Path]:
@@ -232,12 +219,9 @@ def _load(name: str) -> Any:
     return getattr(import_module(module), attribute)
 
 
-def _analyse(
-    name: str, inputs: list[Path], out: Path | None, as_json: bool, call: Callable[[Any], dict[str, Any]]
-) -> None:
+def _analyse(name: str, inputs: list[Path], out: Path | None, screen: Screen, call: Call) -> None:
     """Measure, write figure and numbers, and print the table."""
     from raydd.analysis.document import check_out, default_out, save
-    from raydd.io.console import Screen
 
     usual = default_out(inputs, name)
     target = out_file(out or usual, usual.name)
@@ -246,4 +230,4 @@ def _analyse(
     numbers = call(_load(measure))
     outputs = save(numbers, _load(draw), target)
     tables = [_load(f"raydd.figures.tables:{table}")(numbers)]
-    show(Screen(as_json), numbers | {"outputs": outputs}, files_of(outputs), tables)
+    show(screen, numbers | {"outputs": outputs}, files_of(outputs), tables)

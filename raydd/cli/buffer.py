@@ -5,16 +5,24 @@ from typing import Annotated
 
 import typer
 
-from raydd.cli.flags import AsJson, Flags, command, named, whole_numbers
+from raydd.cli.flags import Flags, Output, command, named, whole_numbers
 from raydd.cli.output import show
-from raydd.cli.paths import check_buffers, check_folders, check_paths
+from raydd.cli.paths import existing, existing_buffer, writable
 from raydd.config.fields import configure
 from raydd.config.names import check_name
 from raydd.config.parsing import Tree
 from raydd.config.schema import ExpertsConfig
 
 app = typer.Typer(help="Inspect, check, convert and copy buffers of experts.", no_args_is_help=True)
-Source = Annotated[str, typer.Argument(help="Buffer: a folder or a URI such as s3://bucket/folder.")]
+_HELP = "Buffer: a folder or a URI such as s3://bucket/folder."
+Source = Annotated[str, typer.Argument(help=_HELP, callback=existing_buffer)]
+Target = Annotated[
+    str, typer.Argument(help="Folder or URI to write; another buffer there is refused.", callback=writable)
+]
+_OUT = typer.Option(help="Buffer to write, a folder or a URI; a second import continues.", callback=writable)
+_FORMAT = typer.Option(help="Layout: mtt or tgdd; detected by default.", autocompletion=named("expert layout"))
+_EXPERTS = "data.dataset experts.network data.preprocessing"
+_UNSAID = {"data.dataset": None, "experts.network": None, "data.preprocessing": None}
 
 
 @command(
@@ -25,56 +33,43 @@ Source = Annotated[str, typer.Argument(help="Buffer: a folder or a URI such as s
 )
 def buffer_import(
     paths: Annotated[list[Path], typer.Argument(help="Folders or files with experts of another project.")],
-    said: Annotated[Tree, Flags(ExpertsConfig, "data.dataset experts.network data.preprocessing")],
-    out: Annotated[str, typer.Option(help="Buffer to write, a folder or a URI; a second import continues.")],
-    format: Annotated[
-        str | None,
-        typer.Option(
-            help="Layout of the files: mtt or tgdd; detected by default.", autocompletion=named("expert layout")
-        ),
-    ] = None,
-    as_json: AsJson = False,
+    said: Annotated[Tree, Flags(ExpertsConfig, _EXPERTS, _UNSAID)],
+    out: Annotated[str, _OUT],
+    screen: Output,
+    format: Annotated[str | None, _FORMAT] = None,
 ) -> None:
     """Convert experts that another project trained into a buffer.
 
     Flags give what its files do not say.
     """
-    configure(ExpertsConfig, said, partial=True)
-    check_paths(paths, "name a folder of experts or such files")
-    check_folders(out)
+    configure(ExpertsConfig, said)
+    for path in paths:
+        existing(path, "name a folder of experts or such files")
     if format is not None:
         check_name("expert layout", format)
     from raydd.interop.expert_import import describe_import, import_experts
-    from raydd.io.console import Screen
     from raydd.io.filesystem import shown
 
-    screen = Screen(as_json)
     imported = import_experts(paths, out, said, layout=format, screen=screen)
     show(screen, describe_import(imported, shown(out)))
 
 
 @command(app, "raydd buffer info runs/quickstart/buffer", name="info")
-def buffer_info(folder: Source, as_json: AsJson = False) -> None:
+def buffer_info(folder: Source, screen: Output) -> None:
     """Describe a buffer: its data, network, experts and their accuracy."""
-    check_buffers([folder])
     from raydd.buffer.describe import describe
     from raydd.buffer.mirror import local_folder
-    from raydd.io.console import Screen
 
-    screen = Screen(as_json)
     show(screen, describe(local_folder(folder, screen.note)))
 
 
 @command(app, "raydd buffer verify runs/quickstart/buffer", name="verify")
-def buffer_verify(folder: Source, as_json: AsJson = False) -> None:
+def buffer_verify(folder: Source, screen: Output) -> None:
     """Read every byte of a buffer and compare checksums; exit code 1 when something is wrong."""
-    check_buffers([folder])
     from raydd.buffer.arrow_buffer import verify
     from raydd.buffer.mirror import local_folder
-    from raydd.io.console import Screen
     from raydd.io.filesystem import shown
 
-    screen = Screen(as_json)
     problems = [problem._asdict() for problem in verify(local_folder(folder, screen.note, anew=True))]
     lines = [f"{problem['file']}: {problem['what']}" for problem in problems] or [f"{shown(folder)}: whole"]
     show(screen, {"problems": problems}, lines)
@@ -84,24 +79,20 @@ def buffer_verify(folder: Source, as_json: AsJson = False) -> None:
 
 @command(app, "raydd buffer convexify runs/buffer runs/straight --waypoints 6,25", name="convexify")
 def buffer_convexify(
-    buffer: Annotated[str, typer.Argument(help="Buffer with a snapshot an epoch: a folder or a URI.")],
-    out: Annotated[str, typer.Argument(help="Folder or URI to write.")],
+    buffer: Source,
+    out: Target,
+    screen: Output,
     waypoints: Annotated[str, typer.Option(help="Epochs to keep beside the first and the last, such as 6,25.")] = "",
-    as_json: AsJson = False,
 ) -> None:
     """Write a small copy of a buffer that keeps a few snapshots an expert, joined by straight lines (MCT).
 
     The same command again continues where it stopped.
     """
     epochs = whole_numbers(waypoints, "--waypoints")
-    check_buffers([buffer])
-    check_folders(out)
     from raydd.buffer.convexified import convexify
     from raydd.buffer.mirror import local_folder, written_folder
-    from raydd.io.console import Screen
     from raydd.io.filesystem import shown
 
-    screen = Screen(as_json)
     full = local_folder(buffer, screen.note)
     with written_folder(out, screen.note) as folder:
         experts, kept, before, after = convexify(full, folder, epochs)
@@ -112,23 +103,15 @@ def buffer_convexify(
 
 
 @command(app, "raydd buffer copy runs/quickstart/buffer s3://bucket/digits", name="copy")
-def buffer_copy(
-    source: Source,
-    target: Annotated[str, typer.Argument(help="Folder or URI to write; another buffer there is refused.")],
-    as_json: AsJson = False,
-) -> None:
+def buffer_copy(source: Source, target: Target, screen: Output) -> None:
     """Copy a buffer to another folder or to an object store.
 
     The same command again continues where it stopped.
     """
-    check_buffers([source])
-    check_folders(target)
     from raydd.buffer.mirror import copy_buffer, mirror
-    from raydd.io.console import Screen
     from raydd.io.filesystem import is_uri, open_store, shown
     from raydd.io.lock import alone
 
-    screen = Screen(as_json)
     folder = (open_store(target).local or mirror(target)) if is_uri(target) else Path(target)
     with alone(folder, "raydd buffer copy", screen.note):
         sizes = copy_buffer(source, target, screen.note)

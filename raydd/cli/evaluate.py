@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from raydd.cli.flags import AsJson, Flags, Fresh, Machine, Sets, command
+from raydd.cli.flags import Flags, Fresh, Machine, Output, Sets, command
 from raydd.cli.output import show_scores
-from raydd.cli.paths import check_buffers, check_paths, out_file, row_names
+from raydd.cli.paths import existing_buffer, out_file, row_names
 from raydd.config.fields import configure
 from raydd.config.parsing import Tree
 from raydd.config.schema import EvaluateConfig
@@ -16,12 +16,19 @@ from raydd.config.schema import EvaluateConfig
 app = typer.Typer()
 
 
-def own_scores(path: Path) -> Path:
+EVALUATE = "dataset networks=nets seeds protocol baselines scores paper test preprocessing lr layout=format seed"
+_BUFFER = "Buffer of experts: they choose herding, kcenter and forgetting, and label random images for --scores."
+
+
+def own_scores(out: Path | None) -> Path | None:
     """Return the file that scores go to, which replaces nothing but older scores.
 
     Raises:
         ValueError: It is another kind of file.
     """
+    if out is None:
+        return None
+    path = out_file(out, "scores.json")
     from raydd.io.document import parse
     from raydd.io.regular_file import read_bytes
 
@@ -39,39 +46,22 @@ def own_scores(path: Path) -> Path:
 @command(app, "raydd evaluate runs/digits/synset.arrow --nets ConvNetW32,MLP --seeds 5", main="nets seeds out")
 def evaluate(
     synsets: Sets,
-    said: Annotated[
-        Tree,
-        Flags(
-            EvaluateConfig,
-            "dataset networks=nets seeds protocol baselines scores paper test preprocessing lr layout=format seed",
-        ),
-    ],
+    said: Annotated[Tree, Flags(EvaluateConfig, EVALUATE)],
     where: Machine,
-    buffer: Annotated[
-        str | None,
-        typer.Option(
-            help="Buffer of experts, a folder or a URI: they choose herding, kcenter and forgetting, and label random "
-            "images for --scores."
-        ),
-    ] = None,
+    screen: Output,
+    buffer: Annotated[str | None, typer.Option(help=_BUFFER, callback=existing_buffer)] = None,
     fresh: Fresh = False,
-    out: Annotated[Path | None, typer.Option(help="JSON file for the scores, or a folder.")] = None,
-    as_json: AsJson = False,
+    out: Annotated[Path | None, typer.Option(help="JSON file to write, or a folder.", callback=own_scores)] = None,
 ) -> None:
     """Train fresh networks on synthetic sets and measure their accuracy on the real test images.
 
     Real images of the same number, selected in several ways, are scored beside them.
     """
     config = configure(EvaluateConfig, said)
-    check_paths(synsets)
-    check_buffers([buffer])
-    out = out and own_scores(out_file(out, "scores.json"))
     from raydd.api import evaluate as evaluation
     from raydd.interop.layouts import detect
-    from raydd.io.console import Screen
     from raydd.io.lock import alone
 
-    screen = Screen(as_json)
     for path in synsets:
         detect(path, config.layout)
     names = None if len(synsets) == 1 else row_names(synsets)

@@ -5,24 +5,26 @@ from typing import Annotated
 
 import typer
 
-from raydd.cli.flags import SET, AsJson, Flags, command, named
+from raydd.cli.flags import SET, Flags, Output, command, named
 from raydd.cli.output import show
-from raydd.cli.paths import check_paths, out_file
+from raydd.cli.paths import existing_set, out_file
 from raydd.config.fields import configure
-from raydd.config.names import check_name, placed
+from raydd.config.names import TABLES, check_name, placed
 from raydd.config.parsing import Tree, parse_settings
 from raydd.config.schema import EvaluateConfig, ExpertsConfig
 
 app = typer.Typer()
+_LAYOUTS = f"Layout of the files: one of {', '.join(TABLES['layout'].names)}."
+_FORMAT = typer.Option(help=_LAYOUTS, autocompletion=named("layout"))
+_NAME = typer.Argument(help="Name or path to load and describe.", autocompletion=named("dataset"))
+_SYNSET = typer.Argument(help="A synset.arrow, a run folder, or a set that raydd exported.", callback=existing_set)
 
 
 @command(app, "raydd datasets digits")
 def datasets(
-    name: Annotated[
-        str | None, typer.Argument(help="Name or path to load and describe.", autocompletion=named("dataset"))
-    ] = None,
+    screen: Output,
+    name: Annotated[str | None, _NAME] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help=SET)] = None,
-    as_json: AsJson = False,
 ) -> None:
     """List the data sets that have a name, or load one and describe it."""
     data = {} if name is None else {"data": {"dataset": placed(name)}}
@@ -30,9 +32,7 @@ def datasets(
     from raydd.data.datasets import DATASETS
     from raydd.data.mirroring import flips
     from raydd.data.workspace import load_images
-    from raydd.io.console import Screen
 
-    screen = Screen(as_json)
     if name is None:
         rows = {
             key: {"classes": row.classes, "channels": row.channels, "size": row.size, "flip": row.flip}
@@ -63,30 +63,21 @@ def datasets(
 
 @command(app, "raydd export runs/digits --format mtt --out digits-mtt")
 def export(
-    synset: Annotated[Path, typer.Argument(help="A synset.arrow, a run folder, or a set that raydd exported.")],
+    synset: Annotated[Path, _SYNSET],
     out: Annotated[Path, typer.Option(help="Folder to write; empty or new.")],
-    format: Annotated[
-        str,
-        typer.Option(
-            help="Layout: mtt, datm, tgdd, dc, dcbench, ddranking, hf or png.", autocompletion=named("layout")
-        ),
-    ] = "png",
-    hard: Annotated[
-        bool, typer.Option("--hard", help="Replace soft labels by the class of the largest logit.")
-    ] = False,
-    as_json: AsJson = False,
+    screen: Output,
+    format: Annotated[str, _FORMAT] = "png",
+    hard: Annotated[bool, typer.Option("--hard", help="Replace soft labels by their largest class.")] = False,
 ) -> None:
     """Write a synthetic set in the files of another project, or as pictures."""
-    check_paths([synset])
     check_name("layout", format)
     if out.is_dir() and any(out.iterdir()):
         raise ValueError(f"{out} is not an empty folder; name another --out")
     from raydd.interop.reading import read_synset
     from raydd.interop.writing import write_synset
-    from raydd.io.console import Screen
     from raydd.io.lock import alone
 
-    screen, read = Screen(as_json), read_synset(synset)
+    read = read_synset(synset)
     with alone(out, "raydd export", screen.note, beside=True):
         paths, images, notes = write_synset(read.synset, out, format, hard=hard)
     for note in (*read.notes, *notes):
@@ -103,12 +94,12 @@ def export(
     main="out dataset format",
 )
 def import_(
-    path: Annotated[Path, typer.Argument(help="A folder or file of another project.")],
-    said: Annotated[Tree, Flags(ExpertsConfig, "data.dataset data.preprocessing")],
+    path: Annotated[Path, typer.Argument(help="A folder or file of another project.", callback=existing_set)],
+    said: Annotated[Tree, Flags(ExpertsConfig, "data.dataset data.preprocessing", {"data.preprocessing": None})],
     reading: Annotated[Tree, Flags(EvaluateConfig, "layout=format lr", settable=False)],
     out: Annotated[Path, typer.Option(help="The synset.arrow to write, a new file; or a folder that exists.")],
+    screen: Output,
     factor: Annotated[int | None, typer.Option(help="Images are mosaics of N x N (tgdd).", metavar="N")] = None,
-    as_json: AsJson = False,
 ) -> None:
     """Read a synthetic set of another project into a synset.arrow.
 
@@ -119,11 +110,9 @@ def import_(
         raise ValueError(f"{out} exists already; name another --out")
     if out.suffix != ".arrow":
         raise ValueError(f"--out {out} does not end in .arrow, and would not be found again: name {out}.arrow")
-    check_paths([path])
     data, files = configure(ExpertsConfig, said).data, configure(EvaluateConfig, reading)
     from raydd.interop.layouts import OURS, detect
     from raydd.interop.reading import read_synset
-    from raydd.io.console import Screen
 
     words = [f"--{name}" for name in ("dataset", "preprocessing") if name in said.get("data", {})]
     words += [f"--{name}" for name, value in (("lr", files.lr), ("factor", factor)) if value is not None]
@@ -133,7 +122,6 @@ def import_(
     given = data if data.model_fields_set else None
     read = read_synset(path, layout=files.layout, data=given, lr=files.lr, formation=factor)
     read.synset.save(out)
-    screen = Screen(as_json)
     for note in read.notes:
         screen.note(note)
     show(screen, read.document() | {"outputs": {"synset": str(out)}})

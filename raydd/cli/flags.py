@@ -10,10 +10,12 @@ from typing import Annotated, Any, TypeVar
 import typer
 from typer.models import OptionInfo
 
+from raydd.cli.paths import existing_buffer, existing_sets
 from raydd.config.fields import Setting, settings
 from raydd.config.names import TABLES, placed, presets
 from raydd.config.parsing import Tree, merge, nested, parse_settings
 from raydd.config.placement import Where, check_workers
+from raydd.io.console import Screen
 
 MORE = "More options"
 SET = "Any other setting, as key=value, such as steps=150; may be repeated. `raydd settings` lists all."
@@ -98,9 +100,7 @@ class Flags:
         completes = offer(lambda: words, setting.several) if words else None
         option = typer.Option(name, help=self._help(setting), autocompletion=completes)
         if setting.kind is bool:
-            return inspect.Parameter(
-                flag, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, option]
-            )
+            return _flag(flag, option)
         return _optional(flag, str if setting.several else setting.kind, option)
 
     def _help(self, setting: Setting) -> str:
@@ -110,8 +110,7 @@ class Flags:
         notes = [f"default: {default}"] if default not in (None, "") and setting.kind is not bool else []
         if 0 < len(setting.names) <= LISTED:
             notes.insert(0, f"{'any' if setting.several else 'one'} of {', '.join(setting.names)}")
-        meaning = setting.meaning.replace("``", "`")
-        return f"{meaning} ({'; '.join(notes)})" if notes else meaning
+        return f"{setting.text} ({'; '.join(notes)})" if notes else setting.text
 
     def _value(self, key: str, flag: str, value: Any) -> Any:
         if key == "window":
@@ -120,6 +119,18 @@ class Flags:
         if setting.several:
             return whole_numbers(value, f"--{flag}") if setting.kind is int else listed(value)
         return placed(value) if setting.table == "dataset" else value
+
+
+class Json:
+    """Metadata of a command's parameter: it is the screen, which ``--json`` turns to one document."""
+
+    def parameters(self) -> list[inspect.Parameter]:
+        """Return the parameter that the command line fills."""
+        return [_flag("as_json", typer.Option("--json", help="Print one JSON document on stdout."))]
+
+    def collect(self, values: Mapping[str, Any]) -> Screen:
+        """Return the screen."""
+        return Screen(values["as_json"])
 
 
 class Placement(Flags):
@@ -134,6 +145,11 @@ class Placement(Flags):
         where = Where(**super().collect(values))
         check_workers(where)
         return where
+
+
+def _flag(name: str, option: Any) -> inspect.Parameter:
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(name, kind, default=False, annotation=Annotated[bool, option])
 
 
 def _optional(name: str, kind: Any, option: Any) -> inspect.Parameter:
@@ -155,11 +171,11 @@ def command(app: typer.Typer, example: str, *, main: str = "", name: str | None 
     """
 
     def register(function: Command) -> Command:
-        groups: dict[str, Flags | None] = {}
+        groups: dict[str, Flags | Json | None] = {}
         parameters: list[inspect.Parameter] = []
         for parameter in inspect.signature(function, eval_str=True).parameters.values():
             metadata = getattr(parameter.annotation, "__metadata__", ())
-            group = next((data for data in metadata if isinstance(data, Flags)), None)
+            group = next((data for data in metadata if isinstance(data, Flags | Json)), None)
             groups[parameter.name] = group
             own = parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
             parameters += [own] if group is None else group.parameters()
@@ -176,11 +192,11 @@ def command(app: typer.Typer, example: str, *, main: str = "", name: str | None 
 
 
 def _ordered(parameters: list[inspect.Parameter], main: list[str]) -> list[inspect.Parameter]:
-    """Put the main flags first, and all others but ``--json`` in a panel of their own."""
-    order = {name: place for place, name in enumerate(main)}
+    """Put the main flags first, all others in a panel of their own, and ``--json`` last."""
+    order = {name: place for place, name in enumerate(main)} | {"as_json": len(parameters) + 1}
     assert set(main) <= {parameter.name for parameter in parameters}, main
-    parameters = sorted(parameters, key=lambda parameter: order.get(parameter.name, len(order)))
-    return [parameter if not main or parameter.name in order else _in_panel(parameter) for parameter in parameters]
+    parameters = sorted(parameters, key=lambda parameter: order.get(parameter.name, len(parameters)))
+    return [parameter if not main or parameter.name in main else _in_panel(parameter) for parameter in parameters]
 
 
 def _in_panel(parameter: inspect.Parameter) -> inspect.Parameter:
@@ -237,22 +253,14 @@ def whole_numbers(text: str, flag: str) -> tuple[int, ...]:
         raise ValueError(f"{flag} {text!r}: give whole numbers with commas, such as 6,25") from None
 
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Output = Annotated[Screen, Json()]
 Device = Annotated[Where, Placement(Where, "device", settable=False)]
 Machine = Annotated[Where, Placement(Where, "num_workers address device", settable=False)]
 SharedMachine = Annotated[Where, Placement(Where, "num_workers gpus_per_worker address device", settable=False)]
-Buffer = Annotated[
-    str | None,
-    typer.Option(help="Buffer of experts, a folder or a URI; by default the cache's, trained where it is missing."),
-]
-Preset = Annotated[
-    str | None,
-    typer.Option(
-        help="Shipped settings such as cifar10/mtt, or a YAML file; by default those of the method and data set.",
-        autocompletion=offer(presets),
-    ),
-]
+_BUFFER = "Buffer of experts, a folder or a URI; by default the cache's, trained where it is missing."
+Buffer = Annotated[str | None, typer.Option(help=_BUFFER, callback=existing_buffer)]
+_PRESET = "Shipped settings such as cifar10/mtt, or a YAML file; by default those of the method and data set."
+Preset = Annotated[str | None, typer.Option(help=_PRESET, autocompletion=offer(presets))]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Do every training anew, also those whose results are cached.")]
-Sets = Annotated[
-    list[Path], typer.Argument(metavar="SYNSET...", help="Files synset.arrow, run folders, or other projects' files.")
-]
+_SETS = "Files synset.arrow, run folders, or other projects' files."
+Sets = Annotated[list[Path], typer.Argument(metavar="SYNSET...", help=_SETS, callback=existing_sets)]

@@ -5,15 +5,21 @@ from typing import Annotated, Any
 
 import typer
 
-from raydd.cli.flags import AsJson, Flags, Fresh, Machine, Sets, command
+from raydd.cli.flags import Flags, Fresh, Machine, Output, Sets, command
 from raydd.cli.output import files_of, show
-from raydd.cli.paths import check_folders, check_paths, row_names
+from raydd.cli.paths import existing, row_names, writable_folder
 from raydd.config.fields import configure
 from raydd.config.nas import NasConfig
 from raydd.config.parsing import Tree
 from raydd.config.schema import EvaluateConfig
+from raydd.io.console import Screen
 
 app = typer.Typer()
+
+
+NAS = "space sample real_epochs cells seeds top protocol epochs real split baselines"
+MORE = "asha first_rung reduction dataset seed"
+_OUT = "Folder for the numbers and the figure."
 
 
 @command(
@@ -23,33 +29,22 @@ app = typer.Typer()
 )
 def nas(
     synsets: Sets,
-    said: Annotated[
-        Tree,
-        Flags(
-            NasConfig,
-            "space sample real_epochs cells seeds top protocol epochs real split baselines asha first_rung reduction "
-            "dataset seed",
-        ),
-    ],
+    said: Annotated[Tree, Flags(NasConfig, f"{NAS} {MORE}")],
     reading: Annotated[Tree, Flags(EvaluateConfig, "preprocessing lr layout=format", settable=False)],
     where: Machine,
+    screen: Output,
     fresh: Fresh = False,
-    out: Annotated[Path | None, typer.Option(help="Folder for the numbers and the figure.")] = None,
-    as_json: AsJson = False,
+    out: Annotated[Path | None, typer.Option(help=_OUT, callback=writable_folder)] = None,
 ) -> None:
     """Rank network architectures by training them on synthetic sets, and compare with the ranking by real data."""
     config = configure(NasConfig, said)
     files = configure(EvaluateConfig, reading, {"dataset": config.dataset} if config.dataset else {})
-    check_paths(synsets)
-    check_folders(out)
-    if config.real not in (None, "none") and not Path(config.real).exists():
-        raise ValueError(f"--real {config.real} does not exist; name a real.json, or a CSV of architecture,accuracy")
+    if config.real not in (None, "none"):
+        existing(Path(config.real), "--real takes a real.json, or a CSV of architecture,accuracy")
     from raydd.api.evaluate import opened
     from raydd.api.nas import rank_architectures
     from raydd.interop.layouts import detect
-    from raydd.io.console import Screen
 
-    screen = Screen(as_json)
     for path in synsets:
         detect(path, files.layout)
     loaded = [opened(path, files, screen).synset for path in synsets]
@@ -60,7 +55,7 @@ def nas(
     show_ranking(screen, document, folder)
 
 
-def show_ranking(screen: Any, document: dict[str, Any], folder: Path) -> None:
+def show_ranking(screen: Screen, document: dict[str, Any], folder: Path) -> None:
     """Show the table, each proxy's winner, and where everything is."""
     from raydd.figures.ranking import ranking_table
     from raydd.figures.score_tables import percent

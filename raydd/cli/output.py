@@ -3,21 +3,23 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from raydd.io.console import Screen
+
 
 def lines_of(document: Mapping[str, Any]) -> list[str]:
     """Return a document as lines, one a key."""
     return [f"{key:14} {value}" for key, value in document.items()]
 
 
-def show(screen: Any, document: dict[str, Any], lines: Iterable[str] | None = None, tables: Iterable[Any] = ()) -> None:
-    """Show a result.
+def files_of(outputs: Mapping[str, str]) -> list[str]:
+    """Return the lines that name what was written."""
+    return [f"{name}: {path}" for name, path in outputs.items()]
 
-    Args:
-        screen: Where.
-        document: The JSON document.
-        lines: Its lines for a person; by default one a key.
-        tables: Tables above them.
-    """
+
+def show(
+    screen: Screen, document: dict[str, Any], lines: Iterable[str] | None = None, tables: Iterable[Any] = ()
+) -> None:
+    """Show a result: its JSON document, or tables and lines for a person, by default one a key."""
 
     def write(console: Any) -> None:
         for table in tables:
@@ -29,7 +31,11 @@ def show(screen: Any, document: dict[str, Any], lines: Iterable[str] | None = No
 
 
 def show_scores(
-    screen: Any, scores: list[dict[str, Any]], outputs: dict[str, str], report: dict[str, Any] | None = None
+    screen: Screen,
+    scores: list[dict[str, Any]],
+    outputs: dict[str, str],
+    report: dict[str, Any] | None = None,
+    last: str = "",
 ) -> None:
     """Show scores as tables, and where they were written.
 
@@ -38,6 +44,7 @@ def show_scores(
         scores: The records.
         outputs: Files by what they are.
         report: What else there is to say of the scores, see `raydd.api.evaluate.report`.
+        last: A line for a person at the end.
     """
     from raydd.api.evaluate import alone
     from raydd.figures.score_tables import comparison_table, matrix_table, robust_table, score_table
@@ -51,9 +58,4 @@ def show_scores(
         tables.append(comparison_table(comparisons))
     if report is not None and len({score["network"] for score in rows}) > 1:
         tables.append(matrix_table(rows))
-    show(screen, {"scores": scores, "outputs": outputs} | more, files_of(outputs), tables)
-
-
-def files_of(outputs: Mapping[str, str]) -> list[str]:
-    """Return the lines that name what was written."""
-    return [f"{name}: {path}" for name, path in outputs.items()]
+    show(screen, {"scores": scores, "outputs": outputs} | more, [*files_of(outputs), *([last] if last else [])], tables)

@@ -1,4 +1,7 @@
-"""Checks of paths that need no PyTorch: what must exist, what must not, and where results go."""
+"""Checks of paths that need no PyTorch: what must exist, what must not, and where results go.
+
+Each returns what it checks, so that it can be the callback of a flag or an argument.
+"""
 
 import os
 import tempfile
@@ -6,54 +9,70 @@ from collections.abc import Sequence
 from pathlib import Path
 
 
-def check_paths(
-    paths: Sequence[Path], remedy: str = "name a synset.arrow, a run folder, or another project's files"
-) -> None:
-    """Refuse paths that do not exist.
-
-    Raises:
-        ValueError: Naming the first of them.
-    """
-    for path in paths:
-        if not path.expanduser().exists():
-            raise ValueError(f"{path} does not exist: {remedy}")
+def existing(path: Path, remedy: str) -> Path:
+    """Refuse a path that does not exist."""
+    if not path.expanduser().exists():
+        raise ValueError(f"{path} does not exist: {remedy}")
+    return path
 
 
-def check_buffers(places: Sequence[str | None]) -> None:
-    """Refuse buffers that do not exist, and URIs of an unknown kind; no store is asked.
-
-    Raises:
-        ValueError: Naming the first of them.
-    """
-    from raydd.io.filesystem import is_uri, open_store
-
-    for place in places:
-        if place is None or (not is_uri(place) and Path(place).exists()):
-            continue
-        if not is_uri(place):
-            raise ValueError(f"{place} does not exist; make a buffer with `raydd experts --out {place}`")
-        open_store(place)
+def existing_set(path: Path) -> Path:
+    """Refuse a synthetic set that does not exist."""
+    return existing(path, "name a synset.arrow, a run folder, or another project's files")
 
 
-def check_folders(*folders: Path | str | None) -> None:
-    """Refuse folders that cannot be made, and URIs of an unknown kind.
+def existing_sets(paths: list[Path]) -> list[Path]:
+    """Refuse synthetic sets of which one does not exist."""
+    return [existing_set(path) for path in paths]
 
-    Raises:
-        ValueError: A file is in the way.
-    """
-    from raydd.io.filesystem import is_uri, open_store
 
-    for folder in folders:
-        if folder is None:
-            continue
-        if is_uri(folder):
-            open_store(str(folder))
-            continue
+def existing_runs(paths: list[Path]) -> list[Path]:
+    """Refuse folders of runs of which one does not exist."""
+    return [existing(path, "name a folder that raydd wrote") for path in paths]
+
+
+def existing_run(path: Path) -> Path:
+    """Refuse a folder without a run."""
+    if not (path / "config.yaml").exists():
+        raise ValueError(f"{path} holds no run; name a folder that raydd distill wrote")
+    return path
+
+
+def existing_buffer(place: str | None) -> str | None:
+    """Refuse a buffer that does not exist, or a URI of an unknown kind; no store is asked."""
+    if place is not None and "://" in place:
+        _known_store(place)
+    elif place is not None and not Path(place).exists():
+        raise ValueError(f"{place} does not exist; make a buffer with `raydd experts --out {place}`")
+    return place
+
+
+def existing_buffers(places: list[str]) -> list[str]:
+    """Refuse buffers of which one does not exist."""
+    return [str(existing_buffer(place)) for place in places]
+
+
+def writable(folder: str | None) -> str | None:
+    """Refuse a folder that cannot be made since a file is in the way, or a URI of an unknown kind."""
+    if folder is not None and "://" in folder:
+        _known_store(folder)
+    elif folder is not None:
         there = next(path for path in (Path(folder), *Path(folder).absolute().parents) if path.exists())
         if not there.is_dir():
-            raise ValueError(
-                f"--out {folder} cannot be written: {there} is a file, and a folder is needed; name another --out"
-            )
+            why = f"{there} is a file, and a folder is needed"
+            raise ValueError(f"--out {folder} cannot be written: {why}; name another --out")
+    return folder
+
+
+def _known_store(uri: str) -> None:
+    from raydd.io.filesystem import open_store  # it imports PyArrow
+
+    open_store(uri)
+
+
+def writable_folder(folder: Path | None) -> Path | None:
+    """Refuse a folder that cannot be made since a file is in the way."""
+    return folder if folder is None else Path(str(writable(str(folder))))
 
 
 def row_names(paths: Sequence[Path]) -> list[str]:

@@ -6,60 +6,55 @@ from typing import Annotated, Any
 
 import typer
 
-from raydd.cli.flags import AsJson, Buffer, Flags, Machine, command, offer
+from raydd.cli.flags import Buffer, Flags, Machine, Output, command, offer
 from raydd.cli.output import files_of, lines_of, show
-from raydd.cli.paths import check_buffers, check_folders
+from raydd.cli.paths import writable_folder
 from raydd.config.fields import configure
 from raydd.config.names import find_space, search_spaces
 from raydd.config.parsing import Tree
 from raydd.config.schema import DistillConfig, EvaluateConfig
+from raydd.io.console import Screen
 
 app = typer.Typer()
 UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+SCORING = Flags(EvaluateConfig, "seeds protocol epochs real_epochs", {"real_epochs": 0}, settable=False)
+_SPACE = typer.Option(help="Name that `raydd spaces` lists, or a YAML file.", autocompletion=offer(search_spaces))
+_SAMPLES = typer.Option(min=1, help="Trials in the end; by default the space's own number.")
+_OUT = typer.Option(help="Folder of the search; by default one below runs/.", callback=writable_folder)
+_CONCURRENT = typer.Option(min=1, help="Trials at the same time; by default as many as fit.")
 
 
 @command(app, "raydd tune --space datm_digits --num-samples 8 --out runs/tune", main="space num_samples out")
 def tune(  # noqa: PLR0913, PLR0917 - one a flag
     said: Annotated[Tree, Flags(DistillConfig, "data.dataset experts.network seed")],
-    scoring: Annotated[
-        Tree, Flags(EvaluateConfig, "seeds protocol epochs real_epochs", unlike={"real_epochs": 0}, settable=False)
-    ],
+    scoring: Annotated[Tree, SCORING],
     where: Machine,
-    space: Annotated[
-        str | None,
-        typer.Option(
-            help="Search space: a name that `raydd spaces` lists, or a YAML file.", autocompletion=offer(search_spaces)
-        ),
-    ] = None,
-    num_samples: Annotated[
-        int | None, typer.Option(min=1, help="Trials in the end; by default the space's own number.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the search; by default one below runs/.")] = None,
-    max_concurrent: Annotated[
-        int | None, typer.Option(min=1, help="Trials at the same time; by default as many as fit.")
-    ] = None,
+    screen: Output,
+    space: Annotated[str | None, _SPACE] = None,
+    num_samples: Annotated[int | None, _SAMPLES] = None,
+    out: Annotated[Path | None, _OUT] = None,
+    max_concurrent: Annotated[int | None, _CONCURRENT] = None,
     time_budget: Annotated[str | None, typer.Option(help="Stop after this long, such as 900, 15m or 2h.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the search in --out.")] = False,
     buffer: Buffer = None,
     gpus_per_trial: Annotated[float | None, typer.Option(help="GPUs a trial, such as 0.25.")] = None,
     mlflow: Annotated[str | None, typer.Option(help="MLflow address or folder that gets the results too.")] = None,
     wandb: Annotated[str | None, typer.Option(help="Weights & Biases project that gets the results too.")] = None,
-    as_json: AsJson = False,
 ) -> None:
     """Search the best settings of a method: many trials on Ray Tune, compared on validation images.
 
     The best trial is scored on the test images.
     """
     configure(DistillConfig, said, partial=True)
-    configure(EvaluateConfig, scoring, {"seeds": scoring.get("seeds") or 1})
+    if not (scored := scoring.get("seeds") != 0):
+        del scoring["seeds"]
+    evaluation = configure(EvaluateConfig, scoring)
     if space is not None:
         find_space(space)
     elif not resume or out is None or not (out / "space.yaml").exists():
         raise ValueError("--space is missing: name one, such as datm_digits, or --resume with the --out of one")
     if out is not None and not resume and any((out / name).exists() for name in ("space.yaml", "study.journal")):
         raise ValueError(f"{out} holds a search already; go on with --resume, or name another --out")
-    check_folders(out)
-    check_buffers([buffer])
     options: dict[str, Any] = {
         "num_samples": num_samples,
         "max_concurrent": max_concurrent,
@@ -71,27 +66,23 @@ def tune(  # noqa: PLR0913, PLR0917 - one a flag
         "settings": said,
     }
     options = {key: value for key, value in options.items() if value is not None}
+    options["evaluation"] = evaluation if scored else None
     from raydd.api.tune import tune as search
-    from raydd.io.console import Screen
 
-    screen = Screen(as_json)
-    evaluation = None if scoring.get("seeds") == 0 else configure(EvaluateConfig, scoring)
-    results = search(space, out, resume=resume, where=where, screen=screen, evaluation=evaluation, **options)
-    show_results(screen, results)
+    show_results(screen, search(space, out, resume=resume, where=where, screen=screen, **options))
 
 
 @command(app, "raydd spaces")
-def spaces(as_json: AsJson = False) -> None:
+def spaces(screen: Output) -> None:
     """List the search spaces that raydd ships, and the settings that each searches."""
-    from raydd.io.console import Screen
     from raydd.tuning.space_files import load_space
 
     document = {name: list(load_space(name).domains) for name in search_spaces()}
     lines = lines_of({f"{name:26}": ", ".join(keys) for name, keys in document.items()})
-    show(Screen(as_json), {"spaces": document}, lines)
+    show(screen, {"spaces": document}, lines)
 
 
-def show_results(screen: Any, results: Any) -> None:
+def show_results(screen: Screen, results: Any) -> None:
     """Show the best trial, its scores, and where everything is."""
     from raydd.figures.score_tables import score_table
     from raydd.figures.trial_tables import settings_text

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
-from raydd.config.names import TABLES, Named, check_name, unknown
+from raydd.config.names import TABLES, Named, check_name
 from raydd.config.parsing import C, Config, build
 
 
@@ -31,6 +31,11 @@ class Setting(NamedTuple):
     meaning: str
     choices: tuple[str, ...] = ()
     table: str = ""
+
+    @property
+    def text(self) -> str:
+        """The meaning with single backticks."""
+        return self.meaning.replace("``", "`")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -118,25 +123,19 @@ def check_names(config: Config) -> None:
             check_name(setting.table, name)
 
 
-def find_settings(kind: type[Config], key: str) -> list[Setting]:
-    """Return the settings that a key names: one, all below it, or all that end with it.
+def find_settings(kind: type[Config], key: str | None) -> list[Setting]:
+    """Return the settings that a key names: one, all below it, or all that have it as a part; without a key, all.
 
     >>> from raydd.config.schema import DistillConfig
     >>> [setting.key for setting in find_settings(DistillConfig, "pruning")]
     ['pruning.rate', 'pruning.metric']
     """
     known = settings(kind)
-    if key in known:
-        return [known[key]]
-    below = [setting for name, setting in known.items() if name.startswith(f"{key.rstrip('.')}.")]
-    return below or [setting for name, setting in known.items() if name.endswith(f".{key}")]
-
-
-def unknown_setting(key: str, known: dict[str, Setting]) -> str:
-    """Return the line that refuses a key that no setting has."""
-    leaves = {name.rpartition(".")[2]: name for name in known}
-    near = unknown("setting", key.rpartition(".")[2], leaves)
-    return near.partition(" Use one of")[0].partition(": use one of")[0] + "; `raydd settings` lists all"
+    if key is None or key in known:
+        return list(known.values()) if key is None else [known[key]]
+    part = f".{key.strip('.')}."
+    below = [setting for name, setting in known.items() if f".{name}".startswith(part)]
+    return below or [setting for name, setting in known.items() if part in f".{name}."]
 
 
 def configure(kind: type[C], *layers: Mapping[str, Any], partial: bool = False) -> C:

@@ -44,7 +44,7 @@ def test_rules_of_a_method_wait_for_its_own_values():
     """datm learns labels, and starts from images that have some: what is said of a part is no contradiction yet."""
     said = build(DistillConfig, {"method": "datm", "lr": {"labels": 2}})
     assert method_rules(complete(said)) is None
-    with pytest.raises(ValueError, match="lr.labels = 2"):
+    with pytest.raises(ValueError, match=r"lr\.labels = 2"):
         method_rules(said)
 
 
