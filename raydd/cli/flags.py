@@ -171,17 +171,16 @@ def command(app: typer.Typer, example: str, *, main: str = "", name: str | None 
     """
 
     def register(function: Command) -> Command:
-        groups: dict[str, Flags | Json | None] = {}
+        makers: dict[str, Callable[[Mapping[str, Any]], Any]] = {}
         parameters: list[inspect.Parameter] = []
         for parameter in inspect.signature(function, eval_str=True).parameters.values():
             metadata = getattr(parameter.annotation, "__metadata__", ())
             group = next((data for data in metadata if isinstance(data, Flags | Json)), None)
-            groups[parameter.name] = group
-            own = parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-            parameters += [own] if group is None else group.parameters()
+            makers[parameter.name] = group.collect if group else _checked(parameter)
+            parameters += group.parameters() if group else [_plain(parameter)]
 
         def call(**values: Any) -> Any:
-            return function(**{key: group.collect(values) if group else values[key] for key, group in groups.items()})
+            return function(**{key: make(values) for key, make in makers.items()})
 
         call.__dict__["__signature__"] = inspect.Signature(_ordered(parameters, main.split()))
         call.__name__, call.__doc__ = function.__name__, function.__doc__
@@ -189,6 +188,21 @@ def command(app: typer.Typer, example: str, *, main: str = "", name: str | None 
         return function
 
     return register
+
+
+def _plain(parameter: inspect.Parameter) -> inspect.Parameter:
+    """Return a parameter without its callback, so that reading the words of a command line looks at no file."""
+    changed = [copy(data) for data in parameter.annotation.__metadata__]
+    for data in changed:
+        data.callback = None
+    parameter = parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+    return parameter.replace(annotation=Annotated[parameter.annotation.__origin__, *changed])
+
+
+def _checked(parameter: inspect.Parameter) -> Callable[[Mapping[str, Any]], Any]:
+    """Return what takes a parameter's value through its callback."""
+    check = next((data.callback for data in parameter.annotation.__metadata__ if data.callback), lambda value: value)
+    return lambda values: check(values[parameter.name])
 
 
 def _ordered(parameters: list[inspect.Parameter], main: list[str]) -> list[inspect.Parameter]:

@@ -1,6 +1,7 @@
 """The line that ticks while nothing else moves."""
 
 import io
+import sys
 import time
 from importlib import import_module
 from types import SimpleNamespace
