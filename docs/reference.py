@@ -3,20 +3,20 @@
 A page is whole (`PAGES`), or has blocks between ``<!-- presets: mtt -->`` and ``<!-- end -->`` (`BLOCKS`).
 """
 
-import inspect
 import re
 import sys
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
 import typer
 import yaml
 
 import raydd
 from raydd.cli import app
-from raydd.config.parsing import Config, flat
+from raydd.config import fields
+from raydd.config.parsing import flat
 from raydd.methods import METHODS
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -134,44 +134,17 @@ def settings() -> str:
     """The page of every setting of a distillation and of an evaluation."""
     page = [SETTINGS_HEAD]
     for title, kind in (("Distilling", raydd.DistillConfig), ("Scoring", raydd.EvaluateConfig)):
-        page.append(f"## {title}\n\n| setting | unasked | |\n|---|---|---|")
-        page += [f"| `{key}` | {_code(value)} | {cell(text)} |" for key, value, text in leaves(kind())]
+        page.append(f"## {title}\n\n| setting | default | |\n|---|---|---|")
+        page += [
+            f"| `{row.key}` | {_code(row.default)} | {cell(_meaning(row))} |" for row in fields.settings(kind).values()
+        ]
         page.append("")
     return "\n".join(page)
 
 
-def leaves(config: Config, prefix: str = "") -> Iterator[tuple[str, object, str]]:
-    """Dotted name, value and meaning of every setting; the meaning is from the class's docstring."""
-    told = meanings(type(config))
-    for key, value in config:
-        if isinstance(value, Config):
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            text = told.get(key, "").replace("``", "`")
-            yield prefix + key, value, f"{text} {_choices(type(config), key)}".strip()
-
-
-def meanings(kind: type[Config]) -> dict[str, str]:
-    """What the section ``Attributes`` of a class's docstring says, by name."""
-    _, _, told = (inspect.getdoc(kind) or "").partition("Attributes:\n")
-    found, name = dict[str, str](), ""
-    for line in told.splitlines():
-        if start := re.match(r"    (\w+): (.*)", line):
-            name = start[1]
-            found[name] = start[2]
-        elif name and line.startswith("        "):
-            found[name] += " " + line.strip()
-        elif line.strip():
-            break
-    return found
-
-
-def _choices(kind: type[Config], key: str) -> str:
-    """The words that a setting may be, where they are a few."""
-    annotation = kind.model_fields[key].annotation
-    kinds = [annotation, *get_args(annotation)]
-    words = [word for each in kinds if get_origin(each) is Literal for word in get_args(each)]
-    return f"({', '.join(map(str, words))})" if words else ""
+def _meaning(setting: fields.Setting) -> str:
+    """What a setting is, with the words that it may be."""
+    return f"{setting.text} ({', '.join(setting.names)})" if setting.names else setting.text
 
 
 def _code(value: object) -> str:

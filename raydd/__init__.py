@@ -1,12 +1,12 @@
 """raydd: distributed dataset distillation on Ray.
 
-Four verbs: `train_experts`, `distill`, `tune`, `evaluate`; what flows between them: trajectories
-(`ArrowBuffer`) and synthetic sets (`SyntheticSet`). A set can also rank architectures (`rank_architectures`), be the
-memory of class-incremental learning (`evaluate_continual`), and come from or go to other projects' files
-(`read_synset`, `write_synset`).
+Four verbs: `train_experts`, `distill`, `tune`, `evaluate`. Two things flow between them: trajectories (`ArrowBuffer`)
+and synthetic sets (`SyntheticSet`). A set can also rank architectures (`rank_architectures`), serve as the memory of
+class-incremental learning (`evaluate_continual`), and be read from or written to other projects' files (`read_synset`,
+`write_synset`).
 
-What these names give and take beside each other is found in its module: `raydd.data.datasets.Dataset` of
-`load_dataset`, `raydd.api.tune.Results` of `tune`, `raydd.buffer.segments` for sources of trajectories of one's own.
+The types that these functions take and return are in their modules: `raydd.data.datasets.Dataset` of `load_dataset`,
+`raydd.api.tune.Results` of `tune`, `raydd.buffer.segments` for sources of trajectories of your own.
 
 >>> import raydd
 >>> config = raydd.DistillConfig(method="random", ipc=2)
@@ -93,15 +93,15 @@ __all__ = [
 ]
 
 
-if not TYPE_CHECKING:  # a type checker would take any name for one that is found so
+if not TYPE_CHECKING:  # with it a type checker would accept any name
 
     def __getattr__(name: str) -> Any:
-        """Load a public name from its module when it is first asked for, so that importing stays cheap."""
+        """Load a public name from its module at its first use, so that importing raydd stays cheap."""
         if name not in _HOMES:
             raise AttributeError(f"module 'raydd' has no attribute {name!r}")
         return getattr(import_module(f"raydd.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    """The public names, also those that are not loaded yet: what a notebook completes to."""
+    """Return the public names, also those that are not loaded yet, for completion in a notebook."""
     return sorted({*globals(), *__all__})

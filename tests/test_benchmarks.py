@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from raydd.config.parsing import build
+from raydd.config.rules import method_rules
 from raydd.config.schema import DistillConfig
 from raydd.methods import METHODS, complete
 from raydd.run.resolve import check_family
@@ -36,6 +37,7 @@ def test_every_row_of_a_plan_is_a_configuration_that_its_method_takes(path):
         for row in [*table, *plan.get("rows", {})]:
             config = complete(build(DistillConfig, script.settings(plan, row, ipc)))
             check_family(config)
+            method_rules(config)
             assert config.method in METHODS
             assert row in METHODS or config != complete(DistillConfig(method=config.method))
 

@@ -1,4 +1,4 @@
-"""The command line: words to calls, no maths."""
+"""The command line: it turns words into one call of `raydd.api`, and errors into one line and an exit code."""
 
 import json
 import os
@@ -12,11 +12,13 @@ import typer
 
 from raydd.cli.ablate import app as ablate
 from raydd.cli.analyse import app as analyse
+from raydd.cli.buffer import app as buffer
 from raydd.cli.continual import app as continual
 from raydd.cli.doctor import app as doctor
 from raydd.cli.evaluate import app as evaluate
 from raydd.cli.files import app as files
 from raydd.cli.nas import app as nas
+from raydd.cli.reference import app as reference
 from raydd.cli.report import app as report
 from raydd.cli.tune import app as tune
 from raydd.cli.verbs import app as verbs
@@ -31,18 +33,13 @@ FAILURES = (RuntimeError, FloatingPointError, OSError, MemoryError)
 
 app = typer.Typer(
     name="raydd",
-    help="Distributed dataset distillation: experts, synthetic sets and honest scores, on Ray.",
+    help="Distill large labelled image sets into a few synthetic images per class, on one machine or a Ray cluster.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-app.add_typer(verbs)
-app.add_typer(evaluate)
-app.add_typer(ablate)
-app.add_typer(continual)
-app.add_typer(tune)
-app.add_typer(nas)
-app.add_typer(report)
-app.add_typer(files)
+for _part in (verbs, evaluate, ablate, continual, tune, nas, report, reference, files):
+    app.add_typer(_part)
+app.add_typer(buffer, name="buffer")
 app.add_typer(analyse, name="analyse")
 app.add_typer(doctor)
 
@@ -82,10 +79,6 @@ def run(arguments: list[str] | None = None) -> int:
     An error is one line on stderr; with ``--json`` it is also the one document on stdout:
     ``{"error": {"message": ..., "exit_code": ...}}``.
     """
-    if "_RAYDD_COMPLETE" in os.environ:
-        from raydd.cli.completion import complete_values
-
-        complete_values(app)
     words = sys.argv[1:] if arguments is None else arguments
     if console := sys.modules.get("raydd.io.console"):  # not imported here: rich takes a while
         console.Screen.documents = 0

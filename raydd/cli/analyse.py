@@ -1,279 +1,233 @@
-"""Commands that look into experts and runs: a table, a figure and its numbers."""
+"""The commands that measure properties of experts and runs: a table, a figure and its numbers."""
 
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from raydd.cli.options import (
-    AsJson,
-    DatasetOption,
-    DeviceOption,
-    Seed,
-    dataset_word,
-    given,
-    known_device,
-    out_file,
-    whole_numbers,
-)
+from raydd.cli.flags import Device, Flags, Output, command, whole_numbers
+from raydd.cli.output import files_of, show
+from raydd.cli.paths import existing_buffer, existing_buffers, existing_runs, existing_set, existing_sets, out_file
+from raydd.config.fields import configure
+from raydd.config.parsing import Tree
+from raydd.config.placement import Where
+from raydd.config.schema import DataConfig
+from raydd.io.console import Screen
 
-app = typer.Typer(help="Look into experts and runs: tables, figures and their numbers.", no_args_is_help=True)
+_HELP = "Measure properties of experts and runs: tables, figures and their numbers."
+app = typer.Typer(help=_HELP, no_args_is_help=True)
 
-Out = Annotated[
-    Path | None,
-    typer.Option(
-        help="The PNG, or a folder for it; its numbers go beside it as JSON. None: beside the input, or here."
+_OUT = "PNG file or folder; the numbers go beside it as JSON. By default beside the input, or here."
+Out = Annotated[Path | None, typer.Option(help=_OUT)]
+_BUFFERS = typer.Argument(metavar="BUFFER...", help="Buffers: folders or URIs.", callback=existing_buffers)
+Buffers = Annotated[list[str], _BUFFERS]
+_RUNS = typer.Argument(metavar="RUN...", help="Run folders of `raydd distill`.", callback=existing_runs)
+Runs = Annotated[list[Path], _RUNS]
+_WAYPOINTS = "Epochs that the convexified trajectory passes between the first and the last, with commas."
+Waypoints = Annotated[str, typer.Option(help=_WAYPOINTS)]
+Synsets = Annotated[list[Path], typer.Argument(metavar="SYNSET...", help="Files synset.arrow.", callback=existing_sets)]
+_BUFFER = "Buffer with a snapshot an epoch: a folder or a URI."
+Buffer = Annotated[str, typer.Option(help=_BUFFER, callback=existing_buffer)]
+Epochs = Annotated[str, typer.Option(help="Epochs of the experts, with commas; every snapshot by default.")]
+Images = Annotated[int, typer.Option(help="Largest number of real training images a class.")]
+Real = Annotated[Tree, Flags(DataConfig, "dataset size", {"dataset": None}, settable=False)]
+ExpertNumber = Annotated[int, typer.Option(help="Number of the expert.")]
+Call = Callable[[Any], dict[str, Any]]
+
+# By name: what measures, what makes the table, and what draws the figure.
+ANALYSES = {
+    "experts": ("raydd.analysis.buffers:experts", "experts_table", "raydd.figures.curves:draw_experts"),
+    "landscape": ("raydd.analysis.landscape:landscape", "landscape_table", "raydd.figures.landscape:draw_landscape"),
+    "storage": ("raydd.analysis.buffers:storage", "storage_table", "raydd.figures.bars:draw_storage"),
+    "matching": ("raydd.analysis.runs:matching", "matching_table", "raydd.figures.curves:draw_matching"),
+    "labels": ("raydd.analysis.runs:labels", "labels_table", "raydd.figures.curves:draw_labels"),
+    "memory": ("raydd.analysis.runs:memory", "memory_table", "raydd.figures.curves:draw_memory"),
+    "similarity": ("raydd.analysis.features:similarity", "similarity_table", "raydd.figures.stages:draw_similarity"),
+    "separability": (
+        "raydd.analysis.features:separability",
+        "separability_table",
+        "raydd.figures.stages:draw_separability",
     ),
-]
-Buffers = Annotated[list[str], typer.Argument(metavar="BUFFER...", help="Buffers: folders or URIs.")]
-Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of `raydd distill`.")]
-Waypoints = Annotated[
-    str, typer.Option(help="Epochs that the convexified trajectory passes between the first and the last, with commas.")
-]
+    "activation": (
+        "raydd.analysis.activation:activation",
+        "activation_table",
+        "raydd.figures.activation:draw_activation",
+    ),
+    "embedding": ("raydd.analysis.features:embedding", "embedding_table", "raydd.figures.embedding:draw_embedding"),
+}
 
 
-Synsets = Annotated[list[Path], typer.Argument(metavar="SYNSET...", help="Files synset.arrow.")]
-Buffer = Annotated[str, typer.Option(help="A buffer with a snapshot an epoch: a folder or an URI.")]
-Epochs = Annotated[str, typer.Option(help="Epochs of the experts, with commas; none: every snapshot.")]
-Images = Annotated[int, typer.Option(help="Real training images a class, at most.")]
-Size = Annotated[int | None, typer.Option(help="Side in pixels that the images were resized to, if so.")]
+@command(app, "raydd analyse experts buffers/sgd buffers/gsam --out experts.png")
+def experts(buffers: Buffers, screen: Output, out: Out = None) -> None:
+    """Compare how smooth and how accurate experts are: Avg_Var, and curves by epoch."""
+    folders = [_folder(buffer, screen) for buffer in buffers]
+    _analyse("experts", folders, out, screen, lambda measure: measure(folders))
 
 
-@app.command(epilog="Example: raydd analyse experts buffers/sgd buffers/gsam --out experts.png")
-def experts(buffers: Buffers, out: Out = None, as_json: AsJson = False) -> None:
-    """How smooth experts are and how accurate: Avg_Var, and curves by epoch."""
-    from raydd.analysis.buffers import experts as measure
-    from raydd.figures.curves import draw_experts
-    from raydd.figures.tables import experts_table
-
-    folders = [_here(buffer, as_json) for buffer in buffers]
-    _show("experts", folders, out, as_json, lambda: measure(folders), (experts_table, draw_experts))
-
-
-@app.command(epilog="Example: raydd analyse landscape buffers/sgd --expert 0 --waypoints 6,25")
-def landscape(  # noqa: PLR0913, PLR0917 - one a flag
-    buffer: Annotated[str, typer.Argument(help="A buffer: a folder or an URI.")],
-    expert: Annotated[int, typer.Option(help="The expert's number.")] = 0,
+@command(app, "raydd analyse landscape buffers/sgd --expert 0 --waypoints 6,25")
+def landscape(
+    buffer: Annotated[str, typer.Argument(help="Buffer: a folder or a URI.", callback=existing_buffer)],
+    real: Real,
+    where: Device,
+    screen: Output,
+    expert: ExpertNumber = 0,
     waypoints: Waypoints = "",
-    dataset: DatasetOption = None,
-    size: Size = None,
-    device: DeviceOption = "auto",
     out: Out = None,
-    as_json: AsJson = False,
 ) -> None:
-    """A trajectory and its convexified form in the plane that shows most, with validation accuracy."""
-    from raydd.analysis.landscape import landscape as measure
-    from raydd.figures.landscape import draw_landscape
-    from raydd.figures.tables import landscape_table
+    """Draw an expert's trajectory and its convexified form on the surface of validation accuracy."""
+    points, folder = whole_numbers(waypoints, "--waypoints"), _folder(buffer, screen)
+    configure(DataConfig, real)
 
-    folder, points = _here(buffer, as_json), whole_numbers(waypoints, "--waypoints")
-    context = _context(device, as_json, dataset, size)
-    _show(
-        "landscape",
-        [folder],
-        out,
-        as_json,
-        lambda: measure(folder, expert, points, context=context),
-        (landscape_table, draw_landscape),
-    )
+    def call(measure: Any) -> Any:
+        return measure(folder, expert, points, images=real, device=_place(where, screen).device, screen=screen)
+
+    _analyse("landscape", [folder], out, screen, call)
 
 
-@app.command(epilog="Example: raydd analyse storage buffers/sgd --waypoints 6,25")
-def storage(buffers: Buffers, waypoints: Waypoints = "", out: Out = None, as_json: AsJson = False) -> None:
-    """What experts take on disk, and what their convexified form takes."""
-    from raydd.analysis.buffers import storage as measure
-    from raydd.figures.bars import draw_storage
-    from raydd.figures.tables import storage_table
-
-    points = whole_numbers(waypoints, "--waypoints")
-    folders = [_here(buffer, as_json) for buffer in buffers]
-    _show("storage", folders, out, as_json, lambda: measure(folders, points), (storage_table, draw_storage))
+@command(app, "raydd analyse storage buffers/sgd --waypoints 6,25")
+def storage(buffers: Buffers, screen: Output, waypoints: Waypoints = "", out: Out = None) -> None:
+    """Compare the disk space of experts with that of their convexified form."""
+    points, folders = whole_numbers(waypoints, "--waypoints"), [_folder(buffer, screen) for buffer in buffers]
+    _analyse("storage", folders, out, screen, lambda measure: measure(folders, points))
 
 
-@app.command(epilog="Example: raydd analyse matching runs/digits")
+@command(app, "raydd analyse matching runs/digits")
 def matching(
-    run: Annotated[Path, typer.Argument(help="A folder of `raydd distill`.")], out: Out = None, as_json: AsJson = False
+    run: Annotated[Path, typer.Argument(help="Run folder of `raydd distill`.")], screen: Output, out: Out = None
 ) -> None:
-    """The matching loss by start epoch, over a run that was probed (--set probe_every=10)."""
-    from raydd.analysis.runs import matching as measure
-    from raydd.figures.curves import draw_matching
-    from raydd.figures.tables import matching_table
-
-    _show("matching", [run], out, as_json, lambda: measure(run), (matching_table, draw_matching))
+    """Draw the matching loss by start epoch, for a run with --set probe_every=10."""
+    existing_runs([run])
+    _analyse("matching", [run], out, screen, lambda measure: measure(run))
 
 
-@app.command(epilog="Example: raydd analyse labels runs/digits-datm-ipc1 runs/digits-datm-ipc10")
-def labels(runs: Runs, out: Out = None, as_json: AsJson = False) -> None:
-    """How far soft labels spread over the classes, over runs that were probed."""
-    from raydd.analysis.runs import labels as measure
-    from raydd.figures.curves import draw_labels
-    from raydd.figures.tables import labels_table
-
-    _show("labels", runs, out, as_json, lambda: measure(runs), (labels_table, draw_labels))
+@command(app, "raydd analyse labels runs/digits-datm-ipc1 runs/digits-datm-ipc10")
+def labels(runs: Runs, screen: Output, out: Out = None) -> None:
+    """Draw how far soft labels spread over the classes, for runs with --set probe_every=10."""
+    _analyse("labels", runs, out, screen, lambda measure: measure(runs))
 
 
-@app.command(epilog="Example: raydd analyse memory runs/digits-datm runs/digits-dpd")
-def memory(runs: Runs, out: Out = None, as_json: AsJson = False) -> None:
-    """The memory that runs held, over their outer steps (a device: the most so far)."""
-    from raydd.analysis.runs import memory as measure
-    from raydd.figures.curves import draw_memory
-    from raydd.figures.tables import memory_table
-
-    _show("memory", runs, out, as_json, lambda: measure(runs), (memory_table, draw_memory))
+@command(app, "raydd analyse memory runs/digits-datm runs/digits-dpd")
+def memory(runs: Runs, screen: Output, out: Out = None) -> None:
+    """Draw the memory of runs over their outer steps; on a GPU it is the peak so far."""
+    _analyse("memory", runs, out, screen, lambda measure: measure(runs))
 
 
-@app.command(epilog="Example: raydd analyse similarity runs/a/synset.arrow runs/b/synset.arrow --buffer buffers/sgd")
+@command(
+    app,
+    "raydd analyse similarity runs/a/synset.arrow runs/b/synset.arrow --buffer buffers/sgd",
+    main="buffer epochs images",
+)
 def similarity(  # noqa: PLR0913, PLR0917 - one a flag
     synsets: Synsets,
     buffer: Buffer,
+    real: Real,
+    where: Device,
+    screen: Output,
     epochs: Epochs = "",
     images: Images = 256,
-    dataset: DatasetOption = None,
-    size: Size = None,
-    device: DeviceOption = "auto",
     out: Out = None,
-    as_json: AsJson = False,
 ) -> None:
-    """How alike synthetic and real images are to experts, by stage of training."""
-    from raydd.analysis.features import similarity as measure
-    from raydd.figures.stages import draw_similarity
-    from raydd.figures.tables import similarity_table
+    """Measure how similar synthetic and real images look to experts, by training epoch."""
+    stages = whole_numbers(epochs, "--epochs")
+    configure(DataConfig, real)
 
-    stages, context = whole_numbers(epochs, "--epochs"), _context(device, as_json, dataset, size)
-    _show(
-        "similarity",
-        _bare(synsets),
-        out,
-        as_json,
-        lambda: measure(synsets, _here(buffer, as_json), stages, images, context=context),
-        (similarity_table, draw_similarity),
-    )
+    def call(measure: Any) -> Any:
+        return measure(synsets, _folder(buffer, screen), stages, images, place=_place(where, screen, real))
+
+    _analyse("similarity", _bare(synsets), out, screen, call)
 
 
-@app.command(epilog="Example: raydd analyse separability runs/a/synset.arrow --buffer buffers/sgd --epochs 0,5,20")
+@command(app, "raydd analyse separability runs/a/synset.arrow --buffer buffers/sgd --epochs 0,5,20")
 def separability(
-    synsets: Synsets,
-    buffer: Buffer,
-    epochs: Epochs = "",
-    device: DeviceOption = "auto",
-    out: Out = None,
-    as_json: AsJson = False,
+    synsets: Synsets, buffer: Buffer, where: Device, screen: Output, epochs: Epochs = "", out: Out = None
 ) -> None:
-    """How well experts classify synthetic images, by stage of training."""
-    from raydd.analysis.features import separability as measure
-    from raydd.figures.stages import draw_separability
-    from raydd.figures.tables import separability_table
+    """Measure how well experts classify synthetic images, by training epoch."""
+    stages = whole_numbers(epochs, "--epochs")
 
-    stages, context = whole_numbers(epochs, "--epochs"), _context(device, as_json)
-    views = separability_table, draw_separability
-    _show(
-        "separability",
-        _bare(synsets),
-        out,
-        as_json,
-        lambda: measure(synsets, _here(buffer, as_json), stages, context=context),
-        views,
-    )
+    def call(measure: Any) -> Any:
+        return measure(synsets, _folder(buffer, screen), stages, place=_place(where, screen))
+
+    _analyse("separability", _bare(synsets), out, screen, call)
 
 
-@app.command(epilog="Example: raydd analyse activation runs/a/synset.arrow runs/b/synset.arrow --buffer buffers/sgd")
-def activation(
-    synsets: Synsets, buffer: Buffer, device: DeviceOption = "auto", out: Out = None, as_json: AsJson = False
-) -> None:
-    """How many of the experts' neurons synthetic images activate: an image, and the whole set."""
-    from raydd.analysis.activation import activation as measure
-    from raydd.figures.activation import draw_activation
-    from raydd.figures.tables import activation_table
+@command(app, "raydd analyse activation runs/a/synset.arrow runs/b/synset.arrow --buffer buffers/sgd")
+def activation(synsets: Synsets, buffer: Buffer, where: Device, screen: Output, out: Out = None) -> None:
+    """Measure how many neurons of the experts synthetic images activate, by image and as a set."""
 
-    context, views = _context(device, as_json), (activation_table, draw_activation)
-    _show(
-        "activation",
-        _bare(synsets),
-        out,
-        as_json,
-        lambda: measure(synsets, _here(buffer, as_json), context=context),
-        views,
-    )
+    def call(measure: Any) -> Any:
+        return measure(synsets, _folder(buffer, screen), place=_place(where, screen))
+
+    _analyse("activation", _bare(synsets), out, screen, call)
 
 
-@app.command(epilog="Example: raydd analyse embedding runs/a/synset.arrow --buffer buffers/sgd --epochs 0,5,20")
+_STAGES = "Epochs of the expert, with commas; the first, the middle and the last by default."
+
+
+@command(
+    app, "raydd analyse embedding runs/a/synset.arrow --buffer buffers/sgd --epochs 0,5,20", main="buffer epochs images"
+)
 def embedding(  # noqa: PLR0913, PLR0917 - one a flag
-    synset: Annotated[Path, typer.Argument(help="A file synset.arrow.")],
+    synset: Annotated[Path, typer.Argument(help="A file synset.arrow.", callback=existing_set)],
     buffer: Buffer,
-    epochs: Annotated[
-        str, typer.Option(help="Epochs of the expert, with commas; none: the first, the middle and the last.")
-    ] = "",
+    real: Real,
+    where: Device,
+    screen: Output,
+    epochs: Annotated[str, typer.Option(help=_STAGES)] = "",
     images: Images = 100,
-    expert: Annotated[int, typer.Option(help="The expert's number.")] = 0,
-    seed: Seed = 0,
-    dataset: DatasetOption = None,
-    size: Size = None,
-    device: DeviceOption = "auto",
+    expert: ExpertNumber = 0,
+    seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
     out: Out = None,
-    as_json: AsJson = False,
 ) -> None:
-    """Real and synthetic images as an expert sees them, in one plane (t-SNE), a panel a stage."""
-    from raydd.analysis.features import embedding as measure
-    from raydd.figures.embedding import draw_embedding
-    from raydd.figures.tables import embedding_table
+    """Draw real and synthetic images as points in the plane, placed by an expert's features (t-SNE)."""
+    stages = whole_numbers(epochs, "--epochs")
+    configure(DataConfig, real)
 
-    stages, context = whole_numbers(epochs, "--epochs"), _context(device, as_json, dataset, size)
-    _show(
-        "embedding",
-        _bare([synset]),
-        out,
-        as_json,
-        lambda: measure(synset, _here(buffer, as_json), stages, images, context=context, expert=expert, seed=seed),
-        (embedding_table, draw_embedding),
-    )
+    def call(measure: Any) -> Any:
+        folder, place = _folder(buffer, screen), _place(where, screen, real)
+        return measure(synset, folder, stages, images, place=place, expert=expert, seed=seed)
+
+    _analyse("embedding", _bare([synset]), out, screen, call)
 
 
-def _context(device: str, as_json: bool, dataset: str | None = None, size: int | None = None) -> Any:
-    """Return device, progress and real images of an analysis, by the flags."""
+def _place(where: Where, screen: Screen, real: Tree | None = None) -> Any:
     from raydd.analysis.expert_networks import AnalysisContext
     from raydd.data.workspace import resolve_device
-    from raydd.io.console import Screen
 
-    images = given(dataset=dataset and dataset_word(dataset), size=size)
-    return AnalysisContext(resolve_device(known_device(device)), Screen(as_json), images)
+    return AnalysisContext(resolve_device(where.device), screen, real or {})
 
 
-def _here(place: str, as_json: bool) -> Path:
-    """A buffer's folder on this node."""
+def _folder(buffer: str, screen: Screen) -> Path:
+    """Return the folder of a buffer on this machine; one at a URI is fetched."""
+    from raydd.io.filesystem import is_uri
+
+    if not is_uri(buffer):
+        return Path(buffer)
     from raydd.buffer.mirror import local_folder
-    from raydd.io.console import Screen
 
-    return local_folder(place, Screen(as_json).note)
+    return local_folder(buffer, screen.note)
 
 
 def _bare(files: list[Path]) -> list[Path]:
-    """Files without their suffix, which a figure beside them is named after."""
+    """Return files without their suffix, which the names of figures are made from."""
     return [path.with_suffix("") for path in files]
 
 
-def _show(
-    name: str,
-    inputs: list[Path],
-    out: Path | None,
-    as_json: bool,
-    measure: Callable[[], dict[str, Any]],
-    views: tuple[Callable[[dict[str, Any]], Any], Callable[[dict[str, Any]], Any]],
-) -> None:
+def _load(name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    return getattr(import_module(module), attribute)
+
+
+def _analyse(name: str, inputs: list[Path], out: Path | None, screen: Screen, call: Call) -> None:
     """Measure, write figure and numbers, and print the table."""
     from raydd.analysis.document import check_out, default_out, save
-    from raydd.io.console import Screen
 
-    tabulate, draw = views
     usual = default_out(inputs, name)
     target = out_file(out or usual, usual.name)
     check_out(target, name)
-    numbers = measure()
-    outputs = save(numbers, draw, target)
-
-    def show(console: Any) -> None:
-        console.print(tabulate(numbers))
-        for kind, path in outputs.items():
-            console.print(f"{kind}: {path}", markup=False)
-
-    Screen(as_json).result(numbers | {"outputs": outputs}, show)
+    measure, table, draw = ANALYSES[name]
+    numbers = call(_load(measure))
+    outputs = save(numbers, _load(draw), target)
+    tables = [_load(f"raydd.figures.tables:{table}")(numbers)]
+    show(screen, numbers | {"outputs": outputs}, files_of(outputs), tables)

@@ -1,94 +1,53 @@
 """The command that scores synthetic sets as memories of class-incremental learning."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from raydd.cli.evaluate import Fresh, Layout, Sets, Space, StepSize
-from raydd.cli.options import (
-    Address,
-    AsJson,
-    DatasetOption,
-    DeviceOption,
-    Seed,
-    Settings,
-    Workers,
-    dataset_word,
-    given,
-    known_device,
-    listed,
-    row_names,
-    whole_numbers,
-)
+from raydd.cli.flags import Flags, Fresh, Machine, Output, Sets, command, whole_numbers
+from raydd.cli.output import files_of, show
+from raydd.cli.paths import existing_buffer, row_names, writable_folder
+from raydd.config.fields import configure
+from raydd.config.parsing import Tree
+from raydd.config.schema import EvaluateConfig
 
 app = typer.Typer()
 
 
-@app.command(epilog="Example: raydd continual runs/cifar100/synset.arrow --steps 5,10 --nets ConvNet --protocol dm")
+CONTINUAL = "dataset networks=nets seeds protocol baselines preprocessing lr layout=format seed"
+_STEPS = "Numbers of steps in which the classes come, with commas."
+_BUFFER = "Buffer of experts that choose herding, kcenter and forgetting."
+_OUT = "Folder for continual.json and continual.png."
+
+
+@command(
+    app, "raydd continual runs/cifar100/synset.arrow --steps 5,10 --nets ConvNet --protocol dm", main="steps nets seeds"
+)
 def continual(  # noqa: PLR0913, PLR0917 - one a flag
     synsets: Sets,
-    steps: Annotated[str, typer.Option(help="In how many steps the classes come; several with commas.")] = "5,10",
-    dataset: DatasetOption = None,
-    nets: Annotated[str | None, typer.Option(help="Networks, with commas; none takes the experts'.")] = None,
-    seeds: Annotated[int, typer.Option(help="Runs, each with a class order and networks of its own.")] = 5,
-    protocol: Annotated[
-        str, typer.Option(help="mtt, datm, ast, dm, dcbench, tgdd, or a YAML file of a protocol's fields.")
-    ] = "mtt",
-    baselines: Annotated[
-        str, typer.Option(help="Selections beside the sets, with commas, or none.")
-    ] = "random,herding",
-    buffer: Annotated[str | None, typer.Option(help="Experts: herding and k-center by features; forgetting.")] = None,
-    preprocessing: Space = None,
-    lr: StepSize = None,
-    format: Layout = None,
+    said: Annotated[Tree, Flags(EvaluateConfig, CONTINUAL, {"baselines": ("random", "herding")})],
+    where: Machine,
+    screen: Output,
+    steps: Annotated[str, typer.Option(help=_STEPS)] = "5,10",
+    buffer: Annotated[str | None, typer.Option(help=_BUFFER, callback=existing_buffer)] = None,
     fresh: Fresh = False,
-    seed: Seed = 0,
-    settings: Settings = None,
-    num_workers: Workers = None,
-    out: Annotated[Path, typer.Option(help="A folder for continual.json and continual.png.")] = Path("runs/continual"),
-    address: Address = None,
-    device: DeviceOption = "auto",
-    as_json: AsJson = False,
+    out: Annotated[Path, typer.Option(help=_OUT, callback=writable_folder)] = Path("runs/continual"),
 ) -> None:
-    """Let classes come in steps; train a fresh network a step on the synthetic images of all classes seen."""
+    """Score synthetic sets as memories of continual learning, where classes come in steps.
+
+    After each step a fresh network is trained on the synthetic images of all classes so far.
+    """
+    counts, config = whole_numbers(steps, "--steps"), configure(EvaluateConfig, said)
     from raydd.api.continual import evaluate_continual
-    from raydd.config.parsing import build, parse_settings
-    from raydd.config.placement import Where
-    from raydd.config.schema import EvaluateConfig
-    from raydd.interop.layouts import detect
-    from raydd.io.console import Screen
-
-    screen, counts = Screen(as_json), whole_numbers(steps, "--steps")
-    for path in synsets:
-        detect(path, format)
-    flags = given(dataset=dataset and dataset_word(dataset), baselines=listed(baselines))
-    flags |= given(preprocessing=preprocessing, lr=lr, layout=format)
-    flags |= {"networks": listed(nets) or (), "seeds": seeds, "seed": seed, "protocol": protocol}
-    document = evaluate_continual(
-        synsets,
-        build(EvaluateConfig, flags, parse_settings(settings or ())),
-        out,
-        steps=counts,
-        names=None if len(synsets) == 1 else row_names(synsets),
-        buffer=buffer,
-        where=Where(num_workers, address, known_device(device)),
-        screen=screen,
-        fresh=fresh,
-    )
-    show_continual(screen, document, out)
-
-
-def show_continual(screen: Any, document: dict[str, Any], out: Path) -> None:
-    """A table a number of steps, and where everything is."""
     from raydd.figures.continual import continual_tables
+    from raydd.interop.layouts import detect
 
+    for path in synsets:
+        detect(path, config.layout)
+    names = None if len(synsets) == 1 else row_names(synsets)
+    document = evaluate_continual(
+        synsets, config, out, steps=counts, names=names, buffer=buffer, where=where, screen=screen, fresh=fresh
+    )
     outputs = {name: str(out / name) for name in ("continual.png", "continual.json")}
-
-    def show(console: Any) -> None:
-        for table in continual_tables(document):
-            console.print(table)
-        for name, path in outputs.items():
-            console.print(f"{name}: {path}", markup=False)
-
-    screen.result(document | {"outputs": outputs}, show)
+    show(screen, document | {"outputs": outputs}, files_of(outputs), continual_tables(document))

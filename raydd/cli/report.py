@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from raydd.cli.options import AsJson, out_file
+from raydd.cli.flags import Output, command
+from raydd.cli.paths import existing_runs, out_file
 
 app = typer.Typer()
 Runs = Annotated[
@@ -14,27 +15,25 @@ Runs = Annotated[
     typer.Argument(
         metavar="RUN...",
         help="Folders of distill, tune, nas, continual, ablate or experts, or files scores.json and synset.arrow.",
+        callback=existing_runs,
     ),
 ]
 PAGE = "report.html"
 
 
-@app.command(epilog="Example: raydd report runs/quickstart")
+@command(app, "raydd report runs/quickstart")
 def report(
     runs: Runs,
+    screen: Output,
     out: Annotated[
         Path | None,
-        typer.Option(
-            help=f"The page, or a folder for it; by default {PAGE} in the run's folder, of several runs {PAGE} here."
-        ),
+        typer.Option(help=f"The page, or a folder; by default {PAGE} in the run's folder, or here for several runs."),
     ] = None,
-    as_json: AsJson = False,
 ) -> None:
-    """One HTML page of a run, or of several side by side, that needs no network and no second file."""
-    from raydd.io.console import Screen
+    """Write one HTML page about a run, or about several side by side, that needs no network and no second file."""
+    page = page_path(runs, out)
     from raydd.report.build import write_report
 
-    page, screen = page_path(runs, out), Screen(as_json)
     try:
         with screen.doing("writing the report"):
             write_report(runs, page)

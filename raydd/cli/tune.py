@@ -1,4 +1,4 @@
-"""The command that searches settings."""
+"""The commands that search settings: tune, spaces."""
 
 import re
 from pathlib import Path
@@ -6,121 +6,105 @@ from typing import Annotated, Any
 
 import typer
 
-from raydd.cli.options import (
-    Address,
-    AsJson,
-    DatasetOption,
-    DeviceOption,
-    Settings,
-    Workers,
-    dataset_word,
-    given,
-    known_device,
-)
+from raydd.cli.flags import Buffer, Flags, Machine, Output, command, offer
+from raydd.cli.output import files_of, lines_of, show
+from raydd.cli.paths import writable_folder
+from raydd.config.fields import configure
+from raydd.config.names import find_space, search_spaces
+from raydd.config.parsing import Tree
+from raydd.config.schema import DistillConfig, EvaluateConfig
+from raydd.io.console import Screen
 
 app = typer.Typer()
 UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+SCORING = Flags(EvaluateConfig, "seeds protocol epochs real_epochs", {"real_epochs": 0}, settable=False)
+_SPACE = typer.Option(help="Name that `raydd spaces` lists, or a YAML file.", autocompletion=offer(search_spaces))
+_SAMPLES = typer.Option(min=1, help="Trials in the end; by default the space's own number.")
+_OUT = typer.Option(help="Folder of the search; by default one below runs/.", callback=writable_folder)
+_CONCURRENT = typer.Option(min=1, help="Trials at the same time; by default as many as fit.")
 
 
-@app.command(epilog="Example: raydd tune --space datm_digits --num-samples 8 --out runs/tune")
+@command(app, "raydd tune --space datm_digits --num-samples 8 --out runs/tune", main="space num_samples out")
 def tune(  # noqa: PLR0913, PLR0917 - one a flag
-    space: Annotated[str | None, typer.Option(help="A name of `raydd spaces`, or a YAML file.")] = None,
-    num_samples: Annotated[int | None, typer.Option(help="Trials in the end; the space's own number if none.")] = None,
-    max_concurrent: Annotated[int | None, typer.Option(help="Trials at once; as many as fit if none.")] = None,
+    said: Annotated[Tree, Flags(DistillConfig, "data.dataset experts.network seed")],
+    scoring: Annotated[Tree, SCORING],
+    where: Machine,
+    screen: Output,
+    space: Annotated[str | None, _SPACE] = None,
+    num_samples: Annotated[int | None, _SAMPLES] = None,
+    out: Annotated[Path | None, _OUT] = None,
+    max_concurrent: Annotated[int | None, _CONCURRENT] = None,
     time_budget: Annotated[str | None, typer.Option(help="Stop after this long, such as 900, 15m or 2h.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the search in --out.")] = False,
-    dataset: DatasetOption = None,
-    network: Annotated[str | None, typer.Option(help="The experts' network.")] = None,
-    buffer: Annotated[
-        str | None, typer.Option(help="Experts: a folder or an URI; none uses or makes the cache's.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="The search folder.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Every draw comes from it; the space's own if none.")] = None,
-    settings: Settings = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the search in --out.")] = False,
+    buffer: Buffer = None,
     gpus_per_trial: Annotated[float | None, typer.Option(help="GPUs a trial, such as 0.25.")] = None,
-    num_workers: Workers = None,
-    seeds: Annotated[int, typer.Option(help="Fresh networks that score the best on the test images; 0: none.")] = 5,
-    protocol: Annotated[str, typer.Option(help="mtt, datm, ast, dm, dcbench or tgdd, of that score.")] = "mtt",
-    epochs: Annotated[int | None, typer.Option(help="Epochs of that score; the protocol's if none.")] = None,
-    real_epochs: Annotated[int, typer.Option(help="Epochs on the whole data beside it; 0 leaves it out.")] = 0,
-    mlflow: Annotated[str | None, typer.Option(help="Send results to this MLflow address or folder too.")] = None,
-    wandb: Annotated[str | None, typer.Option(help="Send results to this Weights & Biases project too.")] = None,
-    address: Address = None,
-    device: DeviceOption = "auto",
-    as_json: AsJson = False,
+    mlflow: Annotated[str | None, typer.Option(help="MLflow address or folder that gets the results too.")] = None,
+    wandb: Annotated[str | None, typer.Option(help="Weights & Biases project that gets the results too.")] = None,
 ) -> None:
-    """Search a method's settings on validation images with Ray Tune, and score the best on the test images."""
-    from raydd.api.tune import tune as search
-    from raydd.config.parsing import build, merge, parse_settings
-    from raydd.config.placement import Where
-    from raydd.config.schema import EvaluateConfig
-    from raydd.io.console import Screen
+    """Search the best settings of a method: many trials on Ray Tune, compared on validation images.
 
-    said: dict[str, Any] = given(seed=seed)
-    said |= {"data": given(dataset=dataset and dataset_word(dataset)), "experts": given(network=network)}
-    merge(said, parse_settings(settings or ()))
-    scoring = {"seeds": seeds, "protocol": protocol, "epochs": epochs, "real_epochs": real_epochs}
-    options = given(
-        num_samples=num_samples,
-        max_concurrent=max_concurrent,
-        time_budget=None if time_budget is None else seconds_of(time_budget),
-        gpus_per_trial=gpus_per_trial,
-        mlflow=mlflow,
-        wandb=wandb,
-        buffer=buffer,
-        settings={key: value for key, value in said.items() if value != {}},
-    )
-    screen, where = Screen(as_json), Where(num_workers, address, known_device(device))
-    options["evaluation"] = build(EvaluateConfig, scoring) if seeds else None
+    The best trial is scored on the test images.
+    """
+    configure(DistillConfig, said, partial=True)
+    if not (scored := scoring.get("seeds") != 0):
+        del scoring["seeds"]
+    evaluation = configure(EvaluateConfig, scoring)
+    if space is not None:
+        find_space(space)
+    elif not resume or out is None or not (out / "space.yaml").exists():
+        raise ValueError("--space is missing: name one, such as datm_digits, or --resume with the --out of one")
+    if out is not None and not resume and any((out / name).exists() for name in ("space.yaml", "study.journal")):
+        raise ValueError(f"{out} holds a search already; go on with --resume, or name another --out")
+    options: dict[str, Any] = {
+        "num_samples": num_samples,
+        "max_concurrent": max_concurrent,
+        "time_budget": None if time_budget is None else seconds_of(time_budget),
+        "gpus_per_trial": gpus_per_trial,
+        "mlflow": mlflow,
+        "wandb": wandb,
+        "buffer": buffer,
+        "settings": said,
+    }
+    options = {key: value for key, value in options.items() if value is not None}
+    options["evaluation"] = evaluation if scored else None
+    from raydd.api.tune import tune as search
+
     show_results(screen, search(space, out, resume=resume, where=where, screen=screen, **options))
 
 
-@app.command(epilog="Example: raydd spaces")
-def spaces(as_json: AsJson = False) -> None:
-    """List the search spaces that are shipped."""
-    from raydd.cli.options import printer
-    from raydd.io.console import Screen
-    from raydd.tuning.space_files import PLUGIN_SPACES, load_space, shipped_spaces
+@command(app, "raydd spaces")
+def spaces(screen: Output) -> None:
+    """List the search spaces that raydd ships, and the settings that each searches."""
+    from raydd.tuning.space_files import load_space
 
-    document = {name: list(load_space(name).domains) for name in [*shipped_spaces(), *PLUGIN_SPACES.load()]}
-    lines = {f"{name:26}": ", ".join(keys) for name, keys in document.items()}
-    Screen(as_json).result({"spaces": document}, printer(lines))
+    document = {name: list(load_space(name).domains) for name in search_spaces()}
+    lines = lines_of({f"{name:26}": ", ".join(keys) for name, keys in document.items()})
+    show(screen, {"spaces": document}, lines)
 
 
-def show_results(screen: Any, results: Any) -> None:
-    """The best trial, its scores, and where everything is."""
+def show_results(screen: Screen, results: Any) -> None:
+    """Show the best trial, its scores, and where everything is."""
     from raydd.figures.score_tables import score_table
     from raydd.figures.trial_tables import settings_text
 
     outputs = {name: str(path) for name, path in results.outputs.items()}
     best, trials = results.best, results.trials
     counts = {state: sum(trial.state == state for trial in trials) for state in sorted({t.state for t in trials})}
-    found = None if best is None else {"trial": best.number, "values": best.values, "validation": best.metrics}
-    document = {
-        "trials": counts,
-        "best": found,
-        "scores": [score.to_document() for score in results.scores],
-        "outputs": outputs,
-    }
-
-    def show(console: Any) -> None:
-        console.print(", ".join(f"{count} {state}" for state, count in counts.items()), markup=False)
-        if best is not None:
-            found = f"{100 * best.metrics['accuracy']:.1f} % on validation images"
-            console.print(f"best: trial {best.number}, {found}: {settings_text(best.values)}", markup=False)
-        if results.scores:
-            console.print(score_table(list(results.scores)))
-        for name, path in outputs.items():
-            console.print(f"{name}: {path}", markup=False)
-
-    screen.result(document, show)
+    record = None if best is None else {"trial": best.number, "values": best.values, "validation": best.metrics}
+    document = {"trials": counts, "best": record, "scores": list(results.scores), "outputs": outputs}
+    lines = [", ".join(f"{count} {state}" for state, count in counts.items())]
+    if best is not None:
+        accuracy = f"{100 * best.metrics['accuracy']:.1f} % on validation images"
+        lines.append(f"best: trial {best.number}, {accuracy}: {settings_text(best.values)}")
+    tables = [score_table(list(results.scores))] if results.scores else []
+    show(screen, document, lines + files_of(outputs), tables)
 
 
 def seconds_of(text: str) -> float:
-    """A duration in seconds.
+    """Return a duration in seconds.
 
     Raises:
-        ValueError: If it is none.
+        ValueError: The text is no duration.
 
     >>> seconds_of("90"), seconds_of("15m"), seconds_of("1.5h")
     (90.0, 900.0, 5400.0)

@@ -1,59 +1,49 @@
-"""The main job's commands: quickstart, experts, distill."""
+"""The commands of the main job: quickstart, experts, distill, finish."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from raydd.cli.options import (
-    Address,
-    AsJson,
-    DatasetOption,
-    DeviceOption,
-    GpusPerWorker,
-    Seed,
-    Settings,
-    Workers,
-    dataset_word,
-    given,
-    known_device,
-    show_document,
-    show_scores,
-    window_words,
-)
+from raydd.cli.flags import Buffer, Device, Flags, Output, Preset, SharedMachine, command
+from raydd.cli.output import show, show_scores
+from raydd.cli.paths import existing_buffer, existing_run, writable, writable_folder
+from raydd.config.fields import configure
+from raydd.config.parsing import Tree
+from raydd.config.presets import load_preset, preset_layers
+from raydd.config.schema import DistillConfig, ExpertsConfig
 
 app = typer.Typer()
+EXPERTS = "data.dataset experts.network experts.num_experts experts.epochs experts.optimizer seed"
+DISTILL = "method data.dataset ipc experts.network window rollouts seed"
+FILES = ("config.yaml", "metrics.jsonl", "synset.arrow", "synset.png")
+_RUN = "Run folder; a second run continues the first."
+_BUFFER = "Buffer to write, a folder or a URI; one of the cache by default."
+_OWN = "Buffer of the run's experts, where it was given one; else the cache's."
 
 
-@app.command(epilog="Example: raydd quickstart --out runs/quickstart")
+@command(app, "raydd quickstart --out runs/quickstart")
 def quickstart(
-    out: Annotated[Path, typer.Option(help="The run folder; a second run goes on with the first.")] = Path(
-        "runs/quickstart"
-    ),
-    seed: Seed = 0,
-    settings: Settings = None,
-    device: DeviceOption = "auto",
-    as_json: AsJson = False,
+    said: Annotated[Tree, Flags(DistillConfig, "seed")],
+    where: Device,
+    screen: Output,
+    out: Annotated[Path, typer.Option(help=_RUN, callback=writable_folder)] = Path("runs/quickstart"),
 ) -> None:
-    """Experts, a distilled set, its scores and a report, on the bundled digits: the whole job in a few minutes."""
+    """Do the whole job once on small bundled images: train experts, distill a set, score it, write a report.
+
+    It takes a few minutes on a laptop and downloads nothing.
+    """
+    config, where = configure(DistillConfig, load_preset("digits", "mtt", 1), said), where._replace(num_workers=2)
     from raydd.api.distill import distill as distill_set
     from raydd.api.evaluate import evaluate, save_scores
     from raydd.api.experts import train_experts
-    from raydd.config.parsing import build, parse_settings
-    from raydd.config.placement import Where
-    from raydd.config.presets import load_preset
-    from raydd.config.schema import DistillConfig, ExpertsConfig
     from raydd.data.workspace import resolve_device
-    from raydd.io.console import Screen
     from raydd.io.lock import alone
     from raydd.methods import complete
     from raydd.report.build import write_report
     from raydd.run.resolve import check_names, check_run
 
-    screen, where = Screen(as_json), Where(num_workers=2, device=known_device(device))
-    config = complete(
-        build(DistillConfig, load_preset("digits", "mtt", 1), {"seed": seed}, parse_settings(settings or ()))
-    )
+    config = complete(config)
     with alone(out, "raydd quickstart", screen.note):
         check_names(config)
         check_run(config, resolve_device(where.device))
@@ -62,120 +52,76 @@ def quickstart(
         synset = distill_set(config, out, buffer=buffer, resume=True, where=where, screen=screen)
         scores = evaluate([synset], where=where, screen=screen)
         save_scores(scores, out / "scores.json")
-        outputs = {name: str(out / name) for name in ("config.yaml", "metrics.jsonl", "synset.arrow", "synset.png")}
+        outputs = {name: str(out / name) for name in FILES}
         outputs |= {"buffer": str(buffer), "scores.json": str(out / "scores.json")}
         with screen.doing("writing the report"):
             outputs |= {"report": str(write_report([out], out / "report.html"))}
-    show_scores(screen, scores, outputs)
-    if not as_json:
-        screen.say(f"open {outputs['report']}")
+    show_scores(screen, scores, outputs, last=f"open {outputs['report']}")
 
 
-@app.command(epilog="Example: raydd experts --dataset digits --num-experts 20 --num-workers 2")
-def experts(  # noqa: PLR0913, PLR0917 - one a flag
-    dataset: DatasetOption = None,
-    network: Annotated[str | None, typer.Option(help="For example ConvNetW32, ConvNetD4, ResNet18.")] = None,
-    num_experts: Annotated[int | None, typer.Option(help="Experts the buffer shall hold.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Epochs an expert.")] = None,
-    optimizer: Annotated[str | None, typer.Option(help="sgd, momentum, gsam or smooth.")] = None,
-    num_workers: Workers = None,
-    gpus_per_worker: GpusPerWorker = None,
-    out: Annotated[str | None, typer.Option(help="The buffer's folder or URI; none takes the cache's.")] = None,
-    seed: Seed = 0,
-    settings: Settings = None,
-    address: Address = None,
-    device: DeviceOption = "auto",
-    as_json: AsJson = False,
+@command(app, "raydd experts --dataset digits --num-experts 20 --num-workers 2", main="dataset num_experts num_workers")
+def experts(
+    said: Annotated[Tree, Flags(ExpertsConfig, EXPERTS)],
+    where: SharedMachine,
+    screen: Output,
+    out: Annotated[str | None, typer.Option(help=_BUFFER, callback=writable)] = None,
 ) -> None:
-    """Train expert networks in parallel into a trajectory buffer; again trains only what is missing."""
+    """Train expert networks on the real images, whose changes of weights the distillation methods match.
+
+    The same command again trains only what is missing.
+    """
+    config = configure(ExpertsConfig, said)
     from raydd.api.experts import train_experts
     from raydd.buffer.describe import describe_location
-    from raydd.config.parsing import build, parse_settings
-    from raydd.config.placement import Where
-    from raydd.config.schema import ExpertsConfig
-    from raydd.io.console import Screen
     from raydd.io.filesystem import public_uri
 
-    flags = {
-        "data": given(dataset=dataset and dataset_word(dataset)),
-        "experts": given(network=network, num_experts=num_experts, epochs=epochs, optimizer=optimizer),
-        "seed": seed,
-    }
-    config = build(ExpertsConfig, flags, parse_settings(settings or ()))
-    screen = Screen(as_json)
-    where = Where(num_workers, address, known_device(device), gpus_per_worker)
-    place = train_experts(config, out, where=where, screen=screen)
-    show_document(screen, describe_location(place) | {"outputs": {"buffer": public_uri(str(place))}})
+    buffer = train_experts(config, out, where=where, screen=screen)
+    show(screen, describe_location(buffer) | {"outputs": {"buffer": public_uri(str(buffer))}})
 
 
-@app.command(epilog="Example: raydd distill --method mtt --dataset digits --ipc 1 --out runs/digits")
-def distill(  # noqa: PLR0913, PLR0917 - one a flag
-    method: Annotated[str | None, typer.Option(help="A name of docs/methods.md; mtt by default.")] = None,
-    dataset: DatasetOption = None,
-    network: Annotated[str | None, typer.Option(help="The experts' network.")] = None,
-    ipc: Annotated[int | None, typer.Option(help="Synthetic images a class; 1 by default.")] = None,
-    buffer: Annotated[
-        str | None, typer.Option(help="Experts: a folder or an URI; none uses or makes the cache's.")
+@command(app, "raydd distill --method mtt --dataset digits --ipc 1 --out runs/digits", main="method dataset ipc")
+def distill(
+    said: Annotated[Tree, Flags(DistillConfig, DISTILL)],
+    where: SharedMachine,
+    screen: Output,
+    buffer: Buffer = None,
+    preset: Preset = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder; by default one below runs/.", callback=writable_folder)
     ] = None,
-    preset: Annotated[str | None, typer.Option(help="A shipped preset such as cifar10/mtt, or a YAML file.")] = None,
-    rollouts: Annotated[int | None, typer.Option(help="Segments an outer step, averaged; spread over workers.")] = None,
-    window: Annotated[str | None, typer.Option(help="Start epochs T-:T+ or T-:T:T+; auto finds them by trial.")] = None,
-    out: Annotated[Path | None, typer.Option(help="The run folder.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where the folder's run stopped.")] = False,
-    num_workers: Workers = None,
-    gpus_per_worker: GpusPerWorker = None,
-    seed: Annotated[int | None, typer.Option(help="Every draw comes from it; 0 by default.")] = None,
-    settings: Settings = None,
-    address: Address = None,
-    device: DeviceOption = "auto",
-    as_json: AsJson = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run of the folder where it stopped.")] = False,
 ) -> None:
-    """Distill a synthetic set that students learn from as experts learn from the real one."""
-    from raydd.api.distill import distill as distill_set
-    from raydd.config.parsing import build, parse_settings
-    from raydd.config.placement import Where
-    from raydd.config.presets import preset_layers
-    from raydd.config.schema import DistillConfig
-    from raydd.io.console import Screen
-
-    flags: dict[str, Any] = given(method=method, ipc=ipc, seed=seed, rollouts=rollouts)
-    flags |= {"data": given(dataset=dataset and dataset_word(dataset)), "experts": given(network=network)}
-    flags |= {"window": window_words(window)}
-    config = build(DistillConfig, *preset_layers(preset, flags, parse_settings(settings or ())))
+    """Distill a training set into a few synthetic images per class."""
+    config = configure(DistillConfig, *preset_layers(preset, said))
     folder = out or Path("runs") / f"{Path(config.data.dataset).name}-{config.method}-ipc{config.ipc}"
-    screen = Screen(as_json)
-    where = Where(num_workers, address, known_device(device), gpus_per_worker)
+    from raydd.run.claim import claim
+
+    claim(folder, resume)
+    from raydd.api.distill import distill as distill_set
+
     synset = distill_set(config, folder, buffer=buffer, resume=resume, where=where, screen=screen)
-    names = ("config.yaml", "metrics.jsonl", "synset.arrow", "synset.png")
-    document = {
-        "method": config.method,
-        "dataset": synset.dataset,
-        "ipc": synset.ipc,
-        "lr": float(synset.lr),
-        "outputs": {name: str(folder / name) for name in names},
-    }
-    screen.result(document, lambda console: console.print(f"wrote {folder / 'synset.arrow'} and its picture"))
+    outputs = {name: str(folder / name) for name in FILES}
+    document = {"method": config.method, "dataset": synset.dataset, "ipc": synset.ipc, "lr": float(synset.lr)}
+    show(screen, document | {"outputs": outputs}, [f"wrote {folder / 'synset.arrow'} and its picture"])
 
 
-@app.command(epilog="Example: raydd finish runs/digits")
+@command(app, "raydd finish runs/digits")
 def finish(
-    run: Annotated[Path, typer.Argument(help="The run folder.")],
-    buffer: Annotated[
-        str | None, typer.Option(help="The run's experts, a folder or a URI, where it was told them; else the cache's.")
-    ] = None,
-    device: DeviceOption = "auto",
-    as_json: AsJson = False,
+    run: Annotated[Path, typer.Argument(help="Run folder of `raydd distill`.", callback=existing_run)],
+    where: Device,
+    screen: Output,
+    buffer: Annotated[str | None, typer.Option(help=_OWN, callback=existing_buffer)] = None,
 ) -> None:
-    """Make a set of an unfinished run's checkpoint; `raydd distill --resume` still goes on with the run."""
-    from raydd.io.console import Screen
-    from raydd.run.run_folder import read_config
-    from raydd.run.unfinished import finish as make_set
+    """Write the synthetic set of a run that has not ended, from its last checkpoint.
 
-    screen = Screen(as_json)
-    synset, step = make_set(run, buffer=buffer, device=known_device(device), screen=screen)
+    `raydd distill --resume` can still continue the run.
+    """
+    from raydd.run.run_folder import read_config
+    from raydd.run.unfinished import finish as write_set
+
+    synset, step = write_set(run, buffer=buffer, device=where.device, screen=screen)
     config = read_config(run)
     steps = config.steps if config else step
     outputs = {name: str(run / name) for name in ("synset.arrow", "synset.png")}
     document = {"dataset": synset.dataset, "ipc": synset.ipc, "step": step, "steps": steps, "outputs": outputs}
-    line = f"{outputs['synset.arrow']}: the set at step {step} of {steps}"
-    screen.result(document, lambda console: console.print(line, markup=False))
+    show(screen, document, [f"{outputs['synset.arrow']}: the set at step {step} of {steps}"])

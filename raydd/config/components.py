@@ -1,7 +1,4 @@
-"""Parts of a configuration: what is set of one piece of a method.
-
-Each part is left out, or costs nothing, at its defaults.
-"""
+"""Settings of the parts that methods are made of. At its defaults a part is left out, or costs nothing."""
 
 from typing import Annotated, Literal
 
@@ -50,7 +47,7 @@ class PruningConfig(Config):
     """Difference-driven pruning (DPD) of what is matched.
 
     Attributes:
-        rate: Fraction of the parameters left out, those that differ most; 0 matches all.
+        rate: Fraction of the parameters that is left out, those that differ most; 0 matches all.
         metric: abs |s - t|, squared (s - t)^2, or relative |s - t| / |t|.
     """
 
@@ -62,10 +59,10 @@ class FormationConfig(Config):
     """Several small images in one (multi-formation, IDC).
 
     Attributes:
-        factor: rho: an image is a mosaic of rho x rho smaller ones; 1 is an image of its own.
+        factor: rho: an image is a mosaic of rho x rho smaller ones; 1 is a single image.
         decode: How students see it: uniform (the tiles, enlarged), multi (mosaics of every factor up to rho,
             the whole image among them), or bounded (each image at one factor, the finest that ``bound`` allows).
-        bound: Decoded images a class at most, where ``decode`` is bounded.
+        bound: Largest number of decoded images a class, where ``decode`` is bounded.
     """
 
     factor: Count = 1
@@ -74,27 +71,27 @@ class FormationConfig(Config):
 
 
 class StatisticConfig(Config):
-    """What methods of the statistics family compare, and through which networks.
+    """The statistics that a method compares, and the networks that it sees images through.
 
     Attributes:
-        networks: random (a fresh one every outer step), trained (a fresh one every ``refresh`` outer steps,
+        networks: Networks: random (a fresh one every outer step), trained (a fresh one every ``refresh`` outer steps,
             trained on the synthetic set in between), experts (a snapshot of the buffer), mixed (between an
             expert's first and last), or queue (several, each trained on real images for a while).
-        of: What is compared: features before the last layer, the features of all layers, or the gradient of the loss.
-        distance: means (squared distance of mean features), cosine (layer by layer), or gaussian (the maximum mean
-            discrepancy under a Gaussian kernel).
+        of: Statistic: features before the last layer, the features of all layers, or the gradient of the loss.
+        distance: Distance: means (squared distance of mean features), cosine (layer by layer), or gaussian (the maximum
+            mean discrepancy under a Gaussian kernel).
         batch_real: Real images a class and step.
-        batch_synthetic: At most so many synthetic images a class and step, decoded; None takes all.
-        each_class: Take an optimiser step a class; else one for all of them.
+        batch_synthetic: Largest number of decoded synthetic images a class and step; all by default.
+        each_class: Take one optimiser step a class instead of one for all classes.
         alpha: Weight of the cross-entropy of the synthetic images.
-        region: L, snapshots from the matching one on, one of which judges the cross-entropy.
+        region: L, the number of snapshots from the matched one on of which one gives the cross-entropy.
         augment: The siamese augmentation that real and synthetic images share.
-        strategy: Its operations, joined by ``_``.
-        refresh: Outer steps a trained network lives; or from one fresh network of the queue to the next.
+        strategy: Operations of the augmentation, joined by ``_``.
+        refresh: Outer steps that a trained network is used for; or between two fresh networks of the queue.
         epochs: Epochs over the synthetic set between two outer steps.
-        lr: Step size of that training.
+        lr: Learning rate of that training.
         batch_size: Images a step of that training.
-        queue_size: At most so many networks in the queue; each has twice its parameters in every checkpoint.
+        queue_size: Largest number of networks in the queue; each has twice its parameters in every checkpoint.
         queue_steps: Steps on real images that two networks of the queue take after every outer step.
     """
 

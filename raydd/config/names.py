@@ -9,14 +9,11 @@ import os
 import re
 import sys
 from collections.abc import Iterable
-from functools import cache
 from importlib import resources
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, NamedTuple
 
-PLUGINS = "raydd.plugins"
-"""The entry point group of packages that add rows."""
+from raydd.plugins import installed
 
 _LAYERS = "NN|BN|LN|IN|GN|AS|AR|AL|NP|MP|AP"
 _NETWORK = rf"timm:.*|ConvNet([WD]\d+|{_LAYERS})+|(AlexNet|(VGG11|ResNet10|ResNet18)(BN)?|DenseNet121)W[1-9]\d*"
@@ -137,7 +134,7 @@ def check_name(kind: str, name: str) -> None:
     if (rows := _loaded(table)) is not None:
         if name in rows:
             return
-    elif has_plugins():
+    elif installed():
         return
     raise ValueError(unknown(table.noun, name, rows or table.names, table.other))
 
@@ -148,10 +145,10 @@ def _loaded(table: Table) -> Any:
     return getattr(sys.modules.get(module), attribute, None)
 
 
-def placed(name: str) -> str:
+def absolute_dataset(name: str) -> str:
     """Return a data set's name as it is, and an existing path made absolute, since Ray's workers run elsewhere.
 
-    >>> placed("digits"), placed("/tmp/../tmp") == str(Path("/tmp").resolve())
+    >>> absolute_dataset("digits"), absolute_dataset("/tmp/../tmp") == str(Path("/tmp").resolve())
     ('digits', True)
     """
     table, path = TABLES["dataset"], Path(name).expanduser()
@@ -164,12 +161,6 @@ def _is_path(name: str, table: Table) -> bool:
     if "*" not in table.files:
         return False
     return os.sep in name or name.startswith(("~", ".")) or Path(name).suffix != "" or Path(name).exists()
-
-
-@cache
-def has_plugins() -> bool:
-    """Return whether an installed package adds rows."""
-    return bool(entry_points(group=PLUGINS))
 
 
 def unknown(noun: str, name: str, known: Iterable[str], other: str = "") -> str:

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from raydd.config.components import Count
+from raydd.config.names import Named
 from raydd.config.parsing import Config
 
 
@@ -12,37 +13,37 @@ class NasConfig(Config):
     """Which architectures are ranked, and how.
 
     Attributes:
-        space: A name of `SPACES`, or a YAML file of rows (`raydd.models.spaces.load_rows`).
-        cells: Cells of a stage of nasbench201; None takes the paper's 5.
-        sample: How many architectures are drawn from the space; None takes all. Smaller samples of a seed are parts of
-            larger ones.
-        dataset: Name or path of the real images; None takes the first set's own.
+        space: Search space of architectures, or a YAML file of rows (`raydd.models.spaces.load_rows`).
+        cells: Cells of a stage of nasbench201; the paper's 5 by default.
+        sample: Architectures drawn from the space; all by default. Smaller samples are parts of larger ones.
+        dataset: Data set of the real images, a name or a path; the first set's own by default.
         seeds: Fresh networks an architecture and set, whose mean accuracy ranks it.
-        seed: Of the sample and of the first network; the others count on from it.
-        protocol: A name of `raydd.PROTOCOLS`, or a YAML file of a protocol's fields.
-        epochs: Epochs on a proxy set; None takes the protocol's.
-        real_epochs: Epochs on the whole data; None takes the protocol's.
-        real: None trains on the whole data; ``none`` does without; else a file of accuracies (`read_real`).
-        split: Images that the proxy ranks on.
-        baselines: Selections of real images of the same size that rank too, names of `CORESETS`.
-        top: Sizes of the tops.
+        seed: Seed of the sample and of the first network; the others count on from it.
+        protocol: How networks are trained: the protocol's name, or a YAML file of its fields.
+        epochs: Epochs on a proxy set; the protocol's by default.
+        real_epochs: Epochs on the whole data set; the protocol's by default.
+        real: File of accuracies on real data, a real.json or a CSV of architecture,accuracy; none ranks by proxy
+            alone. By default architectures are trained on the whole data set.
+        split: Images that the proxy sets rank on.
+        baselines: Selections of real images of the same size that rank too, with commas, or none.
+        top: Sizes of the tops that are compared, with commas.
         asha: Stop architectures early that are far from the best.
-        first_rung: Epochs before the first are stopped; None takes a share of 1 / reduction^2.
-        reduction: About one in so many goes on from each rung; None takes 3.
+        first_rung: Epochs before the first are stopped; by default a share of 1 / reduction^2.
+        reduction: One in so many goes on from each rung; 3 by default.
     """
 
-    space: str = "convnet720"
+    space: Annotated[str, Named("architectures")] = "convnet720"
     cells: Count | None = None
     sample: Count | None = None
-    dataset: str | None = None
+    dataset: Annotated[str | None, Named("dataset")] = None
     seeds: Count = 1
     seed: int = 0
-    protocol: str = "dm"
+    protocol: Annotated[str, Named("protocol")] = "dm"
     epochs: Count | None = None
     real_epochs: Count | None = None
     real: str | None = None
     split: Literal["validation", "test"] = "validation"
-    baselines: tuple[str, ...] = ("random",)
+    baselines: Annotated[tuple[str, ...], Named("coreset")] = ("random",)
     top: tuple[Count, ...] = (5, 10, 20)
     asha: bool = False
     first_rung: Count | None = None

@@ -25,8 +25,13 @@ _SHORT = reprlib.Repr()
 _SHORT.maxstring = 120
 
 
-def build(kind: type[C], *layers: Mapping[str, Any]) -> C:
-    """A configuration from layers of nested values, later layers over earlier ones.
+def build(kind: type[C], *layers: Mapping[str, Any], partial: bool = False) -> C:
+    """Return a configuration from layers of nested values, later layers over earlier ones.
+
+    Args:
+        kind: The configuration.
+        layers: Nested values.
+        partial: More layers follow elsewhere: what settings say of each other is not checked.
 
     Raises:
         ValueError: In one line, naming the key, its value and what is allowed.
@@ -36,7 +41,7 @@ def build(kind: type[C], *layers: Mapping[str, Any]) -> C:
     5
     """
     try:
-        return kind.model_validate(merged(*layers))
+        return kind.model_validate(merged(*layers), context={"partial": partial})
     except ValidationError as error:
         raise ValueError(_explain(kind, error)) from None
 

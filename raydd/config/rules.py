@@ -34,7 +34,7 @@ FITS: dict[str, tuple[str, ...]] = {
 }
 """The distances that each statistic can be compared by."""
 
-SOFT = frozenset({"correctly_classified", "correctly_classified_mean"})
+SOFT_LABELS = frozenset({"correctly_classified", "correctly_classified_mean"})
 """The starts with soft labels."""
 
 
@@ -165,12 +165,12 @@ def check_labels(config: "DistillConfig") -> None:
     """
     if config.labels == "expert":
         _expert_labels(config)
-    if config.initial in SOFT and config.formation.factor > 1:
+    if config.initial in SOFT_LABELS and config.formation.factor > 1:
         raise ValueError(
             f"initial = {config.initial} gives labels one an image, and formation.factor {config.formation.factor} "
             "puts several into one; use --set formation.factor=1, or --set initial=real --set lr.labels=0"
         )
-    if config.lr.labels and config.initial not in SOFT:
+    if config.lr.labels and config.initial not in SOFT_LABELS:
         raise ValueError(
             f"lr.labels = {config.lr.labels:g}, but the labels of initial = {config.initial} are classes, which "
             "cannot be learned; use --set initial=correctly_classified, or --set lr.labels=0"

@@ -1,8 +1,8 @@
-"""What a run is: frozen, validated configurations."""
+"""The schema: what an expert training, a distillation and an evaluation can be told."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, model_validator
 
 from raydd.config.components import (
     AugmentName,
@@ -15,7 +15,9 @@ from raydd.config.components import (
     SmoothConfig,
     StatisticConfig,
 )
+from raydd.config.names import Named
 from raydd.config.parsing import Config, Tree
+from raydd.config.rules import own_rules
 
 Backprop = Literal["full", "adjoint", "truncated"]
 Preprocessing = Literal["normalise", "zca", "raw01"]
@@ -33,21 +35,20 @@ Initial = Literal[
 
 
 class DataConfig(Config):
-    """Which images, and how they reach a network.
+    """The images, and how they reach a network.
 
     Attributes:
-        dataset: A registered name or a path.
-        size: Side in pixels that images of a path are resized to; None keeps theirs.
-        channels: 1 reads all images as grey, such as grey pictures stored as RGB, and 3 as RGB; None keeps what the
-            files have.
+        dataset: Data set: a name that `raydd datasets` lists, or a path.
+        size: Side in pixels that images of a path are resized to; by default they keep theirs.
+        channels: 1 reads all images as grey, 3 as RGB; by default as the files have them.
         validation: Fraction of the training set held out for honest selection.
-        preprocessing: normalise (mean and standard deviation), zca or raw01.
+        preprocessing: Preprocessing of the images: mean and standard deviation, ZCA whitening, or pixels in [0, 1].
         augment: Augmentation of experts, students and evaluation.
-        flip: Whether augmentation may mirror images left and right; None mirrors those of a named data set where that
-            changes no class (not digits), and none of a path.
+        flip: Whether augmentation may mirror images left and right; by default only for a named data set where that
+            changes no class, so not for digits.
     """
 
-    dataset: str = "digits"
+    dataset: Annotated[str, Named("dataset")] = "digits"
     size: Count | None = None
     channels: Literal[1, 3] | None = None
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.1
@@ -60,26 +61,24 @@ class ExpertConfig(Config):
     """How experts are trained.
 
     Attributes:
-        network: A name of `raydd.NETWORKS`.
-        num_experts: How many experts the buffer shall hold.
-        epochs: Epochs an expert is trained; a snapshot is kept before the first and after each.
-        optimizer: sgd, momentum (SGD with ``momentum``), gsam (sharpness-aware SGD, FTD) or smooth
-            (momentum under AST's smoothness constraint).
-        lr: Step size.
-        momentum: Heavy-ball momentum, when ``optimizer`` is momentum or smooth.
+        network: Network of the experts, such as ConvNetW32, ConvNetD4 or ResNet18.
+        num_experts: Experts that the buffer holds in the end.
+        epochs: Epochs of an expert; a snapshot is stored before the first and after each.
+        optimizer: Optimiser of the experts: SGD, SGD with momentum, sharpness-aware (FTD) or smooth (AST).
+        lr: Learning rate.
+        momentum: Heavy-ball momentum, where ``optimizer`` is momentum or smooth.
         weight_decay: L2 penalty.
         batch_size: Images a step.
-        milestones: Epochs after which the step size is multiplied by ``gamma``.
+        milestones: Epochs after which the learning rate is multiplied by ``gamma``.
         gamma: The factor at a milestone.
-        gsam: The sharpness-aware step, when ``optimizer`` is gsam.
-        smooth: The smoothness constraint, when ``optimizer`` is smooth.
-        kept: None keeps a snapshot an epoch. Else a convexified trajectory is kept (MCT): the first and
-            the last snapshot, those of these epochs, and how far every layer went in each epoch.
-        storage: The number format of the buffer's snapshots: float32, float16 or bfloat16, see
-            `raydd.buffer.precision.STORAGES` for what those lose.
+        gsam: The sharpness-aware step, where ``optimizer`` is gsam.
+        smooth: The smoothness constraint, where ``optimizer`` is smooth.
+        kept: Epochs whose snapshots a convexified trajectory keeps (MCT), beside the first, the last, and the length of
+            each layer's path in each epoch; by default the snapshot of every epoch is stored.
+        storage: Number format of the stored snapshots; `raydd.buffer.precision.STORAGES` says what each loses.
     """
 
-    network: str = "ConvNetW32"
+    network: Annotated[str, Named("network")] = "ConvNetW32"
     num_experts: Count = 10
     epochs: Count = 50
     optimizer: Literal["sgd", "momentum", "gsam", "smooth"] = "sgd"
@@ -95,22 +94,22 @@ class ExpertConfig(Config):
     storage: Literal["float32", "float16", "bfloat16"] = "float32"
 
     def recipe(self) -> Tree:
-        """What decides an expert's bytes, JSON-able: settings of other optimizers are left out."""
+        """Return what decides an expert's bytes, JSON-able, without the settings of other optimisers."""
         unused = {"gsam", "smooth"} - {self.optimizer} | ({"kept"} if self.kept is None else set())
         unused |= {"storage"} if self.storage == "float32" else set()  # as before there was a choice
         return self.model_dump(mode="json", exclude={"num_experts", "network"} | unused)
 
 
 class WindowConfig(Config):
-    """Which start epochs an outer step may draw: a range closed at both ends.
+    """The start epochs that an outer step may draw: a range closed at both ends.
 
     Attributes:
         low: T-, in epochs.
-        current: T, the upper end at outer step 0, from which it grows to ``high``; None starts at ``high``.
-        high: T+, in epochs; None fits the experts: their last epoch less the span.
+        current: T, the upper end at outer step 0, from which it grows to ``high``; by default it starts there.
+        high: T+, in epochs; by default the experts' last epoch less the span.
         interval: I, outer steps an epoch of growth.
         continuous: Draw between whole epochs too (MCT; needs ``convexify``).
-        auto: Find low, current and high by trial before the run (DATM, appendix A.6).
+        auto: Search low, current and high by short trials before the run (DATM, appendix A.6).
     """
 
     low: Annotated[int, Field(ge=0)] = 0
@@ -122,15 +121,15 @@ class WindowConfig(Config):
 
 
 class StepSizes(Config):
-    """Outer step sizes, by leaf, and the student's own step size at the start.
+    """Learning rates of what is distilled, and the students' own learning rate at the start.
 
     Attributes:
-        images: Step size of the pixels.
-        labels: Step size of the labels' logits, where a method learns them; 0 keeps them as they are.
-        lr: Step size of the student's step size; 0 keeps it as it is.
-        start: The student's step size at outer step 0.
+        images: Learning rate of the pixels.
+        labels: Learning rate of the labels' logits, where a method learns them; 0 leaves the labels unchanged.
+        lr: Learning rate of the students' learning rate; 0 leaves it unchanged.
+        start: The students' learning rate at outer step 0.
         momentum: Momentum of the outer optimisers of images and lr.
-        labels_momentum: Momentum of the labels'.
+        labels_momentum: Momentum of the outer optimiser of the labels.
     """
 
     images: Positive = 100.0
@@ -145,53 +144,52 @@ class DistillConfig(Config):
     """One distillation.
 
     Attributes:
-        method: A name of `raydd.METHODS`. What is not set here takes that method's own value.
-        ipc: Synthetic images a class.
-        seed: Every draw of the run comes from it.
+        method: Distillation method, a name that `raydd methods` lists; it sets its own defaults.
+        ipc: Synthetic images per class.
+        seed: Seed of every random draw.
         steps: Outer steps; a resumed run may have more, or fewer if it has not come so far.
         student_steps: N, student steps an outer step.
         span: M, expert epochs that a segment covers.
-        rollouts: R, segments an outer step, whose gradients are averaged.
+        rollouts: R, segments an outer step, whose gradients are averaged; several are spread over workers.
         window: Start epochs, T-, T and T+.
-        batch_size: Synthetic images a student step; None takes the whole set.
-        lr: Step sizes.
-        backprop: full or adjoint (the same gradient), or truncated.
-        labels: own (the set's), or expert: soft labels from the expert that is matched, never learned (TESLA).
-        initial: Images at the start, a name of `raydd.selection.starting_images.INITIAL`.
+        batch_size: Synthetic images a student step; the whole set by default.
+        lr: Learning rates.
+        backprop: How the gradient goes back through the student's steps: full and adjoint are exact.
+        labels: Labels of the synthetic images: the set's own, or soft labels of the matched expert, which are never
+            learned (TESLA).
+        initial: Images at the start: real images selected in this way, or noise.
         select_by: What herding, k-center and k-means measure distances of: an expert's features, or pixels.
         formation: Several small images in one.
-        space: Where images are learned: network (as networks see them), or pixels (step sizes are of pixels, which
-            stay between 0 and 1).
-        match: What is matched: trajectories, statistics or nothing; the method's own.
-        statistic: What statistics, where ``match`` is statistics.
-        clusters: K-means clusters a class for the representative start; None takes one an image.
-        gate: Step only when the loss is at most this; None always steps.
-        ema: Decay of the running mean of the images that is the result; None takes the last.
-        pruning: Which parameters are left out of the match.
+        space: Where images are learned: as networks see them, or as pixels between 0 and 1.
+        match: What is matched; the method decides it.
+        statistic: The statistics, where ``match`` is statistics.
+        clusters: K-means clusters a class for the representative start; one an image by default.
+        gate: Step only when the loss is at most this; by default always.
+        ema: Decay of the running mean of the images that is the result; by default the last images are.
+        pruning: Parameters that are left out of the match.
         intermediate: Match inside the segment too, with equal or varied (k / M) weights.
-        balance: theta of AST's balanced inner loss; None leaves the loss as it is.
+        balance: theta of AST's balanced inner loss; by default the loss is plain.
         perturbation: rho, relative size of AST's perturbation of the starting weights.
         convexify: Match straight lines between the experts' snapshots instead of their own steps (MCT).
         waypoints: Epochs between the first and the last that such a line passes.
-        checkpoint_every: Outer steps between resumable checkpoints, and between the states that a loss which is not
-            finite returns to.
+        checkpoint_every: Outer steps between resumable checkpoints, which also serve a loss that is not finite.
         checkpoint_seconds: Write a checkpoint at the end of an outer step too if the last one is older; the bits do not
-            depend on it. None writes them by steps alone.
-        evaluate_every: Outer steps between scores on the validation split, by which the result is chosen; the last
-            step is scored too. None scores none and takes the last.
-        keep_scored: Every scored set is kept in ``steps/``, to be tested when the run is done.
+            depend on it. ``null`` writes them by steps alone.
+        evaluate_every: Outer steps between scores on the validation split, by which the result is chosen; the last step
+            is scored too. By default none is scored, and the last set is the result.
+        keep_scored: Keep every scored set in ``steps/``, to be tested when the run is done.
         evaluate_networks: Fresh networks a score, which is their mean accuracy.
-        evaluate_epochs: Epochs of a score's networks on the set; None takes those of the protocol mtt.
-        probe_every: Outer steps between measures of the matching loss on the buffer's last expert, which
-            then takes no part; None takes none.
-        threads: CPU threads; part of the run, since sums depend on it. None takes one a core, or one where there are
-            several rollouts, or what a resumed run had.
-        preset: Where the values came from, as text.
+        evaluate_epochs: Epochs of a score's networks on the set; those of the protocol mtt by default.
+        probe_every: Outer steps between measures of the matching loss on the buffer's last expert, which then takes no
+            part in the distillation; by default none are taken.
+        threads: CPU threads; part of the run, since sums depend on it. By default one a core, one with several
+            rollouts, or what a resumed run had.
+        preset: The preset that the values came from, as text.
         data: The images.
         experts: The experts to match.
     """
 
-    method: str = "mtt"
+    method: Annotated[str, Named("method")] = "mtt"
     ipc: Count = 1
     seed: int = 0
     steps: Annotated[int, Field(ge=0)] = 5000
@@ -230,6 +228,12 @@ class DistillConfig(Config):
     data: DataConfig = DataConfig()
     experts: ExpertConfig = ExpertConfig()
 
+    @model_validator(mode="after")
+    def _consistent(self, info: ValidationInfo) -> Self:
+        if not (info.context or {}).get("partial"):
+            own_rules(self)
+        return self
+
 
 class ExpertsConfig(Config):
     """A buffer of experts.
@@ -237,7 +241,7 @@ class ExpertsConfig(Config):
     Attributes:
         data: The images.
         experts: The experts.
-        seed: Every draw comes from it, by the expert's number.
+        seed: Seed of every random draw; each expert has its own stream.
     """
 
     data: DataConfig = DataConfig()
@@ -249,42 +253,42 @@ class EvaluateConfig(Config):
     """How synthetic sets are scored.
 
     Attributes:
-        dataset: Name or path of the real images; None takes the first set's own.
-        networks: Names of networks; none takes the network the first set was distilled with.
-        seeds: Fresh networks a cell.
-        seed: Of the first network; the others count on from it.
-        protocol: A name of `raydd.PROTOCOLS`, or a YAML file of a protocol's fields.
-        baselines: Selections of real images that stand beside the sets, names of `CORESETS`; None takes all that can
-            be had.
-        epochs: Epochs on a synthetic set; None takes the protocol's.
-        real_epochs: Epochs on the whole data set; None takes the protocol's, 0 leaves the whole data set out.
-        augment: Augmentation of all trainings; None takes that of the data the first set was distilled with.
-        flip: Whether augmentation may mirror images; None takes that of the data the first set was distilled with.
-        validation: Fraction of the training images held out; the same.
-        scores: Robust scores of every set, names of `raydd.evaluation.robust.SCORES`; none does no training for them.
+        dataset: Data set of the real images, a name or a path; the first set's own by default.
+        networks: Networks, with commas; by default the network that the first set was distilled with.
+        seeds: Fresh networks that are trained and averaged for each number.
+        seed: Seed of the first network; the others count on from it.
+        protocol: How networks are trained: the protocol's name, or a YAML file of its fields.
+        baselines: Selections of real images that are scored beside the sets, with commas, or none; by default all that
+            are possible (forgetting needs a buffer).
+        epochs: Epochs on a synthetic set; the protocol's by default.
+        real_epochs: Epochs on the whole data set; the protocol's by default, and 0 leaves the whole data set out.
+        augment: Augmentation of all trainings; by default that of the first set's data.
+        flip: Whether augmentation may mirror images; by default as for the first set's data.
+        validation: Fraction of the training images held out; by default as for the first set's data.
+        scores: Robust scores, with commas.
         score_weight: w of LRS, gamma of ARS.
-        paper: Score every kept step of a run on test too, and give the best of them, as papers do.
-        test: How differences between sets are tested.
-        preprocessing: Of the images in other projects' files that do not say it; None takes normalise.
-        lr: The students' step size, where other projects' files do not keep it.
-        layout: Which project's files the sets are, a name of `raydd.interop.layouts.LAYOUTS`; None finds out.
+        paper: Score the kept steps of a run on the test images too, and report the best of them, as papers do.
+        test: Statistical test of differences between sets.
+        preprocessing: Preprocessing of other projects' files, which do not say it; normalise by default.
+        lr: Learning rate of the students, where other projects' files do not store it; 0.01 by default.
+        layout: Layout of other projects' files; detected from their names by default.
     """
 
-    dataset: str | None = None
-    networks: tuple[str, ...] = ()
+    dataset: Annotated[str | None, Named("dataset")] = None
+    networks: Annotated[tuple[str, ...], Named("network")] = ()
     seeds: Count = 5
     seed: int = 0
-    protocol: str = "mtt"
-    baselines: tuple[str, ...] | None = None
+    protocol: Annotated[str, Named("protocol")] = "mtt"
+    baselines: Annotated[tuple[str, ...] | None, Named("coreset")] = None
     epochs: Count | None = None
     real_epochs: Annotated[int, Field(ge=0)] | None = None
     augment: AugmentName | None = None
     flip: bool | None = None
     validation: Annotated[float, Field(ge=0, lt=1)] | None = None
-    scores: tuple[str, ...] = ()
+    scores: Annotated[tuple[str, ...], Named("score")] = ()
     score_weight: Annotated[float, Field(ge=0, le=1)] = 0.5
     paper: bool = False
     test: Literal["welch", "bootstrap"] = "welch"
     preprocessing: Preprocessing | None = None
     lr: Positive | None = None
-    layout: str | None = None
+    layout: Annotated[str | None, Named("layout")] = None

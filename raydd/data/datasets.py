@@ -149,16 +149,6 @@ CONSTANT_NOTE = (
 )
 
 
-def absolute_dataset(name: str) -> str:
-    """Return a registered name as it is, and an existing path as an absolute one, since Ray's workers run elsewhere.
-
-    >>> absolute_dataset("digits"), absolute_dataset("/tmp/../tmp") == str(Path("/tmp").resolve())
-    ('digits', True)
-    """
-    path = Path(name).expanduser()
-    return name if name in DATASETS or not path.exists() else str(path.resolve())
-
-
 def default_root() -> Path:
     """Return the folder of raw data: ``$RAYDD_DATA``, else ``~/.cache/raydd/data``."""
     return Path(os.environ.get("RAYDD_DATA") or "~/.cache/raydd/data").expanduser()

@@ -7,9 +7,10 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from raydd.config.names import absolute_dataset
 from raydd.config.schema import DataConfig, DistillConfig, ExpertsConfig
 from raydd.data.batches import Feed
-from raydd.data.datasets import DATASETS, Dataset, Split, absolute_dataset, load_dataset
+from raydd.data.datasets import DATASETS, Dataset, Split, load_dataset
 from raydd.data.mirroring import flips
 from raydd.data.preprocessing import Transform, fit_transform
 from raydd.io.console import Screen

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 
 from raydd.buffer.arrow_buffer import ArrowBuffer
+from raydd.config.names import absolute_dataset
 from raydd.config.schema import DataConfig, EvaluateConfig, ExpertConfig
-from raydd.data.datasets import absolute_dataset
 from raydd.data.mirroring import flips, stored_settings
 from raydd.data.score_record import Score, StepScore
 from raydd.data.synset import SyntheticSet

@@ -68,7 +68,6 @@ class Screen:
     documents = 0
 
     def __init__(self, as_json: bool = False) -> None:
-        PULSE.ready()
         self._json, self._printed = as_json, set[str]()
         self._err = _Terminal(stderr=True, highlight=False, emoji=False, soft_wrap=True)
         self._out = _Terminal(highlight=False, emoji=False, soft_wrap=True)

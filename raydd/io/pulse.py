@@ -60,11 +60,6 @@ class Pulse:
             with self._lock:
                 self._others.pop()
 
-    def ready(self) -> None:
-        """Call the work that is still named after loading "working" from now on."""
-        with self._lock:
-            self._doing = [(WORKING if text == LOADING else text, since) for text, since in self._doing]
-
     def end(self) -> None:
         """Show nothing more in the current blocks, because the result is printed now."""
         with self._lock:
@@ -96,6 +91,8 @@ class Pulse:
         if (seconds := time.monotonic() - since) < FIRST_SECONDS and not self._visible:
             return
         frames = FRAMES if "utf" in (sys.stderr.encoding or "").lower() else PLAIN_FRAMES
+        if text == LOADING and not _imports():
+            text = WORKING
         self._frame += 1
         line = f"{frames[self._frame % len(frames)]} {text}  {seconds:.0f} s"
         sys.stderr.write(ERASE + line[: _width() - 1])
@@ -107,6 +104,14 @@ class Pulse:
             sys.stderr.write(ERASE)
             sys.stderr.flush()
             self._visible = False
+
+
+def _imports() -> bool:
+    """Return whether the main thread is inside an import."""
+    frame = sys._current_frames().get(threading.main_thread().ident or 0)
+    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
+        frame = frame.f_back
+    return frame is not None
 
 
 def _moves() -> bool:

@@ -43,11 +43,12 @@ def find_method(name: str) -> Method:
     return METHODS[name]
 
 
-def complete(config: DistillConfig) -> DistillConfig:
-    """Return a configuration with the method's own values where nobody set any.
+def complete(config: DistillConfig, *, partial: bool = False) -> DistillConfig:
+    """Return the configuration with the method's own values where nobody set any.
 
-    Raises:
-        ValueError: The method is unknown.
+    Args:
+        config: What was set.
+        partial: See `raydd.config.parsing.build`.
 
     >>> complete(DistillConfig(method="dpd")).pruning.rate, complete(DistillConfig()).pruning.rate
     (0.1, 0.0)
@@ -59,4 +60,4 @@ def complete(config: DistillConfig) -> DistillConfig:
         rate = rates.get(config.data.dataset, rates[""])
         scaled = {"lr": {"images": round(rate * config.ipc, 12)}}  # 0.3, not 0.30000000000000004
     said = config.model_dump(exclude_unset=True)
-    return build(DistillConfig, {"match": row.match}, row.defaults, scaled, said)
+    return build(DistillConfig, {"match": row.match}, row.defaults, scaled, said, partial=partial)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from raydd.config.rules import SOFT_LABELS
 from raydd.data.datasets import Dataset
 from raydd.data.preprocessing import Transform
 from raydd.selection.class_sampler import Experts, Start, in_class_order, real, require_experts, shuffled_classes
@@ -126,9 +127,6 @@ INITIAL: dict[str, Start] = {
     **{name: start for name, start in CORESETS.items() if name != "random"},  # which is "real" here
 }
 """The starts by name."""
-
-SOFT_LABELS = frozenset({"correctly_classified", "correctly_classified_mean"})
-"""Starts whose labels are logits."""
 
 NEED_EXPERTS = frozenset({*SOFT_LABELS, "representative", "forgetting"})
 """Starts that need experts; the others use them where there are some, or not at all."""

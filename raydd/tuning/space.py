@@ -155,11 +155,11 @@ class Space(Config):
         preset = expand_preset(self.preset, ipc) if self.preset else load_preset(self.dataset, self.method, ipc)
         own: Tree = {"method": self.method, "ipc": ipc, "seed": self.seed, "data": {"dataset": self.dataset}}
         layers = ({"threads": 1}, preset, own, self.set, nested(values))
-        config = complete(build(DistillConfig, *layers))
+        config = complete(build(DistillConfig, *layers, partial=True), partial=True)
         if "evaluate_every" in config.model_fields_set and config.evaluate_every is not None:
             return config
         every = max(1, math.ceil(config.steps / self.budget.reports))
-        return build(DistillConfig, config.model_dump(exclude_unset=True), {"evaluate_every": every})
+        return build(DistillConfig, config.model_dump(exclude_unset=True), {"evaluate_every": every}, partial=True)
 
     def reports(self, values: Mapping[str, Any]) -> int:
         """Return how often a trial is scored: at every due step and at the last."""

@@ -6,9 +6,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from raydd.config.names import absolute_dataset
 from raydd.config.parsing import Tree, build, flat, merged
 from raydd.config.schema import DistillConfig
-from raydd.data.datasets import absolute_dataset
 from raydd.io.safe_yaml import read_yaml
 from raydd.numerics.rng import generator
 from raydd.plugins import Table

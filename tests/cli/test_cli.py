@@ -55,6 +55,8 @@ FLAGS = {
     "doctor": COMMON,
     "report": COMMON | {"--out"},
     "spaces": COMMON,
+    "methods": COMMON,
+    "settings": COMMON,
     "datasets": COMMON | {"--set"},
     "export": COMMON | {"--out", "--format", "--hard"},
     "import": COMMON | {"--out", "--format", "--dataset", "--preprocessing", "--lr", "--factor", "--set"},

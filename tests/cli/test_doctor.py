@@ -4,29 +4,17 @@ import os
 import shutil
 import subprocess
 import sys
-from importlib import metadata
-from typing import get_args
+from importlib import import_module, metadata
 
 import pytest
-import typer
 
-from raydd.api.ablation import ABLATIONS
-from raydd.cli import app, completion, run
-from raydd.config.nas import NasConfig
+from raydd.cli import run
+from raydd.config import names
 from raydd.config.presets import expand_preset
-from raydd.config.schema import EvaluateConfig, ExpertConfig, Preprocessing
-from raydd.data.datasets import DATASETS
-from raydd.evaluation.protocols import PROTOCOLS
-from raydd.evaluation.robust import SCORES
-from raydd.interop.expert_files import FORMATS
-from raydd.interop.layouts import LAYOUTS
-from raydd.methods import METHODS
-from raydd.models.spaces import SPACES
-from raydd.models.zoo import NETWORKS, build
-from raydd.selection.coresets import CORESETS
+from raydd.models.zoo import find
 from raydd.tuning.space_files import shipped_spaces
 
-HEAVY = {"torch", "ray", "numpy", "yaml", "torchvision", "kornia"}
+HEAVY = {"torch", "ray", "numpy", "torchvision", "kornia"}
 BASH = """
 eval "$(raydd --show-completion)"
 COMP_WORDS=(raydd tune --space datm_d) COMP_CWORD=3
@@ -149,42 +137,46 @@ def test_a_key_press_loads_nothing_heavy():
     assert not HEAVY & set(loaded.split())
 
 
-def options(model, name):
-    return get_args(model.model_fields[name].annotation)
+def rows_of(table):
+    module, _, attribute = table.rows.partition(":")
+    return getattr(import_module(module), attribute)
 
 
-def test_what_is_completed_is_what_there_is():
-    assert {*completion.METHODS} == {*METHODS}
-    assert {*completion.DATASETS} == {*DATASETS}
-    assert {*NETWORKS} < {*completion.NETWORKS}
-    others = {*completion.NETWORKS} - {*NETWORKS} - {"timm:"}
-    assert [build(name, channels=1, size=16, classes=2) for name in others]
-    assert {*completion.ARCHITECTURES} == {*SPACES}
-    assert {*completion.PROTOCOLS} == {*PROTOCOLS}
-    assert {*completion.LAYOUTS} == {*LAYOUTS}
-    assert {*completion.EXPERT_LAYOUTS} == {*FORMATS}
-    assert {*completion.OPTIMIZERS} == {*options(ExpertConfig, "optimizer")}
-    assert {*completion.PREPROCESSING} == {*get_args(Preprocessing)}
-    assert {*completion.CORESETS} == {*CORESETS}
-    assert {*completion.SCORES} == {*SCORES}
-    assert {*completion.ABLATIONS} == {*ABLATIONS}
-    assert {*completion.VALUES["test"]()} == {*options(EvaluateConfig, "test")}
-    assert {*completion.VALUES["split"]()} == {*options(NasConfig, "split")}
-    assert {*completion.spaces()} == {*shipped_spaces()}
-    assert all(expand_preset(name, 1) for name in completion.presets())
-    assert len([*completion.presets()]) > 50
+def test_the_names_known_without_pytorch_are_those_of_the_tables():
+    for kind, table in names.TABLES.items():
+        if table.rows:
+            assert {*table.names} == {*rows_of(table)}, kind
+    assert {*names.search_spaces()} == {*shipped_spaces()}
+    assert all(expand_preset(name, 1) for name in names.presets())
+    assert len(names.presets()) > 50
 
 
-def test_every_value_is_of_a_flag_that_there_is():
-    def parameters(group, path=""):
-        for name, entry in group.commands.items():
-            inner = getattr(entry, "commands", None)
-            if inner is not None:
-                yield from parameters(entry, f"{path}{name} ")
-            else:
-                yield from (word for found in entry.params for word in (found.name, f"{path}{name} {found.name}"))
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("ConvNetW32", "ConvNetD4", "ConvNetBN", "ConvNetW16D3LNALNP", "ResNet18W16", "VGG11BNW16", "DenseNet121W8"),
+        *(
+            "AlexNetW32",
+            "MLPW8",
+            "LeNetW4",
+            "ResNet18W0",
+            "ConvNetX",
+            "DenseNet121BNW8",
+            "ConvNet32",
+            "timm:",
+            "Nothing",
+        ),
+    ],
+)
+def test_a_network_is_refused_without_pytorch_where_the_zoo_refuses_it(name):
+    def known(check):
+        try:
+            check(name)
+        except ValueError:
+            return False
+        return True
 
-    assert {*completion.VALUES} <= {*parameters(typer.main.get_command(app))}
+    assert known(lambda name: names.check_name("network", name)) == (known(find))
 
 
 def test_the_version_is_one_line_of_installed_packages(capfd):

@@ -132,7 +132,7 @@ def test_whole_data_are_trained_on_once(soft, small_synset, small_buffer, scored
 def test_soft_labels_without_a_teacher_are_refused(capfd, soft, scored):
     line = refused(capfd, soft, "--scores", "lrs")
     assert "give experts with --buffer" in line
-    assert "unknown score 'lsr'; use one of hlr, ior, lrs, ars" in refused(capfd, soft, "--scores", "lsr")
+    assert "unknown score 'lsr': did you mean lrs" in refused(capfd, soft, "--scores", "lsr")
     assert scored == []
 
 

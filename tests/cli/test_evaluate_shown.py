@@ -12,7 +12,7 @@ import torch
 import typer
 
 from raydd.cli import app, run
-from raydd.cli.options import out_file, row_names
+from raydd.cli.paths import out_file, row_names
 from raydd.config.parsing import build, parse_settings
 from raydd.config.schema import DistillConfig, EvaluateConfig
 from raydd.data.synset import SyntheticSet
@@ -230,7 +230,7 @@ def test_help_says_what_happens_without_a_flag(capfd, monkeypatch):
     lines = {flag: line for line in out.splitlines() for flag in re.findall(r"│ (--[a-z]+)", line)}
     assert all(re.search(rf"\b{name}\b", lines["--format"]) for name in LAYOUTS)
     for flag in ("--nets", "--baselines", "--preprocessing", "--lr", "--format"):
-        assert "default: " in lines[flag], flag
+        assert "by default" in lines[flag], flag
     assert "The same" not in out
 
 

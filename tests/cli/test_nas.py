@@ -160,7 +160,7 @@ def test_a_set_of_no_known_holdout_is_named_in_a_note(capfd, small_synset, asked
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--space", "nasbench"), "unknown space 'nasbench'; did you mean nasbench201?"),
+        (("--space", "nasbench"), "unknown space 'nasbench': did you mean nasbench201?"),
         (("--sample", "800"), "a sample of 800 rows from a space of 720"),
         (("--sample", "0"), "sample = 0: input should be greater than or equal to 1"),
         (("--top", "five"), "--top 'five': give whole numbers with commas"),

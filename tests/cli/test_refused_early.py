@@ -1,7 +1,8 @@
-"""Wrong names, keys, paths and places are refused before data is decoded or Ray is loaded, whatever the verb."""
+"""What is wrong is refused before data is decoded or Ray is loaded; names, keys and paths even before PyTorch is."""
 
 import json
 import os
+import resource
 import subprocess
 import sys
 
@@ -33,6 +34,14 @@ TABLE = [
     ("experts --out s4://b/x", "s4"),
     *((f"{verb} --buffer nowhere", "nowhere") for verb in MATCHING),
     *((f"{verb} --buffer s4://b/x", "s4") for verb in MATCHING),
+    *((f"{verb} --set data.validation=much", "data.validation = 'much'") for verb in DISTILLING),
+    *((f"{verb} {{run}} --seeds 0", "seeds = 0") for verb in SCORING),
+    ("distill --ipc 0", "ipc = 0"),
+    ("distill --ipc many", "--ipc"),
+    ("settings stepps", "did you mean steps"),
+    ("export {run} --out {old}", "is not an empty folder"),
+    ("import {foreign} --out {run}/synset.arrow", "exists already"),
+    ("analyse landscape {buffer} --dataset ./nowhere", "nowhere"),
     ("experts --optimizer adam", "optimizer"),
     ("experts --gpus-per-worker 0", "--gpus-per-worker"),
     ("experts --out {buffer} --network LeNet", "another buffer"),
@@ -113,6 +122,32 @@ TABLE = [
     ("report {run} --out x.txt", "x.html"),
 ]
 
+# Refusals that need data, experts or the methods' own settings, and so PyTorch; all others are of names, keys, values
+# and paths alone.
+LATE = {
+    "quickstart --out {old} --set experts.num_experts=1 --set window.auto=true",
+    "experts --out {buffer} --network LeNet",
+    "distill --window 5:3",
+    "distill --set span=99",
+    "distill --set window.high=60",
+    "distill --method dm --window auto",
+    "distill --set lr.labels=2",
+    "distill --network LeNet --buffer {buffer}",
+    "distill --network MLP --buffer {buffer} --set window.high=1 --set data.validation=0.5",
+    "tune --space datm_digits --gpus-per-trial 0",
+    "tune --space datm_digits --mlflow nowhere",
+    "evaluate {run} --baselines forgetting",
+    "nas {run} --sample 9999",
+    "nas {run} --first-rung 3",
+    "nas {run} --baselines forgetting",
+    "continual {run} --steps 99",
+    "continual {run} --set scores=[lrs]",
+    "buffer import {foreign} --out x --dataset digits",
+    "analyse landscape {buffer} --expert 9",
+}
+SECONDS = 2.0
+"""Seconds of CPU that an early refusal may take as a process of its own."""
+
 PROBE = """
 import contextlib, io, json, os, signal, sys
 from raydd.cli import run
@@ -120,8 +155,7 @@ from raydd.cli import run
 def late(number, frame):
     raise SystemExit("late: it was not refused")
 
-signal.signal(signal.SIGALRM, late)
-for words in json.load(sys.stdin):
+def refuse(words):
     err = io.StringIO()
     signal.alarm(20)
     with contextlib.redirect_stderr(err):
@@ -130,8 +164,18 @@ for words in json.load(sys.stdin):
         except SystemExit as error:
             code = str(error)
     signal.alarm(0)
-    loaded = sorted({"ray"} & sys.modules.keys())
+    loaded = sorted({"ray", "torch"} & sys.modules.keys())
     print(json.dumps([code, err.getvalue(), loaded, sorted(os.listdir(os.environ["RAYDD_CACHE"]))]), flush=True)
+
+signal.signal(signal.SIGALRM, late)
+early, rest = json.load(sys.stdin)
+for words in early:  # each in a copy of this process, which has loaded the command line alone
+    if not (child := os.fork()):
+        refuse(words)
+        os._exit(0)
+    os.waitpid(child, 0)
+for words in rest:
+    refuse(words)
 """
 
 
@@ -147,12 +191,12 @@ def refusals(small_buffer, tmp_path_factory):
     (search / "space.yaml").write_text("domains: {}\n")
     (work / "file").write_text("")
     places = {"run": run, "old": run, "buffer": small_buffer, "foreign": foreign, "search": search}
-    rows = [command.format(**places).split() for command, _ in TABLE]
     before = sorted(str(path) for path in work.rglob("*"))
     cache = tmp_path_factory.mktemp("empty")
+    early, late = ([command for command, _ in TABLE if (command in LATE) == asked] for asked in (False, True))
     done = subprocess.run(
         [sys.executable, "-c", PROBE],
-        input=json.dumps(rows),
+        input=json.dumps([[command.format(**places).split() for command in part] for part in (early, late)]),
         capture_output=True,
         text=True,
         cwd=work,
@@ -160,13 +204,29 @@ def refusals(small_buffer, tmp_path_factory):
         check=True,
         timeout=300,
     )
+    ended = dict(zip(early + late, map(json.loads, done.stdout.splitlines()), strict=True))
     assert sorted(str(path) for path in work.rglob("*")) == before
-    return dict(zip((command for command, _ in TABLE), map(json.loads, done.stdout.splitlines()), strict=True))
+    return ended
 
 
 @pytest.mark.parametrize(("command", "word"), TABLE, ids=[command for command, _ in TABLE])
-def test_what_is_wrong_is_refused_before_data_is_decoded_or_ray_is_loaded(command, word, refusals):
+def test_what_is_wrong_is_refused_early(command, word, refusals):
     code, err, loaded, cached = refusals[command]
-    assert (code, loaded, cached) == (2, [], []), err
+    assert (code, cached) == (2, []), err
+    assert loaded == (["torch"] if command in LATE else []), err
     assert (err[:7], err.count("\n")) == ("raydd: ", 1), err
     assert word in err
+
+
+@pytest.mark.parametrize(
+    "command", ["distill --method mmt", "experts --out file/run", "evaluate nowhere", "tune --space x"]
+)
+def test_an_early_refusal_takes_little_of_the_processor(command, tmp_path):
+    (tmp_path / "file").write_text("")
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        [sys.executable, "-m", "raydd", *command.split()], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime < SECONDS

@@ -58,7 +58,7 @@ def test_the_page_of_several_lies_here(digits, tmp_path, monkeypatch, capfd):
     ("arguments", "said"),
     [
         (["report"], "Missing argument"),
-        (["report", "nothing"], "nothing does not exist; name a folder that raydd wrote"),
+        (["report", "nothing"], "nothing does not exist: name a folder that raydd wrote"),
         (["report", "digits/checkpoint"], "digits/checkpoint holds state.arrow, which is no run"),
         (["report", "digits", "--out", "page"], "--out page: a report is a page; use page.html, or a folder that"),
         (["report", "digits", "--out", "page.json"], "--out page.json: a report is a page; use page.html"),

@@ -1,7 +1,9 @@
 """The line that ticks while nothing else moves."""
 
 import io
+import sys
 import time
+from importlib import import_module
 from types import SimpleNamespace
 
 import pytest
@@ -19,7 +21,7 @@ class Terminal(io.StringIO):
 def terminal(monkeypatch):
     """A terminal as stderr, on which every tick comes soon."""
     file = Terminal()
-    monkeypatch.setattr(pulse, "sys", SimpleNamespace(stderr=file))
+    monkeypatch.setattr(pulse, "sys", SimpleNamespace(stderr=file, _current_frames=sys._current_frames))
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(pulse, "TICK_SECONDS", 0.01)
     monkeypatch.setattr(pulse, "FIRST_SECONDS", 0.0)
@@ -34,13 +36,15 @@ def until(condition):
         time.sleep(0.01)
 
 
-def test_what_is_done_is_told_and_goes_away(terminal):
+def test_what_is_done_is_told_and_goes_away(terminal, tmp_path, monkeypatch):
     line = Pulse()
+    (tmp_path / "slow_module.py").write_text("import time\ntime.sleep(0.3)\n")
+    monkeypatch.syspath_prepend(tmp_path)
     with line.doing("loading raydd"):
-        until(lambda: terminal.getvalue().count("loading raydd") > 2)
+        import_module("slow_module")
+        assert terminal.getvalue().count("loading raydd") > 2
         with line.doing("starting Ray"):
             until(lambda: "starting Ray  0 s" in terminal.getvalue())
-        line.ready()
         until(lambda: "working" in terminal.getvalue())
     assert terminal.getvalue().endswith(ERASE)
     length = len(terminal.getvalue())

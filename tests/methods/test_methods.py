@@ -468,9 +468,9 @@ def test_the_learning_rate_of_the_images_grows_with_ipc_as_published(method, dat
 @pytest.mark.parametrize(("method", "ipc", "rate"), [("tgdd", 1, 0.003), ("tgdd", 10, 0.1), ("dance", 1, 0.003)])
 def test_a_preset_and_a_user_have_the_last_word_on_it(method, ipc, rate):
     """The tuned values of digits stay."""
-    preset, said = preset_layers(None, {"method": method, "ipc": ipc}, {})
+    preset, said = preset_layers(None, {"method": method, "ipc": ipc})
     assert complete(build(DistillConfig, preset, said)).lr.images == rate
-    preset, said = preset_layers(None, {"method": method, "ipc": 5}, {})  # no row of its own
+    preset, said = preset_layers(None, {"method": method, "ipc": 5})  # no row of its own
     assert complete(build(DistillConfig, preset, said)).lr.images == 0.05
 
 

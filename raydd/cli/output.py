@@ -1,0 +1,65 @@
+"""How commands show their results: tables and lines for a person, or one JSON document."""
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from raydd.io.console import Screen
+
+if TYPE_CHECKING:
+    from raydd.data.score_record import Score
+
+
+def lines_of(document: Mapping[str, Any]) -> list[str]:
+    """Return a document as lines, one a key."""
+    return [f"{key:14} {value}" for key, value in document.items()]
+
+
+def files_of(outputs: Mapping[str, str]) -> list[str]:
+    """Return the lines that name what was written."""
+    return [f"{name}: {path}" for name, path in outputs.items()]
+
+
+def show(
+    screen: Screen, document: dict[str, Any], lines: Iterable[str] | None = None, tables: Iterable[Any] = ()
+) -> None:
+    """Show a result: its JSON document, or tables and lines for a person, by default one a key."""
+
+    def write(console: Any) -> None:
+        for table in tables:
+            console.print(table)
+        if text := "\n".join(lines_of(document) if lines is None else lines):
+            console.print(text, markup=False)
+
+    screen.result(document, write)
+
+
+def show_scores(
+    screen: Screen, scores: "list[Score]", outputs: dict[str, str], report: dict[str, Any] | None = None, last: str = ""
+) -> None:
+    """Show scores as tables, and where they were written.
+
+    Args:
+        screen: Where.
+        scores: The records.
+        outputs: Files by what they are.
+        report: What else there is to say of the scores, see `raydd.api.evaluate.report`.
+        last: A line for a person at the end.
+    """
+    from raydd.data.score_record import Comparison, RobustScore, table_rows
+    from raydd.figures.score_tables import comparison_table, matrix_table, robust_table, score_table
+
+    rows, more = table_rows(scores), report or {}
+    tables = [score_table(rows)]
+    if robust := more.get("robust"):
+        tables += [score_table([score for score in scores if not score.in_table], "trainings of the robust scores")]
+        tables += [robust_table([RobustScore.from_document(score) for score in robust])]
+    if comparisons := more.get("comparisons"):
+        tables.append(comparison_table([Comparison.from_document(test) for test in comparisons]))
+    if report is not None and len({score.network for score in rows}) > 1:
+        tables.append(matrix_table(rows))
+    show(
+        screen,
+        {"scores": [score.to_document() for score in scores], "outputs": outputs} | more,
+        [*files_of(outputs), *([last] if last else [])],
+        tables,
+    )

@@ -1,0 +1,42 @@
+"""Seconds of CPU until a person sees something; the best of three starts, since the first may write bytecode."""
+
+import os
+import resource
+import subprocess
+import sys
+
+import pytest
+
+SLACK = 1.5  # a machine of continuous integration may be slower than the one that the limits were set on
+LIMITS = {
+    ("-c", "import raydd"): 0.1,
+    ("-m", "raydd", "--version"): 0.5,
+    ("-m", "raydd", "--help"): 0.5,
+    ("-m", "raydd", "distill", "--help"): 0.5,
+}
+
+
+def spent() -> float:
+    """Seconds of CPU of the processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def seconds(words: tuple[str, ...], cache: str) -> float:
+    """Seconds of CPU of one command, with bytecode in a folder of the test's own."""
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    before = spent()
+    subprocess.run(
+        [sys.executable, *words],
+        env=environment | {"PYTHONPYCACHEPREFIX": cache},
+        capture_output=True,
+        check=True,
+        timeout=60,
+    )
+    return spent() - before
+
+
+@pytest.mark.parametrize("words", LIMITS, ids=" ".join)
+def test_a_start_takes_little_of_the_processor(words, tmp_path_factory):
+    cache = str(tmp_path_factory.getbasetemp() / "bytecode")
+    assert min(seconds(words, cache) for _ in range(3)) < SLACK * LIMITS[words]
