@@ -14,36 +14,15 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "raydd"
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
-# Words that the field does not use for these things; no part of a name may be one of them.
-PRIVATE = set(
-    [
-        "desk",
-        "desks",
-        "shelf",
-        "shelves",
-        "spool",
-        "spools",
-        "outlet",
-        "outlets",
-        "crew",
-        "crews",
-        "librarian",
-        "librarians",
-        "handover",
-        "handovers",
-        "ledger",
-        "ledgers",
-        "book",
-        "books",
-    ]
-)
+# Words that the field does not use for these things; no part of a name may be one of them, nor its plural.
+PRIVATE = {"desk", "shelf", "shelve", "spool", "outlet", "crew", "librarian", "handover", "ledger", "book"}
 # Words that say nothing when a name ends with them: `needs_experts` is fine, `Needs` is not.
-VAGUE = set(["place", "places", "way", "ways", "look", "looks", "sheet", "sheets", "needs", "where", "about"])
+VAGUE = {"place", "places", "way", "ways", "look", "looks", "sheet", "sheets", "needs", "where", "about"}
 # Participles name nothing when they stand for a noun: `kept_steps` is fine, `kept` is not.
-PARTICIPLES = set(["found", "told", "shown", "kept", "made", "asked", "opened", "said"])
+PARTICIPLES = {"found", "told", "shown", "kept", "made", "asked", "opened", "said"}
 # Names of files that mean other things than their readers expect.
-MODULES = set(["real", "marks", "stages"]) | VAGUE | PARTICIPLES
-STANDARD = {"in_place", "out_of_place", "inplace"}
+MODULES = {"real", "marks", "stages"} | VAGUE | PARTICIPLES
+STANDARD = ("in_place", "out_of_place", "inplace")
 PREDICATES = {"is", "was", "were", "are", "has", "have", "be"}
 
 # Attributes and parameters that users' files and commands have: they stay.
@@ -144,10 +123,14 @@ def package(path: Path) -> str:
 def is_private(name: str) -> bool:
     """Whether a class, function or module has a name that the field does not know it by."""
     parts = words(name)
-    if not parts or name.strip("_").lower() in STANDARD or any("_".join(parts).endswith(word) for word in STANDARD):
+    if not parts or "_".join(parts).endswith(STANDARD):
         return False
-    predicate = bool(PREDICATES & set(parts[:-1]))
-    return bool(PRIVATE & set(parts)) or (parts[-1] in VAGUE | PARTICIPLES and not predicate)
+    noun = not PREDICATES & set(parts[:-1])
+    return has_private_word(name) or (noun and parts[-1] in VAGUE | PARTICIPLES)
+
+
+def has_private_word(name: str) -> bool:
+    return bool(PRIVATE & {word.removesuffix("s") for word in words(name)})
 
 
 def definitions(path: Path) -> Iterator[str]:
@@ -164,9 +147,7 @@ def variables(path: Path) -> Iterator[str]:
     for node in ast.walk(parse(path)):
         match node:
             case ast.Name(id=name, ctx=ast.Store()) | ast.arg(arg=name):
-                if (package(path), name) not in PUBLIC and (
-                    name.strip("_") in PARTICIPLES or PRIVATE & set(words(name))
-                ):
+                if (name.strip("_") in PARTICIPLES and (package(path), name) not in PUBLIC) or has_private_word(name):
                     yield name
 
 
