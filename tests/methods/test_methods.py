@@ -55,6 +55,11 @@ def toy(method, *layers):
     return complete(build(DistillConfig, TOY, FAMILIES[family(method)], {"method": method}, *layers))
 
 
+def thorough(*layers):
+    """Variants that `-m integration` adds to the ones that the default run has."""
+    return [pytest.param(*values, marks=pytest.mark.integration) for values in layers]
+
+
 def of(*families):
     """Each method of some families; coresets learn nothing, and only trajectories have students."""
     return pytest.mark.parametrize("method", [name for name in METHODS if family(name) in families])
@@ -132,7 +137,9 @@ def test_it_runs_from_the_start_that_the_settings_ask_for(method, source, device
 
 
 @of("trajectories")
-@pytest.mark.parametrize("layer", [{}, {"batch_size": 7}, {"initial": "noise", "lr": {"labels": 0}}, {"ipc": 2}])
+@pytest.mark.parametrize(
+    "layer", [{"batch_size": 7}, *thorough(({},), ({"initial": "noise", "lr": {"labels": 0}},), ({"ipc": 2},))]
+)
 def test_its_loss_goes_down(method, layer, source):
     """On one segment and without augmentation, so that only learning changes the loss."""
     still = {"window": {"low": 1, "high": 1}, "data": {"augment": "none"}, "steps": 40}
@@ -146,10 +153,10 @@ def test_its_loss_goes_down(method, layer, source):
 @pytest.mark.parametrize(
     ("space", "layer"),
     [
-        ("network", {}),
         ("pixels", {}),
-        ("network", {"initial": "noise"}),
-        ("pixels", {"ipc": 2, "formation": {"factor": 2}}),
+        *thorough(
+            ("network", {}), ("network", {"initial": "noise"}), ("pixels", {"ipc": 2, "formation": {"factor": 2}})
+        ),
     ],
 )
 def test_learned_images_are_closer_through_networks_they_were_not_learned_from(method, layer, space, source):
@@ -180,10 +187,12 @@ def one(source):
 @pytest.mark.parametrize(
     "layer",
     [
-        {"labels": "own"},
         {"labels": "own", "batch_size": 7},
-        {"lr": {"lr": 0, "start": 0.2}},  # labels that follow the images, and images alone
-        {"initial": "noise", "lr": {"images": 200, "lr": 0, "start": 0.5}},
+        *thorough(
+            ({"labels": "own"},),
+            ({"lr": {"lr": 0, "start": 0.2}},),  # labels that follow the images, and images alone
+            ({"initial": "noise", "lr": {"images": 200, "lr": 0, "start": 0.5}},),
+        ),
     ],
 )
 def test_the_truncated_gradient_leads_downwards_whatever_the_labels(layer, source):
@@ -270,15 +279,16 @@ RESUMED = [
 ]
 
 
+@pytest.mark.parametrize("kills", [(3,), *thorough((range(6),))], ids=["once", "anywhere"])
 @pytest.mark.parametrize(("method", "layer"), RESUMED)
-def test_killed_at_any_step_it_resumes_to_the_same_bits(method, layer, folder, tmp_path):
+def test_killed_at_any_step_it_resumes_to_the_same_bits(method, layer, kills, folder, tmp_path):
     config = toy(method, layer and {"ema": 0.5, **layer})
     buffer, work = opened(folder, config)
     whole = Run(config, tmp_path / "whole", buffer, work)
     steps = list(whole.steps())
     assert len(steps) == 5
     expected = (tmp_path / "whole" / "synset.arrow").read_bytes()
-    for killed in range(6):
+    for killed in kills:
         out = tmp_path / str(killed)
         list(itertools.islice(Run(config, out, buffer, work).steps(), killed))
         rest = list(Run(config, out, buffer, work, resume=True).steps())
@@ -348,22 +358,27 @@ def nested(path, value):
     return value
 
 
-@pytest.mark.parametrize(("method", "path", "value"), OWN)
-def test_what_a_method_has_of_its_own_fills_what_is_unset_alone(method, path, value):
-    assert at(complete(build(DistillConfig, {"method": method})), path) == value
-    general = at(DistillConfig(), path)
-    assert general != value
-    said = build(DistillConfig, {"method": method}, nested(path, general))
-    assert at(complete(said), path) == general
-    for other, tree in DEFAULTS.items():
-        if path not in dict(leaf_settings(tree)) and (path != ("lr", "images") or other not in PER_IMAGE):
-            assert at(complete(build(DistillConfig, {"method": other})), path) == general
-    beside = {"lr": {"momentum": 0.3}, "experts": {"lr": 7}, "pruning": {"metric": "squared"}, "window": {"low": 1}}
-    beside |= {"statistic": {"lr": 2}, "formation": {"bound": 9}}
-    filled = complete(build(DistillConfig, {"method": method}, beside))
-    assert at(filled, path) == value
-    assert (filled.lr.momentum, filled.experts.lr, filled.pruning.metric, filled.window.low) == (0.3, 7, "squared", 1)
-    assert (filled.statistic.lr, filled.formation.bound) == (2, 9)
+def test_what_a_method_has_of_its_own_fills_what_is_unset_alone():
+    for method, path, value in OWN:
+        assert at(complete(build(DistillConfig, {"method": method})), path) == value, (method, path)
+        general = at(DistillConfig(), path)
+        assert general != value, (method, path)
+        said = build(DistillConfig, {"method": method}, nested(path, general))
+        assert at(complete(said), path) == general, (method, path)
+        for other, tree in DEFAULTS.items():
+            if path not in dict(leaf_settings(tree)) and (path != ("lr", "images") or other not in PER_IMAGE):
+                assert at(complete(build(DistillConfig, {"method": other})), path) == general
+        beside = {"lr": {"momentum": 0.3}, "experts": {"lr": 7}, "pruning": {"metric": "squared"}, "window": {"low": 1}}
+        beside |= {"statistic": {"lr": 2}, "formation": {"bound": 9}}
+        filled = complete(build(DistillConfig, {"method": method}, beside))
+        assert at(filled, path) == value, (method, path)
+        assert (filled.lr.momentum, filled.experts.lr, filled.pruning.metric, filled.window.low) == (
+            0.3,
+            7,
+            "squared",
+            1,
+        ), (method, path)
+        assert (filled.statistic.lr, filled.formation.bound) == (2, 9), (method, path)
 
 
 def test_the_methods_own_values_are_their_papers():
@@ -455,13 +470,13 @@ def test_the_methods_own_values_are_their_papers():
 
 
 @pytest.mark.parametrize("method", ["tgdd", "dance"])
-@pytest.mark.parametrize("dataset", ["cifar10", "svhn", "tiny_imagenet", "own/letters", *SUBSETS])
-@pytest.mark.parametrize(("ipc", "times"), [(1, 1), (3, 3), (10, 10), (20, 20), (50, 50)])
-def test_the_learning_rate_of_the_images_grows_with_ipc_as_published(method, dataset, ipc, times):
-    tree = {"method": method, "ipc": ipc, "data": {"dataset": dataset}}
-    hundredths = times * (10 if dataset in SUBSETS else 1)
-    assert complete(build(DistillConfig, tree)).lr.images == hundredths / 100
-    assert complete(build(DistillConfig, tree, {"lr": {"images": 7}})).lr.images == 7
+def test_the_learning_rate_of_the_images_grows_with_ipc_as_published(method):
+    sets = ("cifar10", "svhn", "tiny_imagenet", "own/letters", *SUBSETS)
+    for dataset, ipc in itertools.product(sets, (1, 3, 10, 20, 50)):
+        tree = {"method": method, "ipc": ipc, "data": {"dataset": dataset}}
+        hundredths = ipc * (10 if dataset in SUBSETS else 1)
+        assert complete(build(DistillConfig, tree)).lr.images == hundredths / 100, (dataset, ipc)
+        assert complete(build(DistillConfig, tree, {"lr": {"images": 7}})).lr.images == 7, (dataset, ipc)
 
 
 @pytest.mark.parametrize(("method", "ipc", "rate"), [("tgdd", 1, 0.003), ("tgdd", 10, 0.1), ("dance", 1, 0.003)])
@@ -628,6 +643,15 @@ def shipped(*families):
                 yield folder.name, file.name.removesuffix(".yaml"), ipc
 
 
+def once_a_method(cells):
+    """Each method's first cell, and the others as `thorough` ones."""
+    methods = set()
+    for cell in cells:
+        method = cell[1].removesuffix("-official")
+        yield pytest.param(*cell, marks=[pytest.mark.integration] * (method in methods))
+        methods.add(method)
+
+
 def classes_of(dataset):
     return {"cifar100": 100, "tiny_imagenet": 200}.get(dataset, 10)
 
@@ -665,7 +689,7 @@ def shrunk(dataset, preset, ipc):
     return config, complete(build(DistillConfig, tree, layers))
 
 
-@pytest.mark.parametrize(("dataset", "preset", "ipc"), list(shipped("trajectories")))
+@pytest.mark.parametrize(("dataset", "preset", "ipc"), [*once_a_method(shipped("trajectories"))])
 def test_every_shipped_cell_runs(dataset, preset, ipc, buffers, tmp_path):
     published, config = shrunk(dataset, preset, ipc)
     buffer, work = buffers.open(config)
@@ -733,7 +757,7 @@ def distinct():
     return list(kept.values())
 
 
-@pytest.mark.parametrize(("dataset", "preset", "ipc"), distinct())
+@pytest.mark.parametrize(("dataset", "preset", "ipc"), [*once_a_method(distinct())])
 def test_every_shipped_cell_of_the_statistics_family_runs(dataset, preset, ipc, buffers, tmp_path):
     published = complete(build(DistillConfig, load_preset(dataset, preset, ipc)))
     config = shrunk_statistics(dataset, preset, ipc)
