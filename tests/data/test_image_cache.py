@@ -76,6 +76,7 @@ def _load(cache: Path, barrier: object, results: object) -> None:
     results.put(load_dataset("digits", cache=cache).fingerprint)
 
 
+@pytest.mark.integration
 def test_concurrent_writers_agree(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(2), context.Queue()

@@ -284,6 +284,7 @@ def test_the_published_extremes_of_the_parameter_count_on_cifar10(arch: str, cou
     assert sum(parameter.numel() for parameter in network.parameters()) == count
 
 
+@pytest.mark.integration
 def test_all_15625_cells_build_and_differ() -> None:
     """A network is a fixed frame around copies of one cell, so that the cells prove the networks."""
 

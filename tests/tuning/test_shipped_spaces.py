@@ -130,12 +130,12 @@ def tiles(config):
 
 @lru_cache
 def points(name):
-    """A space and its points: all of a grid, else 20 at random."""
+    """A space and its points: all of a grid, else 10 at random."""
     space = load_space(name)
     if name in GRIDS:
         return space, space.grid()
     rng = generator(0, "points", name)
-    return space, [space.sample(rng) for _ in range(20)]
+    return space, [space.sample(rng) for _ in range(10)]
 
 
 @pytest.fixture
