@@ -42,6 +42,8 @@ def pytest_collection_modifyitems(items):
             item.add_marker("integration")
     alone = {item.path for item in items if not item.get_closest_marker("remote")}  # their files are kept together
     items.sort(key=lambda item: item.path.is_relative_to(REMOTE) or item.path not in alone)
+    first = next((k for k, item in enumerate(items) if item.path.is_relative_to(REMOTE)), len(items))
+    items[first:] = sorted(items[first:], key=lambda item: item.path.name, reverse=True)  # searches take longest
 
 
 @pytest.fixture
@@ -115,6 +117,34 @@ def small_synset(small_buffer, tmp_path_factory):
     words += ["--set", "steps=1", "--set", "student_steps=1", "--set", "window.high=1", "--set", "threads=1"]
     assert run(words) == 0
     return out / "synset.arrow"
+
+
+@pytest.fixture(scope="session")
+def ray2(cache):
+    """One local Ray of two CPUs for the whole run; the workers see the run's cache."""
+    import ray
+
+    from raydd.remote.local import local_ray
+
+    with local_ray(print, num_cpus=2, object_store_memory=200 * 2**20):
+        yield ray
+
+
+@pytest.fixture
+def tables():
+    """Restores raydd's tables after a test that adds rows to them."""
+    from raydd.data.datasets import DATASETS
+    from raydd.evaluation.protocols import PROTOCOLS
+    from raydd.methods import DEFAULTS, METHODS
+    from raydd.models.spaces import SPACES
+    from raydd.models.zoo import NETWORKS
+
+    every = (METHODS, DEFAULTS, NETWORKS, DATASETS, PROTOCOLS, SPACES)
+    before = [dict(table) for table in every]
+    yield
+    for table, rows in zip(every, before, strict=True):
+        table.clear()
+        table.update(rows)
 
 
 @pytest.fixture(scope="session")
