@@ -1,8 +1,11 @@
 import contextlib
+import inspect
+import itertools
 import os
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Collection
 from pathlib import Path
 
 # Every process that a test starts would compile what it imports anew; Ray workers take seconds for that.
@@ -26,6 +29,7 @@ import torch  # noqa: E402
 torch.set_num_threads(1)
 
 
+PARAM = type(pytest.param())
 REMOTE = Path(__file__).parent / "remote"
 
 
@@ -44,6 +48,44 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.is_relative_to(REMOTE) or item.path not in alone)
     first = next((k for k, item in enumerate(items) if item.path.is_relative_to(REMOTE)), len(items))
     items[first:] = sorted(items[first:], key=lambda item: item.path.name, reverse=True)  # searches take longest
+
+
+def rows_of(mark):
+    """The rows of a mark `rows`: what each sets, by the name of the argument."""
+    names, values = mark.args
+    names = [name.strip() for name in names.split(",")] if isinstance(names, str) else [*names]
+    assert isinstance(values, Collection), "a table is gone over twice"
+    assert not any(row.marks for row in values if isinstance(row, PARAM)), "a row has no marks of its own"
+    rows = [row.values if isinstance(row, PARAM) else row if len(names) > 1 else (row,) for row in values]
+    return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def pytest_generate_tests(metafunc):
+    """Give a test with the mark `rows` its first ones; `pytest_pyfunc_call` goes over all of them."""
+    for mark in metafunc.definition.iter_markers("rows"):
+        first = rows_of(mark)[0]
+        metafunc.parametrize([*first], [[*first.values()]], ids=["rows"])
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem):
+    """Call a test with the mark `rows` once a row, also after a row that fails, and name every row that fails."""
+    tables = [rows_of(mark) for mark in pyfuncitem.iter_markers("rows")]
+    if not tables:
+        return None
+    given = {name: pyfuncitem.funcargs[name] for name in inspect.signature(pyfuncitem.obj).parameters}
+    failures = []
+    for parts in itertools.product(*tables):
+        row = {name: value for part in parts for name, value in part.items()}
+        try:
+            pyfuncitem.obj(**(given | row))
+        except (Exception, pytest.fail.Exception) as error:
+            failures.append((row, error))
+    for row, error in failures:
+        failures[0][1].add_note(f"failed with {row}: {str(error)[:200]}")
+    if failures:
+        raise failures[0][1]
+    return True
 
 
 @pytest.fixture

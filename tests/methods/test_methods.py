@@ -184,7 +184,7 @@ def one(source):
     return InMemory(source.trajectories[:1], source.layout)
 
 
-@pytest.mark.parametrize(
+@pytest.mark.rows(
     "layer",
     [
         {"labels": "own", "batch_size": 7},
@@ -469,7 +469,7 @@ def test_the_methods_own_values_are_their_papers():
     assert toy("datm").lr.labels_momentum == 0.9
 
 
-@pytest.mark.parametrize("method", ["tgdd", "dance"])
+@pytest.mark.rows("method", ["tgdd", "dance"])
 def test_the_learning_rate_of_the_images_grows_with_ipc_as_published(method):
     sets = ("cifar10", "svhn", "tiny_imagenet", "own/letters", *SUBSETS)
     for dataset, ipc in itertools.product(sets, (1, 3, 10, 20, 50)):
@@ -479,7 +479,7 @@ def test_the_learning_rate_of_the_images_grows_with_ipc_as_published(method):
         assert complete(build(DistillConfig, tree, {"lr": {"images": 7}})).lr.images == 7, (dataset, ipc)
 
 
-@pytest.mark.parametrize(("method", "ipc", "rate"), [("tgdd", 1, 0.003), ("tgdd", 10, 0.1), ("dance", 1, 0.003)])
+@pytest.mark.rows(("method", "ipc", "rate"), [("tgdd", 1, 0.003), ("tgdd", 10, 0.1), ("dance", 1, 0.003)])
 def test_a_preset_and_a_user_have_the_last_word_on_it(method, ipc, rate):
     """The tuned values of digits stay."""
     preset, said = preset_layers(None, {"method": method, "ipc": ipc}, {})
@@ -497,7 +497,7 @@ def test_a_run_writes_the_learning_rate_that_it_has(tmp_path):
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["lr"]["images"] == 0.03
 
 
-@pytest.mark.parametrize("method", [*METHODS, "bright"])
+@pytest.mark.rows("method", [*METHODS, "bright"])
 def test_completing_twice_is_completing_once(method):
     config = complete(build(DistillConfig, {"method": method, "steps": 7}))
     assert complete(config) == config
@@ -506,8 +506,8 @@ def test_completing_twice_is_completing_once(method):
         assert config == build(DistillConfig, {"method": method, "steps": 7})
 
 
-@pytest.mark.parametrize("backprop", ["full", "adjoint", "truncated"])
-@pytest.mark.parametrize("batch_size", [None, 7])
+@pytest.mark.rows("backprop", ["full", "adjoint", "truncated"])
+@pytest.mark.rows("batch_size", [None, 7])
 def test_mtt_is_composed_as_configured(backprop, batch_size, source):
     config = toy("mtt", {"backprop": backprop, "batch_size": batch_size, "window": {"low": 1}, "gate": 2, "ema": 0.9})
     recipe = METHODS["mtt"](setup(config, source))
