@@ -184,7 +184,7 @@ def one(source):
     return InMemory(source.trajectories[:1], source.layout)
 
 
-@pytest.mark.rows(
+@pytest.mark.parametrize(
     "layer",
     [
         {"labels": "own", "batch_size": 7},
