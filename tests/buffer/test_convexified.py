@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 
+from buffer_specs import make_spec
 from raydd.buffer.arrow_buffer import (
     ArrowBuffer,
     create_buffer,
@@ -21,7 +22,6 @@ from raydd.buffer.convexified import Convexified, betas, convexify, knots
 from raydd.buffer.describe import describe
 from raydd.buffer.expert_file import ExpertTrajectory
 from raydd.buffer.segments import InMemory
-from raydd.buffer.spec import BufferSpec
 from raydd.data.preprocessing import Transform, save_transform
 from raydd.io.document import sealed
 from raydd.models.zoo import build
@@ -30,19 +30,11 @@ from raydd.numerics.rng import generator
 
 LAYOUT = layout_of({"a": torch.zeros(1), "b": torch.zeros(2)})
 WIDE = layout_of({"w": torch.zeros(3, 5), "b": torch.zeros(4), "still": torch.zeros(2)})
-SPEC = BufferSpec(
-    dataset="digits",
-    fingerprint="f" * 16,
-    preprocessing_hash="a" * 16,
+SPEC = make_spec(
+    WIDE,
     preprocessing={"kind": "zca", "eps": 0.1},
     network="ConvNetW32",
-    channels=1,
-    size=8,
-    classes=10,
-    layout=WIDE,
     buffer_layout=layout_of({"mean": torch.zeros(2)}),
-    recipe={"lr": 0.01},
-    seed=3,
 )
 
 

@@ -11,29 +11,16 @@ import numpy as np
 import pytest
 import torch
 
+from buffer_specs import make_spec
 from raydd.buffer.arrow_buffer import expert_path, finished, verify, write_expert
 from raydd.buffer.expert_file import ExpertTrajectory, step_norms
 from raydd.buffer.expert_writer import Row, Rows, Spool, pieces
 from raydd.buffer.manifest import write_manifest
-from raydd.buffer.spec import BufferSpec
 from raydd.io.files import checksum, drop, open_arrow, write_arrow, writer
 from raydd.numerics.flat import layout_of
 from raydd.numerics.rng import generator
 
-PLAIN = BufferSpec(
-    dataset="digits",
-    fingerprint="f" * 16,
-    preprocessing_hash="a" * 16,
-    preprocessing={"kind": "raw01"},
-    network="MLP",
-    channels=1,
-    size=8,
-    classes=10,
-    layout=layout_of({"w": torch.zeros(30, 5), "b": torch.zeros(4)}),
-    buffer_layout=(),
-    recipe={"lr": 0.01},
-    seed=3,
-)
+PLAIN = make_spec(layout_of({"w": torch.zeros(30, 5), "b": torch.zeros(4)}))
 STATISTICS = dataclasses.replace(PLAIN, buffer_layout=layout_of({"mean": torch.zeros(2), "var": torch.zeros(2)}))
 SPECS = {
     "plain": PLAIN,

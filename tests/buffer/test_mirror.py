@@ -14,12 +14,12 @@ import pytest
 import torch
 
 import raydd
+from buffer_specs import make_spec
 from raydd.buffer import mirror as store
 from raydd.buffer.arrow_buffer import ArrowBuffer, create_buffer, expert_path, refresh_manifest, verify, write_expert
 from raydd.buffer.expert_file import ExpertTrajectory
 from raydd.buffer.manifest import read_manifest
 from raydd.buffer.mirror import copy_buffer, fetch, is_uri, local_folder, mirror, open_store, shown, written_folder
-from raydd.buffer.spec import BufferSpec
 from raydd.cli import run
 from raydd.data.preprocessing import Transform, save_transform
 from raydd.io import filesystem as places
@@ -30,20 +30,7 @@ from raydd.tuning.space_files import make_space
 from raydd.tuning.trial import Task, run_trial
 
 SECRET = "s3cret"  # how the fixture's secret begins
-SPEC = BufferSpec(
-    dataset="digits",
-    fingerprint="f" * 16,
-    preprocessing_hash="a" * 16,
-    preprocessing={"kind": "raw01"},
-    network="MLP",
-    channels=1,
-    size=8,
-    classes=10,
-    layout=layout_of({"w": torch.zeros(3, 5)}),
-    buffer_layout=(),
-    recipe={"lr": 0.01},
-    seed=3,
-)
+SPEC = make_spec(layout_of({"w": torch.zeros(3, 5)}))
 
 
 @pytest.fixture
