@@ -326,7 +326,7 @@ def test_batch_norm_is_refused_where_a_network_sees_one_class_a_batch(method, tm
 def test_batch_norm_experts_work_from_training_to_a_set(method, batch_norm, tmp_path):
     config = toy(method, {"experts": {"network": "ConvNetW8BN"}})
     if config.match == "trajectories":
-        config = config.model_copy(update={"evaluate_every": 5})
+        config = config.model_copy(update={"evaluate_every": 5, "evaluate_networks": 1, "evaluate_epochs": 2})
     buffer, work = batch_norm.open(config)
     assert buffer.running_stats(1, 2).numel() == 2 * 8 * 2
     steps = list(Run(config, tmp_path / "run", buffer, work).steps())
