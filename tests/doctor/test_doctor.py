@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 import venv
 from importlib import metadata
@@ -15,7 +16,6 @@ from types import SimpleNamespace
 import pytest
 from packaging.requirements import Requirement
 
-from raydd.cli import run
 from raydd.data.image_cache import default_cache
 from raydd.doctor import LOOKS, examine, machine, packages, versions
 from raydd.doctor.findings import Finding, attempt
@@ -99,6 +99,7 @@ def ill(tmp_path_factory):
     crashing = installation(root / "bad-torch", fakes=[("torch", metadata.version("torch"), [], CRASHING)])
     running = {
         "ray": start(without_ray, "doctor", "--json", cwd=root),
+        "torchvision": start(unfit, "doctor", cwd=root),
         "torch": start(crashing, "doctor", "--json", cwd=root),
         "quickstart": start(without_ray, "quickstart", "--out", str(root / "out"), cwd=root),
         "version": start(without_ray, "--version", cwd=root),
@@ -108,7 +109,7 @@ def ill(tmp_path_factory):
         out, err = running[name].communicate(timeout=120)
         return running[name].returncode, out, err
 
-    ended.quick, ended.unfit, ended.root = crashing, unfit, root  # the quick one spends no time on torch
+    ended.quick = crashing  # it spends no time on torch
     yield ended
     for process in running.values():
         process.kill()
@@ -120,11 +121,9 @@ def checks(out):
     return {check["name"]: check for check in json.loads(out)["checks"]}
 
 
-def test_this_machine_is_told_of(tmp_path, monkeypatch, capfd):
-    monkeypatch.chdir(tmp_path)
-    code = run(["doctor", "--json"])
-    out = capfd.readouterr().out
-    document, found = json.loads(out), checks(out)
+def test_this_machine_is_told_of(apart):
+    done, folder = apart(sys.executable, "-m", "raydd", "doctor", "--json")
+    document, found = json.loads(done.stdout), checks(done.stdout)
     rows = {row.name for row in LOOKS} - {"optional"} | {"timm", "tensorboard"}
     assert {*found} == rows
     assert {found[name]["state"] for name in ("python", "raydd", "torch", "torchvision", "ray", "packages")} == {"ok"}
@@ -133,9 +132,9 @@ def test_this_machine_is_told_of(tmp_path, monkeypatch, capfd):
     assert found["terminal"]["found"].startswith("none")
     faults = [check for check in found.values() if check["state"] == "fault"]
     assert document["faults"] == len(faults)
-    assert code == bool(faults)
+    assert done.returncode == bool(faults)
     assert all(bool(check["remedy"]) == (check["state"] != "ok") for check in found.values())
-    assert list(tmp_path.iterdir()) == []
+    assert list(folder.iterdir()) == []
 
 
 def test_ray_missing_is_a_fault(ill):
@@ -164,11 +163,8 @@ def test_the_version_is_told_without_ray(ill):
     assert out == f"raydd {metadata.version('raydd')} (torch {metadata.version('torch')}, ray not installed)\n"
 
 
-@pytest.mark.integration
 def test_a_torchvision_for_another_torch_is_a_fault(ill):
-    process = start(ill.unfit, "doctor", cwd=ill.root)
-    out, err = process.communicate(timeout=120)
-    code = process.returncode
+    code, out, err = ill("torchvision")
     (line,) = [line for line in out.splitlines() if line.startswith("fault")]
     assert (code, err) == (1, "")
     for words in ("torchvision", "0.20.1", "torch==2.5.1", metadata.version("torch"), NMS, "--reinstall torchvision"):
