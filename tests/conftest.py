@@ -29,7 +29,6 @@ import torch  # noqa: E402
 torch.set_num_threads(1)
 
 
-PARAM = type(pytest.param())
 REMOTE = Path(__file__).parent / "remote"
 
 
@@ -48,6 +47,9 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.is_relative_to(REMOTE) or item.path not in alone)
     first = next((k for k, item in enumerate(items) if item.path.is_relative_to(REMOTE)), len(items))
     items[first:] = sorted(items[first:], key=lambda item: item.path.name, reverse=True)  # searches take longest
+
+
+PARAM = type(pytest.param())
 
 
 def rows_of(mark):
@@ -177,11 +179,11 @@ def tables():
     """Restores raydd's tables after a test that adds rows to them."""
     from raydd.data.datasets import DATASETS
     from raydd.evaluation.protocols import PROTOCOLS
-    from raydd.methods import DEFAULTS, METHODS
+    from raydd.methods import METHODS
     from raydd.models.spaces import SPACES
     from raydd.models.zoo import NETWORKS
 
-    every = (METHODS, DEFAULTS, NETWORKS, DATASETS, PROTOCOLS, SPACES)
+    every = (METHODS, NETWORKS, DATASETS, PROTOCOLS, SPACES)
     before = [dict(table) for table in every]
     yield
     for table, rows in zip(every, before, strict=True):

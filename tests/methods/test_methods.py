@@ -358,27 +358,22 @@ def nested(path, value):
     return value
 
 
-def test_what_a_method_has_of_its_own_fills_what_is_unset_alone():
-    for method, path, value in OWN:
-        assert at(complete(build(DistillConfig, {"method": method})), path) == value, (method, path)
-        general = at(DistillConfig(), path)
-        assert general != value, (method, path)
-        said = build(DistillConfig, {"method": method}, nested(path, general))
-        assert at(complete(said), path) == general, (method, path)
-        for other, tree in DEFAULTS.items():
-            if path not in dict(leaf_settings(tree)) and (path != ("lr", "images") or other not in PER_IMAGE):
-                assert at(complete(build(DistillConfig, {"method": other})), path) == general
-        beside = {"lr": {"momentum": 0.3}, "experts": {"lr": 7}, "pruning": {"metric": "squared"}, "window": {"low": 1}}
-        beside |= {"statistic": {"lr": 2}, "formation": {"bound": 9}}
-        filled = complete(build(DistillConfig, {"method": method}, beside))
-        assert at(filled, path) == value, (method, path)
-        assert (filled.lr.momentum, filled.experts.lr, filled.pruning.metric, filled.window.low) == (
-            0.3,
-            7,
-            "squared",
-            1,
-        ), (method, path)
-        assert (filled.statistic.lr, filled.formation.bound) == (2, 9), (method, path)
+@pytest.mark.parametrize(("method", "path", "value"), OWN)
+def test_what_a_method_has_of_its_own_fills_what_is_unset_alone(method, path, value):
+    assert at(complete(build(DistillConfig, {"method": method})), path) == value
+    general = at(DistillConfig(), path)
+    assert general != value
+    said = build(DistillConfig, {"method": method}, nested(path, general))
+    assert at(complete(said), path) == general
+    for other, tree in DEFAULTS.items():
+        if path not in dict(leaf_settings(tree)) and (path != ("lr", "images") or other not in PER_IMAGE):
+            assert at(complete(build(DistillConfig, {"method": other})), path) == general
+    beside = {"lr": {"momentum": 0.3}, "experts": {"lr": 7}, "pruning": {"metric": "squared"}, "window": {"low": 1}}
+    beside |= {"statistic": {"lr": 2}, "formation": {"bound": 9}}
+    filled = complete(build(DistillConfig, {"method": method}, beside))
+    assert at(filled, path) == value
+    assert (filled.lr.momentum, filled.experts.lr, filled.pruning.metric, filled.window.low) == (0.3, 7, "squared", 1)
+    assert (filled.statistic.lr, filled.formation.bound) == (2, 9)
 
 
 def test_the_methods_own_values_are_their_papers():
@@ -497,7 +492,7 @@ def test_a_run_writes_the_learning_rate_that_it_has(tmp_path):
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["lr"]["images"] == 0.03
 
 
-@pytest.mark.rows("method", [*METHODS, "bright"])
+@pytest.mark.parametrize("method", [*METHODS, "bright"])
 def test_completing_twice_is_completing_once(method):
     config = complete(build(DistillConfig, {"method": method, "steps": 7}))
     assert complete(config) == config

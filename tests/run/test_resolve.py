@@ -119,7 +119,7 @@ BATCH_NORM = [
 ]
 
 
-@pytest.mark.rows(("method", "layer", "named"), REFUSED)
+@pytest.mark.parametrize(("method", "layer", "named"), REFUSED)
 def test_what_cannot_run_is_refused_before_experts_are_trained_for_it(method, layer, named, work, cache):
     before, config = sorted(cache.rglob("*")), toy(method, layer)
     for refuse in (lambda: check(config, work), lambda: check_early(config, Where(device="cpu"))):
