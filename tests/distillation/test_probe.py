@@ -176,9 +176,7 @@ def test_a_run_measures_its_set_at_the_start_and_every_so_many_steps(method, ope
     assert found[0]["losses"] != found[1]["losses"]
 
 
-@pytest.mark.parametrize(
-    "method", ["datm", *(pytest.param(name, marks=pytest.mark.integration) for name in ("mtt", "ftd"))]
-)
+@pytest.mark.parametrize("method", ["mtt", "datm", "ftd"])
 def test_killed_at_any_step_it_keeps_the_same_measures(method, opened, tmp_path):
     for every in (1, 2):
         config = toy(method, {"probe_every": every})

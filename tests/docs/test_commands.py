@@ -28,9 +28,9 @@ from raydd.config.schema import DistillConfig, EvaluateConfig, ExpertsConfig
 from raydd.data.datasets import DATASETS
 from raydd.evaluation.protocols import PROTOCOLS
 from raydd.interop.layouts import known
-from raydd.methods import METHODS
+from raydd.methods import DEFAULTS, METHODS
 from raydd.models.spaces import SPACES
-from raydd.models.zoo import find
+from raydd.models.zoo import NETWORKS, find
 from raydd.numerics.flat import split
 from raydd.selection.coresets import CORESETS
 from raydd.tuning.space_files import load_space
@@ -575,6 +575,17 @@ def prepare(given: dict[str, Any], verb: str, row: dict[str, Any], world: Path, 
     images = given.get("dataset", given.get("name"))
     if images is not None and images not in DATASETS:
         materials.place("images", world / images, [])
+
+
+@pytest.fixture
+def tables():
+    """What a Python block adds to raydd's tables is taken out again."""
+    every = (METHODS, DEFAULTS, NETWORKS, DATASETS, PROTOCOLS, SPACES)
+    before = [dict(table) for table in every]
+    yield
+    for table, rows in zip(every, before, strict=True):
+        table.clear()
+        table.update(rows)
 
 
 @pytest.fixture(scope="module")
