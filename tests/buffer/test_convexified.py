@@ -7,8 +7,8 @@ from itertools import pairwise
 
 import pytest
 import torch
-
 from buffer_specs import make_spec
+
 from raydd.buffer.arrow_buffer import (
     ArrowBuffer,
     create_buffer,

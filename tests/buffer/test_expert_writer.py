@@ -10,8 +10,8 @@ import weakref
 import numpy as np
 import pytest
 import torch
-
 from buffer_specs import make_spec
+
 from raydd.buffer.arrow_buffer import expert_path, finished, verify, write_expert
 from raydd.buffer.expert_file import ExpertTrajectory, step_norms
 from raydd.buffer.expert_writer import Row, Rows, Spool, pieces

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from buffer_specs import make_spec
 
 import raydd
-from buffer_specs import make_spec
 from raydd.buffer import mirror as store
 from raydd.buffer.arrow_buffer import ArrowBuffer, create_buffer, expert_path, refresh_manifest, verify, write_expert
 from raydd.buffer.expert_file import ExpertTrajectory

@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-
 from buffer_specs import make_spec
+
 from raydd.buffer.arrow_buffer import (
     ArrowBuffer,
     create_buffer,

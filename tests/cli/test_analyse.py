@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from buffer_specs import make_spec
 from PIL import Image
 from torch import nn
 
-from buffer_specs import make_spec
 from raydd.analysis.document import default_out
 from raydd.analysis.landscape import accuracy_at
 from raydd.buffer.arrow_buffer import ArrowBuffer, create_buffer, refresh_manifest, write_expert

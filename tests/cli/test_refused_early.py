@@ -164,7 +164,7 @@ def refusals(small_buffer, tmp_path_factory):
     return dict(zip((command for command, _ in TABLE), map(json.loads, done.stdout.splitlines()), strict=True))
 
 
-@pytest.mark.rows(("command", "word"), TABLE, ids=[command for command, _ in TABLE])
+@pytest.mark.parametrize(("command", "word"), TABLE, ids=[command for command, _ in TABLE])
 def test_what_is_wrong_is_refused_before_data_is_decoded_or_ray_is_loaded(command, word, refusals):
     code, err, loaded, cached = refusals[command]
     assert (code, loaded, cached) == (2, [], []), err
