@@ -1,10 +1,13 @@
 import contextlib
+import inspect
+import itertools
 import os
 import re
 import subprocess
 import sys
 import tomllib
 import urllib.request
+from collections.abc import Collection
 from pathlib import Path
 
 # Every process that a test starts would compile what it imports anew; Ray workers take seconds for that.
@@ -45,6 +48,49 @@ def pytest_collection_modifyitems(items):
             item.add_marker("integration")
     alone = {item.path for item in items if not item.get_closest_marker("remote")}  # their files are kept together
     items.sort(key=lambda item: item.path.is_relative_to(REMOTE) or item.path not in alone)
+    first = next((k for k, item in enumerate(items) if item.path.is_relative_to(REMOTE)), len(items))
+    items[first:] = sorted(items[first:], key=lambda item: item.path.name, reverse=True)  # searches take longest
+
+
+PARAM = type(pytest.param())
+
+
+def rows_of(mark):
+    """The rows of a mark `rows`: what each sets, by the name of the argument."""
+    names, values = mark.args
+    names = [name.strip() for name in names.split(",")] if isinstance(names, str) else [*names]
+    assert isinstance(values, Collection), "a table is gone over twice"
+    assert not any(row.marks for row in values if isinstance(row, PARAM)), "a row has no marks of its own"
+    rows = [row.values if isinstance(row, PARAM) else row if len(names) > 1 else (row,) for row in values]
+    return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def pytest_generate_tests(metafunc):
+    """Give a test with the mark `rows` its first ones; `pytest_pyfunc_call` goes over all of them."""
+    for mark in metafunc.definition.iter_markers("rows"):
+        first = rows_of(mark)[0]
+        metafunc.parametrize([*first], [[*first.values()]], ids=["rows"])
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem):
+    """Call a test with the mark `rows` once a row, also after a row that fails, and name every row that fails."""
+    tables = [rows_of(mark) for mark in pyfuncitem.iter_markers("rows")]
+    if not tables:
+        return None
+    given = {name: pyfuncitem.funcargs[name] for name in inspect.signature(pyfuncitem.obj).parameters}
+    failures = []
+    for parts in itertools.product(*tables):
+        row = {name: value for part in parts for name, value in part.items()}
+        try:
+            pyfuncitem.obj(**(given | row))
+        except (Exception, pytest.fail.Exception) as error:
+            failures.append((row, error))
+    for row, error in failures:
+        failures[0][1].add_note(f"failed with {row}: {str(error)[:200]}")
+    if failures:
+        raise failures[0][1]
+    return True
 
 
 @pytest.fixture(scope="session")
@@ -139,6 +185,34 @@ def small_synset(small_buffer, tmp_path_factory):
     words += ["--set", "steps=1", "--set", "student_steps=1", "--set", "window.high=1", "--set", "threads=1"]
     assert run(words) == 0
     return out / "synset.arrow"
+
+
+@pytest.fixture(scope="session")
+def ray2(cache):
+    """One local Ray of two CPUs for the whole run; the workers see the run's cache."""
+    import ray
+
+    from raydd.remote.local import local_ray
+
+    with local_ray(print, num_cpus=2, object_store_memory=200 * 2**20):
+        yield ray
+
+
+@pytest.fixture
+def tables():
+    """Restores raydd's tables after a test that adds rows to them."""
+    from raydd.data.datasets import DATASETS
+    from raydd.evaluation.protocols import PROTOCOLS
+    from raydd.methods import METHODS
+    from raydd.models.spaces import SPACES
+    from raydd.models.zoo import NETWORKS
+
+    every = (METHODS, NETWORKS, DATASETS, PROTOCOLS, SPACES)
+    before = [dict(table) for table in every]
+    yield
+    for table, rows in zip(every, before, strict=True):
+        table.clear()
+        table.update(rows)
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ def test_there_are_about_two_dozen_names_and_each_is_found():
         raydd.Synset  # noqa: B018
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.rows("name", FUNCTIONS)
 def test_functions_document_what_they_take_give_and_raise(name):
     function = getattr(raydd, name)
     text = inspect.getdoc(function)
@@ -34,7 +34,7 @@ def test_functions_document_what_they_take_give_and_raise(name):
     assert {*function.__annotations__} == {*kinds, "return"}
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.rows("name", FUNCTIONS)
 def test_functions_have_an_example_that_is_run(name):
     """A doctest of its own, or of another function, or a script of examples/, which has tests too."""
     text = inspect.getdoc(getattr(raydd, name))
@@ -47,7 +47,7 @@ def test_functions_have_an_example_that_is_run(name):
         assert f">>> {name}(" in inspect.getdoc(getattr(raydd, other)).replace("raydd.", ">>> ")
 
 
-@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.rows("name", CLASSES)
 def test_classes_document_their_fields(name):
     kind = getattr(raydd, name)
     text = inspect.getdoc(kind)
@@ -57,7 +57,7 @@ def test_classes_document_their_fields(name):
     assert [field for field in fields if f"\n    {field}: " not in text] == []
 
 
-@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.rows("name", TABLES)
 def test_tables_are_documented_where_they_are_made(name):
     source = (ROOT / "raydd" / raydd._HOMES[name].replace(".", "/")).with_suffix(".py")
     source = source if source.exists() else source.with_suffix("") / "__init__.py"

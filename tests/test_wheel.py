@@ -162,6 +162,7 @@ def test_the_script_uses_every_name():
     assert {*package.__all__} <= used
 
 
+@pytest.mark.integration
 def test_users_scripts_are_type_checked_by_what_is_installed(tmp_path):
     """With the cache of the check of the package itself, before which this takes half a minute."""
     assert (PACKAGE / "py.typed").is_file()

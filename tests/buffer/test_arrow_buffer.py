@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from buffer_specs import make_spec
 
 from raydd.buffer.arrow_buffer import ArrowBuffer, complete_experts, create_buffer, refresh_manifest, verify
 from raydd.buffer.describe import describe
@@ -24,19 +25,11 @@ from raydd.io.files import atomic_path, open_arrow, sweep, write_arrow, write_at
 from raydd.numerics.flat import layout_of
 from raydd.numerics.rng import generator
 
-SPEC = BufferSpec(
-    dataset="digits",
-    fingerprint="f" * 16,
-    preprocessing_hash="a" * 16,
+SPEC = make_spec(
+    layout_of({"w": torch.zeros(3, 5), "b": torch.zeros(4)}),
     preprocessing={"kind": "zca", "eps": 0.1},
     network="ConvNetW32",
-    channels=1,
-    size=8,
-    classes=10,
-    layout=layout_of({"w": torch.zeros(3, 5), "b": torch.zeros(4)}),
-    buffer_layout=(),
     recipe={"lr": 0.01, "optimizer": {"name": "sgd"}},
-    seed=3,
 )
 BATCHNORM = dataclasses.replace(
     SPEC, network="ConvNetBN", buffer_layout=layout_of({"mean": torch.zeros(2), "var": torch.zeros(2)})

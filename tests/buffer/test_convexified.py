@@ -7,13 +7,13 @@ from itertools import pairwise
 
 import pytest
 import torch
+from buffer_specs import make_spec
 
 from raydd.buffer.arrow_buffer import ArrowBuffer, complete_experts, create_buffer, refresh_manifest, verify
 from raydd.buffer.convexified import Convexified, betas, convexify, knots
 from raydd.buffer.describe import describe
 from raydd.buffer.expert_file import ExpertTrajectory, expert_path, write_expert
 from raydd.buffer.segments import InMemory
-from raydd.buffer.spec import BufferSpec
 from raydd.data.preprocessing import Transform, save_transform
 from raydd.io.document import dump_document
 from raydd.models.zoo import build
@@ -22,19 +22,11 @@ from raydd.numerics.rng import generator
 
 LAYOUT = layout_of({"a": torch.zeros(1), "b": torch.zeros(2)})
 WIDE = layout_of({"w": torch.zeros(3, 5), "b": torch.zeros(4), "still": torch.zeros(2)})
-SPEC = BufferSpec(
-    dataset="digits",
-    fingerprint="f" * 16,
-    preprocessing_hash="a" * 16,
+SPEC = make_spec(
+    WIDE,
     preprocessing={"kind": "zca", "eps": 0.1},
     network="ConvNetW32",
-    channels=1,
-    size=8,
-    classes=10,
-    layout=WIDE,
     buffer_layout=layout_of({"mean": torch.zeros(2)}),
-    recipe={"lr": 0.01},
-    seed=3,
 )
 
 

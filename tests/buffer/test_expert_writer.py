@@ -10,30 +10,17 @@ import weakref
 import numpy as np
 import pytest
 import torch
+from buffer_specs import make_spec
 
 from raydd.buffer.arrow_buffer import complete_experts, verify
 from raydd.buffer.expert_file import ExpertTrajectory, expert_path, step_norms, write_expert
 from raydd.buffer.expert_writer import ExpertWriter, Row, Rows, pieces
 from raydd.buffer.manifest import write_manifest
-from raydd.buffer.spec import BufferSpec
 from raydd.io.files import checksum, open_arrow, remove_temporaries, write_arrow, writer
 from raydd.numerics.flat import layout_of
 from raydd.numerics.rng import generator
 
-PLAIN = BufferSpec(
-    dataset="digits",
-    fingerprint="f" * 16,
-    preprocessing_hash="a" * 16,
-    preprocessing={"kind": "raw01"},
-    network="MLP",
-    channels=1,
-    size=8,
-    classes=10,
-    layout=layout_of({"w": torch.zeros(30, 5), "b": torch.zeros(4)}),
-    buffer_layout=(),
-    recipe={"lr": 0.01},
-    seed=3,
-)
+PLAIN = make_spec(layout_of({"w": torch.zeros(30, 5), "b": torch.zeros(4)}))
 STATISTICS = dataclasses.replace(PLAIN, buffer_layout=layout_of({"mean": torch.zeros(2), "var": torch.zeros(2)}))
 SPECS = {
     "plain": PLAIN,

@@ -12,6 +12,7 @@ from pathlib import Path
 import boto3
 import pytest
 import torch
+from buffer_specs import make_spec
 
 import raydd
 from raydd.buffer import mirror as store
@@ -19,7 +20,6 @@ from raydd.buffer.arrow_buffer import ArrowBuffer, create_buffer, refresh_manife
 from raydd.buffer.expert_file import ExpertTrajectory, expert_path, write_expert
 from raydd.buffer.manifest import read_manifest
 from raydd.buffer.mirror import copy_buffer, fetch, local_folder, mirror, written_folder
-from raydd.buffer.spec import BufferSpec
 from raydd.cli import run
 from raydd.data.preprocessing import Transform, save_transform
 from raydd.io import filesystem as places
@@ -31,20 +31,7 @@ from raydd.tuning.space_files import make_space
 from raydd.tuning.trial import SearchContext, run_trial
 
 SECRET = "s3cret"  # how the fixture's secret begins
-SPEC = BufferSpec(
-    dataset="digits",
-    fingerprint="f" * 16,
-    preprocessing_hash="a" * 16,
-    preprocessing={"kind": "raw01"},
-    network="MLP",
-    channels=1,
-    size=8,
-    classes=10,
-    layout=layout_of({"w": torch.zeros(3, 5)}),
-    buffer_layout=(),
-    recipe={"lr": 0.01},
-    seed=3,
-)
+SPEC = make_spec(layout_of({"w": torch.zeros(3, 5)}))
 
 
 @pytest.fixture

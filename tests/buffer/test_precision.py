@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from buffer_specs import make_spec
 
 from raydd.buffer.arrow_buffer import ArrowBuffer, complete_experts, create_buffer, refresh_manifest, verify
 from raydd.buffer.convexified import convexify
@@ -19,20 +20,7 @@ from raydd.numerics.rng import generator
 
 HALVES = ("float16", "bfloat16")
 BITS = {"float16": (11, -14), "bfloat16": (8, -126)}  # significant bits, exponent of the smallest normal number
-SPEC = BufferSpec(
-    dataset="digits",
-    fingerprint="f" * 16,
-    preprocessing_hash="a" * 16,
-    preprocessing={"kind": "raw01"},
-    network="MLP",
-    channels=1,
-    size=8,
-    classes=10,
-    layout=layout_of({"w": torch.zeros(30, 5), "b": torch.zeros(4)}),
-    buffer_layout=(),
-    recipe={"lr": 0.01},
-    seed=3,
-)
+SPEC = make_spec(layout_of({"w": torch.zeros(30, 5), "b": torch.zeros(4)}))
 
 
 def rounded(values, storage):

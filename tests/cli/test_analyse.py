@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from buffer_specs import make_spec
 from PIL import Image
 from torch import nn
 
@@ -14,7 +15,6 @@ from raydd.analysis.landscape import accuracy_at
 from raydd.buffer.arrow_buffer import ArrowBuffer, create_buffer, refresh_manifest
 from raydd.buffer.convexified import Convexified, convexify
 from raydd.buffer.expert_file import ExpertTrajectory, write_expert
-from raydd.buffer.spec import BufferSpec
 from raydd.cli import run
 from raydd.cli.analyse import app
 from raydd.config.schema import DataConfig
@@ -24,17 +24,10 @@ from raydd.io.document import without_checksum
 from raydd.numerics.flat import FlatModel, flatten, layout_of
 
 NAN = float("nan")
-SPEC = BufferSpec(
+SPEC = make_spec(
+    layout_of({"w": torch.zeros(1, 2), "b": torch.zeros(1)}),
     dataset="toy",
-    fingerprint="f" * 16,
-    preprocessing_hash="a" * 16,
-    preprocessing={"kind": "raw01"},
-    network="MLP",
-    channels=1,
-    size=8,
     classes=2,
-    layout=layout_of({"w": torch.zeros(1, 2), "b": torch.zeros(1)}),
-    buffer_layout=(),
     recipe={"optimizer": "gsam"},
     seed=0,
 )

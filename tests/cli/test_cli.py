@@ -125,7 +125,7 @@ def test_help_names_every_flag_and_an_example(name, capfd, monkeypatch):
     assert [flag for flag in FLAGS[name] if flag not in out] == []
 
 
-@pytest.mark.parametrize("name", FLAGS)
+@pytest.mark.rows("name", FLAGS)
 def test_bad_usage_is_a_json_error_too(name, capfd):
     """An unknown flag: the line on stderr, and one document on stdout that says the same."""
     assert run([*name.split(), "--json", "--nope"]) == 2

@@ -169,14 +169,14 @@ def check_policy(policy, pods, operator):
         assert source["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "kuberay-operator"}
 
 
-@pytest.mark.parametrize("name", LAUNCHED)
+@pytest.mark.rows("name", LAUNCHED)
 def test_a_launcher_file_is_valid_and_closed(name):
     (settings,) = read(name)
     check_launcher(settings)
     assert settings["cluster_name"] == "raydd"
 
 
-@pytest.mark.parametrize("name", KUBERNETES)
+@pytest.mark.rows("name", KUBERNETES)
 def test_a_kubernetes_file_is_valid_and_closed(name):
     check_kubernetes(read(name))
     assert len(read(name)) == 2
@@ -193,8 +193,8 @@ def start_with(words):
     return change
 
 
-@pytest.mark.parametrize("name", LAUNCHED)
-@pytest.mark.parametrize(
+@pytest.mark.rows("name", LAUNCHED)
+@pytest.mark.rows(
     "change",
     [
         start_with("--dashboard-host=0.0.0.0"),
@@ -214,8 +214,8 @@ def test_a_launcher_file_with_a_fault_is_refused(name, change):
         check_launcher(settings)
 
 
-@pytest.mark.parametrize("name", ["cluster", "gcp"])
-@pytest.mark.parametrize(
+@pytest.mark.rows("name", ["cluster", "gcp"])
+@pytest.mark.rows(
     "change",
     [
         lambda types, provider: types["gpu-spot"].update(min_workres=1),
@@ -245,8 +245,8 @@ def first_container(documents):
     return cluster_of(documents)["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]
 
 
-@pytest.mark.parametrize("name", KUBERNETES)
-@pytest.mark.parametrize(
+@pytest.mark.rows("name", KUBERNETES)
+@pytest.mark.rows(
     "change",
     [
         lambda all_: cluster_of(all_)["headGroupSpec"]["rayStartParams"].update({"dashboard-host": "0.0.0.0"}),

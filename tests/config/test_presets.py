@@ -113,7 +113,7 @@ def rows(table):
 
 
 def cells(table):
-    return pytest.mark.parametrize("row", rows(table), ids=lambda row: f"{row['set']}-{row['ipc']}")
+    return pytest.mark.rows("row", rows(table))
 
 
 def both(preset, row, extra):
@@ -148,7 +148,7 @@ def soft(row):
 
 
 @cells(MTT)
-@pytest.mark.parametrize("method", ["mtt", "tesla"])
+@pytest.mark.rows("method", ["mtt", "tesla"])
 def test_mtt_and_tesla_have_one_table(method, row):
     found, wanted = both(method, row, {})
     assert found == wanted
@@ -160,7 +160,7 @@ def test_ftd(row):
     assert found == wanted
 
 
-@pytest.mark.parametrize("name", SUBSETS)
+@pytest.mark.rows("name", SUBSETS)
 def test_imagenet_subsets(name):
     for row in rows(MTT_SUBSETS):
         found, wanted = both("mtt", row | {"set": name}, {})
@@ -205,7 +205,7 @@ AST = {
 
 
 @cells(MTT.rpartition("tiny_imagenet 50")[0])  # the paper has no such cell
-@pytest.mark.parametrize("preset", AST)
+@pytest.mark.rows("preset", AST)
 def test_ast_is_mtt_with_its_own_experts(preset, row):
     extra = {"experts": {"num_experts": 50, "momentum": 0.9, "lr": 0.01, "weight_decay": 0, **AST[preset]}}
     found, wanted = both(preset, row, extra | ({"clusters": 10} if row["ipc"] == "50" else {}))
@@ -233,7 +233,7 @@ def trajectories(preset):
     return preset.removesuffix("-official") in TRAJECTORIES
 
 
-@pytest.mark.parametrize(("dataset", "preset", "ipc"), list(shipped()))
+@pytest.mark.rows(("dataset", "preset", "ipc"), list(shipped()))
 def test_every_shipped_cell_is_a_run_that_its_experts_allow(dataset, preset, ipc):
     config = complete(build(DistillConfig, load_preset(dataset, preset, ipc)))
     assert config.method == preset.removesuffix("-official")
@@ -245,7 +245,7 @@ def test_every_shipped_cell_is_a_run_that_its_experts_allow(dataset, preset, ipc
     assert all(0 < epoch < config.experts.epochs for epoch in config.experts.milestones)
 
 
-@pytest.mark.parametrize(("dataset", "preset", "ipc"), [cell for cell in shipped() if trajectories(cell[1])])
+@pytest.mark.rows(("dataset", "preset", "ipc"), [cell for cell in shipped() if trajectories(cell[1])])
 def test_every_window_is_written_out_and_fits_the_experts(dataset, preset, ipc):
     config = build(DistillConfig, load_preset(dataset, preset, ipc))
     window = config.window

@@ -93,8 +93,8 @@ def operations(dataset):
     return "_".join(word for word in words if DATASETS[dataset].flip or word != "flip")
 
 
-@pytest.mark.parametrize(("dataset", "ipc"), loop_cells())
-@pytest.mark.parametrize(("method", "initial", "augment"), [("dc", "noise", "none"), ("dsa", "real", "dsa")])
+@pytest.mark.rows(("dataset", "ipc"), [*loop_cells()])
+@pytest.mark.rows(("method", "initial", "augment"), [("dc", "noise", "none"), ("dsa", "real", "dsa")])
 def test_dc_and_dsa_train_a_thousand_networks_on_the_set(method, initial, augment, dataset, ipc):
     config = whole(dataset, method, ipc)
     outer, inner = LOOPS[ipc]
@@ -108,7 +108,7 @@ def test_dc_and_dsa_train_a_thousand_networks_on_the_set(method, initial, augmen
     assert (config.experts.network, config.space, config.formation.factor) == ("ConvNet", "network", 1)
 
 
-@pytest.mark.parametrize(("dataset", "ipc", "images"), dm_cells())
+@pytest.mark.rows(("dataset", "ipc", "images"), [*dm_cells()])
 def test_dm_looks_through_a_fresh_network_each_step(dataset, ipc, images):
     config = whole(dataset, "dm", ipc)
     found = config.statistic
@@ -119,8 +119,8 @@ def test_dm_looks_through_a_fresh_network_each_step(dataset, ipc, images):
     assert (config.experts.network, config.space, config.formation.factor) == ("ConvNet", "network", 1)
 
 
-@pytest.mark.parametrize(("dataset", "row"), tgdd_cells())
-@pytest.mark.parametrize("preset", ["tgdd", "tgdd-official"])
+@pytest.mark.rows(("dataset", "row"), [*tgdd_cells()])
+@pytest.mark.rows("preset", ["tgdd", "tgdd-official"])
 def test_tgdd(preset, dataset, row):
     config = whole(dataset, preset, int(row["ipc"]))
     found = config.statistic
@@ -132,7 +132,7 @@ def test_tgdd(preset, dataset, row):
     assert (found.augment, found.strategy) == ("dsa_idc", "color_crop_cutout")
 
 
-@pytest.mark.parametrize(("dataset", "row"), tgdd_cells())
+@pytest.mark.rows(("dataset", "row"), [*tgdd_cells()])
 def test_tgdd_and_its_code_have_other_experts(dataset, row):
     plain, code = (whole(dataset, preset, int(row["ipc"])).experts for preset in ("tgdd", "tgdd-official"))
     epochs = int(row["epochs"])
@@ -146,8 +146,8 @@ def test_tgdd_and_its_code_have_other_experts(dataset, row):
     assert code.milestones == (2 * epochs // 3, 5 * epochs // 6)
 
 
-@pytest.mark.parametrize("ipc", DANCE)
-@pytest.mark.parametrize("dataset", ["cifar10", "cifar100"])
+@pytest.mark.rows("ipc", DANCE)
+@pytest.mark.rows("dataset", ["cifar10", "cifar100"])
 def test_dance_looks_between_the_ends_of_its_experts(dataset, ipc):
     config = whole(dataset, "dance", ipc)
     found, experts = config.statistic, config.experts
@@ -161,7 +161,7 @@ def test_dance_looks_between_the_ends_of_its_experts(dataset, ipc):
     assert (experts.lr, experts.momentum, experts.gamma) == (0.01, 0.9, 0.2)
 
 
-@pytest.mark.parametrize("row", rows(IDM), ids=lambda row: f"{row['set']}-{row['ipc']}")
+@pytest.mark.rows("row", rows(IDM), ids=lambda row: f"{row['set']}-{row['ipc']}")
 def test_idm_looks_through_a_queue(row):
     config = whole(row["set"], "idm", int(row["ipc"]))
     found = config.statistic
@@ -196,8 +196,8 @@ def test_the_tables_and_the_folder_have_the_same_cells():
     assert set(shipped()) == expected
 
 
-@pytest.mark.parametrize("ipc", [1, 10])
-@pytest.mark.parametrize("method", ["dc", "dsa", "dm", "tgdd", "dance", "idm", "m3d"])
+@pytest.mark.rows("ipc", [1, 10])
+@pytest.mark.rows("method", ["dc", "dsa", "dm", "tgdd", "dance", "idm", "m3d"])
 def test_digits_take_hundreds_of_steps_and_not_thousands(method, ipc):
     config = whole("digits", method, ipc)
     assert 100 <= config.steps <= 1000

@@ -44,7 +44,7 @@ def test_a_layer_replaces_what_is_no_mapping_and_its_own_stays_untouched():
     assert layer["a"]["d"] == 3
 
 
-@pytest.mark.parametrize(
+@pytest.mark.rows(
     ("word", "tree"),
     [
         ("steps=5", {"steps": 5}),
@@ -71,21 +71,21 @@ def test_set_words_add_up_and_the_last_one_counts():
     assert parse_settings([]) == {}
 
 
-@pytest.mark.parametrize("word", ["steps", "=5", "lr.=5", ".lr=5", "lr..lr=5"])
+@pytest.mark.rows("word", ["steps", "=5", "lr.=5", ".lr=5", "lr..lr=5"])
 def test_set_refuses_words_without_key_or_value(word):
     with pytest.raises(ValueError, match=r"is not of the form a.b=value") as caught:
         parse_settings([word])
     assert repr(word) in str(caught.value)
 
 
-@pytest.mark.parametrize("word", ["a=[1", "a={b: ", "a='x", "a=\tb: c"])
+@pytest.mark.rows("word", ["a=[1", "a={b: ", "a='x", "a=\tb: c"])
 def test_set_refuses_what_is_no_yaml(word):
     with pytest.raises(ValueError, match="has no YAML value") as caught:
         parse_settings([word])
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
+@pytest.mark.rows(
     ("layer", "parts"),
     [
         ({"stepz": 5}, ["unknown setting 'stepz'", "did you mean steps?"]),
@@ -116,7 +116,7 @@ def test_a_wrong_setting_is_named_in_one_line(layer, parts):
     assert all(part in message for part in parts), message
 
 
-@pytest.mark.parametrize("kind", [DistillConfig, ExpertsConfig, ExpertConfig, EvaluateConfig, WindowConfig])
+@pytest.mark.rows("kind", [DistillConfig, ExpertsConfig, ExpertConfig, EvaluateConfig, WindowConfig])
 def test_configurations_are_frozen_closed_and_come_back_from_their_dump(kind):
     config = kind()
     name = next(iter(kind.model_fields))
@@ -148,7 +148,7 @@ def test_dump_is_complete_and_comes_back():
     assert tree["experts"]["milestones"] == [20, 40]
 
 
-@pytest.mark.parametrize("layer", [{}, EVERYTHING])
+@pytest.mark.rows("layer", [{}, EVERYTHING])
 def test_words_are_what_set_takes(layer):
     config = build(DistillConfig, layer)
     assert build(DistillConfig, parse_settings(shlex.split(words(config)))) == config
@@ -159,8 +159,8 @@ def test_presets_are_shipped():
     assert {("cifar10", "mtt"), ("cifar100", "mtt"), ("tiny_imagenet", "mtt"), ("digits", "mtt")} <= set(SHIPPED)
 
 
-@pytest.mark.parametrize(("dataset", "method"), SHIPPED)
-@pytest.mark.parametrize("ipc", [1, 10, 50, 7])
+@pytest.mark.rows(("dataset", "method"), SHIPPED)
+@pytest.mark.rows("ipc", [1, 10, 50, 7])
 def test_every_shipped_preset_is_a_valid_configuration(dataset, method, ipc):
     tree = load_preset(dataset, method, ipc)
     config = build(DistillConfig, tree, {"ipc": ipc, "method": method, "data": {"dataset": dataset}})
@@ -172,7 +172,7 @@ def test_every_shipped_preset_is_a_valid_configuration(dataset, method, ipc):
         build(DistillConfig, file["all"], values)
 
 
-@pytest.mark.parametrize("name", ["nowhere", "../digits", "/etc", "digits/..", ""])
+@pytest.mark.rows("name", ["nowhere", "../digits", "/etc", "digits/..", ""])
 def test_a_data_set_without_presets_has_none(name):
     assert load_preset(name, "mtt", 1) == {}
     assert load_preset("digits", "no_such_method", 1) == {}

@@ -263,6 +263,7 @@ def test_rows_are_consistent() -> None:
     assert DATASETS["cifar100"].mean == DATASETS["cifar10"].mean == (0.4914, 0.4822, 0.4465)
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(not REAL.is_dir(), reason="needs the real images beside the repository")
 def test_the_real_images_load(tmp_path: Path) -> None:
     cifar = load_dataset(REAL, cache=tmp_path)

@@ -47,7 +47,7 @@ def portable(pixels: np.ndarray) -> bytes:
     return b"P5\n16 16\n65535\n" + pixels.astype(">u2").tobytes()
 
 
-@pytest.mark.parametrize(
+@pytest.mark.rows(
     "data",
     [
         encoded(Image.fromarray(DEEP)),
@@ -91,7 +91,7 @@ def test_twelve_bits_are_scaled_by_their_own_white() -> None:
     assert np.array_equal(pixels[0], np.round(twelve / 4095 * 255).astype(np.uint8))
 
 
-@pytest.mark.parametrize("values", [np.ones((8, 8), np.float32), np.ones((8, 8), np.int32)], ids=["float", "int"])
+@pytest.mark.rows("values", [np.ones((8, 8), np.float32), np.ones((8, 8), np.int32)], ids=["float", "int"])
 def test_pixels_of_unknown_range_are_refused(values: np.ndarray) -> None:
     data = encoded(Image.fromarray(values), "TIFF")
     with pytest.raises(Unreadable, match=r"pixels of mode [FI], whose range is unknown; save 8 or 16 bits"):
@@ -113,8 +113,8 @@ def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(undone[orientation](pixels))
 
 
-@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
-@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.rows("kind", ["PNG", "WEBP", "TIFF"])
+@pytest.mark.rows("orientation", range(1, 9))
 def test_the_orientation_is_applied_to_pixels_and_size(kind: str, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -164,7 +164,7 @@ def test_colours_that_stand_for_transparency_are_white() -> None:
     assert np.array_equal(deep[0], np.where(RAMP == 7, 255, RAMP))
 
 
-@pytest.mark.parametrize("kind", ["PNG", "GIF"])
+@pytest.mark.rows("kind", ["PNG", "GIF"])
 def test_palettes_are_their_colours(kind: str) -> None:
     image = Image.fromarray(np.array([[0, 1], [2, 1]], np.uint8), "L").convert("P")
     image.putpalette([255, 0, 0, 0, 128, 7, 9, 9, 200])
@@ -229,13 +229,13 @@ def bomb(width: int, height: int) -> bytes:
     return bytes(data)
 
 
-@pytest.mark.parametrize("side", [9_000, 12_000, 40_000, 2**31 - 1])
+@pytest.mark.rows("side", [9_000, 12_000, 40_000, 2**31 - 1])
 def test_absurd_sizes_are_refused_by_the_header(side: int) -> None:
     with quiet(), pytest.raises(Unreadable, match="more than 64 million pixels"):
         header(bomb(side, side))
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP"])
+@pytest.mark.rows("kind", ["PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP"])
 def test_truncated_pictures_are_refused(kind: str) -> None:
     data = encoded(Image.fromarray(COLOURS), kind)
     for length in (len(data) // 4, len(data) // 2, len(data) - 20):
@@ -250,7 +250,7 @@ def test_a_changed_byte_of_a_png_is_refused() -> None:
         read(bytes(data))
 
 
-@pytest.mark.parametrize(("data", "reason"), [(b"", "empty"), (b"%!PS-Adobe-3.0 EPSF-3.0", "not a picture")])
+@pytest.mark.rows(("data", "reason"), [(b"", "empty"), (b"%!PS-Adobe-3.0 EPSF-3.0", "not a picture")])
 def test_what_is_no_picture_is_refused(data: bytes, reason: str) -> None:
     with pytest.raises(Unreadable, match=reason):
         header(data)
@@ -400,7 +400,7 @@ def png_of(depth: int, colour: int, row: bytes, clear: bytes) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + body
 
 
-@pytest.mark.parametrize(
+@pytest.mark.rows(
     ("depth", "colour", "row", "clear", "expected"),
     [
         (1, 0, bytes([0b01000000]), b"\0\1", [0, 255]),

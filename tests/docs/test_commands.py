@@ -244,7 +244,7 @@ def test_every_row_is_of_a_command() -> None:
         assert any(block.doc == row["in"] and re.search(row["match"], block.text) for block in PYTHON), row
 
 
-@pytest.mark.parametrize("row", TABLE["elsewhere"], ids=lambda row: row["match"])
+@pytest.mark.rows("row", TABLE["elsewhere"], ids=lambda row: row["match"])
 def test_what_is_not_run_here_says_why_or_which_test_runs_it(row) -> None:
     assert row.get("why") or row.get("test")
     if "test" in row:
@@ -302,7 +302,7 @@ def check_words(words: tuple[str, ...]) -> None:
             check(word)
 
 
-@pytest.mark.parametrize("command", RAYDD, ids=names(RAYDD))
+@pytest.mark.rows("command", RAYDD, ids=names(RAYDD))
 def test_flags_settings_and_names_are_real(command) -> None:
     if HELP & {*command.words}:
         with pytest.raises(typer.Exit) as ended:
@@ -313,7 +313,7 @@ def test_flags_settings_and_names_are_real(command) -> None:
     assert row_of(command, "run") or row_of(command, "elsewhere")
 
 
-@pytest.mark.parametrize(
+@pytest.mark.rows(
     "words",
     [
         "evaluate runs/a --net MLP",
@@ -367,7 +367,7 @@ def test_flags_in_running_text_are_real() -> None:
 SCRIPTS = [command for command in COMMANDS if re.match(r"python (benchmarks|examples)/", str(command))]
 
 
-@pytest.mark.parametrize("command", SCRIPTS, ids=names(SCRIPTS))
+@pytest.mark.rows("command", SCRIPTS, ids=names(SCRIPTS))
 def test_scripts_are_there_and_have_their_flags(command) -> None:
     text = (ROOT / command.words[1]).read_text("utf-8")
     missing = [word for word in command.words[2:] if word.startswith("--") and f'"{word}"' not in text]
@@ -377,7 +377,7 @@ def test_scripts_are_there_and_have_their_flags(command) -> None:
 RAY = [command for command in COMMANDS if command.words[0] == "ray"]
 
 
-@pytest.mark.parametrize("command", RAY, ids=names(RAY))
+@pytest.mark.rows("command", RAY, ids=names(RAY))
 def test_ray_knows_its_flags(command) -> None:
     from ray.scripts.scripts import cli
 

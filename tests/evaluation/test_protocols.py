@@ -33,7 +33,7 @@ def refusal(word):
     return str(caught.value)
 
 
-@pytest.mark.parametrize("name", PROTOCOLS)
+@pytest.mark.rows("name", PROTOCOLS)
 def test_a_name_is_its_row(name):
     assert find_protocol(name) is PROTOCOLS[name]
     assert PROTOCOLS[name].name == name
@@ -96,7 +96,7 @@ def test_a_protocol_that_was_written_is_read_again(write, name):
     assert found == PROTOCOLS[name].model_copy(update={"name": "again"})
 
 
-@pytest.mark.parametrize("word", ["MTT", "", "dd", "mine.json", "mtt "])
+@pytest.mark.rows("word", ["MTT", "", "dd", "mine.json", "mtt "])
 def test_an_unknown_name_is_told_all_names(word):
     line = refusal(word)
     assert repr(word) in line
@@ -162,16 +162,16 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path):
     assert os.strerror(21) in refusal(str(tmp_path / "folder.yaml"))
 
 
-@pytest.mark.parametrize("name", SUBSETS)
-@pytest.mark.parametrize(("ipc", "epochs"), [(1, 2000), (10, 1000), (50, 1500), (2.5, 1500)])
+@pytest.mark.rows("name", SUBSETS)
+@pytest.mark.rows(("ipc", "epochs"), [(1, 2000), (10, 1000), (50, 1500), (2.5, 1500)])
 def test_tgdd_trains_imagenet_subsets_by_their_size(name, ipc, epochs):
     found = PROTOCOLS["tgdd"].on(name, ipc)
     assert (found.epochs, found.plain_epochs, found.name, found.lengths) == (epochs, epochs, "tgdd", ())
     assert PROTOCOLS["tgdd"].lasting(7).on(name, ipc).epochs == 7
 
 
-@pytest.mark.parametrize("name", [name for name in DATASETS if name not in SUBSETS])
-@pytest.mark.parametrize("ipc", [1, 10])
+@pytest.mark.rows("name", [name for name in DATASETS if name not in SUBSETS])
+@pytest.mark.rows("ipc", [1, 10])
 def test_other_data_train_for_1500_epochs_under_tgdd(name, ipc):
     assert PROTOCOLS["tgdd"].on(name, ipc).epochs == 1500
     assert PROTOCOLS["mtt"].on(name, ipc) == PROTOCOLS["mtt"]
@@ -191,8 +191,8 @@ def test_tgdd_augments_by_its_rule_whatever_rule_the_data_have():
     assert PROTOCOLS["tgdd"].augmentation("none", flip=True).plain
 
 
-@pytest.mark.parametrize("name", ["mtt", "datm", "ast", "dm", "dcbench"])
-@pytest.mark.parametrize("own", ["dsa", "dsa_idc"])
+@pytest.mark.rows("name", ["mtt", "datm", "ast", "dm", "dcbench"])
+@pytest.mark.rows("own", ["dsa", "dsa_idc"])
 def test_other_protocols_augment_as_the_data_do(name, own):
     assert PROTOCOLS[name].augmentation(own, flip=True) == augment(own)
     assert PROTOCOLS[name].augmentation(own, flip=False) == augment(own, flip=False)

@@ -183,7 +183,7 @@ def test_the_keys_of_older_versions_are_found(matrix, dataset):
     }
 
 
-@pytest.mark.parametrize("field", DATASET)
+@pytest.mark.rows("field", DATASET)
 def test_one_field_of_the_images_at_a_time(matrix, dataset, field):
     other, differs = DATASET[field]
     assert (text(matrix, replace(dataset, **{field: other})) != text(matrix, dataset)) is differs
@@ -262,7 +262,7 @@ def test_the_order_of_classes_counts(matrix, dataset):
     assert len(keys) == 4
 
 
-@pytest.mark.parametrize("network", ["row", "MLP"])
+@pytest.mark.rows("network", ["row", "MLP"])
 def test_a_row_of_a_space_counts_as_what_it_is_not_as_what_it_is_called(matrix, dataset, network):
     one, other = ConvNetRow(32, 2, "batch"), ConvNetRow(64, 2, "batch")
     job = Job(0, network, 3)
@@ -273,7 +273,7 @@ def test_a_row_of_a_space_counts_as_what_it_is_not_as_what_it_is_called(matrix, 
     assert found[0] != text(matrix, dataset, job)
 
 
-@pytest.mark.parametrize("entry", [{"split": "validation"}, {"lrs": (0.1, 0.2)}, {"sets": ()}], ids=str)
+@pytest.mark.rows("entry", [{"split": "validation"}, {"lrs": (0.1, 0.2)}, {"sets": ()}], ids=str)
 def test_what_is_held_out_counts_where_it_is_used(matrix, dataset, entry):
     """Which images these are goes by the fraction and the name of the data set."""
     found = with_row(replace(matrix, rows=(*matrix.rows, matrix.rows[0])), **entry)

@@ -9,9 +9,7 @@ import pytest
 from raydd.evaluation.successive_halving import Rungs, SuccessiveHalving
 
 
-@pytest.mark.parametrize(
-    ("epochs", "first", "reduction"), [(300, 20, 3), (1000, 1, 2), (50, 49, 2), (8, 2, 2), (9, 3, 3)]
-)
+@pytest.mark.rows(("epochs", "first", "reduction"), [(300, 20, 3), (1000, 1, 2), (50, 49, 2), (8, 2, 2), (9, 3, 3)])
 def test_rungs_grow_by_the_reduction_and_end_before_the_last_epoch(epochs, first, reduction):
     found = Rungs.geometric(epochs, first, reduction)
     assert found.reduction == reduction
@@ -20,7 +18,7 @@ def test_rungs_grow_by_the_reduction_and_end_before_the_last_epoch(epochs, first
     assert found.epochs[-1] < epochs <= found.epochs[-1] * reduction
 
 
-@pytest.mark.parametrize(
+@pytest.mark.rows(
     ("epochs", "first", "reduction", "words"),
     [
         (300, 0, 3, "after 0 of 300 epochs: use 1 to 299"),
@@ -40,8 +38,8 @@ def told(halving, values, epoch=1, group="g"):
     return [halving.keep_training(group, epoch, f"n{place}", value) for place, value in enumerate(values)]
 
 
-@pytest.mark.parametrize("seed", range(20))
-@pytest.mark.parametrize("reduction", [2, 3, 5])
+@pytest.mark.rows("seed", range(20))
+@pytest.mark.rows("reduction", [2, 3, 5])
 def test_who_goes_on_is_among_the_best_of_those_that_came_before(seed, reduction):
     """The rule, counted out: of n who have come, one's rank is at most n / eta rounded up; ties count as good."""
     rng = random.Random(seed)
@@ -58,7 +56,7 @@ def test_the_first_goes_on_and_a_worse_one_does_not():
     assert told(SuccessiveHalving(2), [0.0, -1.0, 0.0, 0.5]) == [True, False, True, True]
 
 
-@pytest.mark.parametrize("reduction", [2, 3, 4])
+@pytest.mark.rows("reduction", [2, 3, 4])
 def test_about_one_in_eta_goes_on_from_every_rung_and_the_best_to_the_end(reduction):
     """400 trainings that come in random order; their accuracy at a rung is how good they are, with some noise."""
     rng, total = random.Random(reduction), 400
@@ -85,7 +83,7 @@ def test_groups_and_rungs_are_compared_apart():
     assert told(halving, [0.2, 0.1], group="h") == [True, False]
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.rows("seed", range(5))
 def test_who_comes_again_is_told_the_same_and_changes_nothing(seed):
     """Workers die at random: trainings come to the same rung again, when others have been there meanwhile."""
     rng = random.Random(seed)

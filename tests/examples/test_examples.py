@@ -1,4 +1,5 @@
 import re
+import runpy
 import sys
 from pathlib import Path
 
@@ -35,22 +36,34 @@ PRINTED = {
 }
 
 
-SLOW = {"submit_to_cluster"}
-"""A Ray with a dashboard takes long to start."""
+PROCESSES = {"submit_to_cluster": [pytest.mark.slow], "experts_and_distill": []}
+"""Scripts that run as processes with a Ray of their own; one with a dashboard takes long to start."""
+
+
+def check_output(script, printed, folder):
+    assert re.search(PRINTED[script.stem], printed, re.MULTILINE), printed
+    (out,) = (folder / "runs").iterdir()
+    assert all((out / name).stat().st_size for name in WRITTEN[script.stem])
 
 
 @pytest.mark.remote
 @pytest.mark.parametrize(
-    "script",
-    [pytest.param(path, marks=[pytest.mark.slow] if path.stem in SLOW else []) for path in SCRIPTS],
-    ids=lambda path: path.stem,
+    "script", [pytest.param(FOLDER / f"{name}.py", marks=marks, id=name) for name, marks in PROCESSES.items()]
 )
 def test_an_example_runs_from_any_directory(script, apart):
     done, folder = apart(sys.executable, str(script), "--smoke", OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr[-2000:]
-    assert re.search(PRINTED[script.stem], done.stdout, re.MULTILINE), done.stdout
-    (out,) = (folder / "runs").iterdir()
-    assert all((out / name).stat().st_size for name in WRITTEN[script.stem])
+    check_output(script, done.stdout, folder)
+
+
+@pytest.mark.remote
+@pytest.mark.usefixtures("ray2", "tables")
+@pytest.mark.parametrize("script", [path for path in SCRIPTS if path.stem not in PROCESSES], ids=lambda path: path.stem)
+def test_an_example_runs_on_the_ray_that_is_open(script, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [str(script), "--smoke"])
+    runpy.run_path(str(script), run_name="__main__")
+    check_output(script, capfd.readouterr().out, tmp_path)
 
 
 def test_the_readme_tells_of_every_example():

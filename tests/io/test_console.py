@@ -17,7 +17,7 @@ def ticking(monkeypatch):
     return now
 
 
-@pytest.mark.parametrize(
+@pytest.mark.rows(
     ("seconds", "words"),
     [
         (0, "0 s"),

@@ -92,7 +92,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
                 read(path if read is read_yaml else str(path))
 
 
-@pytest.mark.parametrize("text", ["steps: 1\nsteps: 2\n", "a: {b: 1, c: 2, b: 3}", "'x': 1\nx: 2\n"])
+@pytest.mark.rows("text", ["steps: 1\nsteps: 2\n", "a: {b: 1, c: 2, b: 3}", "'x': 1\nx: 2\n"])
 def test_a_key_that_is_given_twice_is_refused(text):
     with pytest.raises(ValueError, match=r"has the key '\w+' twice, in lines from 1 on"):
         parse_yaml(text)

@@ -57,6 +57,11 @@ def toy(method, *layers):
     return complete(build(DistillConfig, TOY, FAMILIES[family(method)], {"method": method}, *layers))
 
 
+def thorough(*layers):
+    """Variants that `-m integration` adds to the ones that the default run has."""
+    return [pytest.param(*values, marks=pytest.mark.integration) for values in layers]
+
+
 def of(*families):
     """Each method of some families; coresets learn nothing, and only trajectories have students."""
     return pytest.mark.parametrize("method", [name for name in METHODS if family(name) in families])
@@ -138,7 +143,9 @@ def test_it_runs_from_the_start_that_the_settings_ask_for(method, source, device
 
 
 @of("trajectories")
-@pytest.mark.parametrize("layer", [{}, {"batch_size": 7}, {"initial": "noise", "lr": {"labels": 0}}, {"ipc": 2}])
+@pytest.mark.parametrize(
+    "layer", [{"batch_size": 7}, *thorough(({},), ({"initial": "noise", "lr": {"labels": 0}},), ({"ipc": 2},))]
+)
 def test_its_loss_goes_down(method, layer, source):
     """On one segment and without augmentation, so that only learning changes the loss."""
     still = {"window": {"low": 1, "high": 1}, "data": {"augment": "none"}, "steps": 40}
@@ -152,10 +159,10 @@ def test_its_loss_goes_down(method, layer, source):
 @pytest.mark.parametrize(
     ("space", "layer"),
     [
-        ("network", {}),
         ("pixels", {}),
-        ("network", {"initial": "noise"}),
-        ("pixels", {"ipc": 2, "formation": {"factor": 2}}),
+        *thorough(
+            ("network", {}), ("network", {"initial": "noise"}), ("pixels", {"ipc": 2, "formation": {"factor": 2}})
+        ),
     ],
 )
 def test_learned_images_are_closer_through_networks_they_were_not_learned_from(method, layer, space, source):
@@ -186,10 +193,12 @@ def one(source):
 @pytest.mark.parametrize(
     "layer",
     [
-        {"labels": "own"},
         {"labels": "own", "batch_size": 7},
-        {"lr": {"lr": 0, "start": 0.2}},  # labels that follow the images, and images alone
-        {"initial": "noise", "lr": {"images": 200, "lr": 0, "start": 0.5}},
+        *thorough(
+            ({"labels": "own"},),
+            ({"lr": {"lr": 0, "start": 0.2}},),  # labels that follow the images, and images alone
+            ({"initial": "noise", "lr": {"images": 200, "lr": 0, "start": 0.5}},),
+        ),
     ],
 )
 def test_the_truncated_gradient_leads_downwards_whatever_the_labels(layer, source):
@@ -276,15 +285,16 @@ RESUMED = [
 ]
 
 
+@pytest.mark.parametrize("kills", [(3,), *thorough((range(6),))], ids=["once", "anywhere"])
 @pytest.mark.parametrize(("method", "layer"), RESUMED)
-def test_killed_at_any_step_it_resumes_to_the_same_bits(method, layer, folder, tmp_path):
+def test_killed_at_any_step_it_resumes_to_the_same_bits(method, layer, kills, folder, tmp_path):
     config = toy(method, layer and {"ema": 0.5, **layer})
     buffer, work = opened(folder, config)
     whole = open_run(config, tmp_path / "whole", buffer, work)
     steps = list(whole.steps())
     assert len(steps) == 5
     expected = (tmp_path / "whole" / "synset.arrow").read_bytes()
-    for killed in range(6):
+    for killed in kills:
         out = tmp_path / str(killed)
         list(itertools.islice(open_run(config, out, buffer, work).steps(), killed))
         rest = list(open_run(config, out, buffer, work, resume=True).steps())
@@ -318,7 +328,7 @@ def test_batch_norm_is_refused_where_a_network_sees_one_class_a_batch(method):
 def test_batch_norm_experts_work_from_training_to_a_set(method, batch_norm, tmp_path):
     config = toy(method, {"experts": {"network": "ConvNetW8BN"}})
     if config.match == "trajectories":
-        config = config.model_copy(update={"evaluate_every": 5})
+        config = config.model_copy(update={"evaluate_every": 5, "evaluate_networks": 1, "evaluate_epochs": 2})
     buffer, work = batch_norm.open(config)
     assert buffer.running_stats(1, 2).numel() == 2 * 8 * 2
     steps = list(open_run(config, tmp_path / "run", buffer, work).steps())
@@ -455,17 +465,17 @@ def test_the_methods_own_values_are_their_papers():
     assert toy("datm").lr.labels_momentum == 0.9
 
 
-@pytest.mark.parametrize("method", ["tgdd", "dance"])
-@pytest.mark.parametrize("dataset", ["cifar10", "svhn", "tiny_imagenet", "own/letters", *SUBSETS])
-@pytest.mark.parametrize(("ipc", "times"), [(1, 1), (3, 3), (10, 10), (20, 20), (50, 50)])
-def test_the_learning_rate_of_the_images_grows_with_ipc_as_published(method, dataset, ipc, times):
-    tree = {"method": method, "ipc": ipc, "data": {"dataset": dataset}}
-    hundredths = times * (10 if dataset in SUBSETS else 1)
-    assert complete(build(DistillConfig, tree)).lr.images == hundredths / 100
-    assert complete(build(DistillConfig, tree, {"lr": {"images": 7}})).lr.images == 7
+@pytest.mark.rows("method", ["tgdd", "dance"])
+def test_the_learning_rate_of_the_images_grows_with_ipc_as_published(method):
+    sets = ("cifar10", "svhn", "tiny_imagenet", "own/letters", *SUBSETS)
+    for dataset, ipc in itertools.product(sets, (1, 3, 10, 20, 50)):
+        tree = {"method": method, "ipc": ipc, "data": {"dataset": dataset}}
+        hundredths = ipc * (10 if dataset in SUBSETS else 1)
+        assert complete(build(DistillConfig, tree)).lr.images == hundredths / 100, (dataset, ipc)
+        assert complete(build(DistillConfig, tree, {"lr": {"images": 7}})).lr.images == 7, (dataset, ipc)
 
 
-@pytest.mark.parametrize(("method", "ipc", "rate"), [("tgdd", 1, 0.003), ("tgdd", 10, 0.1), ("dance", 1, 0.003)])
+@pytest.mark.rows(("method", "ipc", "rate"), [("tgdd", 1, 0.003), ("tgdd", 10, 0.1), ("dance", 1, 0.003)])
 def test_a_preset_and_a_user_have_the_last_word_on_it(method, ipc, rate):
     """The tuned values of digits stay."""
     preset, said = preset_layers(None, {"method": method, "ipc": ipc})
@@ -493,8 +503,8 @@ def test_completing_twice_is_completing_once(method):
         assert config == build(DistillConfig, {"method": method, "steps": 7})
 
 
-@pytest.mark.parametrize("backprop", ["full", "adjoint", "truncated"])
-@pytest.mark.parametrize("batch_size", [None, 7])
+@pytest.mark.rows("backprop", ["full", "adjoint", "truncated"])
+@pytest.mark.rows("batch_size", [None, 7])
 def test_mtt_is_composed_as_configured(backprop, batch_size, source):
     config = toy("mtt", {"backprop": backprop, "batch_size": batch_size, "window": {"low": 1}, "gate": 2, "ema": 0.9})
     recipe = METHODS["mtt"](setup(config, source))
@@ -625,6 +635,15 @@ def shipped(*families):
                 yield folder.name, file.name.removesuffix(".yaml"), ipc
 
 
+def once_a_method(cells):
+    """Each method's first cell, and the others as `thorough` ones."""
+    methods = set()
+    for cell in cells:
+        method = cell[1].removesuffix("-official")
+        yield pytest.param(*cell, marks=[pytest.mark.integration] * (method in methods))
+        methods.add(method)
+
+
 def classes_of(dataset):
     return {"cifar100": 100, "tiny_imagenet": 200}.get(dataset, 10)
 
@@ -662,7 +681,7 @@ def shrunk(dataset, preset, ipc):
     return config, complete(build(DistillConfig, tree, layers))
 
 
-@pytest.mark.parametrize(("dataset", "preset", "ipc"), list(shipped("trajectories")))
+@pytest.mark.parametrize(("dataset", "preset", "ipc"), [*once_a_method(shipped("trajectories"))])
 def test_every_shipped_cell_runs(dataset, preset, ipc, buffers, tmp_path):
     published, config = shrunk(dataset, preset, ipc)
     buffer, work = buffers.open(config)
@@ -731,7 +750,7 @@ def distinct():
     return list(kept.values())
 
 
-@pytest.mark.parametrize(("dataset", "preset", "ipc"), distinct())
+@pytest.mark.parametrize(("dataset", "preset", "ipc"), [*once_a_method(distinct())])
 def test_every_shipped_cell_of_the_statistics_family_runs(dataset, preset, ipc, buffers, tmp_path):
     published = complete(build(DistillConfig, load_preset(dataset, preset, ipc)))
     config = shrunk_statistics(dataset, preset, ipc)

@@ -46,8 +46,8 @@ FORMS = [(norm, "relu", "avg") for norm in NAIVE_NORMS]
 FORMS += [("instance", "sigmoid", "max"), ("group", "leakyrelu", "none"), ("layer", "leakyrelu", "none")]
 
 
-@pytest.mark.parametrize(("norm", "activation", "pooling"), FORMS)
-@pytest.mark.parametrize("size", [8, 11, 28])
+@pytest.mark.rows(("norm", "activation", "pooling"), FORMS)
+@pytest.mark.rows("size", [8, 11, 28])
 def test_equals_the_architecture_written_out(norm: str, activation: str, pooling: str, size: int) -> None:
     torch.manual_seed(3)
     form = {"norm": norm, "activation": activation, "pooling": pooling}
@@ -85,12 +85,12 @@ def test_parameters_and_features_of_the_published_network() -> None:
     assert shapes == [first, *3 * [(128,)], later, *3 * [(128,)], later, *3 * [(128,)], (10, 2048), (10,)]
 
 
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.rows("channels", [1, 3])
 def test_28_pixels_become_32(channels: int) -> None:
     assert ConvNet(channels, 28, 10).features(torch.zeros(2, channels, 28, 28)).shape == (2, 2048)
 
 
-@pytest.mark.parametrize(("size", "depth"), [(4, 2), (8, 2), (16, 2), (28, 3), (32, 3), (48, 3), (64, 4), (128, 5)])
+@pytest.mark.rows(("size", "depth"), [(4, 2), (8, 2), (16, 2), (28, 3), (32, 3), (48, 3), (64, 4), (128, 5)])
 def test_natural_depth(size: int, depth: int) -> None:
     assert natural_depth(size) == depth
 
@@ -105,7 +105,7 @@ def test_depth_up_to_one_pixel() -> None:
     assert ConvNet(1, 9, 10, width=4, depth=4, pooling="none").features(torch.zeros(2, 1, 9, 9)).shape == (2, 324)
 
 
-@pytest.mark.parametrize(
+@pytest.mark.rows(
     ("setting", "said"),
     [
         ({"norm": "batchnorm"}, "unknown norm 'batchnorm' of a ConvNet: choose from none, batch,"),

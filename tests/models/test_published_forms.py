@@ -85,7 +85,7 @@ FORMS: dict[str, Callable[[Tensor, Take], Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.rows("name", FORMS)
 def test_equals_the_published_form(name: str) -> None:
     rng = torch.Generator().manual_seed(5)
     torch.manual_seed(11)

@@ -50,13 +50,13 @@ def test_nasbench201_has_every_cell_once() -> None:
     assert {row.cells for row in CELLS} == {5}
 
 
-@pytest.mark.parametrize("space", [CONVNETS, CELLS, nasbench201(1)], ids=["convnet720", "nasbench201", "N=1"])
+@pytest.mark.rows("space", [CONVNETS, CELLS, nasbench201(1)], ids=["convnet720", "nasbench201", "N=1"])
 def test_the_identity_of_a_row_is_read_back(space: Grid) -> None:
     assert [parse(str(row)) for row in space] == list(space)
     assert not any(character in str(row) for row in space for character in "\n,;\"'")
 
 
-@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.rows("name", SPACES)
 def test_rows_are_made_when_asked_for(name: str) -> None:
     space = SPACES[name]
     rows = list(space)
@@ -95,7 +95,7 @@ def test_a_sample_is_seeded_ordered_and_nested() -> None:
     assert len(seen) > 700  # evenly drawn, (1 - 60/720)^60 of the rows are missed: 4 of 720
 
 
-@pytest.mark.parametrize("n", [0, -1, 721])
+@pytest.mark.rows("n", [0, -1, 721])
 def test_samples_it_refuses(n: int) -> None:
     with pytest.raises(ValueError, match=rf"a sample of {n} rows from a space of 720: use 1 to 720"):
         sample(CONVNETS, n, generator(0))
@@ -104,7 +104,7 @@ def test_samples_it_refuses(n: int) -> None:
 # ---- networks of convnet720
 
 
-@pytest.mark.parametrize(("channels", "size"), SIZES)
+@pytest.mark.rows(("channels", "size"), SIZES)
 def test_all_720_build_and_differ(channels: int, size: int) -> None:
     with torch.device("meta"):
         networks = [build(row, channels=channels, size=size, classes=10) for row in CONVNETS]
@@ -114,7 +114,7 @@ def test_all_720_build_and_differ(channels: int, size: int) -> None:
         assert [layer.out_channels for layer in layers] == [row.width] * row.depth
 
 
-@pytest.mark.parametrize(("channels", "size"), [*SIZES, (1, 28), (3, 64)])
+@pytest.mark.rows(("channels", "size"), [*SIZES, (1, 28), (3, 64)])
 def test_a_row_is_the_network_of_the_zoo_that_its_name_spells(channels: int, size: int) -> None:
     numbers = {"channels": channels, "size": size, "classes": 10}
     fitting = [row for row in CONVNETS if size > 8 or row.depth < 4 or row.pooling == "none"]
@@ -124,7 +124,7 @@ def test_a_row_is_the_network_of_the_zoo_that_its_name_spells(channels: int, siz
             assert str(build(row, **numbers)) == str(zoo.build(str(row), **numbers))
 
 
-@pytest.mark.parametrize(("channels", "size"), SIZES)
+@pytest.mark.rows(("channels", "size"), SIZES)
 def test_networks_of_a_sample_run(channels: int, size: int) -> None:
     for row in sample(CONVNETS, 24, generator(2)):
         network = seeded(lambda row=row: build(row, channels=channels, size=size, classes=7), generator(0))
@@ -137,8 +137,8 @@ def test_networks_of_a_sample_run(channels: int, size: int) -> None:
         torch.testing.assert_close(logits, network.classifier(features))
 
 
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("size", [2, 3, 5, 8])
+@pytest.mark.rows("norm", NORMS)
+@pytest.mark.rows("size", [2, 3, 5, 8])
 def test_no_row_makes_small_images_alike_or_leaves_a_parameter_out(norm: str, size: int) -> None:
     rows = [row for row in CONVNETS if row.width == 32 and row.norm == norm]
     assert len(rows) == 36
@@ -151,8 +151,8 @@ def test_no_row_makes_small_images_alike_or_leaves_a_parameter_out(norm: str, si
         assert all(parameter.grad is not None for parameter in network.parameters()), row
 
 
-@pytest.mark.parametrize(("size", "sides"), [(8, [8, 4, 2, 2]), (5, [5, 2, 2, 2]), (4, [4, 2, 2, 2]), (2, [2] * 4)])
-@pytest.mark.parametrize("norm", ["layer", "instance"])
+@pytest.mark.rows(("size", "sides"), [(8, [8, 4, 2, 2]), (5, [5, 2, 2, 2]), (4, [4, 2, 2, 2]), (2, [2] * 4)])
+@pytest.mark.rows("norm", ["layer", "instance"])
 def test_pooling_on_images_too_small_for_the_depth(size: int, sides: list[int], norm: str) -> None:
     network = build(ConvNetRow(32, 4, norm, pooling="max"), channels=1, size=size, classes=4)
     seen: list[int] = []
@@ -229,7 +229,7 @@ def test_a_cell_equals_the_one_written_out() -> None:
     torch.testing.assert_close(cell(x), written_out(cell, x), rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("size", [8, 6])  # 6 halves to 3, and 3 to 2
+@pytest.mark.rows("size", [8, 6])  # 6 halves to 3, and 3 to 2
 def test_a_network_equals_the_one_written_out(size: int) -> None:
     network = shaken(build(parse(f"{ARCH} N=2"), channels=2, size=size, classes=5))
     x = images(2, size, count=3)
@@ -249,7 +249,7 @@ def test_a_network_equals_the_one_written_out(size: int) -> None:
 PATHS = [(None, 4), ((1, 0), 2), ((2, 0), 3), ((2, 1), 3), ((3, 0), 3), ((3, 1), 3), ((3, 2), 2)]
 
 
-@pytest.mark.parametrize(("cut", "paths"), PATHS)
+@pytest.mark.rows(("cut", "paths"), PATHS)
 def test_a_zeroised_edge_is_cut(cut: tuple[int, int] | None, paths: int) -> None:
     x = images(3, 4)
     cell = Cell(tuple("none" if edge == cut else "skip_connect" for edge in EDGES), width=3)
@@ -277,13 +277,14 @@ def test_an_edge_after_a_cut_one_still_adds_its_shift() -> None:
     torch.testing.assert_close(cell(images(3, 4)), expected, rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize(("arch", "count"), [(CONVOLUTIONS, 1_531_546), (str(CELLS[0]), 73_306)])
+@pytest.mark.rows(("arch", "count"), [(CONVOLUTIONS, 1_531_546), (str(CELLS[0]), 73_306)])
 def test_the_published_extremes_of_the_parameter_count_on_cifar10(arch: str, count: int) -> None:
     with torch.device("meta"):
         network = build(parse(arch), channels=3, size=32, classes=10)
     assert sum(parameter.numel() for parameter in network.parameters()) == count
 
 
+@pytest.mark.integration
 def test_all_15625_cells_build_and_differ() -> None:
     """A network is a fixed frame around copies of one cell, so that the cells prove the networks."""
 
@@ -305,8 +306,8 @@ def test_a_sample_of_the_networks_is_the_frame_around_its_cells() -> None:
             assert sum(isinstance(module, Reduction) for module in network.body) == 2
 
 
-@pytest.mark.parametrize("cells", [1, 5])
-@pytest.mark.parametrize(("channels", "size"), [*SIZES, (1, 28), (3, 2)])
+@pytest.mark.rows("cells", [1, 5])
+@pytest.mark.rows(("channels", "size"), [*SIZES, (1, 28), (3, 2)])
 def test_cell_networks_run(channels: int, size: int, cells: int) -> None:
     for row in sample(nasbench201(cells), 3, generator(4)):
         network = build(row, channels=channels, size=size, classes=7)
@@ -321,7 +322,7 @@ def test_cell_networks_run(channels: int, size: int, cells: int) -> None:
 # ---- both
 
 
-@pytest.mark.parametrize("text", ["ConvNetW32D4BNALMP", f"{ARCH} N=1"])
+@pytest.mark.rows("text", ["ConvNetW32D4BNALMP", f"{ARCH} N=1"])
 def test_equal_draws_of_the_seed_give_equal_weights(text: str) -> None:
     model = FlatModel(lambda: build(parse(text), channels=1, size=8, classes=10))
     theta = model.init(generator(0, "student", 3))
@@ -335,7 +336,7 @@ def test_equal_draws_of_the_seed_give_equal_weights(text: str) -> None:
     assert slope.abs().max() > 0
 
 
-@pytest.mark.parametrize("row", [CONVNETS[100], CELLS[100]], ids=str)
+@pytest.mark.rows("row", [CONVNETS[100], CELLS[100]], ids=str)
 def test_numbers_it_refuses(row: ConvNetRow | CellRow) -> None:
     for what in ("channels", "size", "classes"):
         with pytest.raises(ValueError, match=f"{what} of a network is 0: use at least 1"):
@@ -345,7 +346,7 @@ def test_numbers_it_refuses(row: ConvNetRow | CellRow) -> None:
     assert str(caught.value).startswith(str(row))
 
 
-@pytest.mark.parametrize(
+@pytest.mark.rows(
     "text",
     [
         "",
@@ -366,7 +367,7 @@ def test_names_it_refuses(text: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
+@pytest.mark.rows(
     ("make", "said"),
     [
         (lambda: parse("ConvNetW0D3BNARMP"), r"width of a ConvNet is 0: use a whole number of at least 1"),

@@ -48,8 +48,8 @@ FEATURES = {
 }
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize(("size", "channels", "place"), [(8, 1, 0), (28, 1, 1), (32, 3, 2), (64, 3, 3)])
+@pytest.mark.rows("name", NETWORKS)
+@pytest.mark.rows(("size", "channels", "place"), [(8, 1, 0), (28, 1, 1), (32, 3, 2), (64, 3, 3)])
 def test_runs_at_every_size(name: str, size: int, channels: int, place: int) -> None:
     network, x = made(name, channels, size), images(channels, size)
     with torch.no_grad():
@@ -63,14 +63,14 @@ def test_runs_at_every_size(name: str, size: int, channels: int, place: int) -> 
         assert torch.equal(network(x), network(x))
 
 
-@pytest.mark.parametrize(("channels", "size"), [(3, 8), (3, 28), (1, 32)])
-@pytest.mark.parametrize("name", [name for name in NETWORKS if name not in HEAVY])
+@pytest.mark.rows(("channels", "size"), [(3, 8), (3, 28), (1, 32)])
+@pytest.mark.rows("name", [name for name in NETWORKS if name not in HEAVY])
 def test_runs_with_the_other_channels(name: str, channels: int, size: int) -> None:
     with torch.no_grad():
         assert made(name, channels, size)(images(channels, size)).shape == (2, 4)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.rows("name", NETWORKS)
 def test_runs_on_the_smallest_images_and_says_when_it_cannot(name: str) -> None:
     smallest = NETWORKS[name].smallest
     with torch.no_grad():
@@ -83,7 +83,7 @@ def test_runs_on_the_smallest_images_and_says_when_it_cannot(name: str) -> None:
             made(name, 1, smallest - 1)
 
 
-@pytest.mark.parametrize(
+@pytest.mark.rows(
     ("name", "count"),
     [
         ("ConvNet", 320_010),
@@ -103,7 +103,7 @@ def test_published_parameter_counts_on_cifar10(name: str, count: int) -> None:
         assert parameter_count(made(name, 3, 32, 10)) == count
 
 
-@pytest.mark.parametrize("name", [*SMALL, *NETWORKS])
+@pytest.mark.rows("name", [*SMALL, *NETWORKS])
 def test_float64(name: str) -> None:
     network, x = made(name).eval(), images(3, 8)
     with torch.no_grad():
@@ -113,7 +113,7 @@ def test_float64(name: str) -> None:
     torch.testing.assert_close(single.double(), double, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.rows("name", NETWORKS)
 def test_only_batch_norm_keeps_running_statistics(name: str) -> None:
     with torch.device("meta"):
         buffers = [key for key, _ in made(name).named_buffers()]
@@ -124,7 +124,7 @@ def test_only_batch_norm_keeps_running_statistics(name: str) -> None:
     assert bool(buffers) == (name in BATCH)
 
 
-@pytest.mark.parametrize("name", [*SMALL, *NETWORKS])
+@pytest.mark.rows("name", [*SMALL, *NETWORKS])
 def test_nothing_works_in_place(name: str) -> None:
     with torch.device("meta"):
         assert not [module for module in made(name).modules() if getattr(module, "inplace", False)]
@@ -138,7 +138,7 @@ def slope_norm(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return sum((gradient.square().sum() for gradient in found), torch.zeros((), dtype=x.dtype))
 
 
-@pytest.mark.parametrize("name", [*SMALL, *BIG])
+@pytest.mark.rows("name", [*SMALL, *BIG])
 def test_gradient_of_gradient(name: str) -> None:
     network, x, y = made(name).double(), images(3, 8, dtype=torch.float64), torch.tensor([1, 3])
     leaf = x.clone().requires_grad_()
@@ -149,7 +149,7 @@ def test_gradient_of_gradient(name: str) -> None:
     torch.testing.assert_close((ahead - behind).detach() / (2 * step), found.norm(), rtol=1e-4, atol=0)
 
 
-@pytest.mark.parametrize("name", [*SMALL, "ResNet10"])
+@pytest.mark.rows("name", [*SMALL, "ResNet10"])
 def test_function_transforms_agree_with_autograd(name: str) -> None:
     network, x, y = made(name).double(), images(3, 8, dtype=torch.float64), torch.tensor([1, 3])
 
@@ -166,7 +166,7 @@ def test_function_transforms_agree_with_autograd(name: str) -> None:
     torch.testing.assert_close(grad(slope)(x), expected, rtol=1e-8, atol=1e-10)
 
 
-@pytest.mark.parametrize(
+@pytest.mark.rows(
     ("name", "settings"),
     [
         ("ConvNetD4", {"depth": 4}),
@@ -196,15 +196,15 @@ def test_names_of_the_convnet_family(name: str, settings: dict[str, str | int]) 
         assert str(made(name, 3, 32, 10)) == str(expected)
 
 
-@pytest.mark.parametrize(("size", "depth"), [(8, 2), (28, 3), (32, 3), (64, 4)])
-@pytest.mark.parametrize("name", ["ConvNet", "ConvNetW8"])
+@pytest.mark.rows(("size", "depth"), [(8, 2), (28, 3), (32, 3), (64, 4)])
+@pytest.mark.rows("name", ["ConvNet", "ConvNetW8"])
 def test_depth_follows_the_size_unless_given(name: str, size: int, depth: int) -> None:
     with torch.device("meta"):
         layers = list(made(name, 3, size).modules())
     assert sum(isinstance(layer, nn.Conv2d) for layer in layers) == depth
 
 
-@pytest.mark.parametrize(
+@pytest.mark.rows(
     ("name", "said"),
     [
         ("ResNet8", r"unknown network 'ResNet8': did you mean ResNet18"),
@@ -228,7 +228,7 @@ def test_names_it_refuses(name: str, said: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
+@pytest.mark.rows(
     ("name", "usual"),
     [
         ("AlexNetW128", "AlexNet"),
@@ -250,7 +250,7 @@ def test_a_width_scales_every_convolution(name: str, usual: str) -> None:
     assert halved(images(3, 8)).shape == (2, 4)
 
 
-@pytest.mark.parametrize("what", ["channels", "size", "classes"])
+@pytest.mark.rows("what", ["channels", "size", "classes"])
 def test_numbers_it_refuses(what: str) -> None:
     numbers = {"channels": 3, "size": 8, "classes": 4} | {what: 0}
     with pytest.raises(ValueError, match=f"{what} of a network is 0: use at least 1"):

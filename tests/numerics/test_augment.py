@@ -100,7 +100,7 @@ def uniforms(word, rows, seed=0):
     return torch.rand(rows, OPERATIONS[word].uniforms, generator=generator(seed, word))
 
 
-@pytest.mark.parametrize("word", OPERATIONS)
+@pytest.mark.rows("word", OPERATIONS)
 def test_operation_equals_naive_loops(word):
     naive, tolerance = NAIVE[word]
     x = images()
@@ -109,7 +109,7 @@ def test_operation_equals_naive_loops(word):
         torch.testing.assert_close(OPERATIONS[word].apply(x, u), naive(x, u), rtol=0, atol=tolerance)
 
 
-@pytest.mark.parametrize("word", OPERATIONS)
+@pytest.mark.rows("word", OPERATIONS)
 def test_one_row_of_draws_serves_every_sample(word):
     x, u = images(), uniforms(word, 1)
     torch.testing.assert_close(
@@ -117,7 +117,7 @@ def test_one_row_of_draws_serves_every_sample(word):
     )
 
 
-@pytest.mark.parametrize("word", ["crop", "cutout"])
+@pytest.mark.rows("word", ["crop", "cutout"])
 def test_integers_stay_in_range_at_the_largest_uniform(word):
     x = images()
     u = torch.full((B, 2), 1 - 2**-24)
@@ -140,8 +140,8 @@ def test_flip_mirrors_half_of_the_samples():
     assert 0.46 < float(flipped.mean()) < 0.54
 
 
-@pytest.mark.parametrize(("name", "strategy"), CASES)
-@pytest.mark.parametrize("siamese", [False, True])
+@pytest.mark.rows(("name", "strategy"), CASES)
+@pytest.mark.rows("siamese", [False, True])
 def test_views_are_twice_differentiable(name, strategy, siamese):
     x = images(2, 2, 4, 5).requires_grad_()
     view = augment(name, siamese=siamese, strategy=strategy).draw(x.shape, generator(1))
@@ -150,7 +150,7 @@ def test_views_are_twice_differentiable(name, strategy, siamese):
     assert torch.autograd.gradgradcheck(cubed, x)
 
 
-@pytest.mark.parametrize(("name", "strategy"), CASES)
+@pytest.mark.rows(("name", "strategy"), CASES)
 def test_gradient_of_a_gradient_reaches_the_images(name, strategy):
     x = images(2, 2, 4, 5).requires_grad_()
     theta = torch.randn(40, generator=generator(2), dtype=torch.float64).requires_grad_()
@@ -165,8 +165,8 @@ def test_gradient_of_a_gradient_reaches_the_images(name, strategy):
     assert torch.autograd.gradcheck(directional, x)
 
 
-@pytest.mark.parametrize("name", AUGMENTS)
-@pytest.mark.parametrize("siamese", [False, True])
+@pytest.mark.rows("name", AUGMENTS)
+@pytest.mark.rows("siamese", [False, True])
 def test_views_replay_and_seeds_repeat(name, siamese):
     x = images(dtype=torch.float32)
     for seed in range(12):
@@ -179,14 +179,14 @@ def test_views_replay_and_seeds_repeat(name, siamese):
         torch.testing.assert_close(view(x.double()), view(x).double(), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["dsa", "dsa_idc"])
+@pytest.mark.rows("name", ["dsa", "dsa_idc"])
 def test_other_seeds_give_other_views(name):
     x = images()
     results = [augment(name, strategy="color").draw(x.shape, generator(seed))(x) for seed in range(4)]
     assert not any(torch.equal(a, b) for a, b in pairwise(results))
 
 
-@pytest.mark.parametrize("name", AUGMENTS)
+@pytest.mark.rows("name", AUGMENTS)
 def test_global_generator_is_neither_read_nor_moved(name):
     x, results = images(), []
     for seed in (1, 2):
@@ -198,7 +198,7 @@ def test_global_generator_is_neither_read_nor_moved(name):
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
-@pytest.mark.parametrize(("name", "strategy"), CASES)
+@pytest.mark.rows(("name", "strategy"), CASES)
 def test_siamese_views_are_one_for_all_samples_and_batches(name, strategy):
     one = images(1, C, H, W)
     for seed in range(6):
@@ -207,7 +207,7 @@ def test_siamese_views_are_one_for_all_samples_and_batches(name, strategy):
         assert all(torch.equal(image, small[0]) for image in (*small, *large))
 
 
-@pytest.mark.parametrize(("name", "strategy"), CASES)
+@pytest.mark.rows(("name", "strategy"), CASES)
 def test_views_drawn_a_sample_differ_between_samples_and_fit_one_size(name, strategy):
     view = augment(name, strategy=strategy).draw((40, C, H, W), generator(0))
     out = view(images(1, C, H, W).expand(40, -1, -1, -1))
@@ -222,7 +222,7 @@ def drawn(view):
     return tuple(name for name, _ in view.steps)
 
 
-@pytest.mark.parametrize("flip", [True, False])
+@pytest.mark.rows("flip", [True, False])
 def test_dsa_draws_each_operation_equally_often(flip):
     rng, source = generator(0), augment("dsa", flip=flip)
     counts = Counter(drawn(source.draw((1, C, H, W), rng)) for _ in range(6000))
@@ -231,7 +231,7 @@ def test_dsa_draws_each_operation_equally_often(flip):
     assert all(abs(count / 6000 - 1 / len(words)) < 0.02 for count in counts.values())
 
 
-@pytest.mark.parametrize("flip", [True, False])
+@pytest.mark.rows("flip", [True, False])
 def test_dsa_idc_draws_one_of_three_between_the_constant_operations(flip):
     rng, source = generator(0), augment("dsa_idc", flip=flip)
     counts = Counter(drawn(source.draw((1, C, H, W), rng)) for _ in range(3000))

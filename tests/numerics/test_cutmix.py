@@ -29,8 +29,8 @@ def naive(x, y, rng):
     return mixed, torch.stack([y[b] for b in order]), 1 - replaced / (height * width)
 
 
-@pytest.mark.parametrize("soft", [False, True])
-@pytest.mark.parametrize(("height", "width"), [(9, 12), (8, 8), (3, 5)])
+@pytest.mark.rows("soft", [False, True])
+@pytest.mark.rows(("height", "width"), [(9, 12), (8, 8), (3, 5)])
 def test_mixed_images_are_those_of_a_loop(height, width, soft):
     x = images(5, height, width)
     y = torch.rand(5, 3, generator=generator(1)) if soft else torch.tensor([0, 1, 2, 0, 1])

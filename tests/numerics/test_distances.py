@@ -48,7 +48,7 @@ def test_one_at_the_start_and_zero_at_the_target():
     assert normalized_mse((start, target), ends).item() == 0
 
 
-@pytest.mark.parametrize("value", [1.0, float("nan")])
+@pytest.mark.rows("value", [1.0, float("nan")])
 def test_an_expert_that_stands_still_is_refused(value):
     point = torch.full((3,), value)
     with pytest.raises(ValueError, match=r"^the expert stands still between start and target; .* larger lr$"):
@@ -111,13 +111,13 @@ def test_the_kept_parameters_are_those_of_a_sort(metric, device):
         assert rows.tolist() == naive_kept(student, target, count, metric)
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.rows("metric", METRICS)
 def test_of_equal_differences_the_lower_index_is_kept(metric):
     student, target = torch.full((50,), 3.0), torch.ones(50)
     assert matched_parameters(student, target, 0.5, metric).tolist() == list(range(25))
 
 
-@pytest.mark.parametrize("rate", ["0.05", "0.075", "0.1", "0.125", "0.15", "0.29", "0.3", "0.57", "0.7", "1e-05"])
+@pytest.mark.rows("rate", ["0.05", "0.075", "0.1", "0.125", "0.15", "0.29", "0.3", "0.57", "0.7", "1e-05"])
 def test_the_number_pruned_is_the_floor_of_the_decimal(rate):
     for parameters in (1, 7, 10, 100, 1000, 100_000):
         count = int(Decimal(rate) * parameters)
@@ -158,7 +158,7 @@ def test_pruning_takes_any_closeness():
     assert seen == [[[1.0], [6.0], [2.0]]]
 
 
-@pytest.mark.parametrize("rate", [1.0, -0.1, math.nan])
+@pytest.mark.rows("rate", [1.0, -0.1, math.nan])
 def test_a_rate_out_of_range_is_refused(rate):
     with pytest.raises(ValueError, match=rf"^pruning.rate {rate} must be at least 0 and less than 1$"):
         pruned(rate)(*torch.zeros(3, 4))

@@ -63,7 +63,7 @@ def test_features_feed_the_last_layer(name, device):
     torch.testing.assert_close(features @ weight.T + bias, model(theta, x), rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.rows("name", NETWORKS)
 def test_layout_is_the_parameters_in_order(name):
     model, network = FlatModel(make(name)), make(name)()
     named = list(network.named_parameters())
@@ -153,7 +153,7 @@ def test_calls_leave_no_trace(name, device):
     assert made[0].training
 
 
-@pytest.mark.parametrize("change", [-1, 1])
+@pytest.mark.rows("change", [-1, 1])
 def test_a_theta_of_the_wrong_size_is_refused(change):
     model = FlatModel(make("ConvNetW8"))
     wrong = model.size + change
@@ -180,7 +180,7 @@ def test_layers_end_where_the_next_weights_begin(device):
         assert torch.equal(found[-1], model.features(theta, x))
 
 
-@pytest.mark.parametrize("name", ["VGG11", "ResNet10BN", "LeNet"])
+@pytest.mark.rows("name", ["VGG11", "ResNet10BN", "LeNet"])
 def test_the_last_layer_is_the_features(name):
     model, x = FlatModel(lambda: build(name, channels=3, size=32, classes=4)), torch.ones(2, 3, 32, 32)
     theta = model.init(generator(1))

@@ -83,9 +83,9 @@ def naive(x, formation):
     return torch.cat(found), origins
 
 
-@pytest.mark.parametrize(("height", "width"), [(8, 8), (7, 9)])
-@pytest.mark.parametrize("factor", [1, 2, 3])
-@pytest.mark.parametrize("kind", EVERY)
+@pytest.mark.rows(("height", "width"), [(8, 8), (7, 9)])
+@pytest.mark.rows("factor", [1, 2, 3])
+@pytest.mark.rows("kind", EVERY)
 def test_decodings_and_their_gradients_are_those_of_a_loop(kind, factor, height, width):
     formation = Formation(factor, kind, 1000)
     x, again = (images(2, height, width).requires_grad_() for _ in range(2))
@@ -99,7 +99,7 @@ def test_decodings_and_their_gradients_are_those_of_a_loop(kind, factor, height,
     torch.testing.assert_close(slope, wanted, rtol=0, atol=1e-11)
 
 
-@pytest.mark.parametrize(("side", "factor"), [(8, 2), (8, 3), (7, 2), (6, 6)])
+@pytest.mark.rows(("side", "factor"), [(8, 2), (8, 3), (7, 2), (6, 6)])
 def test_a_mosaic_is_its_images_under_the_triangle_filter(side, factor):
     x = images(2 * factor**2, side, side)
     found, cuts = encode(x, factor), edges(side, factor)
@@ -126,7 +126,7 @@ def test_values_computed_by_hand():
     assert mosaic.tolist() == [[[[0.0, 1.0], [2.0, 3.0]]]]
 
 
-@pytest.mark.parametrize(
+@pytest.mark.rows(
     ("side", "factor", "expected"),
     [(8, 3, [2, 3, 3]), (128, 3, [42, 43, 43]), (32, 2, [16, 16]), (5, 5, [1] * 5), (7, 1, [7])],
 )
@@ -137,9 +137,9 @@ def test_tiles_cover_a_side_and_differ_by_a_pixel_at_most(side, factor, expected
     assert tiles[-1][1] == side
 
 
-@pytest.mark.parametrize("side", [8, 9])
-@pytest.mark.parametrize("factor", [1, 2, 3])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.rows("side", [8, 9])
+@pytest.mark.rows("factor", [1, 2, 3])
+@pytest.mark.rows("dtype", [torch.float32, torch.float64])
 def test_images_of_one_colour_come_back_from_a_mosaic(side, factor, dtype):
     colours = torch.rand(2 * factor**2, 3, 1, 1, generator=generator(1), dtype=dtype).expand(-1, 3, side, side)
     found, rows = decode(encode(colours, factor), Formation(factor))
@@ -167,7 +167,7 @@ def test_a_tile_sees_nothing_of_its_neighbours():
     assert not torch.equal(changed[1], found[1])
 
 
-@pytest.mark.parametrize("kind", EVERY)
+@pytest.mark.rows("kind", EVERY)
 def test_factor_one_gives_the_images_themselves(kind):
     x = images(3)
     assert encode(x, 1) is x
@@ -178,7 +178,7 @@ def test_factor_one_gives_the_images_themselves(kind):
     assert not Formation(2).plain
 
 
-@pytest.mark.parametrize(
+@pytest.mark.rows(
     ("count", "factor", "bound", "factors"),
     [
         (3, 2, 11, [2, 2, 1]),  # 8 places beside the three images': two in parts, 9 decoded
@@ -200,8 +200,8 @@ def test_a_bound_gives_every_image_one_scale(count, factor, bound, factors):
     assert len(found) == sum(f**2 for f in factors) <= bound
 
 
-@pytest.mark.parametrize("factor", [2, 3, 4])
-@pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.rows("factor", [2, 3, 4])
+@pytest.mark.rows("count", [1, 2, 5])
 def test_a_bound_holds_and_leaves_no_image_out(count, factor):
     sizes, bounds = [], range(count, count * (factor**2 + 1) + 2)
     for bound in bounds:
@@ -213,7 +213,7 @@ def test_a_bound_holds_and_leaves_no_image_out(count, factor):
     assert (sizes[0], sizes[-1]) == (count, count * factor**2)
 
 
-@pytest.mark.parametrize(("factor", "bound"), [(2, 3), (2, 11), (3, 14), (3, 17)])
+@pytest.mark.rows(("factor", "bound"), [(2, 3), (2, 11), (3, 14), (3, 17)])
 def test_bounded_decodings_and_their_gradients_are_those_of_a_loop(factor, bound):
     x, again = (images(3, channels=1).requires_grad_() for _ in range(2))
     found, rows = decode(x, Formation(factor, "bounded", bound))
@@ -233,8 +233,8 @@ def test_no_decoding_draws():
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.parametrize(("height", "width", "factor"), [(8, 8, 2), (9, 7, 2), (32, 32, 3), (6, 10, 5), (4, 4, 4)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.rows(("height", "width", "factor"), [(8, 8, 2), (9, 7, 2), (32, 32, 3), (6, 10, 5), (4, 4, 4)])
+@pytest.mark.rows("dtype", [torch.float32, torch.float64])
 def test_tiles_are_enlarged_as_interpolation_enlarges_them(height, width, factor, dtype):
     x, tolerance = images(2, height, width, dtype=dtype), {torch.float32: 1e-6, torch.float64: 1e-14}[dtype]
     found, (rows, columns) = decode(x, Formation(factor))[0], (edges(side, factor) for side in (height, width))

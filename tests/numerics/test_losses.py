@@ -52,7 +52,7 @@ def test_large_logits_do_not_overflow():
     assert cross_entropy(z, torch.tensor([[0.25, 0.75]], dtype=torch.float64)).item() == 750
 
 
-@pytest.mark.parametrize(
+@pytest.mark.rows(
     ("settings", "expected"),
     [
         ((0.5, 1.0, 5), [0.5, 0.625, 0.75, 0.875, 1.0, 1.0]),
@@ -118,7 +118,7 @@ def test_images_without_gradients_are_refused():
         gradient_penalty(x.flatten(1), x, 1.0)
 
 
-@pytest.mark.parametrize(
+@pytest.mark.rows(
     ("start", "middle", "expected"),
     [
         (12, 10, math.log(10)),

@@ -171,8 +171,8 @@ ROWS = (Slot("weight", (3, 4), 0),)
 DISTANCES = {"means": means, "gaussian": gaussian, "cosine": lambda a, b: cosine(a.flatten(), b.flatten(), ROWS)}
 
 
-@pytest.mark.parametrize("name", DISTANCES)
-@pytest.mark.parametrize("value", [0.0, 1.0])
+@pytest.mark.rows("name", DISTANCES)
+@pytest.mark.rows("value", [0.0, 1.0])
 def test_gradients_are_finite_where_nothing_differs(name, value):
     real, syn = torch.full((3, 4), value), torch.full((3, 4), value, requires_grad=True)
     loss = DISTANCES[name](real, syn)

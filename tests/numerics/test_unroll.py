@@ -156,7 +156,7 @@ def test_hard_labels_and_the_path_itself(mode, device):
     assert torch.autograd.grad(path[-1].sum(), x)[0].abs().max() > 0
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.rows("mode", MODES)
 def test_views_are_the_identity_by_default_and_no_steps_stay_at_the_start(mode):
     x, y, lr = torch.ones(1, 3).double(), torch.ones(1, 2).double(), torch.tensor(0.1).double()
     theta = torch.ones(3, dtype=torch.float64, requires_grad=True)
@@ -166,7 +166,7 @@ def test_views_are_the_identity_by_default_and_no_steps_stay_at_the_start(mode):
     assert torch.autograd.grad(only.sum(), theta)[0].tolist() == [1, 1, 1]
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.rows("mode", MODES)
 def test_a_loss_linear_in_theta(mode):
     """Its second derivatives do not exist for autograd, and are zero."""
     theta, lr = torch.ones(3, dtype=torch.float64, requires_grad=True), torch.tensor(0.1, dtype=torch.float64)

@@ -23,8 +23,8 @@ def by_formula(x: torch.Tensor, eps: float) -> tuple[np.ndarray, np.ndarray, np.
     return mean, matrix, inverse
 
 
-@pytest.mark.parametrize("eps", [0.1, 0.01])
-@pytest.mark.parametrize("count", [60, 9], ids=["more images than pixels", "fewer"])
+@pytest.mark.rows("eps", [0.1, 0.01])
+@pytest.mark.rows("count", [60, 9], ids=["more images than pixels", "fewer"])
 def test_equals_the_eigenvalue_formula(count: int, eps: float) -> None:
     x = images(count, 3, 3, 2)
     mean, matrix, inverse = by_formula(x, eps)
@@ -46,7 +46,7 @@ def test_equals_kornia() -> None:
     torch.testing.assert_close(zca.invert(x), reference.inverse_transform(x), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-11)])
+@pytest.mark.rows(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-11)])
 def test_round_trip_keeps_shape_and_dtype(dtype: torch.dtype, tolerance: float) -> None:
     x = images(30, 3, 4, 4).to(dtype)
     zca = fit_zca(x)

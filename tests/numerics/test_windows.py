@@ -7,7 +7,7 @@ def test_fixed_never_moves():
     assert {fixed(2, 5.5)(step) for step in range(100)} == {(2, 5.5)}
 
 
-@pytest.mark.parametrize(("low", "current", "high", "interval"), [(0, 3, 9, 7), (1, 1, 4, 1), (2, 5, 5, 10)])
+@pytest.mark.rows(("low", "current", "high", "interval"), [(0, 3, 9, 7), (1, 1, 4, 1), (2, 5, 5, 10)])
 def test_growing_gains_an_epoch_every_interval(low, current, high, interval):
     window, end = growing(low, current, high, interval), current
     for step in range(100):
@@ -29,7 +29,7 @@ def test_windows_remember_nothing():
     assert window(50) == late == (0, 7)
 
 
-@pytest.mark.parametrize(("low", "current", "high"), [(3, 2, 9), (0, 5, 4), (2, 2, 1)])
+@pytest.mark.rows(("low", "current", "high"), [(3, 2, 9), (0, 5, 4), (2, 2, 1)])
 def test_growing_refuses_ends_out_of_order(low, current, high):
     with pytest.raises(ValueError, match=f"^window {low}, {current}, {high}: .* must hold; set window.low"):
         growing(low, current, high, 10)

@@ -10,17 +10,6 @@ from raydd.config.schema import DataConfig, ExpertConfig
 from raydd.training.expert_worker import ExpertJob, ExpertTrainer, prepare
 
 
-@pytest.fixture(scope="session")
-def ray2(cache):
-    """One local Ray of two CPUs for the whole run; the workers see the run's cache."""
-    import ray
-
-    from raydd.remote.local import local_ray
-
-    with local_ray(print, num_cpus=2, object_store_memory=200 * 2**20):
-        yield ray
-
-
 @pytest.fixture
 def make_job(tmp_path):
     """Makes a buffer's folder and its job: MLPs on digits."""

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.remote
 
 
 @pytest.mark.verb
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.integration), 2])
 def test_bytes_are_the_same_with_any_workers_and_without_ray(ray2, make_job, trained_here, expert_bytes, workers):
     job, missing = make_job("ray")
     steps = list(train_missing(job, missing, workers))

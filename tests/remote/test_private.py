@@ -98,8 +98,11 @@ def test_workers_have_the_niceness_of_the_command(ray2):
 @pytest.mark.verb
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "f" * 64}],
-    ids=["unset", "disabled", "other"],
+    [
+        pytest.param({}, id="unset"),
+        pytest.param({"RAY_AUTH_MODE": "disabled"}, id="disabled", marks=pytest.mark.integration),
+        pytest.param({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "f" * 64}, id="other", marks=pytest.mark.integration),
+    ],
 )
 def test_who_has_not_the_token_cannot_join(settings, ray2, tmp_path):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}

@@ -71,7 +71,10 @@ def steps_of(out, buffer, crew, rollouts, **settings):
 
 
 @pytest.mark.verb
-@pytest.mark.parametrize(("rollouts", "workers"), [(1, 1), (4, 1), (4, 2), (3, 2)])
+@pytest.mark.parametrize(
+    ("rollouts", "workers"),
+    [(3, 2), *(pytest.param(*each, marks=pytest.mark.integration) for each in ((1, 1), (4, 1), (4, 2)))],
+)
 def test_actors_come_to_the_bits_of_one_process(ray2, small_buffer, here, tmp_path, rollouts, workers):
     with RolloutPool(workers, "cpu", print) as crew:
         list(steps_of(tmp_path / "run", small_buffer, crew, rollouts))

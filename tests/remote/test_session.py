@@ -6,7 +6,7 @@ from raydd.config.placement import check_share
 from raydd.remote.session import Node, Plan, plan, spread
 
 
-@pytest.mark.parametrize(
+@pytest.mark.rows(
     ("asked", "jobs", "cpus", "workers"),
     [(None, 10, 2, 2), (None, 1, 8, 1), (1, 10, 2, 1), (2, 10, 2, 2), (8, 10, 2, 2), (8, 3, 16, 3), (3, 0, 4, 1)],
 )
@@ -15,7 +15,7 @@ def test_workers_are_never_more_than_cpus_or_jobs(asked, jobs, cpus, workers):
     assert (found.workers, found.cpus, found.gpus) == (workers, 1, 0.0)
 
 
-@pytest.mark.parametrize("asked", [None, 1, 2])
+@pytest.mark.rows("asked", [None, 1, 2])
 def test_what_fits_needs_no_note(asked):
     assert plan(asked, 10, 2, 0.0).note == ""
 
@@ -28,7 +28,7 @@ def test_more_workers_than_jobs_is_said():
     assert plan(4, 3, 16, 0.0).note == "4 workers requested, 3 jobs left: running 3"
 
 
-@pytest.mark.parametrize(
+@pytest.mark.rows(
     ("asked", "gpus", "share"), [(1, 1.0, 1.0), (2, 1.0, 0.5), (4, 1.0, 0.25), (4, 2.0, 0.5), (2, 8.0, 1.0)]
 )
 def test_workers_share_gpus_that_are_fewer(asked, gpus, share):
@@ -37,7 +37,7 @@ def test_workers_share_gpus_that_are_fewer(asked, gpus, share):
     assert found.workers * found.gpus <= gpus
 
 
-@pytest.mark.parametrize("asked", [0, -1])
+@pytest.mark.rows("asked", [0, -1])
 def test_fewer_than_one_worker_is_refused(asked):
     with pytest.raises(ValueError, match=f"--num-workers {asked}: at least 1"):
         plan(asked, 1, 2, 0.0)
@@ -51,7 +51,7 @@ def test_a_cluster_without_cpus_is_refused():
 NODES = [Node(4, 2), Node(2, 0), Node(1, 1)]  # two GPUs, none, one
 
 
-@pytest.mark.parametrize(
+@pytest.mark.rows(
     ("asked", "share", "workers"),
     [
         (None, 1.0, 3),  # 2 + 0 + 1
@@ -67,7 +67,7 @@ def test_a_worker_fits_on_one_node_with_its_gpus(asked, share, workers):
     assert (found.workers, found.cpus, found.gpus) == (workers, 1, share)
 
 
-@pytest.mark.parametrize(
+@pytest.mark.rows(
     ("cpus", "gpus", "share", "workers"),
     [(16, 2, 0.3, 6), (16, 2, 0.4, 4), (16, 1.5, 0.5, 3), (16, 1.5, 0.6, 1), (16, 0.5, 0.6, 0), (16, 8, 3, 2)],
 )
@@ -85,7 +85,7 @@ def test_work_on_cpus_takes_every_node_and_whole_cpus_of_each():
     assert spread(None, 100, [Node(1.5, 1), Node(2.5, 0), Node(0.5, 0)], False) == Plan(3, 1, 0.0, "")
 
 
-@pytest.mark.parametrize(("asked", "workers", "share"), [(None, 5, 0.5), (3, 3, 1.0), (4, 4, 0.5), (100, 5, 0.5)])
+@pytest.mark.rows(("asked", "workers", "share"), [(None, 5, 0.5), (3, 3, 1.0), (4, 4, 0.5), (100, 5, 0.5)])
 def test_gpus_of_several_nodes_are_shared_as_far_as_is_needed(asked, workers, share):
     found = spread(asked, 100, NODES, True)
     assert (found.workers, found.gpus) == (workers, share)
@@ -99,7 +99,7 @@ def test_more_workers_than_the_nodes_carry_is_said():
     )
 
 
-@pytest.mark.parametrize("share", [0.0, -1.0, 1.5, float("inf"), float("nan")])
+@pytest.mark.rows("share", [0.0, -1.0, 1.5, float("inf"), float("nan")])
 def test_gpus_a_worker_that_make_no_sense(share):
     with pytest.raises(ValueError, match=rf"^--gpus-per-worker {share:g}: give a part of a GPU such as 0.25"):
         check_share(share, "cuda")

@@ -140,7 +140,7 @@ def test_what_cannot_run_on_a_buffer_is_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("method", "layer", "network", "named"), BATCH_NORM)
+@pytest.mark.rows(("method", "layer", "network", "named"), BATCH_NORM)
 def test_batch_norm_without_right_statistics_is_refused_before_experts_are_trained(
     method, layer, network, named, cache
 ):
@@ -152,7 +152,7 @@ def test_batch_norm_without_right_statistics_is_refused_before_experts_are_train
     assert sorted(cache.rglob("*")) == before
 
 
-@pytest.mark.parametrize("method", ["mtt", "tesla", "datm", "ast", "mct", "herding", "forgetting"])
+@pytest.mark.rows("method", ["mtt", "tesla", "datm", "ast", "mct", "herding", "forgetting"])
 def test_batch_norm_is_fine_where_its_statistics_are(method):
     check_run(toy(method, {"experts": {"network": "ResNet18BNW8"}}), CPU)
 
@@ -181,7 +181,7 @@ LET_THROUGH = [
 ]
 
 
-@pytest.mark.parametrize(("method", "layer"), LET_THROUGH)
+@pytest.mark.rows(("method", "layer"), LET_THROUGH)
 def test_what_can_run_is_let_through(method, layer, work):
     config = toy(method, layer)
     check_start(config, config.experts.epochs)
@@ -189,7 +189,7 @@ def test_what_can_run_is_let_through(method, layer, work):
     assert check_data(config, work) is None
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.rows("method", METHODS)
 def test_experts_are_needed_to_be_matched_looked_through_or_asked(method):
     own = toy(method)
     looked = family(method) == "statistics" and own.statistic.networks in ("experts", "mixed")

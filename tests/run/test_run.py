@@ -546,7 +546,13 @@ def test_a_rollback_is_told_in_the_metrics_and_resumes_to_the_same_bits(tmp_path
         assert bits(out) == bits(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("layer", [{}, {"evaluate_every": 3}, {"evaluate_every": 2, "keep_scored": True}])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        {"evaluate_every": 2, "keep_scored": True},
+        *(pytest.param(layer, marks=pytest.mark.integration) for layer in ({}, {"evaluate_every": 3})),
+    ],
+)
 def test_a_checkpoint_of_a_state_whose_loss_is_not_finite_leads_back_to_the_one_before(
     layer, tmp_path, experts, monkeypatch
 ):

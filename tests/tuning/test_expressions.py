@@ -8,7 +8,7 @@ from raydd.tuning.expressions import parse
 SETTINGS = {"window.low": 2, "window.high": 9, "span": 3, "method": "datm", "gate": None, "flag": True, "steps": [1, 2]}
 
 
-@pytest.mark.parametrize(
+@pytest.mark.rows(
     ("text", "true"),
     [
         ("window.low <= span <= window.high", True),
@@ -33,7 +33,7 @@ def test_an_order_of_nothing_holds_as_a_constraint_and_not_as_a_condition() -> N
     assert not parse("gate < 1 and window.low > 5").holds(SETTINGS, null=True)
 
 
-@pytest.mark.parametrize(
+@pytest.mark.rows(
     "text",
     ["", "a <", "f(x)", "__import__('os')", "x := 3", "lambda: 1", "a[0] < 1", "a if b else c", "'a'.upper() == 'A'"],
 )
@@ -44,7 +44,7 @@ def test_what_is_no_expression_is_refused_in_one_line(text: str) -> None:
     assert repr(text)[1:3] in str(caught.value) or "setting" in str(caught.value)
 
 
-@pytest.mark.parametrize(
+@pytest.mark.rows(
     "text",
     [
         "'x' * 3000000000 == 'y'",
@@ -65,7 +65,7 @@ def test_only_numbers_are_counted_with(text: str) -> None:
     tracemalloc.stop()
 
 
-@pytest.mark.parametrize(
+@pytest.mark.rows(
     ("text", "match"),
     [
         ("9 ** 9 ** 9 > 1", "is not allowed"),
@@ -104,7 +104,7 @@ def test_what_cannot_be_computed_is_said() -> None:
     assert parse("window.low + a.b < span or true").names == ["window.low", "a.b", "span"]
 
 
-@pytest.mark.parametrize(
+@pytest.mark.rows(
     "texts",
     [
         ["a <= b <= c", "c + m <= 12"],

@@ -130,12 +130,12 @@ def tiles(config):
 
 @lru_cache
 def points(name):
-    """A space and its points: all of a grid, else 20 at random."""
+    """A space and its points: all of a grid, else 10 at random."""
     space = load_space(name)
     if name in GRIDS:
         return space, space.grid()
     rng = generator(0, "points", name)
-    return space, [space.sample(rng) for _ in range(20)]
+    return space, [space.sample(rng) for _ in range(10)]
 
 
 @pytest.fixture
@@ -217,7 +217,7 @@ def test_points_are_valid_and_construct_their_distillers(name):
         assert arrived(recipe, config)
 
 
-@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.rows("name", SPACES)
 def test_points_differ_in_every_setting_that_is_searched(name):
     space, found = points(name)
     assert set(space.domains) >= SEARCHED[space.method]
@@ -226,7 +226,7 @@ def test_points_differ_in_every_setting_that_is_searched(name):
         assert len({str(values[key]) for values in found if key in values}) > 1, key
 
 
-@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.rows("name", SPACES)
 def test_the_first_trial_is_the_preset(name):
     space = load_space(name)
     values = space.preset_values()
@@ -237,7 +237,7 @@ def test_the_first_trial_is_the_preset(name):
     assert {key: value for key, value in said.items() if value != wanted[key] and key not in ours} == {}
 
 
-@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.rows("name", SPACES)
 def test_budgets_leave_a_scheduler_reports_to_go_by(name):
     space = load_space(name)
     assert 16 <= space.budget.samples <= 64
@@ -247,7 +247,7 @@ def test_budgets_leave_a_scheduler_reports_to_go_by(name):
     assert space.scheduler.grace * rungs <= space.budget.reports  # asha stops twice at least
 
 
-@pytest.mark.parametrize("name", [*SPACES, *GRIDS])
+@pytest.mark.rows("name", [*SPACES, *GRIDS])
 def test_trials_share_one_buffer_unless_they_search_what_experts_are_made_of(name):
     space, found = points(name)
     own = space.config({})
@@ -260,7 +260,7 @@ def test_trials_share_one_buffer_unless_they_search_what_experts_are_made_of(nam
     assert max(space.config(values).experts.num_experts for values in found) <= own.experts.num_experts
 
 
-@pytest.mark.parametrize("name", [name for name in SPACES if "window.high" in load_space(name).domains])
+@pytest.mark.rows("name", [name for name in SPACES if "window.high" in load_space(name).domains])
 def test_shorter_experts_leave_a_smaller_space(name):
     space = with_settings(load_space(name), {"experts": {"epochs": 6}})
     rng = generator(0, "short", name)
@@ -271,7 +271,7 @@ def test_shorter_experts_leave_a_smaller_space(name):
         assert config.window.high + config.span <= 6
 
 
-@pytest.mark.parametrize("name", GRIDS)
+@pytest.mark.rows("name", GRIDS)
 def test_grids_have_every_point_once(name):
     space = load_space(name)
     found = space.grid()
@@ -330,7 +330,7 @@ def test_the_readmes_outline_is_a_space(tmp_path):
     assert told == set(type(space).model_fields) - {"name"}
 
 
-@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.rows("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
 def test_files_begin_by_telling_what_and_whose(path):
     lines = path.read_text(encoding="utf-8").splitlines()
     assert re.match(r"# [A-Z]+[ ,].*(arXiv|PMLR|Fig\.|Table) ?", lines[0])

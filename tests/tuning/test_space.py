@@ -197,8 +197,8 @@ def test_a_registered_data_set_brings_its_preset_and_a_path_does_not(tmp_path) -
         with_settings(space, {"method": "mtt"})
 
 
-@pytest.mark.parametrize("steps", [0, 1, 4, 5, 9, 11, 12, 150])
-@pytest.mark.parametrize("reports", [1, 5])
+@pytest.mark.rows("steps", [0, 1, 4, 5, 9, 11, 12, 150])
+@pytest.mark.rows("reports", [1, 5])
 def test_a_trial_is_scored_as_often_as_it_says_and_at_most_as_often_as_asked(steps: int, reports: int) -> None:
     space = make_space(TREE | {"set": {"steps": steps}, "budget": {"samples": 1, "reports": reports}})
     every = space.config({}).evaluate_every
@@ -213,7 +213,7 @@ def test_fixing_everything_is_refused() -> None:
     assert with_settings(space, {"steps": 5}).config({}).steps == 5
 
 
-@pytest.mark.parametrize(
+@pytest.mark.rows(
     "domain",
     [
         Domain(integer=(3, 12), step=3),
