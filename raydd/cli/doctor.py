@@ -21,7 +21,7 @@ def doctor(as_json: AsJson = False) -> None:
     counts = {state: sum(finding.state == state for finding in findings) for state in COLOURS}
     document = {
         "versions": versions(),
-        "checks": [finding._asdict() for finding in findings],
+        "checks": [finding.document() for finding in findings],
         "warnings": counts["warning"],
         "faults": counts["fault"],
     }
@@ -36,5 +36,5 @@ def show(console: Any, findings: Sequence[Any]) -> None:
 
     wide = max(len(finding.name) for finding in findings)
     for finding in findings:
-        words = f" {finding.name:{wide}}  {finding.found}" + (f". {finding.remedy}" if finding.remedy else "")
+        words = f" {finding.name:{wide}}  {finding.detail}" + (f". {finding.remedy}" if finding.remedy else "")
         console.print(Text.assemble((f"{finding.state:7}", COLOURS[finding.state]), words))
