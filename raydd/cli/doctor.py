@@ -21,12 +21,12 @@ def doctor(screen: Output) -> None:
 
     findings = examine()
     counts = {state: sum(finding.state == state for finding in findings) for state in COLOURS}
-    checks = [finding._asdict() for finding in findings]
+    checks = [finding.document() for finding in findings]
     document = {"versions": versions(), "checks": checks, "warnings": counts["warning"], "faults": counts["fault"]}
     wide = max(len(finding.name) for finding in findings)
     rows = []
     for finding in findings:
-        words = f" {finding.name:{wide}}  {finding.found}" + (f". {finding.remedy}" if finding.remedy else "")
+        words = f" {finding.name:{wide}}  {finding.detail}" + (f". {finding.remedy}" if finding.remedy else "")
         rows.append(Text.assemble((f"{finding.state:7}", COLOURS[finding.state]), words))
     show(screen, document, (), rows)
     if counts["fault"]:

@@ -1,69 +1,55 @@
-"""`raydd doctor`: whether packages, Ray, memory and disk of this machine carry raydd, and what to do where they do not.
+"""`raydd doctor`: check that packages, Ray, memory and disk of this machine can run raydd, and say what to fix.
 
-Every look is made for itself, so that what is broken hides nothing else. Packages that could end the process that
-imports them are imported by another one, see `raydd.doctor.probe`; Ray is found without importing it.
+Each check runs by itself, so that a broken part hides no other. A broken package may end the process that imports it,
+so `raydd.doctor.probe` imports such packages in another process. Ray is checked without importing it.
 """
 
 from functools import partial
 from importlib import import_module
-from typing import NamedTuple
 
 from raydd.doctor.findings import Finding, attempt
-from raydd.doctor.probe import Probe, Said
+from raydd.doctor.probe import Probe, Results
 
-
-class Row(NamedTuple):
-    """One look.
-
-    Attributes:
-        name: What is looked at.
-        module: Where the look is, below `raydd.doctor`.
-        look: Its name there.
-        told: Whether it is told what `raydd.doctor.probe` found, by part; else it looks for itself.
-    """
-
-    name: str
-    module: str
-    look: str
-    told: bool = False
-
-
-LOOKS = (
-    Row("python", "packages", "python"),
-    Row("raydd", "packages", "raydd"),
-    Row("torch", "packages", "torch", told=True),
-    Row("torchvision", "packages", "torchvision", told=True),
-    Row("ray", "packages", "ray"),
-    Row("packages", "packages", "needed"),
-    Row("optional", "packages", "optional"),
-    Row("cpus", "machine", "cpus"),
-    Row("gpu", "packages", "devices", told=True),
-    Row("memory", "machine", "memory"),
-    Row("local ray", "machine", "local_ray"),
-    Row("cache", "machine", "cache"),
-    Row("runs", "machine", "here"),
-    Row("data sets", "machine", "datasets", told=True),
-    Row("terminal", "machine", "terminal"),
-)
+CHECKS = {
+    "python": "packages.python",
+    "raydd": "packages.raydd",
+    "torch": "packages.torch",
+    "torchvision": "packages.torchvision",
+    "ray": "packages.ray",
+    "packages": "packages.required",
+    "optional": "packages.optional",
+    "cpus": "machine.cpus",
+    "gpu": "packages.devices",
+    "memory": "machine.memory",
+    "local ray": "machine.local_ray",
+    "cache": "machine.cache",
+    "runs": "machine.runs",
+    "data sets": "machine.datasets",
+    "terminal": "machine.terminal",
+}
+"""The function of each check, below `raydd.doctor`."""
+PROBED = ("torch", "torchvision", "gpu", "data sets")
+"""Checks that take the results of `raydd.doctor.probe`."""
 
 
 def examine() -> list[Finding]:
-    """Look at everything; takes a few seconds, starts no Ray, and leaves nothing behind."""
-    probe = Probe("torch", "datasets", "torchvision")
-    found = {row: attempt(row.name, partial(_look, row)) for row in LOOKS if not row.told}
-    said = probe.said()
-    found |= {row: attempt(row.name, partial(_look, row, said)) for row in LOOKS if row.told}
-    return [finding for row in LOOKS for finding in found[row]]
+    """Run all checks; this takes a few seconds, starts no Ray and leaves no files behind."""
+    probe = Probe("torch", "datasets", "torchvision")  # it works while the other checks run
+    findings = {name: attempt(name, partial(_run, name)) for name in CHECKS if name not in PROBED}
+    results = probe.results()
+    findings |= {name: attempt(name, partial(_run, name, results)) for name in PROBED}
+    return [finding for name in CHECKS for finding in findings[name]]
 
 
-def _look(row: Row, *said: Said) -> list[Finding]:
-    """Make a look; its module is imported here, so that what that lacks is a fault of the look alone."""
-    found: list[Finding] = getattr(import_module(f"raydd.doctor.{row.module}"), row.look)(*said)
-    return found
+def _run(name: str, *results: Results) -> list[Finding]:
+    """Import the check's module and run it: a failing import is a fault of this check alone."""
+    module, function = CHECKS[name].split(".")
+    findings: list[Finding] = getattr(import_module(f"raydd.doctor.{module}"), function)(*results)
+    return findings
 
 
 def versions() -> dict[str, str | None]:
-    """The versions of Python, raydd and what it needs; {} where they cannot be told, and `examine` says why."""
+    """Return the versions of Python, raydd and its requirements; {} where they are unknown, as `examine` then says."""
     try:
         from raydd.doctor import packages
 

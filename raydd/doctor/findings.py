@@ -1,4 +1,4 @@
-"""What a look at this machine found, and how a look that fails is told."""
+"""A finding of `raydd doctor`, and how a check that fails becomes one."""
 
 from collections.abc import Callable
 from typing import Literal, NamedTuple
@@ -10,36 +10,39 @@ class Finding(NamedTuple):
     """One line of `raydd doctor`.
 
     Attributes:
-        name: What was looked at.
-        state: ok; warning: raydd runs, but not all of it or not well; fault: something does not run.
-        found: What is there.
-        remedy: Of a warning or a fault, what to do about it, in one sentence.
+        name: What was checked.
+        state: ok; warning: raydd runs, but a part of it does not, or not well; fault: raydd does not run.
+        detail: What the check saw.
+        remedy: What to do about a warning or a fault, in one sentence.
     """
 
     name: str
     state: State
-    found: str
+    detail: str
     remedy: str = ""
 
+    def document(self) -> dict[str, str]:
+        """Return the finding as `raydd doctor --json` prints it."""
+        return {"name": self.name, "state": self.state, "found": self.detail, "remedy": self.remedy}
 
-Look = Callable[[], list[Finding]]
 
+def attempt(name: str, check: Callable[[], list[Finding]]) -> list[Finding]:
+    """Return the findings of a check; a check that raises is a fault, so that it hides no other.
 
-def attempt(name: str, look: Look) -> list[Finding]:
-    """What a look found; one that fails is a fault by itself, and hides none of the others.
-
-    >>> attempt("disk", lambda: [][0])[0].found
+    >>> attempt("disk", lambda: [][0])[0].detail
     'could not be looked at (IndexError: list index out of range)'
     """
     try:
-        return look()
-    except Exception as error:  # whatever is broken, the other looks go on
-        found = f"could not be looked at ({reason(error)})"
-        return [Finding(name, "fault", found, "Mend that first, then run `raydd doctor` again.")]
+        return check()
+    except Exception as error:  # whatever is broken, the other checks go on
+        return [Finding(name, "fault", f"could not be looked at ({reason(error)})", FIRST)]
+
+
+FIRST = "Fix that first, then run `raydd doctor` again."
 
 
 def reason(error: BaseException) -> str:
-    """An error in one short line.
+    """Return an error in one short line.
 
     >>> reason(RuntimeError("no" + chr(10) + " way"))
     'RuntimeError: no way'

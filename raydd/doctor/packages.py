@@ -1,4 +1,4 @@
-"""The packages that raydd needs: which are here, and whether their versions fit it and each other."""
+"""Checks of the packages that raydd needs: which are installed, and whether their versions fit it and each other."""
 
 import platform
 import sys
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from raydd.doctor.findings import Finding
-from raydd.doctor.probe import Said
+from raydd.doctor.probe import Results
 from raydd.io.memory import format_bytes
 from raydd.io.provenance import commit
 
@@ -18,198 +18,186 @@ if TYPE_CHECKING:
 
 MODULES = {"scikit-learn": "sklearn", "pillow": "PIL", "pyyaml": "yaml"}
 """Packages whose module has another name."""
-
-ALONE = ("torch", "torchvision", "ray")
-"""Packages that have a look of their own."""
-
+SEPARATE = ("torch", "torchvision", "ray")
+"""Packages that have a check of their own."""
 DRIVER = Path("/proc/driver/nvidia/version")
-"""It is there where a driver of NVIDIA is loaded."""
-
+"""This file exists where a driver of NVIDIA is loaded."""
 OPTIONAL = {
     "timm": ("networks timm:NAME", "timm"),
     "tensorboard": ("its pages of the event files that distill and tune write", "tensorboard"),
 }
-"""What is not needed: by package, what it is for, and what to install."""
+"""Optional packages: what each is for, and what to install."""
 
 
 def version(name: str) -> str | None:
-    """The version of an installed package; None where it is not, or where its module is not there."""
+    """Return the version of an installed package; None where it, or its module, is missing."""
     try:
-        found = metadata.version(name)
-        return found if find_spec(MODULES.get(name, name)) is not None else None
+        installed = metadata.version(name)
+        return installed if find_spec(MODULES.get(name, name)) is not None else None
     except (metadata.PackageNotFoundError, ImportError, ValueError):
         return None
 
 
 def requirements(name: str, extras: tuple[str, ...] = ()) -> Iterator["Requirement"]:
-    """What a package needs on this machine, with some of its extras; nothing where it is not installed."""
+    """Yield what a package, with some of its extras, requires on this machine; nothing where it is not installed."""
     from packaging.requirements import Requirement
 
     try:
-        needs = metadata.requires(name) or ()
+        texts = metadata.requires(name) or ()
     except metadata.PackageNotFoundError:
         return
-    for text in needs:
-        asked = Requirement(text)
-        if asked.marker is None or any(asked.marker.evaluate({"extra": extra}) for extra in ("", *extras)):
-            yield asked
+    for requirement in map(Requirement, texts):
+        marker = requirement.marker
+        if marker is None or any(marker.evaluate({"extra": extra}) for extra in ("", *extras)):
+            yield requirement
 
 
 def versions() -> dict[str, str | None]:
-    """The version of Python, of raydd and its commit, and of everything that raydd needs; None where it is missing."""
-    found = {"python": platform.python_version(), "raydd": version("raydd"), "commit": commit()}
-    return found | {asked.name: version(asked.name) for asked in requirements("raydd")}
+    """Return the versions of Python, of raydd with its commit, and of its requirements; None where one is missing."""
+    own = {"python": platform.python_version(), "raydd": version("raydd"), "commit": commit()}
+    return own | {requirement.name: version(requirement.name) for requirement in requirements("raydd")}
 
 
 def python() -> list[Finding]:
-    """The Python that runs."""
+    """Report the Python that runs."""
     return [Finding("python", "ok", f"{platform.python_version()} ({sys.executable})")]
 
 
 def raydd() -> list[Finding]:
-    """The raydd that runs, and the commit it is of."""
-    home, made = Path(__file__).parents[1], commit()
-    of = f"commit {made}, " if made else ""
-    found = version("raydd")
-    if found is None:
-        remedy = "Install it, such as with `uv pip install .` in its folder: what it needs is not known otherwise."
-        return [Finding("raydd", "warning", f"runs from {home}, and is not installed", remedy)]
-    return [Finding("raydd", "ok", f"{found} ({of}{home})")]
+    """Report the raydd that runs, and its commit."""
+    folder, own_commit, installed = Path(__file__).parents[1], commit(), version("raydd")
+    if installed is None:
+        remedy = (
+            "Install it, for example with `uv pip install .` in its folder: its requirements are unknown otherwise."
+        )
+        return [Finding("raydd", "warning", f"runs from {folder}, and is not installed", remedy)]
+    return [Finding("raydd", "ok", f"{installed} ({f'commit {own_commit}, ' if own_commit else ''}{folder})")]
 
 
-def needed() -> list[Finding]:
-    """What raydd needs beside `ALONE`, in one line; what is missing or too old has lines of its own."""
-    wrong, fine = list[Finding](), list[str]()
-    for asked in requirements("raydd"):
-        found = version(asked.name)
-        if asked.name in ALONE:
-            continue
-        if problem := lacks(asked, found):
-            wrong.append(problem)
-        else:
-            fine.append(f"{asked.name} {found}")
-    return [Finding("packages", "ok", ", ".join(fine) or "none are known to be needed"), *wrong]
+def required() -> list[Finding]:
+    """Check the requirements beside `SEPARATE`: one line for all, and one for each that is missing or too old."""
+    faults, fine = list[Finding](), list[str]()
+    for requirement in requirements("raydd"):
+        if requirement.name not in SEPARATE:
+            installed = version(requirement.name)
+            if fault := mismatch(requirement, installed):
+                faults.append(fault)
+            else:
+                fine.append(f"{requirement.name} {installed}")
+    return [Finding("packages", "ok", ", ".join(fine) or "none are known to be needed"), *faults]
 
 
-def lacks(asked: "Requirement", found: str | None) -> Finding | None:
-    """The fault of a package that is missing or of a wrong version."""
-    wanted = str(asked).partition(";")[0].strip()
-    remedy = f"Install it: uv pip install '{wanted}'."
-    if found is None:
-        return Finding(asked.name, "fault", "is not installed, or only a part of it is left", remedy)
-    if not asked.specifier.contains(found, prereleases=True):
-        return Finding(asked.name, "fault", f"{found} is not {asked.specifier}, as raydd needs", remedy)
+def mismatch(requirement: "Requirement", installed: str | None) -> Finding | None:
+    """Return the fault of a package that is missing or has a wrong version."""
+    remedy = f"Install it: uv pip install '{str(requirement).partition(';')[0].strip()}'."
+    if installed is None:
+        return Finding(requirement.name, "fault", "is not installed, or only a part of it is left", remedy)
+    if not requirement.specifier.contains(installed, prereleases=True):
+        detail = f"{installed} is not {requirement.specifier}, as raydd needs"
+        return Finding(requirement.name, "fault", detail, remedy)
     return None
 
 
-def unfit(name: str) -> Finding | None:
-    """The fault of a package that raydd lacks, or has in a wrong version."""
+def fault_of(name: str) -> Finding | None:
+    """Return the fault of a required package that is missing or has a wrong version."""
     from packaging.requirements import Requirement
 
-    asked = (asked for asked in requirements("raydd") if asked.name == name)
-    return lacks(next(asked, Requirement(name)), version(name))
+    matching = (requirement for requirement in requirements("raydd") if requirement.name == name)
+    return mismatch(next(matching, Requirement(name)), version(name))
 
 
-def torch(said: Said) -> list[Finding]:
-    """The torch that can be imported.
-
-    Args:
-        said: What `raydd.doctor.probe` found.
-    """
-    installed, problem = version("torch"), unfit("torch")
-    if installed is None or problem:
-        return [problem] if problem else []
-    if "error" in said["torch"]:
+def torch(results: Results) -> list[Finding]:
+    """Check that torch can be imported, by the results of `raydd.doctor.probe`."""
+    installed, fault = version("torch"), fault_of("torch")
+    if installed is None or fault:
+        return [fault] if fault else []
+    if "error" in results["torch"]:
         remedy = "Install it anew: uv pip install --reinstall torch torchvision."
-        return [Finding("torch", "fault", f"{installed} cannot be imported ({said['torch']['error']})", remedy)]
-    found = said["torch"]["found"]
-    built = f"for CUDA {found['cuda']}" if found["cuda"] else "for CPUs"
-    return [twice("torch", installed, found["version"]) or Finding("torch", "ok", f"{found['version']}, {built}")]
+        return [Finding("torch", "fault", f"{installed} cannot be imported ({results['torch']['error']})", remedy)]
+    value = results["torch"]["value"]
+    build = f"for CUDA {value['cuda']}" if value["cuda"] else "for CPUs"
+    return [duplicate("torch", installed, value["version"]) or Finding("torch", "ok", f"{value['version']}, {build}")]
 
 
-def torchvision(said: Said) -> list[Finding]:
-    """The torchvision that can be imported, and whether it is made for this torch.
+def torchvision(results: Results) -> list[Finding]:
+    """Check that torchvision can be imported and is built for this torch.
 
-    Which versions go together is said by torchvision's own metadata: each names the torch it was built for. That it
-    works is seen by running one of its compiled operators.
-
-    Args:
-        said: What `raydd.doctor.probe` found.
+    The metadata of torchvision names the torch that it was built for. That it works is seen by running one of its
+    compiled operators, in `raydd.doctor.probe`.
     """
-    installed, beside, problem = version("torchvision"), version("torch"), unfit("torchvision")
+    installed, beside, fault = version("torchvision"), version("torch"), fault_of("torchvision")
     if installed is None or beside is None:
-        return [problem] if problem else []
-    wanted = [asked.specifier for asked in requirements("torchvision") if asked.name == "torch"]
-    wrong = [specifier for specifier in wanted if not specifier.contains(beside, prereleases=True)]
-    failed = f"cannot be used ({said['torchvision']['error']})" if "error" in said["torchvision"] else ""
-    if "error" in said["torch"] and not wrong:
-        remedy = "Mend torch first, then run `raydd doctor` again."
+        return [fault] if fault else []
+    built_for = [requirement.specifier for requirement in requirements("torchvision") if requirement.name == "torch"]
+    reasons = [
+        f"is made for torch{specifier}, and torch is {beside}"
+        for specifier in built_for
+        if not specifier.contains(beside, prereleases=True)
+    ]
+    if "error" in results["torch"] and not reasons:
+        remedy = "Fix torch first, then run `raydd doctor` again."
         return [Finding("torchvision", "warning", f"{installed}, not tried without torch", remedy)]
-    if not wrong and not failed and not problem:
-        imported = said["torchvision"]["found"]["version"]
+    reasons += ["is too old or too new for raydd"] if fault else []
+    reasons += [f"cannot be used ({problem})"] if (problem := results["torchvision"].get("error")) else []
+    if not reasons:
+        imported = results["torchvision"]["value"]["version"]
         own = Finding("torchvision", "ok", f"{imported}, fits torch {beside}")
-        return [twice("torchvision", installed, imported) or own]
-    reasons = [f"is made for torch{specifier}, and torch is {beside}" for specifier in wrong]
-    reasons += ["is too old or too new for raydd"] if problem else []
+        return [duplicate("torchvision", installed, imported) or own]
     remedy = f"Install the one made for torch {beside}: uv pip install --reinstall torchvision torch=={beside}."
-    return [Finding("torchvision", "fault", f"{installed} " + "; ".join(filter(None, [*reasons, failed])), remedy)]
+    return [Finding("torchvision", "fault", f"{installed} {'; '.join(reasons)}", remedy)]
 
 
-def twice(name: str, installed: str, imported: str) -> Finding | None:
-    """The warning that what is imported is not what is installed: two copies lie over each other."""
+def duplicate(name: str, installed: str, imported: str) -> Finding | None:
+    """Return the warning that another version is imported than is installed: two copies lie over each other."""
     if installed.partition("+")[0] == imported.partition("+")[0]:
         return None
-    found = f"{imported} is imported, and {installed} is installed: there are two copies"
-    return Finding(name, "warning", found, f"Remove both and install one: uv pip install --reinstall {name}.")
+    detail = f"{imported} is imported, and {installed} is installed: there are two copies"
+    return Finding(name, "warning", detail, f"Remove both and install one: uv pip install --reinstall {name}.")
 
 
-def devices(said: Said) -> list[Finding]:
-    """The GPUs that torch can use.
-
-    Args:
-        said: What `raydd.doctor.probe` found.
-    """
-    if "error" in said["torch"]:
+def devices(results: Results) -> list[Finding]:
+    """Report the GPUs that torch can use, by the results of `raydd.doctor.probe`."""
+    if "error" in results["torch"]:
         return []
-    found = said["torch"]["found"]
-    if found["gpus"]:
-        each = [
-            f"{gpu['name']} ({format_bytes(gpu['free'])} of {format_bytes(gpu['total'])} free)" for gpu in found["gpus"]
-        ]
+    value = results["torch"]["value"]
+    if value["gpus"]:
+        each = [f"{g['name']} ({format_bytes(g['free'])} of {format_bytes(g['total'])} free)" for g in value["gpus"]]
         return [Finding("gpu", "ok", ", ".join(each))]
     if not DRIVER.exists():
         return [Finding("gpu", "ok", "none: everything runs on CPUs")]
-    why = "torch is built for CPUs" if not found["cuda"] else "torch cannot use it: CUDA_VISIBLE_DEVICES or the driver"
-    remedy = "See what `nvidia-smi` says, and install a torch that is built for a CUDA that the driver knows."
+    why = "torch is built for CPUs" if not value["cuda"] else "torch cannot use it: CUDA_VISIBLE_DEVICES or the driver"
+    remedy = "Run `nvidia-smi`, and install a torch that is built for a CUDA version of that driver."
     return [Finding("gpu", "warning", f"there is a driver of NVIDIA, and {why}", remedy)]
 
 
 def ray() -> list[Finding]:
-    """Ray and what its parts need, found without importing it."""
+    """Check Ray and the requirements of its extras, without importing it."""
     installed = version("ray")
-    if problem := unfit("ray"):
-        return [problem]
-    extras = {extra for asked in requirements("raydd") if asked.name == "ray" for extra in asked.extras}
-    needs = {asked.name for asked in requirements("ray", tuple(sorted(extras)))}
-    missing = sorted(name for name in needs if _gone(name))
+    if fault := fault_of("ray"):
+        return [fault]
+    extras = {
+        extra for requirement in requirements("raydd") if requirement.name == "ray" for extra in requirement.extras
+    }
+    names = {requirement.name for requirement in requirements("ray", tuple(sorted(extras)))}
+    missing = sorted(name for name in names if not is_installed(name))
     if missing:
         remedy = f"Install them: uv pip install 'ray[{','.join(sorted(extras))}]=={installed}'."
         return [Finding("ray", "warning", f"{installed}, without {', '.join(missing)}", remedy)]
     return [Finding("ray", "ok", f"{installed} with {', '.join(sorted(extras))}")]
 
 
-def _gone(name: str) -> bool:
+def is_installed(name: str) -> bool:
+    """Return whether a package's metadata is there; its module may have any name."""
     try:
         metadata.version(name)
     except metadata.PackageNotFoundError:
-        return True
-    return False
+        return False
+    return True
 
 
 def optional() -> list[Finding]:
-    """What raydd can do with and without."""
-    rows = []
-    for name, (use, what) in OPTIONAL.items():
-        found = version(name)
-        rows.append(Finding(name, "ok", found or f"not installed (optional, for {use}: uv pip install {what})"))
-    return rows
+    """Report the optional packages."""
+    return [
+        Finding(name, "ok", version(name) or f"not installed (optional, for {use}: uv pip install {package})")
+        for name, (use, package) in OPTIONAL.items()
+    ]

@@ -1,7 +1,7 @@
-"""What `raydd doctor` looks at in a process of its own, since a broken package may end the process that imports it.
+"""Checks in a process of their own, since a broken package may end the process that imports it.
 
-That process prints a line of JSON a part, ``{part: {"found": ...}}`` or ``{part: {"error": ...}}``; what it printed
-before a crash is kept.
+The process prints one line of JSON a part, ``{part: {"value": ...}}`` or ``{part: {"error": ...}}``. Lines that it
+printed before a crash count.
 """
 
 import json
@@ -13,12 +13,12 @@ from typing import Any
 from raydd.doctor.findings import reason
 
 SECONDS = 60.0
-Said = dict[str, dict[str, Any]]
-"""By part, what it ``found``, or its ``error``."""
+Results = dict[str, dict[str, Any]]
+"""The ``value`` or the ``error`` of each part."""
 
 
 def torch_part() -> dict[str, Any]:
-    """The imported torch, and the GPUs that it can use."""
+    """Return the version of the imported torch, and the GPUs that it can use."""
     import torch
 
     torch.ones(2, 2) @ torch.ones(2, 2)
@@ -30,7 +30,7 @@ def torch_part() -> dict[str, Any]:
 
 
 def torchvision_part() -> dict[str, Any]:
-    """The imported torchvision, after an operator of its compiled part has run."""
+    """Return the version of the imported torchvision, after running one of its compiled operators."""
     import torch
     import torchvision
 
@@ -39,15 +39,15 @@ def torchvision_part() -> dict[str, Any]:
 
 
 def datasets_part() -> dict[str, Any]:
-    """The data sets that are here without any download, and those that are decoded already."""
+    """Return the data sets that are here without a download, and those that are decoded already."""
     from raydd.data.datasets import DATASETS, default_root
     from raydd.data.named_sets import TORCHVISION
     from raydd.io.paths import default_cache
 
     root = default_root()
 
-    def here(name: str) -> bool:
-        if name in TORCHVISION:  # to ask its finder would download it
+    def is_here(name: str) -> bool:
+        if name in TORCHVISION:  # its own finder would download it
             return all((root / file).is_file() for file in TORCHVISION[name].files)
         try:
             DATASETS[name].find(root)
@@ -56,7 +56,7 @@ def datasets_part() -> dict[str, Any]:
         return True
 
     decoded = sorted(path.parent.name for path in (default_cache() / "datasets").glob("*/dataset.json"))
-    return {"here": [name for name in DATASETS if here(name)], "all": [*DATASETS], "decoded": decoded}
+    return {"here": [name for name in DATASETS if is_here(name)], "all": [*DATASETS], "decoded": decoded}
 
 
 PARTS: dict[str, Callable[[], dict[str, Any]]] = {
@@ -67,49 +67,48 @@ PARTS: dict[str, Callable[[], dict[str, Any]]] = {
 
 
 def main(names: list[str]) -> None:
-    """Print what the parts found, a line each."""
+    """Print the result of each part, a line each."""
     for name in names:
         try:
-            said: dict[str, Any] = {"found": PARTS[name]()}
+            result: dict[str, Any] = {"value": PARTS[name]()}
         except BaseException as error:  # a broken package raises anything
-            said = {"error": reason(error)}
-        print(json.dumps({name: said}), flush=True)
+            result = {"error": reason(error)}
+        print(json.dumps({name: result}), flush=True)
 
 
 class Probe:
-    """Parts that are looked at while this process looks at others.
-
-    The process finds packages where this one does.
+    """A process that checks parts while this one goes on; it finds packages where this process does.
 
     Args:
-        parts: Names of `PARTS`, in the order in which they are looked at.
+        parts: Names of `PARTS`, in the order of the checks.
     """
 
     def __init__(self, *parts: str) -> None:
         code = f"import sys; sys.path[:] = {sys.path!r}; from raydd.doctor.probe import main; main(sys.argv[1:])"
+        pipe = subprocess.PIPE
         self._parts = parts
         self._process = subprocess.Popen(
             [sys.executable, "-c", code, *parts],
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stdout=pipe,
+            stderr=pipe,
             text=True,
             errors="replace",
         )
 
-    def said(self) -> Said:
-        """What each part found or failed with; a part that did not come to its end has an error too."""
+    def results(self) -> Results:
+        """Wait for the process, and return each part's result; a part that did not finish has an error."""
         try:
             out, err = self._process.communicate(timeout=SECONDS)
             code = self._process.returncode
-            ended = f"the process ended with signal {-code}" if code < 0 else f"the process ended with code {code}"
+            end = f"the process ended with {'signal' if code < 0 else 'code'} {abs(code)}"
         except subprocess.TimeoutExpired:
             self._process.kill()
             out, err = self._process.communicate()
-            ended = f"not done after {SECONDS:g} s"
-        found: Said = {}
+            end = f"not done after {SECONDS:g} s"
+        results: Results = {}
         for line in out.splitlines():
             if line.startswith('{"'):
-                found |= json.loads(line)
+                results |= json.loads(line)
         last = " ".join(err.split())[-120:]
-        return found | {part: {"error": f"{ended} {last}".strip()} for part in self._parts if part not in found}
+        return {part: {"error": f"{end} {last}".strip()} for part in self._parts} | results

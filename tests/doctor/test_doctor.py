@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 import venv
 from importlib import metadata
@@ -16,7 +15,8 @@ from types import SimpleNamespace
 import pytest
 from packaging.requirements import Requirement
 
-from raydd.doctor import LOOKS, examine, machine, packages, versions
+from raydd.cli import run
+from raydd.doctor import CHECKS, examine, machine, packages, versions
 from raydd.doctor.findings import Finding, attempt
 from raydd.doctor.probe import PARTS, Probe
 from raydd.io.paths import default_cache
@@ -99,7 +99,6 @@ def ill(tmp_path_factory):
     crashing = installation(root / "bad-torch", fakes=[("torch", metadata.version("torch"), [], CRASHING)])
     running = {
         "ray": start(without_ray, "doctor", "--json", cwd=root),
-        "torchvision": start(unfit, "doctor", cwd=root),
         "torch": start(crashing, "doctor", "--json", cwd=root),
         "quickstart": start(without_ray, "quickstart", "--out", str(root / "out"), cwd=root),
         "version": start(without_ray, "--version", cwd=root),
@@ -109,7 +108,7 @@ def ill(tmp_path_factory):
         out, err = running[name].communicate(timeout=120)
         return running[name].returncode, out, err
 
-    ended.quick = crashing  # it spends no time on torch
+    ended.quick, ended.unfit, ended.root = crashing, unfit, root  # the quick one spends no time on torch
     yield ended
     for process in running.values():
         process.kill()
@@ -121,10 +120,12 @@ def checks(out):
     return {check["name"]: check for check in json.loads(out)["checks"]}
 
 
-def test_this_machine_is_told_of(apart):
-    done, folder = apart(sys.executable, "-m", "raydd", "doctor", "--json")
-    document, found = json.loads(done.stdout), checks(done.stdout)
-    rows = {row.name for row in LOOKS} - {"optional"} | {"timm", "tensorboard"}
+def test_this_machine_is_told_of(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    code = run(["doctor", "--json"])
+    out = capfd.readouterr().out
+    document, found = json.loads(out), checks(out)
+    rows = {*CHECKS} - {"optional"} | {"timm", "tensorboard"}
     assert {*found} == rows
     assert {found[name]["state"] for name in ("python", "raydd", "torch", "torchvision", "ray", "packages")} == {"ok"}
     assert found["torch"]["found"].startswith(metadata.version("torch"))
@@ -132,9 +133,9 @@ def test_this_machine_is_told_of(apart):
     assert found["terminal"]["found"].startswith("none")
     faults = [check for check in found.values() if check["state"] == "fault"]
     assert document["faults"] == len(faults)
-    assert done.returncode == bool(faults)
+    assert code == bool(faults)
     assert all(bool(check["remedy"]) == (check["state"] != "ok") for check in found.values())
-    assert list(folder.iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_ray_missing_is_a_fault(ill):
@@ -163,8 +164,11 @@ def test_the_version_is_told_without_ray(ill):
     assert out == f"raydd {metadata.version('raydd')} (torch {metadata.version('torch')}, ray not installed)\n"
 
 
+@pytest.mark.integration
 def test_a_torchvision_for_another_torch_is_a_fault(ill):
-    code, out, err = ill("torchvision")
+    process = start(ill.unfit, "doctor", cwd=ill.root)
+    out, err = process.communicate(timeout=120)
+    code = process.returncode
     (line,) = [line for line in out.splitlines() if line.startswith("fault")]
     assert (code, err) == (1, "")
     for words in ("torchvision", "0.20.1", "torch==2.5.1", metadata.version("torch"), NMS, "--reinstall torchvision"):
@@ -185,11 +189,11 @@ def test_a_torch_that_ends_the_process_is_a_fault_and_the_rest_is_told(ill):
 def test_a_full_disk_is_a_fault(small_disk, monkeypatch):
     monkeypatch.setenv("RAYDD_CACHE", str(small_disk / "cache"))
     (little,) = machine.cache()
-    assert (little.state, "8 MB of disk free, too little" in little.found) == ("fault", True)
+    assert (little.state, "8 MB of disk free, too little" in little.detail) == ("fault", True)
     with filled(small_disk):
         (full,) = machine.cache()
     assert full.state == "fault"
-    assert "no space is left" in full.found
+    assert "no space is left" in full.detail
     assert "set RAYDD_CACHE" in full.remedy
     assert list(small_disk.iterdir()) == []
 
@@ -225,26 +229,26 @@ def test_a_folder_that_takes_no_files_is_a_fault(tmp_path, monkeypatch):
     monkeypatch.setenv("RAYDD_CACHE", str(file / "cache"))
     (found,) = machine.cache()
     assert (found.state, found.remedy) == ("fault", "Set RAYDD_CACHE to another folder.")
-    assert f"{file / 'cache'} cannot be written (Not a directory)" in found.found
+    assert f"{file / 'cache'} cannot be written (Not a directory)" in found.detail
 
 
 def test_the_cache_is_the_one_that_is_used(tmp_path, monkeypatch):
     for value in ("", str(tmp_path), "~/elsewhere"):
         monkeypatch.setenv("RAYDD_CACHE", value)
-        assert str(default_cache()) in machine.cache()[0].found
+        assert str(default_cache()) in machine.cache()[0].detail
     monkeypatch.delenv("RAYDD_CACHE")
-    assert str(default_cache()) in machine.cache()[0].found
+    assert str(default_cache()) in machine.cache()[0].detail
 
 
 def test_the_cache_is_measured(tmp_path, monkeypatch):
     monkeypatch.setenv("RAYDD_CACHE", str(tmp_path))
     (tmp_path / "inner").mkdir()
     (tmp_path / "inner" / "file").write_bytes(bytes(3_000_000))
-    assert machine.counted(tmp_path) == (3_000_000, True)
+    assert machine.folder_bytes(tmp_path) == (3_000_000, True)
     (found,) = machine.cache()
-    assert found.found.endswith(", 3 MB in it")
-    monkeypatch.setattr(machine, "COUNTING_SECONDS", -1.0)
-    assert machine.cache()[0].found.endswith(", over 0 MB in it")
+    assert found.detail.endswith(", 3 MB in it")
+    monkeypatch.setattr(machine, "COUNT_SECONDS", -1.0)
+    assert machine.cache()[0].detail.endswith(", over 0 MB in it")
 
 
 def container(folder, monkeypatch, **values):
@@ -257,7 +261,7 @@ def container(folder, monkeypatch, **values):
 def test_a_container_with_less_time_than_processors_is_a_warning(tmp_path, monkeypatch):
     container(tmp_path, monkeypatch, cpu_max="50000 100000\n")
     (found,) = machine.cpus()
-    assert (found.state, "the time of 0.5" in found.found) == ("warning", True)
+    assert (found.state, "the time of 0.5" in found.detail) == ("warning", True)
     assert "--num-workers 1" in found.remedy
     container(tmp_path, monkeypatch, cpu_max="max 100000\n")
     (found,) = machine.cpus()
@@ -287,8 +291,8 @@ def test_little_shared_memory_makes_a_local_ray_slow(small_disk, monkeypatch):
     monkeypatch.setattr(machine, "system_memory", lambda: (8e9, 16e9))
     (found,) = machine.local_ray()
     assert (found.state, "--shm-size" in found.remedy) == ("warning", True)
-    assert "an object store of 2.4 GB" in found.found
-    assert "has 8 MB" in found.found
+    assert "an object store of 2.4 GB" in found.detail
+    assert "has 8 MB" in found.detail
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o700])
@@ -297,7 +301,7 @@ def test_a_folder_that_others_can_change_is_a_fault(mode, tmp_path, monkeypatch)
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "below"))
     (found,) = machine.local_ray()
     assert found.state == ("fault" if mode == 0o777 else "ok")
-    assert ("other users can rename" in found.found) == ("another folder" in found.remedy) == (mode == 0o777)
+    assert ("other users can rename" in found.detail) == ("another folder" in found.remedy) == (mode == 0o777)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -306,8 +310,8 @@ def test_a_tmpdir_that_cannot_be_used_is_said(tmp_path, monkeypatch):
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
     monkeypatch.setenv("TMPDIR", str(tmp_path / "file/below"))
     (found,) = machine.local_ray()
-    assert (found.state, "it cannot be written (Not a directory)" in found.found) == ("ok", True)
-    assert found.found.endswith("the files of the local Ray go to /tmp)")
+    assert (found.state, "it cannot be written (Not a directory)" in found.detail) == ("ok", True)
+    assert found.detail.endswith("the files of the local Ray go to /tmp)")
 
 
 def test_rays_numbers_are_rays_own():
@@ -320,12 +324,12 @@ def test_rays_numbers_are_rays_own():
 
 
 def test_packages_of_a_wrong_version_are_faults():
-    old = packages.lacks(Requirement("numpy>=2; python_version > '3'"), "1.26.4")
+    old = packages.mismatch(Requirement("numpy>=2; python_version > '3'"), "1.26.4")
     assert old == Finding(
         "numpy", "fault", "1.26.4 is not >=2, as raydd needs", "Install it: uv pip install 'numpy>=2'."
     )
-    assert packages.lacks(Requirement("torch>=2.11"), "2.15.0+cu132") is None
-    assert packages.lacks(Requirement("torch>=2.11"), "2.12.0.dev20260101") is None
+    assert packages.mismatch(Requirement("torch>=2.11"), "2.15.0+cu132") is None
+    assert packages.mismatch(Requirement("torch>=2.11"), "2.12.0.dev20260101") is None
 
 
 def test_a_raydd_that_is_not_installed_is_a_warning(monkeypatch):
@@ -338,32 +342,32 @@ def test_a_raydd_that_is_not_installed_is_a_warning(monkeypatch):
 
     monkeypatch.setattr(metadata, "distribution", without)
     (own,) = packages.raydd()
-    assert (own.state, "is not installed" in own.found) == ("warning", True)
-    assert {finding.state for finding in (*packages.needed(), *packages.ray())} == {"ok"}
+    assert (own.state, "is not installed" in own.detail) == ("warning", True)
+    assert {finding.state for finding in (*packages.required(), *packages.ray())} == {"ok"}
 
 
-def test_what_is_imported_shall_be_what_is_installed():
+def test_another_version_imported_than_installed_is_a_warning():
     installed = metadata.version("torch")
     found = {"version": installed, "cuda": None, "gpus": []}
-    assert packages.torch({"torch": {"found": found}}) == [Finding("torch", "ok", f"{installed}, for CPUs")]
-    (two,) = packages.torch({"torch": {"found": found | {"version": "1.0"}}})
-    assert (two.state, "two copies" in two.found) == ("warning", True)
+    assert packages.torch({"torch": {"value": found}}) == [Finding("torch", "ok", f"{installed}, for CPUs")]
+    (two,) = packages.torch({"torch": {"value": found | {"version": "1.0"}}})
+    assert (two.state, "two copies" in two.detail) == ("warning", True)
 
 
 def test_gpus_are_told_with_their_memory():
     gpu = {"name": "H200", "free": 140e9, "total": 150e9}
-    (found,) = packages.devices({"torch": {"found": {"gpus": [gpu], "cuda": "13.2"}}})
+    (found,) = packages.devices({"torch": {"value": {"gpus": [gpu], "cuda": "13.2"}}})
     assert found == Finding("gpu", "ok", "H200 (140.0 GB of 150.0 GB free)")
 
 
 @pytest.mark.parametrize(("cuda", "why"), [(None, "torch is built for CPUs"), ("13.2", "torch cannot use it")])
 def test_a_gpu_that_torch_does_not_use_is_a_warning(cuda, why, tmp_path, monkeypatch):
-    said = {"torch": {"found": {"gpus": [], "cuda": cuda}}}
+    said = {"torch": {"value": {"gpus": [], "cuda": cuda}}}
     monkeypatch.setattr(packages, "DRIVER", tmp_path / "version")
     assert packages.devices(said) == [Finding("gpu", "ok", "none: everything runs on CPUs")]
     packages.DRIVER.touch()
     (found,) = packages.devices(said)
-    assert (found.state, why in found.found, "nvidia-smi" in found.remedy) == ("warning", True, True)
+    assert (found.state, why in found.detail, "nvidia-smi" in found.remedy) == ("warning", True, True)
 
 
 def test_data_sets_that_are_here_are_found_without_a_download(tmp_path, monkeypatch):
@@ -375,24 +379,24 @@ def test_data_sets_that_are_here_are_found_without_a_download(tmp_path, monkeypa
     monkeypatch.setattr("raydd.data.named_sets._download", lambda *_: pytest.fail("it was downloaded"))
     found = PARTS["datasets"]()
     assert found["here"] == ["digits", "cifar10"]
-    (told,) = machine.datasets({"datasets": {"found": found}})
-    assert (told.state, "not here: mnist" in told.found) == ("ok", True)
+    (told,) = machine.datasets({"datasets": {"value": found}})
+    assert (told.state, "not here: mnist" in told.detail) == ("ok", True)
     monkeypatch.setenv("RAYDD_DATA", str(tmp_path / "nowhere"))
-    (told,) = machine.datasets({"datasets": {"found": found}})
-    assert (told.state, "no folder" in told.found) == ("warning", True)
+    (told,) = machine.datasets({"datasets": {"value": found}})
+    assert (told.state, "not a folder" in told.detail) == ("warning", True)
 
 
 def test_a_part_that_does_not_come_to_its_end_is_an_error(monkeypatch):
     monkeypatch.setattr("raydd.doctor.probe.SECONDS", 0.01)
-    assert "not done after 0.01 s" in Probe("torch").said()["torch"]["error"]
+    assert "not done after 0.01 s" in Probe("torch").results()["torch"]["error"]
 
 
 def test_a_look_that_fails_hides_no_other(monkeypatch):
     monkeypatch.setattr(machine, "cpus", lambda: 1 / 0)
     said = {part: {"error": "none"} for part in PARTS}
-    monkeypatch.setattr("raydd.doctor.Probe", lambda *_: SimpleNamespace(said=lambda: said))
+    monkeypatch.setattr("raydd.doctor.Probe", lambda *_: SimpleNamespace(results=lambda: said))
     found = {finding.name: finding for finding in examine()}
-    assert (found["cpus"].state, "ZeroDivisionError" in found["cpus"].found) == ("fault", True)
+    assert (found["cpus"].state, "ZeroDivisionError" in found["cpus"].detail) == ("fault", True)
     assert found["memory"].state in ("ok", "warning")
     assert attempt("it", lambda: [found["memory"]]) == [found["memory"]]
 
