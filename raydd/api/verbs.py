@@ -20,8 +20,9 @@ from raydd.data.datasets import Split
 from raydd.data.mirroring import mirrors, run_mirrors, words as mirror_words
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import Workspace, load_images, open_workspace, resolve_device, tell, with_placed_data
+from raydd.figures.curves import draw_window
+from raydd.figures.style import save_figure
 from raydd.figures.synset_picture import grid, save_png
-from raydd.figures.window import save_window_figure
 from raydd.io.console import Pace, Screen, clock, left
 from raydd.io.document import write_document
 from raydd.io.lock import alone
@@ -252,7 +253,7 @@ def _found_window(
     screen.note(f"window: trying ranges of start epochs, {PILOT_STEPS} outer steps each")
     search = find_window(config, buffer, work, screen.note)
     write_document(out / "window.json", search.to_json())
-    save_window_figure(search.to_json(), out / "window.png")
+    save_figure(draw_window(search.to_json()), out / "window.png")
     return config.model_copy(update={"window": search.window(config.window)})
 
 

@@ -44,8 +44,8 @@ Size = Annotated[int | None, typer.Option(help="Side in pixels that the images w
 def experts(buffers: Buffers, out: Out = None, as_json: AsJson = False) -> None:
     """How smooth experts are and how accurate: Avg_Var, and curves by epoch."""
     from raydd.analysis.buffers import experts as measure
+    from raydd.figures.analysis_tables import experts_table
     from raydd.figures.curves import draw_experts
-    from raydd.figures.tables import experts_table
 
     folders = [_here(buffer, as_json) for buffer in buffers]
     _show("experts", folders, out, as_json, lambda: measure(folders), (experts_table, draw_experts))
@@ -65,8 +65,8 @@ def landscape(  # noqa: PLR0913, PLR0917 - one a flag
     """A trajectory and its convexified form in the plane that shows most, with validation accuracy."""
     from raydd.analysis.landscape import landscape as measure
     from raydd.data.workspace import resolve_device
+    from raydd.figures.analysis_tables import landscape_table
     from raydd.figures.landscape import draw_landscape
-    from raydd.figures.tables import landscape_table
     from raydd.io.console import Screen
 
     folder = _here(buffer, as_json)
@@ -90,8 +90,8 @@ def landscape(  # noqa: PLR0913, PLR0917 - one a flag
 def storage(buffers: Buffers, waypoints: Waypoints = "", out: Out = None, as_json: AsJson = False) -> None:
     """What experts take on disk, and what their convexified form takes."""
     from raydd.analysis.buffers import storage as measure
+    from raydd.figures.analysis_tables import storage_table
     from raydd.figures.bars import draw_storage
-    from raydd.figures.tables import storage_table
 
     points = whole_numbers(waypoints, "--waypoints")
     folders = [_here(buffer, as_json) for buffer in buffers]
@@ -104,8 +104,8 @@ def matching(
 ) -> None:
     """The matching loss by start epoch, over a run that was probed (--set probe_every=10)."""
     from raydd.analysis.runs import matching as measure
+    from raydd.figures.analysis_tables import matching_table
     from raydd.figures.curves import draw_matching
-    from raydd.figures.tables import matching_table
 
     _show("matching", [run], out, as_json, lambda: measure(run), (matching_table, draw_matching))
 
@@ -114,8 +114,8 @@ def matching(
 def labels(runs: Runs, out: Out = None, as_json: AsJson = False) -> None:
     """How far soft labels spread over the classes, over runs that were probed."""
     from raydd.analysis.runs import labels as measure
+    from raydd.figures.analysis_tables import labels_table
     from raydd.figures.curves import draw_labels
-    from raydd.figures.tables import labels_table
 
     _show("labels", runs, out, as_json, lambda: measure(runs), (labels_table, draw_labels))
 
@@ -124,8 +124,8 @@ def labels(runs: Runs, out: Out = None, as_json: AsJson = False) -> None:
 def memory(runs: Runs, out: Out = None, as_json: AsJson = False) -> None:
     """The memory that runs held, over their outer steps (a device: the most so far)."""
     from raydd.analysis.runs import memory as measure
+    from raydd.figures.analysis_tables import memory_table
     from raydd.figures.curves import draw_memory
-    from raydd.figures.tables import memory_table
 
     _show("memory", runs, out, as_json, lambda: measure(runs), (memory_table, draw_memory))
 
@@ -144,8 +144,8 @@ def similarity(  # noqa: PLR0913, PLR0917 - one a flag
 ) -> None:
     """How alike synthetic and real images are to experts, by stage of training."""
     from raydd.analysis.features import similarity as measure
-    from raydd.figures.stages import draw_similarity
-    from raydd.figures.tables import similarity_table
+    from raydd.figures.analysis_tables import similarity_table
+    from raydd.figures.curves import draw_similarity
 
     stages, place = whole_numbers(epochs, "--epochs"), _place(device, as_json, dataset, size)
     _show(
@@ -169,8 +169,8 @@ def separability(
 ) -> None:
     """How well experts classify synthetic images, by stage of training."""
     from raydd.analysis.features import separability as measure
-    from raydd.figures.stages import draw_separability
-    from raydd.figures.tables import separability_table
+    from raydd.figures.analysis_tables import separability_table
+    from raydd.figures.curves import draw_separability
 
     stages, place = whole_numbers(epochs, "--epochs"), _place(device, as_json)
     views = separability_table, draw_separability
@@ -190,8 +190,8 @@ def activation(
 ) -> None:
     """How many of the experts' neurons synthetic images activate: an image, and the whole set."""
     from raydd.analysis.activation import activation as measure
-    from raydd.figures.activation import draw_activation
-    from raydd.figures.tables import activation_table
+    from raydd.figures.analysis_tables import activation_table
+    from raydd.figures.bars import draw_activation
 
     place, views = _place(device, as_json), (activation_table, draw_activation)
     _show(
@@ -217,8 +217,8 @@ def embedding(  # noqa: PLR0913, PLR0917 - one a flag
 ) -> None:
     """Real and synthetic images as an expert sees them, in one plane (t-SNE), a panel a stage."""
     from raydd.analysis.features import embedding as measure
+    from raydd.figures.analysis_tables import embedding_table
     from raydd.figures.embedding import draw_embedding
-    from raydd.figures.tables import embedding_table
 
     stages, place = whole_numbers(epochs, "--epochs"), _place(device, as_json, dataset, size)
     _show(

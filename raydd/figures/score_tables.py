@@ -47,26 +47,26 @@ def comparison_table(comparisons: Sequence[dict[str, Any]]) -> Table:
         comparisons: Tests of `compare_scores`; a difference without test has a dash for its interval and its p value.
     """
     columns = ("first less second", "points", "95 % interval", "p (Holm)")
-    counts = {tuple(found["counts"]) for found in comparisons}
+    counts = {tuple(test["counts"]) for test in comparisons}
     alike = len({count for pair in counts for count in pair}) == 1
     groups: dict[str, dict[str, list[tuple[str, ...]]]] = {}
-    for found in comparisons:
-        mark = " (best)" if found["best_baseline"] else ""
-        numbers = "" if alike else f", {found['counts'][0]} and {found['counts'][1]} networks"
-        ends = [percent(found[key], signed=True) for key in ("low", "high")]
-        interval = "-" if found["low"] is None else f"{ends[0]} to {ends[1]}"
-        cells = percent(found["difference"], signed=True), interval, chance(found["p_adjusted"])
-        of_network = groups.setdefault(found["network"], {})
-        of_network.setdefault(found["first"], []).append((f"  {found['second']}{mark}{numbers}", *cells))
+    for test in comparisons:
+        mark = " (best)" if test["best_baseline"] else ""
+        numbers = "" if alike else f", {test['counts'][0]} and {test['counts'][1]} networks"
+        ends = [percent(test[key], signed=True) for key in ("low", "high")]
+        interval = "-" if test["low"] is None else f"{ends[0]} to {ends[1]}"
+        cells = percent(test["difference"], signed=True), interval, chance(test["p_adjusted"])
+        of_network = groups.setdefault(test["network"], {})
+        of_network.setdefault(test["first"], []).append((f"  {test['second']}{mark}{numbers}", *cells))
     rows: list[tuple[str, ...]] = []
     for network, firsts in groups.items():
         rows.append((f"{network}:", "", "", ""))
         for first, tests in firsts.items():
             rows += [(f"{first} less", "", "", ""), *tests]
-    methods = ", ".join(dict.fromkeys(found["method"] for found in comparisons)) or "none to make"
+    methods = ", ".join(dict.fromkeys(test["method"] for test in comparisons)) or "none to make"
     title = f"differences of test accuracy in points of %; test: {methods}"
     title += f", {counts.pop()[0]} networks a row" if alike else ""
-    title += "; (best): the best baseline" if any(found["best_baseline"] for found in comparisons) else ""
+    title += "; (best): the best baseline" if any(test["best_baseline"] for test in comparisons) else ""
     return text_table(title, columns, rows)
 
 
@@ -79,8 +79,8 @@ def robust_table(scores: Sequence[dict[str, Any]]) -> Table:
     """
     columns = ("set", "network", "score", "mean", "std", "how")
     rows = [
-        (found["name"], found["network"], found["score"], percent(found["mean"]), percent(found["std"]), found["how"])
-        for found in scores
+        (score["name"], score["network"], score["score"], percent(score["mean"]), percent(score["std"]), score["how"])
+        for score in scores
     ]
     return text_table("robust scores in %; of hlr less is better, of ior, lrs and ars more", columns, rows)
 
@@ -111,7 +111,7 @@ def matrix_table(scores: Sequence[dict[str, Any]]) -> Table:
     lines: list[tuple[str, str, dict[str, str]]] = []
     for score in scores:
         key = (score["name"], score["selection"])
-        cells = next((found for *whose, found in reversed(lines) if (*whose,) == key), None)
+        cells = next((cells_of for *whose, cells_of in reversed(lines) if (*whose,) == key), None)
         if cells is None or score["network"] in cells:
             cells = {}
             lines.append((*key, cells))

@@ -1,8 +1,7 @@
-"""Figures of a search by its settings: parallel coordinates, and accuracy against each value."""
+"""Accuracy against each searched setting, a panel a setting."""
 
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,59 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raydd.figures.search import LOOKS, WORDS, Row, along_edge, percent, ranked, shorten, split
-from raydd.figures.style import COLOURS, label, legend_below, new_figure
+from raydd.figures.search import STATES, Row, along_edge, describe_trial, percent, ranked, shorten
+from raydd.figures.style import COLOURS, add_tooltips, label, legend_below, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
-
-WIDEST = 14  # letters of a line below an axis
-AXES = 12  # of parallel coordinates; more are not told apart
-BAR = 0.07  # width of the bar of colours
-PALEST = 0.88  # of viridis, which ends in a yellow that is lost on white
-UNSET = -0.16  # where the lines of trials pass that do not have a setting
-BACKED = {"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 0.8}
-
-
-def draw_parallel(rows: Sequence[Row], scales: Mapping[str, str], shares: Mapping[str, float], name: str) -> "Figure":
-    """Parallel coordinates: an axis a setting and one of the accuracy, a line a trial, the better the darker.
-
-    The best trial's line is thick. A trial that does not have a setting passes below its axis. Of more than `AXES`
-    settings those with the largest shares are drawn.
-    """
-    best = max(ranked(rows), key=lambda row: float(row["accuracy"]), default=None)
-    shown = sorted(split(rows)[0], key=lambda row: (row is best, row["accuracy"]))  # the better lie on top
-    keys = [key for key in scales if any(row.get(f"settings.{key}") is not None for row in shown)]
-    kept = sorted(keys, key=lambda key: -shares.get(key, 0.0))[:AXES]
-    columns = [_column(shown, key, scales[key]) for key in keys if key in kept]
-    columns.append(Column("accuracy (%)", "linear", percent(shown), None))
-    right, names = len(columns) - 1, [_wrapped(column.name) for column in columns]
-    longest = max(map(len, "\n".join(names).split("\n")))
-    figure = new_figure(max(7.5, 1.3 + right * max(1.15, 0.35 + 0.075 * longest)), 5.0)
-    axes = figure.add_subplot()
-    for place, column in enumerate(columns):
-        _vertical(axes, place, column, after=place == right)
-    heights, colours = np.array([_heights(column) for column in columns]).T, _shades()
-    for row, line in zip(shown, heights, strict=True):
-        width, alpha = (3.0, 1.0) if row is best else (1.0, 1.0 if len(rows) <= 50 else 0.6)
-        axes.plot(range(right + 1), line, color=colours(line[-1]), linewidth=width, alpha=alpha)
-    gradient, box = np.linspace(0, 1, 256)[:, None], (right, right + BAR, 0, 1)
-    axes.imshow(gradient, cmap=colours, extent=box, aspect="auto", origin="lower", zorder=4)
-    left_out = f"; {len(keys) - len(kept)} settings left out" if len(keys) > len(kept) else ""
-    silent = f"; {len(rows) - len(shown)} without accuracy not drawn" if len(rows) > len(shown) else ""
-    title = f"{name}: accuracy by setting, a line a trial, the best thick{left_out}{silent}"
-    axes.set_title(title, loc="left", fontsize="medium")
-    axes.set_xticks(range(right + 1), names, fontsize="small")
-    axes.set(xlim=(-0.45, right + 0.4), ylim=(min(0.0, heights.min()) - 0.05, 1.05), yticks=[])
-    axes.tick_params(axis="x", length=0)
-    axes.spines[:].set_visible(False)
-    return figure
 
 
 def draw_values(rows: Sequence[Row], scales: Mapping[str, str], name: str) -> "Figure":
-    """Accuracy against each searched value, a panel a setting, with mean and std where complete trials share a value.
+    """Draw accuracy against each searched value, a panel a setting, and mean and std where complete trials share it.
 
     The means are joined where a value of numbers has two trials or more on average, or where one setting is searched.
 
@@ -83,8 +39,8 @@ def draw_values(rows: Sequence[Row], scales: Mapping[str, str], name: str) -> "F
         axes.margins(y=0.09)  # the marks along the bottom lie on no others
         label(axes, shorten(key, 40), "validation accuracy (%)" if index % across == 0 else "")
     figure.suptitle(f"{name}: accuracy against each setting", x=0.01, ha="left", fontsize="medium")
-    found = {text: handle for axes in panels for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)}
-    legend_below(figure, list(found.values()), list(found))
+    handles = {text: handle for axes in panels for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)}
+    legend_below(figure, list(handles.values()), list(handles))
     return figure
 
 
@@ -163,11 +119,11 @@ def ticks(low: float, high: float, scale: str, whole: bool = False) -> list[floa
     if scale == "log":
         powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         digits = (1, 2, 5) if high < 150 * low else (1, 3) if high < 3e3 * low else (1,)
-        found = [float(f"{digit}e{power}") for power in powers for digit in digits]
+        candidates = [float(f"{digit}e{power}") for power in powers for digit in digits]
     else:
         locator = MaxNLocator(5, steps=[1, 2, 5, 10], integer=whole)
-        found = [float(f"{tick:.10g}") for tick in locator.tick_values(low, high)]
-    inside = [tick for tick in found if low <= tick <= high]
+        candidates = [float(f"{tick:.10g}") for tick in locator.tick_values(low, high)]
+    inside = [tick for tick in candidates if low <= tick <= high]
     every = -(-len(inside) // 8)
     return inside[::every] if len(inside) > 1 else [low, high]
 
@@ -176,67 +132,18 @@ def _tick_text(mark: float) -> str:
     return f"{mark:.3g}" if abs(mark) < 1000 else f"{mark:g}"
 
 
-def _heights(column: Column) -> NDArray[np.float64]:
-    """Places as shares of the axis; those not set lie below it."""
-    low, high = column.range
-    return np.where(np.isnan(column.places), UNSET, _share(column.places, low, high, column.scale))
-
-
-def _share(places: Any, low: float, high: float, scale: str) -> Any:
-    if low == high:
-        return np.full_like(places, 0.5, np.float64)
-    if scale == "log":
-        places, low, high = np.log10(places), math.log10(low), math.log10(high)
-    return (places - low) / (high - low)
-
-
-def _vertical(axes: "Axes", at: int, column: Column, after: bool) -> None:
-    axes.plot([at, at], [0, 1], color="0.3", linewidth=1, zorder=3)
-    low, high = column.range
-    if column.names is None:
-        marks = ticks(low, high, column.scale, column.whole)
-        texts = [_tick_text(mark) for mark in marks]
-    else:
-        every = -(-len(column.names) // 12)
-        marks = [float(index) for index in range(0, len(column.names), every)]
-        texts = [shorten(column.names[int(mark)], 14) for mark in marks]
-    heights = _share(np.array(marks), low, high, column.scale)
-    axes.plot([at] * len(marks), heights, color="0.3", linestyle="", marker="_", markersize=6, zorder=3)
-    if np.isnan(column.places).any():
-        texts, heights = [*texts, "not set"], [*heights, UNSET]
-    for text, height in zip(texts, heights, strict=True):
-        left, side = (at + BAR + 0.03, "left") if after else (at - 0.05, "right")
-        axes.text(left, height, text, ha=side, va="center", fontsize="x-small", bbox=BACKED, zorder=5)
-
-
-def _wrapped(key: str) -> str:
-    """A name in lines, broken after a dot, an underscore or a space."""
-    lines = [""]
-    for piece in re.findall(r"[^._ ]*[._ ]?", key):
-        if lines[-1] and len(lines[-1]) + len(piece) > WIDEST:
-            lines.append("")
-        lines[-1] += piece
-    return "\n".join(lines)
-
-
-def _shades() -> "Colormap":
-    """Viridis from its palest end that is seen on white to its darkest."""
-    import matplotlib
-    from matplotlib.colors import ListedColormap
-
-    return ListedColormap(matplotlib.colormaps["viridis"](np.linspace(PALEST, 0, 256)))
-
-
 def _panel(axes: "Axes", rows: Sequence[Row], column: Column, alone: bool) -> None:
     size = 26 if len(rows) <= 60 else 14
     axes.set_xscale("log" if column.scale == "log" else "linear")  # first: what is drawn sets the ends by it
-    for state, style in LOOKS.items():
+    for state, style in STATES.items():
         there = np.array([row["state"] == state for row in rows])
         known = np.array([row["accuracy"] is not None for row in rows])
         if there.any():
-            scored = percent([row for row, found in zip(rows, there & known, strict=True) if found])
-            look: dict[str, Any] = style | {"alpha": 0.6, "linewidth": 0, "label": WORDS[state]}
-            axes.scatter(column.places[there & known], scored, s=size, **look, zorder=2)
+            scored = [row for row, scored_too in zip(rows, there & known, strict=True) if scored_too]
+            drawn = axes.scatter(
+                column.places[there & known], percent(scored), s=size, **style, alpha=0.6, linewidth=0, zorder=2
+            )
+            add_tooltips(drawn, [describe_trial(row) for row in scored])
         along_edge(axes, column.places[there & ~known], size, style)
     _means(axes, rows, column, alone)
     low, high = column.range
@@ -251,15 +158,15 @@ def _panel(axes: "Axes", rows: Sequence[Row], column: Column, alone: bool) -> No
     texts = [shorten(text, 16) for text in column.names[::every]]
     axes.set_xticks(range(0, len(column.names), every), texts, fontsize="small")
     if sum(map(len, texts)) > 28:  # they would touch
-        for drawn in axes.get_xticklabels():
-            drawn.set(rotation=25, ha="right", rotation_mode="anchor")
+        for text in axes.get_xticklabels():
+            text.set(rotation=25, ha="right", rotation_mode="anchor")
     axes.set_xlim(-0.5, len(column.names) - 0.5)
 
 
 def _means(axes: "Axes", rows: Sequence[Row], column: Column, alone: bool) -> None:
     chosen = {row["trial"] for row in ranked(rows)}
-    found = [row["trial"] in chosen for row in rows]
-    places, scores = column.places[found], percent([row for row in rows if row["trial"] in chosen])
+    mask = [row["trial"] in chosen for row in rows]
+    places, scores = column.places[mask], percent([row for row in rows if row["trial"] in chosen])
     shared = np.unique(places)
     if len(shared) == len(places) and not alone:
         return

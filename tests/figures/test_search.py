@@ -7,9 +7,9 @@ import pytest
 from matplotlib.colors import to_rgba
 from PIL import Image
 
-from raydd.figures.search import LOOKS, draw_history, draw_importance, draw_pareto, shorten
+from raydd.figures.search import STATES, draw_history, draw_importance, draw_pareto, shorten
 from raydd.figures.style import save_figure
-from raydd.figures.sweep import AXES, UNSET, draw_parallel, draw_values, ticks
+from raydd.figures.sweep import draw_values, ticks
 
 SCALES = {"window.low": "linear", "lr.images": "log", "mode": "choice", "lr.labels": "log"}
 
@@ -32,7 +32,6 @@ SHARES = {"window.low": 0.125, "lr.images": 0.625, "mode": 0.25, "lr.labels": 0.
 FIGURES = [
     lambda rows: draw_history(rows, "space"),
     lambda rows: draw_importance(SHARES, len(rows), "space"),
-    lambda rows: draw_parallel(rows, SCALES, SHARES, "space"),
     lambda rows: draw_values(rows, SCALES, "space"),
     lambda rows: draw_pareto(rows, [0], "seconds", "space"),
 ]
@@ -49,7 +48,7 @@ def dots(axes):
 
 
 def colour(state):
-    return to_rgba(LOOKS[state]["color"])[:3]
+    return to_rgba(STATES[state]["color"])[:3]
 
 
 def words(axes):
@@ -58,11 +57,6 @@ def words(axes):
 
 def x_words(axes):
     return [text.get_text() for text in axes.get_xticklabels()]
-
-
-def trials_of(axes):
-    """The lines of trials in parallel coordinates, without those of the axes."""
-    return [line for line in axes.get_lines() if line.get_zorder() == 2]
 
 
 @pytest.mark.parametrize("draw", FIGURES)
@@ -79,7 +73,7 @@ def test_a_figure_is_a_png_with_a_name(draw, rows, tmp_path):
 
 
 def test_equal_rows_give_equal_bytes(tmp_path):
-    first, second = (save_figure(draw_parallel(ROWS, SCALES, {}, "space"), tmp_path / name) for name in ("a", "b"))
+    first, second = (save_figure(draw_values(ROWS, SCALES, "space"), tmp_path / name) for name in ("a", "b"))
     assert first.read_bytes() == second.read_bytes()
 
 
@@ -118,46 +112,6 @@ def test_bars_of_importance_are_in_order():
     assert words(axes) == ["62 %", "25 %", "12 %", "0 %"]
     assert axes.yaxis_inverted()
     assert "6 trials" in axes.get_title(loc="left")
-
-
-def test_parallel_coordinates_of_every_scored_trial():
-    (axes,) = draw_parallel(ROWS, SCALES, SHARES, "space").axes
-    found = {tuple(np.round(line.get_ydata(), 6)): line for line in trials_of(axes)}
-    # window.low is linear over 0-10, lr.images by decades over 1-100, mode is hard, soft; accuracy over 25-75 %
-    two, six = round(np.log10(2) / 2, 6), round(0.35 / 0.5, 6)
-    assert set(found) == {
-        (0, 0, 1, 0, 0.5),
-        (1, 1, 0, UNSET, 0),
-        (0.5, 0.5, 1, 1, 1),
-        (0.5, 0.5, 0, UNSET, 0),
-        (0.2, two, 1, 0.5, six),
-    }
-    best = found[0.5, 0.5, 1, 1, 1]
-    assert best.get_linewidth() > max(line.get_linewidth() for line in found.values() if line is not best)
-    assert best is trials_of(axes)[-1], "the best lies on top"
-    assert sum(to_rgba(best.get_color())[:3]) < sum(to_rgba(found[1, 1, 0, UNSET, 0].get_color())[:3])
-    assert x_words(axes) == ["window.low", "lr.images", "mode", "lr.labels", "accuracy (%)"]
-    assert {"0", "10", "1", "100", "hard", "soft", "not set", "30", "70"} <= set(words(axes))
-    assert words(axes).count("not set") == 1
-    assert "1 without accuracy not drawn" in axes.get_title(loc="left")
-
-
-def test_the_thick_line_is_the_winner_not_a_trial_that_was_stopped():
-    rows = [row(0, 0.5, low=1), row(1, 0.5, low=2), row(2, 0.9, "pruned", low=3)]
-    (axes,) = draw_parallel(rows, {"window.low": "linear"}, {}, "space").axes
-    (thick,) = (line for line in trials_of(axes) if line.get_linewidth() > 2)
-    assert list(thick.get_ydata()) == [0, 0]
-
-
-def test_of_many_settings_the_weightiest_have_axes():
-    keys = [f"experts.some_long_setting_{index}" for index in range(AXES + 3)]
-    rows = [row(n, 0.1 * n) | {f"settings.{key}": float(n) for key in keys} for n in range(3)]
-    scales = dict.fromkeys(keys, "linear")
-    (axes,) = draw_parallel(rows, scales, {key: 1.0 for key in keys[3:]}, "space").axes
-    shown = [text.replace("\n", "") for text in x_words(axes)]
-    assert shown == [*keys[3:], "accuracy (%)"]
-    assert max(len(line) for text in x_words(axes) for line in text.split("\n")) <= 16
-    assert "3 settings left out" in axes.get_title(loc="left")
 
 
 def test_values_have_a_panel_a_setting_on_its_scale():
@@ -210,8 +164,6 @@ def test_choices_of_long_lists_are_shortened_and_turned():
     (axes,) = draw_values(rows, {"mode": "choice"}, "space").axes
     assert x_words(axes) == [shorten(text, 16) for text in lists]
     assert {text.get_rotation() for text in axes.get_xticklabels()} == {25}
-    (parallel,) = draw_parallel(rows, {"mode": "choice"}, {}, "space").axes
-    assert max(map(len, words(parallel))) <= 14
 
 
 def test_truth_values_and_numbers_as_choices():
