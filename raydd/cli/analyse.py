@@ -44,17 +44,13 @@ ANALYSES = {
     "matching": ("raydd.analysis.runs:matching", "matching_table", "raydd.figures.curves:draw_matching"),
     "labels": ("raydd.analysis.runs:labels", "labels_table", "raydd.figures.curves:draw_labels"),
     "memory": ("raydd.analysis.runs:memory", "memory_table", "raydd.figures.curves:draw_memory"),
-    "similarity": ("raydd.analysis.features:similarity", "similarity_table", "raydd.figures.stages:draw_similarity"),
+    "similarity": ("raydd.analysis.features:similarity", "similarity_table", "raydd.figures.curves:draw_similarity"),
     "separability": (
         "raydd.analysis.features:separability",
         "separability_table",
-        "raydd.figures.stages:draw_separability",
+        "raydd.figures.curves:draw_separability",
     ),
-    "activation": (
-        "raydd.analysis.activation:activation",
-        "activation_table",
-        "raydd.figures.activation:draw_activation",
-    ),
+    "activation": ("raydd.analysis.activation:activation", "activation_table", "raydd.figures.bars:draw_activation"),
     "embedding": ("raydd.analysis.features:embedding", "embedding_table", "raydd.figures.embedding:draw_embedding"),
 }
 

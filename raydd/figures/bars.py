@@ -1,8 +1,10 @@
-"""Bars: what a trajectory takes on disk, and what the parts of a method bring."""
+"""Horizontal bars: sizes on disk, shares, activated neurons, and accuracies."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from textwrap import fill
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from raydd.figures.style import COLOURS, label, legend_below, new_figure
+from raydd.figures.style import COLOURS, WIDTH, label, legend_below, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -10,60 +12,126 @@ if TYPE_CHECKING:
 MIB = 2**20
 
 
-def draw_storage(numbers: dict[str, Any]) -> "Figure":
-    """Bytes an expert: with every epoch's snapshot, and convexified; a pair of bars a buffer.
+class Series(NamedTuple):
+    """Bars of one colour, at most one a row.
+
+    Attributes:
+        name: Its name in the legend.
+        values: A length a row; None draws no bar.
+        texts: What is written at the end of each bar.
+        stds: Half the length of each error bar; None draws none.
+        colour: The index of its colour; None takes its position among the series.
+    """
+
+    name: str
+    values: Sequence[float | None]
+    texts: Sequence[str]
+    stds: Sequence[float | None] | None = None
+    colour: int | None = None
+
+
+def draw_bars(
+    names: Sequence[str], series: Sequence[Series], x: str, title: str, *, room: float = 0.2, width: float = WIDTH
+) -> "Figure":
+    """Draw a row of bars a name, from the top, and a legend where there are several series.
+
+    Args:
+        names: A name a row.
+        series: What to draw.
+        x: What the length is, with its unit.
+        title: Plain text.
+        room: Share of the width that is left for the texts beside the bars.
+        width: In inches.
+    """
+    members = [[one for one in range(len(series)) if series[one].values[row] is not None] for row in range(len(names))]
+    rows = sum(0.1 + 0.36 * max(1, len(each)) for each in members)
+    figure = new_figure(width, 1.1 + rows + (0.15 * len(series) if len(series) > 1 else 0))
+    axes, handles = figure.add_subplot(), []
+    for index, one in enumerate(series):
+        own = [row for row, each in enumerate(members) if index in each]
+        at = [row + 0.4 * (members[row].index(index) - (len(members[row]) - 1) / 2) for row in own]
+        errors = None if one.stds is None else [one.stds[row] or 0.0 for row in own]
+        colour = COLOURS[(index if one.colour is None else one.colour) % len(COLOURS)]
+        height = 0.36 if max(map(len, members)) > 1 else 0.6
+        drawn = axes.barh(at, [one.values[row] or 0.0 for row in own], height, xerr=errors, color=colour, capsize=3)
+        axes.bar_label(drawn, [one.texts[row] for row in own], padding=5, fontsize="small")
+        handles.append(drawn)
+    axes.set_yticks(range(len(names)), [fill(name, int(5.5 * width)) for name in names])
+    axes.invert_yaxis()
+    axes.margins(x=room)
+    label(axes, x, "", fill(title, int(11 * width)))
+    axes.grid(visible=False, axis="y")
+    if len(series) > 1:
+        legend_below(figure, handles, [one.name for one in series])
+    return figure
+
+
+def draw_activation(numbers: Mapping[str, Any]) -> "Figure":
+    """Draw the share of neurons that an image activates, and that the whole set does; a pair of bars a set.
+
+    Reference:
+        TGDD (Ran et al.), Fig. 4c.
+    """
+    sets, series = numbers["sets"], []
+    for name, key in (("an image (mean over images)", "image"), ("at least one image of the set", "whole")):
+        means, stds = ([100 * one[key][what] for one in sets] for what in ("mean", "std"))
+        series.append(Series(name, means, [f"{mean:.1f} %" for mean in means], stds))
+    title = f"Activated by synthetic images, epoch {numbers['epoch']}"
+    title += "" if numbers["experts"] == 1 else f", mean over {numbers['experts']} experts (lines: std)"
+    x = f"part of the network's {numbers['neurons']} neurons (%)"
+    return draw_bars([one["name"] for one in sets], series, x, title, room=0.15)
+
+
+def draw_storage(numbers: Mapping[str, Any]) -> "Figure":
+    """Draw the bytes of an expert: with every epoch's snapshot, and convexified; a pair of bars a buffer.
 
     Reference:
         Zhong et al., arXiv 2406.19827 (MCT), Fig. 3c.
     """
-    buffers = numbers["buffers"]
-    figure = new_figure(7.5, 1.9 + 0.85 * len(buffers))
-    axes = figure.add_subplot()
-    series = (
-        ("every epoch's snapshot", "full_bytes", -0.2),
-        ("convexified: a few snapshots, and how far each epoch went", "convexified_bytes", 0.2),
-    )
-    handles = []
-    for index, (_, key, shift) in enumerate(series):
-        sizes = [(buffer[key] or 0) / MIB for buffer in buffers]
-        places = [place + shift for place in range(len(buffers))]
-        drawn = axes.barh(places, sizes, height=0.36, color=COLOURS[index])
-        axes.bar_label(drawn, [_words(buffer, key) for buffer in buffers], padding=3, fontsize="small")
-        handles.append(drawn)
-    axes.set_yticks(range(len(buffers)), [buffer["name"] for buffer in buffers])
-    axes.invert_yaxis()
-    axes.margins(x=0.22)
-    label(axes, "size on disk of one expert (MiB)", "", "Trajectories on disk")
-    axes.grid(visible=False, axis="y")
-    legend_below(figure, handles, [name for name, _, _ in series])
-    return figure
+    buffers, series = numbers["buffers"], []
+    for name, key in (
+        ("every epoch's snapshot", "full_bytes"),
+        ("convexified: a few snapshots, and how far each epoch went", "convexified_bytes"),
+    ):
+        sizes = [None if buffer[key] is None else buffer[key] / MIB for buffer in buffers]
+        series.append(Series(name, sizes, [_storage_text(buffer, key) for buffer in buffers]))
+    names = [buffer["name"] for buffer in buffers]
+    return draw_bars(names, series, "size on disk of one expert (MiB)", "Trajectories on disk", room=0.22)
 
 
-def draw_ablation(numbers: dict[str, Any]) -> "Figure":
-    """Test accuracy of each row of an ablation, a bar with its standard deviation over the networks.
+def draw_ablation(numbers: Mapping[str, Any]) -> "Figure":
+    """Draw the test accuracy of each row of an ablation, with its standard deviation over the networks.
 
     Reference:
         Ran et al. (TGDD), Table 4, as bars.
     """
-    rows = [score for score in numbers["scores"] if score["kind"] == "distilled"]
-    others = [score for score in numbers["scores"] if score["kind"] not in ("distilled", "whole")]
-    shown = rows + others
-    figure = new_figure(7.5, 1.2 + 0.45 * len(shown))
-    axes = figure.add_subplot()
-    means, deviations = ([100 * (score[key] or 0) for score in shown] for key in ("mean", "std"))  # of one: no bar
-    colours = [COLOURS[0] if score in rows else COLOURS[5] for score in shown]
-    drawn = axes.barh(range(len(shown)), means, xerr=deviations, height=0.6, color=colours, capsize=3)
-    words = [f"{mean:.1f} ± {std:.1f}" for mean, std in zip(means, deviations, strict=True)]
-    axes.bar_label(drawn, words, padding=6, fontsize="small")
-    axes.set_yticks(range(len(shown)), [score["name"] for score in shown])
-    axes.invert_yaxis()
-    axes.margins(x=0.2)
-    label(axes, "test accuracy (%)", "", f"What each part of {numbers['method']} brings")
-    axes.grid(visible=False, axis="y")
-    return figure
+    rows = [score for score in numbers["scores"] if score["kind"] != "whole"]
+    rows = sorted(rows, key=lambda score: score["kind"] != "distilled")
+    return draw_scores(rows, f"What each part of {numbers['method']} brings")
 
 
-def _words(buffer: dict[str, Any], key: str) -> str:
+def draw_scores(scores: Sequence[Mapping[str, Any]], title: str, *, width: float = WIDTH) -> "Figure":
+    """Draw the test accuracy of scores, a bar a score; the colour tells what the networks were trained on.
+
+    Args:
+        scores: Dicts with ``name``, ``kind``, ``mean`` and ``std`` (of a single network None), as fractions.
+        title: Plain text.
+        width: In inches.
+    """
+    words = {"distilled": "synthetic images", "whole": "all real images"}
+    groups = [words.get(score["kind"], "real images") for score in scores]
+    ends = [100 * (score["std"] or 0) for score in scores]
+    means = [100 * score["mean"] for score in scores]
+    texts = [f"{mean:.1f} ± {std:.1f}" if std else f"{mean:.1f}" for mean, std in zip(means, ends, strict=True)]
+    series = []
+    for colour, group in ((0, "synthetic images"), (5, "real images"), (2, "all real images")):
+        values = [mean if own == group else None for mean, own in zip(means, groups, strict=True)]
+        if group in groups:
+            series.append(Series(group, values, texts, ends, colour))
+    return draw_bars([score["name"] for score in scores], series, "test accuracy (%), lines: std", title, width=width)
+
+
+def _storage_text(buffer: Mapping[str, Any], key: str) -> str:
     if buffer[key] is None:
         return ""
     size = f"{buffer[key] / MIB:.3g} MiB"

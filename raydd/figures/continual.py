@@ -14,16 +14,15 @@ from collections.abc import Mapping
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from rich.table import Table
 
+from raydd.figures.curves import band, draw_curve
 from raydd.figures.score_tables import percent, spread
 from raydd.figures.search import shorten
-from raydd.figures.style import label, legend_below, look, new_figure, numbers_of, spaced
+from raydd.figures.style import label, legend_below, new_figure
 from raydd.io.terminal_table import text_table
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Document = Mapping[str, Any]
@@ -37,14 +36,16 @@ def draw_continual(document: Document) -> "Figure":
     The band is the standard deviation over networks; dashed is the training on all real images of the classes seen.
     """
     steps = sorted({run["steps"] for run in document["runs"]})
-    styles = {name: look(index) for index, name in enumerate(dict.fromkeys(run["name"] for run in document["runs"]))}
+    styles = {name: at for at, name in enumerate(dict.fromkeys(run["name"] for run in document["runs"]))}
     figure = new_figure(max(7.5, 0.6 + 4.0 * len(steps)), 4.6 + 0.12 * len(styles))
     panels = figure.subplots(1, len(steps), sharey=True, squeeze=False).ravel()
     handles = {}
     for axes, count in zip(panels, steps, strict=True):
         for run in document["runs"]:
             if run["steps"] == count:
-                handles[run["name"]] = _curve(axes, run, styles[run["name"]])
+                whole = run["kind"] == "whole"
+                curve = band(run["name"], run["classes"], run["mean"], run["std"], 100, dashed=whole)
+                handles[run["name"]] = draw_curve(axes, curve, styles[run["name"]])
         first = axes is panels[0]
         label(axes, "classes seen", "test accuracy on the classes seen (%)" if first else "", f"{count} steps")
         axes.tick_params(labelleft=True)
@@ -77,14 +78,3 @@ def _table(document: Document, steps: int) -> Table:
     title = f"{document['dataset']}, {document['network']}, protocol {document['protocol']}, {steps} steps: "
     title += "test accuracy in % on the classes seen"
     return text_table(title, ("classes seen", *(run["name"] for run in runs)), rows)
-
-
-def _curve(axes: "Axes", run: Document, style: Mapping[str, Any]) -> Any:
-    mean, std = (100 * numbers_of(run[key]) for key in ("mean", "std"))
-    dashes = "--" if run["kind"] == "whole" else "-"
-    every = spaced(len(mean))
-    (line,) = axes.plot(run["classes"], mean, **style, linestyle=dashes, markersize=4, markevery=every)
-    if not np.isnan(std).all():
-        ends = mean - std, mean + std
-        axes.fill_between(run["classes"], *ends, color=style["color"], alpha=0.15, linewidth=0)
-    return line

@@ -1,20 +1,109 @@
-"""Curves by epoch and by outer step. Every number drawn is in the document that a function is given."""
+"""Curves by epoch, by outer step or by any other count. Every number drawn is in what a function is given."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from textwrap import fill
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from raydd.figures.style import label, legend_below, look, new_figure, numbers_of, spaced, whole_ticks
+from raydd.figures.style import (
+    COLOURS,
+    WIDTH,
+    label,
+    legend_below,
+    new_figure,
+    numbers_of,
+    series_style,
+    shades,
+    spaced,
+    whole_ticks,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-PALEST = 0.88  # of viridis, which ends in a yellow that is lost on white
+Numbers = Mapping[str, Any]
+Values = Sequence[float | None]
 
 
-def draw_experts(numbers: dict[str, Any]) -> "Figure":
-    """Accuracy (solid) and change of the weights (dashed) by epoch, a colour a buffer.
+class Curve(NamedTuple):
+    """Values against values.
+
+    Attributes:
+        name: Its name in the legend; a curve without one is thin and not in the legend.
+        x: (n,), ascending.
+        y: (n,); None leaves a gap.
+        low: (n,), the lower end of a band; None draws no band.
+        high: (n,), the upper end of the band.
+        dashed: Whether the line is dashed.
+        style: The index of its colour and marker; None takes its position among the curves.
+    """
+
+    name: str
+    x: Sequence[float]
+    y: Values
+    low: Values | None = None
+    high: Values | None = None
+    dashed: bool = False
+    style: int | None = None
+
+
+def band(name: str, x: Sequence[float], mean: Values, std: Values, scale: float = 1, **style: Any) -> Curve:
+    """Return a curve of means with a band of one standard deviation, both multiplied by a scale."""
+    middle, spread = scale * numbers_of(mean), scale * numbers_of(std)
+    low, high = (None, None) if np.isnan(spread).all() else (middle - spread, middle + spread)
+    return Curve(name, x, *(None if each is None else each.tolist() for each in (middle, low, high)), **style)  # type: ignore[arg-type]
+
+
+def draw_curves(
+    curves: Sequence[Curve], x: str, y: str, title: str, *, log: bool = False, zero: bool = False, width: float = WIDTH
+) -> "Figure":
+    """Draw curves, each with its band, and a legend.
+
+    Args:
+        curves: What to draw.
+        x: The name of the axis across, with its unit.
+        y: The name of the axis up, with its unit.
+        title: Plain text.
+        log: Draw the values on a logarithmic scale; those of 0 and below leave gaps.
+        zero: Begin the scale at 0.
+        width: In inches.
+    """
+    named = sum(bool(curve.name) for curve in curves)
+    figure = new_figure(width, 0.58 * width + 0.16 * named)
+    axes = figure.add_subplot()
+    log = log and any((numbers_of(curve.y) > 0).any() for curve in curves)
+    axes.set_yscale("log" if log else "linear", **({"nonpositive": "mask"} if log else {}))
+    for index, curve in enumerate(curves):
+        draw_curve(axes, curve, index if curve.style is None else curve.style)
+    if all(np.isnan(numbers_of(curve.y)).all() for curve in curves):
+        axes.text(0.5, 0.5, "no value is recorded", transform=axes.transAxes, ha="center")
+    label(axes, x, y, fill(title, int(13 * width)))
+    whole_ticks(axes)
+    if zero:
+        axes.set_ylim(bottom=0)
+    if named:
+        legend_below(figure, *axes.get_legend_handles_labels())
+    return figure
+
+
+def draw_curve(axes: "Axes", curve: Curve, index: int) -> Any:
+    """Draw a curve with its band in the style of an index; return its line, for a legend."""
+    style, values = series_style(index), numbers_of(curve.y)
+    if curve.low is not None and curve.high is not None:
+        ends = numbers_of(curve.low), numbers_of(curve.high)
+        axes.fill_between(curve.x, *ends, color=style["color"], alpha=0.15, linewidth=0).set_gid("band")
+    look = {"markersize": 4, "markevery": spaced(len(values)), "label": curve.name}
+    thin = {"marker": "", "linewidth": 0.7, "alpha": 0.6, "label": None, "gid": "thin"}
+    (line,) = axes.plot(
+        curve.x, values, **style | (look if curve.name else thin), linestyle="--" if curve.dashed else "-"
+    )
+    return line
+
+
+def draw_experts(numbers: Numbers) -> "Figure":
+    """Draw the accuracy (solid) and the change of the weights (dashed) by epoch, a colour a buffer.
 
     Reference:
         Shen et al., arXiv 2310.10541 (AST), Fig. 9.
@@ -22,11 +111,14 @@ def draw_experts(numbers: dict[str, Any]) -> "Figure":
     from matplotlib.lines import Line2D
 
     buffers = numbers["buffers"]
-    figure = new_figure(7.5, 4.6 + 0.16 * len(buffers))
+    figure = new_figure(WIDTH, 4.6 + 0.16 * len(buffers))
     left = figure.add_subplot()
     right = left.twinx()
     for index, buffer in enumerate(buffers):
-        _expert_curves(left, right, buffer, index)
+        accuracy, change = buffer["accuracy"], buffer["change"]
+        draw_curve(left, band(buffer["name"], accuracy["epochs"], accuracy["mean"], accuracy["std"], 100), index)
+        line = draw_curve(right, Curve(buffer["name"], change["epochs"], change["mean"], dashed=True), index)
+        line.set(markersize=3, alpha=0.8)
     title = "Experts: accuracy, and how far an epoch moves the weights (mean, band: std over experts)"
     label(left, "epoch t", f"{numbers['split']} accuracy (%), solid", title)
     whole_ticks(left)
@@ -36,84 +128,112 @@ def draw_experts(numbers: dict[str, Any]) -> "Figure":
     right.spines["top"].set_visible(False)
     if any(change for buffer in buffers for change in buffer["change"]["mean"]):
         right.set_yscale("log")
-    handles = [Line2D([], [], **look(index)) for index in range(len(buffers))]
+    handles = [Line2D([], [], **series_style(index)) for index in range(len(buffers))]
     legend_below(figure, handles, [buffer["name"] for buffer in buffers])
     return figure
 
 
-def _expert_curves(left: "Axes", right: "Axes", buffer: dict[str, Any], index: int) -> None:
-    style, every = look(index), spaced(len(buffer["change"]["mean"]))
-    accuracy, change = buffer["accuracy"], buffer["change"]
-    mean, std = (100 * numbers_of(accuracy[key]) for key in ("mean", "std"))
-    left.plot(accuracy["epochs"], mean, **style, markersize=4, markevery=spaced(len(mean)))
-    left.fill_between(accuracy["epochs"], mean - std, mean + std, color=style["color"], alpha=0.15, linewidth=0)
-    right.plot(change["epochs"], change["mean"], **style, linestyle="--", markersize=3, markevery=every, alpha=0.8)
-
-
-def draw_matching(numbers: dict[str, Any]) -> "Figure":
-    """The matching loss over outer steps, a line a start epoch, later ones darker; dashed where it is 1.
+def draw_matching(numbers: Numbers, width: float = WIDTH) -> "Figure":
+    """Draw the matching loss over outer steps, a line a start epoch, later ones darker; dashed where it is 1.
 
     At 1 the student ends as far from the target as it started.
 
     Reference:
         Guo et al., arXiv 2310.05773 (DATM), Fig. 10.
     """
-    import matplotlib
     from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import ListedColormap, Normalize
+    from matplotlib.colors import Normalize
 
     losses = np.array([numbers_of(row) for row in numbers["losses"]])
-    shades = matplotlib.colormaps["viridis"](np.linspace(PALEST, 0, 256))
-    colours = ScalarMappable(Normalize(0, max(1, losses.shape[1] - 1)), ListedColormap(shades))
-    by_epoch = colours.to_rgba(np.arange(losses.shape[1]))
-    figure = new_figure(7.5, 4.6)
+    colours = ScalarMappable(Normalize(0, max(1, losses.shape[1] - 1)), shades())
+    figure = new_figure(width, 0.62 * width)
     axes = figure.add_subplot()
     marker = "o" if len(losses) == 1 else ""
-    for curve, colour in zip(losses.T, by_epoch, strict=True):
+    for curve, colour in zip(losses.T, colours.to_rgba(np.arange(losses.shape[1])), strict=True):
         axes.plot(numbers["steps"], curve, color=colour, linewidth=1.2, marker=marker, markersize=4)
     even = axes.axhline(1, color="black", linestyle="--", linewidth=1)
     bar = figure.colorbar(colours, ax=axes, label="start epoch t")
     bar.ax.yaxis.get_major_locator().set_params(integer=True)  # type: ignore[call-arg]
     title = f"{numbers['name']}: matching loss on an expert that takes no part"
-    label(axes, "outer step", "matching loss", title)
+    label(axes, "outer step", "matching loss", fill(title, int(13 * width)))
     whole_ticks(axes)
     legend_below(figure, [even], ["the student ends as far from the target as it started"])
     return figure
 
 
-def draw_labels(numbers: dict[str, Any]) -> "Figure":
-    """Spread of the soft labels against the outer step, a curve a run.
+def draw_labels(numbers: Numbers, width: float = WIDTH) -> "Figure":
+    """Draw the spread of the soft labels against the outer step, a curve a run.
 
     Reference:
         Guo et al., arXiv 2310.05773 (DATM), Fig. 6.
     """
-    figure = new_figure(7.5, 4.4 + 0.16 * len(numbers["runs"]))
-    axes = figure.add_subplot()
-    for index, run in enumerate(numbers["runs"]):
-        values = numbers_of(run["label_std"])
-        axes.plot(run["steps"], values, **look(index), markersize=4, markevery=spaced(len(values)), label=run["name"])
-    label(axes, "outer step", "std over classes of softmax(labels)", "Spread of the soft labels, mean over images")
-    whole_ticks(axes)
-    legend_below(figure, *axes.get_legend_handles_labels())
-    return figure
+    curves = [Curve(run["name"], run["steps"], run["label_std"]) for run in numbers["runs"]]
+    title = "Spread of the soft labels, mean over images"
+    return draw_curves(curves, "outer step", "std over classes of softmax(labels)", title, width=width)
 
 
-def draw_memory(numbers: dict[str, Any]) -> "Figure":
-    """Memory of the process (solid) and the most its tensors took on a device so far (dashed), by outer step.
+def draw_memory(numbers: Numbers, width: float = WIDTH) -> "Figure":
+    """Draw the memory of the process (solid) and the most its tensors took on a device so far (dashed).
 
     Reference:
         Cao et al. (DPD), Fig. 2.
     """
-    figure = new_figure(7.5, 4.4 + 0.16 * len(numbers["runs"]))
-    axes = figure.add_subplot()
+    curves = []
     for index, run in enumerate(numbers["runs"]):
-        style = look(index) | {"markersize": 4, "markevery": spaced(len(run["steps"]))}
-        axes.plot(run["steps"], numbers_of(run["resident_mb"]), **style, label=f"{run['name']}: process")
-        device = numbers_of(run["device_mb"])
-        if not np.isnan(device).all():
-            axes.plot(run["steps"], device, **style, linestyle="--", label=f"{run['name']}: device, most so far")
-    label(axes, "outer step", "memory (MB)", "Memory held while distilling")
-    axes.set_ylim(bottom=0)
-    whole_ticks(axes)
-    legend_below(figure, *axes.get_legend_handles_labels())
+        curves.append(Curve(f"{run['name']}: process", run["steps"], run["resident_mb"], style=index))
+        if any(value is not None for value in run["device_mb"]):
+            name = f"{run['name']}: device, most so far"
+            curves.append(Curve(name, run["steps"], run["device_mb"], dashed=True, style=index))
+    return draw_curves(curves, "outer step", "memory (MB)", "Memory while distilling", zero=True, width=width)
+
+
+def draw_similarity(numbers: Numbers) -> "Figure":
+    """Draw the correlation of real and synthetic mean features by epoch of the expert.
+
+    Reference:
+        TGDD (Ran et al.), Fig. 4a.
+    """
+    curves = [band(one["name"], numbers["epochs"], one["mean"], one["std"]) for one in numbers["sets"]]
+    title = f"Features of real and synthetic images, {_experts(numbers)}"
+    return draw_curves(curves, "epoch t of the expert", "correlation of a class's mean features", title)
+
+
+def draw_separability(numbers: Numbers) -> "Figure":
+    """Draw the experts' accuracy on synthetic images by epoch (solid), and on real ones (dashed).
+
+    Reference:
+        TGDD (Ran et al.), Fig. 4b.
+    """
+    curves = [band(one["name"], numbers["epochs"], one["mean"], one["std"], 100) for one in numbers["sets"]]
+    mean = (100 * numbers_of(numbers["reference"]["mean"])).tolist()
+    name = f"real images ({numbers['reference']['split']})"
+    curves.append(Curve(name, numbers["epochs"], mean, dashed=True, style=len(COLOURS) - 1))
+    title = f"Synthetic images that are recognised, {_experts(numbers)}"
+    return draw_curves(curves, "epoch t of the expert", "accuracy (%)", title)
+
+
+def draw_window(search: Numbers) -> "Figure":
+    """Draw the matching loss by start epoch before and after every trial, a panel a trial; the range is shaded.
+
+    Args:
+        search: ``trials`` (low, high, before, after), and the low, current and high of the chosen window.
+    """
+    trials = search["trials"]
+    figure = new_figure(4.5, 2.2 * len(trials))
+    panels = figure.subplots(len(trials), sharex=True, squeeze=False)[:, 0]
+    for axes, trial in zip(panels, trials, strict=True):
+        axes.axvspan(trial["low"], trial["high"], color="0.9", label="range")
+        for index, when in enumerate(("before", "after")):
+            losses = numbers_of(trial[when])
+            axes.plot(losses, color=COLOURS[index], label=f"{when} the trial")
+        axes.axhline(1, color="0.5", linestyle=":", linewidth=1)
+        axes.set_ylabel("matching loss")
+        axes.set_title(f"T- {trial['low']}, T+ {trial['high']}", fontsize="medium")
+    panels[0].legend(fontsize="small")
+    panels[-1].set_xlabel("start epoch")
+    figure.suptitle(f"window: T- {search['low']}, T {search['current']}, T+ {search['high']}", fontsize="medium")
     return figure
+
+
+def _experts(numbers: Numbers) -> str:
+    return "one expert" if numbers["experts"] == 1 else f"{numbers['experts']} experts (band: std)"

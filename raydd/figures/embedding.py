@@ -55,8 +55,8 @@ def tsne(points: Tensor, rng: torch.Generator) -> Plane:
     with threadpool_limits(1):  # sums depend on the number of threads
         if min(values.shape) > MOST_FEATURES:
             values = PCA(MOST_FEATURES, svd_solver="covariance_eigh").fit_transform(values)
-        made = TSNE(perplexity=min(PERPLEXITY, (len(values) - 1) / 3), init="pca", random_state=seed).fit(values)
-    return Plane(torch.from_numpy(made.embedding_).double(), float(made.kl_divergence_))
+        fitted = TSNE(perplexity=min(PERPLEXITY, (len(values) - 1) / 3), init="pca", random_state=seed).fit(values)
+    return Plane(torch.from_numpy(fitted.embedding_).double(), float(fitted.kl_divergence_))
 
 
 def draw_embedding(numbers: dict[str, Any]) -> "Figure":

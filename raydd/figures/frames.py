@@ -92,9 +92,9 @@ def frame_steps(steps: int, count: int = COUNT) -> tuple[int, ...]:
 
 
 def frame(synset: SyntheticSet) -> Image.Image:
-    """A set as a picture with a row a class and a column an image, preprocessing undone; mosaics are shown whole."""
-    shown = layout(synset)
-    rows = pixels_of(synset, shown.places()).unflatten(0, (shown.classes, shown.images))  # (K, n, C, H, W)
+    """A set as a picture with a row a class and a column an image, preprocessing undone; mosaics are drawn whole."""
+    drawn = layout(synset)
+    rows = pixels_of(synset, drawn.places()).unflatten(0, (drawn.classes, drawn.images))  # (K, n, C, H, W)
     return to_image(rows.permute(2, 0, 3, 1, 4).flatten(3).flatten(1, 2))
 
 
@@ -105,22 +105,22 @@ def frame_path(folder: Path, step: int) -> Path:
 
 def frame_paths(folder: Path) -> dict[int, Path]:
     """The frames that a run folder holds, by outer step, ascending; empty where it holds none."""
-    found = ((_NAME.fullmatch(path.name), path) for path in (folder / FOLDER).glob("step-*.png"))
-    return dict(sorted((int(match[1]), path) for match, path in found if match))
+    matches = ((_NAME.fullmatch(path.name), path) for path in (folder / FOLDER).glob("step-*.png"))
+    return dict(sorted((int(match[1]), path) for match, path in matches if match))
 
 
 def save_frame(folder: Path, step: int, synset: SyntheticSet) -> Path:
     """Write the frame of an outer step, and what it shows."""
     path = save_png(frame(synset), frame_path(folder, step))
-    shown = layout(synset)
+    drawn = layout(synset)
     _write_index(
         folder,
         {
-            "columns": shown.images,
-            "classes": list(synset.classes[: shown.classes]),
-            "size": [shown.height, shown.width],
-            "images_a_class": shown.images,
-            "of": shown.of,
+            "columns": drawn.images,
+            "classes": list(synset.classes[: drawn.classes]),
+            "size": [drawn.height, drawn.width],
+            "images_a_class": drawn.images,
+            "of": drawn.of,
         },
     )
     return path
@@ -136,8 +136,8 @@ def drop_frames(folder: Path, step: int) -> None:
         _write_index(folder, read_tree(index, Frames, REMAKE)[1])
 
 
-def _write_index(folder: Path, shown: dict[str, object]) -> None:
+def _write_index(folder: Path, drawn: dict[str, object]) -> None:
     path = folder / FOLDER / INDEX
-    content = dump_document(shown | {"steps": [*frame_paths(folder)]})
+    content = dump_document(drawn | {"steps": [*frame_paths(folder)]})
     if not path.exists() or path.read_bytes() != content:
         write_atomic(path, content)

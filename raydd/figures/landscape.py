@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from raydd.figures.style import label, legend_below, look, new_figure, numbers_of, whole_ticks
+from raydd.figures.style import label, legend_below, new_figure, numbers_of, series_style, whole_ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -88,11 +88,11 @@ def draw_landscape(numbers: dict[str, Any]) -> "Figure":
     values = [numbers_of(numbers[key]["accuracy"]) * 100 for key, _ in SERIES]
     low, high = min(v.min() for v in values), max(v.max() for v in values)
     for index, (key, name) in enumerate(SERIES):
-        path, look_of = numbers[key], look(index)
-        plane.plot(path["x"], path["y"], color=look_of["color"], linewidth=1, alpha=0.6, zorder=1)
-        shown = {"c": values[index], "cmap": "viridis", "vmin": low, "vmax": high, "marker": look_of["marker"]}
-        dots = plane.scatter(path["x"], path["y"], s=34, edgecolors=look_of["color"], linewidths=0.9, **shown)
-        curves.plot(numbers["epochs"], values[index], **look_of, markersize=4, label=name)
+        path, style = numbers[key], series_style(index)
+        plane.plot(path["x"], path["y"], color=style["color"], linewidth=1, alpha=0.6, zorder=1)
+        marks = {"c": values[index], "cmap": "viridis", "vmin": low, "vmax": high, "marker": style["marker"]}
+        dots = plane.scatter(path["x"], path["y"], s=34, edgecolors=style["color"], linewidths=0.9, **marks)
+        curves.plot(numbers["epochs"], values[index], **style, markersize=4, label=name)
     _mark_kept(plane, curves, numbers, values[1])
     figure.colorbar(dots, ax=plane, label=f"{numbers['split']} accuracy (%)")
     first, second = (f"{100 * part:.1f} % of the variance" for part in numbers["explained"])
@@ -110,7 +110,7 @@ def draw_landscape(numbers: dict[str, Any]) -> "Figure":
 
 
 def _mark_kept(plane: "Axes", curves: "Axes", numbers: dict[str, Any], accuracy: Any) -> None:
-    kept, path = numbers["kept"], numbers["convexified"]
+    epochs, path = numbers["kept"], numbers["convexified"]
     ring: dict[str, Any] = {
         "linestyle": "",
         "marker": "o",
@@ -118,8 +118,8 @@ def _mark_kept(plane: "Axes", curves: "Axes", numbers: dict[str, Any], accuracy:
         "markerfacecolor": "none",
         "color": "black",
     }
-    plane.plot([path["x"][t] for t in kept], [path["y"][t] for t in kept], **ring)
-    curves.plot(kept, accuracy[kept], **ring, label="snapshots that are kept")
-    for t in kept:
+    plane.plot([path["x"][t] for t in epochs], [path["y"][t] for t in epochs], **ring)
+    curves.plot(epochs, accuracy[epochs], **ring, label="snapshots that are kept")
+    for t in epochs:
         place = (path["x"][t], path["y"][t])
         plane.annotate(f"{t}", place, xytext=(8, 6), textcoords="offset points", fontsize="small")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from raydd.figures.score_tables import percent
-from raydd.figures.style import label, legend_below, look, new_figure
+from raydd.figures.style import add_tooltips, label, legend_below, new_figure, series_style
 from raydd.io.console import clock
 from raydd.io.terminal_table import text_table
 
@@ -48,7 +48,7 @@ def draw_ranking(document: Document, groups: Mapping[str, str] | None = None) ->
     across = min(ACROSS, len(proxies))
     down = -(-len(proxies) // across)
     words = {name: (groups or {}).get(name, PLAIN) for name in document["real"]}
-    styles = {word: look(index) for index, word in enumerate(sorted(set(words.values())))}
+    styles = {word: series_style(index) for index, word in enumerate(sorted(set(words.values())))}
     figure = new_figure(max(5.2, 0.6 + 4.0 * across), 1.4 + 3.7 * down + 0.1 * len(styles))
     panels = figure.subplots(down, across, sharey=True, squeeze=False).ravel()
     for index, axes in enumerate(panels):
@@ -124,8 +124,8 @@ def _ranked(real: Mapping[str, float]) -> list[str]:
 
 def _deviations(title: str, values: Mapping[str, Sequence[float]]) -> dict[str, Document]:
     """A column of standard deviations, where there are any."""
-    found = {name: statistics.stdev(each) for name, each in values.items() if len(each) > 1}
-    return {title: found} if found else {}
+    deviations = {name: statistics.stdev(each) for name, each in values.items() if len(each) > 1}
+    return {title: deviations} if deviations else {}
 
 
 def _row(proxy: Document) -> list[str]:
@@ -149,11 +149,15 @@ def _scatter(axes: "Axes", real: Document, proxy: Document, words: Mapping[str, 
     size, stopped = 30 if len(places) <= 100 else 14, set(proxy["stopped"])
     for word, style in styles.items():
         for hollow in (False, True):
-            shown = [at for name, at in places.items() if words[name] == word and (name in stopped) == hollow]
+            names = [name for name in places if words[name] == word and (name in stopped) == hollow]
             filled = {"facecolors": "none" if hollow else style["color"], "edgecolors": style["color"]}
-            if shown:
-                x, y = zip(*shown, strict=True)
-                axes.scatter(x, y, s=size, marker=style["marker"], alpha=0.75, linewidths=1, zorder=2, **filled)
+            if names:
+                x, y = zip(*(places[name] for name in names), strict=True)
+                drawn = axes.scatter(x, y, s=size, marker=style["marker"], alpha=0.75, linewidths=1, zorder=2, **filled)
+                ends = (
+                    f"{by:.1f} % by {proxy['name']}, {true:.1f} % by real data" for by, true in zip(x, y, strict=True)
+                )
+                add_tooltips(drawn, [f"{name}: {text}" for name, text in zip(names, ends, strict=True)])
     chosen = [places[name] for name in _chosen(proxy)]
     if chosen:
         x, y = zip(*chosen, strict=True)
@@ -176,13 +180,15 @@ def _legend(figure: "Figure", proxies: list[Document], styles: Styles) -> None:
 
 def _title(proxy: Document) -> str:
     agreed = proxy["agreement"]
+    if agreed is None:
+        return fill(proxy["name"], LETTERS)
     numbers = f"Spearman {_number(agreed['spearman'])}, Kendall {_number(agreed['kendall'])}"
     return f"{fill(proxy['name'], LETTERS)}\n{numbers}"
 
 
 def _chosen(proxy: Document) -> list[str]:
     """The proxy's best of the first top; none where the sample is smaller than it."""
-    tops = proxy["agreement"]["tops"]
+    tops = proxy["agreement"]["tops"] if proxy["agreement"] else []
     return (tops[0]["names"] or []) if tops else []
 
 

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raydd.figures.style import COLOURS, label, legend_below, new_figure, whole_ticks
+from raydd.figures.bars import Series, draw_bars
+from raydd.figures.style import COLOURS, WIDTH, add_tooltips, label, legend_below, new_figure, whole_ticks
+from raydd.figures.trial_tables import settings_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -14,27 +16,29 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 
-LOOKS: dict[str, dict[str, Any]] = {
-    "complete": {"marker": "o", "color": COLOURS[0]},
-    "pruned": {"marker": "v", "color": COLOURS[4]},
-    "unfinished": {"marker": "s", "color": COLOURS[3]},
-    "failed": {"marker": "X", "color": COLOURS[6]},
+SETTINGS = "settings."  # the prefix of a setting's column
+STATES: dict[str, dict[str, Any]] = {
+    "complete": {"label": "complete", "marker": "o", "color": COLOURS[0]},
+    "pruned": {"label": "stopped early", "marker": "v", "color": COLOURS[4]},
+    "unfinished": {"label": "unfinished", "marker": "s", "color": COLOURS[3]},
+    "failed": {"label": "failed", "marker": "X", "color": COLOURS[6]},
 }
-WORDS = {"complete": "complete", "pruned": "stopped early", "unfinished": "unfinished", "failed": "failed"}
+"""The label and the mark of a trial's state."""
 EDGE = 0.025  # where the marks of trials stand that have no accuracy, as a share of the height
 
 
 def draw_history(rows: Sequence[Row], name: str) -> "Figure":
-    """Accuracy by trial number, a mark a state, and the best so far as a line; trials without one along the bottom."""
-    figure = new_figure(7.5, 4.6)
+    """Draw accuracy by trial number, a mark a state, and the best so far; trials without one along the bottom."""
+    figure = new_figure(WIDTH, 4.6)
     axes = figure.add_subplot()
     size = 36 if len(rows) <= 60 else 16
-    for state, style in LOOKS.items():
+    for state, style in STATES.items():
         some = [row for row in rows if row["state"] == state]
         scored, unscored = split(some)
         if some:
-            places = [row["trial"] for row in scored]
-            axes.scatter(places, percent(scored), s=size, **style, label=f"{WORDS[state]}: {len(some)}", zorder=3)
+            places, style = [row["trial"] for row in scored], style | {"label": f"{style['label']}: {len(some)}"}
+            drawn = axes.scatter(places, percent(scored), s=size, **style, zorder=3)
+            add_tooltips(drawn, [describe_trial(row) for row in scored])
         along_edge(axes, [row["trial"] for row in unscored], size, style)
     chosen = ranked(rows)
     places = [row["trial"] for row in chosen]
@@ -52,8 +56,18 @@ def draw_history(rows: Sequence[Row], name: str) -> "Figure":
     return figure
 
 
+def draw_importance(shares: Mapping[str, float], trials: int, name: str) -> "Figure":
+    """Draw a bar a setting: its share in the variance of the accuracy, the largest on top."""
+    ordered = sorted(shares.items(), key=lambda pair: -pair[1])
+    values = [100 * share for _, share in ordered]
+    series = Series("share", values, [f"{value:.0f} %" for value in values])
+    title = f"{name}: what the accuracy of {trials} trials depends on (fANOVA)"
+    x = "share of the variance of the validation accuracy (%)"
+    return draw_bars([shorten(key, 40) for key, _ in ordered], [series], x, title, room=0.12)
+
+
 def draw_pareto(rows: Sequence[Row], front: Sequence[int], metric: str, name: str) -> "Figure":
-    """Accuracy against a cost, a mark a trial; the trials of the front are joined and numbered.
+    """Draw accuracy against a cost, a mark a trial; the trials of the front are joined and numbered.
 
     Args:
         rows: Of all trials; those without both metrics are not drawn.
@@ -61,16 +75,16 @@ def draw_pareto(rows: Sequence[Row], front: Sequence[int], metric: str, name: st
         metric: The cost's column, for example ``seconds``.
         name: Of the space.
     """
-    figure = new_figure(7.5, 4.8)
+    figure = new_figure(WIDTH, 4.8)
     axes = figure.add_subplot()
     both = [row for row in split(rows)[0] if row.get(metric) is not None]
-    for state, style in LOOKS.items():
-        some = [row for row in both if row["state"] == state]
-        if some:
-            axes.scatter([row[metric] for row in some], percent(some), s=30, alpha=0.7, **style, label=WORDS[state])
+    for state, style in STATES.items():
+        if some := [row for row in both if row["state"] == state]:
+            drawn = axes.scatter([row[metric] for row in some], percent(some), s=30, alpha=0.7, **style)
+            add_tooltips(drawn, [describe_trial(row) for row in some])
     best = sorted((row for row in both if row["trial"] in front), key=lambda row: (row[metric], row["accuracy"]))
-    look: dict[str, Any] = {"color": COLOURS[1], "marker": "D", "markersize": 6, "linewidth": 1.5}
-    axes.plot([row[metric] for row in best], percent(best), drawstyle="steps-post", **look, label="front", zorder=4)
+    line: dict[str, Any] = {"color": COLOURS[1], "marker": "D", "markersize": 6, "linewidth": 1.5}
+    axes.plot([row[metric] for row in best], percent(best), drawstyle="steps-post", **line, label="front", zorder=4)
     costs = [row[metric] for row in both]
     if costs and min(costs) > 0 and max(costs) > 20 * min(costs):
         axes.set_xscale("log")
@@ -103,11 +117,22 @@ def along_edge(
         axes: Where.
         places: (trials,) on the axis across.
         size: Area of a mark in square points.
-        style: A row of `LOOKS`.
+        style: A row of `STATES`.
     """
     heights = np.full(len(places), EDGE)
-    look = dict(style) | {"linestyle": "", "markersize": size**0.5, "markeredgewidth": 0}
-    axes.plot(places, heights, transform=axes.get_xaxis_transform(), **look, zorder=3)
+    line = dict(style) | {"label": None, "linestyle": "", "markersize": size**0.5, "markeredgewidth": 0}
+    axes.plot(places, heights, transform=axes.get_xaxis_transform(), **line, zorder=3)
+
+
+def settings_of(row: Row) -> dict[str, Any]:
+    """Return the settings that a trial has."""
+    known = {key: value for key, value in row.items() if key.startswith(SETTINGS) and value is not None}
+    return {key.removeprefix(SETTINGS): value for key, value in known.items()}
+
+
+def describe_trial(row: Row) -> str:
+    """Return the tooltip of a trial that has an accuracy."""
+    return f"trial {row['trial']}, {100 * row['accuracy']:.1f} %: {settings_text(settings_of(row))}"
 
 
 def split(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:

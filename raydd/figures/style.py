@@ -1,4 +1,4 @@
-"""How every figure looks, and how one is written."""
+"""The style of every figure, and how a figure is written to a file."""
 
 import io
 from collections.abc import Sequence
@@ -12,16 +12,22 @@ from raydd.io.files import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.collections import PathCollection
+    from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's, which people with any kind of colour blindness tell apart; yellow is left out."""
 MARKERS = "os^DvXP"
+WIDTH = 7.5  # inches, of a file
+PAGE_WIDTH = 5.6  # inches, of a chart on a page, whose letters must stay legible on a phone
 DOTS_PER_INCH = 150
+PALEST = 0.88  # of viridis, which ends in a yellow that is lost on white
+SHADES = 48  # levels of a colour map; of 50 and more matplotlib makes a bitmap
 
 
 def new_figure(width: float, height: float) -> "Figure":
-    """An empty figure of a size in inches; it is drawn by Agg and leaves pyplot's state alone."""
+    """Return an empty figure of a size in inches; it does not touch pyplot's state."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=DOTS_PER_INCH, layout="constrained")
@@ -38,27 +44,41 @@ def label(axes: "Axes", x: str, y: str, title: str = "") -> None:
 
 
 def whole_ticks(axes: "Axes") -> None:
-    """Ticks at whole numbers only, for epochs and steps."""
+    """Set ticks at whole numbers only, for epochs and steps."""
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
 
 
 def legend_below(figure: "Figure", handles: Sequence[Any], labels: Sequence[str]) -> None:
-    """One legend under all axes, where it hides nothing."""
+    """Draw one legend below all axes, where it hides nothing."""
     columns = min(3 if len(labels) == 3 else 2, len(labels))
     figure.legend(
         handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize="small", handlelength=3
     )
 
 
-def look(index: int) -> dict[str, Any]:
-    """Colour and marker of the curve with this index; each says the same, for print without colour."""
-    return {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
+def series_style(index: int) -> dict[str, Any]:
+    """Return the colour and the marker of a series; each tells it apart, for print without colour."""
+    again = index // len(COLOURS)  # the eighth has the first one's colour and another marker
+    return {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[(index + again) % len(MARKERS)]}
+
+
+def shades() -> "Colormap":
+    """Return viridis from its palest end that is visible on white to its darkest."""
+    import matplotlib
+    from matplotlib.colors import ListedColormap
+
+    return ListedColormap(matplotlib.colormaps["viridis"](np.linspace(PALEST, 0, SHADES)))
+
+
+def add_tooltips(points: "PathCollection", texts: Sequence[str]) -> None:
+    """Give the points of a scatter tooltips, which `raydd.figures.svg` shows; PNG files have none."""
+    points.set_urls([*texts, ""])  # of a single URL matplotlib's SVG keeps nothing
 
 
 def spaced(count: int, most: int = 12) -> int:
-    """Every how many points a curve of ``count`` gets a marker.
+    """Return every how many points a curve of ``count`` points gets a marker.
 
     >>> spaced(5), spaced(50)
     (1, 5)
@@ -67,8 +87,9 @@ def spaced(count: int, most: int = 12) -> int:
 
 
 def numbers_of(values: Sequence[float | None]) -> NDArray[np.float64]:
-    """Plain values as an array; None, which was not measured, becomes NaN and leaves a gap."""
-    return np.array(values, np.float64)
+    """Return plain values as an array; what is not a finite number becomes NaN and leaves a gap."""
+    numbers = np.array(values, np.float64)
+    return np.where(np.isfinite(numbers), numbers, np.nan)
 
 
 def save_figure(figure: "Figure", path: Path) -> Path:

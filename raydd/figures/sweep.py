@@ -1,4 +1,4 @@
-"""Figure of a search by its settings: accuracy against each value."""
+"""Accuracy against each searched setting, a panel a setting."""
 
 import json
 import math
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raydd.figures.search import LOOKS, WORDS, Row, along_edge, percent, ranked, shorten
-from raydd.figures.style import COLOURS, label, legend_below, new_figure
+from raydd.figures.search import STATES, Row, along_edge, describe_trial, percent, ranked, shorten
+from raydd.figures.style import COLOURS, add_tooltips, label, legend_below, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def draw_values(rows: Sequence[Row], scales: Mapping[str, str], name: str) -> "Figure":
-    """Accuracy against each searched value, a panel a setting, with mean and std where complete trials share a value.
+    """Draw accuracy against each searched value, a panel a setting, and mean and std where complete trials share it.
 
     The means are joined where a value of numbers has two trials or more on average, or where one setting is searched.
 
@@ -39,8 +39,8 @@ def draw_values(rows: Sequence[Row], scales: Mapping[str, str], name: str) -> "F
         axes.margins(y=0.09)  # the marks along the bottom lie on no others
         label(axes, shorten(key, 40), "validation accuracy (%)" if index % across == 0 else "")
     figure.suptitle(f"{name}: accuracy against each setting", x=0.01, ha="left", fontsize="medium")
-    found = {text: handle for axes in panels for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)}
-    legend_below(figure, list(found.values()), list(found))
+    handles = {text: handle for axes in panels for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)}
+    legend_below(figure, list(handles.values()), list(handles))
     return figure
 
 
@@ -119,11 +119,11 @@ def ticks(low: float, high: float, scale: str, whole: bool = False) -> list[floa
     if scale == "log":
         powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         digits = (1, 2, 5) if high < 150 * low else (1, 3) if high < 3e3 * low else (1,)
-        found = [float(f"{digit}e{power}") for power in powers for digit in digits]
+        candidates = [float(f"{digit}e{power}") for power in powers for digit in digits]
     else:
         locator = MaxNLocator(5, steps=[1, 2, 5, 10], integer=whole)
-        found = [float(f"{tick:.10g}") for tick in locator.tick_values(low, high)]
-    inside = [tick for tick in found if low <= tick <= high]
+        candidates = [float(f"{tick:.10g}") for tick in locator.tick_values(low, high)]
+    inside = [tick for tick in candidates if low <= tick <= high]
     every = -(-len(inside) // 8)
     return inside[::every] if len(inside) > 1 else [low, high]
 
@@ -135,13 +135,15 @@ def _tick_text(mark: float) -> str:
 def _panel(axes: "Axes", rows: Sequence[Row], column: Column, alone: bool) -> None:
     size = 26 if len(rows) <= 60 else 14
     axes.set_xscale("log" if column.scale == "log" else "linear")  # first: what is drawn sets the ends by it
-    for state, style in LOOKS.items():
+    for state, style in STATES.items():
         there = np.array([row["state"] == state for row in rows])
         known = np.array([row["accuracy"] is not None for row in rows])
         if there.any():
-            scored = percent([row for row, found in zip(rows, there & known, strict=True) if found])
-            look: dict[str, Any] = style | {"alpha": 0.6, "linewidth": 0, "label": WORDS[state]}
-            axes.scatter(column.places[there & known], scored, s=size, **look, zorder=2)
+            scored = [row for row, scored_too in zip(rows, there & known, strict=True) if scored_too]
+            drawn = axes.scatter(
+                column.places[there & known], percent(scored), s=size, **style, alpha=0.6, linewidth=0, zorder=2
+            )
+            add_tooltips(drawn, [describe_trial(row) for row in scored])
         along_edge(axes, column.places[there & ~known], size, style)
     _means(axes, rows, column, alone)
     low, high = column.range
@@ -156,15 +158,15 @@ def _panel(axes: "Axes", rows: Sequence[Row], column: Column, alone: bool) -> No
     texts = [shorten(text, 16) for text in column.names[::every]]
     axes.set_xticks(range(0, len(column.names), every), texts, fontsize="small")
     if sum(map(len, texts)) > 28:  # they would touch
-        for drawn in axes.get_xticklabels():
-            drawn.set(rotation=25, ha="right", rotation_mode="anchor")
+        for text in axes.get_xticklabels():
+            text.set(rotation=25, ha="right", rotation_mode="anchor")
     axes.set_xlim(-0.5, len(column.names) - 0.5)
 
 
 def _means(axes: "Axes", rows: Sequence[Row], column: Column, alone: bool) -> None:
     chosen = {row["trial"] for row in ranked(rows)}
-    found = [row["trial"] in chosen for row in rows]
-    places, scores = column.places[found], percent([row for row in rows if row["trial"] in chosen])
+    mask = [row["trial"] in chosen for row in rows]
+    places, scores = column.places[mask], percent([row for row in rows if row["trial"] in chosen])
     shared = np.unique(places)
     if len(shared) == len(places) and not alone:
         return

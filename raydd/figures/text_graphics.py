@@ -53,9 +53,9 @@ class Tiles:
         height, width = self.tiles[0].pixels.shape[:2]
         across = max(1, (options.max_width + 1) // (width + 1))
         down = max(1, (options.max_height - LINES_BESIDE) // (1 + -(-height // 2)))
-        shown = self.tiles[: across * down]
-        for start in range(0, len(shown), across):
-            yield from _row(shown[start : start + across])
+        visible = self.tiles[: across * down]
+        for start in range(0, len(visible), across):
+            yield from _row(visible[start : start + across])
 
 
 def _row(tiles: Sequence[Tile]) -> RenderResult:
@@ -77,9 +77,9 @@ def _row(tiles: Sequence[Tile]) -> RenderResult:
 
 def tiles(synset: SyntheticSet) -> Tiles:
     """The first image of each of the first 20 classes, preprocessing undone, at most 16 pixels wide and high."""
-    shown = layout(synset)
-    names = synset.classes[: min(shown.classes, MOST_CLASSES)]
-    images = pixels_of(synset, [row * shown.of for row in range(len(names))])
+    size = layout(synset)
+    names = synset.classes[: min(size.classes, MOST_CLASSES)]
+    images = pixels_of(synset, [row * size.of for row in range(len(names))])
     return Tiles([Tile(name, small(image)) for name, image in zip(names, images, strict=True)])
 
 
@@ -94,8 +94,8 @@ def small(pixels: Tensor) -> Pixels:
     if factor > 1:
         size = (max(1, height // factor), max(1, width // factor))
         pixels = torch.nn.functional.adaptive_avg_pool2d(pixels, size)
-    found: Pixels = (pixels * 255).round().to(torch.uint8).permute(1, 2, 0).expand(-1, -1, 3).numpy()
-    return found
+    array: Pixels = (pixels * 255).round().to(torch.uint8).permute(1, 2, 0).expand(-1, -1, 3).numpy()
+    return array
 
 
 def spark(values: Sequence[float], width: int = 40) -> str:

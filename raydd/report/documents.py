@@ -1,8 +1,7 @@
-"""JSON documents that a page is made of, checked when they are read: what is damaged is refused in one line.
+"""The JSON documents of scores, checked when they are read: a damaged one is refused in one line.
 
-Those of scores are here, as `raydd evaluate --out`, searches and the quick start write them; see docs/evaluation.md.
-
-Shapes: none; accuracies are fractions.
+`raydd evaluate --out`, searches and the quick start write them; docs/evaluation.md has their keys. Accuracies are
+fractions.
 """
 
 from pathlib import Path
@@ -36,14 +35,14 @@ class Kept(Document):
 
 
 class Scored(Document):
-    """A set that was scored: what it is called, and the sha256 of its file."""
+    """A set that was scored: its name, and the sha256 of its file."""
 
     name: str
     digest: str | None = None
 
 
 class Scores(Document):
-    """What an evaluation came to."""
+    """The document of an evaluation."""
 
     scores: Annotated[tuple[Score, ...], Field(min_length=1)]
     comparisons: tuple[Comparison, ...] | None = None
@@ -56,31 +55,27 @@ class Scores(Document):
 
 
 def file_of(path: Path, name: str, analysis: str = "") -> Path | None:
-    """Where a document is: the file of this name in a folder or the path itself, or a JSON file of this analysis.
+    """Return the file of a document, None where there is none.
 
     Args:
-        path: A folder or a file.
-        name: What the file is usually called.
-        analysis: What the file says it is; empty for scores, which say nothing.
+        path: A folder that holds a file of this name, such a file, or any JSON file of this analysis.
+        name: The usual name of the file.
+        analysis: The value of its key ``analysis``; empty for scores, which have no such key.
     """
     if path.is_dir():
         return path / name if (path / name).is_file() else None
     if path.name == name or path.suffix != ".json" or not path.is_file():
         return path if path.name == name and path.is_file() else None
     try:
-        found = parse(read_bytes(path))
+        tree = parse(read_bytes(path))
     except (ValueError, OSError):
         return None
-    own = isinstance(found, dict) and found.get("analysis", "") == analysis and (analysis or "scores" in found)
+    own = isinstance(tree, dict) and tree.get("analysis", "") == analysis and (analysis or "scores" in tree)
     return path if own else None
 
 
 def found_in(path: Path, name: str, analysis: str = "") -> Path:
-    """The same, where it must be there.
-
-    Raises:
-        ValueError: It is not.
-    """
+    """Return the file of a document, see `file_of`; a ValueError says that there is none."""
     if (file := file_of(path, name, analysis)) is None:
         raise ValueError(f"{path} has no {name}; give a folder that has one, or the file itself")
     return file

@@ -1,4 +1,4 @@
-"""A buffer of experts on a page: what its manifest says, and how the experts went. No snapshot of weights is read.
+"""A buffer of experts on a page: its manifest, and the curves of the experts. No snapshot of weights is read.
 
 Shapes: `E` experts, `K` the last epoch, `T` kept snapshots, `L` parameter tensors. Accuracies are fractions in files,
 per cent on the page.
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 from numpy.typing import NDArray
 
 from raydd.buffer.arrow_buffer import ArrowBuffer
@@ -19,9 +20,11 @@ from raydd.buffer.expert_file import expert_path, open_expert
 from raydd.buffer.manifest import read_manifest
 from raydd.buffer.mirror import MANIFEST
 from raydd.config.parsing import flat
+from raydd.figures.curves import Curve, draw_curves
 from raydd.figures.score_tables import percent, spread
-from raydd.report.charts import Curve, lines
-from raydd.report.html import Cell, Column, Section, definitions, details, paragraph, table
+from raydd.figures.style import PAGE_WIDTH
+from raydd.report.html import Cell, Column, Row, Section, chart, macros, table
+from raydd.report.scores import number_cell
 
 FEW = 10  # experts whose own curves are drawn
 LAYERS = 7  # curves of tensors, as many as there are colours
@@ -30,59 +33,47 @@ Array = NDArray[np.float64]
 
 
 def is_buffer(path: Path) -> bool:
-    """Whether it is a folder with a buffer's manifest."""
+    """Return whether it is a folder with a buffer's manifest."""
     return (path / MANIFEST).is_file()
 
 
 def buffer_headline(path: Path) -> str:
-    """What the experts are and how accurate, in a line."""
+    """Return the experts and their accuracy in a line."""
     buffer, about = ArrowBuffer(path), describe(path)
     words = f"{len(buffer.experts)} experts, {buffer.spec.network} on {Path(buffer.spec.dataset).name}"
-    return (
-        f"{words}, {buffer.epochs} epochs: {_ends(about['accuracy']['last'], len(buffer.experts))} on validation images"
-    )
+    accuracy = _ends(about["accuracy"]["last"], len(buffer.experts))
+    return f"{words}, {buffer.epochs} epochs: {accuracy} on validation images"
 
 
 def buffer_sections(path: Path) -> list[Section]:
-    """The buffer's words, its experts' curves and a table of the experts.
-
-    Raises:
-        ValueError: The buffer is damaged.
-    """
+    """Return the description of a buffer, its experts' curves and a table of the experts."""
     buffer, about = ArrowBuffer(path), describe(path)
     accuracy, loss = _columns(buffer)
-    epochs = [float(epoch) for epoch in buffer.kept or range(buffer.epochs + 1)]
-    told = (
-        f"{len(buffer.experts)} networks trained on {Path(buffer.spec.dataset).name}, whose weights after every epoch"
-    )
-    told += (
-        " are what trajectory matching matches. Curves are means over the experts, bands reach from the least to the"
-    )
-    told += " largest of them; accuracies are of validation images, in per cent."
-    body = paragraph(told) + definitions(_words(buffer, about))
-    body += _chart(epochs, 100 * accuracy, "validation accuracy (%)", "Accuracy of the experts")
-    body += _chart(epochs, loss, "training loss", "Training loss of the experts")
-    body += details("Each expert", _table(path, buffer, accuracy, loss))
-    body += details("How far each epoch moves the weights, by layer", _steps(buffer))
-    recipe = ((key, str(value)) for key, value in flat(buffer.spec.recipe).items())
-    return [Section("experts", "Experts", body + details("Recipe of the experts", definitions(recipe)))]
+    epochs = buffer.kept or range(buffer.epochs + 1)
+    charts = [_chart(epochs, 100 * accuracy, "validation accuracy (%)", "Accuracy of the experts")]
+    charts.append(_chart(epochs, loss, "training loss", "Training loss of the experts"))
+    recipe = [(key, str(value)) for key, value in flat(buffer.spec.recipe).items()]
+    tables = _table(path, buffer, accuracy, loss), _steps(buffer)
+    dataset = Path(buffer.spec.dataset).name
+    body = macros("experts").section(buffer, dataset, _words(buffer, about), charts, *tables, recipe)
+    return [Section("experts", "Experts", body)]
 
 
 def _columns(buffer: ArrowBuffer) -> tuple[Array, Array]:
-    """Validation accuracy and training loss of every expert and snapshot, (E, T) each; NaN where not measured."""
+    """Return accuracy and loss of every expert and snapshot, (E, T) each; NaN where not measured."""
     rows = len(buffer.kept) if buffer.kept else buffer.epochs + 1
-    found: dict[str, list[Array]] = {"accuracy": [], "train_loss": []}
+    columns: dict[str, list[Array]] = {"accuracy": [], "train_loss": []}
     for index in buffer.experts:
         remedy = f"see `raydd buffer verify {buffer.folder}`"
         opened = open_expert(expert_path(buffer.folder, index), index, buffer.spec, remedy)
-        for name, values in found.items():
+        for name, values in columns.items():
             values.append(opened.rows(name, 0, rows))
-    return np.stack(found["accuracy"]), np.stack(found["train_loss"])
+    return np.stack(columns["accuracy"]), np.stack(columns["train_loss"])
 
 
 def _words(buffer: ArrowBuffer, about: dict[str, Any]) -> list[tuple[str, str]]:
     spec, count = buffer.spec, len(buffer.experts)
-    kept = f", of which {', '.join(map(str, buffer.kept))} are kept (convexified)" if buffer.kept else ""
+    selected = f", of which {', '.join(map(str, buffer.kept))} are kept (convexified)" if buffer.kept else ""
     stored = f"{about['bytes'] / 2**20:,.1f} MiB on disk, weights as {spec.storage}"
     if (worst := buffer.rounding) is not None:
         stored += f" (rounded by {worst['snapshot']:.2g} of a snapshot's length at most)"
@@ -90,7 +81,7 @@ def _words(buffer: ArrowBuffer, about: dict[str, Any]) -> list[tuple[str, str]]:
         ("data set", f"{spec.dataset}, {spec.classes} classes, {spec.channels} x {spec.size} x {spec.size}"),
         ("preprocessing", str(about["preprocessing"])),
         ("network", f"{spec.network}, {buffer.parameters:,} parameters"),
-        ("experts", f"{count}, of {buffer.epochs} epochs each{kept}"),
+        ("experts", f"{count}, of {buffer.epochs} epochs each{selected}"),
         ("first accuracy", _ends(about["accuracy"]["first"], count)),
         ("last accuracy", _ends(about["accuracy"]["last"], count)),
         ("seed", str(spec.seed)),
@@ -99,77 +90,74 @@ def _words(buffer: ArrowBuffer, about: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _ends(found: dict[str, float] | None, count: int) -> str:
-    """Mean and standard deviation (n, as `raydd buffer info` has it) of an accuracy over the experts."""
-    if found is None:
+def _ends(accuracy: dict[str, float] | None, count: int) -> str:
+    """Return the mean and standard deviation (n, as in `raydd buffer info`) of an accuracy over the experts."""
+    if accuracy is None:
         return "accuracy not measured"
     over = f"{count} experts, std over n" if count > 1 else "1 expert"
-    return f"{spread(found['mean'], found['std'] if count > 1 else None)} % ({over})"
+    return f"{spread(accuracy['mean'], accuracy['std'] if count > 1 else None)} % ({over})"
 
 
-def _chart(epochs: Sequence[float], values: Array, y: str, title: str) -> str:
-    """The mean over the experts (E, T) with its band, and each expert where they are few."""
+def _chart(epochs: Sequence[float], values: Array, y: str, title: str) -> Markup:
+    """Return the mean over the experts (E, T) with its band, and each expert where they are few."""
     if np.isnan(values).all():
-        return paragraph(f"{title}: not measured.")
+        return macros("experts").unmeasured(title)
     columns = [column[~np.isnan(column)] for column in values.T]
     mean, low, high = (
         [float(measure(column)) if len(column) else None for column in columns] for measure in (np.mean, np.min, np.max)
     )
     name = f"mean of {len(values)} experts, band: least to largest" if len(values) > 1 else "the expert"
-    several = 1 < len(values) <= FEW
-    each = [Curve("", epochs, [_known(value) for value in row.tolist()]) for row in values] if several else []
-    return lines([Curve(name, epochs, mean, low, high), *each], x="epoch", y=y, title=title)
+    each = [Curve("", epochs, row.tolist(), style=0) for row in values] if 1 < len(values) <= FEW else []
+    curves = [Curve(name, epochs, mean, low, high), *each]
+    return chart(draw_curves(curves, "epoch", y, title, width=PAGE_WIDTH))
 
 
-def _table(path: Path, buffer: ArrowBuffer, accuracy: Array, loss: Array) -> str:
-    """A row an expert: what the manifest's index says of it, and where its curves end."""
+def _table(path: Path, buffer: ArrowBuffer, accuracy: Array, loss: Array) -> Markup:
+    """Return a row an expert: its entry in the manifest, and the ends of its curves."""
     entries = read_manifest(path)[1]
     columns = [Column("expert", numeric=True), Column("last accuracy in %", numeric=True)]
     columns += [Column("best accuracy in %", numeric=True), Column("last training loss", numeric=True)]
     columns += [Column("snapshots", numeric=True), Column("MiB", numeric=True), Column("checksum")]
-    rows = []
+    rows: list[Row] = []
     for index, scores, losses in zip(buffer.experts, accuracy, loss, strict=True):
         entry = entries.get(index, {})
         size = entry.get("bytes", expert_path(path, index).stat().st_size)
         checksum = str(entry.get("checksum", "not in the manifest"))
         best = None if np.isnan(scores).all() else float(np.nanmax(scores))
-        cells = [Cell(percent(value), math.nan if value is None else value) for value in (_known(scores[-1]), best)]
-        last = Cell("-" if math.isnan(losses[-1]) else f"{losses[-1]:.4f}", float(losses[-1]))
-        shown = [Cell(str(len(scores)), len(scores)), Cell(f"{size / 2**20:,.2f}", size)]
-        rows.append([Cell(str(index), index), *cells, last, *shown, Cell(checksum[:12], checksum, checksum)])
+        ends = None if math.isnan(scores[-1]) else float(scores[-1]), best
+        cells = [Cell(str(index), index), *(number_cell(percent(value), value) for value in ends)]
+        cells.append(Cell("-" if math.isnan(losses[-1]) else f"{losses[-1]:.4f}", float(losses[-1])))
+        cells += [Cell(str(len(scores)), len(scores)), Cell(f"{size / 2**20:,.2f}", size)]
+        rows.append([*cells, Cell(checksum[:12], checksum, checksum)])
     return table(columns, rows, "Experts of the buffer; accuracy on validation images in %")
 
 
-def _steps(buffer: ArrowBuffer) -> str:
-    """How far each epoch moves the weights, mean over the experts: curves of the largest tensors, and a table."""
+def _steps(buffer: ArrowBuffer) -> Markup:
+    """Return the length of each epoch's step, mean over the experts: curves of the largest tensors, and a table."""
     norms = np.stack([buffer.norms(expert).numpy() for expert in buffer.experts])[:, 1:]  # (E, K, L)
-    if not norms.shape[1]:
-        return paragraph("There is no epoch yet.")
-    epochs = [float(epoch) for epoch in range(1, norms.shape[1] + 1)]
+    count, last = len(buffer.experts), norms.shape[1]
+    if not last:
+        return macros("experts").no_epoch()
     largest = sorted(range(len(buffer.layout)), key=lambda place: -buffer.layout[place].numel)[:LAYERS]
     curves = [
-        Curve(buffer.layout[place].name, epochs, norms[:, :, place].mean(axis=0).tolist()) for place in sorted(largest)
+        Curve(buffer.layout[place].name, range(1, last + 1), norms[:, :, place].mean(axis=0).tolist())
+        for place in sorted(largest)
     ]
     columns = [Column("tensor"), Column("parameters", numeric=True)]
-    columns += [Column(f"epoch {epoch}", numeric=True) for epoch in dict.fromkeys((1, norms.shape[1]))]
+    columns += [Column(f"epoch {epoch}", numeric=True) for epoch in dict.fromkeys((1, last))]
     columns.append(Column("whole way", numeric=True, note="the sum over all epochs"))
-    rows: list[list[Cell | str]] = []
+    rows: list[Row] = []
     for place, slot in enumerate(buffer.layout):
-        found = [norms[:, epoch, place] for epoch in dict.fromkeys((0, norms.shape[1] - 1))]
-        lengths = [_length(values.tolist()) for values in (*found, norms[:, :, place].sum(axis=1))]
+        ends = [norms[:, epoch - 1, place] for epoch in dict.fromkeys((1, last))]
+        lengths = [_length(values.tolist()) for values in (*ends, norms[:, :, place].sum(axis=1))]
         rows.append([slot.name, Cell(f"{slot.numel:,}", slot.numel), *lengths])
-    count = len(buffer.experts)
-    told = f"The Euclidean length of what an epoch adds to a tensor; the mean over {count} experts"
-    told += f"; curves of the {len(curves)} tensors with the most parameters." if len(rows) > len(curves) else "."
-    shown = lines(curves, x="epoch", y="length of the step", title="Steps of the experts, by layer", log_y=True)
+    title = "Steps of the experts, by layer"
+    figure = draw_curves(curves, "epoch", "length of the step", title, log=True, width=PAGE_WIDTH)
     over = f", mean ± std (n - 1) over {count} experts" if count > 1 else ""
-    return paragraph(told) + shown + table(columns, rows, f"Length of the step that an epoch makes{over}")
+    steps = table(columns, rows, f"Length of the step of an epoch{over}")
+    return macros("experts").steps(count, len(curves), len(rows), chart(figure), steps)
 
 
 def _length(values: Sequence[float]) -> Cell:
     mean = statistics.fmean(values)
     return Cell(f"{mean:.3g} ± {statistics.stdev(values):.2g}" if len(values) > 1 else f"{mean:.3g}", mean)
-
-
-def _known(value: float) -> float | None:
-    return None if math.isnan(value) else float(value)

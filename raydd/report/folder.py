@@ -1,7 +1,4 @@
-"""What a distillation's folder holds, read for its page; a run that is not finished is read as far as it came.
-
-Shapes: none.
-"""
+"""The files of a distillation, read for its page; an unfinished run is read as far as it came."""
 
 import hashlib
 import math
@@ -40,7 +37,7 @@ class TrialDocument(Document):
 
 
 class WindowDocument(Document):
-    """The window that was found, and the trials that led there."""
+    """The chosen window, and the trials that led to it."""
 
     low: Whole
     current: Whole
@@ -65,22 +62,18 @@ class RunFolder:
 
     @property
     def name(self) -> str:
-        """What the run is called: its folder's name."""
+        """The name of the run: that of its folder."""
         return self.path.absolute().name
 
     @cached_property
     def synset(self) -> SyntheticSet | None:
-        """The result; None of a run that is not finished.
-
-        Raises:
-            ValueError: The file is damaged.
-        """
+        """The result; None of an unfinished run. A damaged file is refused by a ValueError, here and below."""
         file = self.path / "synset.arrow" if self.folder else self.path
         return SyntheticSet.load(file) if file.is_file() else None
 
     @property
     def home(self) -> str:
-        """Where the run is, as a command can name it."""
+        """The path of the run, as a command can name it."""
         return str(self.path if self.path.name not in ("", "..") else self.path.resolve())
 
     @property
@@ -106,21 +99,17 @@ class RunFolder:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """The settings, nested; a run of another version may have more or fewer.
-
-        Raises:
-            ValueError: The file is no YAML of settings.
-        """
+        """The settings, nested; a run of another version may have more or fewer."""
         try:
-            found = parse_yaml(self.settings_text) or {}
+            tree = parse_yaml(self.settings_text) or {}
         except ValueError:
-            found = None
-        if not isinstance(found, dict):
+            tree = None
+        if not isinstance(tree, dict):
             raise ValueError(f"{self.path / 'config.yaml'} holds no settings; restore it, or distill the run again")
-        return found
+        return tree
 
     def setting(self, name: str, usual: Any = None) -> Any:
-        """A setting by its dotted name."""
+        """Return a setting by its dotted name."""
         value: Any = self.settings
         for part in name.split("."):
             value = value.get(part) if isinstance(value, Mapping) else None
@@ -128,27 +117,27 @@ class RunFolder:
 
     @cached_property
     def records(self) -> list[Record]:
-        """``metrics.jsonl`` by outer step: ``step, loss, lr, stepped``; of a step that was repeated the last."""
+        """The records of ``metrics.jsonl`` by outer step, the last of a repeated step: ``step, loss, lr, stepped``."""
         return self._by_step("metrics.jsonl")
 
     @cached_property
     def rollbacks(self) -> int:
-        """How often the run went back to an earlier step, since its loss was not finite."""
+        """The number of returns to an earlier step, as the loss was not finite."""
         return sum("rolled_back_to" in record for record in self._lines("metrics.jsonl"))
 
     @cached_property
     def memory(self) -> list[Record]:
-        """``memory.jsonl``: ``step, resident_mb, device_mb``."""
+        """The records of ``memory.jsonl``: ``step, resident_mb, device_mb``."""
         return self._by_step("memory.jsonl")
 
     @cached_property
     def probes(self) -> list[Record]:
-        """``probe.jsonl``: ``step, losses, label_std``; empty where the run looked at no expert."""
+        """The records of ``probe.jsonl``: ``step, losses, label_std``; empty where no expert was probed."""
         return self._by_step("probe.jsonl")
 
     @cached_property
     def history(self) -> list[Record]:
-        """Scores on the validation split: ``step, split, networks, mean``; of an unfinished run from its checkpoint."""
+        """Validation scores, of an unfinished run from its checkpoint: ``step, split, networks, mean``."""
         if self.synset is not None:
             return list(self.synset.history)
         state = self.path / "checkpoint" / "state.arrow"
@@ -156,7 +145,7 @@ class RunFolder:
 
     @cached_property
     def search(self) -> dict[str, Any] | None:
-        """``window.json``: the trials that found the window; None where it was given."""
+        """The trials of ``window.json`` that chose the window; None where it was given."""
         file = self.path / "window.json"
         if not os.path.lexists(file):
             return None
@@ -164,19 +153,19 @@ class RunFolder:
 
     @cached_property
     def scores(self) -> list[Score]:
-        """The rows of ``scores.json`` that are of this run's set; empty where it was not scored."""
+        """The rows of ``scores.json`` of this run's set; empty where it was not scored."""
         if self.folder is None or not is_scored(self.path):
             return []
         rows = [row for row in read_scores(self.path).scores if row.in_table]
         name = self._scored_as
-        if name is None:  # of the quick start, which says no more than its rows
+        if name is None:  # the quick start writes the rows alone
             own = [row for row in rows if row.requested] or [row for row in rows if row.kind == "distilled"] or rows
             name = own[0].name if own else ""
         return [row for row in rows if row.name == name]
 
     @property
     def _scored_as(self) -> str | None:
-        """What ``scores.json`` calls this run's set: "" where it is of others, None where it does not say of which."""
+        """The name of this run's set in ``scores.json``: "" where it is of others, None where no set is named."""
         sets = read_scores(self.path).sets
         if not sets:
             return None
@@ -186,7 +175,7 @@ class RunFolder:
 
     @property
     def result_step(self) -> int | None:
-        """The outer step that the result is of; None where there is none, or it is not known."""
+        """The outer step of the result; None where there is none, or it is not known."""
         if self.synset is None or self.setting("match") == "nothing":
             return None
         chosen = str(self.synset.provenance.get("chosen", ""))
@@ -198,7 +187,7 @@ class RunFolder:
 
     @property
     def result_words(self) -> str:
-        """Which step the result is of and how it was chosen, as every part of a page says it."""
+        """The step of the result and how it was chosen, in the words of every part of a page."""
         if self.synset is None:
             return "none yet"
         chosen, step = str(self.synset.provenance.get("chosen", "")), self.result_step
@@ -215,31 +204,31 @@ class RunFolder:
         file = self.path / name
         if not os.path.lexists(file):
             return []
-        found = read_log(file, LOGS[name], AGAIN)
-        if not found and self.setting("steps") != 0:
+        records = read_log(file, LOGS[name], AGAIN)
+        if not records and self.setting("steps") != 0:
             raise ValueError(f"{file} is empty; {AGAIN}")
-        return found
+        return records
 
     def _by_step(self, name: str) -> list[Record]:
-        found = {record["step"]: record for record in self._lines(name)}
-        return [found[step] for step in sorted(found)]
+        records = {record["step"]: record for record in self._lines(name)}
+        return [records[step] for step in sorted(records)]
 
 
 def reading(value: Any) -> float | None:
-    """A number of a record; None where it was not measured, or is no finite number.
+    """Return a number of a record; None where it was not measured, or is not finite.
 
     >>> reading("nan"), reading(None), reading(0.5)
     (None, None, 0.5)
     """
     try:
-        found = float(value)
+        number = float(value)
     except (TypeError, ValueError):
         return None
-    return found if math.isfinite(found) else None
+    return number if math.isfinite(number) else None
 
 
 def is_distilled(path: Path) -> bool:
-    """Whether it is a folder of ``raydd distill``, or the file of a synthetic set."""
+    """Return whether it is a folder of ``raydd distill``, or the file of a synthetic set."""
     if path.is_dir():
         own = (path / "config.yaml").is_file() and not (path / "manifest.json").is_file()
         return own or (path / "synset.arrow").is_file()

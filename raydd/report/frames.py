@@ -1,8 +1,9 @@
-"""Pictures of a run's synthetic images: its frames, its result, and what lies where in them.
+"""Pictures of a run's synthetic images: its frames, its result, and the layout of them.
 
 Shapes: `N` images, `K` classes, `H W` of an image.
 """
 
+import hashlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from jinja2.utils import htmlsafe_json_dumps
+from markupsafe import Markup
 from PIL import Image
 
 from raydd.data.synset import SyntheticSet
@@ -18,20 +21,22 @@ from raydd.figures.frames import FOLDER, INDEX, MOST_IMAGES, MOST_PIXELS, REMAKE
 from raydd.figures.synset_picture import to_image
 from raydd.report.documents import read_document
 from raydd.report.folder import RunFolder
-from raydd.report.html import png_size
+from raydd.report.html import png_address, png_size
 
 MOST_BYTES = 12_000_000  # of all frames on a page
 LIKELIEST = 5
 BESIDE = 10
 MOST_BESIDE = 20  # classes that stand beside each other
+MANY = 20  # classes that are scrolled through
+SMALL = 64  # pixels a side
 
 
 class Stop(NamedTuple):
-    """A place of the slider.
+    """A stop of the slider.
 
     Attributes:
         step: The outer step; None of a result whose step is not known.
-        words: What is written beside the slider.
+        words: The text beside the slider.
         png: All images as one picture.
     """
 
@@ -39,10 +44,15 @@ class Stop(NamedTuple):
     words: str
     png: bytes
 
+    @property
+    def address(self) -> str:
+        """The picture's data URI."""
+        return png_address(self.png)
+
 
 @dataclass(frozen=True)
-class Sheet:
-    """What lies where in the pictures of a run.
+class ImageGrid:
+    """The pictures of a run, with the place and the label of each image.
 
     Attributes:
         columns: Images beside each other.
@@ -57,12 +67,32 @@ class Sheet:
     classes: tuple[str, ...]
     size: tuple[int, int]
     stops: tuple[Stop, ...]
-    labels: dict[tuple[int, int], list[tuple[str, float]]]
+    labels: dict[tuple[int, int], list[tuple[str, str]]]
     left_out: int = 0
 
+    @property
+    def id(self) -> str:
+        """The id of the picture on the page."""
+        return f"frame-{hashlib.sha256(self.stops[-1].png + repr(len(self.stops)).encode()).hexdigest()[:12]}"
 
-def read_sheet(run: RunFolder) -> Sheet | None:
-    """What there is to show of a run; None where there is no image."""
+    @property
+    def small(self) -> bool:
+        """Whether enlarged images show their pixels as squares."""
+        return max(self.size) < SMALL
+
+    @property
+    def kind(self) -> str:
+        """The class of the list of images in the page's style."""
+        return " single" if self.columns == 1 else " many" if len(self.classes) > MANY else ""
+
+    @property
+    def json(self) -> Markup:
+        """The stops for the page's script."""
+        return htmlsafe_json_dumps([{"words": stop.words, "address": stop.address} for stop in self.stops])
+
+
+def read_images(run: RunFolder) -> ImageGrid | None:
+    """Read the pictures of a run; None where there is no image."""
     index = run.path / FOLDER / INDEX
     frames = read_document(index, Frames, REMAKE) if run.folder and index.is_file() else None
     stops, left_out = _frames(run.path, frames, run.setting("steps")) if frames else ([], 0)
@@ -70,7 +100,7 @@ def read_sheet(run: RunFolder) -> Sheet | None:
     if synset is None:
         if frames is None or not stops:
             return None
-        return Sheet(frames.columns, frames.classes, frames.size, tuple(stops), {}, left_out)
+        return ImageGrid(frames.columns, frames.classes, frames.size, tuple(stops), {}, left_out)
     size = (int(synset.images.shape[2]), int(synset.images.shape[3]))
     members = members_of(synset)
     columns = max(1, *(len(rows) for rows in members))
@@ -78,27 +108,27 @@ def read_sheet(run: RunFolder) -> Sheet | None:
     if frames and (frames.columns, frames.size, frames.classes) != (columns, size, classes):
         stops = []  # of another set than the result
     stops = _with_result(stops, result_picture(synset, members, columns), run)
-    return Sheet(columns, classes, size, tuple(stops), _labels(synset, members), left_out)
+    return ImageGrid(columns, classes, size, tuple(stops), _labels(synset, members), left_out)
 
 
 def members_of(synset: SyntheticSet) -> list[list[int]]:
-    """Of each shown class the images that are shown, by number.
+    """Return the numbers of the images that are drawn, of each class that is drawn.
 
     A set that raydd distilled is in class order, and an image keeps its row whatever its soft label has become. In
     others a soft label counts by its largest logit.
     """
-    labels, shown = synset.hard_labels.cpu(), layout(synset)
-    if shown.of * len(synset.classes) == len(labels):
-        own = torch.arange(len(synset.classes)).repeat_interleave(shown.of)
+    labels, drawn = synset.hard_labels.cpu(), layout(synset)
+    if drawn.of * len(synset.classes) == len(labels):
+        own = torch.arange(len(synset.classes)).repeat_interleave(drawn.of)
         if 2 * int((labels == own).sum()) > len(labels):
-            places = shown.places()
-            return [places[row * shown.images : (row + 1) * shown.images] for row in range(shown.classes)]
-    most = min(MOST_IMAGES, max(1, MOST_PIXELS // (shown.classes * shown.height * shown.width)))
-    return [torch.nonzero(labels == label).flatten()[:most].tolist() for label in range(shown.classes)]
+            places = drawn.places()
+            return [places[row * drawn.images : (row + 1) * drawn.images] for row in range(drawn.classes)]
+    most = min(MOST_IMAGES, max(1, MOST_PIXELS // (drawn.classes * drawn.height * drawn.width)))
+    return [torch.nonzero(labels == label).flatten()[:most].tolist() for label in range(drawn.classes)]
 
 
 def result_picture(synset: SyntheticSet, members: Sequence[Sequence[int]], columns: int) -> bytes:
-    """A row a class as in a frame, white where no image is, as a PNG."""
+    """Return a PNG with a row a class as in a frame, white where no image is."""
     pixels = iter(pixels_of(synset, [number for images in members for number in images]))
     channels, height, width = (int(size) for size in synset.images.shape[1:])
     canvas = torch.ones(channels, len(members) * height, columns * width)
@@ -111,12 +141,12 @@ def result_picture(synset: SyntheticSet, members: Sequence[Sequence[int]], colum
     return data.getvalue()
 
 
-def compact(sheet: Sheet) -> bytes:
-    """The last picture of a sheet for a small place: a column a class, or rows of ten where it has one image each."""
-    whole, (height, width), count = Image.open(io.BytesIO(sheet.stops[-1].png)), sheet.size, len(sheet.classes)
-    turned = sheet.columns > 1 and count <= MOST_BESIDE
-    across = BESIDE if sheet.columns == 1 else count if turned else sheet.columns
-    places = [(row, column) for row in range(count) for column in range(sheet.columns)]
+def compact(grid: ImageGrid) -> bytes:
+    """Return the last picture in a compact form: a column a class, or rows of ten of one image each."""
+    whole, (height, width), count = Image.open(io.BytesIO(grid.stops[-1].png)), grid.size, len(grid.classes)
+    turned = grid.columns > 1 and count <= MOST_BESIDE
+    across = BESIDE if grid.columns == 1 else count if turned else grid.columns
+    places = [(row, column) for row in range(count) for column in range(grid.columns)]
     places = sorted(places, key=lambda place: place[::-1]) if turned else places
     gap = 1 + max(height, width) // 32
     size = (min(across, len(places)), -(-len(places) // across))
@@ -130,24 +160,24 @@ def compact(sheet: Sheet) -> bytes:
 
 
 def _frames(folder: Path, frames: Frames, last: int | None) -> tuple[list[Stop], int]:
-    """The pictures of a run's frames, of which as many evenly spread ones are taken as a page can hold."""
+    """Return the pictures of a run's frames, as many evenly spread ones as a page can hold."""
     of = "" if last is None else f" of {last}"
-    found = []
+    stops = []
     for step in frames.steps:
         if not frame_path(folder, step).exists():  # a run that goes back removes it before it makes it again
             continue
         size = frames.columns * frames.size[1], len(frames.classes) * frames.size[0]
-        found.append(Stop(step, f"step {step}{of}", _whole_png(frame_path(folder, step), size)))
-    total = sum(len(stop.png) for stop in found)
-    most = max(2, len(found) * MOST_BYTES // max(total, 1))
-    if most >= len(found):
-        return found, 0
-    kept = sorted({round(place * (len(found) - 1) / (most - 1)) for place in range(most)})
-    return [found[place] for place in kept], len(found) - len(kept)
+        stops.append(Stop(step, f"step {step}{of}", _whole_png(frame_path(folder, step), size)))
+    total = sum(len(stop.png) for stop in stops)
+    most = max(2, len(stops) * MOST_BYTES // max(total, 1))
+    if most >= len(stops):
+        return stops, 0
+    chosen = sorted({round(place * (len(stops) - 1) / (most - 1)) for place in range(most)})
+    return [stops[place] for place in chosen], len(stops) - len(chosen)
 
 
 def _whole_png(file: Path, size: tuple[int, int]) -> bytes:
-    """A picture's bytes, which must be whole and (width, height) of this size."""
+    """Return a picture's bytes, which must be whole and of this (width, height)."""
     try:
         png = file.read_bytes()
         if png_size(png) != size:
@@ -159,7 +189,7 @@ def _whole_png(file: Path, size: tuple[int, int]) -> bytes:
 
 
 def _with_result(stops: list[Stop], png: bytes, run: RunFolder) -> list[Stop]:
-    """The frames and, as the last of them or behind it, the result."""
+    """Return the frames and, as the last of them or behind it, the result."""
     result = Stop(run.result_step, f"the result, {run.result_words}", png)
     return [*(stops[:-1] if stops and _same(stops[-1].png, png) else stops), result]
 
@@ -169,19 +199,17 @@ def _same(first: bytes, second: bytes) -> bool:
     return np.array_equal(one, other)
 
 
-def _labels(synset: SyntheticSet, members: Sequence[Sequence[int]]) -> dict[tuple[int, int], list[tuple[str, float]]]:
+def _labels(synset: SyntheticSet, members: Sequence[Sequence[int]]) -> dict[tuple[int, int], list[tuple[str, str]]]:
+    places = {(row, at): index for row, images in enumerate(members) for at, index in enumerate(images)}
     if synset.label_kind == "hard":
-        return {
-            (row, at): [(synset.classes[row], 1.0)] for row, found in enumerate(members) for at in range(len(found))
-        }
-    shares, order = synset.targets.double().sort(dim=1, descending=True, stable=True)
+        return {place: [(synset.classes[place[0]], "100.0 %")] for place in places}
+    shares, order = (
+        columns[:, :LIKELIEST].tolist() for columns in synset.targets.double().sort(dim=1, descending=True, stable=True)
+    )
     return {
-        (row, at): [
-            (synset.classes[label], share)
-            for label, share in zip(
-                order[number, :LIKELIEST].tolist(), shares[number, :LIKELIEST].tolist(), strict=True
-            )
+        place: [
+            (synset.classes[label], f"{100 * share:.1f} %")
+            for label, share in zip(order[index], shares[index], strict=True)
         ]
-        for row, found in enumerate(members)
-        for at, number in enumerate(found)
+        for place, index in places.items()
     }

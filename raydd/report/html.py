@@ -1,17 +1,21 @@
-"""Pieces of HTML: tables that sort, pictures, code, definitions. Whatever is text is escaped here.
-
-Shapes: none.
-"""
+"""HTML of a page by Jinja2: tables that sort, pictures, charts, commands. Every text is escaped by the templates."""
 
 import base64
-import html
 import math
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from raydd.figures.svg import inline_svg
 from raydd.io.console import visible
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -20,14 +24,14 @@ class Section(NamedTuple):
     """A part of the page.
 
     Attributes:
-        anchor: What a link to it ends with; one word of letters, digits and hyphens.
+        anchor: The fragment of a link to it: letters, digits and hyphens.
         title: Plain text.
         body: HTML.
     """
 
     anchor: str
     title: str
-    body: str
+    body: Markup
 
 
 class Column(NamedTuple):
@@ -35,8 +39,8 @@ class Column(NamedTuple):
 
     Attributes:
         title: Plain text.
-        numeric: Sorted as numbers, and set to the right.
-        note: What the title means; a tooltip, read aloud too.
+        numeric: Whether it is sorted as numbers and aligned to the right.
+        note: What the title means; a tooltip that screen readers read too.
     """
 
     title: str
@@ -48,102 +52,97 @@ class Cell(NamedTuple):
     """A table's cell.
 
     Attributes:
-        shown: Plain text.
-        value: What it is sorted by; None sorts by what is shown. NaN stands last.
-        note: A tooltip, read aloud too.
+        text: Plain text.
+        value: Its sort key; None sorts by the text, NaN sorts last.
+        note: A tooltip that screen readers read too.
     """
 
-    shown: str
+    text: str
     value: float | str | None = None
     note: str = ""
 
 
-def escape(value: object) -> str:
-    """Any value as text that stands for itself, in an element or an attribute.
-
-    >>> escape('a < "b"')
-    'a &lt; &quot;b&quot;'
-    """
-    return html.escape(visible(str(value)))
+Row = Sequence[Cell | str]
 
 
-def paragraph(text: str) -> str:
-    """A paragraph of plain text.
-
-    >>> paragraph("p < 0.05")
-    '<p>p &lt; 0.05</p>'
-    """
-    return f"<p>{escape(text)}</p>"
+def _finalize(value: Any) -> Any:
+    return value if isinstance(value, Markup) else visible(str(value))
 
 
-def code(text: str) -> str:
-    """A command or a file as it is, which the page's script gives a button that copies it."""
-    return f'<div class="code"><pre tabindex="0"><code>{escape(text)}</code></pre></div>'
+def _sort_key(value: float | str) -> str:
+    """Return a number as the page's script reads it."""
+    if not isinstance(value, float) or math.isfinite(value):
+        return str(value)
+    return "" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
-def details(summary: str, body: str, *, opened: bool = False) -> str:
-    """What is shown on demand.
-
-    Args:
-        summary: Plain text that is always seen.
-        body: HTML.
-        opened: Whether it is shown from the start.
-    """
-    return f"<details{' open' if opened else ''}><summary>{escape(summary)}</summary>{body}</details>"
-
-
-def definitions(pairs: Iterable[tuple[str, str]]) -> str:
-    """Words and what they are here, both plain text.
-
-    >>> definitions([("seed", "0")])
-    '<dl><div><dt>seed</dt><dd>0</dd></div></dl>'
-    """
-    rows = (f"<div><dt>{escape(word)}</dt><dd>{escape(said)}</dd></div>" for word, said in pairs)
-    return f"<dl>{''.join(rows)}</dl>"
+@cache
+def _environment() -> Environment:
+    loader = PackageLoader("raydd.report")
+    environment = Environment(
+        loader=loader,
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_finalize,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"sort_key": _sort_key, "plural": plural}
+    return environment
 
 
-def table(columns: Sequence[Column], rows: Sequence[Sequence[Cell | str]], caption: str, *, sort: bool = True) -> str:
-    """A table; the first cell of a row is its name (``<th scope="row">``), the others are ``<td>``.
+class Macros(Protocol):
+    """The macros of a template."""
 
-    Args:
-        columns: Its columns.
-        rows: As many cells each; a plain string is a cell that is sorted by what it shows.
-        caption: Plain text above it: what the numbers are and their units.
-        sort: Whether a press on a title sorts by it.
+    def __getattr__(self, name: str) -> Callable[..., Markup]:
+        """Return a macro."""
+
+
+@cache
+def macros(name: str) -> Macros:
+    """Return the macros of ``templates/<name>.html.j2``; each returns HTML."""
+    return cast(Macros, _environment().get_template(f"{name}.html.j2").module)
+
+
+def render(name: str, **values: object) -> str:
+    """Return ``templates/<name>.html.j2`` with its values."""
+    return _environment().get_template(f"{name}.html.j2").render(values)
+
+
+def table(columns: Sequence[Column], rows: Sequence[Row], caption: str) -> Markup:
+    """Return a table that sorts by a press on a title; the first cell of a row is its name.
 
     Raises:
         ValueError: A row has more or fewer cells than there are columns.
     """
-    heads = "".join(_head(column, sort) for column in columns)
-    body = "".join(_row(columns, row) for row in rows)
-    kind = ' class="sortable"' if sort else ""
-    return (
-        f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(caption)}"><table{kind}>'
-        f"<caption>{escape(caption)}</caption><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>"
-    )
+    if wrong := [len(row) for row in rows if len(row) != len(columns)]:
+        raise ValueError(f"a row of {wrong[0]} cells in a table of {len(columns)} columns; give one cell a column")
+    cells = [[cell if isinstance(cell, Cell) else Cell(cell) for cell in row] for row in rows]
+    return macros("elements").table(columns, cells, caption)
 
 
-def picture(png: bytes, alt: str, caption: str = "", *, pixelated: bool = False) -> str:
-    """A PNG picture that lies in the page itself.
+def chart(figure: "Figure") -> Markup:
+    """Return a matplotlib figure as SVG in the page."""
+    return Markup(f'<figure class="chart">{inline_svg(figure)}</figure>')
+
+
+def picture(png: bytes, alt: str, caption: str = "", *, pixelated: bool = False) -> Markup:
+    """Return a PNG picture in the page.
 
     Args:
         png: The bytes of its file.
-        alt: What it shows, for who does not see it.
+        alt: A description for people who do not see it.
         caption: Plain text below it.
         pixelated: Whether its pixels stay squares when it is enlarged.
 
     Raises:
-        ValueError: They are no PNG.
+        ValueError: The bytes are no PNG.
     """
-    width, height = png_size(png)
-    below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-    kind = ' class="pixelated"' if pixelated else ""
-    shown = f'<img{kind} src="{png_address(png)}" alt="{escape(alt)}" width="{width}" height="{height}">'
-    return f'<figure class="picture">{shown}{below}</figure>'
+    return macros("elements").picture(png_address(png), *png_size(png), alt, caption, pixelated)
 
 
-def picture_file(path: Path, alt: str, caption: str = "") -> str:
-    """A PNG file's picture, see `picture`.
+def picture_file(path: Path, alt: str, caption: str = "") -> Markup:
+    """Return a PNG file's picture, see `picture`.
 
     Raises:
         ValueError: It is no PNG.
@@ -155,12 +154,12 @@ def picture_file(path: Path, alt: str, caption: str = "") -> str:
 
 
 def png_address(png: bytes) -> str:
-    """What an ``<img>`` names to show these bytes."""
+    """Return the data URI of a PNG."""
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
 def png_size(png: bytes) -> tuple[int, int]:
-    """A PNG's (width, height) in pixels, of its header.
+    """Return a PNG's (width, height) in pixels, from its header.
 
     Raises:
         ValueError: The bytes are no PNG.
@@ -171,41 +170,11 @@ def png_size(png: bytes) -> tuple[int, int]:
     return width, height
 
 
-def _head(column: Column, sort: bool) -> str:
-    kind, unseen = _kind(column.numeric), _unseen(column.note)
-    if not sort:
-        return f'<th scope="col"{kind}{_title(column.note)}>{escape(column.title)}{unseen}</th>'
-    button = f'<button type="button"{_title(column.note)}>{escape(column.title)}{unseen}</button>'
-    return f'<th scope="col" aria-sort="none"{kind}>{button}</th>'
+def plural(count: Any, word: str) -> str:
+    """Return a number with what it counts.
 
-
-def _row(columns: Sequence[Column], row: Sequence[Cell | str]) -> str:
-    if len(row) != len(columns):
-        raise ValueError(f"a row of {len(row)} cells in a table of {len(columns)} columns; give one cell a column")
-    cells = [cell if isinstance(cell, Cell) else Cell(cell) for cell in row]
-    shown = []
-    for place, (column, cell) in enumerate(zip(columns, cells, strict=True)):
-        start, end = ('th scope="row"', "th") if place == 0 else ("td", "td")
-        told = f"{_kind(column.numeric)}{_value(cell.value)}{_title(cell.note)}"
-        shown.append(f"<{start}{told}>{escape(cell.shown)}{_unseen(cell.note)}</{end}>")
-    return f"<tr>{''.join(shown)}</tr>"
-
-
-def _kind(numeric: bool) -> str:
-    return ' class="number"' if numeric else ""
-
-
-def _value(value: float | str | None) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, float) and not math.isfinite(value):  # as the page's script reads them
-        return f' data-value="{"" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"}"'
-    return f' data-value="{escape(value)}"'
-
-
-def _title(note: str) -> str:
-    return f' title="{escape(note)}"' if note else ""
-
-
-def _unseen(note: str) -> str:
-    return f'<span class="unseen"> ({escape(note)})</span>' if note else ""
+    >>> plural(1, "image"), plural(2.5, "image")
+    ('1 image', '2.5 images')
+    """
+    number = f"{count:g}" if isinstance(count, float) else str(count)
+    return f"{number} {word}{'' if number == '1' else 's'}"

@@ -1,7 +1,4 @@
-"""What a page can be made of, a row a kind. A folder may be of several: a run may be scored and keep its experts.
-
-Shapes: none.
-"""
+"""The kinds of folders that a page can show, a row a kind. A folder may be of several kinds."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -29,10 +26,10 @@ class Kind(NamedTuple):
     """A kind of folder.
 
     Attributes:
-        name: What it is, in words.
-        is_one: Whether a path is of it.
-        sections: Its part of the page.
-        headline: A line of plain text: the result.
+        name: In words.
+        is_one: Returns whether a path is of this kind.
+        sections: Returns its parts of the page; a ValueError refuses a damaged file in one line, and so in headline.
+        headline: Returns the result in a line of plain text.
     """
 
     name: str
@@ -62,28 +59,25 @@ KINDS: tuple[Kind, ...] = (
     ),
     Kind("what was run", is_distilled, made_sections, distilled_headline),
 )
-"""In the order in which their sections stand; the first that a path is of names it."""
+"""In the order of their sections on a page; the first kind of a path gives the headline."""
 
 
 def kinds_of(path: Path) -> list[Kind]:
-    """Of which kinds a path is.
+    """Return the kinds of a path.
 
     Raises:
-        ValueError: It does not exist, or is of none.
+        ValueError: It does not exist, or is of no kind.
     """
     if not path.exists():
         raise ValueError(f"{path} does not exist; name a folder that raydd wrote")
-    if found := [kind for kind in KINDS if kind.is_one(path)]:
-        return found
+    if kinds := [kind for kind in KINDS if kind.is_one(path)]:
+        return kinds
     remedy = "name a folder of raydd distill, tune, nas, evaluate --out, continual, ablate or experts"
     if path.is_file():
         raise ValueError(f"{path} is no file that a report is made of; {remedy}, a scores.json or a synset.arrow")
     names = sorted(entry.name for entry in path.iterdir())
-    holds = (
-        f"holds {', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
-        if names
-        else "is empty"
-    )
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    holds = f"holds {', '.join(names[:5])}{more}" if names else "is empty"
     inside = [entry for entry in sorted(path.iterdir()) if any(kind.is_one(entry) for kind in KINDS)]
     hint = f"name a run in it, such as {inside[0]}" if inside else remedy
     raise ValueError(f"{path} {holds}, which is no run; {hint}")

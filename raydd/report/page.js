@@ -134,44 +134,51 @@
     show();
   }
 
-  // Charts: the values at the place that is pointed at.
-  for (const chart of all("svg[data-axes]")) {
-    const [low, high, start, end, bottom, top, floor, ceiling, log] = chart.dataset.axes.split(" ").map(Number);
-    const toX = (at) => low + ((at - start) / (end - start)) * (high - low);
-    const toY = (at) => {
-      const share = (at - floor) / (ceiling - floor);
-      return log ? bottom * (top / bottom) ** share : bottom + share * (top - bottom);
-    };
-    const short = (value) => String(Math.abs(value) < 1e4 ? Number(value.toPrecision(4)) : Math.round(value));
-    const curves = all("g", chart).filter((group) => group.querySelector("title")).map((group) => ({
-      name: group.querySelector("title").textContent,
-      points: [
-        ...all("path.line", group).flatMap((path) => path.getAttribute("d").split(/[ML]/).filter(Boolean).map((pair) => pair.split(" ").map(Number))),
-        ...all("circle", group).map((circle) => [Number(circle.getAttribute("cx")), Number(circle.getAttribute("cy"))]),
-      ],
-    })).filter((curve) => curve.points.length);
-    if (!curves.length) continue;
+  // Charts: the values of a panel's curves at the pointer.
+  for (const chart of all(".chart svg")) {
+    const panels = all("[data-axes]", chart).map((panel) => {
+      const [low, high, start, end, bottom, top, floor, ceiling, log] = panel.dataset.axes.split(" ").map(Number);
+      const curves = all("g.curve", panel).map((group) => ({
+        name: group.querySelector("title").textContent,
+        points: [
+          ...all(":scope > path", group).flatMap((path) => path.getAttribute("d").split(/[ML]/).filter((pair) => pair.trim()).map((pair) => pair.trim().split(/\s+/).map(Number))),
+          ...all("use", group).map((mark) => [Number(mark.getAttribute("x")), Number(mark.getAttribute("y"))]),
+        ],
+      })).filter((curve) => curve.points.length);
+      const toX = (at) => low + ((at - start) / (end - start)) * (high - low);
+      const toY = (at) => {
+        const share = (at - floor) / (ceiling - floor);
+        return log ? bottom * (top / bottom) ** share : bottom + share * (top - bottom);
+      };
+      return { low, high, start, end, floor, ceiling, curves, toX, toY };
+    }).filter((panel) => panel.curves.length);
+    if (!panels.length) continue;
     chart.setAttribute("aria-label", chart.querySelector(":scope > title").textContent);
-    for (const group of all("g > title, svg > title", chart)) group.remove(); // the tooltip says it
+    for (const title of all(".curve > title, :scope > title", chart)) title.remove(); // the tooltip says it
+    const short = (value) => String(Math.abs(value) < 1e4 ? Number(value.toPrecision(4)) : Math.round(value));
     const reader = document.createElementNS("http://www.w3.org/2000/svg", "line");
     reader.setAttribute("class", "reader");
+    const leave = () => { reader.remove(); hide(); };
     chart.addEventListener("pointermove", (event) => {
-      const box = chart.getBoundingClientRect();
-      const at = ((event.clientX - box.left) / box.width) * chart.viewBox.baseVal.width;
-      const distance = ([x]) => Math.abs(x - at);
-      const nearest = curves.map(({ name, points }) => ({ name, point: points.reduce((a, b) => (distance(b) < distance(a) ? b : a)) }));
+      const box = chart.getBoundingClientRect(), scale = chart.viewBox.baseVal.width / box.width;
+      const [x, y] = [(event.clientX - box.left) * scale, (event.clientY - box.top) * scale];
+      const panel = panels.find(({ start, end, floor, ceiling }) => x >= start && x <= end && y >= ceiling && y <= floor);
+      if (!panel) { leave(); return; }
+      const distance = ([at]) => Math.abs(at - x);
+      const nearest = panel.curves.map(({ name, points }) => ({ name, point: points.reduce((a, b) => (distance(b) < distance(a) ? b : a)) }));
       const middle = nearest.map(({ point }) => point).reduce((a, b) => (distance(b) < distance(a) ? b : a))[0];
-      for (const [name, value] of [["x1", middle], ["x2", middle], ["y1", ceiling], ["y2", floor]]) reader.setAttribute(name, value);
+      for (const [name, value] of [["x1", middle], ["x2", middle], ["y1", panel.ceiling], ["y2", panel.floor]]) reader.setAttribute(name, value);
       chart.append(reader);
       const lines = nearest.filter(({ point }) => Math.abs(point[0] - middle) < 6).map(({ name, point }) => {
         const line = element("span", "");
-        line.append(element("span", name), element("span", short(toY(point[1]))));
+        line.append(element("span", name), element("span", short(panel.toY(point[1]))));
         return line;
       });
-      tip.replaceChildren(element("b", `at ${Number(toX(middle).toFixed(Math.max(0, 3 - Math.floor(Math.log10(high - low)))))}`), ...lines);
-      place(event.clientX, box.top + (ceiling / chart.viewBox.baseVal.height) * box.height, box.bottom);
+      const digits = Math.max(0, 3 - Math.floor(Math.log10(panel.high - panel.low)));
+      tip.replaceChildren(element("b", `at ${Number(panel.toX(middle).toFixed(digits))}`), ...lines);
+      place(event.clientX, box.top + panel.ceiling / scale, box.bottom);
     });
-    chart.addEventListener("pointerleave", () => { reader.remove(); hide(); });
+    chart.addEventListener("pointerleave", leave);
   }
 
   // Commands and files: a button that copies them.

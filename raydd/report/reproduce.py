@@ -1,7 +1,4 @@
-"""What was run: the commands that make the same again, every setting, and from which versions.
-
-Shapes: none.
-"""
+"""How a run was made: the commands that repeat it, every setting, and the versions."""
 
 import re
 import shlex
@@ -12,59 +9,55 @@ from raydd.config.parsing import build, words
 from raydd.config.schema import EvaluateConfig
 from raydd.report.documents import Score
 from raydd.report.folder import NOT_RECORDED, RunFolder
-from raydd.report.html import Section, code, definitions, details, paragraph
+from raydd.report.html import Section, macros
 from raydd.report.scores import is_scored, read_scores
 
-ANEW = "again"  # what the name of a folder made anew ends with
+ANEW = "again"  # the end of the name of a repeated run's folder
 
 
 def made_sections(path: Path) -> list[Section]:
-    """How to make the run again, and from what it was made.
-
-    Raises:
-        ValueError: A file is damaged.
-    """
+    """Return the commands that repeat a run, and its sources."""
     run = RunFolder(path)
-    body = paragraph(_told(run)) + code("\n".join(commands(run))) + definitions(_sources(run))
-    if run.settings_text:
-        body += details("config.yaml, every setting", code(run.settings_text))
+    own = (run.path / "buffer" / "manifest.json").is_file()
+    cached = run.setting("match", "trajectories") == "trajectories" and not own
+    body = macros("made").section(run, commands(run), cached, list(_sources(run)))
     return [Section("made", "What was run", body)]
 
 
 def commands(run: RunFolder) -> list[str]:
-    """The commands that make the run and its scores again."""
+    """Return the commands that make the run and its scores again."""
     anew = f"{run.home.removesuffix('.arrow')}-{ANEW}"
-    found = [_distill(run, anew)]
+    lines = [_distill(run, anew)]
     if run.folder and is_scored(run.path):
-        found.append(evaluate_command(run, anew))
+        lines.append(evaluate_command(run, anew))
     elif run.finished:
         out = ["--out", Path(run.home) / "scores.json"] if run.folder else []
-        found.append(shell("raydd", "evaluate", run.home, *out))
-    return found
+        lines.append(shell("raydd", "evaluate", run.home, *out))
+    return lines
 
 
 def resume_command(run: RunFolder) -> str:
-    """The command that goes on with an unfinished run."""
+    """Return the command that resumes an unfinished run."""
     return f"{_distill(run, run.home)} --resume"
 
 
 def evaluate_command(run: RunFolder, anew: str) -> str:
-    """The command that scored the set, said of the set made anew."""
+    """Return the command that scores the set of the repeated run as this one was scored."""
     settings = read_scores(run.path).settings
     try:
         config = build(EvaluateConfig, settings) if settings else None
     except ValueError:  # another version's
         config = None
     if config is not None:
-        said = shlex.split(words(config, beside=EvaluateConfig()))
-        flags = [part for word in said for part in ("--set", word)]
+        changed = shlex.split(words(config, beside=EvaluateConfig()))
+        flags = [part for word in changed for part in ("--set", word)]
     else:
         flags = _flags(run.scores)
     return shell("raydd", "evaluate", anew, *flags, "--out", Path(anew) / "scores.json")
 
 
 def _flags(rows: Sequence[Score]) -> list[str]:
-    """What the rows of scores say of how they were made."""
+    """Return the flags of an evaluation that its rows tell."""
     if not rows:
         return []
     protocol, _, epochs = rows[0].protocol.partition(", ")
@@ -75,7 +68,7 @@ def _flags(rows: Sequence[Score]) -> list[str]:
 
 
 def shell(*arguments: object) -> str:
-    """A command as it is typed.
+    """Return a command as it is typed.
 
     >>> shell("raydd", "report", "my run")
     "raydd report 'my run'"
@@ -90,28 +83,11 @@ def _distill(run: RunFolder, out: str) -> str:
     return shell("raydd", "distill", "--preset", preset, *buffer, "--out", out)
 
 
-def _told(run: RunFolder) -> str:
-    told = (
-        "These commands make the same again, in another folder: config.yaml holds every setting, the seed among them. "
-    )
-    if not run.folder:
-        told = "Write the settings below to config.yaml; this command then makes the same set again. "
-    if run.setting("match", "trajectories") == "trajectories" and not (run.path / "buffer" / "manifest.json").is_file():
-        told += (
-            "Without --buffer the experts are those of the cache; which are missing are trained by the same settings. "
-        )
-        told += "Which buffer this run had is not recorded: give its --buffer where it was another. "
-    threads = run.setting("threads")
-    if threads:
-        told += f"Sums depend on the number of CPU threads, which is one of the settings ({threads}). "
-    return told + "The same bits come out on the same machine and versions; elsewhere they differ by rounding."
-
-
 def _sources(run: RunFolder) -> Iterable[tuple[str, str]]:
-    """Seeds, versions and machine, as far as the files say them."""
+    """Return seeds, versions and machine, as far as the files record them."""
     source = run.synset.provenance if run.synset else {}
 
-    def said(key: str) -> str:
+    def source_of(key: str) -> str:
         return str(source.get(key) or NOT_RECORDED)
 
     device = [record.get("device_mb") is not None for record in run.memory]
@@ -121,10 +97,10 @@ def _sources(run: RunFolder) -> Iterable[tuple[str, str]]:
         seeds += f"; scores: {run.scores[0].networks} networks"
     yield "values from", str(run.setting("preset", NOT_RECORDED))
     yield "seeds", seeds
-    yield "commit", said("commit")
-    yield "raydd", said("raydd")
-    yield "PyTorch", said("torch")
-    yield "Python", said("python")
-    yield "fingerprint of the data", said("fingerprint")
-    yield "machine", f"{said('machine')} ({kind})" if "machine" in source else f"{kind}; nothing else is recorded"
+    yield "commit", source_of("commit")
+    yield "raydd", source_of("raydd")
+    yield "PyTorch", source_of("torch")
+    yield "Python", source_of("python")
+    yield "fingerprint of the data", source_of("fingerprint")
+    yield "machine", f"{source_of('machine')} ({kind})" if "machine" in source else f"{kind}; nothing else is recorded"
     yield "result", run.result_words

@@ -10,16 +10,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from raydd.config.parsing import build
 from raydd.figures.score_tables import percent, spread
-from raydd.figures.search import LOOKS, WORDS, Row
+from raydd.figures.search import STATES, Row, settings_of
 from raydd.figures.trial_tables import settings_text
 from raydd.io.safe_yaml import parse_yaml
 from raydd.report.documents import Score
-from raydd.report.html import Section, code, definitions, details, paragraph, picture_file
+from raydd.report.html import Section, macros, picture_file, plural
 from raydd.report.scores import is_scored, read_scores
-from raydd.report.trials import front_body, records_of, setting_chart, settings_body, trial_body
-from raydd.tuning.results import SETTINGS, load_results, rows_of, winner
+from raydd.report.trials import front_body, records_of, settings_body, trial_body
+from raydd.tuning.results import load_results, rows_of, winner
 from raydd.tuning.space import Space
 from raydd.tuning.study import Study
 
@@ -28,33 +30,29 @@ TESTED = ("best: ", "preset: ", "first: ")  # names of rows of scores
 
 
 def is_search(path: Path) -> bool:
-    """Whether it is the folder of a search."""
+    """Return whether it is the folder of a search."""
     return (path / SPACE).is_file() and any((path / name).is_file() for name in (RESULTS, JOURNAL))
 
 
 def tune_headline(path: Path) -> str:
-    """The best accuracy on validation images, and what it comes to on the test images, in a line."""
+    """Return the best accuracy on validation images, and its accuracy on the test images, in a line."""
     space, rows, tests = _space(path), _rows(path), _tested(path)
     best = _best(rows, space)
     if best is None:
         return f"{space.name}: no trial of {len(rows)} has come to a score yet"
     words = f"{space.name}: {_validation(best)}, the best of {len(rows)}"
-    shown = [f"{test.name.split(':')[0]} {_spread(test)}" for test in tests]
-    return f"{words}; on the test images {', '.join(shown)}" if shown else words
+    texts = [f"{test.name.split(':')[0]} {_spread(test)}" for test in tests]
+    return f"{words}; on the test images {', '.join(texts)}" if texts else words
 
 
 def tune_sections(path: Path) -> list[Section]:
-    """What was found, all trials, accuracy against every setting, and the front of two metrics.
-
-    Raises:
-        ValueError: A file of the search is damaged.
-    """
+    """Return the best trial, all trials, accuracy against every setting, and the front of two metrics."""
     space, rows = _space(path), _rows(path)
-    sections = [Section("search", f"Search {space.name}", _found(path, space, rows))]
+    sections = [Section("search", f"Search {space.name}", _summary(path, space, rows))]
     if rows:
         sections.append(Section("trials", "Trials", trial_body(space, rows)))
-    if panels := [chart for key, domain in space.domains.items() if (chart := setting_chart(rows, key, domain))]:
-        sections.append(Section("settings", "Settings", settings_body(path, panels)))
+    if settings := settings_body(path, space, rows):
+        sections.append(Section("settings", "Settings", settings))
     costs = [metric for metric in space.directions if metric != "accuracy"]
     if costs and rows:
         sections.append(Section("front", f"Accuracy and {costs[0]}", front_body(space, rows, costs[0])))
@@ -85,8 +83,8 @@ def _rows(path: Path) -> list[Row]:
         try:
             return [*rows_of(Study(_space(path), Path(copied)).records())]
         except ValueError:
-            told = f"is damaged, or not of {SPACE} beside it; use another --out"
-            raise ValueError(f"{path / JOURNAL} {told}") from None
+            problem = f"is damaged, or not of {SPACE} beside it; use another --out"
+            raise ValueError(f"{path / JOURNAL} {problem}") from None
 
 
 def _goes_on(path: Path) -> bool:
@@ -107,26 +105,23 @@ def _tested(path: Path) -> list[Score]:
     return [score for score in read_scores(path).scores if score.name.startswith(TESTED)]
 
 
-def _found(path: Path, space: Space, rows: Sequence[Row]) -> str:
-    """The headline's section: the best, on validation and on test, beside the preset, and how to make it again."""
-    best, preset, tests = _best(rows, space), _preset(path), _tested(path)
-    told = f"Settings of {space.method} on {Path(space.dataset).name} were searched by accuracy on validation images"
-    networks = preset.get("evaluate_networks")
-    told += f", the mean of {networks} fresh networks a score" if isinstance(networks, int) else ""
-    told += ". The best is a maximum over many trials: what it is worth says the accuracy on the test images, which no"
-    body = paragraph(
-        f"{told} choice depended on. Accuracies in per cent, ± the standard deviation (n - 1) over networks."
-    )
-    body += definitions([*_outcome(best, tests), *_plan(space, rows)])
+def _summary(path: Path, space: Space, rows: Sequence[Row]) -> Markup:
+    """Return the best, on validation and on test, beside the preset, and the commands that repeat it."""
+    networks = _preset(path).get("evaluate_networks")
     unfinished = sum(row["state"] == "unfinished" for row in rows)
-    if unfinished or not (path / RESULTS).is_file():
-        several = f"{unfinished} trials are unfinished" if unfinished > 1 else "1 trial is unfinished"
-        few = several if unfinished else "The search has not come to its end"
-        body += paragraph(f"{few}. This goes on with the search:") + code(f"raydd tune --resume --out {_quoted(path)}")
-    again = f"raydd tune --space {_quoted(path / SPACE)} --out runs/again"
-    asked = paragraph("This searches anew, by the same space:") + code(again)
-    text = (path / SPACE).read_text(encoding="utf-8")
-    return body + _kept(path) + details(f"{SPACE}: what was searched, and how", asked + code(text))
+    values = {
+        "space": space,
+        "dataset": Path(space.dataset).name,
+        "networks": networks if isinstance(networks, int) else None,
+        "pairs": [*_outcome(_best(rows, space), _tested(path)), *_plan(space, rows)],
+        "going_on": bool(unfinished) or not (path / RESULTS).is_file(),
+        "unfinished": unfinished,
+        "resume": shlex.join(["raydd", "tune", "--resume", "--out", str(path)]),
+        "best": _best_set(path),
+        "again": shlex.join(["raydd", "tune", "--space", str(path / SPACE), "--out", "runs/again"]),
+        "text": (path / SPACE).read_text(encoding="utf-8"),
+    }
+    return macros("search").section(**values)
 
 
 def _outcome(best: Row | None, tests: Sequence[Score]) -> list[tuple[str, str]]:
@@ -140,19 +135,14 @@ def _outcome(best: Row | None, tests: Sequence[Score]) -> list[tuple[str, str]]:
     elif len({test.name for test in tests}) == 1:
         none = "trial 0 is the best itself" if best["trial"] == 0 else "no complete trial has the preset's own values"
         pairs.append(("on test, preset", none))
-    known = {key.removeprefix(SETTINGS): best[key] for key in best if key.startswith(SETTINGS)}
-    return [
-        *pairs,
-        ("settings of the best", settings_text({key: value for key, value in known.items() if value is not None})),
-    ]
+    return [*pairs, ("settings of the best", settings_text(settings_of(best)))]
 
 
 def _plan(space: Space, rows: Sequence[Row]) -> list[tuple[str, str]]:
-    counts = {state: sum(row["state"] == state for row in rows) for state in LOOKS}
-    states = ", ".join(f"{count} {WORDS[state]}" for state, count in counts.items() if count)
-    early = (
-        "none" if space.scheduler.name == "none" else f"{space.scheduler.name}, from report {space.scheduler.grace} on"
-    )
+    counts = {state: sum(row["state"] == state for row in rows) for state in STATES}
+    states = ", ".join(f"{count} {STATES[state]['label']}" for state, count in counts.items() if count)
+    scheduler = space.scheduler
+    early = "none" if scheduler.name == "none" else f"{scheduler.name}, from report {scheduler.grace} on"
     return [
         ("trials", f"{len(rows)}: {states}" if rows else "none yet"),
         ("proposed by", space.search.algorithm),
@@ -165,7 +155,7 @@ def _plan(space: Space, rows: Sequence[Row]) -> list[tuple[str, str]]:
 
 
 def _preset(path: Path) -> Mapping[str, Any]:
-    """The best trial's settings, as they are kept; empty where there are none yet."""
+    """Return the best trial's settings; empty where there are none yet."""
     if not (path / BEST).is_file():
         return {}
     try:
@@ -176,35 +166,26 @@ def _preset(path: Path) -> Mapping[str, Any]:
     return tree if isinstance(tree, dict) else {}
 
 
-def _kept(path: Path) -> str:
-    """The best trial's images and settings, and the command that uses them."""
-    body = ""
-    if (path / "best" / "synset.png").is_file():
-        body += picture_file(
-            path / "best" / "synset.png", "the best trial's synthetic images, a row a class", "The best set"
-        )
-    if not (path / BEST).is_file():
-        return body
-    text = (path / BEST).read_text(encoding="utf-8")
-    remark = [line.removeprefix("# ") for line in text.splitlines() if line.startswith("# ")]
-    command = next((line for line in remark if line.startswith("raydd distill")), "")
+def _best_set(path: Path) -> Markup:
+    """Return the best trial's images and settings, and the command that uses them."""
+    file, picture, text = path / "best" / "synset.png", Markup(), ""
+    if file.is_file():
+        picture = picture_file(file, "the best trial's synthetic images, a row a class", "The best set")
+    if (path / BEST).is_file():
+        text = (path / BEST).read_text(encoding="utf-8")
+    remarks = [line.removeprefix("# ") for line in text.splitlines() if line.startswith("# ")]
+    command = next((line for line in remarks if line.startswith("raydd distill")), "")
     if command:
         words = shlex.split(command)
-        words[words.index("--preset") + 1] = str(path / BEST)  # it was relative to where the search was started
-        body += paragraph("This makes the best set again, bit by bit where its trial ran to the end:")
-        body += code(shlex.join(words))
-    else:
-        body += "".join(paragraph(line) for line in remark[2:])
-    return body + details(f"{BEST}: all settings of the best trial", code(text))
+        words[words.index("--preset") + 1] = str(path / BEST)  # it was relative to the folder of the search's start
+        command = shlex.join(words)
+    return macros("search").best(picture, command, remarks[2:], text)
 
 
 def _validation(best: Row) -> str:
-    return f"{percent(best['accuracy'])} % on validation images by trial {best['trial']} ({WORDS[best['state']]})"
+    state = STATES[best["state"]]["label"]
+    return f"{percent(best['accuracy'])} % on validation images by trial {best['trial']} ({state})"
 
 
 def _spread(test: Score) -> str:
-    return f"{spread(test.mean, test.spread)} % ({test.networks} network{'s' * (test.networks > 1)})"
-
-
-def _quoted(path: Path) -> str:
-    return shlex.quote(str(path))
+    return f"{spread(test.mean, test.spread)} % ({plural(test.networks, 'network')})"

@@ -18,7 +18,8 @@ from raydd.config.schema import WindowConfig
 from raydd.distillation.loop import Distillation, Step
 from raydd.distillation.setup import Setup
 from raydd.distillation.trajectory_matching import TrajectoryMatching
-from raydd.figures.window import save_window_figure
+from raydd.figures.curves import draw_window
+from raydd.figures.style import save_figure
 from raydd.io.document import write_document
 from raydd.methods import find_method
 from raydd.numerics.windows import fixed
@@ -134,7 +135,7 @@ def with_window(context: RunContext, note: Callable[[str], None]) -> RunContext:
     note(f"window: trying ranges of start epochs, {PILOT_STEPS} outer steps each")
     result = find_window(context, note)
     write_document(context.folder / "window.json", result.to_json())
-    save_window_figure(result.to_json(), context.folder / "window.png")
+    save_figure(draw_window(result.to_json()), context.folder / "window.png")
     window = result.window(context.config.window)
     return replace(context, config=context.config.model_copy(update={"window": window}))
 

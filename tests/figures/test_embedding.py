@@ -5,11 +5,11 @@ import pytest
 import torch
 from matplotlib.colors import to_hex
 
-from raydd.figures.activation import draw_activation
+from raydd.figures.analysis_tables import activation_table, embedding_table, separability_table, similarity_table
+from raydd.figures.bars import draw_activation
+from raydd.figures.curves import draw_separability, draw_similarity
 from raydd.figures.embedding import class_colours, draw_embedding, tsne
-from raydd.figures.stages import draw_separability, draw_similarity
 from raydd.figures.style import save_figure
-from raydd.figures.tables import activation_table, embedding_table, separability_table, similarity_table
 
 SIMILARITY = {
     "buffer": "sgd",

@@ -6,11 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from raydd.figures.bars import draw_storage
-from raydd.figures.curves import draw_experts, draw_labels, draw_matching, draw_memory
-from raydd.figures.landscape import draw_landscape
-from raydd.figures.style import save_figure
-from raydd.figures.tables import (
+from raydd.figures.analysis_tables import (
     experts_table,
     labels_table,
     landscape_table,
@@ -18,6 +14,10 @@ from raydd.figures.tables import (
     memory_table,
     storage_table,
 )
+from raydd.figures.bars import draw_storage
+from raydd.figures.curves import draw_experts, draw_labels, draw_matching, draw_memory
+from raydd.figures.landscape import draw_landscape
+from raydd.figures.style import save_figure
 
 
 def spread(mean, std=None):
@@ -137,9 +137,9 @@ def test_both_paths_of_a_landscape():
 
 def test_bars_of_storage():
     (axes,) = draw_storage(STORAGE).axes
-    assert [[bar.get_width() for bar in bars] for bars in axes.containers] == [[8, 0], [1, 1]]
+    assert [[bar.get_width() for bar in bars] for bars in axes.containers] == [[8], [1, 1]]
     words = [text.get_text() for text in axes.texts]
-    assert words == ["8 MiB", "", "1 MiB, 12.5 % (epochs 0, 50)", "1 MiB (epochs 0, 6, 50)"]
+    assert words == ["8 MiB", "1 MiB, 12.5 % (epochs 0, 50)", "1 MiB (epochs 0, 6, 50)"]
     assert cells(storage_table(STORAGE))["bytes an expert"] == ["8,388,608", "-"]
 
 

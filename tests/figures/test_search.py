@@ -7,7 +7,7 @@ import pytest
 from matplotlib.colors import to_rgba
 from PIL import Image
 
-from raydd.figures.search import LOOKS, draw_history, draw_pareto, shorten
+from raydd.figures.search import STATES, draw_history, draw_importance, draw_pareto, shorten
 from raydd.figures.style import save_figure
 from raydd.figures.sweep import draw_values, ticks
 
@@ -28,8 +28,10 @@ ROWS = [
     row(4, 0.25, seconds=3.0, low=5, images=10.0, mode="hard"),
     row(5, 0.6, "unfinished", low=2, images=2.0, mode="soft", labels=1.0),
 ]
+SHARES = {"window.low": 0.125, "lr.images": 0.625, "mode": 0.25, "lr.labels": 0.0}
 FIGURES = [
     lambda rows: draw_history(rows, "space"),
+    lambda rows: draw_importance(SHARES, len(rows), "space"),
     lambda rows: draw_values(rows, SCALES, "space"),
     lambda rows: draw_pareto(rows, [0], "seconds", "space"),
 ]
@@ -46,7 +48,7 @@ def dots(axes):
 
 
 def colour(state):
-    return to_rgba(LOOKS[state]["color"])[:3]
+    return to_rgba(STATES[state]["color"])[:3]
 
 
 def words(axes):
@@ -101,6 +103,15 @@ def test_history_of_trials_that_were_all_stopped():
     assert axes.get_title(loc="left") == "space: no accuracy yet"
     assert lines(axes)[0][0] == [0]
     assert list(axes.get_xticks()) == [0]
+
+
+def test_bars_of_importance_are_in_order():
+    (axes,) = draw_importance(SHARES, 6, "space").axes
+    assert [bar.get_width() for bar in axes.patches] == [62.5, 25, 12.5, 0]
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["lr.images", "mode", "window.low", "lr.labels"]
+    assert words(axes) == ["62 %", "25 %", "12 %", "0 %"]
+    assert axes.yaxis_inverted()
+    assert "6 trials" in axes.get_title(loc="left")
 
 
 def test_values_have_a_panel_a_setting_on_its_scale():

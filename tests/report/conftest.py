@@ -42,7 +42,7 @@ class Reader(HTMLParser):
             case "tr" if self._inside("tbody"):
                 self.tables[-1].rows.append([])
             case "svg" if given.get("role") == "img":
-                self.charts.append(SimpleNamespace(title="", said="", points=[], legend=[]))
+                self.charts.append(SimpleNamespace(title="", said="", points=[], texts=[]))
 
     def handle_startendtag(self, tag, attrs):
         """Of SVG: closed at once."""
@@ -75,13 +75,13 @@ class Reader(HTMLParser):
             self.tables[-1].caption = text
         elif tag == "dd":
             self.definitions.setdefault(self._terms[-1], text)  # the first: settings on demand may repeat a word
-        elif tag in ("li", "desc", "title"):
+        elif tag in ("text", "desc", "title") and self.charts:
             self._chart(tag, text)
 
     def _chart(self, tag, text):
         chart = self.charts[-1]
-        if tag == "li":
-            chart.legend.append(text)
+        if tag == "text":
+            chart.texts.append(text)
         elif tag == "desc":
             chart.said = text
         elif self._open[-1][0] == "svg":

@@ -247,7 +247,8 @@ def test_a_phone_needs_no_sideways_scroll(visit, pages, shoot, which):
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
     wide = page.evaluate(
         """() => [...document.querySelectorAll("body *")].filter((one) =>
-            !one.closest(".scroll table, pre, .skip, svg *") && one.getBoundingClientRect().right > innerWidth + 1
+            !one.closest(".scroll table, .chart *, pre, .skip, svg *")
+            && one.getBoundingClientRect().right > innerWidth + 1
         ).map((one) => one.outerHTML.slice(0, 80))"""
     )
     assert wide == []
@@ -293,7 +294,7 @@ def test_everything_to_press_is_reached_and_seen(visit, pages):
 
 def test_a_chart_tells_its_values_where_it_is_pointed_at(visit, pages):
     page = visit(pages[0])
-    chart = page.locator("svg[data-axes]").first
+    chart = page.locator(".chart svg:has([data-axes] .curve)").first
     chart.scroll_into_view_if_needed()
     chart.hover()
     assert re.search(r"at [\d.]+", page.locator("#tip").inner_text())

@@ -14,7 +14,7 @@ from raydd.config.placement import Where
 from raydd.config.schema import DistillConfig, EvaluateConfig
 from raydd.data.synset import SyntheticSet
 from raydd.evaluation.matrix import Outcome
-from raydd.report import continual as learning
+from raydd.figures import continual as figures
 from raydd.report.continual import (
     ablation_headline,
     ablation_sections,
@@ -88,13 +88,15 @@ def test_every_accuracy_after_every_step_is_in_the_tables(continual, read):
 
 def test_the_curves_are_the_runs(continual, read):
     page, found = read(continual_sections(continual)), json.loads((continual / "continual.json").read_text())
-    assert [chart.title for chart in page.charts] == ["2 steps", "5 steps"]
+    (chart,) = page.charts
+    assert [text for text in chart.texts if text.endswith(" steps")] == ["2 steps", "5 steps"]
+    panels = dict(zip((2, 5), chart.said.split("5 steps."), strict=True))
     for run in found["runs"]:
-        chart = page.charts[run["steps"] == 5]
-        assert run["name"] in chart.legend
+        assert run["name"] in chart.texts
         ends = [f"{100 * run['mean'][place]:.4g} at" for place in (0, -1)]
         assert (
-            f"{run['name']}: {ends[0]} classes seen {run['classes'][0]}, {ends[1]} {run['classes'][-1]}" in chart.said
+            f"{run['name']}: {ends[0]} classes seen {run['classes'][0]}, {ends[1]} {run['classes'][-1]}"
+            in panels[run["steps"]]
         )
     first = found["runs"][0]
     last = f"{percent(first['mean'][-1])} ± {percent(first['std'][-1])} % on all 10 classes of digits after 2 steps"
@@ -102,8 +104,10 @@ def test_the_curves_are_the_runs(continual, read):
 
 
 def test_bands_are_a_deviation_to_both_sides(continual, monkeypatch):
-    drawn = []
-    monkeypatch.setattr(learning, "lines", lambda curves, **words: drawn.extend(curves) or "")
+    drawn, draw_curve = [], figures.draw_curve
+    monkeypatch.setattr(
+        figures, "draw_curve", lambda axes, curve, index: drawn.append(curve) or draw_curve(axes, curve, index)
+    )
     continual_sections(continual)
     found = json.loads((continual / "continual.json").read_text())
     runs = sorted(found["runs"], key=lambda run: run["steps"])
@@ -131,7 +135,8 @@ def test_the_rows_of_an_ablation_have_their_gains(ablation, read):
     gains = [percent(b["mean"] - a["mean"], signed=True) for a, b in pairwise(scores[:4])]
     assert [row[4] for row in table.rows] == ["", *gains, "", "", ""]
     assert page.charts[0].title == "Test accuracy, MLP"
-    assert len(page.charts[0].points) == len(scores) == 7
+    bars = [f"{percent(score['mean'])} ± {percent(score['std'])}" for score in scores]
+    assert len([text for text in page.charts[0].texts if text in bars]) == len(scores) == 7
     assert [score["kind"] for score in scores[4:]] == ["random", "random-mosaic", "whole"]
     assert len(page.tables[1].rows) == 6 + 4 + 1  # pairs, each against the better baseline, the best against both
     assert page.summaries == ["Which differences are more than chance (Welch's test, Holm's adjustment)"]

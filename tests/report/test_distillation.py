@@ -16,11 +16,11 @@ from PIL import Image
 from raydd.cli import run
 from raydd.data.synset import SyntheticSet
 from raydd.evaluation.matrix import Outcome
+from raydd.figures.svg import number
 from raydd.io.document import dump_document
-from raydd.report.axes import number
 from raydd.report.distillation import course_sections, distilled_headline, distilled_sections
 from raydd.report.folder import RunFolder, is_distilled, reading
-from raydd.report.frames import members_of, read_sheet
+from raydd.report.frames import members_of, read_images
 from raydd.report.html import png_address
 from raydd.report.reproduce import commands, made_sections, resume_command
 from raydd.run import run as runs
@@ -101,7 +101,7 @@ def test_the_overview_says_what_the_files_say(whole, read):
     assert said["method"] == "datm"
     assert said["data set"] == "digits"
     assert said["synthetic set"] == "20 images of 10 classes, 2 a class, soft labels (logits)"
-    assert said["step size of students"] == f"{float(synset.lr):.4g}"
+    assert said["learning rate of students"] == f"{float(synset.lr):.4g}"
     assert said["outer steps"] == "6 of 6"
     assert "not measured" in said["test accuracy"]
     best = max(entry["mean"] for entry in synset.history)
@@ -134,15 +134,15 @@ def test_images_carry_their_soft_labels(whole):
 
 
 def test_the_slider_goes_from_the_start_to_the_result(whole):
-    sheet = read_sheet(RunFolder(whole))
+    grid = read_images(RunFolder(whole))
     shown = frames(distilled_sections(whole)[1])
-    assert [frame["address"] for frame in shown] == [png_address(stop.png) for stop in sheet.stops]
+    assert [frame["address"] for frame in shown] == [png_address(stop.png) for stop in grid.stops]
     kept = sorted((whole / "frames").glob("step-*.png"))
     assert len(kept) >= 2
     assert shown[0]["address"] == png_address(kept[0].read_bytes())
     assert shown[0]["words"] == "step 0 of 6"
     assert "result" in shown[-1]["words"]
-    first, last = (np.asarray(Image.open(io.BytesIO(stop.png))) for stop in (sheet.stops[0], sheet.stops[-1]))
+    first, last = (np.asarray(Image.open(io.BytesIO(stop.png))) for stop in (grid.stops[0], grid.stops[-1]))
     assert first.shape == last.shape == (10 * 8, 2 * 8)
     assert (first != last).any()
     pixels = SyntheticSet.load(whole / "synset.arrow").pixels()[5]  # class 2, the second image
@@ -204,10 +204,11 @@ def test_curves_are_those_of_the_metrics(whole, read):
     said = charts["Loss"].said
     assert f"{number(losses[0])} at outer step 1" in said
     assert f"least {number(min(losses))}, most {number(max(losses))}" in said
-    assert f"{number(lines[-1]['lr'])} at 6" in charts["Step size of the students"].said
+    assert f"{number(lines[-1]['lr'])} at 6" in charts["Learning rate of the students"].said
     accuracies = [100 * entry["mean"] for entry in history]
     assert f"most {number(max(accuracies))}" in charts["Accuracy on the validation split"].said
-    assert {"Memory while distilling", "Matching loss on an expert apart", "Spread of the soft labels"} <= set(charts)
+    assert {"Memory while distilling", "Spread of the soft labels, mean over images"} <= set(charts)
+    assert any(title.endswith(": matching loss on an expert that takes no part") for title in charts)
 
 
 def test_the_window_is_told_and_drawn(whole, read):
@@ -227,9 +228,10 @@ def test_the_trials_of_a_window_are_drawn(whole, tmp_path, read, refuse):
     search = {"low": 0, "current": 1, "high": 2, "trials": [trial]}
     (out / "window.json").write_text(json.dumps(search))
     found = read(course_sections(out))
-    (chart,) = (chart for chart in found.charts if chart.title == "T- 0, T+ 2")
+    (chart,) = (chart for chart in found.charts if chart.title == "window: T- 0, T 1, T+ 2")
+    assert "T- 0, T+ 2" in chart.texts
     assert "before the trial: 0.5 at start epoch 0, 0.75 at 1" in chart.said
-    assert "How it was found: 1 trial" in found.summaries
+    assert "How the window was chosen: 1 trial" in found.summaries
     (out / "window.json").write_text("{}")
     assert "window.json is damaged" in refuse(course_sections, out)
 

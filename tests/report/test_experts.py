@@ -80,8 +80,12 @@ def test_no_weight_is_read(small_buffer, tmp_path):
 
 
 def test_bands_reach_from_the_least_to_the_largest_expert(small_buffer, monkeypatch):
-    drawn = {}
-    monkeypatch.setattr(experts, "lines", lambda curves, **words: drawn.update({words["title"]: curves}) or "")
+    drawn, draw = {}, experts.draw_curves
+    monkeypatch.setattr(
+        experts,
+        "draw_curves",
+        lambda curves, x, y, title, **more: drawn.update({title: curves}) or draw(curves, x, y, title, **more),
+    )
     buffer_sections(small_buffer)
     files = [open_arrow(expert_path(small_buffer, index)).columns for index in (0, 1)]
     accuracy = 100 * np.stack([columns["accuracy"] for columns in files])
@@ -98,7 +102,7 @@ def test_of_many_experts_only_the_mean_and_its_band_are_drawn(small_buffer, monk
     few = buffer_sections(small_buffer)[0].body
     monkeypatch.setattr("raydd.report.experts.FEW", 1)
     many = buffer_sections(small_buffer)[0].body
-    assert few.count(" thin") > 0 == many.count(" thin")
+    assert few.count('class="thin"') > 0 == many.count('class="thin"')
     assert few.count('class="band') == many.count('class="band') == 2
 
 

@@ -7,19 +7,7 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
-from raydd.report.html import (
-    Cell,
-    Column,
-    code,
-    definitions,
-    details,
-    escape,
-    paragraph,
-    picture,
-    picture_file,
-    png_size,
-    table,
-)
+from raydd.report.html import Cell, Column, macros, picture, picture_file, plural, png_size, table
 
 EVIL = "<script>alert('a & \"b\"')</script>"
 
@@ -52,10 +40,9 @@ def png(width=3, height=2):
 @pytest.mark.parametrize(
     "make",
     [
-        paragraph,
-        code,
-        lambda text: details(text, ""),
-        lambda text: definitions([(text, text)]),
+        lambda text: macros("elements").code(text),
+        lambda text: macros("elements").details(text, text),
+        lambda text: macros("elements").definitions([(text, text)]),
         lambda text: table([Column(text, note=text)], [[Cell(text, text, text)]], text),
         lambda text: picture(png(), text, text),
     ],
@@ -88,13 +75,6 @@ def test_a_table_says_what_it_is_and_what_it_is_sorted_by():
     assert found.of("div")[0]["aria-label"] == "Scores"
 
 
-def test_a_table_may_stay_in_its_order():
-    found = Tags(table([Column("a", note="b")], [["1"]], "c", sort=False))
-    assert found.of("button") == []
-    assert found.of("table") == [{}]
-    assert found.of("th")[0]["title"] == "b"
-
-
 def test_a_row_of_another_length_is_refused():
     with pytest.raises(ValueError, match="a row of 1 cells in a table of 2 columns"):
         table([Column("a"), Column("b")], [["1"]], "c")
@@ -120,7 +100,15 @@ def test_what_is_no_picture_is_refused_with_its_name(tmp_path):
         picture(png()[:20], "x")
 
 
-def test_details_may_be_open():
-    assert Tags(details("more", paragraph("text"), opened=True)).of("details") == [{"open": None}]
-    assert Tags(details("more", "")).of("details") == [{}]
-    assert escape(3) == "3"
+def test_control_characters_are_written_as_their_numbers():
+    assert "\\x1b[31m" in macros("elements").code("\x1b[31m")
+
+
+def test_a_count_has_its_word():
+    assert [plural(count, "image") for count in (0, 1, 1.0, 2, 2.5)] == [
+        "0 images",
+        "1 image",
+        "1 image",
+        "2 images",
+        "2.5 images",
+    ]

@@ -110,31 +110,32 @@ def test_agreement_is_the_documents(folder, found, read):
 
 
 def test_the_scatters_have_a_point_an_architecture_and_say_which_was_stopped(folder, found, read):
-    charts = read(nas_sections(folder)).charts
-    assert len(charts) == 2
-    for chart, proxy in zip(charts, found["proxies"], strict=True):
-        assert chart.title == f"{proxy['name']}: Spearman {two(proxy['agreement']['spearman'])}"
-        expected = {
+    (chart,) = read(nas_sections(folder)).charts
+    expected = set()
+    for proxy in found["proxies"]:
+        assert f"{proxy['name']}. Spearman"[:-10] in chart.said
+        assert any(f"Spearman {two(proxy['agreement']['spearman'])}, Kendall" in text for text in chart.texts)
+        expected |= {
             f"{name}: {percent(score)} % by {proxy['name']}, {percent(found['real'][name])} % by real data"
             for name, score in proxy["scores"].items()
         }
-        assert set(chart.points) == expected
-    assert sorted(charts[0].legend) == [
-        "among the proxy's best 2",
-        "an architecture",
-        "stopped early, its last accuracy",
-    ]
-    assert "stopped early, its last accuracy" not in charts[1].legend
+    assert set(chart.points) == expected
+    legend = {"the best 2 by the proxy set", "an architecture", "stopped early, its last accuracy"}
+    assert legend <= set(chart.texts)
 
 
 def test_the_proxy_is_across_and_real_data_up(folder, found, monkeypatch):
-    drawn = []
-    monkeypatch.setattr(rankings, "scatter", lambda points, **words: drawn.append((points, words)) or "")
+    drawn, chart = [], rankings.chart
+    monkeypatch.setattr(rankings, "chart", lambda figure: drawn.append(figure) or chart(figure))
     nas_sections(folder)
-    for (points, words), proxy in zip(drawn, found["proxies"], strict=True):
-        places = {point.name.split(":")[0]: (point.x, point.y) for point in points}
+    for axes, proxy in zip(drawn[0].axes, found["proxies"], strict=True):
+        places = {}
+        for points in axes.collections:
+            for text, place in zip(points.get_urls(), points.get_offsets(), strict=False):
+                places |= {text.split(":")[0]: tuple(place)} if text else {}
         assert places == {name: (100 * score, 100 * found["real"][name]) for name, score in proxy["scores"].items()}
-        assert (words["x"], words["y"]) == ("accuracy by the proxy (%), validation images", "accuracy by real data (%)")
+        assert axes.get_xlabel().replace("\n", " ") == f"accuracy (%), trained {found['proxy_label']}"
+    assert drawn[0].axes[0].get_ylabel().replace("\n", " ") == f"accuracy (%), trained {found['real_label']}"
 
 
 def test_budget_and_what_a_search_would_take_are_said(folder, found, read):
@@ -161,8 +162,8 @@ def test_many_architectures_are_drawn_in_part_and_the_page_says_so(folder, found
     page = read(nas_sections(folder))
     assert [row[0] for row in page.tables[-1].rows] == found["proxies"][0]["ranking"][:3]
     assert "The best 3 of 8 by DM & co; ranking.csv has all." in page.text
-    points = page.charts[0].points
-    assert page.charts[0].title.endswith(f", {len(points)} of 8 drawn")
+    points = [point for point in page.charts[0].points if "% by DM & co" in point]
+    assert "About 4 of 8 architectures are drawn." in page.text
     assert 4 <= len(points) < 8
     assert all(any(point.startswith(name) for point in points) for name in found["proxies"][0]["ranking"][:2])
 
@@ -174,7 +175,7 @@ def test_without_real_data_there_is_the_ranking_alone(synset, pretend, read, tmp
     page = read(nas_sections(tmp_path))
     assert (len(page.charts), len(page.tables)) == (0, 1)
     assert page.tables[0].columns == ["architecture", "alone: accuracy", "alone: rank", "alone: seconds"]
-    assert "no ranking by real data stands beside it" in page.text
+    assert "there is no ranking by real data" in page.text
     assert "±" not in page.tables[0].rows[0][1]
     assert nas_headline(tmp_path).startswith("alone ranks 8 architectures of convnet720 on digits: the best is ConvNet")
 

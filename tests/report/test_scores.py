@@ -70,9 +70,9 @@ def test_bars_reach_a_deviation_to_both_sides(file, read):
     page, found = read(score_sections(file)), json.loads(file.read_text())
     chart = next(chart for chart in page.charts if chart.title == "Test accuracy, MLP")
     score = next(score for score in found["scores"] if score["network"] == "MLP" and score["kind"] == "random")
-    low, high = (f"{round(100 * (score['mean'] + sign * score['std']), 1):.4g}" for sign in (-1, 1))
-    assert f"{score['name']} (real images): {round(100 * score['mean'], 1):.4g}, from {low} to {high}" in chart.points
-    assert {"synthetic images", "real images", "all real images"} == set(chart.legend)
+    assert f"{percent(score['mean'])} ± {percent(score['std'])}" in chart.texts
+    assert f"{score['name']}: {100 * score['mean']:.4g};" in chart.said
+    assert {"synthetic images", "real images", "all real images"} <= set(chart.texts)
     assert [chart.title for chart in page.charts[:2]] == ["Test accuracy, MLP", "Test accuracy, ConvNetW32"]
 
 
@@ -112,7 +112,9 @@ def test_robust_scores_and_kept_steps_are_shown(file, read):
     assert [[row[0], row[1]] for row in trainings.rows] == expected
     assert len(expected) == 5
     chart = next(chart for chart in page.charts if chart.title.startswith("Kept steps"))
-    assert len(found["steps"]) == len(chart.legend) == 2
+    names = [f"{kept['of']}, {kept['network']}" for kept in found["steps"]]
+    assert len(names) == 2
+    assert set(names) <= set(chart.texts)
     first = found["steps"][0]["steps"][0]["mean"]
     assert f"{100 * first:.4g} at outer step 1" in chart.said
 

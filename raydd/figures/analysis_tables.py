@@ -21,8 +21,8 @@ def _number(value: float | None, digits: str = ".3g") -> str:
     return "-" if value is None else format(value, digits)
 
 
-def _spread(found: dict[str, float | None], scale: float = 1, digits: str = ".1f") -> str:
-    mean, std = found["mean"], found["std"]
+def _spread(numbers: dict[str, float | None], scale: float = 1, digits: str = ".1f") -> str:
+    mean, std = numbers["mean"], numbers["std"]
     return "-" if mean is None or std is None else f"{scale * mean:{digits}} ± {scale * std:{digits}}"
 
 
@@ -49,10 +49,10 @@ def landscape_table(numbers: dict[str, Any]) -> Table:
     rows = []
     for key in ("trajectory", "convexified"):
         accuracy = [100 * value for value in numbers[key]["accuracy"]]
-        kept = {f"epoch {t}": f"{accuracy[t]:.1f}" for t in numbers["kept"]}
+        epochs = {f"epoch {t}": f"{accuracy[t]:.1f}" for t in numbers["kept"]}
         # A path that only rises never falls from one epoch to the next.
         fall = max((a - b for a, b in pairwise(accuracy)), default=0.0)
-        rows.append({"path": key} | kept | {"largest fall": f"{max(fall, 0):.1f}"})
+        rows.append({"path": key} | epochs | {"largest fall": f"{max(fall, 0):.1f}"})
     title = f"expert {numbers['expert']}: {numbers['split']} accuracy in %; the plane explains "
     return _table(f"{title}{100 * first:.1f} % + {100 * second:.1f} % of the trajectory's variance", rows)
 
@@ -86,8 +86,8 @@ def labels_table(numbers: dict[str, Any]) -> Table:
     """Spread of the labels at the first and the last measure."""
     rows = []
     for run in numbers["runs"]:
-        found = [value for value in run["label_std"] if value is not None]
-        rows.append({"run": run["name"], "first": _number(found[0], ".4f"), "last": _number(found[-1], ".4f")})
+        values = [value for value in run["label_std"] if value is not None]
+        rows.append({"run": run["name"], "first": _number(values[0], ".4f"), "last": _number(values[-1], ".4f")})
     return _table("std over classes of softmax(labels), mean over images", rows)
 
 
@@ -127,8 +127,8 @@ def _stages(entry: dict[str, Any], epochs: Sequence[int], scale: float, digits: 
         f"epoch {epochs[index]}": _spread({key: entry[key][index] for key in ("mean", "std")}, scale, digits)
         for index in (0, -1)
     }
-    found = [value for value in entry["mean"] if value is not None]
-    mean = _number(scale * sum(found) / len(found) if found else None, digits)
+    values = [value for value in entry["mean"] if value is not None]
+    mean = _number(scale * sum(values) / len(values) if values else None, digits)
     return ends | {"mean of all stages": mean}
 
 
