@@ -45,7 +45,7 @@ PARTS = {
     "raydd.numerics.formation": ("Formation", "encode"),
     "raydd.numerics.augment": ("augment",),
     "raydd.numerics.rng": ("generator",),
-    "raydd.selection.coresets": ("herd", "spread"),
+    "raydd.selection.coresets": ("herding_order", "kcenter_order"),
     "raydd.data.image_source": ("Source", "Content", "Part", "from_array"),
     "raydd.data.datasets": ("Row",),
     "raydd.models.zoo": ("Network", "build"),
