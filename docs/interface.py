@@ -46,6 +46,7 @@ PARTS = {
     "raydd.numerics.augment": ("augment",),
     "raydd.numerics.rng": ("generator",),
     "raydd.selection.coresets": ("herding_order", "kcenter_order"),
+    "raydd.data.score_record": ("Score", "Comparison", "RobustScore"),
     "raydd.data.image_source": ("Source", "Content", "Part", "from_array"),
     "raydd.data.datasets": ("Row",),
     "raydd.models.zoo": ("Network", "build"),

@@ -225,5 +225,5 @@ def _analyse(name: str, inputs: list[Path], out: Path | None, screen: Screen, ca
     measure, table, draw = ANALYSES[name]
     numbers = call(_load(measure))
     outputs = save(numbers, _load(draw), target)
-    tables = [_load(f"raydd.figures.tables:{table}")(numbers)]
+    tables = [_load(f"raydd.figures.analysis_tables:{table}")(numbers)]
     show(screen, numbers | {"outputs": outputs}, files_of(outputs), tables)

@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from raydd.plugins import installed
+from raydd import plugins
 
 _LAYERS = "NN|BN|LN|IN|GN|AS|AR|AL|NP|MP|AP"
 _NETWORK = rf"timm:.*|ConvNet([WD]\d+|{_LAYERS})+|(AlexNet|(VGG11|ResNet10|ResNet18)(BN)?|DenseNet121)W[1-9]\d*"
@@ -134,7 +134,7 @@ def check_name(kind: str, name: str) -> None:
     if (rows := _loaded(table)) is not None:
         if name in rows:
             return
-    elif installed():
+    elif plugins.installed():
         return
     raise ValueError(unknown(table.noun, name, rows or table.names, table.other))
 
@@ -192,18 +192,24 @@ def search_spaces() -> list[str]:
     return sorted(path.stem for path in space_folder().glob("*.yaml"))
 
 
-def find_space(name: str | Path) -> Path:
-    """Return the file of a search space: a shipped one by name, or a path.
+PLUGIN_SPACES: plugins.Table[dict[str, Any]] = plugins.Table("SPACES", dict)
+"""The search spaces of plugins: the values of a YAML file, by name."""
+
+
+def find_space(name: str | Path) -> Path | None:
+    """Return the file of a search space: a shipped one by name, or a path; None for the space of a plugin.
 
     Raises:
-        ValueError: It is neither.
+        ValueError: There is no such space.
     """
     path = space_folder() / f"{name}.yaml"
     if not str(name).isidentifier() or not path.is_file():
         path = Path(name)
-    if not path.is_file():
-        known = search_spaces()
-        near = difflib.get_close_matches(str(name), known, n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"shipped are {', '.join(known)}"
-        raise ValueError(f"--space {str(name)!r} is neither shipped nor a YAML file; {hint}")
-    return path
+    if path.is_file():
+        return path
+    if str(name) in PLUGIN_SPACES:
+        return None
+    known = [*search_spaces(), *PLUGIN_SPACES]
+    near = difflib.get_close_matches(str(name), known, n=3)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"shipped spaces are {', '.join(known)}"
+    raise ValueError(f"--space {str(name)!r} is neither a shipped space nor a YAML file; {hint}")

@@ -2,16 +2,14 @@
 
 import difflib
 from collections.abc import Iterable, Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from raydd.config.names import absolute_dataset
+from raydd.config.names import PLUGIN_SPACES, absolute_dataset, find_space
 from raydd.config.parsing import Tree, build, flat, merged
 from raydd.config.schema import DistillConfig
 from raydd.io.safe_yaml import read_yaml
 from raydd.numerics.rng import generator
-from raydd.plugins import Table
 from raydd.tuning.plan import METRICS
 from raydd.tuning.population import check_changeable
 from raydd.tuning.space import Space
@@ -23,21 +21,6 @@ FIXED = (
     "probe_every",
 )
 """Settings that cannot be searched: they change what a score means, or nothing at all."""
-
-
-PLUGIN_SPACES: Table[Tree] = Table("SPACES", dict)
-"""The spaces of plugins: the values of a YAML file, by name."""
-
-
-def folder() -> Path:
-    """Return the folder of the shipped spaces: in the package, or beside it in a source tree."""
-    packaged = Path(str(resources.files("raydd"))) / "tune_spaces"
-    return packaged if packaged.is_dir() else packaged.parents[1] / "tune_spaces"
-
-
-def shipped_spaces() -> list[str]:
-    """Return the names of the shipped spaces."""
-    return sorted(path.stem for path in folder().glob("*.yaml"))
 
 
 def load_space(name: str | Path) -> Space:
@@ -56,16 +39,9 @@ def load_space(name: str | Path) -> Space:
     >>> space.method, space.dataset, space.budget.samples
     ('datm', 'digits', 32)
     """
-    path = folder() / f"{name}.yaml"
-    if not str(name).isidentifier() or not path.is_file():
-        path = Path(name)
-    if not path.is_file() and name in PLUGIN_SPACES:
+    path = find_space(name)
+    if path is None:
         return make_space({"name": name} | PLUGIN_SPACES[str(name)], f"space {name}")
-    if not path.is_file():
-        known = [*shipped_spaces(), *PLUGIN_SPACES]
-        near = difflib.get_close_matches(str(name), known, n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"shipped spaces are {', '.join(known)}"
-        raise ValueError(f"--space {str(name)!r} is neither a shipped space nor a YAML file; {hint}")
     tree = read_yaml(path)
     if not isinstance(tree, dict):
         raise ValueError(f"{path} is not a mapping; a space has lines such as 'method: datm' and 'domains:'")

@@ -12,7 +12,6 @@ from raydd.cli import run
 from raydd.config import names
 from raydd.config.presets import expand_preset
 from raydd.models.zoo import find
-from raydd.tuning.space_files import shipped_spaces
 
 HEAVY = {"torch", "ray", "numpy", "torchvision", "kornia"}
 BASH = """
@@ -146,7 +145,6 @@ def test_the_names_known_without_pytorch_are_those_of_the_tables():
     for kind, table in names.TABLES.items():
         if table.rows:
             assert {*table.names} == {*rows_of(table)}, kind
-    assert {*names.search_spaces()} == {*shipped_spaces()}
     assert all(expand_preset(name, 1) for name in names.presets())
     assert len(names.presets()) > 50
 

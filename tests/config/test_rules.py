@@ -3,7 +3,7 @@
 import pytest
 
 from raydd.config.parsing import build
-from raydd.config.rules import FITS, FOREIGN, SOFT, method_rules, unread
+from raydd.config.rules import FITS, FOREIGN, SOFT_LABELS, method_rules, unread
 from raydd.config.schema import DistillConfig
 from raydd.methods import complete
 from raydd.selection.starting_images import INITIAL
@@ -51,7 +51,7 @@ def test_rules_of_a_method_wait_for_its_own_values():
 def test_tables_name_what_there_is():
     fields = DistillConfig.model_fields
     assert {name for names in FOREIGN.values() for name in names} <= {*fields}
-    assert {*INITIAL} > SOFT
+    assert {*INITIAL} > SOFT_LABELS
     assert {"features", "layers", "gradient"} == {*FITS}
     assert unread("window.low", "statistics")
     assert not unread("window.low", "trajectories")

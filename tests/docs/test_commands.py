@@ -23,6 +23,7 @@ from markdown_it import MarkdownIt
 from raydd.api.nas import NasConfig
 from raydd.buffer.arrow_buffer import ArrowBuffer
 from raydd.cli import app, run
+from raydd.config.names import PLUGIN_SPACES
 from raydd.config.parsing import build, parse_settings
 from raydd.config.presets import expand_preset
 from raydd.config.schema import DistillConfig, EvaluateConfig, ExpertsConfig
@@ -35,7 +36,7 @@ from raydd.models.zoo import NETWORKS, find
 from raydd.numerics.flat import split
 from raydd.plugins import installed
 from raydd.selection.coresets import CORESETS
-from raydd.tuning.space_files import PLUGIN_SPACES, load_space
+from raydd.tuning.space_files import load_space
 
 ROOT = Path(__file__).parents[2]
 TABLE = yaml.safe_load(Path(__file__).with_name("commands.yaml").read_text(encoding="utf-8"))

@@ -6,6 +6,7 @@ from importlib.metadata import entry_points
 import pytest
 
 import raydd.plugins
+from raydd.config.names import PLUGIN_SPACES
 from raydd.config.schema import DistillConfig
 from raydd.data.datasets import DATASETS, find_source
 from raydd.evaluation.protocols import PROTOCOLS, find_protocol
@@ -13,7 +14,7 @@ from raydd.methods import METHODS, complete
 from raydd.models.spaces import SPACES
 from raydd.models.zoo import NETWORKS, Network, find
 from raydd.plugins import TABLES, Table, installed, names
-from raydd.tuning.space_files import PLUGIN_SPACES, load_space
+from raydd.tuning.space_files import load_space
 
 ROWS = """
 from pathlib import Path

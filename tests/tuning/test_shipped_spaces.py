@@ -16,6 +16,7 @@ import torch
 import yaml
 
 from raydd.buffer.segments import Segment, draw
+from raydd.config.names import search_spaces
 from raydd.config.parsing import build, flat
 from raydd.config.presets import load_preset
 from raydd.config.rules import method_rules
@@ -31,7 +32,7 @@ from raydd.numerics.flat import FlatModel, Layout
 from raydd.numerics.rng import generator
 from raydd.run.resolve import check_data, check_settings, check_start
 from raydd.selection.starting_images import INITIAL
-from raydd.tuning.space_files import load_space, shipped_spaces, with_settings
+from raydd.tuning.space_files import load_space, with_settings
 
 FOLDER = Path(__file__).parents[2] / "tune_spaces"
 DATA = ("digits", "cifar10", "cifar100", "tiny_imagenet")
@@ -193,8 +194,8 @@ def arrived(recipe, config):
 
 
 def test_spaces_are_those_of_every_method_and_data_set_and_the_papers_sweeps():
-    assert sorted([*SPACES, *GRIDS]) == shipped_spaces()
-    assert all(load_space(name).name == name for name in shipped_spaces())
+    assert sorted([*SPACES, *GRIDS]) == search_spaces()
+    assert all(load_space(name).name == name for name in search_spaces())
 
 
 @pytest.mark.usefixtures("starts")
