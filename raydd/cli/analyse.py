@@ -77,7 +77,7 @@ def landscape(
     configure(DataConfig, real)
 
     def call(measure: Any) -> Any:
-        return measure(folder, expert, points, images=real, device=_place(where, screen).device, screen=screen)
+        return measure(folder, expert, points, context=_context(where, screen, real))
 
     _analyse("landscape", [folder], out, screen, call)
 
@@ -130,7 +130,7 @@ def similarity(  # noqa: PLR0913, PLR0917 - one a flag
     configure(DataConfig, real)
 
     def call(measure: Any) -> Any:
-        return measure(synsets, _folder(buffer, screen), stages, images, place=_place(where, screen, real))
+        return measure(synsets, _folder(buffer, screen), stages, images, context=_context(where, screen, real))
 
     _analyse("similarity", _bare(synsets), out, screen, call)
 
@@ -143,7 +143,7 @@ def separability(
     stages = whole_numbers(epochs, "--epochs")
 
     def call(measure: Any) -> Any:
-        return measure(synsets, _folder(buffer, screen), stages, place=_place(where, screen))
+        return measure(synsets, _folder(buffer, screen), stages, context=_context(where, screen))
 
     _analyse("separability", _bare(synsets), out, screen, call)
 
@@ -153,7 +153,7 @@ def activation(synsets: Synsets, buffer: Buffer, where: Device, screen: Output, 
     """Measure how many neurons of the experts synthetic images activate, by image and as a set."""
 
     def call(measure: Any) -> Any:
-        return measure(synsets, _folder(buffer, screen), place=_place(where, screen))
+        return measure(synsets, _folder(buffer, screen), context=_context(where, screen))
 
     _analyse("activation", _bare(synsets), out, screen, call)
 
@@ -181,13 +181,13 @@ def embedding(  # noqa: PLR0913, PLR0917 - one a flag
     configure(DataConfig, real)
 
     def call(measure: Any) -> Any:
-        folder, place = _folder(buffer, screen), _place(where, screen, real)
-        return measure(synset, folder, stages, images, place=place, expert=expert, seed=seed)
+        folder, context = _folder(buffer, screen), _context(where, screen, real)
+        return measure(synset, folder, stages, images, context=context, expert=expert, seed=seed)
 
     _analyse("embedding", _bare([synset]), out, screen, call)
 
 
-def _place(where: Where, screen: Screen, real: Tree | None = None) -> Any:
+def _context(where: Where, screen: Screen, real: Tree | None = None) -> Any:
     from raydd.analysis.expert_networks import AnalysisContext
     from raydd.data.workspace import resolve_device
 

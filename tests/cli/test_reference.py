@@ -26,7 +26,7 @@ def test_methods_are_listed_a_line_each(capfd):
     assert run(["methods"]) == 0
     lines = capfd.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == list(METHODS)
-    assert "Matching Training Trajectories" in lines[0]
+    assert "Matching Training Trajectories" in lines[list(METHODS).index("mtt")]
 
 
 def test_all_settings_are_listed_with_meaning_default_and_readers(capfd):
