@@ -39,7 +39,7 @@ SETTINGS_HEAD = """# Settings
 
 Every value that `--set` takes, and that a YAML file for `--preset` may hold, with what it is where nobody says:
 `raydd distill` first, then `raydd evaluate`. The settings under `data` and `experts` are those of `raydd experts` too.
-A method's own values lie over these (see [methods](methods.md)), then a preset's, then what is said. A run's
+A method's own values lie over these (see [methods](methods.md)), then a preset's, then what the command sets. A run's
 `config.yaml` has all of them.
 """
 

@@ -44,17 +44,17 @@ app.add_typer(analyse, name="analyse")
 app.add_typer(doctor)
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(value: bool) -> None:
+    if value:
         from importlib.metadata import PackageNotFoundError, version
 
-        found = {}
+        versions = {}
         for name in ("raydd", "torch", "ray"):
             try:
-                found[name] = version(name)
+                versions[name] = version(name)
             except PackageNotFoundError:
-                found[name] = "not installed"
-        print(f"raydd {found['raydd']} (torch {found['torch']}, ray {found['ray']})")
+                versions[name] = "not installed"
+        print(f"raydd {versions['raydd']} (torch {versions['torch']}, ray {versions['ray']})")
         raise typer.Exit()
 
 
@@ -101,7 +101,7 @@ def run(arguments: list[str] | None = None) -> int:
 
 
 def _failed(words: Sequence[str], error: Exception) -> int:
-    """The exit code of an error that is told in one line; any other is raised on."""
+    """The exit code of an error that is printed in one line; any other is raised."""
     if isinstance(error, typer.TyperException):
         usage = getattr(error, "format_message", lambda: "")().strip()
         return _fail(words, f"{usage or 'a command is needed'} (see raydd --help)", 2)
@@ -139,7 +139,7 @@ def _one_line(message: str) -> str:
 
 
 def _print_error(words: Sequence[str], message: str, code: int) -> None:
-    """Print an error as JSON where that was asked for, unless the command has printed its document already."""
+    """Print an error as JSON if --json was given, unless the command has printed its document already."""
     console = sys.modules.get("raydd.io.console")
     if "--json" in words and not (console and console.Screen.documents):
         print(json.dumps({"error": {"message": _one_line(message), "exit_code": code}}))

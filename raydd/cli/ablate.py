@@ -23,7 +23,7 @@ _OUT = "Folder of the runs; the same command again continues them."
 
 @command(app, "raydd ablate --method tgdd --dataset digits --ipc 10 --out runs/ablation", main="method dataset ipc")
 def ablate(
-    said: Annotated[Tree, WHOLE],
+    values: Annotated[Tree, WHOLE],
     scoring: Annotated[Tree, SCORING],
     where: Machine,
     screen: Output,
@@ -35,7 +35,7 @@ def ablate(
 
     Ablations of tgdd and ast are known.
     """
-    config = configure(DistillConfig, *preset_layers(preset, said))
+    config = configure(DistillConfig, *preset_layers(preset, values))
     if config.method not in (known := TABLES["ablation"].names):
         raise ValueError(f"--method {config.method}: no ablation is known; use one of {', '.join(known)}")
     evaluation = configure(EvaluateConfig, scoring)

@@ -33,7 +33,7 @@ _UNSAID = {"data.dataset": None, "experts.network": None, "data.preprocessing": 
 )
 def buffer_import(
     paths: Annotated[list[Path], typer.Argument(help="Folders or files with experts of another project.")],
-    said: Annotated[Tree, Flags(ExpertsConfig, _EXPERTS, _UNSAID)],
+    values: Annotated[Tree, Flags(ExpertsConfig, _EXPERTS, _UNSAID)],
     out: Annotated[str, _OUT],
     screen: Output,
     format: Annotated[str | None, _FORMAT] = None,
@@ -42,7 +42,7 @@ def buffer_import(
 
     Flags give what its files do not say.
     """
-    configure(ExpertsConfig, said)
+    configure(ExpertsConfig, values)
     for path in paths:
         existing(path, "name a folder of experts or such files")
     if format is not None:
@@ -50,7 +50,7 @@ def buffer_import(
     from raydd.interop.expert_import import describe_import, import_experts
     from raydd.io.filesystem import public_uri
 
-    imported = import_experts(paths, out, said, layout=format, screen=screen)
+    imported = import_experts(paths, out, values, layout=format, screen=screen)
     show(screen, describe_import(imported, public_uri(out)))
 
 
@@ -95,10 +95,10 @@ def buffer_convexify(
 
     full = local_folder(buffer, screen.note)
     with written_folder(out, screen.note) as folder:
-        experts, kept, before, after = convexify(full, folder, epochs)
+        experts, snapshots, before, after = convexify(full, folder, epochs)
     sizes = {"before": before, "after": after, "ratio": after / before}
-    document = {"experts": experts, "kept": [*kept], "bytes": sizes, "outputs": {"folder": public_uri(out)}}
-    epochs_kept = ", ".join(map(str, kept))
+    document = {"experts": experts, "kept": [*snapshots], "bytes": sizes, "outputs": {"folder": public_uri(out)}}
+    epochs_kept = ", ".join(map(str, snapshots))
     line = f"{public_uri(out)}: {experts} experts at epochs {epochs_kept}; {before:,} bytes are now {after:,}"
     show(screen, document, [f"{line}, {100 * after / before:.1f} % of them"])
 

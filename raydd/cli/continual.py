@@ -26,7 +26,7 @@ _OUT = "Folder for continual.json and continual.png."
 )
 def continual(  # noqa: PLR0913, PLR0917 - one a flag
     synsets: Sets,
-    said: Annotated[Tree, Flags(EvaluateConfig, CONTINUAL, {"baselines": ("random", "herding")})],
+    values: Annotated[Tree, Flags(EvaluateConfig, CONTINUAL, {"baselines": ("random", "herding")})],
     where: Machine,
     screen: Output,
     steps: Annotated[str, typer.Option(help=_STEPS)] = "5,10",
@@ -38,7 +38,7 @@ def continual(  # noqa: PLR0913, PLR0917 - one a flag
 
     After each step a fresh network is trained on the synthetic images of all classes so far.
     """
-    counts, config = whole_numbers(steps, "--steps"), configure(EvaluateConfig, said)
+    counts, config = whole_numbers(steps, "--steps"), configure(EvaluateConfig, values)
     from raydd.api.continual import evaluate_continual
     from raydd.figures.continual import continual_tables
     from raydd.interop.layouts import detect

@@ -46,7 +46,7 @@ def own_scores(out: Path | None) -> Path | None:
 @command(app, "raydd evaluate runs/digits/synset.arrow --nets ConvNetW32,MLP --seeds 5", main="nets seeds out")
 def evaluate(
     synsets: Sets,
-    said: Annotated[Tree, Flags(EvaluateConfig, EVALUATE)],
+    values: Annotated[Tree, Flags(EvaluateConfig, EVALUATE)],
     where: Machine,
     screen: Output,
     buffer: Annotated[str | None, typer.Option(help=_BUFFER, callback=existing_buffer)] = None,
@@ -57,7 +57,7 @@ def evaluate(
 
     Real images of the same number, selected in several ways, are scored beside them.
     """
-    config = configure(EvaluateConfig, said)
+    config = configure(EvaluateConfig, values)
     from raydd.api import evaluate as evaluation
     from raydd.interop.layouts import detect
     from raydd.io.lock import alone

@@ -95,7 +95,7 @@ def export(
 )
 def import_(
     path: Annotated[Path, typer.Argument(help="A folder or file of another project.", callback=existing_set)],
-    said: Annotated[Tree, Flags(ExpertsConfig, "data.dataset data.preprocessing", {"data.preprocessing": None})],
+    values: Annotated[Tree, Flags(ExpertsConfig, "data.dataset data.preprocessing", {"data.preprocessing": None})],
     reading: Annotated[Tree, Flags(EvaluateConfig, "layout=format lr", settable=False)],
     out: Annotated[Path, typer.Option(help="The synset.arrow to write, a new file; or a folder that exists.")],
     screen: Output,
@@ -110,13 +110,13 @@ def import_(
         raise ValueError(f"{out} exists already; name another --out")
     if out.suffix != ".arrow":
         raise ValueError(f"--out {out} does not end in .arrow, and would not be found again: name {out}.arrow")
-    data, files = configure(ExpertsConfig, said).data, configure(EvaluateConfig, reading)
+    data, files = configure(ExpertsConfig, values).data, configure(EvaluateConfig, reading)
     from raydd.interop.layouts import OURS, detect
     from raydd.interop.reading import read_synset
 
-    words = [f"--{name}" for name in ("dataset", "preprocessing") if name in said.get("data", {})]
+    words = [f"--{name}" for name in ("dataset", "preprocessing") if name in values.get("data", {})]
     words += [f"--{name}" for name, value in (("lr", files.lr), ("factor", factor)) if value is not None]
-    words += ["--set"] if said and not words else []
+    words += ["--set"] if values and not words else []
     if words and detect(path.expanduser(), files.layout)[0] == OURS:
         raise ValueError(f"{path} is a set of raydd's own, which says all of itself: leave out {', '.join(words)}")
     given = data if data.model_fields_set else None

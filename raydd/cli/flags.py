@@ -66,18 +66,18 @@ class Flags:
 
     def parameters(self) -> list[inspect.Parameter]:
         """Return the parameters that the command line fills."""
-        found = [self._parameter(key, flag) for key, flag in self._named()]
+        parameters = [self._parameter(key, flag) for key, flag in self._named()]
         if self.settable:
-            found.append(_optional("settings", list[str], typer.Option("--set", help=SET)))
-        return found
+            parameters.append(_optional("settings", list[str], typer.Option("--set", help=SET)))
+        return parameters
 
     def collect(self, values: Mapping[str, Any]) -> Any:
-        """Return what was said, as a tree: the flags, and ``--set`` over them."""
-        said = {key: value for key, value in self.unlike.items() if value is not None}
+        """Return the flags as a tree, with ``--set`` over them."""
+        chosen = {key: value for key, value in self.unlike.items() if value is not None}
         for key, flag in self._named():
             if (value := values[flag]) is not None and value is not False:
-                said[key] = self._value(key, flag, value)
-        tree = nested(said)
+                chosen[key] = self._value(key, flag, value)
+        tree = nested(chosen)
         merge(tree, parse_settings(values["settings"] or ()) if self.settable else {})
         return tree
 

@@ -29,7 +29,7 @@ _OUT = "Folder for the numbers and the figure."
 )
 def nas(
     synsets: Sets,
-    said: Annotated[Tree, Flags(NasConfig, f"{NAS} {MORE}")],
+    values: Annotated[Tree, Flags(NasConfig, f"{NAS} {MORE}")],
     reading: Annotated[Tree, Flags(EvaluateConfig, "preprocessing lr layout=format", settable=False)],
     where: Machine,
     screen: Output,
@@ -37,7 +37,7 @@ def nas(
     out: Annotated[Path | None, typer.Option(help=_OUT, callback=writable_folder)] = None,
 ) -> None:
     """Rank network architectures by training them on synthetic sets, and compare with the ranking by real data."""
-    config = configure(NasConfig, said)
+    config = configure(NasConfig, values)
     files = configure(EvaluateConfig, reading, {"dataset": config.dataset} if config.dataset else {})
     if config.real not in (None, "none"):
         existing(Path(config.real), "--real takes a real.json, or a CSV of architecture,accuracy")

@@ -63,9 +63,9 @@ def _row(verb: str, setting: Setting, methods: Mapping[str, str]) -> dict[str, A
 
 def _text(row: dict[str, Any], count: int) -> str:
     default = row["default"]
-    shown = ",".join(map(str, default)) if isinstance(default, list) else str(default)
-    shown = shown.lower() if isinstance(default, bool) else "none" if default in (None, "", []) else shown
-    lines = [f"{row['key']} (raydd {row['command']}; default: {shown})", row["meaning"]]
+    text = ",".join(map(str, default)) if isinstance(default, list) else str(default)
+    text = text.lower() if isinstance(default, bool) else "none" if default in (None, "", []) else text
+    lines = [f"{row['key']} (raydd {row['command']}; default: {text})", row["meaning"]]
     if row["choices"]:
         lines.append(f"one of {', '.join(row['choices'])}")
     if row["command"] == "distill":

@@ -26,7 +26,7 @@ _CONCURRENT = typer.Option(min=1, help="Trials at the same time; by default as m
 
 @command(app, "raydd tune --space datm_digits --num-samples 8 --out runs/tune", main="space num_samples out")
 def tune(  # noqa: PLR0913, PLR0917 - one a flag
-    said: Annotated[Tree, Flags(DistillConfig, "data.dataset experts.network seed")],
+    values: Annotated[Tree, Flags(DistillConfig, "data.dataset experts.network seed")],
     scoring: Annotated[Tree, SCORING],
     where: Machine,
     screen: Output,
@@ -45,7 +45,7 @@ def tune(  # noqa: PLR0913, PLR0917 - one a flag
 
     The best trial is scored on the test images.
     """
-    configure(DistillConfig, said, partial=True)
+    configure(DistillConfig, values, partial=True)
     if not (scored := scoring.get("seeds") != 0):
         del scoring["seeds"]
     evaluation = configure(EvaluateConfig, scoring)
@@ -63,7 +63,7 @@ def tune(  # noqa: PLR0913, PLR0917 - one a flag
         "mlflow": mlflow,
         "wandb": wandb,
         "buffer": buffer,
-        "settings": said,
+        "settings": values,
     }
     options = {key: value for key, value in options.items() if value is not None}
     options["evaluation"] = evaluation if scored else None

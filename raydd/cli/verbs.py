@@ -24,7 +24,7 @@ _OWN = "Buffer of the run's experts, where it was given one; else the cache's."
 
 @command(app, "raydd quickstart --out runs/quickstart")
 def quickstart(
-    said: Annotated[Tree, Flags(DistillConfig, "seed")],
+    values: Annotated[Tree, Flags(DistillConfig, "seed")],
     where: Device,
     screen: Output,
     out: Annotated[Path, typer.Option(help=_RUN, callback=writable_folder)] = Path("runs/quickstart"),
@@ -33,7 +33,7 @@ def quickstart(
 
     It takes a few minutes on a laptop and downloads nothing.
     """
-    config, where = configure(DistillConfig, load_preset("digits", "mtt", 1), said), where._replace(num_workers=2)
+    config, where = configure(DistillConfig, load_preset("digits", "mtt", 1), values), where._replace(num_workers=2)
     from raydd.api.distill import distill as distill_set
     from raydd.api.evaluate import evaluate, save_scores
     from raydd.api.experts import train_experts
@@ -61,7 +61,7 @@ def quickstart(
 
 @command(app, "raydd experts --dataset digits --num-experts 20 --num-workers 2", main="dataset num_experts num_workers")
 def experts(
-    said: Annotated[Tree, Flags(ExpertsConfig, EXPERTS)],
+    values: Annotated[Tree, Flags(ExpertsConfig, EXPERTS)],
     where: SharedMachine,
     screen: Output,
     out: Annotated[str | None, typer.Option(help=_BUFFER, callback=writable)] = None,
@@ -70,7 +70,7 @@ def experts(
 
     The same command again trains only what is missing.
     """
-    config = configure(ExpertsConfig, said)
+    config = configure(ExpertsConfig, values)
     from raydd.api.experts import train_experts
     from raydd.buffer.describe import describe_location
     from raydd.io.filesystem import public_uri
@@ -81,7 +81,7 @@ def experts(
 
 @command(app, "raydd distill --method mtt --dataset digits --ipc 1 --out runs/digits", main="method dataset ipc")
 def distill(
-    said: Annotated[Tree, Flags(DistillConfig, DISTILL)],
+    values: Annotated[Tree, Flags(DistillConfig, DISTILL)],
     where: SharedMachine,
     screen: Output,
     buffer: Buffer = None,
@@ -92,7 +92,7 @@ def distill(
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run of the folder where it stopped.")] = False,
 ) -> None:
     """Distill a training set into a few synthetic images per class."""
-    config = configure(DistillConfig, *preset_layers(preset, said))
+    config = configure(DistillConfig, *preset_layers(preset, values))
     folder = out or Path("runs") / f"{Path(config.data.dataset).name}-{config.method}-ipc{config.ipc}"
     from raydd.run.claim import claim
 

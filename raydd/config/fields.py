@@ -56,7 +56,7 @@ def settings(kind: type) -> dict[str, Setting]:
 
 
 def _settings(kind: Any, prefix: str) -> Iterator[Setting]:
-    said, hints = meanings(kind), get_type_hints(kind, include_extras=True)
+    texts, hints = meanings(kind), get_type_hints(kind, include_extras=True)
     usual = {name: field.default for name, field in kind.model_fields.items()} if _is_config(kind) else {}
     for name in usual or kind._fields:
         if _is_config(hints[name]):
@@ -65,7 +65,7 @@ def _settings(kind: Any, prefix: str) -> Iterator[Setting]:
         base, several, choices = _value_type(hints[name])
         table = next((data.kind for data in getattr(hints[name], "__metadata__", ()) if isinstance(data, Named)), "")
         default = usual[name] if usual else kind._field_defaults[name]
-        yield Setting(prefix + name, base, several, default, said.get(name, ""), choices, table)
+        yield Setting(prefix + name, base, several, default, texts.get(name, ""), choices, table)
 
 
 def _is_config(kind: Any) -> bool:

@@ -147,7 +147,7 @@ def words(config: Config, prefix: str = "", beside: Config | None = None) -> str
     Args:
         config: The configuration.
         prefix: What every key begins with.
-        beside: Another of its kind: only what differs from it is said; None says all.
+        beside: Another of its kind: write only what differs from it; None writes all.
 
     >>> from raydd.config.components import GsamConfig
     >>> words(GsamConfig(rho=0.2)), words(GsamConfig(rho=0.2), beside=GsamConfig())
@@ -172,13 +172,13 @@ def flat(tree: Config | Mapping[str, Any], prefix: str = "") -> Tree:
     >>> flat({"lr": {"images": 10}, "span": 2})
     {'lr.images': 10, 'span': 2}
     """
-    found: Tree = {}
+    result: Tree = {}
     for key, value in dict(tree).items():
         if isinstance(value, Config | Mapping):
-            found |= flat(value, f"{prefix}{key}.")
+            result |= flat(value, f"{prefix}{key}.")
         else:
-            found[prefix + key] = list(value) if isinstance(value, tuple) else value
-    return found
+            result[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return result
 
 
 def undotted(tree: Mapping[str, Any], whole: Collection[str] = ()) -> Tree:
@@ -194,16 +194,16 @@ def undotted(tree: Mapping[str, Any], whole: Collection[str] = ()) -> Tree:
     >>> undotted({"lr.images": 10, "experts": {"epochs": 5}, "lr": {"lr": 0}})
     {'lr': {'images': 10, 'lr': 0}, 'experts': {'epochs': 5}}
     """
-    found: Tree = {}
+    result: Tree = {}
     for key, value in tree.items():
         layer: Any = value if key in whole or not isinstance(value, Mapping) else undotted(value)
         for part in reversed(str(key).split(".")):
             layer = {part: layer}
         for name in flat(layer):
-            if name in flat(found):
+            if name in flat(result):
                 raise ValueError(f"{name} is given twice, with dots and without; leave one out")
-        merge(found, layer)
-    return found
+        merge(result, layer)
+    return result
 
 
 def nested(values: Mapping[str, Any]) -> Tree:

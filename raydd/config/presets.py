@@ -55,14 +55,14 @@ def expand_preset(name: str, ipc: int) -> Tree:
         raise ValueError(f"preset file {path}: {error}") from None
 
 
-def preset_layers(preset: str | None, said: Tree) -> tuple[Tree, Tree]:
-    """Return the layers of a distillation: a preset's values, then what the user said.
+def preset_layers(preset: str | None, values: Tree) -> tuple[Tree, Tree]:
+    """Return the layers of a distillation: a preset's values, then what the user sets.
 
-    The preset is the one named, or the one shipped for the data set, method and ipc that the user said.
+    The preset is the one named, or the one shipped for the data set, method and ipc that the user sets.
 
     >>> preset_layers(None, {"ipc": 10, "data": {"dataset": "cifar10"}})[0]["window"]
     {'low': 0, 'high': 20}
     """
-    ipc, method, data = said.get("ipc", 1), said.get("method", "mtt"), said.get("data")
+    ipc, method, data = values.get("ipc", 1), values.get("method", "mtt"), values.get("data")
     dataset = data.get("dataset", "digits") if isinstance(data, dict) else "digits"
-    return (expand_preset(preset, ipc) if preset else load_preset(str(dataset), str(method), ipc)), said
+    return (expand_preset(preset, ipc) if preset else load_preset(str(dataset), str(method), ipc)), values

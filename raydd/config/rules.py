@@ -150,11 +150,13 @@ def _convexified(config: "DistillConfig") -> None:
 
 
 def _expert_left_out(config: "DistillConfig") -> None:
-    asked = "window.auto" if config.window.auto else "probe_every" if config.probe_every else None
-    if asked and config.match != "trajectories":
-        raise ValueError(f"{asked} measures matched trajectories, and method {config.method} matches none; drop it")
-    if asked and config.experts.num_experts < 2:
-        raise ValueError(f"{asked} needs an expert that takes no part, and there is but 1; use --num-experts 2 or more")
+    setting = "window.auto" if config.window.auto else "probe_every" if config.probe_every else None
+    if setting and config.match != "trajectories":
+        raise ValueError(f"{setting} measures matched trajectories, and method {config.method} matches none; drop it")
+    if setting and config.experts.num_experts < 2:
+        raise ValueError(
+            f"{setting} needs an expert that takes no part, and there is one; use --num-experts 2 or more"
+        )
 
 
 def check_labels(config: "DistillConfig") -> None:

@@ -57,7 +57,7 @@ REFUSED = [
     ("mtt", {"experts": {"kept": [1]}}, ["experts.kept is for convexified", "--method mct"]),
     ("mct", {"waypoints": [1], "experts": {"kept": [2]}}, ["waypoints (1,)", "experts.kept (2,)", "the same epochs"]),
     ("ast", {"ipc": 4, "clusters": 3}, ["clusters 3", "ipc 4", "--set clusters"]),
-    ("mtt", {"probe_every": 1, "experts": {"num_experts": 1}}, ["probe_every", "there is but 1", "--num-experts 2"]),
+    ("mtt", {"probe_every": 1, "experts": {"num_experts": 1}}, ["probe_every", "there is one", "--num-experts 2"]),
     ("mtt", {"window": {"auto": True}, "experts": {"num_experts": 1}}, ["window.auto", "--num-experts 2"]),
     ("mtt", {"window": {"auto": True}, "span": 4}, ["a span of 4 epochs is longer than the experts' 3"]),
     ("mtt", {"match": "statistics"}, ["match = statistics", "method mtt matches trajectories", "--method"]),
