@@ -154,9 +154,7 @@ def _expert_left_out(config: "DistillConfig") -> None:
     if setting and config.match != "trajectories":
         raise ValueError(f"{setting} measures matched trajectories, and method {config.method} matches none; drop it")
     if setting and config.experts.num_experts < 2:
-        raise ValueError(
-            f"{setting} needs an expert that takes no part, and there is one; use --num-experts 2 or more"
-        )
+        raise ValueError(f"{setting} needs an expert that takes no part, and there is one; use --num-experts 2 or more")
 
 
 def check_labels(config: "DistillConfig") -> None:

@@ -64,9 +64,7 @@ class Table(dict[str, Row]):
                 for entry in installed():
                     for name, row in self._rows(entry):
                         if super().__contains__(name) or name in added:
-                            raise ValueError(
-                                f"{_label(entry)}: {self.title}[{name!r}] exists already; rename the row"
-                            )
+                            raise ValueError(f"{_label(entry)}: {self.title}[{name!r}] exists already; rename the row")
                         added[name] = row
                 self.update(added)
                 self._complete = True
@@ -81,14 +79,10 @@ class Table(dict[str, Row]):
             raise ValueError(f"{_label(entry)}: {self.title} is a {type(rows).__name__}; use a dictionary of rows")
         for name, row in rows.items():
             if not isinstance(name, str) or not _NAME.fullmatch(name):
-                raise ValueError(
-                    f"{_label(entry)}: {self.title} has the name {name!r}; use letters, digits and _.+-"
-                )
+                raise ValueError(f"{_label(entry)}: {self.title} has the name {name!r}; use letters, digits and _.+-")
             if not isinstance(row, self.kind):
                 wanted = getattr(self.kind, "__name__", self.kind)
-                raise ValueError(
-                    f"{_label(entry)}: {self.title}[{name!r}] is a {type(row).__name__}; use a {wanted}"
-                )
+                raise ValueError(f"{_label(entry)}: {self.title}[{name!r}] is a {type(row).__name__}; use a {wanted}")
             if getattr(row, "name", name) != name:
                 raise ValueError(f"{_label(entry)}: {self.title}[{name!r}] is named {row.name!r}; use one name")
             yield name, row

@@ -647,7 +647,7 @@ def test_a_run_on_an_uri_is_the_run_on_its_folder(
     assert run(["buffer", "convexify", place, place.replace("?", "-short?")]) == 0
     assert run(["buffer", "convexify", str(small_buffer), str(tmp_path / "short")]) == 0
     assert there(place.replace("?", "-short?")) == contents(tmp_path / "short")
-    assert run(["evaluate", str(small_synset), "--buffer", place, "--nets", "NoSuch"]) == 2
+    assert run(["evaluate", str(small_synset), "--buffer", place, "--nets", "ConvNetD6"]) == 2
     captured = capsys.readouterr()
     assert f"{public_uri(place)}: fetched 4 files" in captured.err
     assert f"{mirror(place)}: its experts choose" in captured.err

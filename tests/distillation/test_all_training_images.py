@@ -56,7 +56,7 @@ def test_a_set_is_that_of_the_last_step_and_its_evaluation_takes_all_images(buff
     assert len(work.dataset.train) == ALL
     scorer = Scorer(matrix)
     outcomes = {job: scorer.score(job) for job in matrix.jobs()}
-    assert all(math.isfinite(record["mean"]) for record in best_of_steps(summarise(matrix, outcomes), {}))
+    assert all(math.isfinite(record.mean) for record in best_of_steps(summarise(matrix, outcomes), {}))
     assert len(outcomes) == 3
 
 
@@ -81,8 +81,8 @@ def test_a_preset_takes_the_papers_split(shipped, tmp_path, capfd):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["tune", "--space", "mtt_digits"], "data.validation = 0 leaves no images to compare trials by"),
-        (["tune", "--space", "tgdd_digits"], "data.validation = 0 leaves no images to compare trials by"),
+        (["tune", "--space", "mtt_digits"], "data.validation = 0 leaves no images to compare trials with"),
+        (["tune", "--space", "tgdd_digits"], "data.validation = 0 leaves no images to compare trials with"),
         (["distill", "--set", "keep_scored=true"], "keep_scored keeps scored sets, and none is scored"),
     ],
 )
