@@ -25,15 +25,15 @@ _BUFFERS = typer.Argument(metavar="BUFFER...", help="Buffers: folders or URIs.",
 Buffers = Annotated[list[str], _BUFFERS]
 _RUNS = typer.Argument(metavar="RUN...", help="Run folders of `raydd distill`.", callback=existing_runs)
 Runs = Annotated[list[Path], _RUNS]
-_WAYPOINTS = "Epochs that the convexified trajectory passes between the first and the last, with commas."
+_WAYPOINTS = "Epochs that the convexified trajectory passes between the first and the last, comma-separated."
 Waypoints = Annotated[str, typer.Option(help=_WAYPOINTS)]
-Synsets = Annotated[list[Path], typer.Argument(metavar="SYNSET...", help="Files synset.arrow.", callback=existing_sets)]
-_BUFFER = "Buffer with a snapshot an epoch: a folder or a URI."
+Synsets = Annotated[list[Path], typer.Argument(metavar="SYNSET...", help="synset.arrow files.", callback=existing_sets)]
+_BUFFER = "Buffer that stores every epoch (not convexified): a folder or a URI."
 Buffer = Annotated[str, typer.Option(help=_BUFFER, callback=existing_buffer)]
-Epochs = Annotated[str, typer.Option(help="Epochs of the experts, with commas; every snapshot by default.")]
-Images = Annotated[int, typer.Option(help="Largest number of real training images a class.")]
+Epochs = Annotated[str, typer.Option(help="Epochs of the experts, comma-separated; every snapshot by default.")]
+Images = Annotated[int, typer.Option(help="Largest number of real training images per class.")]
 Real = Annotated[Tree, Flags(DataConfig, "dataset size", {"dataset": None}, settable=False)]
-ExpertNumber = Annotated[int, typer.Option(help="Number of the expert.")]
+ExpertNumber = Annotated[int, typer.Option(help="Index of the expert, from 0.")]
 Call = Callable[[Any], dict[str, Any]]
 
 # By name: what measures, what makes the table, and what draws the figure.
@@ -57,7 +57,7 @@ ANALYSES = {
 
 @command(app, "raydd analyse experts buffers/sgd buffers/gsam --out experts.png")
 def experts(buffers: Buffers, screen: Output, out: Out = None) -> None:
-    """Compare how smooth and how accurate experts are: Avg_Var, and curves by epoch."""
+    """Compare how smooth experts are (average variation of the weights, Avg_Var) and how accurate, by epoch."""
     folders = [_folder(buffer, screen) for buffer in buffers]
     _analyse("experts", folders, out, screen, lambda measure: measure(folders))
 
@@ -72,7 +72,7 @@ def landscape(
     waypoints: Waypoints = "",
     out: Out = None,
 ) -> None:
-    """Draw an expert's trajectory and its convexified form on the surface of validation accuracy."""
+    """Draw an expert's trajectory and its straight-line version (MCT) on a map of validation accuracy."""
     points, folder = whole_numbers(waypoints, "--waypoints"), _folder(buffer, screen)
     configure(DataConfig, real)
 
@@ -84,7 +84,7 @@ def landscape(
 
 @command(app, "raydd analyse storage buffers/sgd --waypoints 6,25")
 def storage(buffers: Buffers, screen: Output, waypoints: Waypoints = "", out: Out = None) -> None:
-    """Compare the disk space of experts with that of their convexified form."""
+    """Compare the disk space of experts with that of their straight-line version (MCT)."""
     points, folders = whole_numbers(waypoints, "--waypoints"), [_folder(buffer, screen) for buffer in buffers]
     _analyse("storage", folders, out, screen, lambda measure: measure(folders, points))
 
@@ -93,14 +93,14 @@ def storage(buffers: Buffers, screen: Output, waypoints: Waypoints = "", out: Ou
 def matching(
     run: Annotated[Path, typer.Argument(help="Run folder of `raydd distill`.")], screen: Output, out: Out = None
 ) -> None:
-    """Draw the matching loss by start epoch, for a run with --set probe_every=10."""
+    """Draw the matching loss by start epoch; the run must have been distilled with --set probe_every=10."""
     existing_runs([run])
     _analyse("matching", [run], out, screen, lambda measure: measure(run))
 
 
 @command(app, "raydd analyse labels runs/digits-datm-ipc1 runs/digits-datm-ipc10")
 def labels(runs: Runs, screen: Output, out: Out = None) -> None:
-    """Draw how far soft labels spread over the classes, for runs with --set probe_every=10."""
+    """Draw how far soft labels spread over the classes; the runs must have been distilled with --set probe_every=10."""
     _analyse("labels", runs, out, screen, lambda measure: measure(runs))
 
 
@@ -158,7 +158,7 @@ def activation(synsets: Synsets, buffer: Buffer, where: Device, screen: Output, 
     _analyse("activation", _bare(synsets), out, screen, call)
 
 
-_STAGES = "Epochs of the expert, with commas; the first, the middle and the last by default."
+_STAGES = "Epochs of the expert, comma-separated; the first, the middle and the last by default."
 
 
 @command(

@@ -13,7 +13,7 @@ from raydd.config.names import check_name
 from raydd.config.parsing import Tree
 from raydd.config.schema import ExpertsConfig
 
-app = typer.Typer(help="Inspect, check, convert and copy buffers of experts.", no_args_is_help=True)
+app = typer.Typer(help="Inspect, check, convert and copy buffers: folders of experts' weights.", no_args_is_help=True)
 _HELP = "Buffer: a folder or a URI such as s3://bucket/folder."
 Source = Annotated[str, typer.Argument(help=_HELP, callback=existing_buffer)]
 Target = Annotated[
@@ -84,7 +84,7 @@ def buffer_convexify(
     screen: Output,
     waypoints: Annotated[str, typer.Option(help="Epochs to keep beside the first and the last, such as 6,25.")] = "",
 ) -> None:
-    """Write a small copy of a buffer that keeps a few snapshots an expert, joined by straight lines (MCT).
+    """Write a small copy of a buffer that keeps a few snapshots per expert, joined by straight lines (MCT).
 
     The same command again continues where it stopped.
     """

@@ -16,7 +16,7 @@ app = typer.Typer()
 
 
 CONTINUAL = "dataset networks=nets seeds protocol baselines preprocessing lr layout=format seed"
-_STEPS = "Numbers of steps in which the classes come, with commas."
+_STEPS = "Into how many steps the classes are split; several, comma-separated."
 _BUFFER = "Buffer of experts that choose herding, kcenter and forgetting."
 _OUT = "Folder for continual.json and continual.png."
 
@@ -34,7 +34,7 @@ def continual(  # noqa: PLR0913, PLR0917 - one a flag
     fresh: Fresh = False,
     out: Annotated[Path, typer.Option(help=_OUT, callback=writable_folder)] = Path("runs/continual"),
 ) -> None:
-    """Score synthetic sets as memories of continual learning, where classes come in steps.
+    """Score synthetic sets as replay memory for class-incremental learning.
 
     After each step a fresh network is trained on the synthetic images of all classes so far.
     """

@@ -36,7 +36,7 @@ def datasets(
     if name is None:
         rows = {
             key: {"classes": row.classes, "channels": row.channels, "size": row.size, "flip": row.flip}
-            for key, row in DATASETS.items()
+            for key, row in DATASETS.load().items()
         }
         lines = [
             f"{key:20} {row.classes:4} classes, {row.channels} x {row.size} x {row.size}, "

@@ -19,7 +19,7 @@ from raydd.io.console import Screen
 
 MORE = "More options"
 SET = "Any other setting, as key=value, such as steps=150; may be repeated. `raydd settings` lists all."
-WINDOW = "Start epochs T-:T+ or T-:T:T+, such as 0:20; auto finds them by short trials."
+WINDOW = "Expert epochs where segments start: first:last such as 0:20, or first:last at step 0:last; or auto."
 LISTED = 8
 """Names that a flag's help lists at most."""
 
@@ -271,10 +271,10 @@ Output = Annotated[Screen, Json()]
 Device = Annotated[Where, Placement(Where, "device", settable=False)]
 Machine = Annotated[Where, Placement(Where, "num_workers address device", settable=False)]
 SharedMachine = Annotated[Where, Placement(Where, "num_workers gpus_per_worker address device", settable=False)]
-_BUFFER = "Buffer of experts, a folder or a URI; by default the cache's, trained where it is missing."
+_BUFFER = "Buffer of experts, a folder or a URI; by default a cached one, trained first if there is none."
 Buffer = Annotated[str | None, typer.Option(help=_BUFFER, callback=existing_buffer)]
 _PRESET = "Shipped settings such as cifar10/mtt, or a YAML file; by default those of the method and data set."
 Preset = Annotated[str | None, typer.Option(help=_PRESET, autocompletion=offer(presets))]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Do every training anew, also those whose results are cached.")]
-_SETS = "Files synset.arrow, run folders, or other projects' files."
+Fresh = Annotated[bool, typer.Option("--fresh", help="Ignore cached results and train again.")]
+_SETS = "synset.arrow files, run folders, or other projects' files."
 Sets = Annotated[list[Path], typer.Argument(metavar="SYNSET...", help=_SETS, callback=existing_sets)]

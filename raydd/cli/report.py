@@ -14,7 +14,7 @@ Runs = Annotated[
     list[Path],
     typer.Argument(
         metavar="RUN...",
-        help="Folders of distill, tune, nas, continual, ablate or experts, or files scores.json and synset.arrow.",
+        help="Output folders of distill, tune, nas, continual, ablate or experts; or scores.json, synset.arrow.",
         callback=existing_runs,
     ),
 ]
@@ -30,7 +30,7 @@ def report(
         typer.Option(help=f"The page, or a folder; by default {PAGE} in the run's folder, or here for several runs."),
     ] = None,
 ) -> None:
-    """Write one HTML page about a run, or about several side by side, that needs no network and no second file."""
+    """Write one self-contained HTML page, which opens offline, about a run or several side by side."""
     page = page_path(runs, out)
     from raydd.report.build import write_report
 

@@ -19,7 +19,7 @@ app = typer.Typer()
 UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 SCORING = Flags(EvaluateConfig, "seeds protocol epochs real_epochs", {"real_epochs": 0}, settable=False)
 _SPACE = typer.Option(help="Name that `raydd spaces` lists, or a YAML file.", autocompletion=offer(search_spaces))
-_SAMPLES = typer.Option(min=1, help="Trials in the end; by default the space's own number.")
+_SAMPLES = typer.Option(min=1, help="Total number of trials, with those done; the space's own number by default.")
 _OUT = typer.Option(help="Folder of the search; by default one below runs/.", callback=writable_folder)
 _CONCURRENT = typer.Option(min=1, help="Trials at the same time; by default as many as fit.")
 
@@ -37,7 +37,7 @@ def tune(  # noqa: PLR0913, PLR0917 - one a flag
     time_budget: Annotated[str | None, typer.Option(help="Stop after this long, such as 900, 15m or 2h.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the search in --out.")] = False,
     buffer: Buffer = None,
-    gpus_per_trial: Annotated[float | None, typer.Option(help="GPUs a trial, such as 0.25.")] = None,
+    gpus_per_trial: Annotated[float | None, typer.Option(help="GPUs per trial, such as 0.25.")] = None,
     mlflow: Annotated[str | None, typer.Option(help="MLflow address or folder that gets the results too.")] = None,
     wandb: Annotated[str | None, typer.Option(help="Weights & Biases project that gets the results too.")] = None,
 ) -> None:

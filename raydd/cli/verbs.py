@@ -19,7 +19,7 @@ DISTILL = "method data.dataset ipc experts.network window rollouts seed"
 FILES = ("config.yaml", "metrics.jsonl", "synset.arrow", "synset.png")
 _RUN = "Run folder; a second run continues the first."
 _BUFFER = "Buffer to write, a folder or a URI; one of the cache by default."
-_OWN = "Buffer of the run's experts, where it was given one; else the cache's."
+_OWN = "Buffer of the run's experts, if the run was started with --buffer."
 
 
 @command(app, "raydd quickstart --out runs/quickstart")
@@ -66,7 +66,7 @@ def experts(
     screen: Output,
     out: Annotated[str | None, typer.Option(help=_BUFFER, callback=writable)] = None,
 ) -> None:
-    """Train expert networks on the real images, whose changes of weights the distillation methods match.
+    """Train expert networks on the real images and store their weights at each epoch, which many methods match.
 
     The same command again trains only what is missing.
     """

@@ -62,7 +62,7 @@ class FormationConfig(Config):
         factor: rho: an image is a mosaic of rho x rho smaller ones; 1 is a single image.
         decode: How students see it: uniform (the tiles, enlarged), multi (mosaics of every factor up to rho,
             the whole image among them), or bounded (each image at one factor, the finest that ``bound`` allows).
-        bound: Largest number of decoded images a class, where ``decode`` is bounded.
+        bound: Largest number of decoded images per class, where ``decode`` is bounded.
     """
 
     factor: Count = 1
@@ -80,9 +80,9 @@ class StatisticConfig(Config):
         of: Statistic: features before the last layer, the features of all layers, or the gradient of the loss.
         distance: Distance: means (squared distance of mean features), cosine (layer by layer), or gaussian (the maximum
             mean discrepancy under a Gaussian kernel).
-        batch_real: Real images a class and step.
-        batch_synthetic: Largest number of decoded synthetic images a class and step; all by default.
-        each_class: Take one optimiser step a class instead of one for all classes.
+        batch_real: Real images per class and step.
+        batch_synthetic: Largest number of decoded synthetic images per class and step; all by default.
+        each_class: Take one optimiser step per class instead of one for all classes.
         alpha: Weight of the cross-entropy of the synthetic images.
         region: L, the number of snapshots from the matched one on of which one gives the cross-entropy.
         augment: The siamese augmentation that real and synthetic images share.
@@ -90,7 +90,7 @@ class StatisticConfig(Config):
         refresh: Outer steps that a trained network is used for; or between two fresh networks of the queue.
         epochs: Epochs over the synthetic set between two outer steps.
         lr: Learning rate of that training.
-        batch_size: Images a step of that training.
+        batch_size: Images per step of that training.
         queue_size: Largest number of networks in the queue; each has twice its parameters in every checkpoint.
         queue_steps: Steps on real images that two networks of the queue take after every outer step.
     """

@@ -61,14 +61,14 @@ class ExpertConfig(Config):
     """How experts are trained.
 
     Attributes:
-        network: Network of the experts, such as ConvNetW32, ConvNetD4 or ResNet18.
-        num_experts: Experts that the buffer holds in the end.
-        epochs: Epochs of an expert; a snapshot is stored before the first and after each.
-        optimizer: Optimiser of the experts: SGD, SGD with momentum, sharpness-aware (FTD) or smooth (AST).
+        network: Network of the experts, such as ConvNetW32 (width 32), ConvNetD4 (depth 4) or ResNet18.
+        num_experts: Total number of experts in the buffer, those already there included.
+        epochs: Epochs per expert; a snapshot of the weights is stored before the first and after each.
+        optimizer: Optimiser of the experts: sgd, momentum, gsam (sharpness-aware, FTD) or smooth (AST).
         lr: Learning rate.
         momentum: Heavy-ball momentum, where ``optimizer`` is momentum or smooth.
         weight_decay: L2 penalty.
-        batch_size: Images a step.
+        batch_size: Images per step.
         milestones: Epochs after which the learning rate is multiplied by ``gamma``.
         gamma: The factor at a milestone.
         gsam: The sharpness-aware step, where ``optimizer`` is gsam.
@@ -101,13 +101,13 @@ class ExpertConfig(Config):
 
 
 class WindowConfig(Config):
-    """The start epochs that an outer step may draw: a range closed at both ends.
+    """The expert epochs at which a matched segment may start: a range closed at both ends.
 
     Attributes:
-        low: T-, in epochs.
-        current: T, the upper end at outer step 0, from which it grows to ``high``; by default it starts there.
-        high: T+, in epochs; by default the experts' last epoch less the span.
-        interval: I, outer steps an epoch of growth.
+        low: T-, the first start epoch.
+        current: T, the last start epoch at outer step 0, which grows to ``high``; ``high`` by default.
+        high: T+, the last start epoch in the end; by default the experts' last epoch less the span.
+        interval: I, outer steps per epoch of growth.
         continuous: Draw between whole epochs too (MCT; needs ``convexify``).
         auto: Search low, current and high by short trials before the run (DATM, appendix A.6).
     """
@@ -148,11 +148,11 @@ class DistillConfig(Config):
         ipc: Synthetic images per class.
         seed: Seed of every random draw.
         steps: Outer steps; a resumed run may have more, or fewer if it has not come so far.
-        student_steps: N, student steps an outer step.
+        student_steps: N, student steps per outer step.
         span: M, expert epochs that a segment covers.
-        rollouts: R, segments an outer step, whose gradients are averaged; several are spread over workers.
+        rollouts: R, expert segments per outer step, whose gradients are averaged; above 1 they run in parallel on Ray.
         window: Start epochs, T-, T and T+.
-        batch_size: Synthetic images a student step; the whole set by default.
+        batch_size: Synthetic images per student step; the whole set by default.
         lr: Learning rates.
         backprop: How the gradient goes back through the student's steps: full and adjoint are exact.
         labels: Labels of the synthetic images: the set's own, or soft labels of the matched expert, which are never
@@ -163,7 +163,7 @@ class DistillConfig(Config):
         space: Where images are learned: as networks see them, or as pixels between 0 and 1.
         match: What is matched; the method decides it.
         statistic: The statistics, where ``match`` is statistics.
-        clusters: K-means clusters a class for the representative start; one an image by default.
+        clusters: K-means clusters per class for the representative start; one per image by default.
         gate: Step only when the loss is at most this; by default always.
         ema: Decay of the running mean of the images that is the result; by default the last images are.
         pruning: Parameters that are left out of the match.
@@ -178,11 +178,11 @@ class DistillConfig(Config):
         evaluate_every: Outer steps between scores on the validation split, by which the result is chosen; the last step
             is scored too. By default none is scored, and the last set is the result.
         keep_scored: Keep every scored set in ``steps/``, to be tested when the run is done.
-        evaluate_networks: Fresh networks a score, which is their mean accuracy.
+        evaluate_networks: Networks trained per score, which is their mean accuracy.
         evaluate_epochs: Epochs of a score's networks on the set; those of the protocol mtt by default.
         probe_every: Outer steps between measures of the matching loss on the buffer's last expert, which then takes no
             part in the distillation; by default none are taken.
-        threads: CPU threads; part of the run, since sums depend on it. By default one a core, one with several
+        threads: CPU threads; part of the run, since sums depend on it. By default one per core, one with several
             rollouts, or what a resumed run had.
         preset: The preset that the values came from, as text.
         data: The images.
@@ -254,24 +254,24 @@ class EvaluateConfig(Config):
 
     Attributes:
         dataset: Data set of the real images, a name or a path; the first set's own by default.
-        networks: Networks, with commas; by default the network that the first set was distilled with.
-        seeds: Fresh networks that are trained and averaged for each number.
+        networks: Networks to train, comma-separated; by default the network that the first set was distilled with.
+        seeds: Networks trained per reported accuracy, each with its own seed; the mean is reported.
         seed: Seed of the first network; the others count on from it.
-        protocol: How networks are trained: the protocol's name, or a YAML file of its fields.
-        baselines: Selections of real images that are scored beside the sets, with commas, or none; by default all that
-            are possible (forgetting needs a buffer).
+        protocol: Recipe that trains the scored networks, named after the paper that uses it; or a YAML file of its fields.
+        baselines: Selections of real images that are scored beside the sets, comma-separated, or none; by default all
+            that are possible (forgetting needs a buffer).
         epochs: Epochs on a synthetic set; the protocol's by default.
         real_epochs: Epochs on the whole data set; the protocol's by default, and 0 leaves the whole data set out.
         augment: Augmentation of all trainings; by default that of the first set's data.
         flip: Whether augmentation may mirror images; by default as for the first set's data.
         validation: Fraction of the training images held out; by default as for the first set's data.
-        scores: Robust scores, with commas.
+        scores: Robust scores of DD-Ranking, comma-separated.
         score_weight: w of LRS, gamma of ARS.
-        paper: Score the kept steps of a run on the test images too, and report the best of them, as papers do.
+        paper: Also report the best kept step chosen on the test images, as papers do; that is optimistic.
         test: Statistical test of differences between sets.
-        preprocessing: Preprocessing of other projects' files, which do not say it; normalise by default.
-        lr: Learning rate of the students, where other projects' files do not store it; 0.01 by default.
-        layout: Layout of other projects' files; detected from their names by default.
+        preprocessing: Imported sets only: preprocessing that their files do not record; normalise by default.
+        lr: Imported sets only: learning rate to train with if the files have none; 0.01 by default.
+        layout: Imported sets only: layout of the files; detected from their names by default.
     """
 
     dataset: Annotated[str | None, Named("dataset")] = None
