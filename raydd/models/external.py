@@ -31,15 +31,6 @@ def timm_network(name: str, channels: int, size: int, classes: int) -> nn.Module
     Networks of one image size (vision transformers) are built for ``size``. Not all of timm can be differentiated twice
     (on a CPU, fused attention and hard sigmoids cannot): those networks can evaluate a synthetic set and match
     features, but not gradients or trajectories.
-
-    Args:
-        name: The name in timm.
-        channels: Channels of an image, C.
-        size: Side of an image in pixels, H = W.
-        classes: Number of logits, K.
-
-    Raises:
-        ValueError: timm is not installed, has no such network, or the network cannot take such images.
     """
     timm = _timm(name)
     if not timm.is_model(name):

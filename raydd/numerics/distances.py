@@ -75,9 +75,6 @@ def difference(student: Tensor, target: Tensor, metric: Metric) -> Tensor:
         metric: ``abs`` |s - t|, ``squared`` (s - t)^2, or ``relative`` |s - t| / |t|, where 0 / 0 is 0 and any other
             number over 0 is infinite.
 
-    Raises:
-        ValueError: The metric is unknown.
-
     Reference: Cao et al. (DPD), Eq. 5 and Figure 4(a).
     Differs: Eq. 5 prints the norm of the whole difference; to order parameters it is read elementwise.
 

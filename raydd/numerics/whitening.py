@@ -23,11 +23,7 @@ class Whitening:
     inverse: Tensor
 
     def apply(self, x: Tensor) -> Tensor:
-        """Return whitened images (B, C, H, W) of images x (B, C, H, W) in [0, 1], on x's device and in its dtype.
-
-        Raises:
-            ValueError: The images have another number of pixels than those of the fit.
-        """
+        """Return whitened images (B, C, H, W) of images x (B, C, H, W) in [0, 1], on x's device and in its dtype."""
         flat = self._flat(x)
         return ((flat - self.mean.to(flat)) @ self.matrix.to(flat)).view(x.shape)
 
@@ -58,9 +54,6 @@ def fit_zca(images: Tensor, eps: float = 0.1) -> Whitening:
 
     Returns:
         The whitening, in the images' dtype and on their device. The fit needs two float64 copies of the images.
-
-    Raises:
-        ValueError: Fewer than two images.
 
     Reference: arXiv 2203.11932 (MTT), which takes it with eps = 0.1 from arXiv 2107.13034 (KIP).
     Differs: The official code fits in float32; this one in float64, then rounds.
