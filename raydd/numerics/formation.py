@@ -3,7 +3,7 @@
 Shapes: `N` stored images, `M` decoded images, `C H W` image, `rho` tiles along a side.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -137,10 +137,6 @@ def _weights(tile: int, side: int, like: Tensor) -> Tensor:
     return F.interpolate(unit[None], side, mode="linear", align_corners=False)[0].T
 
 
-def _uniform(images: Tensor, formation: Formation) -> tuple[Tensor, Tensor]:
-    return _tiles(images, formation.factor)
-
-
 def _multi(images: Tensor, formation: Formation) -> tuple[Tensor, Tensor]:
     return _joined(_tiles(images, factor) for factor in range(1, formation.factor + 1))
 
@@ -167,5 +163,9 @@ def _joined(parts: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     return torch.cat(decoded), torch.cat(rows)
 
 
-DECODE = {"uniform": _uniform, "multi": _multi, "bounded": _bounded}
+DECODE: dict[str, Callable[[Tensor, Formation], tuple[Tensor, Tensor]]] = {
+    "uniform": lambda images, formation: _tiles(images, formation.factor),
+    "multi": _multi,
+    "bounded": _bounded,
+}
 """By name: (images (N, C, H, W), formation) -> decoded images and their rows."""

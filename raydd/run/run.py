@@ -142,8 +142,10 @@ class Run:
         for step in self._timed(self._distillation.run(self.config.steps, self._rollouts)):
             if self._distillation.rollback_state["step"] > self.saved:
                 self._save(self._distillation.rollback_state)  # the log is of the steps up to there, rollbacks included
-            self._log.records.append(_record(step))
+            record: dict[str, Any] = {"step": step.step, "loss": step.loss, "lr": step.lr, "stepped": step.stepped}
+            self._log.records.append(record)
             if step.rolled_back_to is not None:  # later measures are of sets that no longer exist
+                record |= {"loss": str(step.loss), "rolled_back_to": step.rolled_back_to}
                 self._log.probes = [entry for entry in self._log.probes if entry["step"] <= self._distillation.step]
                 drop_scored_sets(self._folder, self._distillation.step)
             else:
@@ -191,14 +193,11 @@ class Run:
         write_log(self._folder / "metrics.jsonl", self._log.records)
         if self.config.probe_every is not None:
             write_log(self._folder / "probe.jsonl", self._log.probes)
-        self._note_memory(state["step"])
-        self.saved, self._saved_at = state["step"], time.monotonic()
-
-    def _note_memory(self, step: int) -> None:
         path = self._folder / "memory.jsonl"
         before = read_log(path, MemoryDocument, "remove it: the run goes on without it") if path.exists() else []
-        lines = [entry for entry in before if entry["step"] < step]
-        write_log(path, [*lines, {"step": step, **memory_use(self.context.work.device)}])
+        lines = [entry for entry in before if entry["step"] < state["step"]]
+        write_log(path, [*lines, {"step": state["step"], **memory_use(self.context.work.device)}])
+        self.saved, self._saved_at = state["step"], time.monotonic()
 
     def _score(self, step: int) -> None:
         """Score the current set on the validation split; save it where it is the best so far."""
@@ -226,13 +225,6 @@ class Run:
 
 def _due(step: int, every: int | None) -> bool:
     return every is not None and step % every == 0
-
-
-def _record(step: Step) -> dict[str, Any]:
-    record: dict[str, Any] = {"step": step.step, "loss": step.loss, "lr": step.lr, "stepped": step.stepped}
-    if step.rolled_back_to is not None:
-        record |= {"loss": str(step.loss), "rolled_back_to": step.rolled_back_to}
-    return record
 
 
 def inherited_best(checkpoint: Path, stored: Checkpoint, own: Mapping[str, Tensor]) -> Path | None:
