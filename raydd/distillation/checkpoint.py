@@ -66,13 +66,7 @@ class _CheckpointDocument(Document):
 
 
 class Checkpoint(NamedTuple):
-    """A run's state and its logs up to there.
-
-    Attributes:
-        state: The result of `raydd.distillation.loop.Distillation.state_dict`.
-        buffer: The hash of its experts' bytes; empty without experts.
-        log: ``records``, ``history`` and ``probes``, oldest first.
-    """
+    """A run's state, the hash of its experts' bytes (empty without experts), and its logs up to there."""
 
     state: Tree
     buffer: str
@@ -91,38 +85,21 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint of `save_checkpoint`.
-
-    Raises:
-        ValueError: It is missing, damaged, or no checkpoint; the message names it.
-    """
+    """Read a checkpoint of `save_checkpoint`."""
     tensors, _, metadata = load_checked(path, _CheckpointDocument)
     try:
         state = unflatten_tree(tensors, metadata["plain"])
-        _check_numbers(tensors)
+        for name, value in tensors.items():
+            if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+                raise ValueError(f"{name[:200]} is not finite")
     except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}); {AGAIN}") from None
     log = {name: metadata.get(name, []) for name in ("records", "history", "probes")}
     return Checkpoint(state, metadata["buffer"], log)
 
 
-def _check_numbers(tensors: Tensors) -> None:
-    for name, value in tensors.items():
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            raise ValueError(f"{name[:200]} is not finite")
-
-
 def check_state(path: Path, state: Mapping[str, Any], own: Mapping[str, Any]) -> None:
-    """Refuse the state of another run: of other learned parts, or other shapes.
-
-    Args:
-        path: The checkpoint, for the message.
-        state: Its state.
-        own: The state of the run that resumes from it.
-
-    Raises:
-        ValueError: Naming the first difference.
-    """
+    """Refuse the state of another run: of other learned parts, or other shapes."""
     for group in ("leaves", "momentum"):
         if state[group].keys() != own[group].keys():
             parts = [", ".join(sorted(each[group])) or "nothing" for each in (state, own)]

@@ -26,11 +26,6 @@ class Probe:
     the expert's own weights. Students train as the method's do. Every measure draws the same batches and views, so that
     two measures differ by the synthetic set alone.
 
-    Attributes:
-        objective: What the run matches.
-        expert: The number of the held-out expert.
-        seed: The run's seed.
-
     Reference:
         Guo et al., arXiv 2310.05773, Fig. 10 and appendix A.6.
     """

@@ -41,11 +41,7 @@ class Leaf(NamedTuple):
 
 
 def pixel_leaf(lr: float, momentum: float, transform: Transform) -> Leaf:
-    """Return the leaf of images that are learned as pixels in [0, 1], whatever their preprocessing.
-
-    Raises:
-        ValueError: The preprocessing mixes pixels, so that they cannot be bounded one by one.
-    """
+    """Return the leaf of images that are learned as pixels in [0, 1], whatever their preprocessing."""
     if transform.kind == "zca":
         raise ValueError(
             "space = pixels: zca mixes pixels, which cannot be kept in [0, 1] then; use --set space=network, "
@@ -157,8 +153,8 @@ class Distillation:
             stepped = True
         if not self._finite():
             return self._roll_back(total)
-        if stepped:
-            self._average()
+        if stepped and self._mean is not None and self._decay is not None:
+            self._mean.mul_(self._decay).add_(self._current("images"), alpha=1 - self._decay)
         self._state, self._safe = state, before
         self.step += 1
         return Step(self.step, total, float(self._current("lr")), stepped, None)
@@ -168,10 +164,8 @@ class Distillation:
         if rollouts is not None:
             leaves = {name: leaf.detach() for name, leaf in self._leaves.items()}
             return mean(rollouts(leaves, self.step, self._attempt)), state
-        current, rng = (
-            self._synset.with_leaves(self._leaves),
-            step_generator(self._seed, self.step, self._attempt, part),
-        )
+        current = self._synset.with_leaves(self._leaves)
+        rng = step_generator(self._seed, self.step, self._attempt, part)
         loss, state = self._objective.loss(current, state, self.step, rng, part)
         return Rollout(float(loss.detach()), torch.autograd.grad(loss, list(self._leaves.values()))), state
 
@@ -191,11 +185,6 @@ class Distillation:
         momenta = (optimizer.velocities[0] for optimizer in self._optimizers.values())
         values = [*self._leaves.values(), *(value for value in momenta if value is not None)]
         return all(bool(torch.isfinite(value).all()) for value in values)
-
-    @torch.no_grad()
-    def _average(self) -> None:
-        if self._mean is not None and self._decay is not None:
-            self._mean.mul_(self._decay).add_(self._current("images"), alpha=1 - self._decay)
 
     def _roll_back(self, loss: float) -> Step:
         failed, attempt = self.step, self._attempt + 1

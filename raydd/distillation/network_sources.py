@@ -47,21 +47,22 @@ class Networks(Protocol[State]):
         """Return the networks of an outer step, on the synthetic set's device, and the state for the next."""
 
 
-@dataclass(frozen=True)
-class RandomInit:
-    """A fresh random network every outer step.
+class Stateless:
+    """Networks that an outer step draws without regard to the steps before."""
 
-    Attributes:
-        model: The network.
+    def init(self, rng: torch.Generator) -> None:
+        """Carry no state."""
+
+
+@dataclass(frozen=True)
+class RandomInit(Stateless):
+    """A fresh random network every outer step.
 
     Reference:
         Zhao & Bilen, arXiv 2110.04181 (DM), Algorithm 1.
     """
 
     model: FlatModel
-
-    def init(self, rng: torch.Generator) -> None:
-        """Carry no state."""
 
     def draw(self, synset: SyntheticSet, state: None, step: int, rng: torch.Generator) -> tuple[NetworkPair, None]:
         """Return a network drawn as its constructor draws it, for both uses."""
@@ -146,7 +147,7 @@ def gradient_and_logits(model: FlatModel, theta: Tensor, images: Tensor, targets
 
 
 @dataclass(frozen=True)
-class Snapshots:
+class Snapshots(Stateless):
     """Snapshots of stored experts: one for statistics, a later one of the same expert to judge.
 
     The expert is uniform, the epoch j of the first uniform on 0..K, that of the second on j..min(j + L - 1, K).
@@ -175,9 +176,6 @@ class Snapshots:
         if self.region < 1:
             raise ValueError(f"a region of {self.region} epochs holds no snapshot; use statistic.region of at least 1")
 
-    def init(self, rng: torch.Generator) -> None:
-        """Carry no state."""
-
     def draw(self, synset: SyntheticSet, state: None, step: int, rng: torch.Generator) -> tuple[NetworkPair, None]:
         """Return two snapshots of one expert; the same one twice where they fall on the same epoch."""
         expert = _expert(self.source, rng)
@@ -190,22 +188,16 @@ class Snapshots:
 
 
 @dataclass(frozen=True)
-class Mixed:
+class Mixed(Stateless):
     """A point between an expert's start and end for statistics, and its end to judge.
 
     theta = u theta_0 + (1 - u) theta_K, where the expert and u in [0, 1) are uniform. A convexified buffer serves too.
-
-    Attributes:
-        source: The experts.
 
     Reference:
         Zhang et al., arXiv 2406.01063 (DANCE), its "middle encoders" and "expert models".
     """
 
     source: TrajectorySource
-
-    def init(self, rng: torch.Generator) -> None:
-        """Carry no state."""
 
     def draw(self, synset: SyntheticSet, state: None, step: int, rng: torch.Generator) -> tuple[NetworkPair, None]:
         """Return a mixture and an end, of one expert."""

@@ -13,26 +13,14 @@ from raydd.numerics.rng import generator
 
 
 class Rollout(NamedTuple):
-    """One match of an outer step.
-
-    Attributes:
-        loss: The objective there.
-        gradients: The gradients of the leaves, in their order and shapes.
-    """
+    """One match of an outer step."""
 
     loss: float
     gradients: tuple[Tensor, ...]
 
 
 def step_generator(seed: int, step: int, attempt: int, index: int = 0) -> torch.Generator:
-    """Return the generator of one match of an outer step.
-
-    Args:
-        seed: The run's seed.
-        step: The outer step, from 0.
-        attempt: Rollbacks of the run so far.
-        index: Which of the step's rollouts it is, or which of the objective's parts.
-    """
+    """Return the generator of rollout or part ``index`` of an outer step from 0, after ``attempt`` rollbacks."""
     return generator(seed, "outer", step, attempt, *([index] if index else []))
 
 
@@ -41,13 +29,7 @@ Rollouts = Callable[[Mapping[str, Tensor], int, int], Sequence[Rollout]]
 
 
 class Matcher(NamedTuple):
-    """Makes any one rollout of a run, to the same bits in every process of as many threads.
-
-    Attributes:
-        objective: An objective of one part, without a state.
-        synset: Gives what is not learned.
-        seed: The run's seed.
-    """
+    """Makes any one rollout of an objective without state, to the same bits in every process of as many threads."""
 
     objective: Objective[Any]
     synset: SyntheticSet

@@ -123,12 +123,7 @@ def asks_experts(config: DistillConfig) -> bool:
 
 
 def check_network(config: DistillConfig, model: FlatModel) -> None:
-    """Refuse networks with batch norm where it has no right statistics.
-
-    Raises:
-        ValueError: The method passes one class a batch through the network in training mode, convexified experts are
-            asked between the epochs that they keep, or batch norm without running statistics is asked.
-    """
+    """Refuse networks with batch norm where it has no right statistics."""
     name = config.experts.network
     other = name.replace("BN", "") if "BN" in name and ":" not in name else "ConvNet"
     remedy = f"use a network with instance or group norm, such as --network {other}"

@@ -53,11 +53,7 @@ STATISTICS: dict[str, Statistic] = {"features": features, "layers": layers, "gra
 
 @dataclass(frozen=True, eq=False)
 class RealImages:
-    """Preprocessed training images, by class.
-
-    Attributes:
-        feed: The training split.
-    """
+    """Preprocessed training images, by class."""
 
     feed: Feed
     _rows: tuple[Tensor, ...] = field(init=False, repr=False)

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -62,6 +63,8 @@ class TrajectoryMatching:
         Cazenavette et al., arXiv 2203.11932, Algorithm 1.
     """
 
+    parts: ClassVar[int] = 1
+    joint: ClassVar[bool] = False
     source: TrajectorySource
     inner: Inner
     window: Window
@@ -75,16 +78,6 @@ class TrajectoryMatching:
     between: bool = False
     disturb: Disturb | None = None
     weight: Weight | None = None
-
-    @property
-    def parts(self) -> int:
-        """One loss an outer step."""
-        return 1
-
-    @property
-    def joint(self) -> bool:
-        """No sum of parts is needed."""
-        return False
 
     def init(self, rng: torch.Generator) -> None:
         """Carry no state from step to step."""

@@ -32,9 +32,6 @@ METHODS: Table[Method] = Table("METHODS", Method, _shipped())
 def find_method(name: str) -> Method:
     """Return a method by name.
 
-    Raises:
-        ValueError: There is no such method.
-
     >>> find_method("mtt").summary
     'Matching Training Trajectories: students walk as experts do.'
     """
@@ -46,10 +43,6 @@ def find_method(name: str) -> Method:
 def complete(config: DistillConfig, *, partial: bool = False) -> DistillConfig:
     """Return the configuration with the method's own values where nobody set any.
 
-    Args:
-        config: What was set.
-        partial: See `raydd.config.parsing.build`.
-
     >>> complete(DistillConfig(method="dpd")).pruning.rate, complete(DistillConfig()).pruning.rate
     (0.1, 0.0)
     >>> complete(DistillConfig(method="tgdd", ipc=20)).lr.images
@@ -59,5 +52,5 @@ def complete(config: DistillConfig, *, partial: bool = False) -> DistillConfig:
     if rates := row.image_rates:
         rate = rates.get(config.data.dataset, rates[""])
         scaled = {"lr": {"images": round(rate * config.ipc, 12)}}  # 0.3, not 0.30000000000000004
-    said = config.model_dump(exclude_unset=True)
-    return build(DistillConfig, {"match": row.match}, row.defaults, scaled, said, partial=partial)
+    user = config.model_dump(exclude_unset=True)
+    return build(DistillConfig, {"match": row.match}, row.defaults, scaled, user, partial=partial)

@@ -39,10 +39,6 @@ class Cell(nn.Module):
 
     Node 0 is the input and node 3 the output. A node that no edge reaches is zero.
 
-    Args:
-        operations: A key of `OPERATIONS` for each of `EDGES`.
-        width: Channels of every node.
-
     >>> cell = Cell(("skip_connect", "none", "avg_pool_3x3", "skip_connect", "none", "skip_connect"), width=2)
     >>> list(cell.edges), cell(torch.ones(1, 2, 4, 4)).unique()
     (['1<-0', '2<-1', '3<-0', '3<-2'], tensor([2.]))
@@ -82,12 +78,6 @@ def cell_network(channels: int, classes: int, operations: tuple[str, ...], *, ce
 
     Each stage but the first begins with a residual block that halves the map. The network runs on images of any size.
 
-    Args:
-        channels: Channels of an image, C.
-        classes: Number of logits, K.
-        operations: A key of `OPERATIONS` for each of `EDGES`.
-        cells: Cells of a stage, N.
-
     Reference: arXiv 2001.00326, section 2.1 and Figure 1.
     Differs: The official code multiplies an edge of the operation none by zero; here it is absent, so that not even an
         infinity passes. The shortcut of a residual block rounds odd sides up; the official code cannot run on them.
@@ -103,15 +93,7 @@ def cell_network(channels: int, classes: int, operations: tuple[str, ...], *, ce
 
 @dataclass(frozen=True)
 class CellRow:
-    """A network of NAS-Bench-201: the operations of its cell, and the number of cells of a stage.
-
-    Attributes:
-        operations: A key of `OPERATIONS` for each edge, in the order of an arch string.
-        cells: Cells of a stage, N; an arch string ends with `` N=1`` where it is not the paper's 5.
-
-    Raises:
-        ValueError: Not six known operations, or no cells.
-    """
+    """A network of NAS-Bench-201: the operations of its cell, and the number of cells of a stage."""
 
     operations: tuple[str, ...]
     cells: int = CELLS

@@ -44,20 +44,6 @@ class ConvNet(Classifier):
     Convolutions are 3x3 with padding 1; pooling is 2x2 with stride 2 and rounds odd sides down. The first convolution
     pads 28x28 images to 32x32 (padding 3). Initial weights are PyTorch's own.
 
-    Args:
-        channels: Channels of an image, C.
-        size: Side of an image in pixels, H = W.
-        classes: Number of logits, K.
-        width: Channels of every block.
-        depth: Number of blocks.
-        norm: ``none``, ``batch``, ``layer`` (over C, H and W), ``instance`` or ``group`` (4 groups); with scale, shift.
-        activation: ``sigmoid``, ``relu`` or ``leakyrelu`` (slope 0.01).
-        pooling: ``none``, ``max`` or ``avg``.
-
-    Raises:
-        ValueError: An unknown norm, activation or pooling; a width or depth under 1; a width that 4 groups do not
-            divide; images too small for ``depth`` halvings.
-
     Reference: arXiv 2006.05929, section 4.1, and its official code.
     Differs: Padding 3 depends on the image's size (28), not on its channels (1), so that grey images of other sizes
         keep theirs and colour images of 28x28 work; grey 28x28 and colour 32x32 images do not differ.

@@ -23,13 +23,6 @@ class Dense(nn.Module):
 def densenet(channels: int, size: int, classes: int, *, blocks: tuple[int, ...], growth: int = 32) -> Classifier:
     """Build dense blocks with transitions between them that halve the channels and the map.
 
-    Args:
-        channels: Channels of an image, C.
-        size: Side of an image in pixels, H = W.
-        classes: Number of logits, K.
-        blocks: Layers of each dense block; (6, 12, 24, 16) is DenseNet-121.
-        growth: Channels that a layer adds.
-
     Reference: arXiv 1608.06993, the bottleneck and compression form (BC), compression 0.5.
     Differs: The stem is that of the paper's CIFAR networks. A transition halves the map only if its side is at least 4
         pixels, so that images under 32x32 keep a map of 2x2 or more.

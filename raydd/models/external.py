@@ -31,15 +31,6 @@ def timm_network(name: str, channels: int, size: int, classes: int) -> nn.Module
     Networks of one image size (vision transformers) are built for ``size``. Not all of timm can be differentiated twice
     (on a CPU, fused attention and hard sigmoids cannot): those networks can evaluate a synthetic set and match
     features, but not gradients or trajectories.
-
-    Args:
-        name: The name in timm.
-        channels: Channels of an image, C.
-        size: Side of an image in pixels, H = W.
-        classes: Number of logits, K.
-
-    Raises:
-        ValueError: timm is not installed, has no such network, or the network cannot take such images.
     """
     timm = _timm(name)
     if not timm.is_model(name):
@@ -49,13 +40,17 @@ def timm_network(name: str, channels: int, size: int, classes: int) -> nn.Module
     fixed = {"img_size": size} if settings is not None and settings.fixed_input_size else {}
     try:
         network = timm.create_model(name, pretrained=False, in_chans=channels, num_classes=classes, **fixed)
-        wrapped = _out_of_place(Timm(network))
-        _try(wrapped, torch.zeros(1, channels, size, size))
+        wrapped = Timm(network).eval()
+        for module in wrapped.modules():
+            if "inplace" in vars(module):  # what is changed in place cannot always be differentiated twice
+                module.inplace = False  # type: ignore[assignment]
+        with torch.no_grad():
+            wrapped.features(torch.zeros(1, channels, size, size))
     except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
         shape = f"{channels}x{size}x{size}"
         reason = str(error).split("\n")[0]
         raise ValueError(f"timm:{name} cannot take {shape} images ({reason}): use another network or size") from error
-    return wrapped
+    return wrapped.train()
 
 
 def _timm(name: str) -> ModuleType:
@@ -64,19 +59,3 @@ def _timm(name: str) -> ModuleType:
     except ImportError:
         raise ValueError(f"network 'timm:{name}' needs the timm package: pip install 'raydd[timm]'") from None
     return cast(ModuleType, timm)
-
-
-def _out_of_place(network: nn.Module) -> nn.Module:
-    """Return the network with no activation in place, which cannot always be differentiated twice."""
-    for module in network.modules():
-        if "inplace" in vars(module):
-            module.inplace = False  # type: ignore[assignment]
-    return network
-
-
-def _try(network: Timm | nn.Module, images: Tensor) -> None:
-    """Run the network once on such images, and restore its mode."""
-    network.eval()
-    with torch.no_grad():
-        network.features(images)  # type: ignore[operator]
-    network.train()

@@ -43,11 +43,7 @@ _ALEXNET = ((2, 5, True), (3, 5, True), (4, 3, False), (3, 3, False), (3, 3, Tru
 
 
 def alexnet(channels: int, size: int, classes: int, *, width: int = 128) -> Classifier:
-    """Build five convolutions, the first of ``width`` channels; 192 x 4 x 4 features on 32x32 images.
-
-    Raises:
-        ValueError: An odd ``width``: the second convolution is half as wide again.
-    """
+    """Build five convolutions, the first of ``width`` channels; 192 x 4 x 4 features on 32x32 images."""
     if width % 2:
         raise ValueError(f"AlexNet cannot be {width} channels wide: use an even number")
     layers, inputs = list[nn.Module](), channels

@@ -33,14 +33,6 @@ def resnet(
 ) -> Classifier:
     """Build a stem and stages of 64, 128, 256 and 512 channels, averaged to 512 features.
 
-    Args:
-        channels: Channels of an image, C.
-        size: Side of an image in pixels, H = W.
-        classes: Number of logits, K.
-        blocks: Residual blocks of each stage.
-        norm: Builds the layer after each convolution.
-        width: Channels of the first stage; each later stage has twice those of the one before.
-
     Reference: arXiv 1512.03385, as in the official code of arXiv 2006.05929.
     Differs: A stage halves its map only if the side is more than 2 pixels (an instance norm of one pixel is constant),
         and the whole last map is averaged; on 28x28 and 32x32 images nothing differs.

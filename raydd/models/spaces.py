@@ -190,9 +190,6 @@ def sample(space: Sequence[Item], n: int, rng: torch.Generator) -> list[Item]:
 
     Generators in the same state draw nested samples: the 20 rows of ``n=20`` are among the 60 of ``n=60``.
 
-    Raises:
-        ValueError: The space has fewer rows, or ``n`` is under 1.
-
     >>> [str(row) for row in sample(SPACES["convnet720"], 2, torch.Generator().manual_seed(1))]
     ['ConvNetW32D2GNARMP', 'ConvNetW64D1INARAP']
     """
@@ -234,13 +231,6 @@ def load_rows(path: str | Path, read: Callable[[str], object]) -> tuple[ConvNetR
         - {width: 32, depth: 2, norm: batch, activation: relu, pooling: max}
         - ConvNetW64D3INARAP
         - "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|skip_connect~0|none~1|avg_pool_3x3~2|"
-
-    Args:
-        path: The file, UTF-8.
-        read: The parser of the text, such as `raydd.io.safe_yaml.parse_yaml`.
-
-    Raises:
-        ValueError: The file or a row is wrong; the message names the file, the row and the remedy.
     """
     try:
         if Path(path).exists() and not Path(path).is_file():  # reading a pipe would wait
@@ -249,8 +239,8 @@ def load_rows(path: str | Path, read: Callable[[str], object]) -> tuple[ConvNetR
     except OSError as error:
         raise ValueError(f"space {str(path)!r} cannot be read: {error.strerror}; give a YAML file of rows") from None
     except Exception as error:  # of any reader, which all have their own
-        said = " ".join(str(error).split())
-        raise ValueError(f"{path} is no list of rows ({said}): check it, and quote arch strings") from None
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} is no list of rows ({reason}): check it, and quote arch strings") from None
     if not isinstance(entries, list) or not entries:
         raise ValueError(f"{path} holds no list of rows: write one a line, such as '- ConvNetW32D3BNARMP'")
     return tuple(_distinct(str(path), entries))

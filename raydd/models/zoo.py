@@ -101,11 +101,7 @@ def build(name: str, *, channels: int, size: int, classes: int) -> nn.Module:
 
 
 def find(name: str) -> Network:
-    """Return the row of a name.
-
-    Raises:
-        ValueError: An unknown name.
-    """
+    """Return the row of a name."""
     if name.startswith("timm:"):
         return Network(partial(timm_network, name.removeprefix("timm:")), smallest=1)
     if (match := _WIDTH.fullmatch(name)) and match["name"] in NETWORKS:

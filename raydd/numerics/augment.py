@@ -159,11 +159,7 @@ class DrawnView:
     batch: int | None
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return the augmented images (B, C, H, W), on x's device and in its dtype.
-
-        Raises:
-            ValueError: The view has a draw for each sample, and x is a batch of another size.
-        """
+        """Return the augmented images (B, C, H, W), on x's device and in its dtype."""
         if self.batch not in (None, len(x)):
             raise ValueError(f"a view of {self.batch} images was applied to {len(x)}: draw one of that size or siamese")
         for name, uniforms in self.steps:

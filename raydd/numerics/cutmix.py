@@ -16,13 +16,8 @@ def cutmix(x: Tensor, y: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor, 
     any pixel and cut off at the border.
     The loss to take is ``share * cross_entropy(logits, y) + (1 - share) * cross_entropy(logits, partners)``.
 
-    Args:
-        x: Images (B, C, H, W); they are not changed.
-        y: Classes (B,), or probabilities (B, K).
-        rng: A CPU generator.
-
-    Returns:
-        Mixed images (B, C, H, W); the partners' labels in the shape of ``y``; the share in [0, 1], by whole pixels.
+    Images x are (B, C, H, W) and are not changed; labels y are classes (B,) or probabilities (B, K). The share counts
+    whole pixels.
 
     Reference: Yun et al., arXiv 1905.04899, section 3.1 and Algorithm A1.
     Differs: Algorithm A1 rounds the borders of the box. Here, as in the official code, its centre is a pixel and half

@@ -46,10 +46,7 @@ Distance = Callable[[Path, Ends], Tensor]
 def normalized(student: Tensor, start: Tensor, target: Tensor) -> Tensor:
     r"""Return |theta_S - theta*_{t+M}|^2 / |theta*_t - theta*_{t+M}|^2; 0 is the target, 1 no closer than the start.
 
-    Args:
-        student: theta_S (P,).
-        start: theta*_t (P,).
-        target: theta*_{t+M} (P,).
+    The student theta_S, the expert's start theta*_t and its target theta*_{t+M} are (P,).
 
     Raises:
         ValueError: The expert did not move, so that no distance can be measured.
@@ -67,16 +64,10 @@ def normalized(student: Tensor, start: Tensor, target: Tensor) -> Tensor:
 
 
 def difference(student: Tensor, target: Tensor, metric: Metric) -> Tensor:
-    """Return how much each parameter s of the student differs from the expert's t, (P,).
+    """Return how much each parameter s of the student (P,) differs from the expert's t (P,), (P,).
 
-    Args:
-        student: s (P,).
-        target: t (P,).
-        metric: ``abs`` |s - t|, ``squared`` (s - t)^2, or ``relative`` |s - t| / |t|, where 0 / 0 is 0 and any other
-            number over 0 is infinite.
-
-    Raises:
-        ValueError: The metric is unknown.
+    ``abs`` is |s - t|, ``squared`` (s - t)^2, and ``relative`` |s - t| / |t|, where 0 / 0 is 0 and any other number
+    over 0 is infinite.
 
     Reference: Cao et al. (DPD), Eq. 5 and Figure 4(a).
     Differs: Eq. 5 prints the norm of the whole difference; to order parameters it is read elementwise.
@@ -103,17 +94,10 @@ METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def matched_parameters(student: Tensor, target: Tensor, rate: float, metric: Metric) -> Tensor:
-    """Return the indices of all parameters but the floor(P rate) that differ most.
+    """Return the ascending indices (P - floor(P rate),) of all parameters but the floor(P rate) that differ most.
 
-    Args:
-        student: theta_S (P,).
-        target: theta*_{t+M} (P,).
-        rate: Fraction to leave out, as the decimal that is written, so that 0.3 of 10 is 3.
-        metric: See `difference`.
-
-    Returns:
-        Ascending int64 indices (P - floor(P rate),), without gradient. Of equal differences the lower index stays. A
-        parameter that is not a number stays, so that the loss shows it.
+    Student and target are (P,), the metrics those of `difference`, and a rate of 0.3 of 10 is 3. Of equal differences
+    the lower index stays. A parameter that is not a number stays, so that the loss shows it.
 
     Raises:
         ValueError: The rate is not in [0, 1), or the metric is unknown.
@@ -133,15 +117,10 @@ def matched_parameters(student: Tensor, target: Tensor, rate: float, metric: Met
 
 
 def pruned(rate: float, metric: Metric = "abs", closeness: Closeness = normalized) -> Closeness:
-    """Return a closeness of the `matched_parameters` alone, which are chosen again for every pair of points.
+    """Return ``closeness`` of the `matched_parameters` alone, which are chosen again for every pair of points.
 
-    ``abs`` and ``squared`` order parameters alike, so that they leave out the same ones, up to rounding, though the
-    paper plots them apart.
-
-    Args:
-        rate: Fraction of the parameters to leave out; 0 returns ``closeness`` itself.
-        metric: See `difference`.
-        closeness: The function that compares the remaining entries of student, start and target.
+    A rate of 0 returns ``closeness`` itself. ``abs`` and ``squared`` order parameters alike, so that they leave out the
+    same ones, up to rounding, though the paper plots them apart.
 
     Reference: Cao et al. (DPD), section 3.2.
 
@@ -173,11 +152,8 @@ def normalized_mse(path: Path, segment: Ends) -> Tensor:
 def along(closeness: Closeness, weights: Weights) -> Distance:
     r"""Return the closeness at the end and at the epochs on the way: sum_k beta_k closeness_k, k = 1..M.
 
-    For k < M it compares theta_n, n = floor(k N / M), with theta*_{t+k}; beta_M is 1.
-
-    Args:
-        closeness: The function that compares a point of the student with one of the expert.
-        weights: ``equal``, beta_k = 1; or ``varied``, beta_k = k / M.
+    For k < M it compares theta_n, n = floor(k N / M), with theta*_{t+k}; beta_M is 1. Weights are ``equal``,
+    beta_k = 1, or ``varied``, beta_k = k / M.
 
     Raises:
         ValueError: Unknown weights; from the distance: a segment without its inner snapshots.

@@ -3,7 +3,7 @@
 Shapes: `N` stored images, `M` decoded images, `C H W` image, `rho` tiles along a side.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -91,9 +91,6 @@ def decode(images: Tensor, formation: Formation) -> tuple[Tensor, Tensor]:
     Returns:
         Images (M, C, H, W) and the row (M,) int64 of the stored image that each comes from.
 
-    Raises:
-        ValueError: The decoding is unknown, a tile would have no pixel, or ``bound`` is less than N.
-
     Reference: Kim et al., arXiv 2205.14959 (IDC), section 4; the bounded formation is in its official code alone.
     Differs: The official code pads images whose side rho does not divide with 0.5 to tiles of equal size; here tiles
         have the sizes of `encode`. It orders images tile by tile, and does not check that a bound is at least N.
@@ -111,9 +108,6 @@ def decode(images: Tensor, formation: Formation) -> tuple[Tensor, Tensor]:
 
 def borders(side: int, factor: int) -> list[tuple[int, int]]:
     """Return the first pixel, and the one after the last, of each of rho tiles along a side.
-
-    Raises:
-        ValueError: There are more tiles than pixels.
 
     >>> borders(8, 3)
     [(0, 2), (2, 5), (5, 8)]
@@ -143,10 +137,6 @@ def _weights(tile: int, side: int, like: Tensor) -> Tensor:
     return F.interpolate(unit[None], side, mode="linear", align_corners=False)[0].T
 
 
-def _uniform(images: Tensor, formation: Formation) -> tuple[Tensor, Tensor]:
-    return _tiles(images, formation.factor)
-
-
 def _multi(images: Tensor, formation: Formation) -> tuple[Tensor, Tensor]:
     return _joined(_tiles(images, factor) for factor in range(1, formation.factor + 1))
 
@@ -173,5 +163,9 @@ def _joined(parts: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     return torch.cat(decoded), torch.cat(rows)
 
 
-DECODE = {"uniform": _uniform, "multi": _multi, "bounded": _bounded}
+DECODE: dict[str, Callable[[Tensor, Formation], tuple[Tensor, Tensor]]] = {
+    "uniform": lambda images, formation: _tiles(images, formation.factor),
+    "multi": _multi,
+    "bounded": _bounded,
+}
 """By name: (images (N, C, H, W), formation) -> decoded images and their rows."""

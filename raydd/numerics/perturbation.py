@@ -13,11 +13,8 @@ def perturb(layout: Layout, rho: float, theta: Tensor, rng: torch.Generator) -> 
     a tensor of two dimensions or more. Biases and the weights of norms do not change: they have one number an output,
     and d would be plus or minus that number.
 
-    Args:
-        layout: The position of each tensor in theta.
-        rho: Size of the change, relative to a filter; 0 returns theta itself.
-        theta: Weights (P,).
-        rng: A CPU generator; d is drawn in float32, in the layout's order.
+    theta is (P,); rho is the size of the change relative to a filter, and 0 returns theta itself. d is drawn in
+    float32, in the layout's order.
 
     Raises:
         ValueError: theta does not have the layout's number of parameters.

@@ -16,17 +16,9 @@ class Sgd:
 
     v <- momentum v + (g + weight_decay theta), theta <- theta - lr v; v begins as the first gradient.
 
-    Args:
-        parameters: Leaves; each is stepped in place along its ``grad``, and left alone where that is None.
-        lr: Learning rate.
-        momentum: Heavy-ball momentum; 0 stores no v.
-        weight_decay: L2 penalty.
-        milestones: Epochs after which the learning rate is multiplied by ``gamma``, once for each mention.
-        gamma: The factor at a milestone.
-
-    Attributes:
-        lr: The current learning rate.
-        velocities: v of each parameter; None before its first step.
+    Parameters are stepped in place along their ``grad``, and left alone where that is None. The current learning rate
+    ``lr`` is multiplied by ``gamma`` after each epoch in ``milestones``, once for each mention. ``velocities`` holds v
+    of each parameter, None before its first step.
 
     >>> x = torch.ones(1, requires_grad=True)
     >>> x.grad = torch.full((1,), 2.0)

@@ -12,10 +12,7 @@ from torch import Tensor
 def perturbation(parameters: Sequence[Tensor], gradients: Sequence[Tensor], rho: float) -> list[Tensor]:
     r"""Return the adaptive step uphill, e = rho p^2 g / ||p| g|, elementwise but for the norm; 0 where |p| g is 0.
 
-    Args:
-        parameters: The weights p.
-        gradients: The loss's gradient g at p, of the same shapes.
-        rho: Size of the step, relative to the weights.
+    p are the weights, g the loss's gradient there, and rho is the size of the step relative to the weights.
 
     Reference: Kwon et al., arXiv 2102.11600, in the form of Zhuang et al., arXiv 2203.08065, with which Du et al.,
         arXiv 2211.11004, train experts.
@@ -33,11 +30,7 @@ def surrogate(clean: Sequence[Tensor], adversarial: Sequence[Tensor], alpha: flo
 
     g_perp is the part of the clean gradient that is orthogonal to the adversarial one: a step up along it lowers the
     gap between the perturbed loss and the loss, and does not change the perturbed loss. All of g is orthogonal to 0.
-
-    Args:
-        clean: The gradient g at the weights.
-        adversarial: The gradient g_adv at the perturbed weights, of the same shapes.
-        alpha: Weight of g_perp; 0 is SAM.
+    ``clean`` is g at the weights, ``adversarial`` g_adv at the perturbed weights; alpha = 0 is SAM.
 
     Reference: Zhuang et al., arXiv 2203.08065, Algorithm 1; Du et al., arXiv 2211.11004.
 

@@ -23,9 +23,7 @@ BANDWIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the Gaussian kernels, as multiples
 def means(real: Tensor, syn: Tensor) -> Tensor:
     r"""Return |mean_i r_i - mean_j s_j|^2 over features, the squared maximum mean discrepancy under a linear kernel.
 
-    Args:
-        real: r (B, F).
-        syn: s (B', F).
+    The features are r (B, F) of real and s (B', F) of synthetic images.
 
     Reference: arXiv 2512.02469 (TGDD), Eq. 2, which is that of DM (arXiv 2110.04181), and Eq. 4 for one class.
 
@@ -38,12 +36,8 @@ def means(real: Tensor, syn: Tensor) -> Tensor:
 def cosine(real: Tensor, syn: Tensor, layout: Layout) -> Tensor:
     r"""Return the sum over layers and output units i of 1 - <A_i, B_i> / (|A_i| |B_i| + 1e-6).
 
-    A_i and B_i are two gradients of one output unit's weights: the rows of a tensor (out, in) or (out, in, h, w).
-
-    Args:
-        real: A (P,).
-        syn: B (P,).
-        layout: The position of each parameter tensor in them.
+    A_i and B_i are two gradients of one output unit's weights: the rows of a tensor (out, in) or (out, in, h, w) of the
+    layout of A (P,), the real one, and B (P,), the synthetic one.
 
     Reference: Zhao, Mopuri & Bilen, arXiv 2006.05929 (DC), the gradient matching loss; arXiv 2102.08259 (DSA).
     Differs: The paper groups the weights of linear and convolutional layers by output unit. The rest is as in its code:
@@ -71,12 +65,8 @@ def gaussian(real: Tensor, syn: Tensor, bandwidths: tuple[float, ...] = BANDWIDT
     r"""Return the squared maximum mean discrepancy under Gaussian kernels: E k(r, r') + E k(s, s') - 2 E k(r, s).
 
     k(x, y) = sum_m exp(-|x - y|^2 / (m d)), where d is the mean squared distance of all pairs among real and synthetic
-    features, without gradient. Expectations are means over all pairs, those of a point with itself too.
-
-    Args:
-        real: r (B, F).
-        syn: s (B', F).
-        bandwidths: The factors m.
+    features r (B, F) and s (B', F), without gradient, and m are the bandwidths. Expectations are means over all pairs,
+    those of a point with itself too.
 
     Reference: Zhang et al., arXiv 2312.15927 (M3D).
     Differs: The paper's public descriptions name no bandwidth. The five bandwidths, the mean distance and the means

@@ -23,11 +23,7 @@ class Whitening:
     inverse: Tensor
 
     def apply(self, x: Tensor) -> Tensor:
-        """Return whitened images (B, C, H, W) of images x (B, C, H, W) in [0, 1], on x's device and in its dtype.
-
-        Raises:
-            ValueError: The images have another number of pixels than those of the fit.
-        """
+        """Return whitened images (B, C, H, W) of images x (B, C, H, W) in [0, 1], on x's device and in its dtype."""
         flat = self._flat(x)
         return ((flat - self.mean.to(flat)) @ self.matrix.to(flat)).view(x.shape)
 
@@ -52,15 +48,8 @@ def fit_zca(images: Tensor, eps: float = 0.1) -> Whitening:
     ``mean = sum_i x_i / N``, ``Sigma = sum_i (x_i - mean)(x_i - mean)^T / (N - 1) = U S U^T``,
     ``matrix = U (S + eps)^(-1/2) U^T``.
 
-    Args:
-        images: Training images (N, C, H, W) in [0, 1], without mean/std normalisation.
-        eps: Added to every eigenvalue of the covariance.
-
-    Returns:
-        The whitening, in the images' dtype and on their device. The fit needs two float64 copies of the images.
-
-    Raises:
-        ValueError: Fewer than two images.
+    Images are (N, C, H, W) in [0, 1], without mean/std normalisation. The whitening has their dtype and device; the fit
+    needs two float64 copies of them.
 
     Reference: arXiv 2203.11932 (MTT), which takes it with eps = 0.1 from arXiv 2107.13034 (KIP).
     Differs: The official code fits in float32; this one in float64, then rounds.

@@ -26,9 +26,6 @@ def growing(low: float, current: float, high: float, interval: int) -> Window:
         high: T+, the last upper end, in epochs; included.
         interval: I, outer steps an epoch of growth.
 
-    Raises:
-        ValueError: Not low <= current <= high, or interval < 1.
-
     Reference: Guo et al., arXiv 2310.05773, Algorithm 1.
     Differs: The official sampling leaves the upper end out; this one includes it, as Algorithm 1 does. As printed,
         Algorithm 1 grows T at step 0 too; here T stays for I steps first.

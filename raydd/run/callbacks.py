@@ -18,12 +18,7 @@ from raydd.run.tensorboard import FOLDER, Events
 
 
 class Recorder:
-    """Writes the frames and the event files of a run; those of steps that are taken again are replaced.
-
-    Args:
-        run: The run, before its first step.
-        screen: Shows what could not be written.
-    """
+    """Writes the frames and the event files of a run; those of steps that are taken again are replaced."""
 
     def __init__(self, run: Run, screen: Screen) -> None:
         self._note = screen.note
@@ -67,15 +62,7 @@ class Recorder:
 
 
 def follow(run: Run, screen: Screen) -> None:
-    """Take a run's steps, and show and record each.
-
-    Args:
-        run: The run.
-        screen: Shows progress.
-
-    Raises:
-        FloatingPointError: The loss stays infinite or NaN; the checkpoint is kept.
-    """
+    """Take a run's steps, and show and record each."""
     config, losses = run.config, array("d")
 
     def picture() -> RenderableType:

@@ -6,11 +6,7 @@ RESULTS = ("synset.arrow", "synset.png", "best.arrow", "last.arrow", "metrics.js
 
 
 def claim(folder: Path, resume: bool) -> None:
-    """Refuse a folder that holds a run already, unless it is resumed, or a run's files without their config.yaml.
-
-    Raises:
-        ValueError: Naming the folder and the remedy.
-    """
+    """Refuse a folder that holds a run already, unless it is resumed, or a run's files without their config.yaml."""
     if (folder / "config.yaml").exists():
         if not resume:
             raise ValueError(f"{folder} holds a run already; go on with --resume, or name another --out")

@@ -17,17 +17,7 @@ from raydd.numerics.flat import FlatModel
 
 
 def find_experts(folder: Path, config: DistillConfig, limit: int | None = None) -> ArrowBuffer:
-    """Open a buffer, and refuse one that is not what the settings ask for, before any image is decoded.
-
-    Args:
-        folder: The buffer's folder.
-        config: The run that uses it.
-        limit: Use the first so many experts; None uses all.
-
-    Raises:
-        ValueError: It is of another network, preprocessing or split, or convexified where the settings match the
-            experts' own steps.
-    """
+    """Open a buffer, and refuse one that is not what the settings ask for, before any image is decoded."""
     buffer = ArrowBuffer(folder, limit)
     buffer.expect(network=config.experts.network)
     if buffer.spec.preprocessing.get("kind") != config.data.preprocessing:
@@ -68,27 +58,13 @@ def open_buffer(
     """Open a buffer, and the workspace with its data set and preprocessing.
 
     Every byte is read once and compared with its checksum, so that no run starts on damaged experts.
-
-    Args:
-        folder: The buffer's folder.
-        config: The run that uses it.
-        device: Where the run computes.
-        limit: Use the first so many experts; None uses all.
-        verified: The bytes have been compared already, as for all trials of a search; they are not read again.
-
-    Raises:
-        ValueError: The buffer is damaged, of another data set, or as in `find_experts`.
     """
     buffer = find_experts(folder, config, limit)
     return buffer, bind_experts(buffer, config, plain_workspace(config, device), verified=verified)
 
 
 def without_last(buffer: ArrowBuffer) -> ArrowBuffer:
-    """Return the buffer without its last expert, which is held out to be measured.
-
-    Raises:
-        ValueError: There is only one expert.
-    """
+    """Return the buffer without its last expert, which is held out to be measured."""
     if len(buffer.experts) < 2:
         raise ValueError(f"{buffer.folder} has 1 expert, and one takes no part: train at least 2 (--num-experts)")
     return ArrowBuffer(buffer.folder, len(buffer.experts) - 1)

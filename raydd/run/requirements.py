@@ -35,12 +35,7 @@ RUN_FILES = 65_536
 
 
 class Need(NamedTuple):
-    """What a run takes beside what the process holds when it starts.
-
-    Attributes:
-        memory: Bytes at the device, of one worker; a lower bound.
-        disk: Bytes of all files.
-    """
+    """Bytes that a run takes: at the device of one worker, a lower bound, and of all files."""
 
     memory: int
     disk: int
@@ -56,13 +51,7 @@ def _size(count: float) -> str:
 
 
 def graph_bytes(loss: Callable[[Tensor], Tensor], theta: Tensor, twice: bool) -> int:
-    """Return the bytes that autograd keeps for one step of a network.
-
-    Args:
-        loss: A scalar function of theta (P,).
-        theta: Where to take it, (P,).
-        twice: The gradient is differentiated again, so its own graph is kept too.
-    """
+    """Return the bytes that autograd keeps for a step at theta (P,); ``twice`` keeps the gradient's own graph too."""
     sizes: dict[int, int] = {}
     alive: list[Any] = []  # so that no storage is freed, and another counted under its address
 
@@ -93,14 +82,7 @@ def step_bytes(work: Workspace, theta: Tensor, batch: int, twice: bool) -> int:
 
 
 def of_distillation(config: DistillConfig, work: Workspace, theta: Tensor, checkpoints: int) -> Need:
-    """Return what a distillation takes: the students' path, the graphs held at once, and the files it writes.
-
-    Args:
-        config: The run.
-        work: Data set, network, device.
-        theta: Parameters of the network (P,).
-        checkpoints: Sets that will be written to ``steps/``.
-    """
+    """Return what a distillation takes: the students' path, the graphs held at once, and the files it writes."""
     data = work.dataset
     images = config.ipc * len(data.classes)
     pixels = FLOAT * images * data.channels * data.size**2
@@ -123,14 +105,7 @@ def of_distillation(config: DistillConfig, work: Workspace, theta: Tensor, check
 
 
 def of_experts(config: ExpertConfig, work: Workspace, spec: BufferSpec, missing: int) -> Need:
-    """Return what training experts takes: a step's graph, the parameters and the optimiser's, and the buffer's files.
-
-    Args:
-        config: How they are trained.
-        work: Data set, network, device.
-        spec: The buffer's spec.
-        missing: Experts to be trained.
-    """
+    """Return what training experts takes: a step's graph, the optimiser's memory, and the buffer's files."""
     parameters, statistics = (sum(slot.numel for slot in layout) for layout in (spec.layout, spec.buffer_layout))
     rows = config.epochs + 1 if spec.kept is None else len(spec.kept)
     beside = 8 * len(spec.layout) * (rows if spec.kept is None else rows + config.epochs + 1) + 20 * rows
@@ -144,18 +119,7 @@ def of_experts(config: ExpertConfig, work: Workspace, spec: BufferSpec, missing:
 
 
 def check_room(need: Need, folder: Path, device: torch.device, *, workers: int = 1, remedies: tuple[str, str]) -> None:
-    """Refuse a run for which this machine has no room.
-
-    Args:
-        need: What it takes.
-        folder: Where its files go; it need not exist yet.
-        device: Where it computes.
-        workers: Workers that share this machine's memory.
-        remedies: What helps where memory, and where disk is short.
-
-    Raises:
-        ValueError: There is too little; both sizes are named.
-    """
+    """Refuse a run for which this machine has no room; ``remedies`` are those for memory and for disk."""
     if need.memory * workers > (free := free_memory(device)):
         many = f"{workers} workers take" if workers > 1 else "this run takes"
         raise ValueError(

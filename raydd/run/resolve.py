@@ -38,12 +38,7 @@ from raydd.selection.starting_images import clusters_of
 class RunContext:
     """A run whose settings are complete, checked and bound.
 
-    Attributes:
-        config: The settings as they run: with the buffer's own recipe, threads and mirroring.
-        folder: The run folder.
-        buffer: The experts; None where the settings need none.
-        work: Data set, preprocessing, network, device.
-        before: The settings of the run that the folder holds, to be resumed; None where it holds none.
+    ``buffer`` is None where no experts are needed, ``before`` where the folder holds no run to be resumed.
     """
 
     config: DistillConfig
@@ -55,17 +50,13 @@ class RunContext:
 
 @dataclass(frozen=True)
 class BufferRequest:
-    """The experts that a run asks for.
+    """The experts that a run asks for: those of a named buffer, a folder or a URI, else the cache's.
 
-    Attributes:
-        train: Completes the cache's buffer for settings and data, and returns its folder.
-        place: A folder or a URI that takes the place of the cache's buffer.
-        limit: Use the first so many experts; None uses all of a named buffer.
-        verified: The bytes have been compared with their checksums already.
+    ``train`` completes the cache's buffer and returns its folder; ``verified`` bytes are not read again.
     """
 
     train: Callable[[DistillConfig, Workspace], Path]
-    place: Path | str | None = None
+    named: Path | str | None = None
     limit: int | None = None
     verified: bool = False
 
@@ -79,25 +70,15 @@ def resolve(
     resume: bool = False,
     note: Callable[[str], None] | None = None,
 ) -> RunContext:
-    """Check a complete configuration, and bind it to its data, network and experts.
-
-    Args:
-        config: The settings, with the method's own values (`raydd.methods.complete`).
-        folder: The run folder, which is only read.
-        request: The experts; those that the cache lacks are trained when all else is checked.
-        device: Where the run computes.
-        resume: Go on with the run that the folder holds, if any.
-        note: Called with a line about what is not as the settings ask.
-
-    Raises:
-        ValueError: The run cannot start; the message says why, and what to change.
-    """
+    """Check a complete configuration, and bind it; missing experts are trained when all else is checked."""
     check_names(config)
     before = previous_run(folder, resume)
-    config = _as_before(with_absolute_path(config), before)
-    if request.place is not None:
+    config = with_absolute_path(config)
+    if before is not None and config.data.flip is None:  # a resumed run mirrors images as before
+        config = config.model_copy(update={"data": config.data.model_copy(update={"flip": before.data.flip})})
+    if request.named is not None:
         limit = request.limit or (before.experts.num_experts if before else None)
-        buffer = find_experts(local_folder(request.place, note), config, limit)
+        buffer = find_experts(local_folder(request.named, note), config, limit)
         optimizer, config = config.experts.optimizer, settle(config, buffer, before)
         work = bind_experts(buffer, config, check_run(config, device, buffer.epochs), verified=request.verified)
         if note and optimizer != config.experts.optimizer:
@@ -114,16 +95,7 @@ def resolve(
 
 
 def check_run(config: DistillConfig, device: torch.device, epochs: int | None = None) -> Workspace:
-    """Refuse what cannot run, and return the data and the network, without a fitted preprocessing.
-
-    Args:
-        config: The settings, complete.
-        device: Where the run computes.
-        epochs: Epochs of the experts; None takes those of the settings.
-
-    Raises:
-        ValueError: A setting is wrong, or does not fit the experts, the data or the network.
-    """
+    """Refuse what cannot run, and return the data and the network, without a fitted preprocessing."""
     check_start(config, epochs or config.experts.epochs)
     check_settings(config)
     work = plain_workspace(config, device)
@@ -152,13 +124,6 @@ def _found_before(config: DistillConfig, before: DistillConfig, folder: Path) ->
     return config.model_copy(update={"window": config.window.model_copy(update=window)})
 
 
-def _as_before(config: DistillConfig, before: DistillConfig | None) -> DistillConfig:
-    """The configuration of a resumed run, which mirrors images as before unless the settings say otherwise."""
-    if before is None or config.data.flip is not None:
-        return config
-    return config.model_copy(update={"data": config.data.model_copy(update={"flip": before.data.flip})})
-
-
 def _bound(config: DistillConfig) -> dict[str, object]:
     """The settings that a resumed run must repeat: all but those on which no bit of a step depends."""
     return config.model_dump(exclude={"steps", "checkpoint_seconds"})
@@ -171,21 +136,13 @@ def needs_experts(config: DistillConfig) -> bool:
 
 
 def check_names(config: DistillConfig | ExpertsConfig) -> None:
-    """Refuse an unknown data set or network, before any image is decoded.
-
-    Raises:
-        ValueError: Naming it, and what is near.
-    """
+    """Refuse an unknown data set or network, before any image is decoded."""
     find(config.experts.network)
     find_source(config.data.dataset)
 
 
 def check_settings(config: DistillConfig) -> None:
-    """Refuse what cannot run whatever the images are, before any of them is decoded.
-
-    Raises:
-        ValueError: Naming the settings.
-    """
+    """Refuse what cannot run whatever the images are, before any of them is decoded."""
     if config.match == "trajectories":
         knots(config.waypoints, config.experts.epochs)
     if config.match != (own := find_method(config.method).match):
@@ -195,11 +152,7 @@ def check_settings(config: DistillConfig) -> None:
 
 
 def check_family(config: DistillConfig) -> None:
-    """Refuse settings of another family, which would do nothing, and an unknown strategy of augmentation.
-
-    Raises:
-        ValueError: Naming the setting.
-    """
+    """Refuse settings of another family, which would do nothing, and an unknown strategy of augmentation."""
     plain = DistillConfig()
     for name in FOREIGN[config.match]:
         value, default, key = getattr(config, name), getattr(plain, name), name
@@ -220,12 +173,7 @@ def check_family(config: DistillConfig) -> None:
 
 
 def check_data(config: DistillConfig, work: Workspace) -> None:
-    """Refuse settings that do not fit the images or the network.
-
-    Raises:
-        ValueError: More images a class than there are, or than clusters can share; batch norm without right
-            statistics; no validation split to select on.
-    """
+    """Refuse settings that do not fit the images or the network."""
     tiles = tiles_of(config)
     sizes = torch.bincount(work.dataset.train.targets, minlength=len(work.dataset.classes))
     smallest, there = work.dataset.classes[int(sizes.argmin())], int(sizes.min())

@@ -19,13 +19,7 @@ Arrays = Mapping[str, np.ndarray[Any, Any]]
 
 
 class RolloutTask(NamedTuple):
-    """All that a worker needs to make rollouts of one run.
-
-    Attributes:
-        config: The run's settings, its threads included.
-        synset: The set at outer step 0, on the CPU.
-        source: The experts that are matched; it is sent as its location, not as its bytes.
-    """
+    """All that a worker needs to make rollouts of one run."""
 
     config: DistillConfig
     synset: SyntheticSet
@@ -37,12 +31,7 @@ StartWorkers = Callable[[RolloutTask], Rollouts]
 
 
 class RolloutWorker:
-    """Makes rollouts of one run.
-
-    Args:
-        task: The run.
-        device: Where this worker computes.
-    """
+    """Makes rollouts of one run."""
 
     def __init__(self, task: RolloutTask, device: str) -> None:
         config = task.config
@@ -66,13 +55,7 @@ class RolloutWorker:
 
 
 def rollouts_of(setup: Setup, recipe: Recipe, start_workers: StartWorkers | None) -> Rollouts | None:
-    """Return what makes the rollouts of a run, or None where a step matches once, in the loop itself.
-
-    Args:
-        setup: What the method was given.
-        recipe: What it returned.
-        start_workers: Starts workers; None makes rollouts here, one after another, to the same bits.
-    """
+    """Return what makes the rollouts of a run, or None where a step matches once, in the loop itself."""
     config = setup.config
     if start_workers is not None:
         return start_workers(RolloutTask(config, recipe.synset.to("cpu"), setup.source))

@@ -39,13 +39,7 @@ _LEARNED = re.compile(r"leaves/|mean$")
 
 @dataclass
 class Log:
-    """The lines of a run's logs, which its checkpoint holds too.
-
-    Attributes:
-        records: A line a step: metrics.jsonl.
-        history: Scores on the validation split.
-        probes: Measures on the held-out expert: probe.jsonl.
-    """
+    """The lines of a run's logs, which its checkpoint holds too."""
 
     records: list[dict[str, Any]] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -53,21 +47,7 @@ class Log:
 
 
 class Run:
-    """One distillation and its folder.
-
-    Args:
-        context: The run, resolved; it goes on from the folder's checkpoint, if there is one.
-        start_workers: Starts workers that make the rollouts of a step; None makes them here.
-
-    Attributes:
-        context: The run.
-        config: Its settings.
-        seconds: Spent in outer steps by this process, without scores and checkpoints.
-        saved: The outer step of the last checkpoint.
-
-    Raises:
-        ValueError: The checkpoint is damaged, or of other experts or settings.
-    """
+    """One distillation and its folder."""
 
     def __init__(self, context: RunContext, start_workers: StartWorkers | None = None) -> None:
         self.context, self.config, self._folder = context, context.config, context.folder
@@ -133,11 +113,7 @@ class Run:
         self._log = Log(**stored.log)
 
     def inherit(self, checkpoint: Path) -> None:
-        """Go on from another run's set, momenta, step and scores, though its settings differ; see `inherited_best`.
-
-        Args:
-            checkpoint: The other run's ``state.arrow``; it is saved at once as this run's own checkpoint.
-        """
+        """Go on from another run's set, momenta, step and scores, though its settings differ; see `inherited_best`."""
         stored = load_checkpoint(checkpoint)
         own, _ = flatten_tree(self._distillation.state_dict())
         if best := inherited_best(checkpoint, stored, own):
@@ -166,8 +142,10 @@ class Run:
         for step in self._timed(self._distillation.run(self.config.steps, self._rollouts)):
             if self._distillation.rollback_state["step"] > self.saved:
                 self._save(self._distillation.rollback_state)  # the log is of the steps up to there, rollbacks included
-            self._log.records.append(_record(step))
+            record: dict[str, Any] = {"step": step.step, "loss": step.loss, "lr": step.lr, "stepped": step.stepped}
+            self._log.records.append(record)
             if step.rolled_back_to is not None:  # later measures are of sets that no longer exist
+                record |= {"loss": str(step.loss), "rolled_back_to": step.rolled_back_to}
                 self._log.probes = [entry for entry in self._log.probes if entry["step"] <= self._distillation.step]
                 drop_scored_sets(self._folder, self._distillation.step)
             else:
@@ -215,14 +193,11 @@ class Run:
         write_log(self._folder / "metrics.jsonl", self._log.records)
         if self.config.probe_every is not None:
             write_log(self._folder / "probe.jsonl", self._log.probes)
-        self._note_memory(state["step"])
-        self.saved, self._saved_at = state["step"], time.monotonic()
-
-    def _note_memory(self, step: int) -> None:
         path = self._folder / "memory.jsonl"
         before = read_log(path, MemoryDocument, "remove it: the run goes on without it") if path.exists() else []
-        lines = [entry for entry in before if entry["step"] < step]
-        write_log(path, [*lines, {"step": step, **memory_use(self.context.work.device)}])
+        lines = [entry for entry in before if entry["step"] < state["step"]]
+        write_log(path, [*lines, {"step": state["step"], **memory_use(self.context.work.device)}])
+        self.saved, self._saved_at = state["step"], time.monotonic()
 
     def _score(self, step: int) -> None:
         """Score the current set on the validation split; save it where it is the best so far."""
@@ -252,24 +227,8 @@ def _due(step: int, every: int | None) -> bool:
     return every is not None and step % every == 0
 
 
-def _record(step: Step) -> dict[str, Any]:
-    record: dict[str, Any] = {"step": step.step, "loss": step.loss, "lr": step.lr, "stepped": step.stepped}
-    if step.rolled_back_to is not None:
-        record |= {"loss": str(step.loss), "rolled_back_to": step.rolled_back_to}
-    return record
-
-
 def inherited_best(checkpoint: Path, stored: Checkpoint, own: Mapping[str, Tensor]) -> Path | None:
-    """Return the file of another run's best set, or None without scores; refuse a state that does not fit.
-
-    Args:
-        checkpoint: The other run's ``state.arrow``; its ``best.arrow`` lies beside it, or a folder above.
-        stored: What it holds.
-        own: The tensors of this run's state, by path.
-
-    Raises:
-        ValueError: Learned parts of other names or shapes, both named; or the best set is of a later score.
-    """
+    """Return the file of another run's best set, or None without scores; refuse a state that does not fit."""
     there, here = (_learned(tensors) for tensors in (stored.tensors, own))
     if there != here:
         raise ValueError(

@@ -29,11 +29,7 @@ _SCORED_SET = re.compile(r"\d{6,}\.arrow")
 
 
 def read_config(folder: Path) -> DistillConfig | None:
-    """Return the configuration of a run folder, or None where it holds no run.
-
-    Raises:
-        ValueError: Its config.yaml cannot be read.
-    """
+    """Return the configuration of a run folder, or None where it holds no run."""
     path = folder / "config.yaml"
     if not path.exists():
         return None
@@ -50,11 +46,7 @@ def read_config(folder: Path) -> DistillConfig | None:
 
 
 def previous_run(folder: Path, resume: bool) -> DistillConfig | None:
-    """Return the configuration of the run that a folder holds, to be resumed, or None where it holds none.
-
-    Raises:
-        ValueError: It holds a run that is not to be resumed, see `claim`, or its config.yaml cannot be read.
-    """
+    """Return the configuration of the run that a folder holds, to be resumed, or None where it holds none."""
     claim(folder, resume)
     return read_config(folder)
 
@@ -71,11 +63,7 @@ def scored_set_paths(folder: Path) -> dict[int, Path]:
 
 
 def load_scored_sets(folder: Path) -> dict[int, SyntheticSet]:
-    """Return the sets that a run folder holds, by outer step; those of equal preprocessing share one object.
-
-    Raises:
-        ValueError: There are none, or one is damaged.
-    """
+    """Return the sets that a run folder holds, by outer step; those of equal preprocessing share one object."""
     paths = scored_set_paths(folder)
     if not paths:
         raise ValueError(
@@ -100,15 +88,7 @@ def drop_scored_sets(folder: Path, step: int) -> None:
 def with_provenance(
     synset: SyntheticSet, config: DistillConfig, work: Workspace, history: tuple[dict[str, Any], ...], chosen: str
 ) -> SyntheticSet:
-    """Return a set, on the CPU, with its recipe, its provenance and the scores up to it.
-
-    Args:
-        synset: The set.
-        config: The run's settings.
-        work: Its data set.
-        history: Scores on the validation split, oldest first.
-        chosen: How its outer step was chosen.
-    """
+    """Return a set, on the CPU, with its recipe, its provenance and the scores up to it."""
     provenance = {
         "raydd": version("raydd"),
         "torch": torch.__version__,
@@ -121,14 +101,7 @@ def with_provenance(
 
 
 def save_result(folder: Path, last: SyntheticSet, step: int, steps: int) -> None:
-    """Write a run's ``synset.arrow``: the best set on the validation split, where there are scores, else the last.
-
-    Args:
-        folder: The run folder; its ``best.arrow`` is the best.
-        last: The set of the current outer step, with the scores up to it.
-        step: That step.
-        steps: Outer steps of the whole run; an unfinished set says so, see `raydd.data.progress.UNFINISHED`.
-    """
+    """Write a run's ``synset.arrow``: the best set on the validation split, where there are scores, else the last."""
     chosen, best = last, folder / "best.arrow"
     if last.history and best.exists():
         last.save(folder / "last.arrow")

@@ -20,14 +20,7 @@ MISSING = "no files for TensorBoard: tensorboardX is not installed; for the next
 
 
 class Events:
-    """An event file, created with the first event.
-
-    Args:
-        folder: Its folder, which also holds the files of the run's earlier processes.
-        done: The outer step at which this process begins; events of later steps are dropped.
-        config: The run's settings, which the first file shows.
-        note: Called with a line where the file cannot be written.
-    """
+    """An event file, created with the first event."""
 
     def __init__(self, folder: Path, done: int, config: str, note: Callable[[str], None]) -> None:
         self._folder, self._done, self._config, self._note = folder, done, config, note

@@ -22,20 +22,10 @@ from raydd.training.expert_worker import default_buffer
 def finish(
     folder: Path | str, *, buffer: Path | str | None = None, device: str = "auto", screen: Screen | None = None
 ) -> tuple[SyntheticSet, int]:
-    """Make a set from a run's checkpoint; `raydd.distill` with ``resume`` still goes on with the run, to the same bits.
+    """Write the set of a run's checkpoint, and return it with its outer step; a finished run's set stays as it is.
 
-    Args:
-        folder: The run folder; ``synset.arrow`` and ``synset.png`` are written there.
-        buffer: The experts that the run was given, a folder or a URI; None takes the cache's.
-        device: auto, cpu or cuda.
-        screen: Shows progress.
-
-    Returns:
-        The set, whose provenance has ``unfinished``, such as ``step 40 of 150``, and the outer step of the checkpoint.
-        The set of a finished run stays as it is.
-
-    Raises:
-        ValueError: There is no run or no checkpoint, another process works on it, or experts are missing.
+    The provenance has ``unfinished``, such as ``step 40 of 150``; ``resume`` still continues the run, to the same bits.
+    ``buffer`` is a folder or a URI; None takes the cache's.
     """
     screen, folder = screen or Screen(), Path(folder)
     if (config := read_config(folder)) is None:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from statistics import fmean
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -34,12 +35,7 @@ STRIDE = 5
 class Trial(NamedTuple):
     """The result of distilling with one range of start epochs.
 
-    Attributes:
-        low: T-.
-        high: T+.
-        before: Matching loss (T,) on the held-out expert, from each start epoch, at the start.
-        after: The same after `PILOT_STEPS` outer steps.
-        missed: Start epochs of the steps whose loss was above 1: no closer than the start.
+    The matching losses (T,) are those on the held-out expert; ``missed`` are the start epochs of losses above 1.
     """
 
     low: int
@@ -83,10 +79,6 @@ def search(pilot: Callable[[int, int], Trial], last: int) -> Search:
     expert's start epochs; then T+ alone moves up until distilling raises the loss over the earlier half, and
     the last range that did not is taken. T is the least start epoch whose loss was above 1 with that range,
     and T+ where none was.
-
-    Args:
-        pilot: Makes a trial of a range (low, high).
-        last: K - M, the last start epoch.
 
     Reference:
         Guo et al., arXiv 2310.05773, appendix A.6.
@@ -141,11 +133,7 @@ def with_window(context: RunContext, note: Callable[[str], None]) -> RunContext:
 
 
 def find_window(context: RunContext, note: Callable[[str], None]) -> Search:
-    """Search with trials of the method itself, always from the same start; the buffer's last expert is held out.
-
-    Raises:
-        ValueError: The buffer has one expert, or the method matches no trajectories.
-    """
+    """Search with trials of the method itself, always from the same start; the buffer's last expert is held out."""
     config, buffer = context.config, context.buffer
     assert buffer is not None
     whole = config.model_copy(update={"window": WindowConfig(continuous=config.window.continuous)})
@@ -167,11 +155,7 @@ def find_window(context: RunContext, note: Callable[[str], None]) -> Search:
             after = probe.losses(run.result)
         missed = [int(t) for t, step in zip(recorded.starts, steps, strict=False) if not step.loss <= 1]
         trial = Trial(low, high, tuple(start), after, missed)
-        note(f"window {low}-{high}: mean loss {_mean(trial.before):.4f} -> {_mean(trial.after):.4f}")
+        note(f"window {low}-{high}: mean loss {fmean(trial.before):.4f} -> {fmean(trial.after):.4f}")
         return trial
 
     return search(pilot, buffer.epochs - config.span)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

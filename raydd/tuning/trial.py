@@ -198,7 +198,7 @@ def _open(context: SearchContext, number: int, values: Mapping[str, Any]) -> Run
     named = shared and context.buffer is not None and Path(context.buffer).absolute() != _cached(config)
     request = BufferRequest(
         train=lambda config, work: _train_missing(number, config, work, device),
-        place=context.buffer if named else None,  # the buffer that the user named
+        named=context.buffer if named else None,  # the buffer that the user named
         limit=limit,
         # The driver verified a folder already; of a URI, this node has its own copy.
         verified=shared and not is_uri(context.buffer or ""),

@@ -77,7 +77,7 @@ REFUSED = [
     ("dm", {"formation": {"factor": 2}, "data": {"preprocessing": "zca"}}, ["formation.factor 2", "zca", "factor=1"]),
     ("dm", {"lr": {"labels": 2}}, ["lr.labels = 2", "initial = real"]),
     ("dm", {"probe_every": 1}, ["probe_every", "method dm matches none", "drop it"]),
-    ("tgdd", {"window": {"auto": True}}, ["window.auto measures matched trajectories", "method tgdd"]),
+    ("tgdd", {"window": {"auto": True}}, ["window.auto measures matched trajectories", "method tgdd", "drop it"]),
     ("dc", {"statistic": {"distance": "means"}}, ["distance = means", "of = gradient", "distance=cosine"]),
     ("tgdd", {"statistic": {"strategy": "crop_blur"}}, ["'blur'", "'crop_blur'", "cutout"]),
     ("dm", {"statistic": {"of": "gradient"}}, ["distance = means", "of = gradient", "distance=cosine"]),

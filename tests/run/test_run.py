@@ -650,8 +650,12 @@ def test_what_cannot_run_is_refused_with_the_remedy(layer, message):
 
 
 def test_selection_without_a_validation_split_is_refused():
-    with pytest.raises(ValueError, match="evaluate_every = 2 needs a validation split"):
-        toy({"evaluate_every": 2, "data": {"validation": 0}})
+    layer = {"evaluate_every": 2, "data": {"validation": 0}}
+    config = build(DistillConfig, TOY, layer, partial=True)  # as a trial's, which the schema does not check
+    work = open_workspace(config.data, "ConvNetW8", CPU)
+    for call in (lambda: toy(layer), lambda: check_settings(config), lambda: check_data(config, work)):
+        with pytest.raises(ValueError, match="evaluate_every = 2 needs a validation split"):
+            call()
 
 
 def test_a_buffer_opens_with_its_own_preprocessing(folder, experts):
