@@ -31,7 +31,7 @@ MOST_TICKS = 10
 
 
 def draw_continual(document: Document) -> "Figure":
-    """Accuracy on all classes seen against their number, a panel a number of steps and a line a memory.
+    """Draw the accuracy on all classes seen against their number, a panel a number of steps and a line a memory.
 
     The band is the standard deviation over networks; dashed is the training on all real images of the classes seen.
     """
@@ -60,7 +60,7 @@ def draw_continual(document: Document) -> "Figure":
 
 
 def continual_tables(document: Document) -> list[Table]:
-    """A table a number of steps: accuracy after every step, a column a memory, and its mean over the steps.
+    """Return a table a number of steps: accuracy after every step, a column a memory, and its mean over the steps.
 
     The mean over steps is the average incremental accuracy of Rebuffi et al., arXiv 1611.07725 (iCaRL); the first step,
     at which nothing could be forgotten, counts like every other.

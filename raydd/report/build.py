@@ -34,30 +34,12 @@ class RunPart(NamedTuple):
 
 
 def write_report(paths: Sequence[Path], out: Path) -> Path:
-    """Write the page of one or several runs, whole or not at all; equal runs give equal bytes.
-
-    Args:
-        paths: Folders that raydd wrote, or files in them.
-        out: The file.
-
-    Returns:
-        The file.
-
-    Raises:
-        ValueError: See `build_page`.
-    """
+    """Write the page of one or several runs, whole or not at all; equal runs give equal bytes."""
     return write_atomic(out, build_page(paths).encode())
 
 
 def build_page(paths: Sequence[Path]) -> str:
-    """Return the page of one or several runs.
-
-    Args:
-        paths: Folders that raydd wrote, or files in them; in this order on the page.
-
-    Raises:
-        ValueError: No path is given, one is no run, or a file is damaged.
-    """
+    """Return the page of one or several runs, in this order; a ValueError refuses a damaged file."""
     if not paths:
         raise ValueError("no run is given; name a folder that raydd wrote, such as runs/quickstart")
     names = names_of(paths)

@@ -12,9 +12,10 @@ from markupsafe import Markup
 from pydantic import Field, model_validator
 
 from raydd.figures.ranking import draw_ranking
-from raydd.figures.score_tables import chance, percent, spread
+from raydd.figures.score_tables import chance, decimal, percent, spread
 from raydd.io.console import clock
-from raydd.report.documents import Document, Finite, Fraction, file_of, found_in, read_document
+from raydd.io.document import Document, Finite, Fraction, read_document
+from raydd.report.documents import document_file, file_of
 from raydd.report.html import Cell, Column, Row, Section, chart, macros, table
 from raydd.report.scores import SELECTIONS, number_cell
 
@@ -116,7 +117,7 @@ def nas_headline(path: Path) -> str:
     counts = f"{document.architectures} architectures of {document.space} on {document.dataset}"
     if first.agreement is None:
         return f"{first.name} ranks {counts}: the best is {first.winner.architecture}"
-    return f"{first.name} ranks {counts}: Spearman {_number(first.agreement.spearman)} with training on real data"
+    return f"{first.name} ranks {counts}: Spearman {decimal(first.agreement.spearman)} with training on real data"
 
 
 def nas_sections(path: Path) -> list[Section]:
@@ -134,7 +135,7 @@ def nas_sections(path: Path) -> list[Section]:
 
 
 def _read(path: Path) -> Ranking:
-    return read_document(found_in(path, *RANKING), Ranking, "`raydd nas` with the same --out writes it anew")
+    return read_document(document_file(path, *RANKING), Ranking, "`raydd nas` with the same --out writes it anew")
 
 
 def _words(document: Ranking) -> list[tuple[str, str]]:
@@ -184,7 +185,7 @@ def _agreement(document: Ranking) -> Markup:
 
 def _row(proxy: Proxy, agreed: Agreement) -> Row:
     low, high = agreed.spearman_low, agreed.spearman_high
-    interval = "-" if low is None or high is None else f"{_number(low)} to {_number(high)}"
+    interval = "-" if low is None or high is None else f"{decimal(low)} to {decimal(high)}"
     p = number_cell(chance(agreed.spearman_p), agreed.spearman_p)
     cells: list[Cell | str] = [proxy.name, _cell(agreed.spearman), interval, p, _cell(agreed.kendall)]
     for top in agreed.tops:
@@ -237,8 +238,4 @@ def _maker(
 
 
 def _cell(value: float | None, note: str = "") -> Cell:
-    return number_cell(_number(value), value, note)
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+    return number_cell(decimal(value), value, note)
