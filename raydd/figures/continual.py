@@ -4,8 +4,6 @@ A document has ``dataset``, ``network``, ``protocol``, and ``runs``: dicts of ``
 images of the classes seen), ``steps`` (how many), ``classes`` (how many were seen after each step), ``mean`` and
 ``std`` (accuracy on all of them after each step; std may hold None), and ``networks`` (how many a step).
 
-Shapes: none; accuracies are fractions in documents, per cent on axes and in tables.
-
 Reference: Ran et al. (TGDD), Fig. 7: a curve a memory, for 5 and for 10 steps.
 """
 

@@ -5,8 +5,6 @@ on which images tested: words that go on from "trained"), ``real`` (accuracy by 
 absent), and ``proxies``: dicts of ``name``, ``scores`` (accuracy by architecture), ``stopped`` (architectures stopped
 early, whose accuracy is the last that was measured), ``agreement`` (of `raydd.evaluation.rank_agreement`) and
 ``seconds`` (may be absent).
-
-Shapes: none; accuracies are fractions in documents, per cent on axes and in tables.
 """
 
 import csv

@@ -1,7 +1,4 @@
-"""Tables of scores beside each other: differences and their tests, robust scores, and sets by networks.
-
-Shapes: none; given are fractions, shown is per cent.
-"""
+"""Tables of scores beside each other: differences and their tests, robust scores, and sets by networks."""
 
 from collections.abc import Sequence
 

@@ -1,7 +1,4 @@
-"""Several runs side by side: the settings in which they differ, their curves, their scores and the tests of these.
-
-Shapes: none; accuracies are fractions in files, per cent on the page.
-"""
+"""Several runs side by side: the settings in which they differ, their curves, their scores and the tests of these."""
 
 import json
 import statistics

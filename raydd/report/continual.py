@@ -1,7 +1,4 @@
-"""Class-incremental learning and ablations on a page, from the documents that `raydd continual` and `ablate` write.
-
-Shapes: none; accuracies are fractions in documents, per cent on the page.
-"""
+"""Class-incremental learning and ablations on a page, from the documents that `raydd continual` and `ablate` write."""
 
 import statistics
 from collections.abc import Sequence

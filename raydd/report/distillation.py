@@ -1,7 +1,4 @@
-"""A distillation on a page: its result, its numbers by outer step, and its window.
-
-Shapes: none; accuracies are fractions in files, per cent on the page.
-"""
+"""A distillation on a page: its result, its numbers by outer step, and its window."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -56,11 +56,6 @@ class RunFolder:
         """The folder; None of a file that stands alone."""
         return self.path if self.path.is_dir() else None
 
-    @property
-    def name(self) -> str:
-        """The name of the run: that of its folder."""
-        return self.path.absolute().name
-
     @cached_property
     def synset(self) -> SyntheticSet | None:
         """The result; None of an unfinished run. A damaged file is refused by a ValueError, here and below."""

@@ -1,10 +1,7 @@
-"""Architecture search by proxy on a page, from the ``nas.json`` that `raydd nas` writes; docs/nas.md has its keys.
-
-Shapes: none; accuracies are fractions in documents, per cent on the page.
-"""
+"""Architecture search by proxy on a page, from the ``nas.json`` that `raydd nas` writes; docs/nas.md has its keys."""
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -19,6 +16,8 @@ from raydd.report.documents import document_file, file_of
 from raydd.report.html import Cell, Column, Row, Section, chart, macros, table
 from raydd.report.scores import SELECTIONS, number_cell
 
+Numbers = Mapping[str, float]  # by architecture
+Values = Mapping[str, Sequence[float]]
 RANKING = ("nas.json", "nas")
 MOST_ROWS = 400  # of the table; ranking.csv has all
 MOST_POINTS = 800  # of a scatter; of more, evenly through the ranking
@@ -199,42 +198,35 @@ def _row(proxy: Proxy, agreed: Agreement) -> Row:
 def _architectures(document: Ranking) -> Markup:
     """Return a row an architecture, the first proxy's best first."""
     real = document.real
-    columns, makers = [Column("architecture")], list[Callable[[str], list[Cell]]]()
+    columns, sources = [Column("architecture")], list[tuple[Numbers, Values, Numbers, Numbers, Numbers]]()
     for proxy in document.proxies:
         columns += [Column(f"{proxy.name}: {word}", numeric=True) for word in ("accuracy", "rank", "seconds")]
-        makers.append(_maker(proxy.scores, proxy.values, proxy.ranking, proxy.seconds_of, proxy.stopped_after))
+        ranks = {name: place for place, name in enumerate(proxy.ranking, start=1)}
+        sources.append((proxy.scores, proxy.values, ranks, proxy.seconds_of, proxy.stopped_after))
     if real is not None:
         columns += [Column(f"real data: {word}", numeric=True) for word in ("accuracy", "rank", "seconds")]
         ranking = sorted(real, key=real.__getitem__, reverse=True)  # of equal ones the first, as in ranking.csv
-        makers.append(_maker(real, document.real_values or {}, ranking, document.real_seconds_of or {}, {}))
+        ranks = {name: place for place, name in enumerate(ranking, start=1)}
+        sources.append((real, document.real_values or {}, ranks, document.real_seconds_of or {}, {}))
     names = document.proxies[0].ranking[:MOST_ROWS]
-    rows: list[Row] = [[name, *(cell for maker in makers for cell in maker(name))] for name in names]
+    rows: list[Row] = [[name, *(cell for source in sources for cell in _cells(name, *source))] for name in names]
     return table(columns, rows, f"Architectures of {document.space}, accuracy in %")
 
 
-def _maker(
-    scores: Mapping[str, float],
-    values: Mapping[str, Sequence[float]],
-    ranking: Sequence[str],
-    seconds: Mapping[str, float],
-    stopped: Mapping[str, int],
-) -> Callable[[str], list[Cell]]:
-    """Return a function that returns an architecture's cells: accuracy, rank and seconds."""
-    ranks = {name: place for place, name in enumerate(ranking, start=1)}
-
-    def make(name: str) -> list[Cell]:
-        if name not in scores:
-            return [number_cell("-", None)] * 3
-        each = values.get(name, ())
-        text = spread(scores[name], statistics.stdev(each) if len(each) > 1 else None)
-        text += f" ({len(each)})" if len(each) > 1 else ""
-        early = f"stopped after {stopped[name]} epochs" if name in stopped else ""
-        time = seconds.get(name)
-        first = Cell(text + (", stopped" if early else ""), scores[name], early)
-        last = number_cell("-" if time is None else f"{time:.1f}", time)
-        return [first, Cell(str(ranks[name]), ranks[name]), last]
-
-    return make
+def _cells(
+    name: str, scores: Numbers, values: Values, ranks: Numbers, seconds: Numbers, stopped: Numbers
+) -> list[Cell]:
+    """Return an architecture's accuracy, rank and seconds."""
+    if name not in scores:
+        return [number_cell("-", None)] * 3
+    each = values.get(name, ())
+    text = spread(scores[name], statistics.stdev(each) if len(each) > 1 else None)
+    text += f" ({len(each)})" if len(each) > 1 else ""
+    early = f"stopped after {stopped[name]} epochs" if name in stopped else ""
+    time = seconds.get(name)
+    first = Cell(text + (", stopped" if early else ""), scores[name], early)
+    last = number_cell("-" if time is None else f"{time:.1f}", time)
+    return [first, Cell(str(ranks[name]), ranks[name]), last]
 
 
 def _cell(value: float | None, note: str = "") -> Cell:

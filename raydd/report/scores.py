@@ -1,8 +1,6 @@
 """Scores on a page: sets by networks, the baselines beside them, and which differences are more than chance.
 
 A document without ``comparisons``, as searches and the quick start leave it, is tested here as `raydd evaluate` does.
-
-Shapes: none; accuracies are fractions in documents, per cent on the page.
 """
 
 import json

@@ -1,7 +1,4 @@
-"""A search of settings on a page, from the folder that `raydd tune` writes; docs/tuning.md has its files.
-
-Shapes: none; accuracies are fractions in files, per cent on the page.
-"""
+"""A search of settings on a page, from the folder that `raydd tune` writes; docs/tuning.md has its files."""
 
 import math
 import shlex
@@ -80,23 +77,19 @@ def _space(path: Path) -> Space:
 
 def _rows(path: Path) -> list[Row]:
     """Return a row a trial: of the results, or of the study while the search is unfinished."""
-    if (path / RESULTS).is_file() and not _goes_on(path):
-        return [*load_results(path / RESULTS)]
-    if not (path / JOURNAL).is_file():
+    results, journal = path / RESULTS, path / JOURNAL
+    resumed = journal.is_file() and results.is_file() and journal.stat().st_mtime_ns > results.stat().st_mtime_ns
+    if results.is_file() and not resumed:  # a search writes its results last
+        return [*load_results(results)]
+    if not journal.is_file():
         return []
-    with tempfile.TemporaryDirectory() as folder:  # a search mends its journal, and another process may be writing
-        copied = shutil.copy(path / JOURNAL, folder)
+    with tempfile.TemporaryDirectory() as folder:  # a search repairs its journal, and another process may be writing
+        copied = shutil.copy(journal, folder)
         try:
             return [*rows_of(Study(_space(path), Path(copied)).records())]
         except ValueError:
             problem = f"is damaged, or not of {SPACE} beside it; use another --out"
-            raise ValueError(f"{path / JOURNAL} {problem}") from None
-
-
-def _goes_on(path: Path) -> bool:
-    """Return whether the study has been written since the results, which are the last that a search writes."""
-    results, journal = path / RESULTS, path / JOURNAL
-    return journal.is_file() and journal.stat().st_mtime_ns > results.stat().st_mtime_ns
+            raise ValueError(f"{journal} {problem}") from None
 
 
 def _best(rows: Sequence[Row], space: Space) -> Row | None:
