@@ -44,11 +44,7 @@ def report(
 
 
 def page_path(runs: Sequence[Path], out: Path | None) -> Path:
-    """Where the page of runs goes.
-
-    Raises:
-        ValueError: It is no name of a page, or cannot be a file.
-    """
+    """Return the path of the page of runs."""
     if out is None:
         if len(runs) != 1:
             return Path(PAGE)

@@ -1,6 +1,5 @@
 """The short tables that stand beside the figures; the same documents, the numbers that matter."""
 
-import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -13,7 +12,6 @@ MOST_ROWS = 8
 
 
 def _table(title: str, rows: Sequence[dict[str, str]]) -> Table:
-    """A table of rows that have the same columns."""
     return text_table(title, [*rows[0]], [[*row.values()] for row in rows])
 
 
@@ -27,7 +25,7 @@ def _spread(numbers: dict[str, float | None], scale: float = 1, digits: str = ".
 
 
 def experts_table(numbers: dict[str, Any]) -> Table:
-    """Smoothness and accuracy of each buffer's experts."""
+    """Return the smoothness and accuracy of each buffer's experts."""
     rows = [
         {
             "buffer": buffer["name"],
@@ -44,7 +42,7 @@ def experts_table(numbers: dict[str, Any]) -> Table:
 
 
 def landscape_table(numbers: dict[str, Any]) -> Table:
-    """Accuracy of both paths at the kept epochs, and at their worst after the start."""
+    """Return the accuracy of both paths at the kept epochs, and at their worst after the start."""
     first, second = numbers["explained"]
     rows = []
     for key in ("trajectory", "convexified"):
@@ -58,7 +56,7 @@ def landscape_table(numbers: dict[str, Any]) -> Table:
 
 
 def storage_table(numbers: dict[str, Any]) -> Table:
-    """Bytes an expert, full and convexified."""
+    """Return the bytes an expert, full and convexified."""
     rows = [
         {
             "buffer": buffer["name"],
@@ -73,7 +71,7 @@ def storage_table(numbers: dict[str, Any]) -> Table:
 
 
 def matching_table(numbers: dict[str, Any]) -> Table:
-    """First and last loss of some start epochs, the first and the last of them among these."""
+    """Return the first and last loss of some start epochs, the first and the last of them among these."""
     first, last = numbers["losses"][0], numbers["losses"][-1]
     gaps = max(1, min(MOST_ROWS, len(first)) - 1)
     chosen = sorted({round(index * (len(first) - 1) / gaps) for index in range(gaps + 1)})
@@ -83,7 +81,7 @@ def matching_table(numbers: dict[str, Any]) -> Table:
 
 
 def labels_table(numbers: dict[str, Any]) -> Table:
-    """Spread of the labels at the first and the last measure."""
+    """Return the spread of the labels at the first and the last measure."""
     rows = []
     for run in numbers["runs"]:
         values = [value for value in run["label_std"] if value is not None]
@@ -92,37 +90,34 @@ def labels_table(numbers: dict[str, Any]) -> Table:
 
 
 def memory_table(numbers: dict[str, Any]) -> Table:
-    """The most that each run held."""
-    rows = [
-        {"run": run["name"], "process": _most(run["resident_mb"]), "device": _most(run["device_mb"])}
-        for run in numbers["runs"]
-    ]
+    """Return the largest memory of each run."""
+    columns = {"process": "resident_mb", "device": "device_mb"}
+    rows = [{"run": run["name"]} | {name: _most(run[key]) for name, key in columns.items()} for run in numbers["runs"]]
     return _table("largest memory while distilling, in MB", rows)
 
 
 def _most(values: Sequence[float | None]) -> str:
-    most = max((value for value in values if value is not None), default=math.nan)
-    return "-" if math.isnan(most) else f"{most:,.0f}"
+    return _number(max((value for value in values if value is not None), default=None), ",.0f")
 
 
 def similarity_table(numbers: dict[str, Any]) -> Table:
-    """Correlation at the first and the last stage, and over all of them."""
+    """Return the correlation at the first and the last stage, and over all of them."""
     rows = [{"set": entry["name"]} | _stages(entry, numbers["epochs"], 1, ".3f") for entry in numbers["sets"]]
     title = f"correlation of real and synthetic mean features, on {numbers['buffer']}"
     return _table(f"{title}; mean ± std over {numbers['experts']} experts", rows)
 
 
 def separability_table(numbers: dict[str, Any]) -> Table:
-    """Accuracy on synthetic images, and on real ones, at the first and the last stage, and over all of them."""
+    """Return the accuracy on synthetic and on real images at the first and the last stage, and over all."""
     reference = {"name": f"real images ({numbers['reference']['split']})"} | numbers["reference"]
-    entries = [*numbers["sets"], reference]
-    rows = [{"set": entry["name"]} | _stages(entry, numbers["epochs"], 100, ".1f") for entry in entries]
+    stages = [(entry, _stages(entry, numbers["epochs"], 100, ".1f")) for entry in (*numbers["sets"], reference)]
+    rows = [{"set": entry["name"]} | columns for entry, columns in stages]
     title = f"accuracy of {numbers['buffer']} on synthetic images in %"
     return _table(f"{title}; mean ± std over {numbers['experts']} experts", rows)
 
 
 def _stages(entry: dict[str, Any], epochs: Sequence[int], scale: float, digits: str) -> dict[str, str]:
-    """A curve's two ends and its mean."""
+    """Return a curve's two ends and its mean."""
     ends = {
         f"epoch {epochs[index]}": _spread({key: entry[key][index] for key in ("mean", "std")}, scale, digits)
         for index in (0, -1)
@@ -133,7 +128,7 @@ def _stages(entry: dict[str, Any], epochs: Sequence[int], scale: float, digits: 
 
 
 def activation_table(numbers: dict[str, Any]) -> Table:
-    """Parts of the neurons that are activated."""
+    """Return the shares of the neurons that are activated."""
     rows = [
         {
             "set": entry["name"],
@@ -148,7 +143,7 @@ def activation_table(numbers: dict[str, Any]) -> Table:
 
 
 def embedding_table(numbers: dict[str, Any]) -> Table:
-    """How many points each panel has, and how well it shows their neighbours."""
+    """Return the number of points of each panel, and the divergence of its t-SNE."""
     counts = {kind: str(len(values)) for kind, values in numbers["classes"].items()}
     rows = [
         {"epoch": str(stage["epoch"])} | counts | {"KL divergence": _number(stage["divergence"])}

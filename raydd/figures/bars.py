@@ -13,21 +13,13 @@ MIB = 2**20
 
 
 class Series(NamedTuple):
-    """Bars of one colour, at most one a row.
+    """Bars of one colour, at most one a row."""
 
-    Attributes:
-        name: Its name in the legend.
-        values: A length a row; None draws no bar.
-        texts: What is written at the end of each bar.
-        stds: Half the length of each error bar; None draws none.
-        colour: The index of its colour; None takes its position among the series.
-    """
-
-    name: str
-    values: Sequence[float | None]
-    texts: Sequence[str]
-    stds: Sequence[float | None] | None = None
-    colour: int | None = None
+    name: str  # its name in the legend
+    values: Sequence[float | None]  # a length a row; None draws no bar
+    texts: Sequence[str]  # what is written at the end of each bar
+    stds: Sequence[float | None] | None = None  # half the length of each error bar; None draws none
+    colour: int | None = None  # the index of its colour; None takes its position among the series
 
 
 def draw_bars(
@@ -35,13 +27,7 @@ def draw_bars(
 ) -> "Figure":
     """Draw a row of bars a name, from the top, and a legend where there are several series.
 
-    Args:
-        names: A name a row.
-        series: What to draw.
-        x: What the length is, with its unit.
-        title: Plain text.
-        room: Share of the width that is left for the texts beside the bars.
-        width: In inches.
+    Of the width, which is in inches, the share `room` is left for the texts beside the bars.
     """
     members = [[one for one in range(len(series)) if series[one].values[row] is not None] for row in range(len(names))]
     rows = sum(0.1 + 0.36 * max(1, len(each)) for each in members)
@@ -69,8 +55,7 @@ def draw_bars(
 def draw_activation(numbers: Mapping[str, Any]) -> "Figure":
     """Draw the share of neurons that an image activates, and that the whole set does; a pair of bars a set.
 
-    Reference:
-        TGDD (Ran et al.), Fig. 4c.
+    Reference: TGDD (Ran et al.), Fig. 4c.
     """
     sets, series = numbers["sets"], []
     for name, key in (("an image (mean over images)", "image"), ("at least one image of the set", "whole")):
@@ -85,8 +70,7 @@ def draw_activation(numbers: Mapping[str, Any]) -> "Figure":
 def draw_storage(numbers: Mapping[str, Any]) -> "Figure":
     """Draw the bytes of an expert: with every epoch's snapshot, and convexified; a pair of bars a buffer.
 
-    Reference:
-        Zhong et al., arXiv 2406.19827 (MCT), Fig. 3c.
+    Reference: Zhong et al., arXiv 2406.19827 (MCT), Fig. 3c.
     """
     buffers, series = numbers["buffers"], []
     for name, key in (
@@ -102,8 +86,7 @@ def draw_storage(numbers: Mapping[str, Any]) -> "Figure":
 def draw_ablation(numbers: Mapping[str, Any]) -> "Figure":
     """Draw the test accuracy of each row of an ablation, with its standard deviation over the networks.
 
-    Reference:
-        Ran et al. (TGDD), Table 4, as bars.
+    Reference: Ran et al. (TGDD), Table 4, as bars.
     """
     rows = [score for score in numbers["scores"] if score["kind"] != "whole"]
     rows = sorted(rows, key=lambda score: score["kind"] != "distilled")
@@ -111,13 +94,7 @@ def draw_ablation(numbers: Mapping[str, Any]) -> "Figure":
 
 
 def draw_scores(scores: Sequence[Mapping[str, Any]], title: str, *, width: float = WIDTH) -> "Figure":
-    """Draw the test accuracy of scores, a bar a score; the colour tells what the networks were trained on.
-
-    Args:
-        scores: Dicts with ``name``, ``kind``, ``mean`` and ``std`` (of a single network None), as fractions.
-        title: Plain text.
-        width: In inches.
-    """
+    """Draw the accuracy of scores (``name, kind, mean, std``, fractions); the colour tells the training images."""
     words = {"distilled": "synthetic images", "whole": "all real images"}
     groups = [words.get(score["kind"], "real images") for score in scores]
     ends = [100 * (score["std"] or 0) for score in scores]

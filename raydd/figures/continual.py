@@ -4,8 +4,6 @@ A document has ``dataset``, ``network``, ``protocol``, and ``runs``: dicts of ``
 images of the classes seen), ``steps`` (how many), ``classes`` (how many were seen after each step), ``mean`` and
 ``std`` (accuracy on all of them after each step; std may hold None), and ``networks`` (how many a step).
 
-Shapes: none; accuracies are fractions in documents, per cent on axes and in tables.
-
 Reference: Ran et al. (TGDD), Fig. 7: a curve a memory, for 5 and for 10 steps.
 """
 
@@ -31,7 +29,7 @@ MOST_TICKS = 10
 
 
 def draw_continual(document: Document) -> "Figure":
-    """Accuracy on all classes seen against their number, a panel a number of steps and a line a memory.
+    """Draw the accuracy on all classes seen against their number, a panel a number of steps and a line a memory.
 
     The band is the standard deviation over networks; dashed is the training on all real images of the classes seen.
     """
@@ -60,7 +58,7 @@ def draw_continual(document: Document) -> "Figure":
 
 
 def continual_tables(document: Document) -> list[Table]:
-    """A table a number of steps: accuracy after every step, a column a memory, and its mean over the steps.
+    """Return a table a number of steps: accuracy after every step, a column a memory, and its mean over the steps.
 
     The mean over steps is the average incremental accuracy of Rebuffi et al., arXiv 1611.07725 (iCaRL); the first step,
     at which nothing could be forgotten, counts like every other.

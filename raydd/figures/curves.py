@@ -15,7 +15,6 @@ from raydd.figures.style import (
     numbers_of,
     series_style,
     shades,
-    spaced,
     whole_ticks,
 )
 
@@ -25,28 +24,19 @@ if TYPE_CHECKING:
 
 Numbers = Mapping[str, Any]
 Values = Sequence[float | None]
+MARKS = 12  # of a curve, at most
 
 
 class Curve(NamedTuple):
-    """Values against values.
+    """Values against values."""
 
-    Attributes:
-        name: Its name in the legend; a curve without one is thin and not in the legend.
-        x: (n,), ascending.
-        y: (n,); None leaves a gap.
-        low: (n,), the lower end of a band; None draws no band.
-        high: (n,), the upper end of the band.
-        dashed: Whether the line is dashed.
-        style: The index of its colour and marker; None takes its position among the curves.
-    """
-
-    name: str
-    x: Sequence[float]
-    y: Values
-    low: Values | None = None
-    high: Values | None = None
-    dashed: bool = False
-    style: int | None = None
+    name: str  # its name in the legend; a curve without one is thin and not in the legend
+    x: Sequence[float]  # (n,), ascending
+    y: Values  # (n,); None leaves a gap
+    low: Values | None = None  # (n,), the lower end of a band; None draws no band
+    high: Values | None = None  # (n,), the upper end of the band
+    dashed: bool = False  # whether the line is dashed
+    style: int | None = None  # the index of its colour and marker; None takes its position among the curves
 
 
 def band(name: str, x: Sequence[float], mean: Values, std: Values, scale: float = 1, **style: Any) -> Curve:
@@ -59,17 +49,7 @@ def band(name: str, x: Sequence[float], mean: Values, std: Values, scale: float 
 def draw_curves(
     curves: Sequence[Curve], x: str, y: str, title: str, *, log: bool = False, zero: bool = False, width: float = WIDTH
 ) -> "Figure":
-    """Draw curves, each with its band, and a legend.
-
-    Args:
-        curves: What to draw.
-        x: The name of the axis across, with its unit.
-        y: The name of the axis up, with its unit.
-        title: Plain text.
-        log: Draw the values on a logarithmic scale; those of 0 and below leave gaps.
-        zero: Begin the scale at 0.
-        width: In inches.
-    """
+    """Draw curves with their bands and a legend; on a logarithmic scale values of 0 and below leave gaps."""
     named = sum(bool(curve.name) for curve in curves)
     figure = new_figure(width, 0.58 * width + 0.16 * named)
     axes = figure.add_subplot()
@@ -94,7 +74,7 @@ def draw_curve(axes: "Axes", curve: Curve, index: int) -> Any:
     if curve.low is not None and curve.high is not None:
         ends = numbers_of(curve.low), numbers_of(curve.high)
         axes.fill_between(curve.x, *ends, color=style["color"], alpha=0.15, linewidth=0).set_gid("band")
-    look = {"markersize": 4, "markevery": spaced(len(values)), "label": curve.name}
+    look = {"markersize": 4, "markevery": -(-len(values) // MARKS), "label": curve.name}
     thin = {"marker": "", "linewidth": 0.7, "alpha": 0.6, "label": None, "gid": "thin"}
     (line,) = axes.plot(
         curve.x, values, **style | (look if curve.name else thin), linestyle="--" if curve.dashed else "-"
@@ -105,8 +85,7 @@ def draw_curve(axes: "Axes", curve: Curve, index: int) -> Any:
 def draw_experts(numbers: Numbers) -> "Figure":
     """Draw the accuracy (solid) and the change of the weights (dashed) by epoch, a colour a buffer.
 
-    Reference:
-        Shen et al., arXiv 2310.10541 (AST), Fig. 9.
+    Reference: Shen et al., arXiv 2310.10541 (AST), Fig. 9.
     """
     from matplotlib.lines import Line2D
 
@@ -138,8 +117,7 @@ def draw_matching(numbers: Numbers, width: float = WIDTH) -> "Figure":
 
     At 1 the student ends as far from the target as it started.
 
-    Reference:
-        Guo et al., arXiv 2310.05773 (DATM), Fig. 10.
+    Reference: Guo et al., arXiv 2310.05773 (DATM), Fig. 10.
     """
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -164,8 +142,7 @@ def draw_matching(numbers: Numbers, width: float = WIDTH) -> "Figure":
 def draw_labels(numbers: Numbers, width: float = WIDTH) -> "Figure":
     """Draw the spread of the soft labels against the outer step, a curve a run.
 
-    Reference:
-        Guo et al., arXiv 2310.05773 (DATM), Fig. 6.
+    Reference: Guo et al., arXiv 2310.05773 (DATM), Fig. 6.
     """
     curves = [Curve(run["name"], run["steps"], run["label_std"]) for run in numbers["runs"]]
     title = "Spread of the soft labels, mean over images"
@@ -175,8 +152,7 @@ def draw_labels(numbers: Numbers, width: float = WIDTH) -> "Figure":
 def draw_memory(numbers: Numbers, width: float = WIDTH) -> "Figure":
     """Draw the memory of the process (solid) and the most its tensors took on a device so far (dashed).
 
-    Reference:
-        Cao et al. (DPD), Fig. 2.
+    Reference: Cao et al. (DPD), Fig. 2.
     """
     curves = []
     for index, run in enumerate(numbers["runs"]):
@@ -190,8 +166,7 @@ def draw_memory(numbers: Numbers, width: float = WIDTH) -> "Figure":
 def draw_similarity(numbers: Numbers) -> "Figure":
     """Draw the correlation of real and synthetic mean features by epoch of the expert.
 
-    Reference:
-        TGDD (Ran et al.), Fig. 4a.
+    Reference: TGDD (Ran et al.), Fig. 4a.
     """
     curves = [band(one["name"], numbers["epochs"], one["mean"], one["std"]) for one in numbers["sets"]]
     title = f"Features of real and synthetic images, {_experts(numbers)}"
@@ -201,8 +176,7 @@ def draw_similarity(numbers: Numbers) -> "Figure":
 def draw_separability(numbers: Numbers) -> "Figure":
     """Draw the experts' accuracy on synthetic images by epoch (solid), and on real ones (dashed).
 
-    Reference:
-        TGDD (Ran et al.), Fig. 4b.
+    Reference: TGDD (Ran et al.), Fig. 4b.
     """
     curves = [band(one["name"], numbers["epochs"], one["mean"], one["std"], 100) for one in numbers["sets"]]
     mean = (100 * numbers_of(numbers["reference"]["mean"])).tolist()
@@ -213,11 +187,7 @@ def draw_separability(numbers: Numbers) -> "Figure":
 
 
 def draw_window(search: Numbers) -> "Figure":
-    """Draw the matching loss by start epoch before and after every trial, a panel a trial; the range is shaded.
-
-    Args:
-        search: ``trials`` (low, high, before, after), and the low, current and high of the chosen window.
-    """
+    """Draw the matching loss by start epoch before and after every trial, a panel a trial; the range is shaded."""
     trials = search["trials"]
     figure = new_figure(4.5, 2.2 * len(trials))
     panels = figure.subplots(len(trials), sharex=True, squeeze=False)[:, 0]

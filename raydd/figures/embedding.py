@@ -24,28 +24,18 @@ KINDS: tuple[tuple[str, dict[str, Any]], ...] = (
 
 
 class Plane(NamedTuple):
-    """Where points lie in a plane, and how well that shows their neighbours.
+    """Where points lie in a plane, and how well that shows their neighbours."""
 
-    Attributes:
-        points: (n, 2), float64.
-        divergence: Kullback-Leibler, in nats; 0 is a perfect picture.
-    """
-
-    points: Tensor
-    divergence: float
+    points: Tensor  # (n, 2), float64
+    divergence: float  # Kullback-Leibler, in nats; 0 is a perfect picture
 
 
 def tsne(points: Tensor, rng: torch.Generator) -> Plane:
-    """t-SNE by scikit-learn: perplexity 30 (less for fewer than 91 points), started at the principal axes.
+    """Return the t-SNE of points (n, F), n >= 4, F >= 2, started at the principal axes.
 
-    More than 50 features are reduced to 50 principal components first.
+    The perplexity is 30, and less below 91 points. More than 50 features are reduced to 50 principal components first.
 
-    Args:
-        points: (n, F), n >= 4 and F >= 2.
-        rng: The only source of randomness.
-
-    Reference:
-        van der Maaten and Hinton, JMLR 9 (2008); Barnes-Hut form, JMLR 15 (2014).
+    Reference: van der Maaten and Hinton, JMLR 9 (2008); Barnes-Hut form, JMLR 15 (2014).
     """
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
@@ -60,10 +50,9 @@ def tsne(points: Tensor, rng: torch.Generator) -> Plane:
 
 
 def draw_embedding(numbers: dict[str, Any]) -> "Figure":
-    """Real images as dots and synthetic ones as stars, coloured by class, a panel a stage.
+    """Draw real images as dots and synthetic ones as stars, coloured by class, a panel a stage.
 
-    Reference:
-        TGDD (Ran et al.), Fig. 2 and 5.
+    Reference: TGDD (Ran et al.), Fig. 2 and 5.
     """
     from matplotlib.lines import Line2D
 
@@ -72,22 +61,15 @@ def draw_embedding(numbers: dict[str, Any]) -> "Figure":
     figure = new_figure(1 + 3.6 * len(stages), 4.6)
     for axes, stage in zip(figure.subplots(1, len(stages), squeeze=False)[0], stages, strict=True):
         _panel(axes, stage, numbers["classes"], colours)
-    figure.suptitle(
-        f"{numbers['set']['name']}: features of expert {numbers['expert']} of {numbers['buffer']}, by t-SNE",
-        fontsize="medium",
-    )
-    handles = [
-        Line2D([], [], linestyle="", marker=look["marker"], color="grey", markersize=size, label=kind)
-        for (kind, look), size in zip(KINDS, (4, 10), strict=True)
-    ]
+    title = f"{numbers['set']['name']}: features of expert {numbers['expert']} of {numbers['buffer']}, by t-SNE"
+    figure.suptitle(title, fontsize="medium")
+    entries: list[tuple[str, str, Any, float | None]]
+    entries = [(kind, style["marker"], "grey", size) for (kind, style), size in zip(KINDS, (4, 10), strict=True)]
     if len(names) <= MOST_NAMED:
-        handles += [
-            Line2D([], [], linestyle="", marker="s", color=colour, label=name)
-            for name, colour in zip(names, colours, strict=True)
-        ]
-    figure.legend(
-        handles=handles, loc="outside lower center", ncols=min(6, len(handles)), frameon=False, fontsize="small"
-    )
+        entries += [(name, "s", colour, None) for name, colour in zip(names, colours, strict=True)]
+    handles = [Line2D([], [], linestyle="", marker=m, color=c, markersize=s, label=name) for name, m, c, s in entries]
+    columns = min(6, len(handles))
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize="small")
     return figure
 
 
@@ -101,7 +83,7 @@ def _panel(axes: "Axes", stage: dict[str, Any], classes: dict[str, list[int]], c
 
 
 def class_colours(count: int) -> list[Any]:
-    """A colour a class; as far apart as so many can be."""
+    """Return a colour a class, as far apart as possible."""
     import matplotlib
 
     if count <= len(COLOURS):

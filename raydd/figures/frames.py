@@ -31,59 +31,44 @@ _NAME = re.compile(r"step-(\d{6,})\.png")
 
 
 class Frames(Document):
-    """``frames/frames.json``: what the pictures beside it show.
+    """``frames/frames.json``: what the pictures beside it show."""
 
-    Attributes:
-        columns: Images beside each other, those of a class.
-        classes: Names, one a row.
-        size: (H, W) of an image.
-        steps: Outer steps, a picture each.
-    """
-
-    columns: int
-    classes: tuple[str, ...]
-    size: tuple[int, int]
-    steps: tuple[int, ...]
+    columns: int  # images beside each other, those of a class
+    classes: tuple[str, ...]  # names, one a row
+    size: tuple[int, int]  # (H, W) of an image
+    steps: tuple[int, ...]  # outer steps, a picture each
 
 
 class Layout(NamedTuple):
-    """What a frame shows of a set, whose images are in class order.
+    """What a frame shows of a set, whose images are in class order."""
 
-    Attributes:
-        classes: The first so many.
-        images: The first so many of each.
-        of: Stored images a class.
-        height: Of an image, in pixels.
-        width: Of an image, in pixels.
-    """
+    classes: int  # the first so many
+    images: int  # the first so many of each
+    of: int  # stored images a class
+    height: int  # of an image, in pixels
+    width: int  # of an image, in pixels
 
-    classes: int
-    images: int
-    of: int
-    height: int
-    width: int
-
-    def places(self) -> list[int]:
-        """The places in the set of the images that are shown, row by row."""
+    def indices(self) -> list[int]:
+        """Return the indices of the images that are drawn, row by row."""
         return [row * self.of + column for row in range(self.classes) for column in range(self.images)]
 
 
 def layout(synset: SyntheticSet) -> Layout:
-    """As much as is shown of a set: 100 classes, 10 images each, and fewer where these make 2 million pixels."""
+    """Return how much of a set is drawn: 100 classes, 10 images each, and fewer where these make 2 million pixels."""
     height, width = synset.images.shape[2:]
     of = len(synset.images) // len(synset.classes)
     classes = min(len(synset.classes), MOST_CLASSES, max(1, MOST_PIXELS // (height * width)))
     return Layout(classes, min(of, MOST_IMAGES, max(1, MOST_PIXELS // (classes * height * width))), of, height, width)
 
 
-def pixels_of(synset: SyntheticSet, places: list[int]) -> Tensor:
-    """Some images of a set as pictures (n, C, H, W) in [0, 1], on the CPU; the others are not decoded."""
-    chosen = torch.tensor(places, dtype=torch.long, device=synset.images.device)
+def pixels_of(synset: SyntheticSet, indices: list[int]) -> Tensor:
+    """Return some images of a set as pictures (n, C, H, W) in [0, 1], on the CPU; the others are not decoded."""
+    chosen = torch.tensor(indices, dtype=torch.long, device=synset.images.device)
     return replace(synset, images=synset.images.detach()[chosen], labels=synset.labels[chosen]).pixels().cpu()
 
 
 def frame_steps(steps: int, count: int = COUNT) -> tuple[int, ...]:
-    """The outer steps of a run at which frames are made: evenly spread, 0 and the last among them.
+    """Return the outer steps of a run at which frames are written: evenly spread, 0 and the last among them.
 
     >>> frame_steps(150, 4), frame_steps(2)
     ((0, 50, 100, 150), (0, 1, 2))
@@ -92,37 +77,30 @@ def frame_steps(steps: int, count: int = COUNT) -> tuple[int, ...]:
 
 
 def frame(synset: SyntheticSet) -> Image.Image:
-    """A set as a picture with a row a class and a column an image, preprocessing undone; mosaics are drawn whole."""
+    """Return a set as a picture with a row a class and a column an image, preprocessing undone, mosaics whole."""
     drawn = layout(synset)
-    rows = pixels_of(synset, drawn.places()).unflatten(0, (drawn.classes, drawn.images))  # (K, n, C, H, W)
+    rows = pixels_of(synset, drawn.indices()).unflatten(0, (drawn.classes, drawn.images))  # (K, n, C, H, W)
     return to_image(rows.permute(2, 0, 3, 1, 4).flatten(3).flatten(1, 2))
 
 
 def frame_path(folder: Path, step: int) -> Path:
-    """Where a run folder holds the frame of an outer step."""
+    """Return the path of the frame of an outer step in a run folder."""
     return folder / FOLDER / f"step-{step:06d}.png"
 
 
 def frame_paths(folder: Path) -> dict[int, Path]:
-    """The frames that a run folder holds, by outer step, ascending; empty where it holds none."""
+    """Return the frames of a run folder by outer step, ascending."""
     matches = ((_NAME.fullmatch(path.name), path) for path in (folder / FOLDER).glob("step-*.png"))
     return dict(sorted((int(match[1]), path) for match, path in matches if match))
 
 
 def save_frame(folder: Path, step: int, synset: SyntheticSet) -> Path:
-    """Write the frame of an outer step, and what it shows."""
+    """Write the frame of an outer step, and the index."""
     path = save_png(frame(synset), frame_path(folder, step))
     drawn = layout(synset)
-    _write_index(
-        folder,
-        {
-            "columns": drawn.images,
-            "classes": list(synset.classes[: drawn.classes]),
-            "size": [drawn.height, drawn.width],
-            "images_a_class": drawn.images,
-            "of": drawn.of,
-        },
-    )
+    content = {"columns": drawn.images, "classes": list(synset.classes[: drawn.classes])}
+    content |= {"size": [drawn.height, drawn.width], "images_a_class": drawn.images, "of": drawn.of}
+    _write_index(folder, content)
     return path
 
 

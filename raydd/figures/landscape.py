@@ -21,31 +21,22 @@ SERIES = (("trajectory", "trained"), ("convexified", "convexified"))
 
 @dataclass(frozen=True, eq=False)
 class Plane:
-    """The first two principal axes of some points.
+    """The first two principal axes of some points."""
 
-    Attributes:
-        centre: The points' mean, (P,), float64.
-        axes: Orthonormal, (2, P), float64; an axis without any variance is zero.
-        explained: Each axis' part of the points' variance, (2,).
-    """
-
-    centre: Tensor
-    axes: Tensor
-    explained: Tensor
+    centre: Tensor  # the points' mean, (P,), float64
+    axes: Tensor  # orthonormal, (2, P), float64; an axis without any variance is zero
+    explained: Tensor  # each axis' part of the points' variance, (2,)
 
     def project(self, points: Tensor) -> Tensor:
-        """Coordinates (S, 2), float64, of points (S, P)."""
+        """Return coordinates (S, 2), float64, of points (S, P)."""
         return torch.stack([self.axes @ (point.double() - self.centre) for point in points])
 
 
 def principal_plane(points: Tensor) -> Plane:
-    """The plane of largest variance, exactly, by the eigenvectors of the points' Gram matrix (T, T).
+    """Return the plane of largest variance of points (T, P), T >= 1.
 
-    With X the centred points and X X^T u = lambda u, an axis is X^T u / sqrt(lambda); no (P, P)
-    matrix is made. Signs are such that the last point has no negative coordinate.
-
-    Args:
-        points: (T, P), T >= 1.
+    It is exact: with X the centred points and X X^T u = lambda u, an axis is X^T u / sqrt(lambda), and only the Gram
+    matrix (T, T) is computed. Signs are such that the last point has no negative coordinate.
 
     >>> plane = principal_plane(torch.tensor([[0.0, 0.0, 1.0], [2.0, 0.0, 1.0], [4.0, 0.0, 1.0]]))
     >>> plane.axes.round(decimals=6).tolist(), plane.explained.tolist()
@@ -70,15 +61,14 @@ def _centred(points: Tensor) -> Tensor:
 
 
 def _two(columns: Tensor) -> Tensor:
-    """The first two columns, with zeros for those that are not there."""
+    """Return the first two columns, with zeros for missing ones."""
     return torch.nn.functional.pad(columns, (0, 2))[:, :2]
 
 
 def draw_landscape(numbers: dict[str, Any]) -> "Figure":
-    """Both paths in the plane, coloured by accuracy, and their accuracy by epoch.
+    """Draw both paths in the plane, coloured by accuracy, and their accuracy by epoch.
 
-    Reference:
-        Zhong et al., arXiv 2406.19827 (MCT), Fig. 1a.
+    Reference: Zhong et al., arXiv 2406.19827 (MCT), Fig. 1a.
 
     Differs:
         The paper draws 1 - accuracy as height in three dimensions; colour and a second panel can be read off.
@@ -93,7 +83,7 @@ def draw_landscape(numbers: dict[str, Any]) -> "Figure":
         marks = {"c": values[index], "cmap": "viridis", "vmin": low, "vmax": high, "marker": style["marker"]}
         dots = plane.scatter(path["x"], path["y"], s=34, edgecolors=style["color"], linewidths=0.9, **marks)
         curves.plot(numbers["epochs"], values[index], **style, markersize=4, label=name)
-    _mark_kept(plane, curves, numbers, values[1])
+    _mark_epochs(plane, curves, numbers, values[1])
     figure.colorbar(dots, ax=plane, label=f"{numbers['split']} accuracy (%)")
     first, second = (f"{100 * part:.1f} % of the variance" for part in numbers["explained"])
     label(plane, f"axis 1 ({first})", f"axis 2 ({second})", "Weights in the trained path's principal plane")
@@ -101,15 +91,13 @@ def draw_landscape(numbers: dict[str, Any]) -> "Figure":
     plane.margins(0.08)
     label(curves, "epoch t", f"{numbers['split']} accuracy (%)", "Accuracy along the paths")
     whole_ticks(curves)
-    figure.suptitle(
-        f"{numbers['name']}, expert {numbers['expert']}: the trained trajectory and its convexified form",
-        fontsize="medium",
-    )
+    title = f"{numbers['name']}, expert {numbers['expert']}: the trained trajectory and its convexified form"
+    figure.suptitle(title, fontsize="medium")
     legend_below(figure, *curves.get_legend_handles_labels())
     return figure
 
 
-def _mark_kept(plane: "Axes", curves: "Axes", numbers: dict[str, Any], accuracy: Any) -> None:
+def _mark_epochs(plane: "Axes", curves: "Axes", numbers: dict[str, Any], accuracy: Any) -> None:
     epochs, path = numbers["kept"], numbers["convexified"]
     ring: dict[str, Any] = {
         "linestyle": "",

@@ -5,8 +5,6 @@ on which images tested: words that go on from "trained"), ``real`` (accuracy by 
 absent), and ``proxies``: dicts of ``name``, ``scores`` (accuracy by architecture), ``stopped`` (architectures stopped
 early, whose accuracy is the last that was measured), ``agreement`` (of `raydd.evaluation.rank_agreement`) and
 ``seconds`` (may be absent).
-
-Shapes: none; accuracies are fractions in documents, per cent on axes and in tables.
 """
 
 import csv
@@ -18,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from raydd.figures.score_tables import percent
+from raydd.figures.score_tables import decimal, percent
 from raydd.figures.style import add_tooltips, label, legend_below, new_figure, series_style
 from raydd.io.console import clock
 from raydd.io.terminal_table import text_table
@@ -36,13 +34,10 @@ RING: dict[str, Any] = {"marker": "o", "facecolors": "none", "edgecolors": "blac
 
 
 def draw_ranking(document: Document, groups: Mapping[str, str] | None = None) -> "Figure":
-    """Accuracy by the proxy set against accuracy by real data, a mark an architecture and a panel a proxy set.
+    """Draw accuracy by the proxy set against accuracy by real data, a mark an architecture and a panel a proxy set.
 
-    Hollow marks were stopped early; rings mark the proxy's best, as many as the first of its tops has.
-
-    Args:
-        document: See the top of this file. Architectures without real accuracy are not drawn.
-        groups: A word for each architecture, such as its normalisation, which gives it its colour.
+    Hollow marks were stopped early; rings mark the proxy's best, as many as the first of its tops has. The colour is
+    that of an architecture's group, such as its normalisation.
     """
     proxies = document["proxies"]
     across = min(ACROSS, len(proxies))
@@ -67,7 +62,7 @@ def draw_ranking(document: Document, groups: Mapping[str, str] | None = None) ->
 
 
 def ranking_table(document: Document) -> Table:
-    """Agreement of each proxy set with the real ranking, and how accurate the best that it finds is.
+    """Return the agreement of each proxy set with the real ranking, and how accurate the best that it finds is.
 
     The accuracy is that of the best by real data among the proxy's best k, with k the first of the tops; the last row
     is the best of all, and the time of the real ranking. Architectures are not named here: names of NAS-Bench-201 have
@@ -82,19 +77,14 @@ def ranking_table(document: Document) -> Table:
     rows.append(["real data", *dashes, percent(agreed["best_accuracy"]), time])
     columns = ("proxy", "tau", "rho", *(f"top {k}" for k in sizes), "accuracy", "time")
     title = f"{document['dataset']}, {document['space']}, {agreed['architectures']} architectures: trained "
-    title += f"{document['proxy_label']}, and {document['real_label']}. tau: Kendall's b; rho: Spearman, and its "
-    title += "95 % interval; top k: rho "
-    title += "among the proxy's best k, and how many of these are the real best; "
+    title += f"{document['proxy_label']}, and {document['real_label']}. tau: Kendall's b; rho: Spearman, and its 95 % "
+    title += "interval; top k: rho among the proxy's best k, and how many of these are the real best; "
     title += f"accuracy: by real data in %, of the best among its best {sizes[0] if sizes else 0}"
     return text_table(title, columns, rows)
 
 
 def ranking_csv(document: Document) -> str:
-    """A line an architecture, the first proxy's best first; with several seeds their standard deviations (n - 1) too.
-
-    Args:
-        document: What ``nas.json`` holds.
-    """
+    """Return a line an architecture, the first proxy's best first, with standard deviations (n - 1) over seeds."""
     proxies, real = document["proxies"], document["real"]
     columns: dict[str, Document] = {}
     for proxy in proxies:
@@ -106,8 +96,9 @@ def ranking_csv(document: Document) -> str:
         columns[f"{name}: stopped after"] = proxy["stopped_after"]
     if real is not None:
         columns["real accuracy"] = real
+        ranking = sorted(real, key=real.__getitem__, reverse=True)  # of equal ones the first, as `rank_agreement.best`
         columns |= _deviations("real std", document["real_values"])
-        columns["real rank"] = {each: place for place, each in enumerate(_ranked(real), start=1)}
+        columns["real rank"] = {each: place for place, each in enumerate(ranking, start=1)}
         columns["real seconds"] = document["real_seconds_of"]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -117,13 +108,7 @@ def ranking_csv(document: Document) -> str:
     return text.getvalue()
 
 
-def _ranked(real: Mapping[str, float]) -> list[str]:
-    """The best first; of equal ones those that come first, as in `raydd.evaluation.rank_agreement.best`."""
-    return sorted(real, key=real.__getitem__, reverse=True)
-
-
 def _deviations(title: str, values: Mapping[str, Sequence[float]]) -> dict[str, Document]:
-    """A column of standard deviations, where there are any."""
     deviations = {name: statistics.stdev(each) for name, each in values.items() if len(each) > 1}
     return {title: deviations} if deviations else {}
 
@@ -131,20 +116,16 @@ def _deviations(title: str, values: Mapping[str, Sequence[float]]) -> dict[str, 
 def _row(proxy: Document) -> list[str]:
     agreed = proxy["agreement"]
     tops = agreed["tops"]
-    low, high = (_number(agreed[key]) for key in ("spearman_low", "spearman_high"))
+    low, high = (decimal(agreed[key]) for key in ("spearman_low", "spearman_high"))
     interval = "" if agreed["spearman_low"] is None else f"\n{low} to {high}"
-    cells = [proxy["name"], _number(agreed["kendall"]), _number(agreed["spearman"]) + interval]
-    cells += ["-" if top["overlap"] is None else _both(top) for top in tops]
+    cells = [proxy["name"], decimal(agreed["kendall"]), decimal(agreed["spearman"]) + interval]
+    shared = [None if top["overlap"] is None else round(top["overlap"] * top["k"]) for top in tops]
+    cells += ["-" if n is None else f"{decimal(top['spearman'])}, {n}" for n, top in zip(shared, tops, strict=True)]
     accuracy = tops[0]["found_accuracy"] if tops else None
     return [*cells, percent(accuracy), _time(proxy.get("seconds"))]
 
 
-def _both(top: Document) -> str:
-    return f"{_number(top['spearman'])}, {round(top['overlap'] * top['k'])}"
-
-
 def _scatter(axes: "Axes", real: Document, proxy: Document, words: Mapping[str, str], styles: Styles) -> None:
-    """The marks of one proxy set."""
     places = {name: (100 * score, 100 * real[name]) for name, score in proxy["scores"].items() if name in real}
     size, stopped = 30 if len(places) <= 100 else 14, set(proxy["stopped"])
     for word, style in styles.items():
@@ -154,10 +135,8 @@ def _scatter(axes: "Axes", real: Document, proxy: Document, words: Mapping[str, 
             if names:
                 x, y = zip(*(places[name] for name in names), strict=True)
                 drawn = axes.scatter(x, y, s=size, marker=style["marker"], alpha=0.75, linewidths=1, zorder=2, **filled)
-                ends = (
-                    f"{by:.1f} % by {proxy['name']}, {true:.1f} % by real data" for by, true in zip(x, y, strict=True)
-                )
-                add_tooltips(drawn, [f"{name}: {text}" for name, text in zip(names, ends, strict=True)])
+                texts = f"{{}}: {{:.1f}} % by {proxy['name']}, {{:.1f}} % by real data"
+                add_tooltips(drawn, [texts.format(*point) for point in zip(names, x, y, strict=True)])
     chosen = [places[name] for name in _chosen(proxy)]
     if chosen:
         x, y = zip(*chosen, strict=True)
@@ -172,8 +151,12 @@ def _legend(figure: "Figure", proxies: list[Document], styles: Styles) -> None:
         entries["stopped early, its last accuracy"] = {"color": "0.3", "marker": "o", "markerfacecolor": "none"}
     counts = sorted({len(_chosen(proxy)) for proxy in proxies} - {0})
     if counts:
-        said = f"the best {' or '.join(map(str, counts))} by the proxy set"
-        entries[said] = {"color": "black", "marker": "o", "markerfacecolor": "none", "markersize": 11}
+        entries[f"the best {' or '.join(map(str, counts))} by the proxy set"] = {
+            "color": "black",
+            "marker": "o",
+            "markerfacecolor": "none",
+            "markersize": 11,
+        }
     handles = [Line2D([], [], linestyle="", **style) for style in entries.values()]
     legend_below(figure, handles, list(entries))
 
@@ -182,7 +165,7 @@ def _title(proxy: Document) -> str:
     agreed = proxy["agreement"]
     if agreed is None:
         return fill(proxy["name"], LETTERS)
-    numbers = f"Spearman {_number(agreed['spearman'])}, Kendall {_number(agreed['kendall'])}"
+    numbers = f"Spearman {decimal(agreed['spearman'])}, Kendall {decimal(agreed['kendall'])}"
     return f"{fill(proxy['name'], LETTERS)}\n{numbers}"
 
 
@@ -190,10 +173,6 @@ def _chosen(proxy: Document) -> list[str]:
     """The proxy's best of the first top; none where the sample is smaller than it."""
     tops = proxy["agreement"]["tops"] if proxy["agreement"] else []
     return (tops[0]["names"] or []) if tops else []
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
 
 
 def _time(seconds: float | None) -> str:

@@ -1,7 +1,4 @@
-"""Tables of scores beside each other: differences and their tests, robust scores, and sets by networks.
-
-Shapes: none; given are fractions, shown is per cent.
-"""
+"""Tables of scores beside each other: differences and their tests, robust scores, and sets by networks."""
 
 from collections.abc import Sequence
 
@@ -12,7 +9,7 @@ from raydd.io.terminal_table import text_table
 
 
 def percent(value: float | None, signed: bool = False) -> str:
-    """A fraction in per cent, to one digit.
+    """Return a fraction in per cent, to one digit.
 
     >>> percent(0.7129), percent(0.05, signed=True), percent(None)
     ('71.3', '+5.0', '-')
@@ -21,7 +18,7 @@ def percent(value: float | None, signed: bool = False) -> str:
 
 
 def spread(mean: float | None, std: float | None) -> str:
-    """A mean and its standard deviation in per cent; the mean alone where there is none.
+    """Return a mean and its standard deviation in per cent; the mean alone where there is none.
 
     >>> spread(0.7129, 0.004), spread(0.7129, None), spread(None, None)
     ('71.3 ± 0.4', '71.3', '-')
@@ -29,8 +26,13 @@ def spread(mean: float | None, std: float | None) -> str:
     return percent(mean) if mean is None or std is None else f"{percent(mean)} ± {percent(std)}"
 
 
+def decimal(value: float | None) -> str:
+    """Return a coefficient to two digits, a dash where there is none."""
+    return "-" if value is None else f"{value:.2f}"
+
+
 def chance(p: float | None) -> str:
-    """A p value as it is read; small ones as a bound.
+    """Return a p value as text, a small one as a bound.
 
     >>> chance(0.034), chance(0.00004), chance(None)
     ('0.034', '< 0.001', '-')
@@ -41,55 +43,40 @@ def chance(p: float | None) -> str:
 
 
 def comparison_table(comparisons: Sequence[Comparison]) -> Table:
-    """Differences of accuracies with their intervals and p values: a row a test, below a line for its first set.
-
-    Args:
-        comparisons: Tests of `compare_scores`; a difference without test has a dash for its interval and its p value.
-    """
+    """Return differences of accuracies with intervals and p values, a row a test, below a line for its first set."""
     columns = ("first less second", "points", "95 % interval", "p (Holm)")
-    counts = {found.counts for found in comparisons}
+    counts = {test.counts for test in comparisons}
     alike = len({count for pair in counts for count in pair}) == 1
     groups: dict[str, dict[str, list[tuple[str, ...]]]] = {}
-    for found in comparisons:
-        mark = " (best)" if found.best_baseline else ""
-        numbers = "" if alike else f", {found.counts[0]} and {found.counts[1]} networks"
-        ends = [percent(end, signed=True) for end in (found.low, found.high)]
-        interval = "-" if found.low is None else f"{ends[0]} to {ends[1]}"
-        cells = percent(found.difference, signed=True), interval, chance(found.p_adjusted)
-        of_network = groups.setdefault(found.network, {})
-        of_network.setdefault(found.first, []).append((f"  {found.second}{mark}{numbers}", *cells))
+    for test in comparisons:
+        mark = " (best)" if test.best_baseline else ""
+        numbers = "" if alike else f", {test.counts[0]} and {test.counts[1]} networks"
+        ends = [percent(end, signed=True) for end in (test.low, test.high)]
+        interval = "-" if test.low is None else f"{ends[0]} to {ends[1]}"
+        cells = percent(test.difference, signed=True), interval, chance(test.p_adjusted)
+        of_network = groups.setdefault(test.network, {})
+        of_network.setdefault(test.first, []).append((f"  {test.second}{mark}{numbers}", *cells))
     rows: list[tuple[str, ...]] = []
     for network, firsts in groups.items():
         rows.append((f"{network}:", "", "", ""))
-        for first, tests in firsts.items():
-            rows += [(f"{first} less", "", "", ""), *tests]
-    methods = ", ".join(dict.fromkeys(found.method for found in comparisons)) or "none to make"
+        for first, entries in firsts.items():
+            rows += [(f"{first} less", "", "", ""), *entries]
+    methods = ", ".join(dict.fromkeys(test.method for test in comparisons)) or "none to make"
     title = f"differences of test accuracy in points of %; test: {methods}"
     title += f", {counts.pop()[0]} networks a row" if alike else ""
-    title += "; (best): the best baseline" if any(found.best_baseline for found in comparisons) else ""
+    title += "; (best): the best baseline" if any(test.best_baseline for test in comparisons) else ""
     return text_table(title, columns, rows)
 
 
 def robust_table(scores: Sequence[RobustScore]) -> Table:
-    """Robust scores, one row a set, network and score.
-
-    Args:
-        scores: The robust scores.
-    """
+    """Return robust scores, a row a set, network and score."""
     columns = ("set", "network", "score", "mean", "std", "how")
-    rows = [
-        (found.of, found.network, found.score, percent(found.mean), percent(found.std), found.how) for found in scores
-    ]
+    rows = [(test.of, test.network, test.score, percent(test.mean), percent(test.std), test.how) for test in scores]
     return text_table("robust scores in %; of hlr less is better, of ior, lrs and ars more", columns, rows)
 
 
 def score_table(scores: Sequence[Score], what: str = "scores") -> Table:
-    """Scores, one row a record.
-
-    Args:
-        scores: Scores of one data set and protocol.
-        what: What the rows are, which the title begins with.
-    """
+    """Return the scores of one data set, a row a record."""
     columns = ("set", "network", "mean", "std", "selection")
     rows = [
         (score.name, score.network, percent(score.mean), percent(score.spread), score.selection) for score in scores
@@ -98,17 +85,15 @@ def score_table(scores: Sequence[Score], what: str = "scores") -> Table:
 
 
 def matrix_table(scores: Sequence[Score]) -> Table:
-    """Sets by networks: a cell is mean ± standard deviation over fresh networks.
+    """Return sets of one data set by networks: mean ± standard deviation over networks, a dash where there is none.
 
-    Args:
-        scores: Scores of one data set, row by row; what was not scored has a
-            dash. A second record of a name, selection and network begins another row, also where names are the same.
+    A second record of a name, selection and network begins another row.
     """
     networks = list(dict.fromkeys(score.network for score in scores))
     lines: list[tuple[str, str, dict[str, str]]] = []
     for score in scores:
         key = (score.name, score.selection)
-        cells = next((found for *whose, found in reversed(lines) if (*whose,) == key), None)
+        cells = next((line[2] for line in reversed(lines) if line[:2] == key), None)
         if cells is None or score.network in cells:
             cells = {}
             lines.append((*key, cells))
@@ -119,7 +104,6 @@ def matrix_table(scores: Sequence[Score]) -> Table:
 
 
 def _networks(scores: Sequence[Score]) -> str:
-    """How many networks a mean is over."""
     counts = sorted({score.networks for score in scores})
     many = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     return "one network" if counts == [1] else f"{many} networks"

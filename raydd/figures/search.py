@@ -67,14 +67,7 @@ def draw_importance(shares: Mapping[str, float], trials: int, name: str) -> "Fig
 
 
 def draw_pareto(rows: Sequence[Row], front: Sequence[int], metric: str, name: str) -> "Figure":
-    """Draw accuracy against a cost, a mark a trial; the trials of the front are joined and numbered.
-
-    Args:
-        rows: Of all trials; those without both metrics are not drawn.
-        front: Numbers of the trials that no other beats.
-        metric: The cost's column, for example ``seconds``.
-        name: Of the space.
-    """
+    """Draw accuracy against the column of a cost, a mark a trial; the trials of the front are joined and numbered."""
     figure = new_figure(WIDTH, 4.8)
     axes = figure.add_subplot()
     both = [row for row in split(rows)[0] if row.get(metric) is not None]
@@ -111,14 +104,7 @@ def _number(axes: "Axes", rows: Sequence[Row], metric: str) -> None:
 def along_edge(
     axes: "Axes", places: Sequence[float] | NDArray[np.float64], size: float, style: Mapping[str, Any]
 ) -> None:
-    """Mark trials that have no accuracy along the bottom.
-
-    Args:
-        axes: Where.
-        places: (trials,) on the axis across.
-        size: Area of a mark in square points.
-        style: A row of `STATES`.
-    """
+    """Mark trials without accuracy along the bottom; the size is the area of a mark in square points."""
     heights = np.full(len(places), EDGE)
     line = dict(style) | {"label": None, "linestyle": "", "markersize": size**0.5, "markeredgewidth": 0}
     axes.plot(places, heights, transform=axes.get_xaxis_transform(), **line, zorder=3)
@@ -136,29 +122,28 @@ def describe_trial(row: Row) -> str:
 
 
 def split(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
-    """Rows with an accuracy, and rows without."""
+    """Return rows with an accuracy, and rows without."""
     return ([row for row in rows if row["accuracy"] is not None], [row for row in rows if row["accuracy"] is None])
 
 
 def percent(rows: Sequence[Row]) -> NDArray[np.float64]:
-    """The accuracies of rows that have one, in percent."""
+    """Return the accuracies of rows that have one, in per cent."""
     return np.array([100 * row["accuracy"] for row in rows], np.float64)
 
 
 def ranked(rows: Sequence[Row]) -> list[Row]:
-    """The rows that the best is chosen among: the complete ones, or where there are none all that did not fail."""
+    """Return the rows that may be best: the complete ones, or where there are none all that did not fail."""
     scored = sorted(split(rows)[0], key=lambda row: int(row["trial"]))
     complete = [row for row in scored if row["state"] == "complete"]
     return complete or [row for row in scored if row["state"] != "failed"]
 
 
 def shorten(text: str, most: int) -> str:
-    """A text without its middle where it is longer than ``most``.
+    """Return a text without its middle where it is longer than ``most``.
 
     >>> shorten("[0.1,0.2,0.3]", 9), shorten("abs", 9)
     ('[0.1…0.3]', 'abs')
     """
     if len(text) <= most:
         return text
-    left = most // 2
-    return f"{text[:left]}…{text[left + 1 - most :]}"
+    return f"{text[: most // 2]}…{text[most // 2 + 1 - most :]}"

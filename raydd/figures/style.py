@@ -77,15 +77,6 @@ def add_tooltips(points: "PathCollection", texts: Sequence[str]) -> None:
     points.set_urls([*texts, ""])  # of a single URL matplotlib's SVG keeps nothing
 
 
-def spaced(count: int, most: int = 12) -> int:
-    """Return every how many points a curve of ``count`` points gets a marker.
-
-    >>> spaced(5), spaced(50)
-    (1, 5)
-    """
-    return -(-count // most)
-
-
 def numbers_of(values: Sequence[float | None]) -> NDArray[np.float64]:
     """Return plain values as an array; what is not a finite number becomes NaN and leaves a gap."""
     numbers = np.array(values, np.float64)

@@ -46,19 +46,13 @@ def draw_values(rows: Sequence[Row], scales: Mapping[str, str], name: str) -> "F
 
 @dataclass(frozen=True, eq=False)
 class Column:
-    """One axis: where each row lies on it.
+    """The axis of a setting, with the position of each row."""
 
-    Attributes:
-        name: Of the setting or metric.
-        scale: linear, log or choice.
-        places: (rows,), in the setting's own unit, or the index of a choice; NaN where a row does not have it.
-        names: Of the choices, in order; None of a number.
-    """
-
-    name: str
-    scale: str
+    name: str  # of the setting or metric
+    scale: str  # linear, log or choice
+    # (rows,), in the setting's own unit, or the index of a choice; NaN where a row does not have it
     places: NDArray[np.float64]
-    names: tuple[str, ...] | None
+    names: tuple[str, ...] | None  # of the choices, in order; None of a number
 
     @property
     def whole(self) -> bool:
@@ -99,7 +93,7 @@ def _words(value: Any) -> str:
 
 
 def _natural(text: str) -> tuple[int, float, str]:
-    """Numbers by their size, then words by the alphabet."""
+    """Return a key that sorts numbers by their size, then words by the alphabet."""
     try:
         return 0, float(text), text
     except ValueError:
@@ -107,7 +101,7 @@ def _natural(text: str) -> tuple[int, float, str]:
 
 
 def ticks(low: float, high: float, scale: str, whole: bool = False) -> list[float]:
-    """A few round numbers between two ends; of a logarithm powers of ten, and what lies between where these are few.
+    """Return a few round numbers between two ends; of a logarithm powers of ten, and more where these are few.
 
     >>> ticks(1, 120, "log"), ticks(0, 10, "linear")
     ([1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0], [0.0, 2.0, 4.0, 6.0, 8.0, 10.0])
@@ -128,30 +122,25 @@ def ticks(low: float, high: float, scale: str, whole: bool = False) -> list[floa
     return inside[::every] if len(inside) > 1 else [low, high]
 
 
-def _tick_text(mark: float) -> str:
-    return f"{mark:.3g}" if abs(mark) < 1000 else f"{mark:g}"
-
-
 def _panel(axes: "Axes", rows: Sequence[Row], column: Column, alone: bool) -> None:
     size = 26 if len(rows) <= 60 else 14
     axes.set_xscale("log" if column.scale == "log" else "linear")  # first: what is drawn sets the ends by it
     for state, style in STATES.items():
-        there = np.array([row["state"] == state for row in rows])
+        own = np.array([row["state"] == state for row in rows])
         known = np.array([row["accuracy"] is not None for row in rows])
-        if there.any():
-            scored = [row for row, scored_too in zip(rows, there & known, strict=True) if scored_too]
-            drawn = axes.scatter(
-                column.places[there & known], percent(scored), s=size, **style, alpha=0.6, linewidth=0, zorder=2
-            )
+        if own.any():
+            scored = [row for row, chosen in zip(rows, own & known, strict=True) if chosen]
+            at = column.places[own & known]
+            drawn = axes.scatter(at, percent(scored), s=size, **style, alpha=0.6, linewidth=0, zorder=2)
             add_tooltips(drawn, [describe_trial(row) for row in scored])
-        along_edge(axes, column.places[there & ~known], size, style)
+        along_edge(axes, column.places[own & ~known], size, style)
     _means(axes, rows, column, alone)
     low, high = column.range
     if column.names is None:
         if low == high and column.scale == "log":
             axes.set_xlim(low / 2, high * 2)
         marks = ticks(low, high, column.scale, column.whole)
-        axes.set_xticks(marks, [_tick_text(mark) for mark in marks])
+        axes.set_xticks(marks, [f"{mark:.3g}" if abs(mark) < 1000 else f"{mark:g}" for mark in marks])
         axes.set_xticks([], minor=True)
         return
     every = -(-len(column.names) // 10)

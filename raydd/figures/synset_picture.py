@@ -15,13 +15,10 @@ LEAST_SIDE = 32
 
 
 def grid(synset: SyntheticSet, most_per_class: int = 10) -> Image.Image:
-    """All classes as columns, images of a class from top to bottom, preprocessing undone; mosaics are shown whole.
+    """Return all classes as columns, images of a class from top to bottom, preprocessing undone, mosaics whole.
 
-    Small images are enlarged by whole factors to at least 32 pixels, without smoothing.
-
-    Args:
-        synset: The set; for soft labels an image stands in the column of its largest logit.
-        most_per_class: At most so many images a class are shown.
+    Small images are enlarged by whole factors to at least 32 pixels, without smoothing. An image with a
+    soft label stands in the column of its largest logit.
     """
     pixels, labels = synset.pixels(), synset.hard_labels
     channels, side = pixels.shape[1], pixels.shape[2]
@@ -38,7 +35,7 @@ def grid(synset: SyntheticSet, most_per_class: int = 10) -> Image.Image:
 
 
 def to_image(pixels: torch.Tensor) -> Image.Image:
-    """A picture of pixels (C, H, W) in [0, 1], C being 1 or 3."""
+    """Return a picture of pixels (C, H, W) in [0, 1], C being 1 or 3."""
     array = (pixels * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
     return Image.fromarray(np.squeeze(array, axis=2) if array.shape[2] == 1 else array)
 

@@ -28,15 +28,10 @@ Pixels = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 
 
 class Tile(NamedTuple):
-    """An image and its name.
+    """An image and its name."""
 
-    Attributes:
-        name: Of its class.
-        pixels: (h, w, 3).
-    """
-
-    name: str
-    pixels: Pixels
+    name: str  # of its class
+    pixels: Pixels  # (h, w, 3)
 
 
 class Tiles:
@@ -49,7 +44,7 @@ class Tiles:
         self.tiles = tiles
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """The cells, the colours of both pixels in each."""
+        """Yield the cells, each with the colours of two pixels."""
         height, width = self.tiles[0].pixels.shape[:2]
         across = max(1, (options.max_width + 1) // (width + 1))
         down = max(1, (options.max_height - LINES_BESIDE) // (1 + -(-height // 2)))
@@ -60,9 +55,8 @@ class Tiles:
 
 def _row(tiles: Sequence[Tile]) -> RenderResult:
     height, width = tiles[0].pixels.shape[:2]
-    names = (
-        "".join(sign if sign.isprintable() else "?" for sign in tile.name) for tile in tiles
-    )  # they may be folders'
+    # names may be those of folders
+    names = ("".join(sign if sign.isprintable() else "?" for sign in tile.name) for tile in tiles)
     yield Segment(" ".join(set_cell_size(name, width) for name in names))
     yield Segment.line()
     for top in range(0, height, 2):
@@ -76,7 +70,7 @@ def _row(tiles: Sequence[Tile]) -> RenderResult:
 
 
 def tiles(synset: SyntheticSet) -> Tiles:
-    """The first image of each of the first 20 classes, preprocessing undone, at most 16 pixels wide and high."""
+    """Return the first image of each of the first 20 classes, preprocessing undone, at most 16 pixels wide and high."""
     size = layout(synset)
     names = synset.classes[: min(size.classes, MOST_CLASSES)]
     images = pixels_of(synset, [row * size.of for row in range(len(names))])
@@ -84,7 +78,7 @@ def tiles(synset: SyntheticSet) -> Tiles:
 
 
 def small(pixels: Tensor) -> Pixels:
-    """An image (C, H, W) in [0, 1] as bytes (h, w, 3), its sides divided by the least whole number that does.
+    """Return an image (C, H, W) in [0, 1] as bytes (h, w, 3), its sides divided by the least whole number that does.
 
     >>> small(torch.full((1, 28, 28), 0.2)).shape, int(small(torch.full((1, 28, 28), 0.2)).max())
     ((14, 14, 3), 51)
@@ -99,7 +93,7 @@ def small(pixels: Tensor) -> Pixels:
 
 
 def spark(values: Sequence[float], width: int = 40) -> str:
-    """Numbers as a line of blocks, of the mean of each part where there are more than its width.
+    """Return numbers as a line of blocks, of the mean of each part where there are more than its width.
 
     >>> spark([0.0, 1.0, 2.0, 7.0]), spark([3.0, 3.0]), spark([])
     ('▁▂▃█', '▁▁', '')

@@ -12,7 +12,7 @@ SHOWN = 16
 
 
 class Trial(Protocol):
-    """What is shown of a trial."""
+    """The part of a trial that the table has."""
 
     number: int
     values: Mapping[str, Any]
@@ -23,7 +23,7 @@ class Trial(Protocol):
 
 
 def trial_table(trials: Sequence[Trial]) -> Table:
-    """Trials as a table, those that run and the best first, at most `SHOWN`; accuracies in per cent."""
+    """Return trials as a table, those that run and the best first, at most `SHOWN`; accuracies in per cent."""
     ranked = sorted(trials, key=lambda trial: (trial.state != "running", -(trial.accuracy or 0.0), trial.number))
     rows = [
         (
@@ -43,7 +43,7 @@ def trial_table(trials: Sequence[Trial]) -> Table:
 
 
 def settings_text(values: Mapping[str, Any]) -> str:
-    """Settings in few words.
+    """Return settings in few words.
 
     >>> settings_text({"lr.images": 0.123456, "window.high": 5})
     'lr.images 0.123, window.high 5'
@@ -54,5 +54,5 @@ def settings_text(values: Mapping[str, Any]) -> str:
 
 
 def trial_line(done: int, total: int, left: str) -> str:
-    """Where a search stands, in a line."""
+    """Return the progress of a search in a line."""
     return f"{done} of {total} trials {left}".rstrip()

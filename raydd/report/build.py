@@ -27,46 +27,23 @@ class RunPart(NamedTuple):
     headline: str
     sections: list[Section]
 
-    @property
-    def contents(self) -> list[tuple[str, str]]:
-        """The anchors and titles of its sections."""
-        return _contents(self.sections)
-
 
 def write_report(paths: Sequence[Path], out: Path) -> Path:
-    """Write the page of one or several runs, whole or not at all; equal runs give equal bytes.
-
-    Args:
-        paths: Folders that raydd wrote, or files in them.
-        out: The file.
-
-    Returns:
-        The file.
-
-    Raises:
-        ValueError: See `build_page`.
-    """
+    """Write the page of one or several runs, whole or not at all; equal runs give equal bytes."""
     return write_atomic(out, build_page(paths).encode())
 
 
 def build_page(paths: Sequence[Path]) -> str:
-    """Return the page of one or several runs.
-
-    Args:
-        paths: Folders that raydd wrote, or files in them; in this order on the page.
-
-    Raises:
-        ValueError: No path is given, one is no run, or a file is damaged.
-    """
+    """Return the page of one or several runs, in this order; a ValueError refuses a damaged file."""
     if not paths:
         raise ValueError("no run is given; name a folder that raydd wrote, such as runs/quickstart")
     names = names_of(paths)
     if len(paths) == 1:
         one = _part(paths[0], names[0], "")
-        return _page(one.name, one.headline, one.contents, one.sections)
+        return _page(one.name, one.headline, one.sections, one.sections)
     parts = [_part(path, name, f"run-{place}") for place, (path, name) in enumerate(zip(paths, names, strict=True), 1)]
     shared = [compare_section(paths, names)]
-    contents = _contents(shared) + [(part.anchor, part.name) for part in parts]
+    contents = shared + [Section(part.anchor, part.name, Markup()) for part in parts]
     return _page(", ".join(names), f"{len(paths)} runs side by side", contents, shared, parts)
 
 
@@ -82,16 +59,8 @@ def _part(path: Path, name: str, anchor: str) -> RunPart:
     return RunPart(anchor, name, kinds[0].headline(path), sections)
 
 
-def _contents(sections: Sequence[Section]) -> list[tuple[str, str]]:
-    return [(section.anchor, section.title) for section in sections]
-
-
 def _page(
-    title: str,
-    lead: str,
-    contents: Sequence[tuple[str, str]],
-    sections: Sequence[Section],
-    runs: Sequence[RunPart] = (),
+    title: str, lead: str, contents: Sequence[Section], sections: Sequence[Section], runs: Sequence[RunPart] = ()
 ) -> str:
     files = resources.files("raydd.report")
     style, script = ((files / name).read_text(encoding="utf-8") for name in ("style.css", "page.js"))

@@ -1,7 +1,4 @@
-"""Several runs side by side: the settings in which they differ, their curves, their scores and the tests of these.
-
-Shapes: none; accuracies are fractions in files, per cent on the page.
-"""
+"""Several runs side by side: the settings in which they differ, their curves, their scores and the tests of these."""
 
 import json
 import statistics
@@ -13,10 +10,10 @@ from markupsafe import Markup
 
 from raydd.config.parsing import flat
 from raydd.config.schema import DistillConfig
+from raydd.data.score_record import Score
 from raydd.evaluation.significance import compare_scores
 from raydd.figures.curves import Curve
 from raydd.report.distillation import progress_charts, progress_curves, title_of
-from raydd.report.documents import Score
 from raydd.report.folder import RunFolder, is_distilled
 from raydd.report.frames import compact, read_images
 from raydd.report.html import Cell, Column, Row, Section, macros, picture, table
@@ -41,12 +38,7 @@ def names_of(paths: Sequence[Path]) -> list[str]:
 
 
 def compare_section(paths: Sequence[Path], names: Sequence[str]) -> Section:
-    """Return the comparison of runs.
-
-    Args:
-        paths: Their folders.
-        names: Their names, each different.
-    """
+    """Return the comparison of runs, whose names differ."""
     runs = {name: RunFolder(path) for name, path in zip(names, paths, strict=True) if is_distilled(path)}
     scores = {name: _rows(path, name) for name, path in zip(names, paths, strict=True) if is_scored(path)}
     own = [row for rows in scores.values() for row in rows if row.requested]

@@ -1,7 +1,4 @@
-"""Class-incremental learning and ablations on a page, from the documents that `raydd continual` and `ablate` write.
-
-Shapes: none; accuracies are fractions in documents, per cent on the page.
-"""
+"""Class-incremental learning and ablations on a page, from the documents that `raydd continual` and `ablate` write."""
 
 import statistics
 from collections.abc import Sequence
@@ -14,7 +11,8 @@ from pydantic import Field, model_validator
 from raydd.evaluation.significance import compare_scores
 from raydd.figures.continual import draw_continual
 from raydd.figures.score_tables import percent, spread
-from raydd.report.documents import Document, Finite, Fraction, Scores, file_of, found_in, read_document
+from raydd.io.document import Document, Finite, Fraction, read_document
+from raydd.report.documents import Scores, document_file, file_of
 from raydd.report.html import Column, Row, Section, chart, macros, table
 from raydd.report.scores import accuracy, difference_table, number_cell, score_cell, score_charts, selection_words
 
@@ -81,9 +79,8 @@ def continual_headline(path: Path) -> str:
     document = _continual(path)
     first = document.runs[0]
     text = f"{first.name}: {spread(first.mean[-1], _std(first, -1))} % on all {first.classes[-1]} classes"
-    return (
-        f"{text} of {document.dataset} after {first.steps} steps ({first.networks} runs, protocol {document.protocol})"
-    )
+    text += f" of {document.dataset} after {first.steps} steps"
+    return f"{text} ({first.networks} runs, protocol {document.protocol})"
 
 
 def continual_sections(path: Path) -> list[Section]:
@@ -93,10 +90,8 @@ def continual_sections(path: Path) -> list[Section]:
     figure = draw_continual(document.model_dump() | {"runs": runs})
     pairs = [("network", document.network), ("protocol", document.protocol)]
     pairs += selection_words(run.selection for run in document.runs)
-    tables = [
-        _steps_table([run for run in document.runs if run.steps == steps], steps)
-        for steps in sorted({run.steps for run in document.runs})
-    ]
+    counts = sorted({run.steps for run in document.runs})
+    tables = [_steps_table([run for run in document.runs if run.steps == steps], steps) for steps in counts]
     orders = [(f"seed {order.seed}", ", ".join(map(str, order.classes))) for order in document.orders]
     most = max(run.networks for run in document.runs)
     body = macros("continual").section(document, most, pairs, chart(figure), tables, orders)
@@ -137,11 +132,13 @@ def ablation_sections(path: Path) -> list[Section]:
 
 
 def _continual(path: Path) -> Continual:
-    return read_document(found_in(path, *CONTINUAL), Continual, "`raydd continual` with the same --out writes it anew")
+    return read_document(
+        document_file(path, *CONTINUAL), Continual, "`raydd continual` with the same --out writes it anew"
+    )
 
 
 def _ablation(path: Path) -> Ablation:
-    return read_document(found_in(path, *ABLATION), Ablation, "`raydd ablate` with the same --out writes it anew")
+    return read_document(document_file(path, *ABLATION), Ablation, "`raydd ablate` with the same --out writes it anew")
 
 
 def _steps_table(runs: Sequence[Memory], steps: int) -> Markup:

@@ -1,7 +1,4 @@
-"""A distillation on a page: its result, its numbers by outer step, and its window.
-
-Shapes: none; accuracies are fractions in files, per cent on the page.
-"""
+"""A distillation on a page: its result, its numbers by outer step, and its window."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,8 +12,8 @@ from raydd.figures.style import PAGE_WIDTH
 from raydd.figures.svg import number
 from raydd.numerics.windows import Window, growing
 from raydd.report.folder import NOT_RECORDED, RunFolder, reading
+from raydd.report.frames import image_section
 from raydd.report.html import Section, chart, macros, plural
-from raydd.report.images import image_section
 from raydd.report.reproduce import resume_command
 from raydd.report.scores import SELECTIONS, is_scored
 

@@ -9,24 +9,13 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from raydd.data.score_record import (
-    Comparison as Comparison,
-    RobustScore as RobustScore,
-    Score as Score,
-    StepScore as StepScore,
-)
+from raydd.data.score_record import Comparison, RobustScore, Score, StepScore
 from raydd.io.bounded_file import read_bytes
-from raydd.io.document import (
-    Document as Document,
-    Finite as Finite,
-    Fraction as Fraction,
-    parse,
-    read_document as read_document,
-)
+from raydd.io.document import Document, parse
 
 
-class Kept(Document):
-    """The kept steps of a run, among which a paper's number was chosen on test."""
+class StepScores(Document):
+    """The stored steps of a run, among which a paper's number was chosen on test."""
 
     of: str
     network: str
@@ -47,7 +36,7 @@ class Scores(Document):
     scores: Annotated[tuple[Score, ...], Field(min_length=1)]
     comparisons: tuple[Comparison, ...] | None = None
     robust: tuple[RobustScore, ...] = ()
-    steps: tuple[Kept, ...] = ()
+    steps: tuple[StepScores, ...] = ()
     settings: dict[str, Any] = Field(default={})
     protocol: dict[str, Any] = Field(default={})
     commit: str | None = None
@@ -55,12 +44,9 @@ class Scores(Document):
 
 
 def file_of(path: Path, name: str, analysis: str = "") -> Path | None:
-    """Return the file of a document, None where there is none.
+    """Return the file of a document: the path, or a file of this name in it; None where there is none.
 
-    Args:
-        path: A folder that holds a file of this name, such a file, or any JSON file of this analysis.
-        name: The usual name of the file.
-        analysis: The value of its key ``analysis``; empty for scores, which have no such key.
+    A JSON file of any name counts whose key ``analysis`` has this value; scores have no such key.
     """
     if path.is_dir():
         return path / name if (path / name).is_file() else None
@@ -74,7 +60,7 @@ def file_of(path: Path, name: str, analysis: str = "") -> Path | None:
     return path if own else None
 
 
-def found_in(path: Path, name: str, analysis: str = "") -> Path:
+def document_file(path: Path, name: str, analysis: str = "") -> Path:
     """Return the file of a document, see `file_of`; a ValueError says that there is none."""
     if (file := file_of(path, name, analysis)) is None:
         raise ValueError(f"{path} has no {name}; give a folder that has one, or the file itself")

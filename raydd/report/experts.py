@@ -33,12 +33,13 @@ Array = NDArray[np.float64]
 
 
 def is_buffer(path: Path) -> bool:
-    """Return whether it is a folder with a buffer's manifest."""
-    return (path / MANIFEST).is_file()
+    """Return whether it is a buffer's folder, or has one named ``buffer``."""
+    return (_home(path) / MANIFEST).is_file()
 
 
 def buffer_headline(path: Path) -> str:
     """Return the experts and their accuracy in a line."""
+    path = _home(path)
     buffer, about = ArrowBuffer(path), describe(path)
     words = f"{len(buffer.experts)} experts, {buffer.spec.network} on {Path(buffer.spec.dataset).name}"
     accuracy = _ends(about["accuracy"]["last"], len(buffer.experts))
@@ -47,6 +48,7 @@ def buffer_headline(path: Path) -> str:
 
 def buffer_sections(path: Path) -> list[Section]:
     """Return the description of a buffer, its experts' curves and a table of the experts."""
+    path = _home(path)
     buffer, about = ArrowBuffer(path), describe(path)
     accuracy, loss = _columns(buffer)
     epochs = buffer.kept or range(buffer.epochs + 1)
@@ -59,15 +61,19 @@ def buffer_sections(path: Path) -> list[Section]:
     return [Section("experts", "Experts", body)]
 
 
+def _home(path: Path) -> Path:
+    return path if (path / MANIFEST).is_file() else path / "buffer"
+
+
 def _columns(buffer: ArrowBuffer) -> tuple[Array, Array]:
     """Return accuracy and loss of every expert and snapshot, (E, T) each; NaN where not measured."""
     rows = len(buffer.kept) if buffer.kept else buffer.epochs + 1
     columns: dict[str, list[Array]] = {"accuracy": [], "train_loss": []}
     for index in buffer.experts:
         remedy = f"see `raydd buffer verify {buffer.folder}`"
-        opened = open_expert(expert_path(buffer.folder, index), index, buffer.spec, remedy)
+        file = open_expert(expert_path(buffer.folder, index), index, buffer.spec, remedy)
         for name, values in columns.items():
-            values.append(opened.rows(name, 0, rows))
+            values.append(file.rows(name, 0, rows))
     return np.stack(columns["accuracy"]), np.stack(columns["train_loss"])
 
 

@@ -13,12 +13,12 @@ from typing import Any
 import yaml
 
 from raydd.data.progress import is_unfinished
+from raydd.data.score_record import Score
 from raydd.data.synset import SyntheticSet
 from raydd.distillation.checkpoint import AGAIN, LOGS, load_checkpoint
 from raydd.io.bounded_file import read_text
 from raydd.io.document import Document, Whole, read_document, read_log, remove_text_checksum
 from raydd.io.safe_yaml import parse_yaml
-from raydd.report.documents import Score
 from raydd.report.scores import is_scored, read_scores
 
 Record = dict[str, Any]
@@ -47,23 +47,14 @@ class WindowDocument(Document):
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A distillation's files.
+    """A distillation's files."""
 
-    Attributes:
-        path: The folder, or the file of a set that stands alone.
-    """
-
-    path: Path
+    path: Path  # the folder, or the file of a set that stands alone
 
     @property
     def folder(self) -> Path | None:
         """The folder; None of a file that stands alone."""
         return self.path if self.path.is_dir() else None
-
-    @property
-    def name(self) -> str:
-        """The name of the run: that of its folder."""
-        return self.path.absolute().name
 
     @cached_property
     def synset(self) -> SyntheticSet | None:

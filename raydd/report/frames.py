@@ -1,4 +1,6 @@
-"""Pictures of a run's synthetic images: its frames, its result, and the layout of them.
+"""A run's synthetic images on a page: by class, through the outer steps, each with its label.
+
+All images of a step lie in one picture, of which every image shows its part: a slider changes them all at once.
 
 Shapes: `N` images, `K` classes, `H W` of an image.
 """
@@ -19,9 +21,9 @@ from PIL import Image
 from raydd.data.synset import SyntheticSet
 from raydd.figures.frames import FOLDER, INDEX, MOST_IMAGES, MOST_PIXELS, REMAKE, Frames, frame_path, layout, pixels_of
 from raydd.figures.synset_picture import to_image
-from raydd.report.documents import read_document
+from raydd.io.document import read_document
 from raydd.report.folder import RunFolder
-from raydd.report.html import png_address, png_size
+from raydd.report.html import Section, macros, png_address, png_size
 
 MOST_BYTES = 12_000_000  # of all frames on a page
 LIKELIEST = 5
@@ -32,17 +34,11 @@ SMALL = 64  # pixels a side
 
 
 class Stop(NamedTuple):
-    """A stop of the slider.
+    """A stop of the slider."""
 
-    Attributes:
-        step: The outer step; None of a result whose step is not known.
-        words: The text beside the slider.
-        png: All images as one picture.
-    """
-
-    step: int | None
-    words: str
-    png: bytes
+    step: int | None  # the outer step; None of a result whose step is not known
+    words: str  # the text beside the slider
+    png: bytes  # all images as one picture
 
     @property
     def address(self) -> str:
@@ -52,23 +48,15 @@ class Stop(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageGrid:
-    """The pictures of a run, with the place and the label of each image.
+    """The pictures of a run, with the place and the label of each image."""
 
-    Attributes:
-        columns: Images beside each other.
-        classes: Names, one a row.
-        size: (H, W) of an image.
-        stops: The pictures, oldest first.
-        labels: By (row, column) the image's label: (class, share) pairs, likeliest first; of a class alone one pair.
-        left_out: How many frames were left out for their size.
-    """
-
-    columns: int
-    classes: tuple[str, ...]
-    size: tuple[int, int]
-    stops: tuple[Stop, ...]
+    columns: int  # images beside each other
+    classes: tuple[str, ...]  # names, one a row
+    size: tuple[int, int]  # (H, W) of an image
+    stops: tuple[Stop, ...]  # the pictures, oldest first
+    # by (row, column) the image's label: (class, share) pairs, likeliest first; of a class alone one pair
     labels: dict[tuple[int, int], list[tuple[str, str]]]
-    left_out: int = 0
+    left_out: int = 0  # how many frames were left out for their size
 
     @property
     def id(self) -> str:
@@ -89,6 +77,22 @@ class ImageGrid:
     def json(self) -> Markup:
         """The stops for the page's script."""
         return htmlsafe_json_dumps([{"words": stop.words, "address": stop.address} for stop in self.stops])
+
+
+def image_section(run: RunFolder) -> Section:
+    """Return the images of a run by class, with a slider where it kept frames."""
+    grid, synset = read_images(run), run.synset
+    if grid is None:
+        return Section("images", "Synthetic images", macros("images").missing())
+    images, hint = "", ""
+    if synset is not None:
+        drawn, count = sum(map(len, members_of(synset))), len(synset.images)
+        images = f"all {count}" if drawn == count else f"{drawn} of {count}"
+        soft = f"its soft label: the {min(LIKELIEST, len(synset.classes))} likeliest classes"
+        label = soft if synset.label_kind == "logits" else "its label"
+        hint = f"Point at an image, or reach it by Tab and the arrow keys, for {label}."
+    alone = len(grid.stops) < 2 and run.folder is not None and run.finished and run.setting("steps", 0) != 0
+    return Section("images", "Synthetic images", macros("images").section(run, grid, images, hint, alone))
 
 
 def read_images(run: RunFolder) -> ImageGrid | None:
@@ -121,7 +125,7 @@ def members_of(synset: SyntheticSet) -> list[list[int]]:
     if drawn.of * len(synset.classes) == len(labels):
         own = torch.arange(len(synset.classes)).repeat_interleave(drawn.of)
         if 2 * int((labels == own).sum()) > len(labels):
-            places = drawn.places()
+            places = drawn.indices()
             return [places[row * drawn.images : (row + 1) * drawn.images] for row in range(drawn.classes)]
     most = min(MOST_IMAGES, max(1, MOST_PIXELS // (drawn.classes * drawn.height * drawn.width)))
     return [torch.nonzero(labels == label).flatten()[:most].tolist() for label in range(drawn.classes)]

@@ -21,45 +21,27 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 class Section(NamedTuple):
-    """A part of the page.
+    """A part of the page."""
 
-    Attributes:
-        anchor: The fragment of a link to it: letters, digits and hyphens.
-        title: Plain text.
-        body: HTML.
-    """
-
-    anchor: str
-    title: str
-    body: Markup
+    anchor: str  # the fragment of a link to it: letters, digits and hyphens
+    title: str  # plain text
+    body: Markup  # HTML
 
 
 class Column(NamedTuple):
-    """A table's column.
+    """A table's column."""
 
-    Attributes:
-        title: Plain text.
-        numeric: Whether it is sorted as numbers and aligned to the right.
-        note: What the title means; a tooltip that screen readers read too.
-    """
-
-    title: str
-    numeric: bool = False
-    note: str = ""
+    title: str  # plain text
+    numeric: bool = False  # whether it is sorted as numbers and aligned to the right
+    note: str = ""  # what the title means; a tooltip that screen readers read too
 
 
 class Cell(NamedTuple):
-    """A table's cell.
+    """A table's cell."""
 
-    Attributes:
-        text: Plain text.
-        value: Its sort key; None sorts by the text, NaN sorts last.
-        note: A tooltip that screen readers read too.
-    """
-
-    text: str
-    value: float | str | None = None
-    note: str = ""
+    text: str  # plain text
+    value: float | str | None = None  # its sort key; None sorts by the text, NaN sorts last
+    note: str = ""  # a tooltip that screen readers read too
 
 
 Row = Sequence[Cell | str]
@@ -80,12 +62,12 @@ def _sort_key(value: float | str) -> str:
 def _environment() -> Environment:
     loader = PackageLoader("raydd.report")
     environment = Environment(
-        loader=loader,
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=_finalize,
         trim_blocks=True,
         lstrip_blocks=True,
+        autoescape=True,
+        loader=loader,
+        undefined=StrictUndefined,
+        finalize=_finalize,
     )
     environment.filters |= {"sort_key": _sort_key, "plural": plural}
     return environment
@@ -110,11 +92,7 @@ def render(name: str, **values: object) -> str:
 
 
 def table(columns: Sequence[Column], rows: Sequence[Row], caption: str) -> Markup:
-    """Return a table that sorts by a press on a title; the first cell of a row is its name.
-
-    Raises:
-        ValueError: A row has more or fewer cells than there are columns.
-    """
+    """Return a table that sorts by a press on a title; the first cell of a row is its name."""
     if wrong := [len(row) for row in rows if len(row) != len(columns)]:
         raise ValueError(f"a row of {wrong[0]} cells in a table of {len(columns)} columns; give one cell a column")
     cells = [[cell if isinstance(cell, Cell) else Cell(cell) for cell in row] for row in rows]
@@ -127,26 +105,12 @@ def chart(figure: "Figure") -> Markup:
 
 
 def picture(png: bytes, alt: str, caption: str = "", *, pixelated: bool = False) -> Markup:
-    """Return a PNG picture in the page.
-
-    Args:
-        png: The bytes of its file.
-        alt: A description for people who do not see it.
-        caption: Plain text below it.
-        pixelated: Whether its pixels stay squares when it is enlarged.
-
-    Raises:
-        ValueError: The bytes are no PNG.
-    """
+    """Return a PNG picture in the page; pixelated keeps its pixels squares when it is enlarged."""
     return macros("elements").picture(png_address(png), *png_size(png), alt, caption, pixelated)
 
 
 def picture_file(path: Path, alt: str, caption: str = "") -> Markup:
-    """Return a PNG file's picture, see `picture`.
-
-    Raises:
-        ValueError: It is no PNG.
-    """
+    """Return a PNG file's picture, see `picture`."""
     try:
         return picture(path.read_bytes(), alt, caption)
     except ValueError:
@@ -159,11 +123,7 @@ def png_address(png: bytes) -> str:
 
 
 def png_size(png: bytes) -> tuple[int, int]:
-    """Return a PNG's (width, height) in pixels, from its header.
-
-    Raises:
-        ValueError: The bytes are no PNG.
-    """
+    """Return a PNG's (width, height) in pixels, from its header."""
     if len(png) < 24 or not png.startswith(SIGNATURE):
         raise ValueError(f"{len(png)} bytes are no PNG picture; give the bytes of a PNG file")
     width, height = struct.unpack(">II", png[16:24])

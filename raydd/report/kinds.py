@@ -23,23 +23,13 @@ from raydd.report.search import is_search, tune_headline, tune_sections
 
 
 class Kind(NamedTuple):
-    """A kind of folder.
+    """A kind of folder."""
 
-    Attributes:
-        name: In words.
-        is_one: Returns whether a path is of this kind.
-        sections: Returns its parts of the page; a ValueError refuses a damaged file in one line, and so in headline.
-        headline: Returns the result in a line of plain text.
-    """
-
-    name: str
-    is_one: Callable[[Path], bool]
+    name: str  # in words
+    is_one: Callable[[Path], bool]  # returns whether a path is of this kind
+    # returns its parts of the page; a ValueError refuses a damaged file in one line, and so in headline
     sections: Callable[[Path], list[Section]]
-    headline: Callable[[Path], str]
-
-
-def _has_buffer(path: Path) -> bool:
-    return is_buffer(path / "buffer")
+    headline: Callable[[Path], str]  # returns the result in a line of plain text
 
 
 KINDS: tuple[Kind, ...] = (
@@ -51,23 +41,13 @@ KINDS: tuple[Kind, ...] = (
     Kind("scores", is_scored, score_sections, score_headline),
     Kind("course of the distillation", is_distilled, course_sections, distilled_headline),
     Kind("experts", is_buffer, buffer_sections, buffer_headline),
-    Kind(
-        "experts",
-        _has_buffer,
-        lambda path: buffer_sections(path / "buffer"),
-        lambda path: buffer_headline(path / "buffer"),
-    ),
     Kind("what was run", is_distilled, made_sections, distilled_headline),
 )
 """In the order of their sections on a page; the first kind of a path gives the headline."""
 
 
 def kinds_of(path: Path) -> list[Kind]:
-    """Return the kinds of a path.
-
-    Raises:
-        ValueError: It does not exist, or is of no kind.
-    """
+    """Return the kinds of a path."""
     if not path.exists():
         raise ValueError(f"{path} does not exist; name a folder that raydd wrote")
     if kinds := [kind for kind in KINDS if kind.is_one(path)]:

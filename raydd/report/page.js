@@ -10,8 +10,8 @@
   const dark = () => (root.dataset.theme ? root.dataset.theme === "dark" : system.matches);
   const store = (action) => { try { return action(localStorage); } catch { return null; } };
   const nameTheme = () => { theme.textContent = dark() ? "Light" : "Dark"; theme.title = `Use the ${dark() ? "light" : "dark"} colours`; };
-  const kept = store((storage) => storage.getItem("raydd-theme"));
-  if (kept === "light" || kept === "dark") root.dataset.theme = kept;
+  const stored = store((storage) => storage.getItem("raydd-theme"));
+  if (stored === "light" || stored === "dark") root.dataset.theme = stored;
   theme.addEventListener("click", () => {
     root.dataset.theme = dark() ? "light" : "dark";
     store((storage) => storage.setItem("raydd-theme", root.dataset.theme));
@@ -51,6 +51,7 @@
     tip.style.top = `${top - height - 8 >= 8 ? top - height - 8 : Math.min(bottom + 8, innerHeight - height - 8)}px`;
   };
   const element = (name, text) => Object.assign(document.createElement(name), { textContent: text });
+  const line = (...parts) => { const span = element("span", ""); span.append(...parts); return span; };
   const hide = () => { tip.hidden = true; };
   addEventListener("scroll", hide, { passive: true });
   addEventListener("keydown", (event) => { if (event.key === "Escape") hide(); });
@@ -58,11 +59,8 @@
   const showLabel = (cell) => {
     const [title, ...words] = cell.getAttribute("aria-label").split("; ");
     const shares = JSON.parse(cell.dataset.label ?? "[]");
-    const lines = shares.map(([name, share]) => {
-      const line = element("span", "");
-      line.append(element("span", name), element("span", share), Object.assign(document.createElement("meter"), { max: 100, value: parseFloat(share) }));
-      return line;
-    });
+    const meter = (share) => Object.assign(document.createElement("meter"), { max: 100, value: parseFloat(share) });
+    const lines = shares.map(([name, share]) => line(element("span", name), element("span", share), meter(share)));
     const range = cell.closest(".viewer").querySelector("input[type=range]");
     const early = range && range.value !== range.max && words.length ? [element("i", "label of the result")] : [];
     tip.replaceChildren(element("b", title), ...(lines.length ? lines : words.map((text) => element("span", text))), ...early);
@@ -81,10 +79,8 @@
     };
     cells.forEach((cell, index) => cell.setAttribute("tabindex", index ? "-1" : "0"));
     for (const cell of cells) {
-      cell.addEventListener("pointerenter", () => showLabel(cell));
-      cell.addEventListener("pointerleave", hide);
-      cell.addEventListener("focus", () => showLabel(cell));
-      cell.addEventListener("blur", hide);
+      for (const type of ["pointerenter", "focus"]) cell.addEventListener(type, () => showLabel(cell));
+      for (const type of ["pointerleave", "blur"]) cell.addEventListener(type, hide);
       cell.addEventListener("click", () => go(cell));
       cell.addEventListener("keydown", (event) => {
         const row = rows.findIndex((line) => line.includes(cell));
@@ -164,16 +160,13 @@
       const [x, y] = [(event.clientX - box.left) * scale, (event.clientY - box.top) * scale];
       const panel = panels.find(({ start, end, floor, ceiling }) => x >= start && x <= end && y >= ceiling && y <= floor);
       if (!panel) { leave(); return; }
-      const distance = ([at]) => Math.abs(at - x);
-      const nearest = panel.curves.map(({ name, points }) => ({ name, point: points.reduce((a, b) => (distance(b) < distance(a) ? b : a)) }));
-      const middle = nearest.map(({ point }) => point).reduce((a, b) => (distance(b) < distance(a) ? b : a))[0];
+      const closest = (points) => points.reduce((a, b) => (Math.abs(b[0] - x) < Math.abs(a[0] - x) ? b : a));
+      const nearest = panel.curves.map(({ name, points }) => ({ name, point: closest(points) }));
+      const middle = closest(nearest.map(({ point }) => point))[0];
       for (const [name, value] of [["x1", middle], ["x2", middle], ["y1", panel.ceiling], ["y2", panel.floor]]) reader.setAttribute(name, value);
       chart.append(reader);
-      const lines = nearest.filter(({ point }) => Math.abs(point[0] - middle) < 6).map(({ name, point }) => {
-        const line = element("span", "");
-        line.append(element("span", name), element("span", short(panel.toY(point[1]))));
-        return line;
-      });
+      const lines = nearest.filter(({ point }) => Math.abs(point[0] - middle) < 6)
+        .map(({ name, point }) => line(element("span", name), element("span", short(panel.toY(point[1])))));
       const digits = Math.max(0, 3 - Math.floor(Math.log10(panel.high - panel.low)));
       tip.replaceChildren(element("b", `at ${Number(panel.toX(middle).toFixed(digits))}`), ...lines);
       place(event.clientX, box.top + panel.ceiling / scale, box.bottom);

@@ -1,10 +1,7 @@
-"""Architecture search by proxy on a page, from the ``nas.json`` that `raydd nas` writes; docs/nas.md has its keys.
-
-Shapes: none; accuracies are fractions in documents, per cent on the page.
-"""
+"""Architecture search by proxy on a page, from the ``nas.json`` that `raydd nas` writes; docs/nas.md has its keys."""
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -12,12 +9,15 @@ from markupsafe import Markup
 from pydantic import Field, model_validator
 
 from raydd.figures.ranking import draw_ranking
-from raydd.figures.score_tables import chance, percent, spread
+from raydd.figures.score_tables import chance, decimal, percent, spread
 from raydd.io.console import clock
-from raydd.report.documents import Document, Finite, Fraction, file_of, found_in, read_document
+from raydd.io.document import Document, Finite, Fraction, read_document
+from raydd.report.documents import document_file, file_of
 from raydd.report.html import Cell, Column, Row, Section, chart, macros, table
 from raydd.report.scores import SELECTIONS, number_cell
 
+Numbers = Mapping[str, float]  # by architecture
+Values = Mapping[str, Sequence[float]]
 RANKING = ("nas.json", "nas")
 MOST_ROWS = 400  # of the table; ranking.csv has all
 MOST_POINTS = 800  # of a scatter; of more, evenly through the ranking
@@ -116,7 +116,7 @@ def nas_headline(path: Path) -> str:
     counts = f"{document.architectures} architectures of {document.space} on {document.dataset}"
     if first.agreement is None:
         return f"{first.name} ranks {counts}: the best is {first.winner.architecture}"
-    return f"{first.name} ranks {counts}: Spearman {_number(first.agreement.spearman)} with training on real data"
+    return f"{first.name} ranks {counts}: Spearman {decimal(first.agreement.spearman)} with training on real data"
 
 
 def nas_sections(path: Path) -> list[Section]:
@@ -134,7 +134,7 @@ def nas_sections(path: Path) -> list[Section]:
 
 
 def _read(path: Path) -> Ranking:
-    return read_document(found_in(path, *RANKING), Ranking, "`raydd nas` with the same --out writes it anew")
+    return read_document(document_file(path, *RANKING), Ranking, "`raydd nas` with the same --out writes it anew")
 
 
 def _words(document: Ranking) -> list[tuple[str, str]]:
@@ -184,7 +184,7 @@ def _agreement(document: Ranking) -> Markup:
 
 def _row(proxy: Proxy, agreed: Agreement) -> Row:
     low, high = agreed.spearman_low, agreed.spearman_high
-    interval = "-" if low is None or high is None else f"{_number(low)} to {_number(high)}"
+    interval = "-" if low is None or high is None else f"{decimal(low)} to {decimal(high)}"
     p = number_cell(chance(agreed.spearman_p), agreed.spearman_p)
     cells: list[Cell | str] = [proxy.name, _cell(agreed.spearman), interval, p, _cell(agreed.kendall)]
     for top in agreed.tops:
@@ -198,47 +198,36 @@ def _row(proxy: Proxy, agreed: Agreement) -> Row:
 def _architectures(document: Ranking) -> Markup:
     """Return a row an architecture, the first proxy's best first."""
     real = document.real
-    columns, makers = [Column("architecture")], list[Callable[[str], list[Cell]]]()
+    columns, sources = [Column("architecture")], list[tuple[Numbers, Values, Numbers, Numbers, Numbers]]()
     for proxy in document.proxies:
         columns += [Column(f"{proxy.name}: {word}", numeric=True) for word in ("accuracy", "rank", "seconds")]
-        makers.append(_maker(proxy.scores, proxy.values, proxy.ranking, proxy.seconds_of, proxy.stopped_after))
+        ranks = {name: place for place, name in enumerate(proxy.ranking, start=1)}
+        sources.append((proxy.scores, proxy.values, ranks, proxy.seconds_of, proxy.stopped_after))
     if real is not None:
         columns += [Column(f"real data: {word}", numeric=True) for word in ("accuracy", "rank", "seconds")]
         ranking = sorted(real, key=real.__getitem__, reverse=True)  # of equal ones the first, as in ranking.csv
-        makers.append(_maker(real, document.real_values or {}, ranking, document.real_seconds_of or {}, {}))
+        ranks = {name: place for place, name in enumerate(ranking, start=1)}
+        sources.append((real, document.real_values or {}, ranks, document.real_seconds_of or {}, {}))
     names = document.proxies[0].ranking[:MOST_ROWS]
-    rows: list[Row] = [[name, *(cell for maker in makers for cell in maker(name))] for name in names]
+    rows: list[Row] = [[name, *(cell for source in sources for cell in _cells(name, *source))] for name in names]
     return table(columns, rows, f"Architectures of {document.space}, accuracy in %")
 
 
-def _maker(
-    scores: Mapping[str, float],
-    values: Mapping[str, Sequence[float]],
-    ranking: Sequence[str],
-    seconds: Mapping[str, float],
-    stopped: Mapping[str, int],
-) -> Callable[[str], list[Cell]]:
-    """Return a function that returns an architecture's cells: accuracy, rank and seconds."""
-    ranks = {name: place for place, name in enumerate(ranking, start=1)}
-
-    def make(name: str) -> list[Cell]:
-        if name not in scores:
-            return [number_cell("-", None)] * 3
-        each = values.get(name, ())
-        text = spread(scores[name], statistics.stdev(each) if len(each) > 1 else None)
-        text += f" ({len(each)})" if len(each) > 1 else ""
-        early = f"stopped after {stopped[name]} epochs" if name in stopped else ""
-        time = seconds.get(name)
-        first = Cell(text + (", stopped" if early else ""), scores[name], early)
-        last = number_cell("-" if time is None else f"{time:.1f}", time)
-        return [first, Cell(str(ranks[name]), ranks[name]), last]
-
-    return make
+def _cells(
+    name: str, scores: Numbers, values: Values, ranks: Numbers, seconds: Numbers, stopped: Numbers
+) -> list[Cell]:
+    """Return an architecture's accuracy, rank and seconds."""
+    if name not in scores:
+        return [number_cell("-", None)] * 3
+    each = values.get(name, ())
+    text = spread(scores[name], statistics.stdev(each) if len(each) > 1 else None)
+    text += f" ({len(each)})" if len(each) > 1 else ""
+    early = f"stopped after {stopped[name]} epochs" if name in stopped else ""
+    time = seconds.get(name)
+    first = Cell(text + (", stopped" if early else ""), scores[name], early)
+    last = number_cell("-" if time is None else f"{time:.1f}", time)
+    return [first, Cell(str(ranks[name]), ranks[name]), last]
 
 
 def _cell(value: float | None, note: str = "") -> Cell:
-    return number_cell(_number(value), value, note)
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+    return number_cell(decimal(value), value, note)

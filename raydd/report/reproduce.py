@@ -7,7 +7,7 @@ from pathlib import Path
 
 from raydd.config.parsing import build, words
 from raydd.config.schema import EvaluateConfig
-from raydd.report.documents import Score
+from raydd.data.score_record import Score
 from raydd.report.folder import NOT_RECORDED, RunFolder
 from raydd.report.html import Section, macros
 from raydd.report.scores import is_scored, read_scores

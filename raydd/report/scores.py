@@ -1,8 +1,6 @@
 """Scores on a page: sets by networks, the baselines beside them, and which differences are more than chance.
 
 A document without ``comparisons``, as searches and the quick start leave it, is tested here as `raydd evaluate` does.
-
-Shapes: none; accuracies are fractions in documents, per cent on the page.
 """
 
 import json
@@ -13,12 +11,14 @@ from typing import Any
 
 from markupsafe import Markup
 
+from raydd.data.score_record import Comparison, Score
 from raydd.evaluation.significance import compare_scores
 from raydd.figures.bars import draw_scores
 from raydd.figures.curves import band, draw_curves
 from raydd.figures.score_tables import chance, percent, spread
 from raydd.figures.style import PAGE_WIDTH
-from raydd.report.documents import Comparison, Score, Scores, file_of, found_in, read_document
+from raydd.io.document import read_document
+from raydd.report.documents import Scores, document_file, file_of
 from raydd.report.html import Cell, Column, Row, Section, chart, macros, plural, table
 
 LEVEL = 0.05
@@ -58,7 +58,7 @@ def is_scored(path: Path) -> bool:
 
 def read_scores(path: Path) -> Scores:
     """Read the scores of a file, or of a folder's ``scores.json``."""
-    file = found_in(path, "scores.json")
+    file = document_file(path, "scores.json")
     return read_document(file, Scores, "`raydd evaluate SYNSET --out FILE` writes scores anew")
 
 
@@ -80,7 +80,7 @@ def score_sections(path: Path) -> list[Section]:
     pairs.append(("made by commit", ", ".join(commits)))
     counts, datasets = sorted({row.networks for row in rows}), _join(row.dataset for row in rows)
     body = macros("scores").section(datasets, counts, others, score_matrix(rows), pairs, score_charts(rows))
-    body += _kept(scores) + _robust(scores) + _settings(scores)
+    body += _steps(scores) + _robust(scores) + _settings(scores)
     return [Section("scores", "Test accuracy", body), differences(scores)]
 
 
@@ -147,9 +147,7 @@ def difference_table(tests: Sequence[Comparison]) -> Markup:
             number_cell(percent(test.difference, signed=True), test.difference),
             verdict(test.p_adjusted),
             _interval(test),
-            number_cell(
-                chance(test.p_adjusted), test.p_adjusted, "" if test.p is None else f"unadjusted {chance(test.p)}"
-            ),
+            number_cell(chance(test.p_adjusted), test.p_adjusted, _unadjusted(test)),
             test.network,
             f"{test.counts[0]} and {test.counts[1]}",
         ]
@@ -180,12 +178,12 @@ def _baseline(kind: str) -> str:
     return "as many mosaics of real images" if kind.endswith("-mosaic") else "as many real images"
 
 
-def _kept(scores: Scores) -> str:
-    """Return the kept steps of each run on the test images."""
+def _steps(scores: Scores) -> str:
+    """Return the stored steps of each run on the test images."""
     curves = []
-    for kept in scores.steps:
-        steps, means, stds = ([getattr(one, key) for one in kept.steps] for key in ("step", "mean", "std"))
-        curves.append(band(f"{kept.of}, {kept.network}", steps, means, stds, 100))
+    for run in scores.steps:
+        steps, means, stds = ([getattr(one, key) for one in run.steps] for key in ("step", "mean", "std"))
+        curves.append(band(f"{run.of}, {run.network}", steps, means, stds, 100))
     if not curves:
         return ""
     figure = draw_curves(curves, "outer step", "test accuracy (%)", "Kept steps on the test images", width=PAGE_WIDTH)

@@ -1,8 +1,6 @@
-"""A search of settings on a page, from the folder that `raydd tune` writes; docs/tuning.md has its files.
+"""A search of settings on a page, from the folder that `raydd tune` writes; docs/tuning.md has its files."""
 
-Shapes: none; accuracies are fractions in files, per cent on the page.
-"""
-
+import math
 import shlex
 import shutil
 import tempfile
@@ -13,20 +11,25 @@ from typing import Any
 from markupsafe import Markup
 
 from raydd.config.parsing import build
+from raydd.data.score_record import Score
 from raydd.figures.score_tables import percent, spread
-from raydd.figures.search import STATES, Row, settings_of
+from raydd.figures.search import STATES, Row, draw_history, draw_pareto, settings_of, split
+from raydd.figures.sweep import draw_values
 from raydd.figures.trial_tables import settings_text
 from raydd.io.safe_yaml import parse_yaml
-from raydd.report.documents import Score
-from raydd.report.html import Section, macros, picture_file, plural
-from raydd.report.scores import is_scored, read_scores
-from raydd.report.trials import front_body, records_of, settings_body, trial_body
-from raydd.tuning.results import load_results, rows_of, winner
+from raydd.report.html import Cell, Column, Row as Line, Section, chart, macros, picture_file, plural, table
+from raydd.report.scores import is_scored, number_cell, read_scores
+from raydd.tuning.results import SETTINGS, Record, front, load_results, rows_of, scales, winner
 from raydd.tuning.space import Space
 from raydd.tuning.study import Study
 
 RESULTS, JOURNAL, SPACE, BEST = "results.parquet", "study.journal", "space.yaml", "best.yaml"
 TESTED = ("best: ", "preset: ", "first: ")  # names of rows of scores
+NOT_METRICS = {"trial", "state", "step", "error"}
+PICTURES = {
+    "importance": "Share of each setting in the variance of the accuracy (fANOVA); of little worth below twenty trials",
+    "parallel": "Parallel coordinates: a line a trial, the better the darker",
+}
 
 
 def is_search(path: Path) -> bool:
@@ -73,24 +76,20 @@ def _space(path: Path) -> Space:
 
 
 def _rows(path: Path) -> list[Row]:
-    """A row a trial: of the results, or of the study where the search has not come to its end, or goes on again."""
-    if (path / RESULTS).is_file() and not _goes_on(path):
-        return [*load_results(path / RESULTS)]
-    if not (path / JOURNAL).is_file():
+    """Return a row a trial: of the results, or of the study while the search is unfinished."""
+    results, journal = path / RESULTS, path / JOURNAL
+    resumed = journal.is_file() and results.is_file() and journal.stat().st_mtime_ns > results.stat().st_mtime_ns
+    if results.is_file() and not resumed:  # a search writes its results last
+        return [*load_results(results)]
+    if not journal.is_file():
         return []
-    with tempfile.TemporaryDirectory() as folder:  # a search mends its journal, and another process may be writing
-        copied = shutil.copy(path / JOURNAL, folder)
+    with tempfile.TemporaryDirectory() as folder:  # a search repairs its journal, and another process may be writing
+        copied = shutil.copy(journal, folder)
         try:
             return [*rows_of(Study(_space(path), Path(copied)).records())]
         except ValueError:
             problem = f"is damaged, or not of {SPACE} beside it; use another --out"
-            raise ValueError(f"{path / JOURNAL} {problem}") from None
-
-
-def _goes_on(path: Path) -> bool:
-    """Whether the study has been written since the results, which are the last that a search writes."""
-    results, journal = path / RESULTS, path / JOURNAL
-    return journal.is_file() and journal.stat().st_mtime_ns > results.stat().st_mtime_ns
+            raise ValueError(f"{journal} {problem}") from None
 
 
 def _best(rows: Sequence[Row], space: Space) -> Row | None:
@@ -99,7 +98,7 @@ def _best(rows: Sequence[Row], space: Space) -> Row | None:
 
 
 def _tested(path: Path) -> list[Score]:
-    """The best and the preset on the test images; none where they were not tested."""
+    """Return the best and the preset on the test images; none where they were not tested."""
     if not is_scored(path):
         return []
     return [score for score in read_scores(path).scores if score.name.startswith(TESTED)]
@@ -189,3 +188,75 @@ def _validation(best: Row) -> str:
 
 def _spread(test: Score) -> str:
     return f"{spread(test.mean, test.spread)} % ({plural(test.networks, 'network')})"
+
+
+def records_of(rows: Sequence[Row]) -> list[Record]:
+    """Return rows as the records that a winner and a front are chosen among; settings play no part."""
+    return [
+        Record(row["trial"], row["state"], {}, _metrics(row), row.get("step", 0), (), row.get("error", ""))
+        for row in rows
+    ]
+
+
+def _metrics(row: Row) -> dict[str, float]:
+    keys = [key for key in row if key not in NOT_METRICS and not key.startswith(SETTINGS)]
+    return {key: row[key] for key in keys if row[key] is not None}
+
+
+def trial_body(space: Space, rows: Sequence[Row]) -> Markup:
+    """Return the accuracy of each trial with the best so far, and the table of all."""
+    figure = chart(draw_history(rows, space.name))
+    return macros("search").trials(len(split(rows)[1]), figure, _trial_table(space, rows))
+
+
+def _trial_table(space: Space, rows: Sequence[Row]) -> Markup:
+    keys = [key for key in rows[0] if key.startswith(SETTINGS)]
+    columns = [Column("trial", numeric=True), Column("state"), Column("accuracy in %", numeric=True)]
+    columns += [Column("step", numeric=True), Column("seconds", numeric=True)]
+    columns += [Column(key.removeprefix(SETTINGS), numeric=_numeric(rows, key)) for key in keys]
+    cells: list[Line] = []
+    for row in rows:
+        seconds = row.get("seconds")
+        text = "-" if seconds is None else f"{seconds:.1f}"
+        cells.append(
+            [
+                Cell(str(row["trial"]), row["trial"]),
+                Cell(STATES[row["state"]]["label"], note=row.get("error") or ""),
+                number_cell(percent(row["accuracy"]), row["accuracy"]),
+                number_cell(str(row.get("step", "-")), row.get("step")),
+                number_cell(text, seconds),
+                *(_value(row[key]) for key in keys),
+            ]
+        )
+    return table(columns, cells, f"Trials of {space.name}, accuracy on validation images")
+
+
+def _numeric(rows: Sequence[Row], key: str) -> bool:
+    known = [row[key] for row in rows if row[key] is not None]
+    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in known)
+
+
+def _value(value: Any) -> Cell:
+    if value is None:
+        return Cell("-", math.nan, "not searched in this trial")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return Cell(str(value))
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return Cell(text, value, "" if float(text) == value else str(value))
+
+
+def settings_body(path: Path, space: Space, rows: Sequence[Row]) -> Markup:
+    """Return accuracy against every setting, and the pictures of importances and parallel coordinates if they exist."""
+    if not any(settings_of(row) for row in split(rows)[0]):
+        return Markup()
+    files = {path / "figures" / f"{name}.png": text for name, text in PICTURES.items()}
+    pictures = [picture_file(file, text, text) for file, text in files.items() if file.is_file()]
+    return macros("search").settings(chart(draw_values(rows, scales(space), space.name)), pictures)
+
+
+def front_body(space: Space, rows: Sequence[Row], cost: str) -> Markup:
+    """Return accuracy against a cost, with the trials that no other one beats in both."""
+    best = sorted(record.number for record in front(records_of(rows), space.directions))
+    unit = "seconds of outer steps" if cost == "seconds" else cost
+    figure = draw_pareto(rows, best, cost, space.name)
+    return macros("search").front(unit, ", ".join(map(str, best)), chart(figure))
