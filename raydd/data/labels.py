@@ -17,15 +17,10 @@ ONE_LABEL = "give one label an image: a whole number 0..K-1, or a word"
 
 
 class Column(NamedTuple):
-    """The labels of a file, checked one by one.
-
-    Attributes:
-        origin: The file's name, for errors.
-        values: Whole numbers, int64 (n,), or words, objects (n,).
-    """
+    """The labels of a file, checked one by one."""
 
     origin: str
-    values: NDArray[Any]
+    values: NDArray[Any]  # whole numbers, int64 (n,), or words, objects (n,)
 
     @property
     def words(self) -> bool:
@@ -37,9 +32,6 @@ def column(values: NDArray[Any], origin: str) -> Column:
     """Return labels (n,) or (n, 1) of any type as whole numbers or words.
 
     Booleans become the words ``false`` and ``true``; floating-point numbers must be whole.
-
-    Raises:
-        ValueError: Labels of another type or shape, missing ones, ones that are not whole, or endless words.
     """
     if values.size == 0 or values.size != len(values):
         raise ValueError(f"{origin} has labels of type {values.dtype} and shape {values.shape}: {ONE_LABEL}")
@@ -102,13 +94,8 @@ def number_labels(
 ) -> tuple[tuple[str, ...], Labels, Labels | None]:
     """Return class names, and the labels of both splits as numbers.
 
-    Args:
-        train: Training labels; each class must occur.
-        test: Test labels, if there are any.
-        names: The file's class names; None takes the distinct words in order, or the numbers.
-
-    Raises:
-        ValueError: Labels outside of the classes, a class without a training image, or words against numbers.
+    Without the file's class ``names``, these are the distinct words in order, or the numbers. Each class must occur in
+    the training labels.
     """
     if test is not None and test.words != train.words:
         raise _mixed(train, test)
@@ -160,16 +147,9 @@ def check_names(names: Sequence[object], origin: str) -> tuple[str, ...]:
 
 
 def check_labels(labels: object, classes: int, origin: str, *, every: bool) -> Labels:
-    """Return labels as int64 (n,), each one of 0..K-1.
+    """Return whole numbers (n,) or (n, 1) as labels int64 (n,), each one of 0..K-1.
 
-    Args:
-        labels: Any array of whole numbers (n,) or (n, 1).
-        classes: K.
-        origin: The file's name, for errors.
-        every: Whether each class must occur, as in training labels.
-
-    Raises:
-        ValueError: Labels that are not whole numbers, outside 0..K-1, or a class without an image.
+    ``every``: each class must occur, as in training labels.
     """
     array = np.asarray(labels)
     if array.dtype.kind not in "iu" or array.size == 0 or array.size != len(array):

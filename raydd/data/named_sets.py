@@ -41,24 +41,16 @@ def find_digits(root: Path) -> Source:
 
 @dataclass(frozen=True)
 class Torchvision:
-    """How torchvision keeps a data set.
-
-    Attributes:
-        kind: Its class.
-        files: What it reads, relative to the folder of raw data.
-        labels: The attribute with the labels.
-        chooser: The constructor's argument that chooses a part, and its values for train and test.
-        digits: Whether the classes are the ten digits, and not those the data set names.
-    """
+    """A data set of torchvision: its class, and how that is called and read."""
 
     kind: str
-    files: tuple[str, ...]
-    labels: str = "targets"
-    chooser: tuple[str, object, object] = ("train", True, False)
-    digits: bool = False
+    files: tuple[str, ...]  # what it reads, relative to the folder of raw data
+    labels: str = "targets"  # the attribute with the labels
+    chooser: tuple[str, object, object] = ("train", True, False)  # argument, and its values for train and test
+    digits: bool = False  # whether the classes are the ten digits, and not those the data set names
 
     def open(self, root: Path, test: bool, *, download: bool = False) -> Any:
-        """The data set as torchvision gives it; raises whatever its parts raise."""
+        """Return the data set as torchvision gives it; raise whatever its parts raise."""
         import torchvision.datasets
 
         argument, *values = self.chooser

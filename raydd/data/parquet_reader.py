@@ -34,9 +34,6 @@ def find_parquet(root: Path, name: str) -> Source:
 
     Files named ``test*`` are the test images (``validation*`` if there are none), all others but ``validation*`` the
     training images. Without test images a fixed stratified 20 % is held out.
-
-    Raises:
-        ValueError: No training file.
     """
     files = parquet_files(root)
     test = [path for path in files if path.name.startswith("test")]
@@ -58,8 +55,8 @@ def _read_parquet(name: str, train: list[Path], test: list[Path], note: str, for
     if test_labels is not None:
         parts = _part(train, labels, None, plan), _part(test, test_labels, None, plan)
         return Content(classes, *parts, note, plan.findings)
-    kept, held = test_split(labels, name, str(train[0]), "*.parquet file")
-    parts = _part(train, labels, kept, plan), _part(train, labels, held, plan)
+    remaining, held = test_split(labels, name, str(train[0]), "*.parquet file")
+    parts = _part(train, labels, remaining, plan), _part(train, labels, held, plan)
     return Content(classes, *parts, TEST_NOTE, plan.findings)
 
 
@@ -70,11 +67,7 @@ def _part(files: list[Path], labels: Labels, rows: NDArray[np.int64] | None, pla
 
 @contextmanager
 def open_parquet(path: Path) -> Iterator[Any]:
-    """Open a Parquet file after comparing its declared sizes with its own.
-
-    Raises:
-        ValueError: It cannot be read, or declares more rows or bytes than it can have.
-    """
+    """Open a Parquet file; refuse one that declares more rows or bytes than it can have."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -120,11 +113,7 @@ def _labels(path: Path) -> Column:
 
 
 def label_column(values: Any, origin: str) -> Column:
-    """Return a column of Parquet as labels: whole numbers, words, or a dictionary of either.
-
-    Raises:
-        ValueError: A type that holds no labels, or an image without one.
-    """
+    """Return a column of Parquet as labels: whole numbers, words, or a dictionary of either."""
     import pyarrow as pa
 
     if pa.types.is_dictionary(values.type):
@@ -143,11 +132,7 @@ def label_column(values: Any, origin: str) -> Column:
 
 
 def class_names(schema: Any, origin: str) -> tuple[str, ...] | None:
-    """Return the class names in a schema's Hugging Face metadata, or None.
-
-    Raises:
-        ValueError: The metadata are no JSON.
-    """
+    """Return the class names in a schema's Hugging Face metadata, or None."""
     try:
         value = parse((schema.metadata or {}).get(b"huggingface", b"{}"))
     except ValueError as error:

@@ -42,26 +42,16 @@ class Unreadable(Exception):
 
 
 class Header(NamedTuple):
-    """A picture's header.
+    """A picture's header."""
 
-    Attributes:
-        size: Width and height after the EXIF orientation.
-        grey: Whether its mode has no colour.
-    """
-
-    size: tuple[int, int]
-    grey: bool
+    size: tuple[int, int]  # width and height after the EXIF orientation
+    grey: bool  # whether its mode has no colour
 
 
 class Upright(NamedTuple):
-    """A decoded picture.
+    """A decoded picture."""
 
-    Attributes:
-        image: Mode L or RGB.
-        notes: Decisions of the decoder.
-    """
-
-    image: "Image"
+    image: "Image"  # mode L or RGB
     notes: tuple[str, ...]
 
 
@@ -90,15 +80,7 @@ def quiet() -> Iterator[None]:
 
 
 def header(data: bytes, *, upright: bool = True) -> Header:
-    """Read a picture's header alone.
-
-    Args:
-        data: The encoded picture.
-        upright: Apply the EXIF orientation to the size, for which some files must be read whole.
-
-    Raises:
-        Unreadable: See `decode`.
-    """
+    """Read a picture's header alone; the EXIF orientation, if asked for, makes some files be read whole."""
     with _damage():
         image = _open(data)
         width, height = image.size
@@ -108,16 +90,9 @@ def header(data: bytes, *, upright: bool = True) -> Header:
 
 @contextlib.contextmanager
 def decoding(data: bytes, channels: int) -> Iterator[Upright]:
-    """Decode a picture; only one large picture is held at a time.
+    """Decode a picture to 1 or 3 channels; only one large picture is held at a time.
 
     Sixteen bits are scaled to eight, transparent pixels are laid on white, and the first of several frames is used.
-
-    Args:
-        data: The encoded picture.
-        channels: 1 or 3, of the result.
-
-    Raises:
-        Unreadable: It is empty, damaged, too large, no picture, or of a mode whose range is unknown.
     """
     with _damage():
         image = _open(data)

@@ -123,11 +123,7 @@ class SyntheticSet:
 
     @classmethod
     def load(cls, path: Path | str) -> "SyntheticSet":
-        """Read a file of `save`.
-
-        Raises:
-            ValueError: The file is missing, damaged, or no synthetic set of this format.
-        """
+        """Read a file of `save`; refuse one that is damaged, or no synthetic set of this format."""
         tensors, metadata = load_tensors(Path(path))
         if metadata.get("kind") != "synset" or metadata.get("format") != FORMAT:
             raise ValueError(f"{path} is no synthetic set of format {FORMAT}; name a synset.arrow")

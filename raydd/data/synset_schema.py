@@ -70,12 +70,7 @@ class SetDocument(Document):
 def check_parts(tensors: Mapping[str, Tensor], classes: int) -> None:
     """Refuse tensors that are not those of a set of ``classes`` classes.
 
-    Args:
-        tensors: ``images`` (N, C, H, W), ``labels`` (N,) or (N, K), and ``lr``.
-        classes: K.
-
-    Raises:
-        ValueError: One is missing, of another type or shape, not finite, or a label is of no class.
+    They are ``images`` (N, C, H, W), ``labels`` (N,) or (N, K), and the scalar ``lr``, all finite.
     """
     for name in ("images", "labels", "lr"):
         if name not in tensors:

@@ -24,17 +24,11 @@ Source = tuple[Path, ...]
 
 
 class ForeignExpert(NamedTuple):
-    """One expert in other files.
+    """One expert in other files."""
 
-    Attributes:
-        place: The files and the number, for errors.
-        epochs: The epoch of its last snapshot, K.
-        snapshot: Reads the snapshot after an epoch.
-    """
-
-    place: str
-    epochs: int
-    snapshot: Callable[[int], Snapshot]
+    place: str  # the files and the number, for errors
+    epochs: int  # the epoch of its last snapshot, K
+    snapshot: Callable[[int], Snapshot]  # reads the snapshot after an epoch
 
 
 class Match(NamedTuple):
@@ -46,37 +40,21 @@ class Match(NamedTuple):
 
 
 class Format(NamedTuple):
-    """One project's files.
-
-    Attributes:
-        files: Their names, for users.
-        pattern: The same as a regular expression.
-        sources: Sorts files in the experts' order.
-        read: Reads the experts of a source, and checks what needs no reading of all numbers.
-        recipe: The project's default training of experts of K epochs.
-        ask: The error if the user gives no preprocessing; empty if the project has only normalise.
-    """
+    """One project's files."""
 
     files: str
-    pattern: re.Pattern[str]
-    sources: Callable[[Sequence[Match]], list[Source]]
-    read: Callable[[Source, Target], list[ForeignExpert]]
-    recipe: Callable[[int], Tree]
-    ask: str = ""
+    pattern: re.Pattern[str]  # the same as a regular expression
+    sources: Callable[[Sequence[Match]], list[Source]]  # sorts files in the experts' order
+    read: Callable[[Source, Target], list[ForeignExpert]]  # checks what needs no reading of all numbers
+    recipe: Callable[[int], Tree]  # the project's default training of experts of K epochs
+    ask: str = ""  # the error if the user gives no preprocessing; empty if the project has only normalise
 
 
 def find_experts(paths: Sequence[Path], layout: str | None = None) -> tuple[str, list[Source]]:
-    """Find files of experts, in the experts' order: folder by folder as given, in each by number.
+    """Return the format of files of experts, a key of `FORMATS`, and the files in the experts' order.
 
-    Args:
-        paths: Folders or files.
-        layout: A key of `FORMATS`; None detects it.
-
-    Returns:
-        The key, and the sources.
-
-    Raises:
-        ValueError: No such path or layout, files of two layouts, of several sets, or with gaps.
+    The order is folder by folder as given, in each by number. Gaps, files of two formats and of
+    several sets are refused.
     """
     if layout is not None and layout not in FORMATS:
         raise ValueError(f"unknown format {layout!r} of experts: use one of {', '.join(FORMATS)}")

@@ -40,23 +40,14 @@ FROM_FILES = ("experts.epochs", "experts.num_experts", "experts.kept")
 
 
 class Imported(NamedTuple):
-    """The result of an import.
+    """The result of an import."""
 
-    Attributes:
-        layout: A key of `raydd.interop.expert_files.FORMATS`.
-        config: The buffer's settings; those of neither the files nor the user are in ``assumed``.
-        experts: The number of experts in the files.
-        new: The number of those that were not in the buffer yet.
-        accuracy: Of the first expert's last snapshot on some training images, a fraction.
-        assumed: Settings from the project's own defaults, by name.
-    """
-
-    layout: str
-    config: ExpertsConfig
-    experts: int
-    new: int
-    accuracy: float
-    assumed: Tree
+    layout: str  # a key of `raydd.interop.expert_files.FORMATS`
+    config: ExpertsConfig  # the buffer's settings; those of neither the files nor the user are in `assumed`
+    experts: int  # the number of experts in the files
+    new: int  # the number of those that were not in the buffer yet
+    accuracy: float  # of the first expert's last snapshot on some training images, a fraction
+    assumed: Tree  # settings from the project's own defaults, by name
 
 
 def import_experts(
@@ -70,19 +61,9 @@ def import_experts(
     """Write experts of other projects into a trajectory buffer; a second call continues where the first was stopped.
 
     One snapshot is held at a time, and one file is open. Experts are numbered folder by folder, in each by the number
-    in the file's name. Accuracies and losses are NaN, because the files have none.
-
-    Args:
-        paths: Folders or files of `FORMATS`.
-        out: The buffer's folder, or a URI.
-        settings: The known settings of `ExpertsConfig`: data set, network, preprocessing, training. Others come from
-            the project's own defaults, and the buffer's recipe lists them.
-        layout: A key of `FORMATS`; None detects it.
-        screen: Takes progress, and the accuracy of the first expert on training images.
-
-    Raises:
-        ValueError: No such files, damaged files or files with code, another network's experts, experts that are not
-            finite, differ in length or never move, or a folder with another buffer. Complete experts stay.
+    in the file's name. Accuracies and losses are NaN, because the files have none. Settings of `ExpertsConfig` that are
+    not given come from the project's own defaults, and the buffer's recipe lists them. Experts that are not finite,
+    differ in length or never move are refused; complete experts stay.
     """
     screen = screen or Screen()
     layout, sources = find_experts([Path(path).expanduser() for path in paths], layout)

@@ -99,15 +99,7 @@ def layout_row(name: str) -> Layout:
 
 
 def detect(path: Path, layout: str | None = None) -> tuple[str, Path]:
-    """Return the layout of a path, and the file or folder to read: `OURS` for a synthetic set of raydd.
-
-    Args:
-        path: A file or a folder.
-        layout: A key of `LAYOUTS`; None detects it.
-
-    Raises:
-        ValueError: There is nothing at the path, or nothing of a known layout.
-    """
+    """Return the layout of a path, and the file or folder to read: `OURS` for a synthetic set of raydd."""
     if layout is not None and layout != OURS:
         row = layout_row(layout)
         _exists(path)

@@ -69,11 +69,7 @@ def _nested(values: np.ndarray[Any, Any]) -> Any:
 
 
 def read_parquet(path: Path, classes: tuple[str, ...]) -> Foreign:
-    """Read the rows of a file, or of all training files of a folder; from ``image`` if there are no ``pixels``.
-
-    Raises:
-        ValueError: A file cannot be read, has other classes, or lacks a column.
-    """
+    """Read the rows of a file, or of all training files of a folder; from ``image`` if there are no ``pixels``."""
     spared = ("test", "val") if path.is_dir() else ()  # a file that the user names is read, whatever its name
     files = [file for file in parquet_files(path) if not file.name.startswith(spared)]
     tables = [_table(file) for file in files]

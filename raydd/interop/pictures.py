@@ -31,9 +31,6 @@ def read_pictures(root: Path, classes: tuple[str, ...]) -> Foreign:
     """Read ``root/<class>/*``, in the order of classes and names; a folder has its class's name, or ``003_<class>``.
 
     If all folders are numbers, and no class has such a name, the numbers are the labels.
-
-    Raises:
-        ValueError: A folder is no class, or a picture cannot be read.
     """
     folders = [folder.name for folder in subfolders(root)]
     labels = {name: _label(name, classes) for name in folders}

@@ -94,23 +94,14 @@ def read_synset(
 
 
 class _Case(NamedTuple):
-    """The state of an import.
+    """The state of an import."""
 
-    Attributes:
-        layout: A key of `LAYOUTS`.
-        home: The file or folder.
-        beside: The sidecar of files of this layout there.
-        given: Fields of the real images from the arguments.
-        notes: The assumptions so far.
-        exact: The sidecar again, if it is of exactly these images and labels.
-    """
-
-    layout: str
+    layout: str  # a key of `LAYOUTS`
     home: Path
-    beside: Sidecar | None
+    beside: Sidecar | None  # the sidecar of files of this layout there
     given: dict[str, Any]
     notes: list[str]
-    exact: Sidecar | None = None
+    exact: Sidecar | None = None  # the sidecar again, if it is of exactly these images and labels
 
     def refuse(self, what: str) -> ValueError:
         """Return an error that names the files."""

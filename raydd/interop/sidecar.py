@@ -27,32 +27,17 @@ class Preprocessing(Config):
 
 
 class Sidecar(Config):
-    """The values of a set beside its images and labels.
-
-    Attributes:
-        format: Of this file.
-        layout: The layout of the files beside it.
-        digest: The `digest` of the images and labels in those files.
-        dataset: The set's data set.
-        classes: The K class names.
-        preprocessing: Kind and hash of the preprocessing; it is fitted again on reading.
-        lr: The students' learning rate.
-        formation: How stored images become networks' images.
-        order: The row in the set of every stored image, if these differ.
-        recipe: The configuration that made it.
-        provenance: Versions, commit, the source's fingerprint.
-        history: Scores during distillation.
-    """
+    """The values of a set beside its images and labels."""
 
     format: Literal[1] = 1
-    layout: str
-    digest: str
+    layout: str  # the layout of the files beside it
+    digest: str  # the `digest` of the images and labels in those files
     dataset: str
     classes: tuple[str, ...]
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing  # kind and hash of the preprocessing; it is fitted again on reading
     lr: float
-    formation: FormationConfig = FormationConfig()
-    order: tuple[int, ...] | None = None
+    formation: FormationConfig = FormationConfig()  # how stored images become networks' images
+    order: tuple[int, ...] | None = None  # the row in the set of every stored image, if these differ
     recipe: dict[str, Any]
     provenance: dict[str, Any]
     history: tuple[dict[str, Any], ...] = ()

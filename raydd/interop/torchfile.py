@@ -32,11 +32,7 @@ _NUMBERS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
 
 
 def load(path: Path) -> Any:
-    """Load a file of tensors, numbers, words, lists and dictionaries of them, on the CPU.
-
-    Raises:
-        ValueError: The file is missing, damaged, holds code, or was pickled in another way than torch's own.
-    """
+    """Load a file of tensors, numbers, words, lists and dictionaries of them, on the CPU; code is refused."""
     if not path.is_file():
         raise ValueError(f"{path} does not exist: copy it beside the others, or name another layout")
     value = _load(path)

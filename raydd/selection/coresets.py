@@ -84,11 +84,7 @@ def _centred(points: Tensor, count: int) -> tuple[Tensor, Tensor]:
 def forgetting_counts(correct: Tensor) -> Tensor:
     """Return how often each image was forgotten, (n,): correct after one epoch, and wrong after the next.
 
-    Args:
-        correct: Whether the network classified each image correctly, (T, n), a row a snapshot in time.
-
-    Returns:
-        Counts; T, more than any count, for an image that was never correct.
+    ``correct`` is (T, n), a row a snapshot in time. An image that was never correct counts T, more than any other.
 
     Reference:
         Toneva et al., arXiv 1812.05159, section 3; images never learned count as in its published code.

@@ -341,9 +341,8 @@ def test_a_score_without_validation_images_says_how_many_to_hold_out(
     path = npz(tmp_path / "a.npz", x_train=np.zeros((12, 8, 8), np.uint8), y_train=np.arange(12) % 3)
     for validation, remedy in ((0.1, 0.13), (0.0, 0.1)):
         tree = {"method": "dm", "evaluate_every": 1, "data": {"dataset": str(path), "validation": validation}}
-        config = complete(build(DistillConfig, tree))
         with pytest.raises(ValueError, match=f"there is none; use --set data.validation={remedy}, or drop"):
-            check_run(build(DistillConfig, config.model_dump(), {"experts": {"network": "MLP"}}), torch.device("cpu"))
+            check_run(complete(build(DistillConfig, tree, {"experts": {"network": "MLP"}})), torch.device("cpu"))
 
 
 @pytest.mark.parametrize("name", ["image", "label"])

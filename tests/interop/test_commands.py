@@ -88,7 +88,7 @@ def test_a_set_is_read_into_a_folder_under_its_usual_name(capfd, small_synset, t
 
 def test_a_set_that_could_not_be_read_again_is_not_written(capfd, small_synset, tmp_path):
     for name in ("again", "again.pt", "again.arrow.old"):
-        line = refused(capfd, "import", tmp_path / "nowhere", "--out", tmp_path / name)
+        line = refused(capfd, "import", small_synset, "--out", tmp_path / name)
         assert f"name {tmp_path / name}.arrow" in line
     assert list(tmp_path.iterdir()) == []
 

@@ -77,7 +77,7 @@ def test_mosaics_that_were_replaced_are_not_taken_for_mosaics(synset, tmp_path):
     torch.save([images.flip(0), labels], tmp_path / "data_best.pt")
     read = read_synset(tmp_path)
     assert read.synset.formation == PLAIN
-    assert any("for mosaics give --factor" in note for note in read.notes)
+    assert any("if they are mosaics, give --factor" in note for note in read.notes)
     torch.save([images + 0.5, labels], tmp_path / "data_best.pt")
     with pytest.raises(ValueError, match="pixels outside"):  # as without a sidecar
         read_synset(tmp_path)
