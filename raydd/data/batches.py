@@ -1,7 +1,4 @@
-"""Preprocessed batches of a stored split.
-
-Shapes: `B` batch, `C H W` image.
-"""
+"""Preprocessed batches of a stored split."""
 
 from collections.abc import Iterator
 

@@ -1,7 +1,4 @@
-"""Image sets by name or path, decoded once to memory-mapped uint8 arrays.
-
-Shapes: `n` stored images, `B` batch, `C H W` image, `K` classes.
-"""
+"""Image sets by name or path, decoded once to memory-mapped uint8 arrays."""
 
 import difflib
 import os

@@ -1,7 +1,4 @@
-"""Encoded images -> uint8 arrays of one size and one number of channels.
-
-Shapes: `b` images of a chunk, `C H W` image.
-"""
+"""Encoded images -> uint8 arrays of one size and one number of channels."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator

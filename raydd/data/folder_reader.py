@@ -39,7 +39,9 @@ def find_folder(root: Path, name: str) -> Source:
     train = labelled_files(train_root, [folder.name for folder in folders])
     test_root = next((root / part for part in ("test", "val", "validation") if (root / part).is_dir()), None)
     if not split or test_root is None:
-        return split_source(name, classes, train)
+        splits = test_split(labels_of(train), name, name, "folder")
+        remaining, test = ([train[row] for row in rows] for rows in splits)
+        return source_of(name, classes, remaining, test, TEST_NOTE)
     tests = subfolders(test_root)
     extra = [folder for folder in tests if class_name(folder) not in classes]
     if extra:
@@ -86,12 +88,6 @@ def labelled_files(root: Path, folders: Sequence[str], classes: Sequence[str] | 
             raise ValueError(f"{root / name} has no images: add some, or remove the empty folder")
         pairs += [(path, order[name]) for path in files]
     return pairs
-
-
-def split_source(name: str, classes: Sequence[str], pairs: Labelled) -> Source:
-    """Return a source whose test split is held out of its images."""
-    train, test = ([pairs[row] for row in rows] for rows in test_split(labels_of(pairs), name, name, "folder"))
-    return source_of(name, classes, train, test, TEST_NOTE)
 
 
 def test_split(labels: Labels, name: str, origin: str, other: str) -> tuple[Labels, Labels]:

@@ -3,8 +3,6 @@
 A data set is in ``<cache>/datasets/<name>-<key>/``. The key covers the source files (path, size and modification time
 of each), the images' form and the version of this layout. A folder is written under another name and renamed, so that
 a folder with the right name is complete.
-
-Shapes: `n` images of a part, `C H W` image.
 """
 
 import contextlib
@@ -63,7 +61,8 @@ class CachedImages:
 
 def open_cached(source: Source, cache: Path, form: Form) -> CachedImages:
     """Open a data set in the cache; decode it first if it is missing or damaged."""
-    folder = cache / "datasets" / f"{_slug(source.name)}-{key(source, form)}"
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "_", source.name).strip(".") or "images"
+    folder = cache / "datasets" / f"{name}-{key(source, form)}"
     if folder.is_dir():
         try:
             return _open(folder)
@@ -107,10 +106,6 @@ def key(source: Source, form: Form) -> str:
         files.append([str(path.resolve()), status.st_size, status.st_mtime_ns])
     identity = json.dumps([SCHEMA, source.name, files, *form])
     return hashlib.sha256(identity.encode()).hexdigest()[:16]
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip(".") or "images"
 
 
 def _write(folder: Path, content: Content) -> None:

@@ -22,10 +22,6 @@ Labels = NDArray[np.int64]
 Bytes = Callable[[NDArray[Any]], Images]
 
 
-def _as_they_are(images: NDArray[Any]) -> Images:
-    return images
-
-
 class Form(NamedTuple):
     """The size and channels of stored images, if they differ from those of the files."""
 
@@ -85,7 +81,7 @@ class Source:
     read: Callable[[Form], Content]
 
 
-def from_array(images: NDArray[Any], labels: Labels, form: Form, to_bytes: Bytes = _as_they_are) -> Part:
+def from_array(images: NDArray[Any], labels: Labels, form: Form, to_bytes: Bytes = np.asarray) -> Part:
     """Return a part of images (n, H, W, C) in memory and labels (n,); ``to_bytes`` makes a chunk's numbers 0..255."""
 
     def chunks() -> Iterator[Images]:

@@ -1,7 +1,4 @@
-"""Labels in files of users -> classes 0..K-1 and their names.
-
-Shapes: `n` images, `K` classes.
-"""
+"""Labels in files of users -> classes 0..K-1 and their names."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -39,19 +36,14 @@ def column(values: NDArray[Any], origin: str) -> Column:
     kind = values.dtype.kind
     if kind == "b":
         return Column(origin, np.array(["false", "true"], dtype=object)[values.astype(int)])
-    if kind in "iu":
-        return Column(origin, _whole(values, origin))
-    if kind == "f":
-        _refuse(~np.isfinite(values) | (values != np.round(values)), values, origin, "save whole numbers")
-        return Column(origin, _whole(values, origin))
+    if kind in "iuf":
+        if kind == "f":
+            _refuse(~np.isfinite(values) | (values != np.round(values)), values, origin, "save whole numbers")
+        _refuse((values < 0) | (values >= 2**63), values, origin, ONE_LABEL)
+        return Column(origin, values.astype(np.int64))
     if kind in "US" or (kind == "O" and all(value is None or isinstance(value, str) for value in values)):
         return Column(origin, _words(values, origin))
     raise ValueError(f"{origin} has labels of type {values.dtype}: {ONE_LABEL}")
-
-
-def _whole(values: NDArray[Any], origin: str) -> Labels:
-    _refuse((values < 0) | (values >= 2**63), values, origin, ONE_LABEL)
-    return values.astype(np.int64)
 
 
 def _words(values: NDArray[Any], origin: str) -> NDArray[Any]:
@@ -104,22 +96,16 @@ def number_labels(
     elif train.words:
         classes = tuple(sorted(set(train.values)))
     else:
-        classes = _counted(train)
+        if (largest := int(train.values.max())) >= len(train.values):
+            raise ValueError(
+                f"{train.origin} has the label {largest} and {len(train.values)} images: "
+                "number the classes 0..K-1 without a gap, with at least one training image each"
+            )
+        classes = tuple(str(label) for label in range(largest + 1))
     first = check_labels(class_numbers(train, classes), len(classes), train.origin, every=True)
     if test is None:
         return classes, first, None
     return classes, first, check_labels(class_numbers(test, classes), len(classes), test.origin, every=False)
-
-
-def _counted(train: Column) -> tuple[str, ...]:
-    """Return the names of classes that are numbers; the number of images bounds K."""
-    largest = int(train.values.max())
-    if largest >= len(train.values):
-        raise ValueError(
-            f"{train.origin} has the label {largest} and {len(train.values)} images: "
-            "number the classes 0..K-1 without a gap, with at least one training image each"
-        )
-    return tuple(str(label) for label in range(largest + 1))
 
 
 def class_numbers(labels: Column, classes: tuple[str, ...]) -> NDArray[Any]:

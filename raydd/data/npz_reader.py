@@ -1,7 +1,4 @@
-"""The reader of ``.npz`` archives: images and labels as NumPy arrays.
-
-Shapes: `n` images, `C H W` image, `K` classes.
-"""
+"""The reader of ``.npz`` archives: images and labels as NumPy arrays."""
 
 import zipfile
 from functools import partial

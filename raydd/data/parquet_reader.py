@@ -73,18 +73,20 @@ def open_parquet(path: Path) -> Iterator[Any]:
 
     try:
         with pq.ParquetFile(path) as file:
-            _check_bounds(path, file.metadata)
+            stored, rows = path.stat().st_size, file.metadata.num_rows
+            if rows > stored:
+                raise ValueError(
+                    f"{path} says that it has {rows} rows in {stored} bytes: it is damaged, write it again"
+                )
+            check_declared(_bytes_of(file.metadata), stored, str(path))
             yield file
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path} is not a readable Parquet file: copy it again") from error
 
 
-def _check_bounds(path: Path, metadata: Any) -> None:
-    stored, rows = path.stat().st_size, metadata.num_rows
-    if rows > stored:
-        raise ValueError(f"{path} says that it has {rows} rows in {stored} bytes: it is damaged; write it again")
-    groups = (metadata.row_group(index) for index in range(metadata.num_row_groups))
-    check_declared(sum(group.total_byte_size for group in groups), stored, str(path))
+def _bytes_of(metadata: Any) -> int:
+    """Return the bytes of all rows, as the file declares them."""
+    return sum(metadata.row_group(index).total_byte_size for index in range(metadata.num_row_groups))
 
 
 def _schema(path: Path) -> Any:
@@ -155,10 +157,8 @@ def _blobs(files: Sequence[Path], rows: NDArray[np.int64] | None) -> Iterator[Bl
 def _encoded(path: Path) -> Iterator[tuple[str, bytes]]:
     """Yield each image's name and bytes, reading a few megabytes at a time."""
     with open_parquet(path) as file:
-        metadata, row = file.metadata, 0
-        groups = (metadata.row_group(index) for index in range(metadata.num_row_groups))
-        each = sum(group.total_byte_size for group in groups) // max(1, metadata.num_rows)
-        for batch in file.iter_batches(batch_size=max(1, min(1024, BATCH_BYTES // max(1, each))), columns=["image"]):
-            for value in batch.column("image").field("bytes").to_pylist():
-                yield f"{path} row {row}", value or b""
-                row += 1
+        each = max(1, _bytes_of(file.metadata) // max(1, file.metadata.num_rows))
+        batches = file.iter_batches(batch_size=max(1, min(1024, BATCH_BYTES // each)), columns=["image"])
+        encoded = (value for batch in batches for value in batch.column("image").field("bytes").to_pylist())
+        for row, value in enumerate(encoded):
+            yield f"{path} row {row}", value or b""

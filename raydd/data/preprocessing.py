@@ -1,7 +1,4 @@
-"""Preprocessing as an object that is saved with every buffer and synthetic set.
-
-Shapes: `B` batch, `C H W` image, `D = C H W` pixels.
-"""
+"""Preprocessing as an object that is saved with every buffer and synthetic set."""
 
 import hashlib
 import math

@@ -1,14 +1,11 @@
-"""Records of scores, from the trainings to the report: one class for each kind, and its JSON form.
-
-Shapes: none; accuracies are fractions.
-"""
+"""Records of scores, from the trainings to the report: one class for each kind, and its JSON form."""
 
 from collections.abc import Iterable
-from typing import Any, Self
+from typing import Any
 
 from pydantic import Field
 
-from raydd.io.document import Document, Finite, Fraction, validate
+from raydd.io.document import Document, Finite, Fraction
 
 
 class ScoreDocument(Document):
@@ -17,11 +14,6 @@ class ScoreDocument(Document):
     def to_document(self) -> dict[str, Any]:
         """Return the record as plain JSON values."""
         return self.model_dump(mode="json", by_alias=True)
-
-    @classmethod
-    def from_document(cls, document: Any) -> Self:
-        """Read a record from plain JSON values."""
-        return validate(cls, document)
 
 
 class StepScore(ScoreDocument):

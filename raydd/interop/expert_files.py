@@ -1,7 +1,4 @@
-"""Experts in files of other projects: MTT's replay buffers, TGDD's checkpoints. Code in them is never run.
-
-Shapes: `P` parameters, `K` the last epoch.
-"""
+"""Experts in files of other projects: MTT's replay buffers, TGDD's checkpoints. Code in them is never run."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -204,6 +201,13 @@ _ASK = (
     "without _NO_ZCA in its name) or --preprocessing normalise"
 )
 FORMATS: dict[str, Format] = {
-    "mtt": Format("replay_buffer_<n>.pt", REPLAY, _replays, _read_replay, _mtt_recipe, _ASK),
+    "mtt": Format(
+        "replay_buffer_<n>.pt",
+        REPLAY,
+        lambda files: [(path,) for path in _by_number(files, "file").values()],
+        _read_replay,
+        _mtt_recipe,
+        _ASK,
+    ),
     "tgdd": Format("<name>_premodel<n>_epoch<e>.pth.tar", CHECKPOINT, _checkpoints, _read_checkpoints, _tgdd_recipe),
 }

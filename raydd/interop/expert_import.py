@@ -1,7 +1,4 @@
-"""Import experts of other projects into a trajectory buffer.
-
-Shapes: `P` parameters, `Q` running statistics, `K` the last epoch.
-"""
+"""Import experts of other projects into a trajectory buffer."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -21,7 +18,8 @@ from raydd.buffer.precision import STORAGES
 from raydd.buffer.spec import BufferSpec, spec_of
 from raydd.config.parsing import Tree, build, flat, merged
 from raydd.config.schema import ExpertsConfig
-from raydd.data import mirroring
+from raydd.data.datasets import DATASETS
+from raydd.data.mirroring import data_recipe
 from raydd.data.preprocessing import fit_transform, load_transform, save_transform
 from raydd.data.workspace import Workspace, open_workspace
 from raydd.interop.expert_files import FORMATS, ForeignExpert, Format, Source, find_experts
@@ -71,7 +69,11 @@ def import_experts(
     work = _images(settings)
     target = Target(work.network, seeded(work.build, generator(0, "layout")))
     with written_folder(out, screen.note) as folder:
-        buffer, accuracy = _begin(folder, work, target, settings, (layout, sources[0]))
+        first = FORMATS[layout].read(sources[0], target)
+        _check_epochs(first, first[0].epochs)  # before the buffer is made
+        buffer = _open(folder, work, target, settings, (layout, first[0].epochs))
+        accuracy = _accuracy(buffer.work, target, first[0])
+        del first  # its file, before others are read
         screen.note(_accuracy_note(accuracy, work))
         experts = _experts(FORMATS[layout], sources, target, buffer.config.experts.epochs)
         count, new = _take(buffer, experts, len(sources), screen)
@@ -148,24 +150,11 @@ def _check_epochs(experts: list[ForeignExpert], epochs: int) -> list[ForeignExpe
     return experts
 
 
-def _begin(
-    folder: Path, work: Workspace, target: Target, settings: Tree, first: tuple[str, Source]
-) -> tuple[_Buffer, float]:
-    """Make the buffer after checking the experts of the first source; return it and the first one's accuracy."""
-    layout, source = first
-    experts = FORMATS[layout].read(source, target)
-    epochs = experts[0].epochs
-    _check_epochs(experts, epochs)
-    buffer = _open(folder, work, target, settings, (layout, epochs))
-    return buffer, _accuracy(buffer.work, target, experts[0])
-
-
 def _open(folder: Path, work: Workspace, target: Target, settings: Tree, kind: tuple[str, int]) -> _Buffer:
     """Make or check the buffer's folder and its preprocessing; ``kind`` is the files' layout and the last epoch."""
     layout, epochs = kind
-    defaults = merged(
-        NO_VALIDATION, FORMATS[layout].recipe(epochs), mirroring.default_settings(settings["data"]["dataset"])
-    )
+    mirrored: Tree = {} if settings["data"]["dataset"] in DATASETS else {"data": {"flip": True}}  # as all projects do
+    defaults = merged(NO_VALIDATION, FORMATS[layout].recipe(epochs), mirrored)
     config = build(ExpertsConfig, defaults, settings, {"experts": {"epochs": epochs}})
     names = {*flat(defaults), "data.preprocessing"} - set(flat(settings))
     assumed = {name: value for name, value in flat(config).items() if name in names}
@@ -173,7 +162,7 @@ def _open(folder: Path, work: Workspace, target: Target, settings: Tree, kind: t
     transform = load_transform(folder) if stored.exists() else fit_transform(wanted, work.dataset)
     if transform.kind != wanted:
         raise ValueError(f"{folder} has preprocessing {transform.kind!r}, not {wanted!r}; name another --out")
-    recipe = config.experts.recipe() | mirroring.data_recipe(config.data)
+    recipe = config.experts.recipe() | data_recipe(config.data)
     recipe["imported"] = {"format": layout, "assumed": sorted(assumed)}
     work = replace(work, transform=transform)
     spec = spec_of(work, target.network, recipe, config.seed, storage=config.experts.storage)

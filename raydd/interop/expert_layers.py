@@ -1,7 +1,4 @@
-"""Map tensors of other projects' networks to those of ours.
-
-Shapes: `P` parameters.
-"""
+"""Map tensors of other projects' networks to those of ours."""
 
 import re
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,4 @@
-"""The types of import and export: sets in other projects' files, and layouts.
-
-Shapes: `N` images, `K` classes, `C H W` image.
-"""
+"""The types of import and export: sets in other projects' files, and layouts."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -36,11 +33,11 @@ class Layout(NamedTuple):
     """One project's files."""
 
     files: str
-    space: Space  # the space of their images
-    labels: tuple[str, ...]  # the kinds of labels that they hold: hard, logits
     find: Callable[[Path], Path | None]  # returns the file or folder for `read` from a user's path, or None
     read: Callable[[Path, tuple[str, ...]], Foreign]  # reads it; takes the names of the K classes in label order, too
     write: Callable[[Outgoing, Path], list[Path]]  # writes the files into a folder and returns their paths
+    space: Space = "network"  # the space of their images
+    labels: tuple[str, ...] = ("hard",)  # the kinds of labels that they hold: hard, logits
     subfolder: Callable[[SyntheticSet], str] = lambda synset: ""  # the folder below the user's
     together: bool = False  # whether the project needs the images of a class together
     mosaics: bool = False  # whether images stay mosaics, which the project splits itself

@@ -1,7 +1,4 @@
-"""Sets as folders of pictures, one folder a class.
-
-Shapes: `N` images, `C H W` image.
-"""
+"""Sets as folders of pictures, one folder a class."""
 
 import io
 import re

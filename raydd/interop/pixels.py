@@ -1,7 +1,4 @@
-"""Convert a network's input to pixels whose preprocessing gives the same bits.
-
-Shapes: `N` images, `C H W` image.
-"""
+"""Convert a network's input to pixels whose preprocessing gives the same bits."""
 
 import torch
 from torch import Tensor

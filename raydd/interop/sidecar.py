@@ -11,8 +11,7 @@ from torch import Tensor
 from raydd.config.components import FormationConfig
 from raydd.config.parsing import Config, build
 from raydd.config.schema import DataConfig
-from raydd.data.synset import SyntheticSet
-from raydd.data.synset_schema import ProvenanceDocument, RecipeDocument, ScoreDocument
+from raydd.data.synset import ProvenanceDocument, RecipeDocument, ScoreDocument, SyntheticSet
 from raydd.io.bounded_file import read_bytes
 from raydd.io.document import parse, validate, without_checksum, write_document
 
@@ -73,19 +72,14 @@ def read(folder: Path) -> Sidecar | None:
     try:
         tree = parse(read_bytes(path))
         sidecar = build(Sidecar, without_checksum(tree) if isinstance(tree, dict) else {"raydd.json": tree})
-        _check_data(sidecar)
+        data = sidecar.recipe.get("data", {})
+        if not isinstance(data, dict):
+            raise TypeError(f"recipe.data = {data!r}: should be a mapping")
+        validate(RecipeDocument, sidecar.recipe)
+        validate(ProvenanceDocument, sidecar.provenance)
+        for score in sidecar.history:
+            validate(ScoreDocument, score)
+        build(DataConfig, data, {"preprocessing": sidecar.preprocessing.kind})
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} is not a sidecar of raydd ({str(error)[:400]}): export again, or remove it") from None
     return sidecar
-
-
-def _check_data(sidecar: Sidecar) -> None:
-    """Refuse a recipe, provenance or history that cannot be used."""
-    if not isinstance(sidecar.recipe.get("data", {}), dict):
-        raise TypeError(f"recipe.data = {sidecar.recipe['data']!r}: should be a mapping")
-    validate(RecipeDocument, sidecar.recipe)
-    validate(ProvenanceDocument, sidecar.provenance)
-    for score in sidecar.history:
-        validate(ScoreDocument, score)
-    data = sidecar.recipe.get("data", {})
-    build(DataConfig, data, {"preprocessing": sidecar.preprocessing.kind})
