@@ -11,18 +11,11 @@ from torch import Tensor
 from raydd.config.components import FormationConfig
 from raydd.config.parsing import Config, build
 from raydd.config.schema import DataConfig
-from raydd.data.synset import ProvenanceDocument, RecipeDocument, ScoreDocument, SyntheticSet
+from raydd.data.synset import ProvenanceDocument, RecipeDocument, ScoreDocument, SyntheticSet, TransformDocument
 from raydd.io.bounded_file import read_bytes
 from raydd.io.document import parse, validate, without_checksum, write_document
 
 NAME = "raydd.json"
-
-
-class Preprocessing(Config):
-    """The kind of a preprocessing and the hash of its fitted arrays."""
-
-    kind: str
-    hash: str
 
 
 class Sidecar(Config):
@@ -33,7 +26,7 @@ class Sidecar(Config):
     digest: str  # the `digest` of the images and labels in those files
     dataset: str
     classes: tuple[str, ...]
-    preprocessing: Preprocessing  # kind and hash of the preprocessing; it is fitted again on reading
+    preprocessing: TransformDocument  # kind and hash of the preprocessing; it is fitted again on reading
     lr: float
     formation: FormationConfig = FormationConfig()  # how stored images become networks' images
     order: tuple[int, ...] | None = None  # the row in the set of every stored image, if these differ
