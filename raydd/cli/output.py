@@ -47,14 +47,15 @@ def show_scores(
     """
     from raydd.data.score_record import Comparison, RobustScore, table_rows
     from raydd.figures.score_tables import comparison_table, matrix_table, robust_table, score_table
+    from raydd.io.document import validate
 
     rows, more = table_rows(scores), report or {}
     tables = [score_table(rows)]
     if robust := more.get("robust"):
         tables += [score_table([score for score in scores if not score.in_table], "trainings of the robust scores")]
-        tables += [robust_table([RobustScore.from_document(score) for score in robust])]
+        tables += [robust_table([validate(RobustScore, score) for score in robust])]
     if comparisons := more.get("comparisons"):
-        tables.append(comparison_table([Comparison.from_document(test) for test in comparisons]))
+        tables.append(comparison_table([validate(Comparison, test) for test in comparisons]))
     if report is not None and len({score.network for score in rows}) > 1:
         tables.append(matrix_table(rows))
     show(

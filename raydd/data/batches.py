@@ -1,7 +1,4 @@
-"""Preprocessed batches of a stored split.
-
-Shapes: `B` batch, `C H W` image.
-"""
+"""Preprocessed batches of a stored split."""
 
 from collections.abc import Iterator
 
@@ -15,13 +12,7 @@ from raydd.data.preprocessing import Transform
 class Feed:
     """Images of a split by row, preprocessed on a device.
 
-    On the CPU the stored bytes stay in the memory-mapped file that all processes share; to a GPU they are copied once,
-    as bytes.
-
-    Args:
-        split: The stored images.
-        transform: Their preprocessing.
-        device: The batches'.
+    On the CPU the stored bytes stay in the memory-mapped file that all processes share; to a GPU they are copied once.
     """
 
     def __init__(self, split: Split, transform: Transform, device: torch.device) -> None:

@@ -1,7 +1,4 @@
-"""Image sets by name or path, decoded once to memory-mapped uint8 arrays.
-
-Shapes: `n` stored images, `B` batch, `C H W` image, `K` classes.
-"""
+"""Image sets by name or path, decoded once to memory-mapped uint8 arrays."""
 
 import difflib
 import os
@@ -31,17 +28,11 @@ from raydd.plugins import Table
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Some rows of stored images.
+    """Some rows of stored images."""
 
-    Attributes:
-        images: The whole stored file (n, C, H, W), uint8, memory-mapped and read-only.
-        labels: Classes of the whole file (n,).
-        index: The rows of the file in this split, ascending.
-    """
-
-    images: Images
-    labels: Labels
-    index: NDArray[np.int64]
+    images: Images  # the whole stored file (n, C, H, W), uint8, memory-mapped and read-only
+    labels: Labels  # classes of the whole file (n,)
+    index: NDArray[np.int64]  # the rows of the file in this split, ascending
 
     def __len__(self) -> int:
         return len(self.index)
@@ -59,31 +50,18 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A labelled image set.
+    """A labelled image set."""
 
-    Attributes:
-        name: Registered name, or the last part of the path.
-        classes: Names of the K classes, in label order.
-        mean: Mean of each channel, pixels in [0, 1].
-        std: Standard deviation of each channel.
-        flip: Whether training may mirror images: the classes allow it, or the user asks for it.
-        train: Training images without the validation split.
-        validation: Training images held out for choosing; the same in every run.
-        test: Test images.
-        fingerprint: sha256 of the stored bytes, 16 hex digits.
-        note: Decisions of the reader, for example how it made a test split.
-    """
-
-    name: str
-    classes: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    flip: bool
-    train: Split
-    validation: Split
+    name: str  # registered name, or the last part of the path
+    classes: tuple[str, ...]  # names of the K classes, in label order
+    mean: tuple[float, ...]  # mean of each channel, pixels in [0, 1]
+    std: tuple[float, ...]  # standard deviation of each channel
+    flip: bool  # whether training may mirror images: the classes allow it, or the user asks for it
+    train: Split  # training images without the validation split
+    validation: Split  # training images held out for choosing; the same in every run
     test: Split
-    fingerprint: str
-    note: str = ""
+    fingerprint: str  # sha256 of the stored bytes, 16 hex digits
+    note: str = ""  # decisions of the reader, for example how it made a test split
 
     @property
     def channels(self) -> int:
@@ -210,9 +188,9 @@ def find_source(name: str, root: Path | None = None) -> Source:
 
 def _dataset(name: str, row: Row | None, content: CachedImages, validation: float) -> Dataset:
     images, labels = content.images, content.labels
-    kept, held = holdout(labels["train"], validation, "validation", name)
+    rows, held = holdout(labels["train"], validation, "validation", name)
     known = row is not None and row.channels == images["train"].shape[1]
-    mean, std, constant = (row.mean, row.std, False) if row and known else _statistics(content, kept)
+    mean, std, constant = (row.mean, row.std, False) if row and known else _statistics(content, rows)
     notes = (
         content.note,
         missing_classes(content.classes, labels["test"], "test"),
@@ -225,7 +203,7 @@ def _dataset(name: str, row: Row | None, content: CachedImages, validation: floa
         mean=mean,
         std=std,
         flip=row is not None and row.flip,
-        train=Split(images["train"], labels["train"], kept),
+        train=Split(images["train"], labels["train"], rows),
         validation=Split(images["train"], labels["train"], held),
         test=Split(images["test"], labels["test"], np.arange(len(labels["test"]))),
         fingerprint=content.fingerprint,

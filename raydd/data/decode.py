@@ -1,7 +1,4 @@
-"""Encoded images -> uint8 arrays of one size and one number of channels.
-
-Shapes: `b` images of a chunk, `C H W` image.
-"""
+"""Encoded images -> uint8 arrays of one size and one number of channels."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -35,22 +32,13 @@ class Blob(NamedTuple):
 
 @dataclass(frozen=True)
 class Findings:
-    """The results of decoding images beside their pixels.
+    """The results of decoding images beside their pixels."""
 
-    Attributes:
-        failed: Names of the images that cannot be read, with the reason.
-        notes: Decisions of the decoder, and the number of their images.
-    """
-
-    failed: dict[str, str] = field(default_factory=dict)
-    notes: Counter[str] = field(default_factory=Counter)
+    failed: dict[str, str] = field(default_factory=dict)  # names of the images that cannot be read, with the reason
+    notes: Counter[str] = field(default_factory=Counter)  # decisions of the decoder, and the number of their images
 
     def finish(self) -> str:
-        """Return the notes in one line, once all images are decoded.
-
-        Raises:
-            ValueError: Images cannot be read: their number, the first of them, and what to do.
-        """
+        """Return the notes in one line, once all images are decoded; refuse images that cannot be read."""
         named = [f"{name} ({reason})" for name, reason in islice(self.failed.items(), NAMED)]
         if len(self.failed) == 1:
             raise ValueError(f"{named[0].replace(' (', ' is not a readable image (', 1)}: repair or remove it")
@@ -65,20 +53,11 @@ class Findings:
 
 @dataclass(frozen=True)
 class Decoder:
-    """The decoder of a data set's images.
+    """The decoder of a data set's images; call `Findings.finish` at the end."""
 
-    Attributes:
-        channels: 1 for grey images, 3 for colour.
-        size: Side in pixels that images are resized (shorter side) and centre-cropped to; None needs images that are
-            square and alike already.
-        side: Width and height of the first image; all others must have them if size is None.
-        origin: The first image's name.
-        findings: Filled on the way; call `Findings.finish` at the end.
-    """
-
-    channels: int
-    size: int | None
-    side: tuple[int, int]
+    channels: int  # 1 for grey images, 3 for colour
+    size: int | None  # side in pixels to resize and crop to; None needs images that are square and alike already
+    side: tuple[int, int]  # width and height of the first image; all others must have them if size is None
     origin: str
     findings: Findings
 
@@ -125,11 +104,7 @@ class Decoder:
 
 
 def decoder(blobs: Iterable[Blob], form: Form) -> Decoder:
-    """Return the decoder for a data set, from its training images' headers up to the first with colour.
-
-    Raises:
-        ValueError: No image, none that can be read, or a first one that is not square without a size.
-    """
+    """Return the decoder for a data set, from its training images' headers up to the first with colour."""
     first: tuple[str, tuple[int, int]] | None = None
     channels, findings = form.channels or 1, Findings()
     with quiet():
@@ -161,11 +136,7 @@ def check_side(origin: str, side: tuple[int, int], size: int | None) -> None:
 
 
 def resize_and_crop(image: "Image", size: int | None) -> "Image":
-    """Resize an image's shorter side to ``size`` (bilinear) and crop its centre.
-
-    Raises:
-        Unreadable: It is so long and narrow that resizing would take gigabytes.
-    """
+    """Resize an image's shorter side to ``size`` (bilinear) and crop its centre; refuse a result of gigabytes."""
     from PIL.Image import Resampling
 
     if size is None or image.size == (size, size):

@@ -25,9 +25,6 @@ def find_folder(root: Path, name: str) -> Source:
 
     Without test images a fixed stratified 20 % of the images is the test split; the content's note says so. Hidden
     files, those of `SYSTEM`, and files beside class folders are ignored.
-
-    Raises:
-        ValueError: No class folder, an empty one, or a test class that training does not have.
     """
     split = (root / "train").is_dir()
     train_root = root / "train" if split else root
@@ -42,7 +39,9 @@ def find_folder(root: Path, name: str) -> Source:
     train = labelled_files(train_root, [folder.name for folder in folders])
     test_root = next((root / part for part in ("test", "val", "validation") if (root / part).is_dir()), None)
     if not split or test_root is None:
-        return split_source(name, classes, train)
+        splits = test_split(labels_of(train), name, name, "folder")
+        remaining, test = ([train[row] for row in rows] for rows in splits)
+        return source_of(name, classes, remaining, test, TEST_NOTE)
     tests = subfolders(test_root)
     extra = [folder for folder in tests if class_name(folder) not in classes]
     if extra:
@@ -80,11 +79,7 @@ def files_below(folder: Path) -> list[Path]:
 
 
 def labelled_files(root: Path, folders: Sequence[str], classes: Sequence[str] | None = None) -> Labelled:
-    """Return the files of class folders with their labels: the folder's position among ``classes``.
-
-    Raises:
-        ValueError: A class folder without a file.
-    """
+    """Return the files of class folders, none empty, with their labels: positions among ``classes``."""
     order = {name: label for label, name in enumerate(classes or folders)}
     pairs: Labelled = []
     for name in folders:
@@ -95,29 +90,16 @@ def labelled_files(root: Path, folders: Sequence[str], classes: Sequence[str] | 
     return pairs
 
 
-def split_source(name: str, classes: Sequence[str], pairs: Labelled) -> Source:
-    """Return a source whose test split is held out of its images."""
-    train, test = ([pairs[row] for row in rows] for rows in test_split(labels_of(pairs), name, name, "folder"))
-    return source_of(name, classes, train, test, TEST_NOTE)
-
-
 def test_split(labels: Labels, name: str, origin: str, other: str) -> tuple[Labels, Labels]:
     """Return the rows of a fixed stratified split into training and test images.
 
-    Args:
-        labels: Classes (n,).
-        name: The data set's; the split depends on it.
-        origin: Where the images are from, for errors.
-        other: What could hold test images instead: ``test`` and this word.
-
-    Raises:
-        ValueError: No class has enough images.
+    The split depends on the ``name``; ``other`` is what could hold test images instead: ``test`` and this word.
     """
-    kept, held = holdout(labels, TEST_SHARE, "test", name)
+    remaining, held = holdout(labels, TEST_SHARE, "test", name)
     if not held.size:
         what = f"{origin} has too few images for a test split"
         raise ValueError(f"{what}: give at least 3 images a class, or a test {other}")
-    return kept, held
+    return remaining, held
 
 
 def source_of(name: str, classes: Sequence[str], train: Labelled, test: Labelled, note: str = "") -> Source:

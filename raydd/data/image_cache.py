@@ -3,8 +3,6 @@
 A data set is in ``<cache>/datasets/<name>-<key>/``. The key covers the source files (path, size and modification time
 of each), the images' form and the version of this layout. A folder is written under another name and renamed, so that
 a folder with the right name is complete.
-
-Shapes: `n` images of a part, `C H W` image.
 """
 
 import contextlib
@@ -39,7 +37,7 @@ _VERIFIED: set[tuple[object, ...]] = set()
 """The states of folders that this process has compared with their fingerprint."""
 
 
-class _About(Document):
+class _Manifest(Document):
     """``dataset.json``; folders of older versions have no checksum of the moments."""
 
     schema_: Annotated[Literal[2], Field(alias="schema")]
@@ -51,32 +49,20 @@ class _About(Document):
 
 @dataclass(frozen=True)
 class CachedImages:
-    """A data set in the cache.
-
-    Attributes:
-        classes: Class names.
-        images: Of each part, (n, C, H, W) uint8, memory-mapped and read-only.
-        labels: Of each part, (n,).
-        moments: Of each training image and channel, sum and sum of squares of its pixels (n, 2, C).
-        fingerprint: sha256 of the stored arrays, 16 hex digits.
-        note: Decisions of the reader.
-    """
+    """A data set in the cache, by part (``train`` and ``test``)."""
 
     classes: tuple[str, ...]
-    images: dict[str, Images]
-    labels: dict[str, Labels]
-    moments: NDArray[np.int64]
-    fingerprint: str
+    images: dict[str, Images]  # of each part, (n, C, H, W) uint8, memory-mapped and read-only
+    labels: dict[str, Labels]  # of each part, (n,)
+    moments: NDArray[np.int64]  # of each training image and channel, sum and sum of squares of its pixels (n, 2, C)
+    fingerprint: str  # sha256 of the stored arrays, 16 hex digits
     note: str
 
 
 def open_cached(source: Source, cache: Path, form: Form) -> CachedImages:
-    """Open a data set in the cache; decode it first if it is missing or damaged.
-
-    Raises:
-        ValueError: The source cannot be read, or the cache folder is damaged or cannot be written.
-    """
-    folder = cache / "datasets" / f"{_slug(source.name)}-{key(source, form)}"
+    """Open a data set in the cache; decode it first if it is missing or damaged."""
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "_", source.name).strip(".") or "images"
+    folder = cache / "datasets" / f"{name}-{key(source, form)}"
     if folder.is_dir():
         try:
             return _open(folder)
@@ -122,10 +108,6 @@ def key(source: Source, form: Form) -> str:
     return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
 
-def _slug(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip(".") or "images"
-
-
 def _write(folder: Path, content: Content) -> None:
     """Write a folder under another name and rename it; wait for another writer, and use its folder."""
     with _removed_on_failure(folder.parent), one_at_a_time(folder.parent):
@@ -138,9 +120,9 @@ def _write(folder: Path, content: Content) -> None:
             for name, part in zip(PARTS, (content.train, content.test), strict=True):
                 _write_part(unfinished, name, part, digest)
             _check_alike(unfinished)
-            about = {"schema": SCHEMA, "classes": content.classes, "note": content.finish()}
-            about |= {"fingerprint": digest.hexdigest()[:16], "moments": _moments_digest(unfinished)}
-            (unfinished / "dataset.json").write_bytes(dump_document(about))
+            manifest = {"schema": SCHEMA, "classes": content.classes, "note": content.finish()}
+            manifest |= {"fingerprint": digest.hexdigest()[:16], "moments": _moments_digest(unfinished)}
+            (unfinished / "dataset.json").write_bytes(dump_document(manifest))
             os.rename(unfinished, folder)
         except BaseException as error:
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -196,25 +178,21 @@ def _moments_digest(folder: Path) -> str:
 
 
 def _open(folder: Path) -> CachedImages:
-    """Open a folder; each process reads all of it once, and compares it with its fingerprint.
-
-    Raises:
-        ValueError: It is damaged.
-    """
+    """Open a folder; each process reads all of it once, and compares it with its fingerprint."""
     try:
-        about, _ = parse_document(read_bytes(folder / "dataset.json"), _About)
-        parts = {part: _open_part(folder, part, len(about.classes)) for part in PARTS}
+        manifest, _ = parse_document(read_bytes(folder / "dataset.json"), _Manifest)
+        parts = {part: _open_part(folder, part, len(manifest.classes)) for part in PARTS}
         train = parts["train"][0]
         if train.shape[1:] != parts["test"][0].shape[1:]:
             raise ValueError("training and test images differ in shape")
         moments = _array(folder / "train_moments.npy", np.dtype(np.int64), (len(train), 2, train.shape[1]), None)
         if (state := _state(folder)) not in _VERIFIED:
-            _check_values(folder, about, parts)
+            _check_values(folder, manifest, parts)
             _VERIFIED.add(state)
     except OSError as error:
         raise ValueError(f"{error.filename} cannot be read: {error.strerror}") from None
     images, labels = {part: parts[part][0] for part in PARTS}, {part: parts[part][1] for part in PARTS}
-    return CachedImages(about.classes, images, labels, moments, about.fingerprint, about.note)
+    return CachedImages(manifest.classes, images, labels, moments, manifest.fingerprint, manifest.note)
 
 
 def _state(folder: Path) -> tuple[object, ...]:
@@ -248,7 +226,7 @@ def _array(path: Path, dtype: np.dtype[Any], shape: tuple[int | None, ...], mode
     return np.load(path, mmap_mode=mode, allow_pickle=False)
 
 
-def _check_values(folder: Path, about: _About, parts: Mapping[str, tuple[Images, Labels]]) -> None:
+def _check_values(folder: Path, manifest: _Manifest, parts: Mapping[str, tuple[Images, Labels]]) -> None:
     """Compare a folder's content with its fingerprint."""
     digest = hashlib.sha256()
     for name, (images, labels) in parts.items():
@@ -257,7 +235,7 @@ def _check_values(folder: Path, about: _About, parts: Mapping[str, tuple[Images,
             file.seek(-images.nbytes, os.SEEK_END)
             while data := file.read(1 << 20):  # not through the map, whose pages would count as this process's
                 digest.update(data)
-    if digest.hexdigest()[:16] != about.fingerprint:
+    if digest.hexdigest()[:16] != manifest.fingerprint:
         raise ValueError("its images or labels changed since they were written (checksum)")
-    if about.moments not in (None, _moments_digest(folder)):
+    if manifest.moments not in (None, _moments_digest(folder)):
         raise ValueError("train_moments.npy changed since it was written (checksum)")

@@ -22,20 +22,11 @@ Labels = NDArray[np.int64]
 Bytes = Callable[[NDArray[Any]], Images]
 
 
-def _as_they_are(images: NDArray[Any]) -> Images:
-    return images
-
-
 class Form(NamedTuple):
-    """The size and channels of stored images, if they differ from those of the files.
+    """The size and channels of stored images, if they differ from those of the files."""
 
-    Attributes:
-        size: Side in pixels that they are resized and cropped to; None keeps theirs.
-        channels: 1 (grey) or 3 (RGB); None keeps theirs.
-    """
-
-    size: int | None = None
-    channels: int | None = None
+    size: int | None = None  # side in pixels that they are resized and cropped to; None keeps theirs
+    channels: int | None = None  # 1 (grey) or 3 (RGB); None keeps theirs
 
 
 @dataclass(frozen=True)
@@ -70,11 +61,7 @@ class Content:
     findings: "Findings | None" = None
 
     def finish(self) -> str:
-        """Return all notes in one line, once both parts are decoded.
-
-        Raises:
-            ValueError: Images cannot be read.
-        """
+        """Return all notes in one line, once both parts are decoded; refuse images that cannot be read."""
         notes = (self.note, self.findings.finish() if self.findings else "")
         return "; ".join(note for note in notes if note)
 
@@ -94,7 +81,7 @@ class Source:
     read: Callable[[Form], Content]
 
 
-def from_array(images: NDArray[Any], labels: Labels, form: Form, to_bytes: Bytes = _as_they_are) -> Part:
+def from_array(images: NDArray[Any], labels: Labels, form: Form, to_bytes: Bytes = np.asarray) -> Part:
     """Return a part of images (n, H, W, C) in memory and labels (n,); ``to_bytes`` makes a chunk's numbers 0..255."""
 
     def chunks() -> Iterator[Images]:
@@ -107,14 +94,9 @@ def from_array(images: NDArray[Any], labels: Labels, form: Form, to_bytes: Bytes
 
 
 def holdout(labels: Labels, fraction: float, *path: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Split n images into (kept, held out), both sorted: stratified, and the same in every run.
+    """Split n images into (remaining, held out), both sorted: stratified, and the same in every run.
 
-    Every class keeps at least one image; halves round up.
-
-    Args:
-        labels: Classes (n,).
-        fraction: Part of each class that is held out, in [0, 1).
-        *path: The split's name, for example ``("validation", "digits")``.
+    Every class keeps at least one image; halves round up. ``path`` names the split: ``("validation", "digits")``.
     """
     held = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):

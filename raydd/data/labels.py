@@ -1,7 +1,4 @@
-"""Labels in files of users -> classes 0..K-1 and their names.
-
-Shapes: `n` images, `K` classes.
-"""
+"""Labels in files of users -> classes 0..K-1 and their names."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -17,15 +14,10 @@ ONE_LABEL = "give one label an image: a whole number 0..K-1, or a word"
 
 
 class Column(NamedTuple):
-    """The labels of a file, checked one by one.
-
-    Attributes:
-        origin: The file's name, for errors.
-        values: Whole numbers, int64 (n,), or words, objects (n,).
-    """
+    """The labels of a file, checked one by one."""
 
     origin: str
-    values: NDArray[Any]
+    values: NDArray[Any]  # whole numbers, int64 (n,), or words, objects (n,)
 
     @property
     def words(self) -> bool:
@@ -37,9 +29,6 @@ def column(values: NDArray[Any], origin: str) -> Column:
     """Return labels (n,) or (n, 1) of any type as whole numbers or words.
 
     Booleans become the words ``false`` and ``true``; floating-point numbers must be whole.
-
-    Raises:
-        ValueError: Labels of another type or shape, missing ones, ones that are not whole, or endless words.
     """
     if values.size == 0 or values.size != len(values):
         raise ValueError(f"{origin} has labels of type {values.dtype} and shape {values.shape}: {ONE_LABEL}")
@@ -47,19 +36,14 @@ def column(values: NDArray[Any], origin: str) -> Column:
     kind = values.dtype.kind
     if kind == "b":
         return Column(origin, np.array(["false", "true"], dtype=object)[values.astype(int)])
-    if kind in "iu":
-        return Column(origin, _whole(values, origin))
-    if kind == "f":
-        _refuse(~np.isfinite(values) | (values != np.round(values)), values, origin, "save whole numbers")
-        return Column(origin, _whole(values, origin))
+    if kind in "iuf":
+        if kind == "f":
+            _refuse(~np.isfinite(values) | (values != np.round(values)), values, origin, "save whole numbers")
+        _refuse((values < 0) | (values >= 2**63), values, origin, ONE_LABEL)
+        return Column(origin, values.astype(np.int64))
     if kind in "US" or (kind == "O" and all(value is None or isinstance(value, str) for value in values)):
         return Column(origin, _words(values, origin))
     raise ValueError(f"{origin} has labels of type {values.dtype}: {ONE_LABEL}")
-
-
-def _whole(values: NDArray[Any], origin: str) -> Labels:
-    _refuse((values < 0) | (values >= 2**63), values, origin, ONE_LABEL)
-    return values.astype(np.int64)
 
 
 def _words(values: NDArray[Any], origin: str) -> NDArray[Any]:
@@ -102,13 +86,8 @@ def number_labels(
 ) -> tuple[tuple[str, ...], Labels, Labels | None]:
     """Return class names, and the labels of both splits as numbers.
 
-    Args:
-        train: Training labels; each class must occur.
-        test: Test labels, if there are any.
-        names: The file's class names; None takes the distinct words in order, or the numbers.
-
-    Raises:
-        ValueError: Labels outside of the classes, a class without a training image, or words against numbers.
+    Without the file's class ``names``, these are the distinct words in order, or the numbers. Each class must occur in
+    the training labels.
     """
     if test is not None and test.words != train.words:
         raise _mixed(train, test)
@@ -117,22 +96,16 @@ def number_labels(
     elif train.words:
         classes = tuple(sorted(set(train.values)))
     else:
-        classes = _counted(train)
+        if (largest := int(train.values.max())) >= len(train.values):
+            raise ValueError(
+                f"{train.origin} has the label {largest} and {len(train.values)} images: "
+                "number the classes 0..K-1 without a gap, with at least one training image each"
+            )
+        classes = tuple(str(label) for label in range(largest + 1))
     first = check_labels(class_numbers(train, classes), len(classes), train.origin, every=True)
     if test is None:
         return classes, first, None
     return classes, first, check_labels(class_numbers(test, classes), len(classes), test.origin, every=False)
-
-
-def _counted(train: Column) -> tuple[str, ...]:
-    """Return the names of classes that are numbers; the number of images bounds K."""
-    largest = int(train.values.max())
-    if largest >= len(train.values):
-        raise ValueError(
-            f"{train.origin} has the label {largest} and {len(train.values)} images: "
-            "number the classes 0..K-1 without a gap, with at least one training image each"
-        )
-    return tuple(str(label) for label in range(largest + 1))
 
 
 def class_numbers(labels: Column, classes: tuple[str, ...]) -> NDArray[Any]:
@@ -160,16 +133,9 @@ def check_names(names: Sequence[object], origin: str) -> tuple[str, ...]:
 
 
 def check_labels(labels: object, classes: int, origin: str, *, every: bool) -> Labels:
-    """Return labels as int64 (n,), each one of 0..K-1.
+    """Return whole numbers (n,) or (n, 1) as labels int64 (n,), each one of 0..K-1.
 
-    Args:
-        labels: Any array of whole numbers (n,) or (n, 1).
-        classes: K.
-        origin: The file's name, for errors.
-        every: Whether each class must occur, as in training labels.
-
-    Raises:
-        ValueError: Labels that are not whole numbers, outside 0..K-1, or a class without an image.
+    ``every``: each class must occur, as in training labels.
     """
     array = np.asarray(labels)
     if array.dtype.kind not in "iu" or array.size == 0 or array.size != len(array):

@@ -56,22 +56,8 @@ def data_recipe(data: DataConfig) -> Tree:
     return recipe if data.augment == "none" or flip == _without_field(data.dataset) else recipe | {"flip": flip}
 
 
-def default_settings(dataset: str) -> Tree:
-    """Return the settings of other projects' experts: all of these projects mirror data of users."""
-    return {} if dataset in DATASETS else {"data": {"flip": True}}
-
-
 def check_mirroring(place: object, recipe: Mapping[str, Any], data: DataConfig) -> None:
-    """Refuse experts that were trained with mirror images where the settings want none, or the reverse.
-
-    Args:
-        place: The buffer's name, for errors.
-        recipe: The buffer's.
-        data: The settings of this run.
-
-    Raises:
-        ValueError: Naming both values and the remedy.
-    """
+    """Refuse a buffer's experts that were trained with mirror images where the settings want none, or the reverse."""
     flip = bool(recipe.get("flip", _without_field(data.dataset)))
     if recipe.get("augment") != "none" and flip != flips(data):
         own, other = str(flip).lower(), str(not flip).lower()

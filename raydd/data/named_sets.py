@@ -6,7 +6,7 @@ import socket
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,24 +41,16 @@ def find_digits(root: Path) -> Source:
 
 @dataclass(frozen=True)
 class Torchvision:
-    """How torchvision keeps a data set.
-
-    Attributes:
-        kind: Its class.
-        files: What it reads, relative to the folder of raw data.
-        labels: The attribute with the labels.
-        chooser: The constructor's argument that chooses a part, and its values for train and test.
-        digits: Whether the classes are the ten digits, and not those the data set names.
-    """
+    """A data set of torchvision: its class, and how that is called and read."""
 
     kind: str
-    files: tuple[str, ...]
-    labels: str = "targets"
-    chooser: tuple[str, object, object] = ("train", True, False)
-    digits: bool = False
+    files: tuple[str, ...]  # what it reads, relative to the folder of raw data
+    labels: str = "targets"  # the attribute with the labels
+    chooser: tuple[str, object, object] = ("train", True, False)  # argument, and its values for train and test
+    digits: bool = False  # whether the classes are the ten digits, and not those the data set names
 
     def open(self, root: Path, test: bool, *, download: bool = False) -> Any:
-        """The data set as torchvision gives it; raises whatever its parts raise."""
+        """Return the data set as torchvision gives it; raise whatever its parts raise."""
         import torchvision.datasets
 
         argument, *values = self.chooser
@@ -68,7 +60,7 @@ class Torchvision:
 
 
 def idx(kind: str) -> tuple[str, ...]:
-    """The four files of MNIST and its relatives."""
+    """Return the four files of MNIST and its relatives."""
     return tuple(
         f"{kind}/raw/{part}-{what}-ubyte" for part in ("train", "t10k") for what in ("images-idx3", "labels-idx1")
     )
@@ -134,29 +126,22 @@ def _channels_last(data: Any) -> Any:
 def _download(root: Path, name: str) -> None:
     """Download elsewhere and move file by file, so that ``root`` never holds a half-written file."""
     row = TORCHVISION[name]
-    with tempfile.TemporaryDirectory(prefix="raydd-") as trial, _timeout():
+    before = socket.getdefaulttimeout()
+    with tempfile.TemporaryDirectory(prefix="raydd-") as trial:
+        socket.setdefaulttimeout(TIMEOUT_SECONDS)  # a closed network fails in seconds
         try:
             for test in (False, True):
                 row.open(Path(trial), test, download=True)
         except Exception as error:
             raise ValueError(_how_to_get(name, root, "is missing and could not be downloaded", error)) from error
+        finally:
+            socket.setdefaulttimeout(before)
         for file in row.files:
             target = root / file
             target.parent.mkdir(parents=True, exist_ok=True)
             unfinished = target.with_name(f"{target.name}.{Path(trial).name}.tmp")
             shutil.copyfile(Path(trial) / file, unfinished)
             unfinished.replace(target)
-
-
-@contextlib.contextmanager
-def _timeout() -> Iterator[None]:
-    """Let a closed network fail in seconds."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(TIMEOUT_SECONDS)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
 
 
 def _how_to_get(name: str, root: Path, trouble: str, error: Exception) -> str:

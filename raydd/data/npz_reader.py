@@ -1,7 +1,4 @@
-"""The reader of ``.npz`` archives: images and labels as NumPy arrays.
-
-Shapes: `n` images, `C H W` image, `K` classes.
-"""
+"""The reader of ``.npz`` archives: images and labels as NumPy arrays."""
 
 import zipfile
 from functools import partial
@@ -100,7 +97,7 @@ def _check_members(path: Path, archive: zipfile.ZipFile, members: dict[str, zipf
 
 
 def _channels_last(images: NDArray[Any], origin: str) -> NDArray[Any]:
-    """Images as (n, H, W, C)."""
+    """Return images as (n, H, W, C)."""
     if images.dtype.kind not in "buif":
         raise ValueError(f"{origin} is of type {images.dtype}: {BYTES_ONLY}")
     if 0 in images.shape:

@@ -34,9 +34,6 @@ def find_parquet(root: Path, name: str) -> Source:
 
     Files named ``test*`` are the test images (``validation*`` if there are none), all others but ``validation*`` the
     training images. Without test images a fixed stratified 20 % is held out.
-
-    Raises:
-        ValueError: No training file.
     """
     files = parquet_files(root)
     test = [path for path in files if path.name.startswith("test")]
@@ -58,8 +55,8 @@ def _read_parquet(name: str, train: list[Path], test: list[Path], note: str, for
     if test_labels is not None:
         parts = _part(train, labels, None, plan), _part(test, test_labels, None, plan)
         return Content(classes, *parts, note, plan.findings)
-    kept, held = test_split(labels, name, str(train[0]), "*.parquet file")
-    parts = _part(train, labels, kept, plan), _part(train, labels, held, plan)
+    remaining, held = test_split(labels, name, str(train[0]), "*.parquet file")
+    parts = _part(train, labels, remaining, plan), _part(train, labels, held, plan)
     return Content(classes, *parts, TEST_NOTE, plan.findings)
 
 
@@ -70,28 +67,26 @@ def _part(files: list[Path], labels: Labels, rows: NDArray[np.int64] | None, pla
 
 @contextmanager
 def open_parquet(path: Path) -> Iterator[Any]:
-    """Open a Parquet file after comparing its declared sizes with its own.
-
-    Raises:
-        ValueError: It cannot be read, or declares more rows or bytes than it can have.
-    """
+    """Open a Parquet file; refuse one that declares more rows or bytes than it can have."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(path) as file:
-            _check_bounds(path, file.metadata)
+            stored, rows = path.stat().st_size, file.metadata.num_rows
+            if rows > stored:
+                raise ValueError(
+                    f"{path} says that it has {rows} rows in {stored} bytes: it is damaged, write it again"
+                )
+            check_declared(_bytes_of(file.metadata), stored, str(path))
             yield file
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path} is not a readable Parquet file: copy it again") from error
 
 
-def _check_bounds(path: Path, metadata: Any) -> None:
-    stored, rows = path.stat().st_size, metadata.num_rows
-    if rows > stored:
-        raise ValueError(f"{path} says that it has {rows} rows in {stored} bytes: it is damaged; write it again")
-    groups = (metadata.row_group(index) for index in range(metadata.num_row_groups))
-    check_declared(sum(group.total_byte_size for group in groups), stored, str(path))
+def _bytes_of(metadata: Any) -> int:
+    """Return the bytes of all rows, as the file declares them."""
+    return sum(metadata.row_group(index).total_byte_size for index in range(metadata.num_row_groups))
 
 
 def _schema(path: Path) -> Any:
@@ -120,11 +115,7 @@ def _labels(path: Path) -> Column:
 
 
 def label_column(values: Any, origin: str) -> Column:
-    """Return a column of Parquet as labels: whole numbers, words, or a dictionary of either.
-
-    Raises:
-        ValueError: A type that holds no labels, or an image without one.
-    """
+    """Return a column of Parquet as labels: whole numbers, words, or a dictionary of either."""
     import pyarrow as pa
 
     if pa.types.is_dictionary(values.type):
@@ -143,11 +134,7 @@ def label_column(values: Any, origin: str) -> Column:
 
 
 def class_names(schema: Any, origin: str) -> tuple[str, ...] | None:
-    """Return the class names in a schema's Hugging Face metadata, or None.
-
-    Raises:
-        ValueError: The metadata are no JSON.
-    """
+    """Return the class names in a schema's Hugging Face metadata, or None."""
     try:
         value = parse((schema.metadata or {}).get(b"huggingface", b"{}"))
     except ValueError as error:
@@ -170,10 +157,8 @@ def _blobs(files: Sequence[Path], rows: NDArray[np.int64] | None) -> Iterator[Bl
 def _encoded(path: Path) -> Iterator[tuple[str, bytes]]:
     """Yield each image's name and bytes, reading a few megabytes at a time."""
     with open_parquet(path) as file:
-        metadata, row = file.metadata, 0
-        groups = (metadata.row_group(index) for index in range(metadata.num_row_groups))
-        each = sum(group.total_byte_size for group in groups) // max(1, metadata.num_rows)
-        for batch in file.iter_batches(batch_size=max(1, min(1024, BATCH_BYTES // max(1, each))), columns=["image"]):
-            for value in batch.column("image").field("bytes").to_pylist():
-                yield f"{path} row {row}", value or b""
-                row += 1
+        each = max(1, _bytes_of(file.metadata) // max(1, file.metadata.num_rows))
+        batches = file.iter_batches(batch_size=max(1, min(1024, BATCH_BYTES // each)), columns=["image"])
+        encoded = (value for batch in batches for value in batch.column("image").field("bytes").to_pylist())
+        for row, value in enumerate(encoded):
+            yield f"{path} row {row}", value or b""

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -35,6 +35,16 @@ OTHER_COLOURS = ("CMYK", "LAB")
 
 _ALONE = threading.Lock()
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _ORIENTATION = 258, 262, 0x0112
+_TURNS = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
+"""The transposition that undoes each EXIF orientation."""
 
 
 class Unreadable(Exception):
@@ -42,24 +52,14 @@ class Unreadable(Exception):
 
 
 class Header(NamedTuple):
-    """A picture's header.
+    """A picture's header."""
 
-    Attributes:
-        size: Width and height after the EXIF orientation.
-        grey: Whether its mode has no colour.
-    """
-
-    size: tuple[int, int]
-    grey: bool
+    size: tuple[int, int]  # width and height after the EXIF orientation
+    grey: bool  # whether its mode has no colour
 
 
 class Upright(NamedTuple):
-    """A decoded picture.
-
-    Attributes:
-        image: Mode L or RGB.
-        notes: Decisions of the decoder.
-    """
+    """A decoded picture, of mode L or RGB, and the decisions of the decoder."""
 
     image: "Image"
     notes: tuple[str, ...]
@@ -90,15 +90,7 @@ def quiet() -> Iterator[None]:
 
 
 def header(data: bytes, *, upright: bool = True) -> Header:
-    """Read a picture's header alone.
-
-    Args:
-        data: The encoded picture.
-        upright: Apply the EXIF orientation to the size, for which some files must be read whole.
-
-    Raises:
-        Unreadable: See `decode`.
-    """
+    """Read a picture's header alone; the EXIF orientation, if asked for, makes some files be read whole."""
     with _damage():
         image = _open(data)
         width, height = image.size
@@ -108,16 +100,9 @@ def header(data: bytes, *, upright: bool = True) -> Header:
 
 @contextlib.contextmanager
 def decoding(data: bytes, channels: int) -> Iterator[Upright]:
-    """Decode a picture; only one large picture is held at a time.
+    """Decode a picture to 1 or 3 channels; only one large picture is held at a time.
 
     Sixteen bits are scaled to eight, transparent pixels are laid on white, and the first of several frames is used.
-
-    Args:
-        data: The encoded picture.
-        channels: 1 or 3, of the result.
-
-    Raises:
-        Unreadable: It is empty, damaged, too large, no picture, or of a mode whose range is unknown.
     """
     with _damage():
         image = _open(data)
@@ -173,33 +158,25 @@ def _is_grey(image: "Image") -> bool:
 
 
 def _upright(image: "Image", channels: int) -> Upright:
+    from PIL.Image import Transpose
+
     notes: list[str] = []
     _scale_clear_colour(image)
     if image.mode in (*COLOUR, "LA") and any(";16" in str(tile) for tile in getattr(image, "tile", ())):
         notes.append(SCALED)  # by Pillow, which takes the upper byte
-    grey, turn, alone = _is_grey(image), _orientation(image), _one_frame(image)
+    grey, turn = _is_grey(image), _orientation(image)
+    frames = image.format != "MPO" and getattr(image, "is_animated", False)  # a camera's MPO has no second frame
     if image.mode in OTHER_COLOURS:
         notes.append(f"{image.mode} is converted to RGB without its colour profile")
     image = _flat(_eight_bits(image, notes), grey, notes)
     if turn in _TURNS:
-        image = image.transpose(_turns()[turn])
-    if image.mode == "RGB" and channels == 1 and _has_colour(image):
+        image = image.transpose(Transpose[_TURNS[turn]])
+    if image.mode == "RGB" and channels == 1 and (np.ptp(np.asarray(image), axis=2) > 0).any():
         notes.append("colours are read as grey")
     image = image.convert("L" if channels == 1 else "RGB")
-    if not alone:
+    if frames:
         notes.append("of several frames the first is read")
     return Upright(image, tuple(notes))
-
-
-_TURNS = range(2, 9)
-
-
-def _turns() -> dict[int, Any]:
-    """Return the transposition that undoes each EXIF orientation."""
-    from PIL.Image import Transpose
-
-    names = ("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90")
-    return {value: Transpose[name] for value, name in zip(_TURNS, names, strict=True)}
 
 
 def _orientation(image: "Image") -> int:
@@ -210,11 +187,6 @@ def _orientation(image: "Image") -> int:
         value = image.getexif().get(_ORIENTATION, 1)
         return value if isinstance(value, int) else 1
     return 1
-
-
-def _one_frame(image: "Image") -> bool:
-    """Return whether the file holds one picture; the second one of a camera's MPO is no frame."""
-    return image.format == "MPO" or not getattr(image, "is_animated", False)
 
 
 def _scale_clear_colour(image: "Image") -> None:
@@ -266,8 +238,3 @@ def _flat(image: "Image", grey: bool, notes: list[str]) -> "Image":
     under = Image.new(mode, image.size, WHITE if grey else (WHITE,) * 3)
     under.paste(clear.convert(mode), mask=alpha)
     return under
-
-
-def _has_colour(image: "Image") -> bool:
-    red, green, blue = np.asarray(image).transpose(2, 0, 1)
-    return bool((red != green).any() or (green != blue).any())

@@ -1,7 +1,4 @@
-"""Preprocessing as an object that is saved with every buffer and synthetic set.
-
-Shapes: `B` batch, `C H W` image, `D = C H W` pixels.
-"""
+"""Preprocessing as an object that is saved with every buffer and synthetic set."""
 
 import hashlib
 import math
@@ -23,18 +20,11 @@ Arrays = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of preprocessing.
+    """One kind of preprocessing."""
 
-    Attributes:
-        arrays: Names of the fitted arrays.
-        fit: The arrays for a data set.
-        forward: Images in [0, 1] (B, C, H, W) -> a network's input.
-        inverse: The way back.
-    """
-
-    arrays: tuple[str, ...]
+    arrays: tuple[str, ...]  # names of the fitted arrays
     fit: Callable[[Dataset], dict[str, Tensor]]
-    forward: Callable[[Arrays, Tensor], Tensor]
+    forward: Callable[[Arrays, Tensor], Tensor]  # images in [0, 1] (B, C, H, W) -> a network's input
     inverse: Callable[[Arrays, Tensor], Tensor]
 
 
@@ -76,22 +66,16 @@ class Transform:
 
     ``normalise`` is ``(x / 255 - mean) / std`` with the data set's statistics, ``zca`` whitens ``x / 255`` (fitted on
     the train split, without normalisation), ``raw01`` is ``x / 255``.
-
-    Attributes:
-        kind: A key of `KINDS`.
-        tensors: The fitted arrays by name.
-        dtype: Least precise type of the result.
     """
 
     kind: str
     tensors: Arrays = field(default_factory=dict)
-    dtype: torch.dtype = torch.float32
+    dtype: torch.dtype = torch.float32  # least precise type of the result
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return a network's input (B, C, H, W), on x's device.
+        """Return a network's input (B, C, H, W), on the device of the images x.
 
-        Args:
-            x: Images (B, C, H, W), uint8 in 0..255 or floating point in [0, 1]; gradients flow to the latter.
+        They are uint8 in 0..255, or floating point in [0, 1], to which gradients flow.
         """
         wide = self._wide(x)
         return KINDS[self.kind].forward(self.tensors, wide if x.is_floating_point() else wide / 255)
@@ -128,16 +112,7 @@ class Transform:
 
     @staticmethod
     def restore(metadata: Mapping[str, Any], arrays: Arrays, prefix: str = "") -> "Transform":
-        """Return exactly the transform that `metadata` and `arrays` describe.
-
-        Args:
-            metadata: Of `metadata`.
-            arrays: Of `arrays`; others are ignored.
-            prefix: Of the arrays' names.
-
-        Raises:
-            ValueError: Unknown kind, missing arrays, or arrays of another hash or of wrong values.
-        """
+        """Return the transform of `metadata` and `arrays`, whose names begin with ``prefix``; refuse another hash."""
         kind = _known(str(metadata.get("kind")))
         missing = [name for name in KINDS[kind].arrays if prefix + name not in arrays]
         if missing:

@@ -22,21 +22,13 @@ class _Checkpoint(Document):
 
 
 def checkpoint_step(folder: Path) -> int | None:
-    """Return the outer step of a run folder's checkpoint, or None.
-
-    Raises:
-        ValueError: The checkpoint is damaged.
-    """
+    """Return the outer step of a run folder's checkpoint, or None; refuse a damaged one."""
     path = folder / CHECKPOINT
     return load_checked(path, _Checkpoint)[1].plain.step if path.is_file() else None
 
 
 def progress_of(folder: Path) -> str | None:
-    """Return the progress of an unfinished run, such as ``step 40 of 150``; None for other folders.
-
-    Raises:
-        ValueError: The checkpoint is damaged.
-    """
+    """Return the progress of an unfinished run, such as ``step 40 of 150``; None for other folders."""
     config = folder / "config.yaml"
     if not config.is_file() or (folder / "synset.arrow").exists():
         return None

@@ -1,14 +1,11 @@
-"""Records of scores, from the trainings to the report: one class for each kind, and its JSON form.
-
-Shapes: none; accuracies are fractions.
-"""
+"""Records of scores, from the trainings to the report: one class for each kind, and its JSON form."""
 
 from collections.abc import Iterable
-from typing import Any, Self
+from typing import Any
 
 from pydantic import Field
 
-from raydd.io.document import Document, Finite, Fraction, validate
+from raydd.io.document import Document, Finite, Fraction
 
 
 class ScoreDocument(Document):
@@ -18,84 +15,42 @@ class ScoreDocument(Document):
         """Return the record as plain JSON values."""
         return self.model_dump(mode="json", by_alias=True)
 
-    @classmethod
-    def from_document(cls, document: Any) -> Self:
-        """Read a record from plain JSON values.
-
-        Raises:
-            ValueError: In one line: the key, and what is wrong there.
-        """
-        return validate(cls, document)
-
 
 class StepScore(ScoreDocument):
-    """The score of one kept outer step of a run.
-
-    Attributes:
-        step: The outer step.
-        mean: Mean accuracy over the networks.
-        std: Its standard deviation (n - 1); None for one network.
-        values: One accuracy a network.
-    """
+    """The score of one kept outer step of a run."""
 
     step: int
     mean: Fraction
-    std: Finite | None
-    values: tuple[Fraction, ...] = ()
+    std: Finite | None  # its standard deviation (n - 1); None for one network
+    values: tuple[Fraction, ...] = ()  # one accuracy a network
 
 
 class Score(ScoreDocument):
-    """The accuracy of networks that were trained on one set: one row of a table, on one network.
-
-    Attributes:
-        name: The row's name.
-        kind: ``distilled``, a name of `raydd.selection.coresets.CORESETS` (``-mosaic`` for mosaics), or ``whole``.
-        dataset: The data set that the networks are tested on.
-        network: The network's name.
-        protocol: How the networks were trained.
-        selection: How the set was chosen: ``honest`` (never on test images), ``paper`` (on them), or ``unknown``.
-        ipc: Stored images per class; None for the whole data set.
-        networks: How many networks were trained.
-        mean: Mean accuracy.
-        std: Standard deviation (n - 1); None for one network.
-        values: One accuracy a network.
-        seconds: Mean duration of a training.
-        commits: Commits of the source that trained the networks.
-        split: The split that accuracy is measured on.
-        augment: Whether training images were augmented.
-        part: The training that this is for a robust score, a name of `raydd.evaluation.robust.TRAININGS`.
-        of: The row that this one belongs to.
-        lrs: Learning rates of which the best on the validation split was taken.
-        requested: Whether the user named this set.
-        labels: Label kind of the set; for robust scores only.
-        seeds: Seeds of the networks; for robust scores only.
-        step: The outer step with the highest mean; for the best of kept steps only.
-        steps: Scores of all kept steps; they are a list of their own in JSON.
-    """
+    """The accuracy of networks that were trained on one set: one row of a table, on one network."""
 
     name: str
-    kind: str
-    dataset: str
+    kind: str  # `distilled`, a name of `raydd.selection.coresets.CORESETS` (`-mosaic` for mosaics), or `whole`
+    dataset: str  # the data set that the networks are tested on
     network: str
     protocol: str
-    selection: str
-    ipc: Finite | None = None
+    selection: str  # how the set was chosen: `honest` (never on test images), `paper` (on them), or `unknown`
+    ipc: Finite | None = None  # stored images per class; None for the whole data set
     networks: int
     mean: Fraction
-    std: Finite | None
-    values: tuple[Fraction, ...]
-    seconds: Finite | None = None
-    commits: tuple[str, ...] = ()
-    split: str = "test"
-    augment: bool = True
-    part: str = ""
-    of: str = ""
-    lrs: tuple[Finite, ...] = ()
+    std: Finite | None  # standard deviation (n - 1); None for one network
+    values: tuple[Fraction, ...]  # one accuracy a network
+    seconds: Finite | None = None  # mean duration of a training
+    commits: tuple[str, ...] = ()  # commits of the source that trained the networks
+    split: str = "test"  # the split that accuracy is measured on
+    augment: bool = True  # whether training images were augmented
+    part: str = ""  # the training that this is for a robust score, a name of `raydd.evaluation.robust.TRAININGS`
+    of: str = ""  # the row that this one belongs to
+    lrs: tuple[Finite, ...] = ()  # learning rates of which the best on the validation split was taken
     requested: bool = Field(default=False, alias="asked")  # the key in files
-    labels: str = ""
-    seeds: tuple[int, ...] = ()
-    step: int | None = None
-    steps: tuple[StepScore, ...] = ()
+    labels: str = ""  # label kind of the set; for robust scores only
+    seeds: tuple[int, ...] = ()  # seeds of the networks; for robust scores only
+    step: int | None = None  # the outer step with the highest mean; for the best of kept steps only
+    steps: tuple[StepScore, ...] = ()  # scores of all kept steps; they are a list of their own in JSON
 
     @property
     def in_table(self) -> bool:
@@ -121,61 +76,34 @@ class Score(ScoreDocument):
 
 
 class Comparison(ScoreDocument):
-    """A test of the difference between two rows on one network.
-
-    Attributes:
-        network: The network's name.
-        first: Name of the first row.
-        second: Name of the second row.
-        difference: Mean accuracy of the first less that of the second.
-        low: Lower end of the 95 % interval of the difference; None without a test.
-        high: Its upper end.
-        p: Two-sided p value; None without a test.
-        method: ``welch`` or ``bootstrap``.
-        freedom: Degrees of freedom of the t distribution; None for a bootstrap and without a test.
-        counts: Networks of the first and of the second.
-        best_baseline: Whether the second is the best baseline of the first's size.
-        p_adjusted: ``p`` adjusted by Holm's method for all tests of the data set, network and protocol.
-    """
+    """A test of the difference between two rows on one network."""
 
     network: str
     first: str
     second: str
-    difference: Finite
-    low: Finite | None
+    difference: Finite  # mean accuracy of the first less that of the second
+    low: Finite | None  # lower end of the 95 % interval of the difference; None without a test
     high: Finite | None
-    p: Fraction | None
-    method: str
-    freedom: Finite | None = None
-    counts: tuple[int, int]
-    best_baseline: bool = False
-    p_adjusted: Fraction | None
+    p: Fraction | None  # two-sided p value; None without a test
+    method: str  # `welch` or `bootstrap`
+    freedom: Finite | None = None  # degrees of freedom of the t distribution; None for a bootstrap and without a test
+    counts: tuple[int, int]  # networks of the first and of the second
+    best_baseline: bool = False  # whether the second is the best baseline of the first's size
+    p_adjusted: Fraction | None  # `p` adjusted by Holm's method for all tests of the data set, network and protocol
 
 
 class RobustScore(ScoreDocument):
-    """A robust score of a set on one network.
+    """A robust score of a set on one network."""
 
-    Attributes:
-        of: Name of the set's row.
-        network: The network's name.
-        score: A name of `raydd.evaluation.robust.SCORES`.
-        mean: The mean of ``values``, or the score of the mean accuracies.
-        std: Standard deviation over networks; None where a training has one seed only.
-        values: One score a seed; empty where the trainings have different seeds.
-        how: ``by seed`` or ``of means``.
-        weight: The score's weight in [0, 1].
-        parts: The mean accuracy of each training in the score's formula.
-    """
-
-    of: str
+    of: str  # name of the set's row
     network: str
-    score: str
-    mean: Finite
-    std: Finite | None
-    values: tuple[Finite, ...] = ()
-    how: str
-    weight: Finite
-    parts: dict[str, Finite] = Field(default={})
+    score: str  # a name of `raydd.evaluation.robust.SCORES`
+    mean: Finite  # the mean of `values`, or the score of the mean accuracies
+    std: Finite | None  # standard deviation over networks; None where a training has one seed only
+    values: tuple[Finite, ...] = ()  # one score a seed; empty where the trainings have different seeds
+    how: str  # `by seed` or `of means`
+    weight: Finite  # the score's weight in [0, 1]
+    parts: dict[str, Finite] = Field(default={})  # the mean accuracy of each training in the score's formula
 
 
 def table_rows(scores: Iterable[Score]) -> list[Score]:

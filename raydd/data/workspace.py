@@ -24,21 +24,13 @@ Job = TypeVar("Job", DistillConfig, ExpertsConfig)
 
 @dataclass(frozen=True, eq=False)
 class Workspace:
-    """A data set, its preprocessing, a network and a device.
-
-    Attributes:
-        dataset: The images.
-        transform: Their preprocessing.
-        network: A name of `raydd.NETWORKS`; empty for none.
-        device: The tensors'.
-        augment: The augmentation of training, an image at a time; it mirrors only where the data set allows that.
-    """
+    """A data set, its preprocessing, a network and a device."""
 
     dataset: Dataset
     transform: Transform
-    network: str
+    network: str  # a name of `raydd.NETWORKS`; empty for none
     device: torch.device
-    augment: Augment
+    augment: Augment  # the augmentation of training, an image at a time; it mirrors only where the data set allows that
 
     def build(self) -> nn.Module:
         """Return the network, for these images."""
@@ -65,17 +57,7 @@ def load_images(data: DataConfig) -> Dataset:
 def open_workspace(
     data: DataConfig, network: str | None, device: torch.device, transform: Transform | None = None
 ) -> Workspace:
-    """Load the data set and check that the network can be built for it.
-
-    Args:
-        data: Which images, and how they reach a network.
-        network: A name of `raydd.NETWORKS`; None opens the images alone.
-        device: The tensors'.
-        transform: The preprocessing, if it is fitted already.
-
-    Raises:
-        ValueError: Unknown or unreadable data set, unknown network, or one that such images do not fit.
-    """
+    """Load the data set, fit the transform unless it is given, and check that the network can be built for them."""
     if network is not None:
         find(network)  # names first: loading decodes the images into the cache
     dataset = load_images(data)
@@ -94,11 +76,7 @@ def print_note(dataset: Dataset, screen: Screen) -> None:
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the device that ``auto``, ``cpu`` or ``cuda`` means on this machine.
-
-    Raises:
-        ValueError: ``cuda`` on a machine without one.
-    """
+    """Return the device that ``auto``, ``cpu`` or ``cuda`` means on this machine; refuse a missing one."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from raydd.data.synset_schema import ScoreDocument
+from raydd.data.synset import ScoreDocument
 from raydd.io.document import Document, Finite, Tree, Whole
 from raydd.io.tensor_file import Tensors, flatten_tree, load_checked, save_tensors, unflatten_tree
 

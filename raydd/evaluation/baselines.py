@@ -20,8 +20,7 @@ from raydd.buffer.arrow_buffer import ArrowBuffer, verify
 from raydd.buffer.expert_file import expert_path
 from raydd.config.schema import DataConfig
 from raydd.data.preprocessing import Transform
-from raydd.data.synset import SyntheticSet
-from raydd.data.synset_schema import check_parts
+from raydd.data.synset import SyntheticSet, check_parts
 from raydd.data.workspace import Workspace, open_workspace
 from raydd.evaluation.matrix import ScoreRow
 from raydd.evaluation.student import REAL_LR

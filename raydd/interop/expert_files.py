@@ -1,7 +1,4 @@
-"""Experts in files of other projects: MTT's replay buffers, TGDD's checkpoints. Code in them is never run.
-
-Shapes: `P` parameters, `K` the last epoch.
-"""
+"""Experts in files of other projects: MTT's replay buffers, TGDD's checkpoints. Code in them is never run."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -24,17 +21,11 @@ Source = tuple[Path, ...]
 
 
 class ForeignExpert(NamedTuple):
-    """One expert in other files.
+    """One expert in other files."""
 
-    Attributes:
-        place: The files and the number, for errors.
-        epochs: The epoch of its last snapshot, K.
-        snapshot: Reads the snapshot after an epoch.
-    """
-
-    place: str
-    epochs: int
-    snapshot: Callable[[int], Snapshot]
+    place: str  # the files and the number, for errors
+    epochs: int  # the epoch of its last snapshot, K
+    snapshot: Callable[[int], Snapshot]  # reads the snapshot after an epoch
 
 
 class Match(NamedTuple):
@@ -46,37 +37,21 @@ class Match(NamedTuple):
 
 
 class Format(NamedTuple):
-    """One project's files.
-
-    Attributes:
-        files: Their names, for users.
-        pattern: The same as a regular expression.
-        sources: Sorts files in the experts' order.
-        read: Reads the experts of a source, and checks what needs no reading of all numbers.
-        recipe: The project's default training of experts of K epochs.
-        ask: The error if the user gives no preprocessing; empty if the project has only normalise.
-    """
+    """One project's files."""
 
     files: str
-    pattern: re.Pattern[str]
-    sources: Callable[[Sequence[Match]], list[Source]]
-    read: Callable[[Source, Target], list[ForeignExpert]]
-    recipe: Callable[[int], Tree]
-    ask: str = ""
+    pattern: re.Pattern[str]  # the same as a regular expression
+    sources: Callable[[Sequence[Match]], list[Source]]  # sorts files in the experts' order
+    read: Callable[[Source, Target], list[ForeignExpert]]  # checks what needs no reading of all numbers
+    recipe: Callable[[int], Tree]  # the project's default training of experts of K epochs
+    ask: str = ""  # the error if the user gives no preprocessing; empty if the project has only normalise
 
 
 def find_experts(paths: Sequence[Path], layout: str | None = None) -> tuple[str, list[Source]]:
-    """Find files of experts, in the experts' order: folder by folder as given, in each by number.
+    """Return the format of files of experts, a key of `FORMATS`, and the files in the experts' order.
 
-    Args:
-        paths: Folders or files.
-        layout: A key of `FORMATS`; None detects it.
-
-    Returns:
-        The key, and the sources.
-
-    Raises:
-        ValueError: No such path or layout, files of two layouts, of several sets, or with gaps.
+    The order is folder by folder as given, in each by number. Gaps, files of two formats and of
+    several sets are refused.
     """
     if layout is not None and layout not in FORMATS:
         raise ValueError(f"unknown format {layout!r} of experts: use one of {', '.join(FORMATS)}")
@@ -226,6 +201,13 @@ _ASK = (
     "without _NO_ZCA in its name) or --preprocessing normalise"
 )
 FORMATS: dict[str, Format] = {
-    "mtt": Format("replay_buffer_<n>.pt", REPLAY, _replays, _read_replay, _mtt_recipe, _ASK),
+    "mtt": Format(
+        "replay_buffer_<n>.pt",
+        REPLAY,
+        lambda files: [(path,) for path in _by_number(files, "file").values()],
+        _read_replay,
+        _mtt_recipe,
+        _ASK,
+    ),
     "tgdd": Format("<name>_premodel<n>_epoch<e>.pth.tar", CHECKPOINT, _checkpoints, _read_checkpoints, _tgdd_recipe),
 }

@@ -1,7 +1,4 @@
-"""Import experts of other projects into a trajectory buffer.
-
-Shapes: `P` parameters, `Q` running statistics, `K` the last epoch.
-"""
+"""Import experts of other projects into a trajectory buffer."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -21,7 +18,8 @@ from raydd.buffer.precision import STORAGES
 from raydd.buffer.spec import BufferSpec, spec_of
 from raydd.config.parsing import Tree, build, flat, merged
 from raydd.config.schema import ExpertsConfig
-from raydd.data import mirroring
+from raydd.data.datasets import DATASETS
+from raydd.data.mirroring import data_recipe
 from raydd.data.preprocessing import fit_transform, load_transform, save_transform
 from raydd.data.workspace import Workspace, open_workspace
 from raydd.interop.expert_files import FORMATS, ForeignExpert, Format, Source, find_experts
@@ -40,23 +38,14 @@ FROM_FILES = ("experts.epochs", "experts.num_experts", "experts.kept")
 
 
 class Imported(NamedTuple):
-    """The result of an import.
+    """The result of an import."""
 
-    Attributes:
-        layout: A key of `raydd.interop.expert_files.FORMATS`.
-        config: The buffer's settings; those of neither the files nor the user are in ``assumed``.
-        experts: The number of experts in the files.
-        new: The number of those that were not in the buffer yet.
-        accuracy: Of the first expert's last snapshot on some training images, a fraction.
-        assumed: Settings from the project's own defaults, by name.
-    """
-
-    layout: str
-    config: ExpertsConfig
-    experts: int
-    new: int
-    accuracy: float
-    assumed: Tree
+    layout: str  # a key of `raydd.interop.expert_files.FORMATS`
+    config: ExpertsConfig  # the buffer's settings; those of neither the files nor the user are in `assumed`
+    experts: int  # the number of experts in the files
+    new: int  # the number of those that were not in the buffer yet
+    accuracy: float  # of the first expert's last snapshot on some training images, a fraction
+    assumed: Tree  # settings from the project's own defaults, by name
 
 
 def import_experts(
@@ -70,19 +59,9 @@ def import_experts(
     """Write experts of other projects into a trajectory buffer; a second call continues where the first was stopped.
 
     One snapshot is held at a time, and one file is open. Experts are numbered folder by folder, in each by the number
-    in the file's name. Accuracies and losses are NaN, because the files have none.
-
-    Args:
-        paths: Folders or files of `FORMATS`.
-        out: The buffer's folder, or a URI.
-        settings: The known settings of `ExpertsConfig`: data set, network, preprocessing, training. Others come from
-            the project's own defaults, and the buffer's recipe lists them.
-        layout: A key of `FORMATS`; None detects it.
-        screen: Takes progress, and the accuracy of the first expert on training images.
-
-    Raises:
-        ValueError: No such files, damaged files or files with code, another network's experts, experts that are not
-            finite, differ in length or never move, or a folder with another buffer. Complete experts stay.
+    in the file's name. Accuracies and losses are NaN, because the files have none. Settings of `ExpertsConfig` that are
+    not given come from the project's own defaults, and the buffer's recipe lists them. Experts that are not finite,
+    differ in length or never move are refused; complete experts stay.
     """
     screen = screen or Screen()
     layout, sources = find_experts([Path(path).expanduser() for path in paths], layout)
@@ -90,7 +69,11 @@ def import_experts(
     work = _images(settings)
     target = Target(work.network, seeded(work.build, generator(0, "layout")))
     with written_folder(out, screen.note) as folder:
-        buffer, accuracy = _begin(folder, work, target, settings, (layout, sources[0]))
+        first = FORMATS[layout].read(sources[0], target)
+        _check_epochs(first, first[0].epochs)  # before the buffer is made
+        buffer = _open(folder, work, target, settings, (layout, first[0].epochs))
+        accuracy = _accuracy(buffer.work, target, first[0])
+        del first  # its file, before others are read
         screen.note(_accuracy_note(accuracy, work))
         experts = _experts(FORMATS[layout], sources, target, buffer.config.experts.epochs)
         count, new = _take(buffer, experts, len(sources), screen)
@@ -167,24 +150,11 @@ def _check_epochs(experts: list[ForeignExpert], epochs: int) -> list[ForeignExpe
     return experts
 
 
-def _begin(
-    folder: Path, work: Workspace, target: Target, settings: Tree, first: tuple[str, Source]
-) -> tuple[_Buffer, float]:
-    """Make the buffer after checking the experts of the first source; return it and the first one's accuracy."""
-    layout, source = first
-    experts = FORMATS[layout].read(source, target)
-    epochs = experts[0].epochs
-    _check_epochs(experts, epochs)
-    buffer = _open(folder, work, target, settings, (layout, epochs))
-    return buffer, _accuracy(buffer.work, target, experts[0])
-
-
 def _open(folder: Path, work: Workspace, target: Target, settings: Tree, kind: tuple[str, int]) -> _Buffer:
     """Make or check the buffer's folder and its preprocessing; ``kind`` is the files' layout and the last epoch."""
     layout, epochs = kind
-    defaults = merged(
-        NO_VALIDATION, FORMATS[layout].recipe(epochs), mirroring.default_settings(settings["data"]["dataset"])
-    )
+    mirrored: Tree = {} if settings["data"]["dataset"] in DATASETS else {"data": {"flip": True}}  # as all projects do
+    defaults = merged(NO_VALIDATION, FORMATS[layout].recipe(epochs), mirrored)
     config = build(ExpertsConfig, defaults, settings, {"experts": {"epochs": epochs}})
     names = {*flat(defaults), "data.preprocessing"} - set(flat(settings))
     assumed = {name: value for name, value in flat(config).items() if name in names}
@@ -192,7 +162,7 @@ def _open(folder: Path, work: Workspace, target: Target, settings: Tree, kind: t
     transform = load_transform(folder) if stored.exists() else fit_transform(wanted, work.dataset)
     if transform.kind != wanted:
         raise ValueError(f"{folder} has preprocessing {transform.kind!r}, not {wanted!r}; name another --out")
-    recipe = config.experts.recipe() | mirroring.data_recipe(config.data)
+    recipe = config.experts.recipe() | data_recipe(config.data)
     recipe["imported"] = {"format": layout, "assumed": sorted(assumed)}
     work = replace(work, transform=transform)
     spec = spec_of(work, target.network, recipe, config.seed, storage=config.experts.storage)

@@ -1,7 +1,4 @@
-"""Map tensors of other projects' networks to those of ours.
-
-Shapes: `P` parameters.
-"""
+"""Map tensors of other projects' networks to those of ours."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -31,15 +28,10 @@ Snapshot = dict[str, Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """The network that experts are of.
+    """The network that experts are of."""
 
-    Attributes:
-        name: A name of `raydd.NETWORKS`.
-        network: The network, with any weights.
-    """
-
-    name: str
-    network: nn.Module
+    name: str  # a name of `raydd.NETWORKS`
+    network: nn.Module  # the network, with any weights
 
     @cached_property
     def layout(self) -> Layout:
@@ -73,14 +65,6 @@ def by_layer(names: Sequence[str], target: Target, place: str = "the checkpoint"
     """Return their name of each of our tensors: layers in order, and equal last names in each.
 
     IDC's ConvNet lists all convolutions before all norms; they are put back in the order of the blocks.
-
-    Args:
-        names: Of a state_dict's tensors, in its order.
-        target: Our network.
-        place: The file, for errors.
-
-    Raises:
-        ValueError: An unknown layer, or layers that differ.
     """
     theirs, ours = _layers(names), _layers(target.shapes)
     for layer in theirs:

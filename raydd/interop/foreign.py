@@ -1,7 +1,4 @@
-"""The types of import and export: sets in other projects' files, and layouts.
-
-Shapes: `N` images, `K` classes, `C H W` image.
-"""
+"""The types of import and export: sets in other projects' files, and layouts."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,68 +13,39 @@ Space = Literal["network", "pixels", "bytes"]
 
 
 class Foreign(NamedTuple):
-    """A set in files of another project.
+    """A set in files of another project."""
 
-    Attributes:
-        images: (N, C, H, W), floating point, or uint8.
-        labels: (N,) classes, or (N, K) logits.
-        lr: The students' learning rate, if the files have it.
-        notes: Decisions of the reader.
-        space: The space of the images, if it is not the layout's.
-    """
-
-    images: Tensor
-    labels: Tensor
-    lr: float | None = None
+    images: Tensor  # (N, C, H, W), floating point, or uint8
+    labels: Tensor  # (N,) classes, or (N, K) logits
+    lr: float | None = None  # the students' learning rate, if the files have it
     notes: tuple[str, ...] = ()
-    space: Space | None = None
+    space: Space | None = None  # the space of the images, if it is not the layout's
 
 
 class Outgoing(NamedTuple):
-    """A set for export.
+    """A set for export."""
 
-    Attributes:
-        synset: The set in a form that the layout can hold: on the CPU, float32, with labels of its kind.
-        images: Its images (N, C, H, W) in the layout's space.
-    """
-
-    synset: SyntheticSet
-    images: Tensor
+    synset: SyntheticSet  # the set in a form that the layout can hold: on the CPU, float32, with labels of its kind
+    images: Tensor  # its images (N, C, H, W) in the layout's space
 
 
 class Layout(NamedTuple):
-    """One project's files.
-
-    Attributes:
-        files: Their names, for users.
-        space: The space of their images.
-        labels: The kinds of labels that they hold: hard, logits.
-        find: Returns the file or folder for `read` from a user's path, or None.
-        read: Reads it; takes the names of the K classes in label order, too.
-        write: Writes the files into a folder and returns their paths.
-        subfolder: The folder below the user's.
-        together: Whether the project needs the images of a class together.
-        mosaics: Whether images stay mosaics, which the project splits itself.
-        scored: Preprocessing that the project's own scripts test on; empty if they test on any.
-    """
+    """One project's files."""
 
     files: str
-    space: Space
-    labels: tuple[str, ...]
-    find: Callable[[Path], Path | None]
-    read: Callable[[Path, tuple[str, ...]], Foreign]
-    write: Callable[[Outgoing, Path], list[Path]]
-    subfolder: Callable[[SyntheticSet], str] = lambda synset: ""
-    together: bool = False
-    mosaics: bool = False
-    scored: tuple[str, ...] = ()
+    find: Callable[[Path], Path | None]  # returns the file or folder for `read` from a user's path, or None
+    read: Callable[[Path, tuple[str, ...]], Foreign]  # reads it; takes the names of the K classes in label order, too
+    write: Callable[[Outgoing, Path], list[Path]]  # writes the files into a folder and returns their paths
+    space: Space = "network"  # the space of their images
+    labels: tuple[str, ...] = ("hard",)  # the kinds of labels that they hold: hard, logits
+    subfolder: Callable[[SyntheticSet], str] = lambda synset: ""  # the folder below the user's
+    together: bool = False  # whether the project needs the images of a class together
+    mosaics: bool = False  # whether images stay mosaics, which the project splits itself
+    scored: tuple[str, ...] = ()  # preprocessing that the project's own scripts test on; empty if they test on any
 
 
 def name_of(words: str, longest: int = 255) -> str:
     """Return a name of a class or a data set as one part of a path, of at most ``longest`` bytes.
-
-    Raises:
-        ValueError: It is empty, a dot, or too long.
 
     >>> name_of("aquarium/fish")
     'aquarium_fish'
@@ -93,31 +61,19 @@ def name_of(words: str, longest: int = 255) -> str:
 
 
 class Written(NamedTuple):
-    """The result of an export.
-
-    Attributes:
-        paths: The files.
-        images: The number of their images.
-        notes: Changes of the set, a line each.
-    """
+    """The result of an export."""
 
     paths: list[Path]
     images: int
-    notes: tuple[str, ...]
+    notes: tuple[str, ...]  # changes of the set, a line each
 
 
 class Read(NamedTuple):
-    """The result of an import.
-
-    Attributes:
-        synset: The set.
-        layout: A key of `raydd.interop.layouts.LAYOUTS`, or ``raydd`` for a set of our own.
-        notes: Assumptions, a line each.
-    """
+    """The result of an import."""
 
     synset: SyntheticSet
-    layout: str
-    notes: tuple[str, ...]
+    layout: str  # a key of `raydd.interop.layouts.LAYOUTS`, or `raydd` for a set of our own
+    notes: tuple[str, ...]  # assumptions, a line each
 
     def document(self) -> dict[str, Any]:
         """Describe the result in JSON values."""

@@ -13,8 +13,6 @@ _BOTH = ("normalise", "zca")
 LAYOUTS: dict[str, Layout] = {
     "dcbench": Layout(
         files="TM/<dataset>/IPC<k>/images_best.pt, labels_best.pt",
-        space="network",
-        labels=("hard",),
         find=tensors.find_bench,
         read=tensors.read_bench,
         write=tensors.write_bench,
@@ -23,7 +21,6 @@ LAYOUTS: dict[str, Layout] = {
     ),
     "datm": Layout(
         files="images_best.pt, labels_best.pt, lr_best.pt",
-        space="network",
         labels=("logits",),
         find=tensors.find_datm,
         read=tensors.read_best,
@@ -32,8 +29,6 @@ LAYOUTS: dict[str, Layout] = {
     ),
     "mtt": Layout(
         files="images_best.pt, labels_best.pt",
-        space="network",
-        labels=("hard",),
         find=lambda path: tensors.home_of(path, "images_best.pt", "labels_best.pt"),
         read=tensors.read_best,
         write=tensors.write_best,
@@ -41,7 +36,6 @@ LAYOUTS: dict[str, Layout] = {
     ),
     "ddranking": Layout(
         files="images.pt, labels.pt, lr.pt",
-        space="network",
         labels=("hard", "logits"),
         find=lambda path: tensors.home_of(path, "images.pt"),
         read=tensors.read_ranking,
@@ -52,7 +46,6 @@ LAYOUTS: dict[str, Layout] = {
     "tgdd": Layout(
         files="data_best.pt or data.pt",
         space="pixels",
-        labels=("hard",),
         find=lambda path: tensors.file_of(path, "data_best.pt", "data.pt"),
         read=tensors.read_pair,
         write=tensors.write_pair,
@@ -61,8 +54,6 @@ LAYOUTS: dict[str, Layout] = {
     ),
     "dc": Layout(
         files="res_*.pt",
-        space="network",
-        labels=("hard",),
         find=lambda path: tensors.file_of(path, "res_*.pt"),
         read=tensors.read_results,
         write=tensors.write_results,
@@ -70,7 +61,6 @@ LAYOUTS: dict[str, Layout] = {
     ),
     "hf": Layout(
         files="*.parquet or data/*.parquet",
-        space="network",
         labels=("hard", "logits"),
         find=parquet.find_parquet,
         read=parquet.read_parquet,
@@ -79,7 +69,6 @@ LAYOUTS: dict[str, Layout] = {
     "png": Layout(
         files="<class>/*.png",
         space="bytes",
-        labels=("hard",),
         find=pictures.find_pictures,
         read=pictures.read_pictures,
         write=pictures.write_pictures,
@@ -99,15 +88,7 @@ def layout_row(name: str) -> Layout:
 
 
 def detect(path: Path, layout: str | None = None) -> tuple[str, Path]:
-    """Return the layout of a path, and the file or folder to read: `OURS` for a synthetic set of raydd.
-
-    Args:
-        path: A file or a folder.
-        layout: A key of `LAYOUTS`; None detects it.
-
-    Raises:
-        ValueError: There is nothing at the path, or nothing of a known layout.
-    """
+    """Return the layout of a path, and the file or folder to read: `OURS` for a synthetic set of raydd."""
     if layout is not None and layout != OURS:
         row = layout_row(layout)
         _exists(path)

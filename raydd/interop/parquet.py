@@ -1,7 +1,4 @@
-"""Sets as Hugging Face Parquet: pictures to look at, and the exact numbers beside them.
-
-Shapes: `N` images, `K` classes, `C H W` image.
-"""
+"""Sets as Hugging Face Parquet: pictures to look at, and the exact numbers beside them."""
 
 import json
 from functools import partial
@@ -69,26 +66,13 @@ def _nested(values: np.ndarray[Any, Any]) -> Any:
 
 
 def read_parquet(path: Path, classes: tuple[str, ...]) -> Foreign:
-    """Read the rows of a file, or of all training files of a folder; from ``image`` if there are no ``pixels``.
-
-    Raises:
-        ValueError: A file cannot be read, has other classes, or lacks a column.
-    """
+    """Read the rows of a file, or of all training files of a folder; from ``image`` if there are no ``pixels``."""
     spared = ("test", "val") if path.is_dir() else ()  # a file that the user names is read, whatever its name
     files = [file for file in parquet_files(path) if not file.name.startswith(spared)]
-    tables = [_table(file) for file in files]
-    for file, table in zip(files, tables, strict=True):
-        _same_classes(file, table, classes)
-        missing = [name for name in ("image", "label") if name not in table.column_names]
-        if missing:
-            columns = ", ".join(table.column_names)
-            raise ValueError(
-                f"{file} has no column {missing[0]} (it has {columns}): rename its columns to image, label"
-            )
-    if not tables:
+    if not files:
         raise ValueError(f"{path} has no train*.parquet: name the file itself")
+    tables = [_table(file, classes) for file in files]
     names = {name for table in tables for name in table.column_names}
-    tables = [_with_numbers(file, table, classes) for file, table in zip(files, tables, strict=True)]
     joined = {
         name: np.concatenate([_array(f, t, name) for f, t in zip(files, tables, strict=True)])
         for name in ("label", "soft_label", "pixels")
@@ -102,18 +86,26 @@ def read_parquet(path: Path, classes: tuple[str, ...]) -> Foreign:
     return Foreign(images, labels, notes=(note, *notes), space="bytes")
 
 
-def _table(file: Path) -> Any:
-    with open_parquet(file) as parquet:
-        return parquet.read()
-
-
-def _with_numbers(file: Path, table: Any, classes: tuple[str, ...]) -> Any:
-    """Return the table with words as numbers in the labels."""
+def _table(file: Path, classes: tuple[str, ...]) -> Any:
+    """Read a file of these classes, with numbers in the place of words in the labels."""
     import pyarrow as pa
 
+    with open_parquet(file) as parquet:
+        table = parquet.read()
+    names, columns = class_names(table.schema, str(file)), table.column_names
+    if names and names != classes:
+        raise ValueError(
+            f"{file} has the classes {', '.join(names[:5])}, the data set has {', '.join(classes[:5])}: "
+            "name the right --dataset"
+        )
+    if missing := [name for name in ("image", "label") if name not in columns]:
+        raise ValueError(
+            f"{file} has no column {missing[0]} (it has {', '.join(columns)}): rename its columns to image, label"
+        )
     labels = label_column(table.column("label"), str(file))
-    index = table.column_names.index("label")
-    return table.set_column(index, "label", pa.array(class_numbers(labels, classes))) if labels.words else table
+    if not labels.words:
+        return table
+    return table.set_column(columns.index("label"), "label", pa.array(class_numbers(labels, classes)))
 
 
 def _array(file: Path, table: Any, name: str) -> np.ndarray[Any, Any]:
@@ -134,15 +126,6 @@ def _array(file: Path, table: Any, name: str) -> np.ndarray[Any, Any]:
     if column.null_count or not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
         raise ValueError(f"{file} has values of type {column.type} or none in {name}: write numbers")
     return np.array(column.to_numpy(zero_copy_only=False)).reshape(shape)
-
-
-def _same_classes(file: Path, table: Any, classes: tuple[str, ...]) -> None:
-    names = class_names(table.schema, str(file))
-    if names and names != classes:
-        raise ValueError(
-            f"{file} has the classes {', '.join(names[:5])}, the data set has {', '.join(classes[:5])}: "
-            "name the right --dataset"
-        )
 
 
 def _pictures(files: list[Path], tables: list[Any]) -> tuple[Tensor, tuple[str, ...]]:

@@ -1,7 +1,4 @@
-"""Sets as folders of pictures, one folder a class.
-
-Shapes: `N` images, `C H W` image.
-"""
+"""Sets as folders of pictures, one folder a class."""
 
 import io
 import re
@@ -31,9 +28,6 @@ def read_pictures(root: Path, classes: tuple[str, ...]) -> Foreign:
     """Read ``root/<class>/*``, in the order of classes and names; a folder has its class's name, or ``003_<class>``.
 
     If all folders are numbers, and no class has such a name, the numbers are the labels.
-
-    Raises:
-        ValueError: A folder is no class, or a picture cannot be read.
     """
     folders = [folder.name for folder in subfolders(root)]
     labels = {name: _label(name, classes) for name in folders}

@@ -1,7 +1,4 @@
-"""Convert a network's input to pixels whose preprocessing gives the same bits.
-
-Shapes: `N` images, `C H W` image.
-"""
+"""Convert a network's input to pixels whose preprocessing gives the same bits."""
 
 import torch
 from torch import Tensor
@@ -18,10 +15,6 @@ def to_pixels(transform: Transform, images: Tensor) -> tuple[Tensor, list[str]]:
 
     Of the float32 numbers for a pixel, a multiple of 1/255 comes first, then one in [0, 1]. If there is none, the
     nearest is used: a network's input of 0 is the mean, and float32 is finer near 0 than there. Nothing is clamped.
-
-    Args:
-        transform: The images' preprocessing.
-        images: A network's input (N, C, H, W), float32.
     """
     guess = transform.inverse(images.double()).float()
     bytes_ = (guess * 255).round() / 255

@@ -1,7 +1,4 @@
-"""Import: another project's files as a synthetic set.
-
-Shapes: `N` images, `K` classes, `C H W` image.
-"""
+"""Import: another project's files as a synthetic set."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -78,6 +75,8 @@ def read_synset(
     images = _images(case, foreign.images, dataset, transform, space)
     labels = _labels(case, foreign.labels, len(images), dataset)
     rows = _rows(case, len(images))
+    recipe = beside.recipe if beside else {}
+    recipe = recipe if case.exact else {"data": recipe.get("data", {})}  # of other images that of the data set
     synset = SyntheticSet(
         images=images[rows],
         labels=labels[rows],
@@ -85,7 +84,7 @@ def read_synset(
         transform=transform,
         dataset=beside.dataset if beside and "dataset" not in case.given else dataset.name,
         classes=dataset.classes,
-        recipe=merged(_recipe(case), {"data": config.model_dump(mode="json")}),
+        recipe=merged(recipe, {"data": config.model_dump(mode="json")}),
         provenance=_provenance(case, dataset),
         history=case.exact.history if case.exact else (),
         formation=formed,
@@ -94,23 +93,14 @@ def read_synset(
 
 
 class _Case(NamedTuple):
-    """The state of an import.
+    """The state of an import."""
 
-    Attributes:
-        layout: A key of `LAYOUTS`.
-        home: The file or folder.
-        beside: The sidecar of files of this layout there.
-        given: Fields of the real images from the arguments.
-        notes: The assumptions so far.
-        exact: The sidecar again, if it is of exactly these images and labels.
-    """
-
-    layout: str
+    layout: str  # a key of `LAYOUTS`
     home: Path
-    beside: Sidecar | None
+    beside: Sidecar | None  # the sidecar of files of this layout there
     given: dict[str, Any]
     notes: list[str]
-    exact: Sidecar | None = None
+    exact: Sidecar | None = None  # the sidecar again, if it is of exactly these images and labels
 
     def refuse(self, what: str) -> ValueError:
         """Return an error that names the files."""
@@ -139,13 +129,6 @@ def _compared(case: _Case, foreign: Foreign) -> _Case:
         "learning rate are used"
     )
     return case
-
-
-def _recipe(case: _Case) -> dict[str, Any]:
-    """Return the recorded configuration; of other images only that of the data set."""
-    if case.exact or not case.beside:
-        return case.exact.recipe if case.exact else {}
-    return {"data": case.beside.recipe.get("data", {})}
 
 
 def _data(case: _Case) -> DataConfig:

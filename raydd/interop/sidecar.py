@@ -11,48 +11,25 @@ from torch import Tensor
 from raydd.config.components import FormationConfig
 from raydd.config.parsing import Config, build
 from raydd.config.schema import DataConfig
-from raydd.data.synset import SyntheticSet
-from raydd.data.synset_schema import ProvenanceDocument, RecipeDocument, ScoreDocument
+from raydd.data.synset import ProvenanceDocument, RecipeDocument, ScoreDocument, SyntheticSet, TransformDocument
 from raydd.io.bounded_file import read_bytes
 from raydd.io.document import parse, validate, without_checksum, write_document
 
 NAME = "raydd.json"
 
 
-class Preprocessing(Config):
-    """The kind of a preprocessing and the hash of its fitted arrays."""
-
-    kind: str
-    hash: str
-
-
 class Sidecar(Config):
-    """The values of a set beside its images and labels.
-
-    Attributes:
-        format: Of this file.
-        layout: The layout of the files beside it.
-        digest: The `digest` of the images and labels in those files.
-        dataset: The set's data set.
-        classes: The K class names.
-        preprocessing: Kind and hash of the preprocessing; it is fitted again on reading.
-        lr: The students' learning rate.
-        formation: How stored images become networks' images.
-        order: The row in the set of every stored image, if these differ.
-        recipe: The configuration that made it.
-        provenance: Versions, commit, the source's fingerprint.
-        history: Scores during distillation.
-    """
+    """The values of a set beside its images and labels."""
 
     format: Literal[1] = 1
-    layout: str
-    digest: str
+    layout: str  # the layout of the files beside it
+    digest: str  # the `digest` of the images and labels in those files
     dataset: str
     classes: tuple[str, ...]
-    preprocessing: Preprocessing
+    preprocessing: TransformDocument  # kind and hash of the preprocessing; it is fitted again on reading
     lr: float
-    formation: FormationConfig = FormationConfig()
-    order: tuple[int, ...] | None = None
+    formation: FormationConfig = FormationConfig()  # how stored images become networks' images
+    order: tuple[int, ...] | None = None  # the row in the set of every stored image, if these differ
     recipe: dict[str, Any]
     provenance: dict[str, Any]
     history: tuple[dict[str, Any], ...] = ()
@@ -88,19 +65,14 @@ def read(folder: Path) -> Sidecar | None:
     try:
         tree = parse(read_bytes(path))
         sidecar = build(Sidecar, without_checksum(tree) if isinstance(tree, dict) else {"raydd.json": tree})
-        _check_data(sidecar)
+        data = sidecar.recipe.get("data", {})
+        if not isinstance(data, dict):
+            raise TypeError(f"recipe.data = {data!r}: should be a mapping")
+        validate(RecipeDocument, sidecar.recipe)
+        validate(ProvenanceDocument, sidecar.provenance)
+        for score in sidecar.history:
+            validate(ScoreDocument, score)
+        build(DataConfig, data, {"preprocessing": sidecar.preprocessing.kind})
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} is not a sidecar of raydd ({str(error)[:400]}): export again, or remove it") from None
     return sidecar
-
-
-def _check_data(sidecar: Sidecar) -> None:
-    """Refuse a recipe, provenance or history that cannot be used."""
-    if not isinstance(sidecar.recipe.get("data", {}), dict):
-        raise TypeError(f"recipe.data = {sidecar.recipe['data']!r}: should be a mapping")
-    validate(RecipeDocument, sidecar.recipe)
-    validate(ProvenanceDocument, sidecar.provenance)
-    for score in sidecar.history:
-        validate(ScoreDocument, score)
-    data = sidecar.recipe.get("data", {})
-    build(DataConfig, data, {"preprocessing": sidecar.preprocessing.kind})

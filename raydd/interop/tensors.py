@@ -1,7 +1,4 @@
-"""Sets as tensors in files of `torch.save`: MTT, DATM, TGDD and IDC, the DC family, DC-BENCH, DD-Ranking.
-
-Shapes: `N` images, `K` classes, `C H W` image.
-"""
+"""Sets as tensors in files of `torch.save`: MTT, DATM, TGDD and IDC, the DC family, DC-BENCH, DD-Ranking."""
 
 import re
 from pathlib import Path

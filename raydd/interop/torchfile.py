@@ -32,15 +32,20 @@ _NUMBERS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
 
 
 def load(path: Path) -> Any:
-    """Load a file of tensors, numbers, words, lists and dictionaries of them, on the CPU.
-
-    Raises:
-        ValueError: The file is missing, damaged, holds code, or was pickled in another way than torch's own.
-    """
+    """Load a file of tensors, numbers, words, lists and dictionaries of them, on the CPU; code is refused."""
     if not path.is_file():
         raise ValueError(f"{path} does not exist: copy it beside the others, or name another layout")
     value = _load(path)
-    _check_value(value, path)
+    storages: dict[int, Any] = {}
+    for tensor in _tensors(value, path):
+        if tensor.layout == torch.strided and not tensor.is_meta:
+            storage = tensor.untyped_storage()
+            storages[storage.data_ptr()] = storage
+            if tensor.numel() * tensor.element_size() > max(storage.nbytes(), _REPEATED):
+                raise ValueError(
+                    f"{path} holds {describe_value(tensor)}, which repeats few numbers: save plain tensors again"
+                )
+    _check_stored(sum(storage.nbytes() for storage in storages.values()), path)
     return value
 
 
@@ -88,22 +93,8 @@ def _check_stored(size: int, path: Path) -> None:
         raise _damaged(path)
 
 
-def _check_value(value: Any, path: Path) -> None:
-    """Refuse a value that holds itself, is nested too deeply, or whose tensors hold more than the file."""
-    storages: dict[int, Any] = {}
-    for tensor in _tensors(value, path):
-        if tensor.layout == torch.strided and not tensor.is_meta:
-            storage = tensor.untyped_storage()
-            storages[storage.data_ptr()] = storage
-            if tensor.numel() * tensor.element_size() > max(storage.nbytes(), _REPEATED):
-                raise ValueError(
-                    f"{path} holds {describe_value(tensor)}, which repeats few numbers: save plain tensors again"
-                )
-    _check_stored(sum(storage.nbytes() for storage in storages.values()), path)
-
-
 def _tensors(value: Any, path: Path) -> Iterator[Tensor]:
-    """Yield all tensors of a value, in order."""
+    """Yield all tensors of a value; refuse one that holds itself, or is nested too deeply."""
     above: list[int] = []
     left: list[tuple[Any, int]] = [(value, 0)]
     seen = 0

@@ -1,7 +1,4 @@
-"""Export: a synthetic set in another project's files.
-
-Shapes: `N` images, `K` classes, `C H W` image.
-"""
+"""Export: a synthetic set in another project's files."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -23,18 +23,12 @@ class Experts:
     """Trained networks that a selection applies to real images, after their last epoch unless another is given.
 
     They run in evaluation mode, so that results do not depend on the batch.
-
-    Attributes:
-        model: The network.
-        source: The experts' trajectories.
-        device: Where they compute.
-        clusters: Clusters per class for the representative start; None takes one an image.
     """
 
     model: FlatModel
     source: TrajectorySource
     device: torch.device
-    clusters: int | None = None
+    clusters: int | None = None  # clusters per class for the representative start; None takes one an image
 
     def pick(self, rng: torch.Generator) -> int:
         """Return one of the experts, at random."""

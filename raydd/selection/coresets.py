@@ -84,11 +84,7 @@ def _centred(points: Tensor, count: int) -> tuple[Tensor, Tensor]:
 def forgetting_counts(correct: Tensor) -> Tensor:
     """Return how often each image was forgotten, (n,): correct after one epoch, and wrong after the next.
 
-    Args:
-        correct: Whether the network classified each image correctly, (T, n), a row a snapshot in time.
-
-    Returns:
-        Counts; T, more than any count, for an image that was never correct.
+    ``correct`` is (T, n), a row a snapshot in time. An image that was never correct counts T, more than any other.
 
     Reference:
         Toneva et al., arXiv 1812.05159, section 3; images never learned count as in its published code.
@@ -104,48 +100,29 @@ def forgetting_counts(correct: Tensor) -> Tensor:
     return torch.where(correct.any(dim=0), events, len(correct))
 
 
-def kmeans(
-    dataset: Dataset, transform: Transform, ipc: int, rng: torch.Generator, experts: Experts | None = None
-) -> tuple[Tensor, Tensor]:
-    """Select the images of each class nearest to the centres of ``ipc`` clusters; see `Start`.
+def _by_distance(select: Callable[[Tensor, int, torch.Generator], Tensor]) -> Start:
+    """Return a start with the images of each class whose rows ``select`` takes from their points (n, D)."""
 
-    No image is chosen twice: where centres share their nearest one, the closest has it.
-    """
-    return _by_distance(
-        dataset, transform, ipc, rng, experts, lambda points, count: nearest(centres(points, count, rng), points)
-    )
+    def start(
+        dataset: Dataset, transform: Transform, ipc: int, rng: torch.Generator, experts: Experts | None = None
+    ) -> tuple[Tensor, Tensor]:
+        classes, images = shuffled_classes(dataset, ipc, rng), []
+        expert = None if experts is None else experts.pick(rng)
+        for rows in classes:
+            members = transform(dataset.train.take(rows.sort().values))
+            points = members.flatten(1) if experts is None or expert is None else experts.features(expert, members)
+            images.append(members[select(points, ipc, rng)])
+        return torch.cat(images), in_class_order(dataset, ipc)
 
-
-def herding(
-    dataset: Dataset, transform: Transform, ipc: int, rng: torch.Generator, experts: Experts | None = None
-) -> tuple[Tensor, Tensor]:
-    """Select the images whose mean is closest to that of their class, by `herding_order`; see `Start`."""
-    return _by_distance(dataset, transform, ipc, rng, experts, herding_order)
+    return start
 
 
-def kcenter(
-    dataset: Dataset, transform: Transform, ipc: int, rng: torch.Generator, experts: Experts | None = None
-) -> tuple[Tensor, Tensor]:
-    """Select the images that leave no other of their class far away, by `kcenter_order`; see `Start`."""
-    return _by_distance(dataset, transform, ipc, rng, experts, kcenter_order)
-
-
-def _by_distance(
-    dataset: Dataset,
-    transform: Transform,
-    ipc: int,
-    rng: torch.Generator,
-    experts: Experts | None,
-    select: Callable[[Tensor, int], Tensor],
-) -> tuple[Tensor, Tensor]:
-    """Return the images of each class whose rows ``select`` takes from their points (n, D)."""
-    classes, images = shuffled_classes(dataset, ipc, rng), []
-    expert = None if experts is None else experts.pick(rng)
-    for rows in classes:
-        members = transform(dataset.train.take(rows.sort().values))
-        points = members.flatten(1) if experts is None or expert is None else experts.features(expert, members)
-        images.append(members[select(points, ipc)])
-    return torch.cat(images), in_class_order(dataset, ipc)
+kmeans = _by_distance(lambda points, count, rng: nearest(centres(points, count, rng), points))
+"""Select the images of each class nearest to the centres of ``ipc`` clusters, none of them twice."""
+herding = _by_distance(lambda points, count, rng: herding_order(points, count))
+"""Select the images whose mean is closest to that of their class, by `herding_order`."""
+kcenter = _by_distance(lambda points, count, rng: kcenter_order(points, count))
+"""Select the images that leave no other of their class far away, by `kcenter_order`."""
 
 
 def forgetting(

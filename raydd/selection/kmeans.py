@@ -1,7 +1,4 @@
-"""K-means: cluster centres, and the points nearest to them.
-
-Shapes: `n` points, `D` numbers a point, `m` centres.
-"""
+"""K-means: cluster centres, and the points nearest to them."""
 
 import torch
 from torch import Tensor

@@ -1,7 +1,4 @@
-"""Starting values of synthetic images, and of soft labels; see `raydd.selection.class_sampler.Start`.
-
-Shapes: `N` images, `K` classes, `C H W` image, `F` features.
-"""
+"""Starting values of synthetic images, and of soft labels; see `raydd.selection.class_sampler.Start`."""
 
 from collections.abc import Callable
 
@@ -40,8 +37,10 @@ def correctly_classified(
     expert, images, labels = known.pick(rng), [], []
     for label, rows in enumerate(shuffled_classes(dataset, ipc, rng)):
         best, logits = _best_classified(dataset, transform, rows, label, ipc, lambda x: known.logits(expert, x))
+        corrected, winners, each = logits.clone(), logits.argmax(dim=1), torch.arange(len(logits))
+        corrected[each, winners], corrected[:, label] = logits[:, label], logits[each, winners]  # exchanged
         images.append(best)
-        labels.append(_corrected(logits, label))
+        labels.append(corrected)
     return torch.cat(images), torch.cat(labels)
 
 
@@ -59,13 +58,6 @@ def _best_classified(
     miss = torch.where(logits.argmax(dim=1) == label, -1.0, gap)
     order = torch.argsort(miss, stable=True)[:ipc]
     return transform(dataset.train.take(rows[order])), logits[order]
-
-
-def _corrected(logits: Tensor, label: int) -> Tensor:
-    """Return logits (n, K) with the values of ``label`` and of the winner exchanged, where those differ."""
-    corrected, winners, rows = logits.clone(), logits.argmax(dim=1), torch.arange(len(logits))
-    corrected[rows, winners], corrected[:, label] = logits[:, label], logits[rows, winners]
-    return corrected
 
 
 def correctly_classified_mean(
