@@ -53,11 +53,8 @@ EXCUSED_NAMES = {
     "interop",
     "io",
     "numerics",
-    "remote",
     "report",
     "run",
-    "training",
-    "tuning",
 }
 EXCUSED_VARIABLES = {
     "analysis",
@@ -74,12 +71,9 @@ EXCUSED_VARIABLES = {
     "io",
     "models",
     "numerics",
-    "remote",
     "report",
     "run",
     "selection",
-    "training",
-    "tuning",
 }
 EXCUSED_PROSE = {
     "analysis",
@@ -96,11 +90,8 @@ EXCUSED_PROSE = {
     "methods",
     "numerics",
     "presets",
-    "remote",
     "report",
     "run",
-    "training",
-    "tuning",
 }
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 

@@ -44,17 +44,7 @@ REMEDIES = {
 def local_ray(
     note: Callable[[str], None], num_cpus: int | None = None, object_store_memory: int | None = None
 ) -> Iterator[None]:
-    """Start a Ray on this machine that no other user can reach, and stop it after the block.
-
-    Args:
-        note: Called with a line about settings of the environment that cannot be used.
-        num_cpus: CPUs that Ray distributes; None takes all that this process may use.
-        object_store_memory: Bytes; None uses Ray's default.
-
-    Raises:
-        ValueError: ``RAY_TMPDIR`` names a folder that cannot be used.
-        RuntimeError: Ray did not start.
-    """
+    """Start a Ray on this machine that no other user can reach, and stop it after the block. Notes go to `note`."""
     folders = root()
     if folders.note:
         note(folders.note)

@@ -6,8 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from raydd.tuning import figure_files
-from raydd.tuning.figure_files import _draw_importance, _draw_parallel, _study, save_figures
+from raydd.tuning.figure_files import _study_of, save_figures
 from raydd.tuning.importance import importance
 from raydd.tuning.results import (
     Record,
@@ -264,24 +263,7 @@ def test_figures_leave_pyplot_as_it_was_and_settings_that_only_some_trials_have_
     assert dict(matplotlib.rcParams) == before
     assert plt.get_fignums() == open_figures
     assert all(path.read_bytes() == second[name].read_bytes() for name, path in first.items())
-    study = _study(trials, SPACE, list(DOMAINS))
+    study = _study_of(rows_of(trials), list(DOMAINS), scales(SPACE))
     assert len(study.trials) == len(trials)
-    assert all(set(trial.params) == set(DOMAINS) for trial in study.trials)
+    assert [set(trial.params) for trial in study.trials] == [set(trial.values) for trial in trials]
     assert [trial.value for trial in study.trials] == [100 * accuracy_of(trial) for trial in trials]
-
-
-def test_parallel_coordinates_have_the_settings_with_the_largest_shares(monkeypatch):
-    monkeypatch.setattr(figure_files, "PARALLEL_AXES", 2)
-    trials = drawn(6, lambda values: 0.05 * values["window.low"])
-    figure = _draw_parallel(trials, SPACE, {"lr.labels": 0.75, "window.low": 0.25})
-    names = {label.get_text() for axes in figure.axes for label in axes.get_xticklabels()}
-    assert {"lr.labels", "window.low"} <= names
-    assert not {"lr.images", "labels.mode"} & names
-
-
-def test_bars_of_importance_are_the_shares_that_were_computed():
-    shares = {"lr.labels": 0.75, "window.low": 0.25}
-    (axes,) = _draw_importance(drawn(6, lambda values: 0.05 * values["window.low"]), SPACE, shares).axes
-    widths = {bar.get_width() for bar in axes.patches}
-    assert widths == {0.75, 0.25}
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["window.low", "lr.labels"]  # from below
