@@ -54,7 +54,13 @@ def local_ray(
             stack.callback(_kill, folder)
             large = stack.enter_context(private_folder(folders.large)) if folders.large != folders.folder else None
             stack.enter_context(_loopback())
-            with environment(_settings(_new_token(folder))):
+            with open(
+                os.open(folder / TOKEN, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="ascii"
+            ) as file:
+                file.write(secrets.token_hex(32))
+            settings: dict[str, str | None] = {name: os.environ.get(name, value) for name, value in DEFAULTS.items()}
+            settings |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / TOKEN), "RAY_AUTH_TOKEN": None}
+            with environment(settings | {CLUSTERS: "0"}):
                 stack.enter_context(reload_authentication())
                 stack.callback(ray.shutdown)
                 ray.init(
@@ -70,20 +76,6 @@ def local_ray(
                 )
             _check_private()
         yield
-
-
-def _new_token(folder: Path) -> Path:
-    """Write a random token into a file that only this user can read."""
-    file = folder / TOKEN
-    with open(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="ascii") as out:
-        out.write(secrets.token_hex(32))
-    return file
-
-
-def _settings(token: Path) -> dict[str, str | None]:
-    """Return the environment of Ray's processes; None removes a variable."""
-    own = {name: os.environ.get(name, value) for name, value in DEFAULTS.items()}
-    return own | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_AUTH_TOKEN": None, CLUSTERS: "0"}
 
 
 @contextmanager

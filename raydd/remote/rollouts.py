@@ -13,7 +13,7 @@ from torch import Tensor
 from raydd.buffer.arrow_buffer import ArrowBuffer
 from raydd.distillation.rollouts import Rollout
 from raydd.remote.buffer_store import share
-from raydd.remote.session import Plan, free_nodes, spread
+from raydd.remote.session import free_nodes, spread
 from raydd.run.rollout_worker import RolloutTask, RolloutWorker
 
 ATTEMPTS, STARTS = 3, 8
@@ -55,7 +55,7 @@ class RolloutPool:
         room = [node._replace(cpus=node.cpus // threads) for node in nodes]
         layout = spread(self._requested, task.config.rollouts, room, gpu, self._share)
         self._count, self._workers = task.config.rollouts, layout.workers
-        self._new_actor = self._actor_factory(layout, threads)
+        self._options = {"num_cpus": layout.cpus * threads, "num_gpus": layout.gpus}
         source, note = share(task.source) if isinstance(task.source, ArrowBuffer) else (task.source, "")
         self._task = ray.put(task._replace(source=source))
         for line in filter(None, (layout.note, note)):
@@ -64,14 +64,9 @@ class RolloutPool:
             self._start_actor()
         return self
 
-    def _actor_factory(self, layout: Plan, threads: int) -> Callable[[], Any]:
-        """Return a function that creates an actor; the task is in the object store once for all of them."""
-        options = {"num_cpus": layout.cpus * threads, "num_gpus": layout.gpus}
-        device = "cuda" if layout.gpus else "cpu"
-        return lambda: ray.remote(RolloutWorker).options(**options).remote(self._task, device)
-
     def _start_actor(self) -> None:
-        actor = self._new_actor()
+        device = "cuda" if self._options["num_gpus"] else "cpu"
+        actor = ray.remote(RolloutWorker).options(**self._options).remote(self._task, device)
         self._running[actor.ready.remote()] = (actor, None)
 
     def __call__(self, leaves: Mapping[str, Tensor], step: int, attempt: int) -> list[Rollout]:

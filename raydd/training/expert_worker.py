@@ -7,7 +7,6 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -190,7 +189,17 @@ def buffer_spec(job: ExpertJob, work: Workspace) -> BufferSpec:
 
 def prepare(job: ExpertJob, upload: BufferUpload | None = None) -> tuple[ExpertJob, list[int]]:
     """Create or check the buffer's folder, and of its upload, and return the job and the missing experts."""
-    _check_same(job, upload)
+    try:
+        return job, _missing(job, upload)
+    except ValueError as error:  # name the buffer's URI, not its mirror
+        if upload is None:
+            raise
+        raise ValueError(str(error).replace(str(job.folder), upload.store.public_uri)) from None
+
+
+def _missing(job: ExpertJob, upload: BufferUpload | None) -> list[int]:
+    """Create or check the buffer's folder, and return the missing experts."""
+    _check_same(job)
     stored = job.folder / "preprocessing.arrow"
     transform = load_transform(job.folder) if stored.exists() else None
     work = open_workspace(job.data, job.experts.network, torch.device("cpu"), transform)
@@ -198,34 +207,21 @@ def prepare(job: ExpertJob, upload: BufferUpload | None = None) -> tuple[ExpertJ
     before = read_manifest(job.folder)[0] if (job.folder / MANIFEST).exists() else None
     if before and before.fingerprint == spec.fingerprint:
         check_mirroring(upload.store.public_uri if upload else job.folder, before.recipe, job.data)
-    with _naming_uri(job.folder, upload):
-        create_buffer(job.folder, spec)
+    create_buffer(job.folder, spec)
     if transform is None:
         save_transform(job.folder, work.transform)
     done = complete_experts(job.folder, spec)
     if upload is not None:
         done = upload.open(spec, done)
-    return job, sorted(set(range(job.experts.num_experts)) - done)
+    return sorted(set(range(job.experts.num_experts)) - done)
 
 
-def _check_same(job: ExpertJob, upload: BufferUpload | None) -> None:
+def _check_same(job: ExpertJob) -> None:
     """Refuse a folder with a buffer of another network, recipe or seed, before any image is decoded."""
     if not (job.folder / "manifest.json").exists():
         return
-    with _naming_uri(job.folder, upload):
-        spec = read_manifest(job.folder)[0]
-        recipe = job.experts.recipe() | {"augment": job.data.augment, "validation": job.data.validation}
-        if "flip" in spec.recipe:  # `check_mirroring` has the better message
-            recipe["flip"] = spec.recipe["flip"]
-        create_buffer(job.folder, replace(spec, network=job.experts.network, recipe=recipe, seed=job.seed))
-
-
-@contextmanager
-def _naming_uri(folder: Path, upload: BufferUpload | None) -> Iterator[None]:
-    """Replace the mirror's path by the buffer's URI in errors."""
-    try:
-        yield
-    except ValueError as error:
-        if upload is None:
-            raise
-        raise ValueError(str(error).replace(str(folder), upload.store.public_uri)) from None
+    spec = read_manifest(job.folder)[0]
+    recipe = job.experts.recipe() | {"augment": job.data.augment, "validation": job.data.validation}
+    if "flip" in spec.recipe:  # `check_mirroring` has the better message
+        recipe["flip"] = spec.recipe["flip"]
+    create_buffer(job.folder, replace(spec, network=job.experts.network, recipe=recipe, seed=job.seed))

@@ -153,7 +153,7 @@ def _check_known(names: Iterable[str], known: Mapping[str, Any], source: str) ->
 def _check_values(space: Space) -> None:
     """Refuse values that their setting does not accept."""
     for key, domain in space.narrowed.items():
-        for value in domain.choice if domain.choice is not None else domain.ends():
+        for value in domain.choice if domain.choice is not None else (domain.low, domain.high):
             try:
                 space.config({key: value})
             except ValueError as error:

@@ -112,9 +112,9 @@ def test_the_cluster_says_what_auto_means():
 
 
 @pytest.fixture
-def crew(make_job, monkeypatch):
-    """A crew without a Ray, and what gives it a worker on a node."""
-    job, _ = make_job("crew")
+def pool(make_job, monkeypatch):
+    """A pool without Ray, and a function that adds a worker on a node."""
+    job, _ = make_job("pool")
     made = ExpertPool(job, None, PoolSize(2, 1, 0.0, patience_seconds=300))
     monkeypatch.setattr("raydd.remote.expert_pool.ray.kill", lambda actor: None)
     monkeypatch.setattr("raydd.remote.expert_pool._alive_nodes", lambda: {"here"})
@@ -127,9 +127,9 @@ def crew(make_job, monkeypatch):
 
 
 @pytest.mark.parametrize(("node", "times", "kind"), [("here", 3, "worker"), ("gone", 10, "node")])
-def test_an_expert_is_not_begun_for_ever(crew, node, times, kind):
+def test_an_expert_is_not_begun_for_ever(pool, node, times, kind):
     """Lost nodes are borne longer than lost workers, which may be the expert's own doing."""
-    made, worker = crew
+    made, worker = pool
     for _ in range(times - 1):
         made._lost(worker(node, 4), ActorDiedError())
     assert made._queue == [4] * (times - 1)
@@ -143,8 +143,8 @@ def test_an_expert_is_not_begun_for_ever(crew, node, times, kind):
     assert made._workers == []
 
 
-def test_workers_that_never_start_end_the_run(crew):
-    made, worker = crew
+def test_workers_that_never_start_end_the_run(pool):
+    made, worker = pool
     for _ in range(9):
         made._lost(worker("", -1), ActorDiedError())
     assert made.take_note() == ""
@@ -152,8 +152,8 @@ def test_workers_that_never_start_end_the_run(crew):
         made._lost(worker("", -1), ActorDiedError())
 
 
-def test_waiting_for_a_node_is_said_once_and_ends(crew):
-    made, worker = crew
+def test_waiting_for_a_node_is_said_once_and_ends(pool):
+    made, worker = pool
     worker("", -1)
     made._check_patience()
     assert made.take_note() == ""
