@@ -2,8 +2,8 @@
 
 import secrets
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -76,11 +76,14 @@ class ExpertPool:
     def train(self, missing: list[int]) -> Iterator[int]:
         """Train experts and yield the number of finished ones after every wait."""
         self._queue, done, self._last_worker = list(missing), 0, time.monotonic()
-        with _token(self._job.folder) as token, self._worker_factory(token) as start_worker:
+        options = {"num_cpus": self._size.cpus, "num_gpus": self._size.gpus, "max_restarts": 0, "max_task_retries": 0}
+        job, info = ray.put(self._job), ray.put(self._info)
+        with _token(self._job.folder) as token, closing(self):
             while done < len(missing):
                 busy = sum(worker.index >= 0 for worker in self._workers)
                 for _ in range(min(self._size.workers, busy + len(self._queue)) - len(self._workers)):
-                    start_worker()
+                    actor = ray.remote(ExpertActor).options(**options).remote(job, info)
+                    self._workers.append(_Worker(actor, [actor.start.remote(*token)]))
                 first = {worker.calls[0]: worker for worker in self._workers}
                 ready, _ = ray.wait(list(first), timeout=POLL_SECONDS)
                 for reference in ready:
@@ -97,23 +100,10 @@ class ExpertPool:
         note, self._note = self._note, ""
         return note
 
-    @contextmanager
-    def _worker_factory(self, token: tuple[Path, str]) -> Iterator[Callable[[], None]]:
-        """Yield a function that starts a worker; remove all workers at the end."""
-        actor_class = ray.remote(ExpertActor).options(
-            num_cpus=self._size.cpus, num_gpus=self._size.gpus, max_restarts=0, max_task_retries=0
-        )
-        job, info = ray.put(self._job), ray.put(self._info)
-
-        def start_worker() -> None:
-            actor = actor_class.remote(job, info)
-            self._workers.append(_Worker(actor, [actor.start.remote(*token)]))
-
-        try:
-            yield start_worker
-        finally:
-            for worker in [*self._workers]:
-                self._remove(worker)
+    def close(self) -> None:
+        """Remove all workers."""
+        for worker in [*self._workers]:
+            self._remove(worker)
 
     def _receive(self, worker: _Worker) -> int:
         """Process a worker's answer; return 1 if an expert is finished, else 0."""

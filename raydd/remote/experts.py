@@ -42,24 +42,22 @@ def train_missing(
     ``grows``, requested workers that do not fit wait for more nodes. The device ``auto`` takes the cluster's GPUs.
     """
     if missing:
-        total = ray.cluster_resources().get("GPU", 0)
-        job = job._replace(device=_device(job.device, total, gpus_per_worker, grows))
-        gpu = job.device == "cuda" and total > 0
-        layout = _layout(num_workers, len(missing), gpu, gpus_per_worker, grows)
+        gpus = ray.cluster_resources().get("GPU", 0)
+        job = job._replace(device=_device(job.device, gpus, gpus_per_worker, grows))
+        layout = _layout(num_workers, len(missing), job.device == "cuda" and gpus > 0, gpus_per_worker, grows)
         size = PoolSize(layout.workers, layout.cpus, layout.gpus, patience_seconds)
-        yield from _train(job, missing, size, layout.note, upload)
+        uri = upload.store.uri if upload else None
+        pool = ExpertPool(job, BufferInfo(load_transform(job.folder), read_manifest(job.folder)[0], uri), size)
+        yield from _train(job, missing, pool, layout.note, upload)
     if upload is None:
         refresh_manifest(job.folder)
 
 
 def _train(
-    job: ExpertJob, missing: list[int], size: PoolSize, note: str, upload: BufferUpload | None
+    job: ExpertJob, missing: list[int], pool: ExpertPool, note: str, upload: BufferUpload | None
 ) -> Iterator[Progress]:
-    start, epochs = time.monotonic(), job.experts.epochs
-    total, wanted = job.experts.num_experts, len(missing) * job.experts.epochs
-    earlier = total - len(missing)
-    uri = upload.store.uri if upload else None
-    pool = ExpertPool(job, BufferInfo(load_transform(job.folder), read_manifest(job.folder)[0], uri), size)
+    start, epochs, total = time.monotonic(), job.experts.epochs, job.experts.num_experts
+    earlier, wanted = total - len(missing), len(missing) * epochs
     yield Progress(earlier, total, 0, wanted, 0.0, note)
     for done in pool.train(missing):
         while upload and pool.entries:

@@ -163,8 +163,8 @@ def logger_callbacks(mlflow: str | None, wandb: str | None, name: str) -> list[A
         require_package("mlflow")
         from ray.air.integrations.mlflow import MLflowLoggerCallback
 
-        # Settings are logged at the end: a population changes them during training.
         uri = _tracking_uri(mlflow)
+        # Settings are logged at the end: a population changes them during training.
         callbacks.append(MLflowLoggerCallback(uri, experiment_name=f"raydd-{name}", log_params_on_trial_end=True))
     if wandb is not None:
         require_package("wandb")

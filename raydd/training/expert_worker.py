@@ -188,7 +188,7 @@ def buffer_spec(job: ExpertJob, work: Workspace) -> BufferSpec:
 
 
 def prepare(job: ExpertJob, upload: BufferUpload | None = None) -> tuple[ExpertJob, list[int]]:
-    """Create or check the buffer's folder, and of its upload, and return the job and the missing experts."""
+    """Create or check the buffer's folder and its remote storage, and return the job and the missing experts."""
     try:
         return job, _missing(job, upload)
     except ValueError as error:  # name the buffer's URI, not its mirror
@@ -199,12 +199,16 @@ def prepare(job: ExpertJob, upload: BufferUpload | None = None) -> tuple[ExpertJ
 
 def _missing(job: ExpertJob, upload: BufferUpload | None) -> list[int]:
     """Create or check the buffer's folder, and return the missing experts."""
-    _check_same(job)
+    before = read_manifest(job.folder)[0] if (job.folder / MANIFEST).exists() else None
+    if before:  # refuse another network, recipe or seed before any image is decoded
+        recipe = job.experts.recipe() | {"augment": job.data.augment, "validation": job.data.validation}
+        if "flip" in before.recipe:  # `check_mirroring` has the better message
+            recipe["flip"] = before.recipe["flip"]
+        create_buffer(job.folder, replace(before, network=job.experts.network, recipe=recipe, seed=job.seed))
     stored = job.folder / "preprocessing.arrow"
     transform = load_transform(job.folder) if stored.exists() else None
     work = open_workspace(job.data, job.experts.network, torch.device("cpu"), transform)
     spec = buffer_spec(job, work)
-    before = read_manifest(job.folder)[0] if (job.folder / MANIFEST).exists() else None
     if before and before.fingerprint == spec.fingerprint:
         check_mirroring(upload.store.public_uri if upload else job.folder, before.recipe, job.data)
     create_buffer(job.folder, spec)
@@ -214,14 +218,3 @@ def _missing(job: ExpertJob, upload: BufferUpload | None) -> list[int]:
     if upload is not None:
         done = upload.open(spec, done)
     return sorted(set(range(job.experts.num_experts)) - done)
-
-
-def _check_same(job: ExpertJob) -> None:
-    """Refuse a folder with a buffer of another network, recipe or seed, before any image is decoded."""
-    if not (job.folder / "manifest.json").exists():
-        return
-    spec = read_manifest(job.folder)[0]
-    recipe = job.experts.recipe() | {"augment": job.data.augment, "validation": job.data.validation}
-    if "flip" in spec.recipe:  # `check_mirroring` has the better message
-        recipe["flip"] = spec.recipe["flip"]
-    create_buffer(job.folder, replace(spec, network=job.experts.network, recipe=recipe, seed=job.seed))
