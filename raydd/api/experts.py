@@ -82,7 +82,7 @@ def _train_experts(
     need = experts_need(job, len(missing), where, upload is None)
     screen.note(f"{shown}: training {len(missing)} of {total} experts ({config.experts.network}), {need.words()}")
     share, grows = where.gpus_per_worker, where.address is not None
-    steps = train_missing(job, missing, where.num_workers, gpus_per_worker=share, grows=grows, outlet=upload)
+    steps = train_missing(job, missing, where.num_workers, gpus_per_worker=share, grows=grows, upload=upload)
     total_epochs, pace = len(missing) * config.experts.epochs, Pace()
     with (
         session(where.address, screen.note),

@@ -40,11 +40,6 @@ class RemoteBuffer(ArrowBuffer):
 
     It is pickled as references to the experts, without their bytes. `share` creates it; it works while the process
     that called `share` lives.
-
-    Args:
-        state: The attributes of the buffer.
-        files: Each expert's file in the object store, by number; empty where nodes copy files.
-        server: The actor that serves files to copy; None where the store has all of them.
     """
 
     def __init__(self, state: dict[str, Any], files: dict[int, Any], server: Any) -> None:
@@ -86,19 +81,10 @@ class RemoteBuffer(ArrowBuffer):
 
 
 def share(buffer: ArrowBuffer, transport: Transport | None = None) -> SharedBuffer:
-    """Return a buffer for the processes of the connected cluster.
+    """Return a buffer for the processes of the connected cluster, and a note about how nodes read it.
 
-    Args:
-        buffer: Open on this node.
-        transport: How nodes without its folder read it: ``store`` (the object store) or ``copy`` (files on their
-            disks). None takes the store where the buffer fits into `SHARE` of the smallest node's store. A cluster of
-            this node alone needs neither.
-
-    Returns:
-        The buffer to send to tasks and actors, and a note about the choice.
-
-    Raises:
-        ValueError: It must be copied, and this process is outside the cluster (``ray://``).
+    Nodes without its folder read the object store (``store``) or files on their own disks (``copy``). None takes the
+    store where the buffer fits into `SHARE` of the smallest node's store; a cluster of this node alone needs neither.
     """
     nodes = [node for node in ray.nodes() if node["Alive"]]
     here = ray.get_runtime_context().get_node_id()
@@ -120,7 +106,10 @@ def share(buffer: ArrowBuffer, transport: Transport | None = None) -> SharedBuff
         )
     state = _state(buffer, sizes)
     if transport == "store":
-        files = {index: _put(expert_path(buffer.folder, index)) for index in sizes}
+        files = {
+            index: ray.put(np.asarray(np.memmap(expert_path(buffer.folder, index), np.uint8, mode="r")))
+            for index in sizes
+        }
         return SharedBuffer(
             RemoteBuffer(state, files, None), f"{name}: in the object store ({room / 1e6:.0f} MB a node)"
         )
@@ -136,11 +125,6 @@ def share(buffer: ArrowBuffer, transport: Transport | None = None) -> SharedBuff
         else f"memory-mapped on all {len(nodes)} nodes, which have its folder"
     )
     return SharedBuffer(RemoteBuffer(state, {}, server), f"{name}: {why}")
-
-
-def _put(path: Path) -> Any:
-    """Put a file's bytes into the object store."""
-    return ray.put(np.asarray(np.memmap(path, np.uint8, mode="r")))
 
 
 def _state(buffer: ArrowBuffer, sizes: dict[int, int]) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 import secrets
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,19 +27,12 @@ LOST = {"worker": "died: the expert is trained again", "node": "is lost: the exp
 
 
 class PoolSize(NamedTuple):
-    """The size of a pool.
-
-    Attributes:
-        workers: Workers; those for which there are no resources wait for them.
-        cpus: CPUs per worker.
-        gpus: GPUs per worker.
-        patience_seconds: How long the pool may have no worker at all.
-    """
+    """The size of a pool."""
 
     workers: int
-    cpus: int
-    gpus: float
-    patience_seconds: float = PATIENCE_SECONDS
+    cpus: int  # per worker
+    gpus: float  # per worker
+    patience_seconds: float = PATIENCE_SECONDS  # how long the pool may have no worker at all
 
 
 class ExpertActor(ExpertTrainer):
@@ -52,27 +45,16 @@ class ExpertActor(ExpertTrainer):
 
 @dataclass(eq=False)
 class _Worker:
-    """An actor and its current expert.
-
-    Attributes:
-        actor: Its handle.
-        calls: Its pending calls, oldest first.
-        node: Its node; empty until it has started.
-        name: The name in its temporary files.
-        stream: Whether it sends its snapshots, because it does not have the folder.
-        index: Its expert; -1 for none.
-        epoch: Epochs trained of this expert.
-        spool: Writes the expert, when the worker sends it.
-    """
+    """An actor and its current expert."""
 
     actor: Any
-    calls: list[Any] = field(default_factory=list)
-    node: str = ""
-    name: str = ""
-    stream: bool = False
-    index: int = -1
+    calls: list[Any] = field(default_factory=list)  # pending, oldest first
+    node: str = ""  # empty until it has started
+    name: str = ""  # in its temporary files
+    stream: bool = False  # sends its snapshots, because it does not have the folder
+    index: int = -1  # its expert
     epoch: int = 0
-    spool: ExpertWriter | None = None
+    writer: ExpertWriter | None = None  # of an expert that the worker sends
 
 
 class ExpertPool:
@@ -81,36 +63,27 @@ class ExpertPool:
     A worker that has the buffer's folder writes there; any other sends its snapshots, which are written here. If the
     buffer is in remote storage, each worker uploads its experts. A lost worker is replaced as soon as there are
     resources.
-
-    Args:
-        job: What is trained.
-        info: The buffer's preprocessing and spec.
-        size: The number of workers, and the resources of each.
-
-    Attributes:
-        entries: The manifest entries of experts that workers have uploaded.
     """
 
     def __init__(self, job: ExpertJob, info: BufferInfo, size: PoolSize) -> None:
         self._job, self._info, self._size = job, info, size
-        self.entries: list[Entry] = []
+        self.entries: list[Entry] = []  # of the manifest, for experts that workers have uploaded
         self._workers: list[_Worker] = []
         self._attempts: dict[tuple[int, str], int] = {}
         self._queue: list[int] = []
         self._failed_starts, self._last_worker, self._waiting, self._note = 0, time.monotonic(), False, ""
 
     def train(self, missing: list[int]) -> Iterator[int]:
-        """Train experts and yield the number of finished ones after every wait.
-
-        Raises:
-            RuntimeError: An expert failed, or no node has resources for a worker; finished experts are kept.
-        """
+        """Train experts and yield the number of finished ones after every wait."""
         self._queue, done, self._last_worker = list(missing), 0, time.monotonic()
-        with _token(self._job.folder) as token, self._worker_factory(token) as start_worker:
+        options = {"num_cpus": self._size.cpus, "num_gpus": self._size.gpus, "max_restarts": 0, "max_task_retries": 0}
+        job, info = ray.put(self._job), ray.put(self._info)
+        with _token(self._job.folder) as token, closing(self):
             while done < len(missing):
                 busy = sum(worker.index >= 0 for worker in self._workers)
                 for _ in range(min(self._size.workers, busy + len(self._queue)) - len(self._workers)):
-                    start_worker()
+                    actor = ray.remote(ExpertActor).options(**options).remote(job, info)
+                    self._workers.append(_Worker(actor, [actor.start.remote(*token)]))
                 first = {worker.calls[0]: worker for worker in self._workers}
                 ready, _ = ray.wait(list(first), timeout=POLL_SECONDS)
                 for reference in ready:
@@ -127,23 +100,10 @@ class ExpertPool:
         note, self._note = self._note, ""
         return note
 
-    @contextmanager
-    def _worker_factory(self, token: tuple[Path, str]) -> Iterator[Callable[[], None]]:
-        """Yield a function that starts a worker; remove all workers at the end."""
-        actor_class = ray.remote(ExpertActor).options(
-            num_cpus=self._size.cpus, num_gpus=self._size.gpus, max_restarts=0, max_task_retries=0
-        )
-        job, info = ray.put(self._job), ray.put(self._info)
-
-        def start_worker() -> None:
-            actor = actor_class.remote(job, info)
-            self._workers.append(_Worker(actor, [actor.start.remote(*token)]))
-
-        try:
-            yield start_worker
-        finally:
-            for worker in [*self._workers]:
-                self._remove(worker)
+    def close(self) -> None:
+        """Remove all workers."""
+        for worker in [*self._workers]:
+            self._remove(worker)
 
     def _receive(self, worker: _Worker) -> int:
         """Process a worker's answer; return 1 if an expert is finished, else 0."""
@@ -175,7 +135,7 @@ class ExpertPool:
             return
         worker.index = self._queue.pop(0)
         if worker.stream:
-            worker.spool = ExpertWriter(self._job.folder, self._info.spec, worker.index)
+            worker.writer = ExpertWriter(self._job.folder, self._info.spec, worker.index)
         worker.calls = [self._train_chunk(worker) for _ in range(QUEUED_CALLS)]
 
     def _train_chunk(self, worker: _Worker) -> Any:
@@ -183,9 +143,9 @@ class ExpertPool:
 
     def _receive_chunk(self, worker: _Worker, chunk: ExpertChunk) -> int:
         worker.epoch = chunk.epoch
-        if worker.spool is not None:
+        if worker.writer is not None:
             for piece in chunk.pieces:
-                worker.spool.add(piece)
+                worker.writer.add(piece)
         if not chunk.ended:
             worker.calls.append(self._train_chunk(worker))
             return 0
@@ -198,11 +158,11 @@ class ExpertPool:
 
     def _check_written(self, worker: _Worker) -> None:
         path = expert_path(self._job.folder, worker.index)
-        if worker.spool is not None:
+        if worker.writer is not None:
             if not path.exists():  # another run may have finished it meanwhile
-                worker.spool.finish()
-            worker.spool.close()
-            worker.spool = None
+                worker.writer.finish()
+            worker.writer.close()
+            worker.writer = None
         if not path.exists():
             raise RuntimeError(
                 f"{path} is missing although a worker wrote it; check that all nodes mount the same disk"
@@ -232,8 +192,8 @@ class ExpertPool:
     def _remove(self, worker: _Worker) -> None:
         self._workers.remove(worker)
         ray.kill(worker.actor)
-        if worker.spool is not None:
-            worker.spool.close()
+        if worker.writer is not None:
+            worker.writer.close()
         if worker.name and not worker.stream:
             remove_temporaries(self._job.folder, worker.name)
 

@@ -16,21 +16,12 @@ from raydd.training.expert_worker import BufferInfo, ExpertJob
 
 
 class Progress(NamedTuple):
-    """The progress of a training of experts.
+    """The progress of a training of experts."""
 
-    Attributes:
-        done: Finished experts, those of earlier runs included.
-        total: Experts in total.
-        epochs: Epochs trained in this run.
-        epochs_total: Epochs that this run trains in total.
-        seconds: Time since the start of the run.
-        note: A line for the user, or empty.
-    """
-
-    done: int
+    done: int  # those of earlier runs included
     total: int
-    epochs: int
-    epochs_total: int
+    epochs: int  # of this run
+    epochs_total: int  # of this run
     seconds: float
     note: str = ""
 
@@ -43,58 +34,40 @@ def train_missing(
     gpus_per_worker: float | None = None,
     grows: bool = False,
     patience_seconds: float = PATIENCE_SECONDS,
-    outlet: BufferUpload | None = None,
+    upload: BufferUpload | None = None,
 ) -> Generator[Progress]:
     """Train the missing experts on the connected Ray and yield the progress; then write the manifest again.
 
-    A worker that dies, alone or with its node, is replaced, and its expert is trained again to the same bytes.
-
-    Args:
-        job: What to train; its device may be ``auto``, which takes the cluster's GPUs if it has some.
-        missing: The experts' numbers.
-        num_workers: Workers requested; None takes as many as fit.
-        gpus_per_worker: GPUs per worker, such as 0.25; None shares them among the workers.
-        grows: Whether the cluster may get more nodes; requested workers that do not fit then wait for them.
-        patience_seconds: How long to wait while there are resources for no worker at all.
-        outlet: The upload to the buffer's remote storage, if it has one.
-
-    Raises:
-        ValueError: The cluster does not have the requested resources.
-        RuntimeError: An expert failed repeatedly, its training raised, or there is no node left; finished experts stay.
+    A worker that dies, alone or with its node, is replaced, and its expert is trained again to the same bytes. With
+    ``grows``, requested workers that do not fit wait for more nodes. The device ``auto`` takes the cluster's GPUs.
     """
     if missing:
-        total = ray.cluster_resources().get("GPU", 0)
-        job = job._replace(device=_device(job.device, total, gpus_per_worker, grows))
-        gpu = job.device == "cuda" and total > 0
-        layout = _layout(num_workers, len(missing), gpu, gpus_per_worker, grows)
+        gpus = ray.cluster_resources().get("GPU", 0)
+        job = job._replace(device=_device(job.device, gpus, gpus_per_worker, grows))
+        layout = _layout(num_workers, len(missing), job.device == "cuda" and gpus > 0, gpus_per_worker, grows)
         size = PoolSize(layout.workers, layout.cpus, layout.gpus, patience_seconds)
-        yield from _train(job, missing, size, layout.note, outlet)
-    if outlet is None:
+        uri = upload.store.uri if upload else None
+        pool = ExpertPool(job, BufferInfo(load_transform(job.folder), read_manifest(job.folder)[0], uri), size)
+        yield from _train(job, missing, pool, layout.note, upload)
+    if upload is None:
         refresh_manifest(job.folder)
 
 
 def _train(
-    job: ExpertJob, missing: list[int], size: PoolSize, note: str, outlet: BufferUpload | None
+    job: ExpertJob, missing: list[int], pool: ExpertPool, note: str, upload: BufferUpload | None
 ) -> Iterator[Progress]:
-    start, epochs = time.monotonic(), job.experts.epochs
-    total, wanted = job.experts.num_experts, len(missing) * job.experts.epochs
-    earlier = total - len(missing)
-    uri = outlet.store.uri if outlet else None
-    pool = ExpertPool(job, BufferInfo(load_transform(job.folder), read_manifest(job.folder)[0], uri), size)
+    start, epochs, total = time.monotonic(), job.experts.epochs, job.experts.num_experts
+    earlier, wanted = total - len(missing), len(missing) * epochs
     yield Progress(earlier, total, 0, wanted, 0.0, note)
     for done in pool.train(missing):
-        while outlet and pool.entries:
-            outlet.add(pool.entries.pop(0))
+        while upload and pool.entries:
+            upload.add(pool.entries.pop(0))
         trained = done * epochs + pool.epochs()
         yield Progress(earlier + done, total, trained, wanted, time.monotonic() - start, pool.take_note())
 
 
 def _device(requested: str, gpus: float, share: float | None, grows: bool) -> str:
-    """Return the device of the training; ``auto`` is cuda if the cluster has a GPU.
-
-    Raises:
-        ValueError: A GPU is requested and the cluster has none.
-    """
+    """Return the device of the training; ``auto`` is cuda if the cluster has a GPU."""
     if gpus == 0 and share is not None:
         raise ValueError(f"--gpus-per-worker {share:g}: the cluster has no GPU; leave it out, or add a node with one")
     if gpus == 0 and grows and requested == "cuda":

@@ -12,11 +12,7 @@ CHUNK = 4 << 20
 
 
 class FileServer:
-    """Serves the bytes of expert files on the node that has them.
-
-    Args:
-        paths: The files, by expert. They are opened at once, so that they may be moved or replaced later.
-    """
+    """Serves the bytes of expert files on the node that has them, even if they are moved or replaced later."""
 
     def __init__(self, paths: dict[int, Path]) -> None:
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)

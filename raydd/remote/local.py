@@ -44,17 +44,7 @@ REMEDIES = {
 def local_ray(
     note: Callable[[str], None], num_cpus: int | None = None, object_store_memory: int | None = None
 ) -> Iterator[None]:
-    """Start a Ray on this machine that no other user can reach, and stop it after the block.
-
-    Args:
-        note: Called with a line about settings of the environment that cannot be used.
-        num_cpus: CPUs that Ray distributes; None takes all that this process may use.
-        object_store_memory: Bytes; None uses Ray's default.
-
-    Raises:
-        ValueError: ``RAY_TMPDIR`` names a folder that cannot be used.
-        RuntimeError: Ray did not start.
-    """
+    """Start a Ray on this machine that no other user can reach, and stop it after the block. Notes go to `note`."""
     folders = root()
     if folders.note:
         note(folders.note)
@@ -63,8 +53,15 @@ def local_ray(
             folder = stack.enter_context(private_folder(folders.folder))
             stack.callback(_kill, folder)
             large = stack.enter_context(private_folder(folders.large)) if folders.large != folders.folder else None
-            stack.enter_context(_loopback())
-            with environment(_settings(_new_token(folder))):
+            # Bind this process's ports to loopback, even if ray was imported earlier with another environment.
+            stack.callback(setattr, ray_constants, "ENABLE_RAY_CLUSTER", ray_constants.ENABLE_RAY_CLUSTER)
+            ray_constants.ENABLE_RAY_CLUSTER = False
+            token = os.open(folder / TOKEN, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+            with open(token, "w", encoding="ascii") as file:
+                file.write(secrets.token_hex(32))
+            settings: dict[str, str | None] = {name: os.environ.get(name, value) for name, value in DEFAULTS.items()}
+            settings |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / TOKEN), "RAY_AUTH_TOKEN": None}
+            with environment(settings | {CLUSTERS: "0"}):
                 stack.enter_context(reload_authentication())
                 stack.callback(ray.shutdown)
                 ray.init(
@@ -78,22 +75,10 @@ def local_ray(
                     _temp_dir=str(folder / RAY),
                     object_spilling_directory=large and str(large),
                 )
-            _check_private()
+            mode = RAYLET.get_authentication_mode()  # a version of Ray might ignore these settings
+            if ray.util.get_node_ip_address() != LOOPBACK or mode != RAYLET.AuthenticationMode.TOKEN:
+                raise RuntimeError(f"Ray {ray.__version__} cannot be kept private")
         yield
-
-
-def _new_token(folder: Path) -> Path:
-    """Write a random token into a file that only this user can read."""
-    file = folder / TOKEN
-    with open(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="ascii") as out:
-        out.write(secrets.token_hex(32))
-    return file
-
-
-def _settings(token: Path) -> dict[str, str | None]:
-    """Return the environment of Ray's processes; None removes a variable."""
-    own = {name: os.environ.get(name, value) for name, value in DEFAULTS.items()}
-    return own | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_AUTH_TOKEN": None, CLUSTERS: "0"}
 
 
 @contextmanager
@@ -116,17 +101,6 @@ def _set(settings: Mapping[str, str | None]) -> None:
 
 
 @contextmanager
-def _loopback() -> Iterator[None]:
-    """Bind this process's ports to loopback, even if ray was imported earlier with another environment."""
-    before = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = False
-    try:
-        yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
-
-
-@contextmanager
 def reload_authentication() -> Iterator[None]:
     """Make Ray read mode and token from the environment before and after the block; it otherwise reads them once."""
     _reload()
@@ -139,13 +113,6 @@ def reload_authentication() -> Iterator[None]:
 def _reload() -> None:
     RAYLET.Config.initialize("")
     RAYLET.AuthenticationTokenLoader.instance().reset_cache()  # last: threads that are ending may ask for a token
-
-
-def _check_private() -> None:
-    """Refuse a Ray that others could reach, such as a version that ignores these settings."""
-    mode = RAYLET.get_authentication_mode()
-    if ray.util.get_node_ip_address() != LOOPBACK or mode != RAYLET.AuthenticationMode.TOKEN:
-        raise RuntimeError(f"Ray {ray.__version__} cannot be kept private")
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from torch import Tensor
 from raydd.buffer.arrow_buffer import ArrowBuffer
 from raydd.distillation.rollouts import Rollout
 from raydd.remote.buffer_store import share
-from raydd.remote.session import Plan, free_nodes, spread
+from raydd.remote.session import free_nodes, spread
 from raydd.run.rollout_worker import RolloutTask, RolloutWorker
 
 ATTEMPTS, STARTS = 3, 8
@@ -26,13 +26,7 @@ class RolloutPool:
     """Actors that compute the rollouts of a run, which the driver then averages in the order of their numbers.
 
     The result of a step depends on the seed and on the number of rollouts, but not on the number of actors or on their
-    speed. An actor that dies is replaced, and other actors compute its rollouts again.
-
-    Args:
-        requested: Actors requested; None takes as many as fit.
-        device: ``auto``, ``cpu`` or ``cuda``; ``auto`` takes the GPUs of the cluster, if it has any.
-        note: Called with lines for the user.
-        gpus: GPUs per actor, such as 0.25; None shares them among the actors.
+    speed. An actor that dies is replaced, and other actors compute its rollouts again. `note` gets lines for the user.
     """
 
     def __init__(
@@ -51,11 +45,7 @@ class RolloutPool:
         self._idle, self._running = [], {}
 
     def start(self, task: RolloutTask) -> "RolloutPool":
-        """Start the actors; the first step waits for them.
-
-        Raises:
-            ValueError: No node has free resources, or the cluster has no GPU for ``cuda``.
-        """
+        """Start the actors; the first step waits for them."""
         threads, nodes = task.config.threads or 1, free_nodes()
         gpu = self._device != "cpu" and any(node.gpus for node in nodes)
         if self._device == "cuda" and not gpu:
@@ -65,7 +55,7 @@ class RolloutPool:
         room = [node._replace(cpus=node.cpus // threads) for node in nodes]
         layout = spread(self._requested, task.config.rollouts, room, gpu, self._share)
         self._count, self._workers = task.config.rollouts, layout.workers
-        self._new_actor = self._actor_factory(layout, threads)
+        self._options = {"num_cpus": layout.cpus * threads, "num_gpus": layout.gpus}
         source, note = share(task.source) if isinstance(task.source, ArrowBuffer) else (task.source, "")
         self._task = ray.put(task._replace(source=source))
         for line in filter(None, (layout.note, note)):
@@ -74,23 +64,13 @@ class RolloutPool:
             self._start_actor()
         return self
 
-    def _actor_factory(self, layout: Plan, threads: int) -> Callable[[], Any]:
-        """Return a function that creates an actor; the task is in the object store once for all of them."""
-        options = {"num_cpus": layout.cpus * threads, "num_gpus": layout.gpus}
-        device = "cuda" if layout.gpus else "cpu"
-        return lambda: ray.remote(RolloutWorker).options(**options).remote(self._task, device)
-
     def _start_actor(self) -> None:
-        actor = self._new_actor()
+        device = "cuda" if self._options["num_gpus"] else "cpu"
+        actor = ray.remote(RolloutWorker).options(**self._options).remote(self._task, device)
         self._running[actor.ready.remote()] = (actor, None)
 
     def __call__(self, leaves: Mapping[str, Tensor], step: int, attempt: int) -> list[Rollout]:
-        """Return all rollouts of a step, in the order of their numbers.
-
-        Raises:
-            RuntimeError: The actor of a rollout died `ATTEMPTS` times, matching raised, or there was no actor for
-                `PATIENCE_SECONDS`.
-        """
+        """Return all rollouts of a step, in the order of their numbers."""
         shared = ray.put({name: leaf.cpu().numpy() for name, leaf in leaves.items()})
         devices = [leaf.device for leaf in leaves.values()]
         waiting, rollouts, deaths = list(range(self._count)), dict[int, Rollout](), dict[int, int]()

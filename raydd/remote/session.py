@@ -27,14 +27,6 @@ def session(address: str | None = None, note: Callable[[str], None] = lambda lin
 
     A local Ray never joins another cluster on this machine, and no other user of the machine can reach it. SIGTERM ends
     the block like an exception.
-
-    Args:
-        address: The address of a cluster, for example ``ray://head:10001`` or ``auto``; None starts a local Ray on this
-            machine's CPUs and GPUs.
-        note: Called with a line about settings of the environment that are not used.
-
-    Raises:
-        ValueError: If the cluster cannot be reached, or another Ray is open.
     """
     with _connected(address, note):
         try:
@@ -79,11 +71,7 @@ def _joined(address: str) -> Iterator[None]:
 
 
 def _check_open(address: str | None) -> None:
-    """Refuse an address other than that of the open connection.
-
-    Raises:
-        ValueError: Naming both.
-    """
+    """Refuse an address other than that of the open connection."""
     if address in (None, "auto"):
         return
     if ray.util.client.ray.is_connected():
@@ -95,19 +83,12 @@ def _check_open(address: str | None) -> None:
 
 
 class Plan(NamedTuple):
-    """The workers that are started on a cluster.
-
-    Attributes:
-        workers: Number of workers.
-        cpus: CPUs per worker.
-        gpus: GPUs per worker, a fraction where several share one.
-        note: One line about a difference from the request; empty if there is none.
-    """
+    """The workers that are started on a cluster."""
 
     workers: int
-    cpus: int
-    gpus: float
-    note: str
+    cpus: int  # per worker
+    gpus: float  # per worker
+    note: str  # about a difference from the request, or empty
 
 
 class Node(NamedTuple):
@@ -118,32 +99,14 @@ class Node(NamedTuple):
 
 
 def plan(requested: int | None, jobs: int, cpus: int, gpus: float) -> Plan:
-    """Return the workers to start for a number of jobs, at most as many as the resources allow.
-
-    Args:
-        requested: Workers requested; None takes one per CPU, or `WORKERS_PER_GPU` per GPU.
-        jobs: Number of independent jobs.
-        cpus: CPUs of the cluster.
-        gpus: GPUs to use, 0 for work on CPUs.
-
-    Raises:
-        ValueError: Fewer than one worker is requested, or the cluster has no CPU.
-    """
+    """Return the workers to start on a cluster, see `spread`; ``gpus`` is 0 for work on CPUs."""
     return spread(requested, jobs, [Node(cpus, gpus)], gpus > 0)
 
 
 def spread(requested: int | None, jobs: int, nodes: Sequence[Node], gpu: bool, share: float | None = None) -> Plan:
     """Return the workers to start on the nodes of a cluster; each fits on one node, a fraction of a GPU on one GPU.
 
-    Args:
-        requested: Workers requested; None takes one per CPU, or `WORKERS_PER_GPU` per GPU.
-        jobs: Number of independent jobs.
-        nodes: The free resources.
-        gpu: Whether the work is done on GPUs.
-        share: GPUs per worker; None shares the GPUs among the workers.
-
-    Raises:
-        ValueError: Fewer than one worker is requested, or no node has resources for one.
+    Without a request, there is a worker per CPU, or `WORKERS_PER_GPU` per GPU. ``share`` is the GPUs per worker.
     """
     if requested is not None and requested < 1:
         raise ValueError(f"--num-workers {requested}: at least 1 worker is needed")

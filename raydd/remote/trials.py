@@ -25,21 +25,12 @@ in a new process.
 
 
 class Strategy(NamedTuple):
-    """How Tune gets trials, runs them and decides about them.
-
-    Attributes:
-        context: What all trials share.
-        trainable: Runs a trial in a worker, given Tune's config of the trial and the ``context``.
-        scheduler: Receives every report and decides.
-        searcher: Proposes trials; None where ``params`` lists them all.
-        params: Tune's parameter space.
-        samples: How often a trial is drawn from ``params``.
-    """
+    """How Tune gets trials, runs them and decides about them."""
 
     context: SearchContext
     trainable: Callable[..., None]
     scheduler: TuneScheduler
-    searcher: Searcher | None
+    searcher: Searcher | None  # None where `params` lists all trials
     params: Mapping[str, Any]
     samples: int
 

@@ -29,17 +29,11 @@ NO_DEFAULT_LOGGERS = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1"}
 
 
 class Limits(NamedTuple):
-    """What a run of trials may use.
+    """What a run of trials may use."""
 
-    Attributes:
-        concurrent: Trials at once; None takes as many as fit.
-        seconds: Time after which trials are stopped where they are; None sets no limit.
-        gpus: GPUs per trial; None shares them evenly.
-    """
-
-    concurrent: int | None = None
-    seconds: float | None = None
-    gpus: float | None = None
+    concurrent: int | None = None  # None takes as many as fit
+    seconds: float | None = None  # after which trials are stopped where they are
+    gpus: float | None = None  # per trial; None shares them evenly
 
 
 class _TrialSearcher(ByReference, Searcher):  # type: ignore[misc]
@@ -95,17 +89,7 @@ STRATEGIES: dict[str, Callable[[TrialScheduler, SearchContext], Strategy]] = {"p
 
 
 def run_trials(context: SearchContext, trials: TrialScheduler, limits: Limits, loggers: Sequence[Any]) -> None:
-    """Run the trials that are left on the connected Ray, until all have ended or the time is up.
-
-    Args:
-        context: What all trials share.
-        trials: Proposes trials and records their reports.
-        limits: Trials at once, time, GPUs.
-        loggers: Tune callbacks that also send results elsewhere.
-
-    Raises:
-        RuntimeError: Tune itself failed; all reports so far are kept.
-    """
+    """Run the trials that are left on the connected Ray, until all have ended or the time is up."""
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are one line, not tracebacks
     strategy = STRATEGIES.get(context.space.scheduler.name, independent)(trials, context)
     layout = _layout(context, trials.left, limits, turns=strategy.searcher is None)
@@ -162,11 +146,7 @@ def largest(kind: str) -> float:
 
 
 def check_limits(context: SearchContext, limits: Limits) -> None:
-    """Refuse trials that are larger than every node.
-
-    Raises:
-        ValueError: Naming the setting and the largest node's resources.
-    """
+    """Refuse trials that are larger than every node."""
     threads, cpus, gpus = context.space.config({}).threads or 1, largest("CPU"), largest("GPU")
     if threads > cpus:
         raise ValueError(
@@ -177,23 +157,14 @@ def check_limits(context: SearchContext, limits: Limits) -> None:
 
 
 def logger_callbacks(mlflow: str | None, wandb: str | None, name: str) -> list[Any]:
-    """Return Tune's callbacks that send results to MLflow and Weights & Biases.
-
-    Args:
-        mlflow: A tracking address or folder of MLflow.
-        wandb: A project of Weights & Biases.
-        name: The name of the search space.
-
-    Raises:
-        ValueError: The package is not installed, or Weights & Biases has no key.
-    """
+    """Return Tune's callbacks for an MLflow address or folder, and for a Weights & Biases project."""
     callbacks: list[Any] = []
     if mlflow is not None:
         require_package("mlflow")
         from ray.air.integrations.mlflow import MLflowLoggerCallback
 
-        # Settings are logged at the end: a population changes them during training.
         uri = _tracking_uri(mlflow)
+        # Settings are logged at the end: a population changes them during training.
         callbacks.append(MLflowLoggerCallback(uri, experiment_name=f"raydd-{name}", log_params_on_trial_end=True))
     if wandb is not None:
         require_package("wandb")

@@ -21,21 +21,13 @@ WITH_MOMENTUM = ("momentum", "smooth")
 
 
 class Snapshot(NamedTuple):
-    """An expert at the end of an epoch.
+    """An expert at the end of an epoch."""
 
-    Attributes:
-        theta: (P,) float32 on the CPU; a copy, never an alias of the live weights.
-        buffers: (Q,) running statistics, empty where the network has none.
-        epoch: Epochs trained; 0 is the start.
-        accuracy: On the validation split, in [0, 1]; NaN where there is none.
-        train_loss: Mean cross-entropy of the epoch's batches, in nats; NaN at the start.
-    """
-
-    theta: Tensor
-    buffers: Tensor
-    epoch: int
-    accuracy: float
-    train_loss: float
+    theta: Tensor  # (P,) float32 on the CPU; a copy, never an alias of the live weights
+    buffers: Tensor  # (Q,) running statistics, empty where the network has none
+    epoch: int  # 0 is the start
+    accuracy: float  # on the validation split, in [0, 1]; NaN without one
+    train_loss: float  # mean cross-entropy of the epoch's batches, in nats; NaN at the start
 
 
 def train_expert(
@@ -48,17 +40,8 @@ def train_expert(
 ) -> Iterator[Snapshot]:
     """Train one expert and yield its snapshots, epochs 0 to ``config.epochs``.
 
-    Args:
-        config: Optimizer step, learning rate, momentum, schedule, batch size.
-        build: Creates the network.
-        train: Training images; its device is the expert's.
-        validation: Held-out images that ``accuracy`` is measured on; may be empty.
-        augment: Drawn for every batch, one image at a time.
-        seed: The run's seed and the expert's index, which determine all draws: an expert does not depend on the
-            process or the order in which experts are trained.
-
-    Raises:
-        FloatingPointError: If the training loss stops being finite.
+    The run's seed and the expert's index, ``seed``, determine all draws: neither the process nor the order in which
+    experts are trained changes an expert. Augmentation is drawn for every batch, one image at a time.
 
     Reference:
         Cazenavette et al., arXiv 2203.11932, section 3.1 and appendix A.3; the steps have their own.

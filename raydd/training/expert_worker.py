@@ -7,7 +7,6 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -51,46 +50,24 @@ class ExpertJob(NamedTuple):
 
 
 class BufferInfo(NamedTuple):
-    """The contents of a buffer, for workers that may not have its folder.
-
-    Attributes:
-        transform: The buffer's preprocessing.
-        spec: The buffer's data set, network and recipe.
-        uri: Where finished experts are uploaded to, if the buffer is in remote storage; a worker writes them into its
-            own node's mirror first.
-    """
+    """The contents of a buffer, for workers that may not have its folder."""
 
     transform: Transform
     spec: BufferSpec
-    uri: str | None = None
+    uri: str | None = None  # where workers upload experts from their node's mirror; None without remote storage
 
 
 class ExpertChunk(NamedTuple):
-    """A chunk of an expert's training.
-
-    Attributes:
-        epoch: Epochs trained so far.
-        pieces: Input of the `ExpertWriter` that writes the expert; empty where the worker writes it.
-        ended: Whether this is the last chunk.
-        entry: The manifest entry of an expert that was uploaded.
-    """
+    """A chunk of an expert's training."""
 
     epoch: int
-    pieces: list[Piece]
+    pieces: list[Piece]  # input of the driver's `ExpertWriter`; empty where the worker writes the file
     ended: bool
-    entry: Entry | None = None
+    entry: Entry | None = None  # of the manifest, once the expert is uploaded
 
 
 class ExpertTrainer:
-    """Trains one expert after another, in any process.
-
-    Args:
-        job: What to train.
-        info: The buffer's preprocessing and spec; None reads them from its folder.
-
-    Raises:
-        ValueError: The data set, preprocessing or network is missing here, or is not the buffer's.
-    """
+    """Trains one expert after another, in any process; refuses data that are not those of the buffer."""
 
     def __init__(self, job: ExpertJob, info: BufferInfo | None = None) -> None:
         torch.set_num_threads(1)
@@ -126,9 +103,7 @@ class ExpertTrainer:
     def check_folder(self, path: Path, content: str) -> tuple[str, bool]:
         """Return the name in this worker's temporary files, and whether it can write to the buffer's folder.
 
-        Args:
-            path: A file in the folder, as the driver sees it.
-            content: Its content, because another node may have another folder of the same name.
+        The folder has a file of this path and content; another node may have another folder of the same name.
         """
         if os.environ.get(STREAM):
             return writer(), False
@@ -138,12 +113,7 @@ class ExpertTrainer:
             return writer(), False
 
     def train_chunk(self, index: int, stream: bool) -> ExpertChunk:
-        """Start or continue expert ``index``, for `CHUNK_SECONDS` or until `PIECE_BYTES` are to be sent.
-
-        Args:
-            index: The expert's number.
-            stream: Return the snapshots; else write them here.
-        """
+        """Start or continue expert ``index``, for `CHUNK_SECONDS` or until a stream has `PIECE_BYTES` to send."""
         if index != self._index:
             self._index, self._epoch, self._entry = index, 0, None
             streamed = ([piece] for row in self._rows(index) for piece in pieces(row))
@@ -175,11 +145,11 @@ class ExpertTrainer:
             except ValueError:
                 path.replace(f"{path}.bad")
         if not path.is_file():
-            with ExpertWriter(self._folder, self._spec, index) as spool:
+            with ExpertWriter(self._folder, self._spec, index) as expert_file:
                 for row in self._rows(index):
-                    spool.add(row)
+                    expert_file.add(row)
                     yield []
-                spool.finish()
+                expert_file.finish()
         if self._store:
             self._entry, size = entry_of(self._folder, index, self._spec), path.stat().st_size
             put(self._store, path)
@@ -201,12 +171,7 @@ def default_buffer(config: ExpertsConfig) -> Path:
 
 
 def buffer_destination(path: AnyPath) -> tuple[Path | str, BufferUpload | None]:
-    """Return where experts are written: a folder, or a URI and its upload. A ``file://`` URI is a folder.
-
-    Raises:
-        ValueError: No such kind of store.
-        OSError: The store cannot be read.
-    """
+    """Return where experts are written: a folder, or a URI and its upload. A ``file://`` URI is a folder."""
     if not is_uri(path):
         return Path(path).absolute(), None
     uri = os.fspath(path)
@@ -215,66 +180,41 @@ def buffer_destination(path: AnyPath) -> tuple[Path | str, BufferUpload | None]:
 
 
 def buffer_spec(job: ExpertJob, work: Workspace) -> BufferSpec:
-    """Return the buffer's spec, which does not depend on the number of experts.
-
-    Raises:
-        ValueError: An epoch of ``experts.kept`` is not between the first and the last.
-    """
+    """Return the buffer's spec, which does not depend on the number of experts."""
     network, waypoints = seeded(work.build, generator(0, "layout")), job.experts.kept
     kept = None if waypoints is None else knots(waypoints, job.experts.epochs, "experts.kept")
     recipe = job.experts.recipe() | data_recipe(job.data)
     return spec_of(work, network, recipe, job.seed, kept=kept, storage=job.experts.storage)
 
 
-def prepare(job: ExpertJob, outlet: BufferUpload | None = None) -> tuple[ExpertJob, list[int]]:
-    """Create or check the buffer's folder, and return the job and the numbers of the missing experts.
+def prepare(job: ExpertJob, upload: BufferUpload | None = None) -> tuple[ExpertJob, list[int]]:
+    """Create or check the buffer's folder and its remote storage, and return the job and the missing experts."""
+    try:
+        return job, _missing(job, upload)
+    except ValueError as error:  # name the buffer's URI, not its mirror
+        if upload is None:
+            raise
+        raise ValueError(str(error).replace(str(job.folder), upload.store.public_uri)) from None
 
-    Args:
-        job: What to train; its folder is the buffer's, or the mirror of one in remote storage.
-        outlet: The upload, whose storage is created or checked too.
 
-    Raises:
-        ValueError: The data set or network is unknown, an epoch of ``experts.kept`` is not between the first and the
-            last, or the folder has another buffer.
-        OSError: The storage cannot be read or written.
-    """
-    _check_same(job, outlet)
+def _missing(job: ExpertJob, upload: BufferUpload | None) -> list[int]:
+    """Create or check the buffer's folder, and return the missing experts."""
+    before = read_manifest(job.folder)[0] if (job.folder / MANIFEST).exists() else None
+    if before:  # refuse another network, recipe or seed before any image is decoded
+        recipe = job.experts.recipe() | {"augment": job.data.augment, "validation": job.data.validation}
+        if "flip" in before.recipe:  # `check_mirroring` has the better message
+            recipe["flip"] = before.recipe["flip"]
+        create_buffer(job.folder, replace(before, network=job.experts.network, recipe=recipe, seed=job.seed))
     stored = job.folder / "preprocessing.arrow"
     transform = load_transform(job.folder) if stored.exists() else None
     work = open_workspace(job.data, job.experts.network, torch.device("cpu"), transform)
     spec = buffer_spec(job, work)
-    before = read_manifest(job.folder)[0] if (job.folder / MANIFEST).exists() else None
     if before and before.fingerprint == spec.fingerprint:
-        check_mirroring(outlet.store.public_uri if outlet else job.folder, before.recipe, job.data)
-    with _naming_uri(job.folder, outlet):
-        create_buffer(job.folder, spec)
+        check_mirroring(upload.store.public_uri if upload else job.folder, before.recipe, job.data)
+    create_buffer(job.folder, spec)
     if transform is None:
         save_transform(job.folder, work.transform)
     done = complete_experts(job.folder, spec)
-    if outlet is not None:
-        done = outlet.open(spec, done)
-    return job, sorted(set(range(job.experts.num_experts)) - done)
-
-
-def _check_same(job: ExpertJob, outlet: BufferUpload | None) -> None:
-    """Refuse a folder with a buffer of another network, recipe or seed, before any image is decoded."""
-    if not (job.folder / "manifest.json").exists():
-        return
-    with _naming_uri(job.folder, outlet):
-        spec = read_manifest(job.folder)[0]
-        recipe = job.experts.recipe() | {"augment": job.data.augment, "validation": job.data.validation}
-        recipe |= (
-            {"flip": spec.recipe["flip"]} if "flip" in spec.recipe else {}
-        )  # `check_buffer` has the better message
-        create_buffer(job.folder, replace(spec, network=job.experts.network, recipe=recipe, seed=job.seed))
-
-
-@contextmanager
-def _naming_uri(folder: Path, outlet: BufferUpload | None) -> Iterator[None]:
-    """Replace the mirror's path by the buffer's URI in errors."""
-    try:
-        yield
-    except ValueError as error:
-        if outlet is None:
-            raise
-        raise ValueError(str(error).replace(str(folder), outlet.store.public_uri)) from None
+    if upload is not None:
+        done = upload.open(spec, done)
+    return sorted(set(range(job.experts.num_experts)) - done)

@@ -19,16 +19,7 @@ def trial_synset(context: SearchContext, number: int) -> SyntheticSet:
 
 
 def save_best(context: SearchContext, best: Record, changes: int) -> dict[str, Path]:
-    """Write the best trial's settings as a preset, and its set.
-
-    Args:
-        context: What all trials share.
-        best: The trial.
-        changes: How often its settings changed during training.
-
-    Returns:
-        The files by name.
-    """
+    """Write the best trial's settings as a preset, and its set."""
     folder, synset = context.folder, trial_synset(context, best.number)
     preset = f"search {context.space.name}, trial {best.number}"
     config = context.space.config(best.values).model_copy(update={"preset": preset})

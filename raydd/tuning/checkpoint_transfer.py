@@ -23,14 +23,8 @@ def inherit_checkpoint(folder: Path, checkpoint: Path | None) -> Path | None:
     """Replace a trial's run by a checkpoint that the trial then goes on from, with settings of its own.
 
     The copy is complete before the old run is removed, so that a kill at any time leaves one of the two.
-
-    Args:
-        folder: The trial's folder.
-        checkpoint: A folder written by `export_checkpoint`. None takes the trial's own state; where it has none, the
-            copy that an earlier call left.
-
-    Returns:
-        The copy, which is removed by `discard_inherited`; None where the trial starts from nothing.
+    Without a checkpoint, use the trial's own state, else the copy that an earlier call left. Return the copy, or None
+    where the trial starts from nothing.
     """
     copy, fresh = folder / INHERITED, folder / f"{INHERITED}.new"
     if checkpoint is not None or (folder / CHECKPOINT).exists():

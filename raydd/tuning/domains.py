@@ -63,13 +63,13 @@ class Domain(Config):
 
     @property
     def low(self) -> float:
-        """The lower end; not for a choice."""
-        return float(getattr(self, self.kind)[0])
+        """The lower end, as an integer where the values are; not for a choice."""
+        return getattr(self, self.kind)[0]  # type: ignore[no-any-return]
 
     @property
     def high(self) -> float:
-        """The upper end; not for a choice."""
-        return float(getattr(self, self.kind)[1])
+        """The upper end, as an integer where the values are; not for a choice."""
+        return getattr(self, self.kind)[1]  # type: ignore[no-any-return]
 
     @property
     def log(self) -> bool:
@@ -131,10 +131,6 @@ class Domain(Config):
             value = low + share * (high - low)
         value = min(max(value, self.low), self.high)
         return int(value) if self.whole else value
-
-    def ends(self) -> tuple[float, float]:
-        """Return the lower and the upper end, as integers where the values are; not for a choice."""
-        return (int(self.low), int(self.high)) if self.whole else (self.low, self.high)
 
 
 def _check_choice(choice: tuple[Any, ...]) -> None:

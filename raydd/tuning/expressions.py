@@ -37,12 +37,7 @@ _ALLOWED: tuple[Any, ...] = (
 
 @dataclass(frozen=True)
 class Expression:
-    """A condition on settings.
-
-    Attributes:
-        text: The source.
-        tree: The checked syntax tree.
-    """
+    """A condition on settings."""
 
     text: str
     tree: ast.expr
@@ -53,15 +48,7 @@ class Expression:
         return list(dict.fromkeys(_names(self.tree)))
 
     def holds(self, settings: Settings, *, null: bool) -> bool:
-        """Return whether the expression is true.
-
-        Args:
-            settings: By dotted name.
-            null: The value of an order comparison with null: True in a constraint, False in a condition.
-
-        Raises:
-            ValueError: Values that cannot be compared or computed with.
-        """
+        """Return whether the expression is true; ``null`` is the value of an order comparison with null."""
         try:
             return bool(_value(self.tree, settings, null))
         except (TypeError, ArithmeticError) as error:
@@ -71,11 +58,6 @@ class Expression:
         """Return tighter bounds of searched settings, which exclude only values for which the expression is false.
 
         Only sums on both sides of <, <=, > and >= are used.
-
-        Args:
-            bounds: The smallest and the largest value of each searched setting.
-            settings: All other settings.
-            whole: The searched settings that are integers.
         """
         narrowed = dict(bounds)
         for less, more, strict in _orderings(self.tree):
@@ -87,9 +69,6 @@ class Expression:
 
 def parse(text: str) -> Expression:
     """Parse an expression.
-
-    Raises:
-        ValueError: Not an expression, or one with parts that this language does not have.
 
     >>> parse("window.high + span <= 50").holds({"window.high": 40, "span": 5}, null=True)
     True

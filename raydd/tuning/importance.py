@@ -1,7 +1,7 @@
 """The importance of each setting for the accuracy of a search's trials, by Optuna's fANOVA."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from raydd.tuning.domains import Domain
@@ -9,6 +9,7 @@ from raydd.tuning.results import Record, accuracy_of, in_state, text_of
 from raydd.tuning.space import Space
 
 if TYPE_CHECKING:
+    from optuna import Study
     from optuna.distributions import BaseDistribution
 
 
@@ -22,11 +23,7 @@ def importance(records: Sequence[Record], space: Space) -> dict[str, float]:
     the condition itself belongs to the setting in it.
 
     Complete and pruned trials count, the latter with their last accuracy. Results of fewer than about twenty trials are
-    unreliable.
-
-    Returns:
-        Shares by key, which sum to 1; 0 where all trials have one value. Empty with fewer than two accuracies, with
-        equal ones, or where every setting has one value.
+    unreliable. Shares sum to 1; a setting with one value has 0. Nothing is returned where all accuracies are equal.
 
     Reference:
         Hutter, Hoos and Leyton-Brown, An Efficient Approach for Assessing Hyperparameter Importance, ICML 2014.
@@ -59,24 +56,37 @@ def _fanova(scored: Sequence[tuple[Record, float]], space: Space) -> dict[str, f
     import optuna  # takes a second to import
 
     shared = [key for key in space.domains if all(key in record.values for record, _ in scored)]
-    places = {key: [_coordinate(record.values[key], space.domains[key]) for record, _ in scored] for key in shared}
-    places = {key: column for key, column in places.items() if len(set(column)) > 1}
-    if not places:
+    columns = {key: [_coordinate(record.values[key], space.domains[key]) for record, _ in scored] for key in shared}
+    columns = {key: column for key, column in columns.items() if len(set(column)) > 1}
+    if not columns:
         return {}
-    kinds = {key: _distribution(column, space.domains[key]) for key, column in places.items()}
+    kinds = {key: _distribution(column, space.domains[key]) for key, column in columns.items()}
+    study = study_in_memory(columns, kinds, [score for _, score in scored])
+    try:
+        return optuna.importance.FanovaImportanceEvaluator(seed=space.seed % 2**32).evaluate(
+            study, params=list(columns)
+        )
+    except RuntimeError:  # no tree of the forest splits: the values are equal in float32
+        return {}
+
+
+def study_in_memory(
+    columns: Mapping[str, Sequence[Any]], kinds: Mapping[str, "BaseDistribution"], scores: Sequence[float]
+) -> "Study":
+    """Return an Optuna study with a trial per score, given the values of each setting; None leaves a setting out."""
+    import optuna
+
     level = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         study = optuna.create_study(direction="maximize")
     finally:
         optuna.logging.set_verbosity(level)
-    for index, (_, score) in enumerate(scored):
-        params = {key: column[index] for key, column in places.items()}
-        study.add_trial(optuna.trial.create_trial(params=params, distributions=kinds, value=score))
-    try:
-        return optuna.importance.FanovaImportanceEvaluator(seed=space.seed % 2**32).evaluate(study, params=list(places))
-    except RuntimeError:  # no tree of the forest splits: the values are equal in float32
-        return {}
+    for index, score in enumerate(scores):
+        params = {key: column[index] for key, column in columns.items() if column[index] is not None}
+        own = {key: kinds[key] for key in params}
+        study.add_trial(optuna.trial.create_trial(params=params, distributions=own, value=score))
+    return study
 
 
 def _coordinate(value: Any, domain: Domain) -> Any:
@@ -85,10 +95,10 @@ def _coordinate(value: Any, domain: Domain) -> Any:
     return math.log10(value) if domain.log else float(value)
 
 
-def _distribution(places: Sequence[Any], domain: Domain) -> "BaseDistribution":
+def _distribution(values: Sequence[Any], domain: Domain) -> "BaseDistribution":
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
     if domain.choice is not None:
-        return CategoricalDistribution(tuple(dict.fromkeys([*map(text_of, domain.choice), *places])))
+        return CategoricalDistribution(tuple(dict.fromkeys([*map(text_of, domain.choice), *values])))
     ends = [_coordinate(end, domain) for end in (domain.low, domain.high)]
-    return FloatDistribution(min(ends[0], *places), max(ends[1], *places))  # a population's values may be outside
+    return FloatDistribution(min(ends[0], *values), max(ends[1], *values))  # a population's values may be outside

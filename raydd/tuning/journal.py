@@ -63,11 +63,7 @@ class _Journal(JournalFileBackend):
             self._own_lock.release()
 
     def check(self) -> None:
-        """Compare new lines with their checksums; lines of older versions have none.
-
-        Raises:
-            ValueError: A line was changed, or is not of a journal.
-        """
+        """Compare new lines with their checksums; lines of older versions have none."""
         with open_regular(self._file) as file:
             file.seek(self._read)
             data = file.read(MOST_LOG_BYTES)
@@ -81,11 +77,7 @@ class _Journal(JournalFileBackend):
 
 
 def open_storage(file: Path) -> JournalStorage:
-    """Open the journal; create it when missing, and drop an incomplete last line.
-
-    Raises:
-        ValueError: The file is not a journal, or it was changed.
-    """
+    """Open the journal; create it when missing, and drop an incomplete last line."""
     file.parent.mkdir(parents=True, exist_ok=True)
     try:
         if file.exists() or file.is_symlink():
@@ -100,11 +92,7 @@ def open_storage(file: Path) -> JournalStorage:
 
 
 def open_study(space: Space, storage: JournalStorage, file: Path) -> optuna.Study:
-    """Open the journal's study; create it when missing.
-
-    Raises:
-        ValueError: It is of a search with other settings.
-    """
+    """Open the journal's study; create it when missing."""
     names = optuna.get_all_study_names(storage)
     if names:
         study = optuna.load_study(study_name=names[0], storage=storage, sampler=RandomSampler(), pruner=NopPruner())

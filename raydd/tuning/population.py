@@ -33,11 +33,7 @@ OPTIONAL_RATES = ("lr.labels", "lr.lr")
 
 
 def check_changeable(space: Space) -> None:
-    """Refuse domains of settings that cannot change during a trial.
-
-    Raises:
-        ValueError: Naming the key and the remedy.
-    """
+    """Refuse domains of settings that cannot change during a trial."""
     for key, domain in space.domains.items():
         if key not in CHANGEABLE:
             raise ValueError(
@@ -58,14 +54,6 @@ def perturb(space: Space, values: Mapping[str, Any], *path: str | int) -> dict[s
     Each searched setting is resampled with probability 1/4. Otherwise a number is multiplied by 0.8 or 1.2 and clipped
     to its domain, an integer changes by at least one step, and a choice moves to a neighbour or stays at the end. The
     draw is repeated where no setting changed, because the trial would then repeat the other's steps.
-
-    Args:
-        space: The search space, with its seed.
-        values: The other trial's settings, by dotted name.
-        *path: What the draws are for; together with the seed it determines them.
-
-    Returns:
-        Allowed settings; ``values`` where none of `TRIES` perturbations was allowed.
 
     Reference:
         Jaderberg et al., arXiv 1711.09846, section 4.1 ("perturb", "resample").

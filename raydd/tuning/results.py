@@ -24,25 +24,15 @@ _ABSENT = object()
 
 @dataclass(frozen=True)
 class Record:
-    """One trial of a search.
-
-    Attributes:
-        number: Its number in the search, from 0.
-        state: ``pruned`` was stopped early by the scheduler; ``unfinished`` still runs or was interrupted.
-        values: The searched settings by dotted name; only those of active domains.
-        metrics: ``accuracy`` on the validation split in [0, 1], ``seconds``, and others; empty before the first report.
-        step: The last outer step that was reported.
-        reports: (index or step, best accuracy so far) of each report, in order.
-        error: Why it failed, in one line; empty in the other states.
-    """
+    """One trial of a search."""
 
     number: int
-    state: State
-    values: dict[str, Any]
-    metrics: dict[str, float]
-    step: int
-    reports: tuple[tuple[int, float], ...]
-    error: str
+    state: State  # `unfinished` still runs or was interrupted
+    values: dict[str, Any]  # the searched settings whose condition holds, by dotted name
+    metrics: dict[str, float]  # accuracy in [0, 1], seconds, and others; empty before the first report
+    step: int  # the last that was reported
+    reports: tuple[tuple[int, float], ...]  # (index or step, best accuracy so far)
+    error: str  # in one line; empty unless it failed
 
 
 def accuracy_of(record: Record) -> float | None:
@@ -140,12 +130,7 @@ class _Row(Document, extra="allow"):
 
 
 def load_results(path: AnyPath) -> list[dict[str, Any]]:
-    """Return the rows of a file of `save_results`.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It cannot be read, is not of a search, or was changed.
-    """
+    """Return the rows of a file of `save_results`."""
     try:
         with open_regular(path) as file:
             table = _read_table(file)
@@ -183,10 +168,6 @@ def winner(records: Sequence[Record], directions: Mapping[str, str]) -> Record |
 
     Accuracy decides also with several metrics; of equal trials that with fewer seconds wins, then the lower number.
     `front` returns the others.
-
-    Args:
-        records: In any order.
-        directions: By metric, ``max`` or ``min``.
     """
     sign, timed = -1 if directions.get("accuracy") == "min" else 1, "seconds" in directions
     for states in (("complete",), ("pruned", "unfinished")):
@@ -199,12 +180,7 @@ def winner(records: Sequence[Record], directions: Mapping[str, str]) -> Record |
 
 
 def front(records: Sequence[Record], directions: Mapping[str, str]) -> list[Record]:
-    """Return the complete trials that no other trial beats in one metric without a loss in another, by number.
-
-    Args:
-        records: In any order; those that lack one of the metrics are left out.
-        directions: By metric, ``max`` or ``min``.
-    """
+    """Return the complete trials that no other trial beats in one metric without a loss in another, by number."""
     gains = []
     for record in in_state(records, "complete"):
         known = {**record.metrics, "accuracy": accuracy_of(record)}

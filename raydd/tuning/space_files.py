@@ -49,15 +49,7 @@ def load_space(name: str | Path) -> Space:
 
 
 def make_space(tree: Mapping[str, Any], source: str = "space") -> Space:
-    """Build and check a space.
-
-    Args:
-        tree: Nested values, as in a YAML file.
-        source: The name with which errors begin.
-
-    Raises:
-        ValueError: In one line, naming the source, the key and the remedy.
-    """
+    """Build and check a space."""
     try:
         space = build(Space, tree)
         check_space(space)
@@ -67,11 +59,7 @@ def make_space(tree: Mapping[str, Any], source: str = "space") -> Space:
 
 
 def check_space(space: Space) -> None:
-    """Refuse a space that cannot be searched.
-
-    Raises:
-        ValueError: Naming the key, what is wrong and the remedy.
-    """
+    """Refuse a space that cannot be searched."""
     _check_plan(space)
     _check_fixed(space.config({}))
     known = space.settings({})
@@ -141,7 +129,7 @@ def _check_known(names: Iterable[str], known: Mapping[str, Any], source: str) ->
 def _check_values(space: Space) -> None:
     """Refuse values that their setting does not accept."""
     for key, domain in space.narrowed.items():
-        for value in domain.choice if domain.choice is not None else domain.ends():
+        for value in domain.choice if domain.choice is not None else (domain.low, domain.high):
             try:
                 space.config({key: value})
             except ValueError as error:
@@ -151,11 +139,7 @@ def _check_values(space: Space) -> None:
 
 
 def with_settings(space: Space, settings: Tree) -> Space:
-    """Return the space with settings fixed, which are then no longer searched, and check it again.
-
-    Raises:
-        ValueError: Nothing is left to search, or the constraints leave nothing.
-    """
+    """Return the space with settings fixed, which are then no longer searched, and check it again."""
     changed = space.with_settings(settings)
     check_space(changed)
     return changed

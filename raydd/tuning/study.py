@@ -49,15 +49,7 @@ class _TrialDocument(Document):
 
 
 class Study:
-    """The trials of one search space. One process at a time writes.
-
-    Args:
-        space: The search space.
-        file: The journal; created when missing. An incomplete last line, left by a killed writer, is dropped.
-
-    Raises:
-        ValueError: The file is not a journal, or its search had other settings.
-    """
+    """The trials of one search space. One process at a time writes the file."""
 
     def __init__(self, space: Space, file: Path) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -89,9 +81,6 @@ class Study:
 
         Trial k's values depend on (seed, k) and on the trials before it, but not on time or process. In a random
         search or a grid they do not depend on results either.
-
-        Raises:
-            ValueError: `DRAWS` draws found no allowed point.
         """
         number = len(self)
         point = self._fixed_point(number)
@@ -109,16 +98,10 @@ class Study:
         return [Proposal(trial.number, self._settings(trial)) for trial in left]
 
     def report(self, number: int, index: int, metrics: Metrics) -> bool:
-        """Record a trial's report, and decide whether the trial stops.
+        """Record a trial's report, and return whether the trial must stop.
 
-        Args:
-            number: The trial.
-            index: The number of its report, from 1. A repeated report changes nothing and gets the same answer.
-            metrics: ``accuracy`` in [0, 1], ``seconds``, ``step`` and others.
-
-        Returns:
-            True if it must stop: because the scheduler stops it (never with several metrics or at the last report), or
-            because its accuracy is not a number.
+        A repeated report changes nothing and gets the same answer. The scheduler never stops a trial with several
+        metrics or at the last report; an accuracy that is not a number always stops it.
         """
         trial = self._trials()[number]
         stop_at = trial.user_attrs.get("stop", math.inf)
@@ -138,13 +121,7 @@ class Study:
         return stop or index >= stop_at
 
     def change(self, number: int, values: Mapping[str, Any], metrics: Metrics) -> None:
-        """Record that a trial continues from another trial's checkpoint with other settings.
-
-        Args:
-            number: The trial.
-            values: Its settings from now on, by dotted name.
-            metrics: The other trial's results, which are now this trial's too.
-        """
+        """Record that a trial continues from another trial's checkpoint, with its metrics and other settings."""
         trial = self._trials()[number]
         self._storage.set_trial_user_attr(trial._trial_id, "changes", [*self.changes(number), dict(values)])
         self._store(trial, metrics)

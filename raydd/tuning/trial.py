@@ -32,43 +32,24 @@ Number = Finite | None
 
 
 class SearchContext(NamedTuple):
-    """What all trials of a search share.
-
-    Attributes:
-        space: The search space.
-        buffer: The experts of the space's own settings: a folder, or a URI that each node downloads; None where these
-            settings need no experts.
-        folder: The search's folder; the trials' folders are below it.
-        device: ``auto``, ``cpu`` or ``cuda``.
-    """
+    """What all trials of a search share."""
 
     space: Space
-    buffer: Path | str | None
-    folder: Path
+    buffer: Path | str | None  # experts of the space's own settings: a folder, or a URI that each node downloads
+    folder: Path  # of the search
     device: str
 
 
 class Report(NamedTuple):
-    """What a trial reports at a score.
+    """What a trial reports at a score."""
 
-    Attributes:
-        index: The number of the score, from 1.
-        step: Outer steps done.
-        accuracy: The best so far on the validation split, a fraction; the trial keeps the set with this score.
-        now: The accuracy of the current set.
-        loss: The loss of the last outer step; NaN where there was none.
-        seconds: Time of the outer steps so far, over all restarts. A step that a restart repeats counts once; scores
-            and checkpoints do not count.
-        memory_mb: The peak memory of tensors on the GPU; on the CPU the memory of the process.
-    """
-
-    index: int  # type: ignore[assignment]  # hides the tuple's method of that name
+    index: int  # type: ignore[assignment]  # from 1; hides the tuple's method of that name
     step: int
-    accuracy: float
-    now: float
-    loss: float
-    seconds: float
-    memory_mb: float
+    accuracy: float  # the best so far on the validation split, in [0, 1]; the trial keeps the set with this score
+    now: float  # accuracy of the current set
+    loss: float  # of the last outer step; NaN where there was none
+    seconds: float  # of the outer steps, each counted once however often the trial restarts; without scores
+    memory_mb: float  # peak of tensors on the GPU; on the CPU the memory of the process
 
 
 def trial_folder(out: Path, number: int) -> Path:
@@ -81,17 +62,8 @@ def run_trial(
 ) -> Iterator[Report]:
     """Run a trial, or the rest of it, and yield a report at every score.
 
-    Reports of before a restart are repeated unchanged; a finished trial does nothing else.
-
-    Args:
-        context: What all trials share.
-        number: The trial's number in the search.
-        values: The searched settings, by dotted name.
-        inherited: A folder with another trial's checkpoint, with which this trial starts unless it has its own.
-
-    Raises:
-        ValueError: The settings cannot be run, an expert diverged, or the folder has a run with other settings.
-        FloatingPointError: The loss stays infinite or NaN; the checkpoint stays.
+    Reports of before a restart are repeated unchanged; a finished trial does nothing else. The folder `inherited` has
+    another trial's checkpoint, with which this trial starts unless it has its own.
     """
     keep_memory()
     if resolve_device(context.device).type == "cuda":
@@ -121,19 +93,7 @@ class _LogDocument(Document):
 
 
 class ReportLog:
-    """The reports of a trial and the time of its outer steps, stored in its folder.
-
-    Args:
-        folder: The trial's folder.
-        history: The trial's scores.
-        step: The outer step of its checkpoint; None where it is finished.
-        path: The file to read, if it is not the folder's own.
-
-    Attributes:
-        reports: One per score.
-        step: The outer step of the last checkpoint in the file.
-        seconds: The time of the outer steps up to there.
-    """
+    """The reports of a trial and the time of its outer steps, up to the checkpoint of `step`, stored in its folder."""
 
     def __init__(
         self, folder: Path, history: Sequence[Mapping[str, Any]], step: int | None = None, path: Path | None = None

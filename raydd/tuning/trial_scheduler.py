@@ -16,38 +16,21 @@ RECORDED = ("accuracy", "seconds", "step", "loss", "memory_mb")
 
 @dataclass
 class TrialProgress:
-    """A trial's row in the progress table.
-
-    Attributes:
-        number: Its number in the search.
-        values: Its settings.
-        steps: Outer steps that it will take.
-        step: Outer steps that it has reported.
-        accuracy: The best on the validation split so far; None before the first report.
-        state: ``running``, or how it ended.
-    """
+    """A trial's row in the progress table."""
 
     number: int
     values: Mapping[str, Any]
     steps: int
     step: int = 0
-    accuracy: float | None = None
+    accuracy: float | None = None  # the best on the validation split so far
     state: State | str = "running"
 
 
 class SearchProgress(NamedTuple):
-    """The progress of a search.
+    """The progress of a search."""
 
-    Attributes:
-        rows: The trials that ran since the search was started or resumed.
-        done: Finished trials, those of earlier calls included.
-        total: Trials wanted.
-        seconds_left: An estimate; None before there is one.
-        note: A line for the user, or empty.
-    """
-
-    rows: tuple[TrialProgress, ...]
-    done: int
+    rows: tuple[TrialProgress, ...]  # since the search was started or resumed
+    done: int  # those of earlier calls included
     total: int
     seconds_left: float | None
     note: str = ""
@@ -55,13 +38,7 @@ class SearchProgress(NamedTuple):
 
 @dataclass
 class TrialScheduler:
-    """Proposes trials, unfinished ones first, records their reports, and decides which stop early.
-
-    Args:
-        study: Where trials are stored.
-        total: The number of trials that the search has in the end.
-        show: Called with the progress after every change.
-    """
+    """Proposes trials, unfinished ones first, records their reports, and decides which stop early."""
 
     study: Study
     total: int
@@ -119,11 +96,7 @@ class TrialScheduler:
         self._end(number, f"trial {number}: {100 * float(report['accuracy']):.1f} % on validation images")
 
     def take_over(self, number: int, donor: int, report: Mapping[str, Any]) -> dict[str, Any]:
-        """Record that a trial continues from another trial's checkpoint.
-
-        Returns:
-            The settings that it continues with: the donor's, perturbed.
-        """
+        """Record that a trial continues from another trial's checkpoint; return its new settings."""
         row, before = self.rows[number], self.rows[donor].values
         values = perturb(self.study.space, before, "perturb", number, len(self.study.changes(number)) + 1)
         self.study.change(number, values, _metrics(report))

@@ -408,7 +408,7 @@ def trained_here(job, missing, num_workers, **options):
     from raydd.remote.experts import Progress
     from raydd.training.expert_worker import ExpertTrainer
 
-    assert options.pop("outlet") is None, "a store is tested by tests/buffer/test_upload.py and tests/remote"
+    assert options.pop("upload") is None, "a store is tested by tests/buffer/test_upload.py and tests/remote"
     trainer, epochs = ExpertTrainer(job), job.experts.epochs
     for done, index in enumerate(missing, start=1):
         trainer.train(index)

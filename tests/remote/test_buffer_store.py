@@ -32,7 +32,6 @@ CLUSTER = """
     from ray.cluster_utils import Cluster
     from raydd.run.experts import open_buffer
     from raydd.config.schema import DistillConfig
-    from raydd.remote.rollouts import Crew
     from raydd.run.resolve import bind
     from raydd.remote.rollouts import RolloutPool
     from raydd.run.run import Run
@@ -53,8 +52,8 @@ CLUSTER = """
         import raydd.remote.buffer_store
         raydd.remote.buffer_store._sees = lambda node, folder: False
         raydd.remote.buffer_store.SHARE = float(sys.argv[3])
-        with Crew(2, "cpu", notes.append) as crew:
-            run = Run(bind(config, out, buffer, work, None), crew.start)
+        with RolloutPool(2, "cpu", notes.append) as pool:
+            run = Run(bind(config, out, buffer, work, None), pool.start)
             folder.rename(folder.with_name("away"))  # from here on only what Ray has can be read
             list(run.steps())
         print(json.dumps(notes))

@@ -19,9 +19,10 @@ import json, logging, sys
 from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
-import raydd.remote.expert_pool as crew
+from raydd.remote import expert_pool
 from raydd.config.schema import DataConfig, ExpertConfig
-from raydd.remote.experts import ExpertJob, prepare, train_missing
+from raydd.remote.experts import train_missing
+from raydd.training.expert_worker import ExpertJob, prepare
 
 folder, (experts, epochs, patience), (nodes, gone) = sys.argv[1], map(int, sys.argv[2:5]), map(json.loads, sys.argv[5:])
 fast = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 300, "health_check_failure_threshold": 3}
@@ -39,7 +40,7 @@ found = [add(kind) for kind in nodes]
 cluster.wait_for_nodes()
 ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
 
-class Seen(crew.ExpertWriter):
+class Seen(expert_pool.ExpertWriter):
     made = []
     def __init__(self, folder, spec, index):
         super().__init__(folder, spec, index)
@@ -49,7 +50,7 @@ class Seen(crew.ExpertWriter):
         super().add(piece)
         self.rows += 1
 
-crew.ExpertWriter = Seen
+expert_pool.ExpertWriter = Seen
 recipe = ExpertConfig(network="MLP", num_experts=experts, epochs=epochs)
 job, missing = prepare(ExpertJob(DataConfig(), recipe, 0, Path(folder), "cpu"))
 told = {"notes": [], "error": "", "removed": 0}
@@ -57,7 +58,7 @@ try:
     for step in train_missing(job, missing, len(nodes), grows=True, patience_seconds=patience):
         if step.note:
             told["notes"].append(step.note)
-        if gone and step.epochs and (gone[0] != "sends" or any(0 < spool.rows < epochs for spool in Seen.made)):
+        if gone and step.epochs and (gone[0] != "sends" or any(0 < writer.rows < epochs for writer in Seen.made)):
             kind, *gone = gone
             place = nodes.index(kind)
             cluster.remove_node(found.pop(place), allow_graceful=False)
@@ -67,7 +68,7 @@ try:
                 gone.pop(0), nodes.append("writes"), found.append(add("writes"))
 except RuntimeError as error:
     told["error"] = str(error)
-told["sent"] = sorted({spool.index for spool in Seen.made})
+told["sent"] = sorted({writer.index for writer in Seen.made})
 Path(folder + ".json").write_text(json.dumps(told))
 ray.shutdown()
 cluster.shutdown()

@@ -64,10 +64,10 @@ def here(small_buffer, tmp_path_factory):
     return run
 
 
-def steps_of(out, buffer, crew, rollouts, **settings):
-    """A run whose rollouts a crew makes."""
+def steps_of(out, buffer, pool, rollouts, **settings):
+    """The steps of a run whose rollouts a pool computes."""
     experts, work = open_buffer(buffer, toy(rollouts), torch.device("cpu"))
-    return Run(bind(toy(rollouts, **settings), out, experts, work, None), crew.start).steps()
+    return Run(bind(toy(rollouts, **settings), out, experts, work, None), pool.start).steps()
 
 
 @pytest.mark.verb
@@ -76,8 +76,8 @@ def steps_of(out, buffer, crew, rollouts, **settings):
     [(3, 2), *(pytest.param(*each, marks=pytest.mark.integration) for each in ((1, 1), (4, 1), (4, 2)))],
 )
 def test_actors_come_to_the_bits_of_one_process(ray2, small_buffer, here, tmp_path, rollouts, workers):
-    with RolloutPool(workers, "cpu", print) as crew:
-        list(steps_of(tmp_path / "run", small_buffer, crew, rollouts))
+    with RolloutPool(workers, "cpu", print) as pool:
+        list(steps_of(tmp_path / "run", small_buffer, pool, rollouts))
     assert equal(state(tmp_path / "run"), here(rollouts))
 
 
@@ -105,8 +105,8 @@ def test_an_actor_that_dies_in_mid_step_is_replaced_and_its_part_made_again(
     ray2, small_buffer, here, tmp_path, kill_worker
 ):
     notes, done = [], []
-    with RolloutPool(2, "cpu", notes.append) as crew:
-        for step in steps_of(tmp_path / "run", small_buffer, crew, 4):
+    with RolloutPool(2, "cpu", notes.append) as pool:
+        for step in steps_of(tmp_path / "run", small_buffer, pool, 4):
             done.append(step.step)
             if step.step in (1, 3):
                 killer = threading.Thread(target=kill_worker, args=("ray::RolloutWorker",))
@@ -131,10 +131,10 @@ def test_an_actor_that_always_dies_ends_the_run_with_a_reason(ray2, small_buffer
 
     monkeypatch.setattr("raydd.remote.rollouts.RolloutWorker", Deadly)
     with (
-        RolloutPool(1, "cpu", print) as crew,
+        RolloutPool(1, "cpu", print) as pool,
         pytest.raises(RuntimeError, match="the worker of rollout 0 died 3 times in one step; check the memory"),
     ):
-        list(steps_of(tmp_path / "run", small_buffer, crew, 2))
+        list(steps_of(tmp_path / "run", small_buffer, pool, 2))
 
 
 def test_what_raises_in_an_actor_is_told_in_one_line(ray2, small_buffer, tmp_path, monkeypatch):
@@ -150,10 +150,10 @@ def test_what_raises_in_an_actor_is_told_in_one_line(ray2, small_buffer, tmp_pat
 
     monkeypatch.setattr("raydd.remote.rollouts.RolloutWorker", Broken)
     with (
-        RolloutPool(1, "cpu", print) as crew,
+        RolloutPool(1, "cpu", print) as pool,
         pytest.raises(RuntimeError, match="rollout 0 failed: the expert's file is broken"),
     ):
-        list(steps_of(tmp_path / "run", small_buffer, crew, 2))
+        list(steps_of(tmp_path / "run", small_buffer, pool, 2))
 
 
 def test_a_result_that_is_lost_is_made_again(ray2, small_buffer, here, tmp_path, monkeypatch):
@@ -168,15 +168,15 @@ def test_a_result_that_is_lost_is_made_again(ray2, small_buffer, here, tmp_path,
         return found
 
     monkeypatch.setattr("raydd.remote.rollouts.ray.get", losing)
-    with RolloutPool(2, "cpu", print) as crew:
-        list(steps_of(tmp_path / "run", small_buffer, crew, 4))
+    with RolloutPool(2, "cpu", print) as pool:
+        list(steps_of(tmp_path / "run", small_buffer, pool, 4))
     assert len(lost) == 2
     assert equal(state(tmp_path / "run"), here(4))
 
 
 def test_too_many_threads_for_the_cluster_are_refused(ray2, small_buffer, tmp_path):
     with (
-        RolloutPool(1, "cpu", print) as crew,
+        RolloutPool(1, "cpu", print) as pool,
         pytest.raises(ValueError, match=r"threads = 64: no node has more than \d free CPUs; use --set threads="),
     ):
-        list(steps_of(tmp_path / "run", small_buffer, crew, 2, threads=64))
+        list(steps_of(tmp_path / "run", small_buffer, pool, 2, threads=64))

@@ -308,7 +308,7 @@ def timed(out, tree, past, resume=False):
 def test_time_that_is_up_leaves_trials_to_be_resumed(ray2, tmp_path):
     tree = SPACE | {"set": QUICK | {"steps": 100_000, "evaluate_every": 2}, "budget": {"samples": 2}}
     stopped, notes = timed(tmp_path / "late", tree, past=1)
-    assert [note for note in notes if "unfinished: the same command with --resume" in note]
+    assert [note for note in notes if "unfinished: continue them with the same command and --resume" in note]
     reached = stopped.trials[0].step
     assert reached >= 2
     assert stopped.synset.ipc == 1  # the best set so far

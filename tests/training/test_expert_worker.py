@@ -144,7 +144,7 @@ def parts(trainer, index, stream):
 
 
 @pytest.mark.parametrize("settings", [{}, {"kept": (1,)}, {"storage": "bfloat16"}])
-def test_what_is_sent_and_spooled_elsewhere_gives_the_same_bytes(tmp_path, monkeypatch, settings):
+def test_what_is_sent_and_writered_elsewhere_gives_the_same_bytes(tmp_path, monkeypatch, settings):
     """In pieces much smaller than a snapshot."""
     (here, missing), (there, _) = (job(tmp_path / name, **settings) for name in ("here", "there"))
     for index in missing:
@@ -159,10 +159,10 @@ def test_what_is_sent_and_spooled_elsewhere_gives_the_same_bytes(tmp_path, monke
         assert len(found) > 4
         assert found[-1].epoch == 3
         assert max(sum(values(piece) for piece in part.pieces) for part in found) < 8000
-        with ExpertWriter(there.folder, spec, index) as spool:
+        with ExpertWriter(there.folder, spec, index) as writer:
             for piece in (piece for part in found for piece in part.pieces):
-                spool.add(piece)
-            spool.finish()
+                writer.add(piece)
+            writer.finish()
         assert trainer.train_chunk(index, stream=True) == ExpertChunk(3, [], True)  # there is no more
         assert expert_path(there.folder, index).read_bytes() == expert_path(here.folder, index).read_bytes()
     assert not (tmp_path / "no").exists()

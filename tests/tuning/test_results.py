@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from raydd.tuning.figure_files import save_figures
+from raydd.tuning.figure_files import _study_of, save_figures
 from raydd.tuning.importance import importance
 from raydd.tuning.results import (
     Record,
@@ -263,3 +263,7 @@ def test_figures_leave_pyplot_as_it_was_and_settings_that_only_some_trials_have_
     assert dict(matplotlib.rcParams) == before
     assert plt.get_fignums() == open_figures
     assert all(path.read_bytes() == second[name].read_bytes() for name, path in first.items())
+    study = _study_of(rows_of(trials), list(DOMAINS), scales(SPACE))
+    assert len(study.trials) == len(trials)
+    assert [set(trial.params) for trial in study.trials] == [set(trial.values) for trial in trials]
+    assert [trial.value for trial in study.trials] == [100 * accuracy_of(trial) for trial in trials]
