@@ -62,9 +62,6 @@ def class_order(seed: int, classes: int) -> tuple[int, ...]:
 def seen_after(classes: int, steps: int) -> tuple[int, ...]:
     """Return the number of classes seen after each step; the classes of two steps differ by at most one.
 
-    Raises:
-        ValueError: Fewer than one step, or more than classes.
-
     >>> seen_after(10, 5), seen_after(10, 4)
     ((2, 4, 6, 8, 10), (3, 5, 8, 10))
     """

@@ -41,9 +41,6 @@ def spearman(first: Sequence[Score], second: Sequence[Score]) -> float | None:
 
     It is None where undefined: fewer than two architectures, or a constant side.
 
-    Raises:
-        ValueError: Different numbers of scores, tuples of several lengths, or NaN.
-
     >>> spearman([0.1, 0.2, 0.3, 0.4], [(0, 0.9), (1, 0.2), (1, 0.4), (1, 0.3)])
     0.8
     """
@@ -149,20 +146,8 @@ def regret(proxy: Ranking, truth: Mapping[str, float], k: int) -> float | None:
 def agreement(proxy: Ranking, truth: Mapping[str, float], tops: Sequence[int] = TOPS, seed: int = 0) -> dict[str, Any]:
     """Return all measures of agreement, for a JSON document; None wherever one is undefined.
 
-    Args:
-        proxy: Scores by the proxy set.
-        truth: Accuracies by real data; architectures that only one side has are left out and counted.
-        tops: Sizes of the tops. Measures of a top that is larger than the sample are None.
-        seed: Seed of the interval's draws.
-
-    Returns:
-        ``architectures`` and ``left_out`` (counts), ``spearman``, ``spearman_p``, ``spearman_low``, ``spearman_high``,
-        ``kendall``, ``best`` (the true best's name), ``best_accuracy``, and ``tops``: for each, ``k``, ``overlap``,
-        ``spearman`` and ``spearman_p`` (among the proxy's best k), ``spearman_of_true_best``, ``regret``, ``names``
-        (the proxy's best k), ``found`` (the truly best of these) and ``found_accuracy``.
-
-    Raises:
-        ValueError: No common architecture, tuples of several lengths, NaN, or a top below 1.
+    Architectures that only one side has are left out and counted. A top's ``spearman`` is among the proxy's best k,
+    its ``found`` is the truly best of these.
     """
     names = [name for name in proxy if name in truth]
     if not names:

@@ -126,16 +126,8 @@ def plan(
 ) -> tuple[Matrix, Workspace]:
     """Return the trainings that score synthetic sets, selections of real images and the whole data set.
 
-    Args:
-        synsets: The sets.
-        names: Names of their rows; None takes method and ipc.
-        config: Real images, networks, seeds, protocol.
-        device: Where each worker trains.
-        buffer: Experts that select real images, and label random ones for robust scores; None selects by pixels.
-        steps: For every set those of its run's kept outer steps, among which papers choose on test.
-
-    Raises:
-        ValueError: Unknown data set, network, protocol or score, or sets or experts that do not fit the images.
+    ``buffer`` has experts that select real images, and label random ones for robust scores; None selects by pixels.
+    ``steps`` has for every set those of its run's kept outer steps, among which papers choose on test.
     """
     check_scoring(config)
     if buffer is None:
