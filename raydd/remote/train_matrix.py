@@ -115,8 +115,8 @@ def train_matrix(
     """Run every job of a matrix on the connected Ray.
 
     The group is started once for all jobs. When a worker dies, Ray Train restarts the group; stored results stay, and
-    only the running jobs run again. No accuracy depends on the number of workers. Jobs in ``known`` do not run; ``store`` is called here with every
-    other result, soon after it arrives.
+    only the running jobs run again. No accuracy depends on the number of workers. Jobs in ``known`` do not run;
+    ``store`` is called here with every other result, soon after it arrives.
     """
     known = known or {}
     jobs = [job for job in matrix.jobs() if job not in known]
