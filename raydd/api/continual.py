@@ -3,8 +3,6 @@
 After every step the memory is the images of all classes seen so far. A fresh network is trained on the memory alone
 and tested on the test images of those classes, so it knows early classes only from their images.
 
-Shapes: none; accuracies are fractions.
-
 References:
     Prabhu et al., GDumb, ECCV 2020: a fresh network a step, trained on a balanced memory alone. Zhao and Bilen,
     arXiv 2110.04181 (DM), Figs. 4 and 5, and Ran et al. (TGDD), Fig. 7: memories that are distilled.

@@ -1,7 +1,4 @@
-"""Rankings of architectures by proxy sets and by real data, and files of the latter.
-
-Shapes: none; accuracies are fractions.
-"""
+"""Rankings of architectures by proxy sets and by real data, and files of the latter."""
 
 import csv
 import io

@@ -1,7 +1,4 @@
-"""Trainings as data, and the class that runs them: each is one set, one network and one seed.
-
-Shapes: none; accuracies are fractions.
-"""
+"""Trainings as data, and the class that runs them: each is one set, one network and one seed."""
 
 import time
 import typing

@@ -3,8 +3,6 @@
 Two mappings from architecture to score are compared; higher is better. A proxy's score is an accuracy, or a tuple that
 is compared from the left: with (rung, accuracy), architectures that were stopped early rank below all others.
 
-Shapes: none; accuracies are fractions.
-
 Reference: Du et al., arXiv 2211.11004 (FTD), section 4.4 and Table 5, and Cao et al. (DPD), section 4.5 and Table 6:
 720 ConvNets are trained on the proxy set and tested on real test images, and Spearman's correlation with the ranking by
 training on real data is printed for the top 5, 10 and 20.

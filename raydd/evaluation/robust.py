@@ -8,8 +8,6 @@ compare a set with the whole data under hard labels, and with random images unde
     LRS = normalise(w IOR - (1 - w) HLR)                                        (label-robust score)
     ARS = normalise(w (Acc_syn-aug - Acc_rdm-aug) + (1 - w) (Acc_syn-naug - Acc_rdm-naug))
 
-Shapes: none; accuracies are fractions.
-
 Reference: arXiv 2505.13300, the definitions of LRS and ARS, as the project prints them in doc/introduction.md of
 https://github.com/NUS-HPC-AI-Lab/DD-Ranking.
 

@@ -1,7 +1,4 @@
-"""The trainings of an evaluation, and the scores from their results.
-
-Shapes: none; accuracies are fractions.
-"""
+"""The trainings of an evaluation, and the scores from their results."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -22,6 +19,7 @@ from raydd.evaluation.baselines import baselines, check_kinds, mosaics, open_exp
 from raydd.evaluation.compatibility import check_compatible
 from raydd.evaluation.matrix import Job, Matrix, Outcome, ScoreRow
 from raydd.evaluation.protocols import find_protocol
+from raydd.evaluation.result_cache import commits
 from raydd.evaluation.robust import needed
 from raydd.evaluation.robust_plan import OWN, Conditions, robust_rows
 from raydd.io.pulse import PULSE
@@ -53,7 +51,7 @@ def _score(matrix: Matrix, index: int, network: str, outcomes: Sequence[Outcome]
         std=statistics.stdev(values) if len(values) > 1 else None,
         values=values,
         seconds=statistics.fmean(outcome.seconds for outcome in outcomes),
-        commits=tuple(sorted({outcome.commit or "unknown" for outcome in outcomes})),
+        commits=tuple(commits(outcomes)),
         split=row.split,
         augment=row.augment,
         part=row.part,

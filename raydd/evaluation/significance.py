@@ -2,8 +2,6 @@
 
 Each value is the accuracy of one fresh network. The tests therefore describe networks trained on these sets, not other
 sets that the same method would distil. Samples count as independent, also where networks have the same seeds.
-
-Shapes: none; accuracies are fractions.
 """
 
 import math
@@ -197,5 +195,5 @@ def _difference(first: Sequence[float], second: Sequence[float]) -> float:
 
 
 def _testable(first: Sequence[float], second: Sequence[float]) -> bool:
-    """Return whether both variances are known and one is not zero; `statistics` computes them exactly."""
+    """Return whether both variances are known and one is not zero."""
     return min(len(first), len(second)) > 1 and any(statistics.variance(values) > 0 for values in (first, second))
