@@ -171,13 +171,13 @@ def _run(matrix: Matrix, dataset: Dataset, fresh: bool, where: Where, screen: Sc
     keys, cache = CacheKeys(matrix, dataset), ResultCache(commit=commit())
     cached = {} if fresh else cached_outcomes(matrix, keys, cache)
     if cache.damaged:
-        screen.note(f"{len(cache.damaged)} kept results are damaged, the first is {cache.damaged[0]}: done again")
+        screen.note(f"{len(cache.damaged)} cached results are damaged, the first is {cache.damaged[0]}: they run again")
     total = len(matrix.jobs())
     remaining = total - len(cached)
     screen.note(f"evaluating: {total} trainings on {dataset.name}, protocol {matrix.protocol.name}")
     if cached:
         source = f"made by commit {', '.join(commits(cached.values()))}"
-        screen.note(f"{len(cached)} of them were done before ({source}; --fresh does them again)")
+        screen.note(f"{len(cached)} of them are cached ({source}; --fresh runs them again)")
     if not remaining:
         return cached
 

@@ -52,20 +52,20 @@ def train_experts(
     screen, config = screen or Screen(), with_absolute_path(config)
     check_workers(where)
     check_names(config)
-    place, upload = buffer_destination(out or default_buffer(config))
-    folder = upload.folder if upload else Path(place)
+    destination, upload = buffer_destination(out or default_buffer(config))
+    folder = upload.folder if upload else Path(destination)
     ours = folder == default_buffer(config).absolute()  # in the cache: others that need the same experts wait
     with alone(folder, "raydd experts", screen.note, wait=ours):
-        _train_experts(config, place, upload, where, screen)
-    return place
+        _train_experts(config, destination, upload, where, screen)
+    return destination
 
 
 def _train_experts(
-    config: ExpertsConfig, place: Path | str, upload: BufferUpload | None, where: Where, screen: Screen
+    config: ExpertsConfig, destination: Path | str, upload: BufferUpload | None, where: Where, screen: Screen
 ) -> None:
     device = where.device if where.address else resolve_device(where.device).type  # nodes of a cluster may have another
     check_share(where.gpus_per_worker, device)
-    folder, target = (upload.folder, upload.store.public_uri) if upload else (Path(place), str(place))
+    folder, target = (upload.folder, upload.store.public_uri) if upload else (Path(destination), str(destination))
     job, missing = prepare(ExpertJob(config.data, config.experts, config.seed, folder, device), upload)
     total = config.experts.num_experts
     if not missing:
@@ -126,10 +126,10 @@ def cached_buffer(config: DistillConfig, work: Workspace, where: Where, screen: 
     return folder
 
 
-def check_buffer(place: Path | str | None) -> None:
+def check_buffer(buffer: Path | str | None) -> None:
     """Refuse a folder or URI without a buffer, before data is decoded; a URI is not fetched for that."""
-    if place is None:
+    if buffer is None:
         return
-    local = open_store(os.fspath(place)).local if is_uri(place) else local_folder(place)
+    local = open_store(os.fspath(buffer)).local if is_uri(buffer) else local_folder(buffer)
     if local is not None:
         ArrowBuffer(local)

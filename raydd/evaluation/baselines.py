@@ -149,7 +149,7 @@ def _cached(path: Path, key: dict[str, Any], classes: int) -> tuple[Tensor, Tens
         tensors, stored_key = load_tensors(path)
         check_parts(tensors | {"lr": torch.ones(())}, classes)
     except ValueError as error:
-        Screen().note(f"{' '.join(str(error).split())} (it is chosen anew)")
+        Screen().note(f"{' '.join(str(error).split())} (the images are selected again)")
         return None
     return (tensors["images"], tensors["labels"]) if stored_key == key else None
 

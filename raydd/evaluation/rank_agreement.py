@@ -217,6 +217,6 @@ def _average_ranks(scores: Sequence[Score]) -> Array:
     from scipy.stats import rankdata
 
     tuples = _tuples(scores)
-    places = {score: place for place, score in enumerate(sorted(set(tuples)))}
-    ranks: Array = rankdata([places[score] for score in tuples])
+    order = {score: index for index, score in enumerate(sorted(set(tuples)))}
+    ranks: Array = rankdata([order[score] for score in tuples])
     return ranks

@@ -140,7 +140,7 @@ def train_matrix(
         results = poller.stop()
         ray.kill(queue)
     if failure := poller.fault or failure:
-        raise RuntimeError(f"evaluation failed: {failure}; the other finished trainings are kept")
+        raise RuntimeError(f"evaluation failed: {failure}; the other finished trainings are cached")
     if len(results) != len(jobs):
         raise RuntimeError(f"evaluation ended with {len(results)} of {len(jobs)} results; run it again")
     return {**known, **results}
@@ -205,7 +205,7 @@ class _ResultPoller:
             try:
                 self._store(Job(*job), Outcome(*outcome))
             except OSError as error:  # such as a full disk, which may still have room for another
-                self.fault = self.fault or f"a result cannot be kept: {' '.join(str(error).split())}"
+                self.fault = self.fault or f"a result cannot be cached: {' '.join(str(error).split())}"
                 self._queue.fail.remote(self.fault)
         self._show(MatrixProgress(len(self._results), self._total))
         return True
