@@ -4,6 +4,7 @@ Shapes: `N` synthetic images, `K` classes, `B` batch, `C H W` image.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -72,10 +73,7 @@ def evaluate_real(
     As `evaluate`, but for ``protocol.real_epochs`` epochs, and with `REAL_LR` where the protocol takes the set's own
     learning rate.
     """
-
-    def epoch(rng: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        return train.shuffled(protocol.batch_size, rng)
-
+    epoch = partial(train.shuffled, protocol.batch_size)
     lr = REAL_LR if protocol.lr is None else protocol.lr
     return _fit_and_test(build, epoch, test, protocol, augment, lr, protocol.real_epochs, seed)
 
