@@ -16,8 +16,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 from raydd.config.schema import DataConfig, ExpertConfig
-from raydd.remote.experts import ExpertJob, prepare, train_missing
+from raydd.remote.experts import train_missing
 from raydd.remote.session import session
+from raydd.training.expert_worker import ExpertJob, prepare
 
 REPEATS = 3
 
