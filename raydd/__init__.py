@@ -18,25 +18,31 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from raydd.api.continual import evaluate_continual
-    from raydd.api.distill import distill
-    from raydd.api.evaluate import evaluate
-    from raydd.api.experts import train_experts
-    from raydd.api.nas import rank_architectures
-    from raydd.api.tune import tune
-    from raydd.buffer.arrow_buffer import ArrowBuffer
-    from raydd.config.nas import NasConfig
-    from raydd.config.placement import Where
-    from raydd.config.schema import DataConfig, DistillConfig, EvaluateConfig, ExpertConfig, ExpertsConfig
-    from raydd.data.datasets import DATASETS, load_dataset
-    from raydd.data.synset import SyntheticSet
-    from raydd.evaluation.protocols import PROTOCOLS
-    from raydd.interop.reading import read_synset
-    from raydd.interop.writing import write_synset
-    from raydd.methods import METHODS
-    from raydd.models.zoo import NETWORKS
-    from raydd.tuning.space import Space
-    from raydd.tuning.space_files import load_space
+    from raydd.api.continual import evaluate_continual as evaluate_continual
+    from raydd.api.distill import distill as distill
+    from raydd.api.evaluate import evaluate as evaluate
+    from raydd.api.experts import train_experts as train_experts
+    from raydd.api.nas import rank_architectures as rank_architectures
+    from raydd.api.tune import tune as tune
+    from raydd.buffer.arrow_buffer import ArrowBuffer as ArrowBuffer
+    from raydd.config.nas import NasConfig as NasConfig
+    from raydd.config.placement import Where as Where
+    from raydd.config.schema import (
+        DataConfig as DataConfig,
+        DistillConfig as DistillConfig,
+        EvaluateConfig as EvaluateConfig,
+        ExpertConfig as ExpertConfig,
+        ExpertsConfig as ExpertsConfig,
+    )
+    from raydd.data.datasets import DATASETS as DATASETS, load_dataset as load_dataset
+    from raydd.data.synset import SyntheticSet as SyntheticSet
+    from raydd.evaluation.protocols import PROTOCOLS as PROTOCOLS
+    from raydd.interop.reading import read_synset as read_synset
+    from raydd.interop.writing import write_synset as write_synset
+    from raydd.methods import METHODS as METHODS
+    from raydd.models.zoo import NETWORKS as NETWORKS
+    from raydd.tuning.space import Space as Space
+    from raydd.tuning.space_files import load_space as load_space
 
 _HOMES = {
     "train_experts": "api.experts",
@@ -65,32 +71,7 @@ _HOMES = {
     "Space": "tuning.space",
 }
 
-__all__ = [
-    "DATASETS",
-    "METHODS",
-    "NETWORKS",
-    "PROTOCOLS",
-    "ArrowBuffer",
-    "DataConfig",
-    "DistillConfig",
-    "EvaluateConfig",
-    "ExpertConfig",
-    "ExpertsConfig",
-    "NasConfig",
-    "Space",
-    "SyntheticSet",
-    "Where",
-    "distill",
-    "evaluate",
-    "evaluate_continual",
-    "load_dataset",
-    "load_space",
-    "rank_architectures",
-    "read_synset",
-    "train_experts",
-    "tune",
-    "write_synset",
-]
+__all__ = sorted(_HOMES)
 
 
 if not TYPE_CHECKING:  # with it a type checker would accept any name

@@ -26,9 +26,6 @@ def rows(config: DistillConfig) -> dict[str, DistillConfig]:
     """Return the settings of each row of a method's ablation, by name.
 
     A row equal to an earlier one is left out: the settings switch its part off.
-
-    Raises:
-        ValueError: The method has no ablation.
     """
     if config.method not in ABLATIONS:
         raise ValueError(f"--method {config.method}: no ablation is known; use one of {', '.join(ABLATIONS)}")
@@ -52,21 +49,7 @@ def ablate(
 ) -> list[Score]:
     """Distill a method's rows of `ABLATIONS`, score them in one evaluation, and draw them.
 
-    The same call continues where it stopped.
-
-    Args:
-        config: The whole method.
-        out: A folder for the rows' runs, ``ablation.json`` and ``ablation.png``.
-        evaluation: Networks, seeds, protocol.
-        buffer: The experts of all rows; None uses the cache's.
-        where: Workers, cluster and device.
-        screen: Where progress is printed.
-
-    Returns:
-        The scores of `raydd.evaluate`; the rows are named as in `ABLATIONS`.
-
-    Raises:
-        ValueError: The method has no ablation, or a row cannot run or was started with other settings.
+    The folder gets the rows' runs, ``ablation.json`` and ``ablation.png``. The same call continues where it stopped.
     """
     screen, out = screen or Screen(), Path(out)
     check_scoring(evaluation)

@@ -3,8 +3,6 @@
 After every step the memory is the images of all classes seen so far. A fresh network is trained on the memory alone
 and tested on the test images of those classes, so it knows early classes only from their images.
 
-Shapes: none; accuracies are fractions.
-
 References:
     Prabhu et al., GDumb, ECCV 2020: a fresh network a step, trained on a balanced memory alone. Zhao and Bilen,
     arXiv 2110.04181 (DM), Figs. 4 and 5, and Ran et al. (TGDD), Fig. 7: memories that are distilled.
@@ -61,9 +59,6 @@ def class_order(seed: int, classes: int) -> tuple[int, ...]:
 
 def seen_after(classes: int, steps: int) -> tuple[int, ...]:
     """Return the number of classes seen after each step; the classes of two steps differ by at most one.
-
-    Raises:
-        ValueError: Fewer than one step, or more than classes.
 
     >>> seen_after(10, 5), seen_after(10, 4)
     ((2, 4, 6, 8, 10), (3, 5, 8, 10))

@@ -95,11 +95,7 @@ class LoadedSet(NamedTuple):
 
 
 def load_set(source: SynsetSource, config: EvaluateConfig, screen: Screen) -> LoadedSet:
-    """Load a set, and print what had to be assumed about another project's files.
-
-    Raises:
-        ValueError: There is no set, it cannot be read, or its run has no kept steps and the configuration needs them.
-    """
+    """Load a set, and print what had to be assumed about another project's files."""
     if isinstance(source, SyntheticSet):
         if config.paper:
             raise ValueError("paper = true scores kept steps, which a set in memory has none of; give its run folder")
@@ -141,9 +137,6 @@ def run_matrix(
 
     A row that belongs to another one runs once with an earlier row of the same trainings. Arguments are those of
     `evaluate`.
-
-    Raises:
-        RuntimeError: A training failed; finished ones stay cached, and the same call continues.
     """
     screen = screen or Screen()
     if matrix.data.augment != "none" and dataset.flip:
@@ -178,13 +171,13 @@ def _run(matrix: Matrix, dataset: Dataset, fresh: bool, where: Where, screen: Sc
     keys, cache = CacheKeys(matrix, dataset), ResultCache(commit=commit())
     cached = {} if fresh else cached_outcomes(matrix, keys, cache)
     if cache.damaged:
-        screen.note(f"{len(cache.damaged)} kept results are damaged, the first is {cache.damaged[0]}: done again")
+        screen.note(f"{len(cache.damaged)} cached results are damaged, the first is {cache.damaged[0]}: they run again")
     total = len(matrix.jobs())
     remaining = total - len(cached)
     screen.note(f"evaluating: {total} trainings on {dataset.name}, protocol {matrix.protocol.name}")
     if cached:
         source = f"made by commit {', '.join(commits(cached.values()))}"
-        screen.note(f"{len(cached)} of them were done before ({source}; --fresh does them again)")
+        screen.note(f"{len(cached)} of them are cached ({source}; --fresh runs them again)")
     if not remaining:
         return cached
 
@@ -206,12 +199,7 @@ def _run(matrix: Matrix, dataset: Dataset, fresh: bool, where: Where, screen: Sc
 def inputs_document(synsets: Sequence[Path], config: EvaluateConfig) -> dict[str, Any]:
     """Return the inputs of an evaluation for its JSON document; call it first, since files may change meanwhile.
 
-    Returns:
-        ``protocol``, its fields; ``sets``: ``path`` and ``digest`` of each, the sha256 of its file, or None for a
-        folder of several files.
-
-    Raises:
-        ValueError: An unknown protocol, or there is no set.
+    A set's ``digest`` is the sha256 of its file; None for a folder of several files.
     """
     sets = []
     for path in synsets:
@@ -225,11 +213,8 @@ def inputs_document(synsets: Sequence[Path], config: EvaluateConfig) -> dict[str
 def report(scores: Sequence[Score], config: EvaluateConfig, inputs: Mapping[str, Any]) -> dict[str, Any]:
     """Return the JSON document of scores of `evaluate`, with its configuration and `inputs_document`.
 
-    Returns:
-        ``scores``; ``comparisons`` of `compare_scores`; ``robust``, of `robust_scores`; ``steps``: for each paper's
-        number the step chosen on test, and all that it was chosen among; ``settings``; ``protocol``; ``sets``: the
-        row's ``name``, ``path`` and ``digest`` of each; and ``commit`` of the running source (cached accuracies may be
-        of the others that a score's ``commits`` names).
+    ``steps`` has for each paper's number the step chosen on test, and all that it was chosen among. ``commit`` is the
+    running source's; cached accuracies may be of the others that a score's ``commits`` names.
     """
     requested = list(dict.fromkeys(score.name for score in scores if score.requested))
     honest = [score for score in table_rows(scores) if score.selection != "paper"]

@@ -52,26 +52,26 @@ def train_experts(
     screen, config = screen or Screen(), with_absolute_path(config)
     check_workers(where)
     check_names(config)
-    place, upload = buffer_destination(out or default_buffer(config))
-    folder = upload.folder if upload else Path(place)
+    destination, upload = buffer_destination(out or default_buffer(config))
+    folder = upload.folder if upload else Path(destination)
     ours = folder == default_buffer(config).absolute()  # in the cache: others that need the same experts wait
     with alone(folder, "raydd experts", screen.note, wait=ours):
-        _train_experts(config, place, upload, where, screen)
-    return place
+        _train_experts(config, destination, upload, where, screen)
+    return destination
 
 
 def _train_experts(
-    config: ExpertsConfig, place: Path | str, upload: BufferUpload | None, where: Where, screen: Screen
+    config: ExpertsConfig, destination: Path | str, upload: BufferUpload | None, where: Where, screen: Screen
 ) -> None:
     device = where.device if where.address else resolve_device(where.device).type  # nodes of a cluster may have another
     check_share(where.gpus_per_worker, device)
-    folder, shown = (upload.folder, upload.store.public_uri) if upload else (Path(place), str(place))
+    folder, target = (upload.folder, upload.store.public_uri) if upload else (Path(destination), str(destination))
     job, missing = prepare(ExpertJob(config.data, config.experts, config.seed, folder, device), upload)
     total = config.experts.num_experts
     if not missing:
         if upload is None:
             refresh_manifest(folder)
-        screen.note(f"{shown}: all {total} experts are there")
+        screen.note(f"{target}: all {total} experts are there")
         return
     from raydd.remote.experts import train_missing
     from raydd.remote.session import session
@@ -80,7 +80,7 @@ def _train_experts(
         screen.once(mirror_words(config.data.dataset))
     print_note(load_images(config.data), screen)
     need = experts_need(job, len(missing), where, upload is None)
-    screen.note(f"{shown}: training {len(missing)} of {total} experts ({config.experts.network}), {need.words()}")
+    screen.note(f"{target}: training {len(missing)} of {total} experts ({config.experts.network}), {need.words()}")
     share, grows = where.gpus_per_worker, where.address is not None
     steps = train_missing(job, missing, where.num_workers, gpus_per_worker=share, grows=grows, upload=upload)
     total_epochs, pace = len(missing) * config.experts.epochs, Pace()
@@ -94,7 +94,7 @@ def _train_experts(
                 screen.note(step.note)
             rest = left(pace.left(step.epochs, total_epochs)) if step.epochs else "starting workers"
             update(step.epochs, f"epochs, {step.done}/{step.total} experts {rest}")
-    screen.note(f"{shown}: {total} experts")
+    screen.note(f"{target}: {total} experts")
 
 
 def estimate_seconds(config: ExpertsConfig, work: Workspace, workers: int) -> float:
@@ -126,14 +126,10 @@ def cached_buffer(config: DistillConfig, work: Workspace, where: Where, screen: 
     return folder
 
 
-def check_buffer(place: Path | str | None) -> None:
-    """Refuse a place without a buffer, before data is decoded; a URI is not fetched for that.
-
-    Raises:
-        ValueError: There is no buffer, or no such kind of store.
-    """
-    if place is None:
+def check_buffer(buffer: Path | str | None) -> None:
+    """Refuse a folder or URI without a buffer, before data is decoded; a URI is not fetched for that."""
+    if buffer is None:
         return
-    local = open_store(os.fspath(place)).local if is_uri(place) else local_folder(place)
+    local = open_store(os.fspath(buffer)).local if is_uri(buffer) else local_folder(buffer)
     if local is not None:
         ArrowBuffer(local)

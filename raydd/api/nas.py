@@ -1,7 +1,5 @@
 """Architecture search by proxy: how well training on a small set ranks architectures, compared with real data.
 
-Shapes: none; accuracies are fractions.
-
 Reference: arXiv 2006.05929, section 4.3, and Cao et al. (DPD), section 4.5: the architectures of a space are trained on
 a synthetic set, and their ranking is compared with that by training on all images.
 

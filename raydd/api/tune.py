@@ -136,7 +136,7 @@ def tune(
     for package in ("mlflow", "wandb"):
         if options.get(package) is not None:
             require_package(package)
-    space, folder = _claim(space, out, resume, options)
+    space, folder = _space_and_folder(space, out, resume, options)
     check_buffer(space.buffer)
     with alone(folder, "raydd tune", screen.note):
         return _tune(space, folder, where, screen, options)
@@ -172,10 +172,10 @@ def _tune(space: Space, folder: Path, where: Where, screen: Screen, options: Opt
         write_atomic(folder / "space.yaml", dump(space).encode())
         study = Study(space, journal)
         _run(context, study, screen, limits, loggers)
-        return _conclude(context, study, where, screen, evaluation)
+        return _finish(context, study, where, screen, evaluation)
 
 
-def _claim(
+def _space_and_folder(
     source: Space | Mapping[str, Any] | str | Path | None, out: Path | str | None, resume: bool, options: Options
 ) -> tuple[Space, Path]:
     """Return the space with the options applied, and its folder, which holds no other search."""
@@ -254,7 +254,7 @@ def _run(context: SearchContext, study: Study, screen: Screen, limits: Any, logg
         run_trials(context, trials, limits, loggers)
 
 
-def _conclude(
+def _finish(
     context: SearchContext, study: Study, where: Where, screen: Screen, evaluation: EvaluateConfig | None
 ) -> Results:
     """Write the results, and score the best trial on the test images."""

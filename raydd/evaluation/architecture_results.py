@@ -1,7 +1,4 @@
-"""Rankings of architectures by proxy sets and by real data, and files of the latter.
-
-Shapes: none; accuracies are fractions.
-"""
+"""Rankings of architectures by proxy sets and by real data, and files of the latter."""
 
 import csv
 import io
@@ -30,11 +27,8 @@ Selection = Literal["honest", "paper", "unknown"]
 class RealRanking:
     """The accuracy of architectures on real data.
 
-    Attributes:
-        label: How the networks were trained, in words that continue "trained".
-        accuracy: By architecture.
-        seconds: Duration of an architecture's trainings together; empty where unknown.
-        values: Accuracies by architecture, one a seed; empty where unknown.
+    ``label`` continues the word "trained". ``values`` has an accuracy a seed; ``seconds`` is of an architecture's
+    trainings together. Both are empty where unknown.
     """
 
     label: str
@@ -49,13 +43,8 @@ def proxy_result(
     """Return how a row's set ranks the architectures of a matrix, and how that agrees with real data.
 
     Accuracies are means over the seeds. With rungs, architectures that passed more of them (mean over the seeds) rank
-    above those that passed fewer, and accuracy decides between equals. Without real data there is no comparison.
-
-    Returns:
-        ``name``, ``kind``, ``ipc``, ``selection``, ``preprocessing``; ``scores`` (accuracy by architecture) and
-        ``values`` (a list of one a seed); ``ranking`` (the best first); ``stopped`` and ``stopped_after`` (epochs; of
-        several seeds the fewest); ``seconds`` of all trainings, ``seconds_mean`` of one, ``seconds_of`` an
-        architecture's; ``winner``; and ``agreement`` (`raydd.evaluation.rank_agreement`), or None.
+    above those that passed fewer, and accuracy decides between equals. ``stopped_after`` has the fewest epochs of
+    several seeds; ``seconds`` are of all trainings, ``seconds_mean`` of one, ``seconds_of`` of an architecture.
     """
     row, runs = matrix.rows[index], _by_architecture(matrix, outcomes, index)
     measured = _ranking(runs)
@@ -131,10 +120,8 @@ def rank_on(
     """Set the split on which a matrix's sets rank, and whether each is independent of it.
 
     ``honest`` ranks on images that the set has not seen, ``paper`` on the test images, and ``unknown`` where the set
-    may have learned from the validation images, or may itself have been chosen on test.
-
-    Returns:
-        The matrix with split and selection; the weakest selection of all; and a line for each doubt, naming the set.
+    may have learned from the validation images, or may itself have been chosen on test. The result also has the
+    weakest selection of all, and a line for each doubt.
     """
     rows, doubts = list[ScoreRow](), list[str]()
     for row in matrix.rows:
@@ -184,9 +171,6 @@ def read_real(path: Path, names: Sequence[str], dataset: Dataset) -> RealRanking
     """Read accuracies on real data: JSON of `save_real`, or CSV with the columns architecture and accuracy.
 
     Architectures that are not in ``names`` are ignored.
-
-    Raises:
-        ValueError: In one line: no such file, other images, missing architectures, or values outside [0, 1].
     """
     tree = _read(path)
     accuracy, seconds, values = tree.get("accuracy"), tree.get("seconds"), tree.get("values")

@@ -53,16 +53,6 @@ def baselines(
 
     Herding and k-center measure distances between the experts' features, or between pixels without experts; forgetting
     needs experts. K-means always uses pixels. See `mosaics` for sets of mosaics.
-
-    Args:
-        synset: The set.
-        work: The real images.
-        seeds: Seeds of the networks that will be trained on them.
-        experts: Trained networks for the selections that use them.
-        kinds: Names of `CORESETS`; None takes all that are possible.
-
-    Raises:
-        ValueError: A named kind needs experts and there are none, or the number of images per class is not whole.
     """
     wanted, ipc = check_kinds(experts, kinds), len(synset.images) // len(synset.classes)
     if wanted and (ipc < 1 or len(synset.images) % len(synset.classes)):
@@ -89,9 +79,6 @@ def mosaics(synset: SyntheticSet, work: Workspace, seeds: range, kinds: Sequence
     They are encoded and decoded as the set's own, so that networks see as many images of the same size. Their images
     are drawn at random, and by k-means up to `MOSAIC_CLUSTERS` clusters per class. A set without mosaics gives no rows.
     Arguments are those of `baselines`.
-
-    Raises:
-        ValueError: A class has too few training images to fill its mosaics.
     """
     factor, ipc = synset.formation.factor, len(synset.images) // len(synset.classes)
     count = ipc * factor**2
@@ -161,7 +148,7 @@ def _cached(path: Path, key: dict[str, Any], classes: int) -> tuple[Tensor, Tens
         tensors, stored_key = load_tensors(path)
         check_parts(tensors | {"lr": torch.ones(())}, classes)
     except ValueError as error:
-        Screen().note(f"{' '.join(str(error).split())} (it is chosen anew)")
+        Screen().note(f"{' '.join(str(error).split())} (the images are selected again)")
         return None
     return (tensors["images"], tensors["labels"]) if stored_key == key else None
 
@@ -189,11 +176,7 @@ def _experts_key(experts: Experts | None) -> dict[str, Any]:
 
 
 def open_experts(folder: Path, data: DataConfig, synsets: Sequence[SyntheticSet], device: str) -> Experts:
-    """Return a buffer's experts, which select real images as baselines of sets and compute on a device.
-
-    Raises:
-        ValueError: No buffer, or one that is damaged, convexified, of other images or of other preprocessing.
-    """
+    """Return a buffer's experts, which select real images as baselines of sets and compute on a device."""
     buffer = ArrowBuffer(folder)
     if buffer.kept is not None:
         raise ValueError(f"{folder} is convexified (MCT), and forgetting needs all snapshots; give a full --buffer")

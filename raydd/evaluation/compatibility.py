@@ -29,13 +29,7 @@ _CHUNK = 4096
 def check_compatible(sets: Iterable[tuple[str, SyntheticSet]], work: Workspace, *, named: bool) -> None:
     """Refuse sets whose images, labels or preprocessing are not those of the real images.
 
-    Args:
-        sets: Names and sets.
-        work: The real images.
-        named: Whether the user named the data set: sets may then be of other files of the same images.
-
-    Raises:
-        ValueError: In one line, naming the set, the data set, and the values of each.
+    Where the user ``named`` the data set, sets may be of other files of the same images.
     """
     dataset, mean_image = work.dataset, cache(partial(_mean_image, work.dataset))
     for name, synset in sets:

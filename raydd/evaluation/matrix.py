@@ -1,7 +1,4 @@
-"""Trainings as data, and the class that runs them: each is one set, one network and one seed.
-
-Shapes: none; accuracies are fractions.
-"""
+"""Trainings as data, and the class that runs them: each is one set, one network and one seed."""
 
 import time
 import typing
@@ -31,16 +28,10 @@ from raydd.models.spaces import Row
 class ScoreRow:
     """One row of a table of scores: what networks are trained on, and how they are tested.
 
-    Attributes:
-        name: The row's name.
-        kind: See `raydd.data.score_record.Score`, as for ``selection``, ``part``, ``of`` and ``requested``.
-        sets: The synthetic set; one a seed where the selection is random; empty for the whole data.
-        split: The split that accuracy is measured on.
-        augment: Whether networks are trained with the data's augmentation.
-        classes: Only these classes are learned and tested, in this order; None takes all.
-        lrs: Learning rates; each network takes the best on the validation split. Empty takes the protocol's. Not for
-            the whole data.
-        seeds: Only networks with these seeds are trained; None takes all of the matrix.
+    ``sets`` has one set, or one a seed where the selection is random; it is empty for the whole data. None as
+    ``classes`` or ``seeds`` means all. Each network takes the best of ``lrs`` on the validation split; an empty tuple
+    takes the protocol's. `raydd.data.score_record.Score` explains ``kind``, ``selection``, ``part``, ``of`` and
+    ``requested``.
     """
 
     name: str
@@ -87,15 +78,8 @@ class Outcome(NamedTuple):
 class Matrix:
     """All trainings of an evaluation.
 
-    Attributes:
-        rows: The rows.
-        networks: Names of networks: of the zoo, or of ``architectures``.
-        seeds: Every row and network has a fresh network for each.
-        protocol: How networks are trained.
-        data: The real images.
-        device: Where each worker trains.
-        architectures: Architectures that the zoo does not have, by name.
-        rungs: Where trainings on synthetic sets are compared, and the worse ones stopped; None stops none.
+    ``networks`` are names of the zoo or of ``architectures``. Trainings on synthetic sets are compared at the
+    ``rungs``, and the worse ones are stopped.
     """
 
     rows: tuple[ScoreRow, ...]

@@ -3,8 +3,6 @@
 Two mappings from architecture to score are compared; higher is better. A proxy's score is an accuracy, or a tuple that
 is compared from the left: with (rung, accuracy), architectures that were stopped early rank below all others.
 
-Shapes: none; accuracies are fractions.
-
 Reference: Du et al., arXiv 2211.11004 (FTD), section 4.4 and Table 5, and Cao et al. (DPD), section 4.5 and Table 6:
 720 ConvNets are trained on the proxy set and tested on real test images, and Spearman's correlation with the ranking by
 training on real data is printed for the top 5, 10 and 20.
@@ -40,9 +38,6 @@ def spearman(first: Sequence[Score], second: Sequence[Score]) -> float | None:
     """Return Spearman's rank correlation in [-1, 1] of two scores of each architecture; ties have the average rank.
 
     It is None where undefined: fewer than two architectures, or a constant side.
-
-    Raises:
-        ValueError: Different numbers of scores, tuples of several lengths, or NaN.
 
     >>> spearman([0.1, 0.2, 0.3, 0.4], [(0, 0.9), (1, 0.2), (1, 0.4), (1, 0.3)])
     0.8
@@ -149,20 +144,8 @@ def regret(proxy: Ranking, truth: Mapping[str, float], k: int) -> float | None:
 def agreement(proxy: Ranking, truth: Mapping[str, float], tops: Sequence[int] = TOPS, seed: int = 0) -> dict[str, Any]:
     """Return all measures of agreement, for a JSON document; None wherever one is undefined.
 
-    Args:
-        proxy: Scores by the proxy set.
-        truth: Accuracies by real data; architectures that only one side has are left out and counted.
-        tops: Sizes of the tops. Measures of a top that is larger than the sample are None.
-        seed: Seed of the interval's draws.
-
-    Returns:
-        ``architectures`` and ``left_out`` (counts), ``spearman``, ``spearman_p``, ``spearman_low``, ``spearman_high``,
-        ``kendall``, ``best`` (the true best's name), ``best_accuracy``, and ``tops``: for each, ``k``, ``overlap``,
-        ``spearman`` and ``spearman_p`` (among the proxy's best k), ``spearman_of_true_best``, ``regret``, ``names``
-        (the proxy's best k), ``found`` (the truly best of these) and ``found_accuracy``.
-
-    Raises:
-        ValueError: No common architecture, tuples of several lengths, NaN, or a top below 1.
+    Architectures that only one side has are left out and counted. A top's ``spearman`` is among the proxy's best k,
+    its ``found`` is the truly best of these.
     """
     names = [name for name in proxy if name in truth]
     if not names:
@@ -234,6 +217,6 @@ def _average_ranks(scores: Sequence[Score]) -> Array:
     from scipy.stats import rankdata
 
     tuples = _tuples(scores)
-    places = {score: place for place, score in enumerate(sorted(set(tuples)))}
-    ranks: Array = rankdata([places[score] for score in tuples])
+    order = {score: index for index, score in enumerate(sorted(set(tuples)))}
+    ranks: Array = rankdata([order[score] for score in tuples])
     return ranks

@@ -40,15 +40,7 @@ class _Result(Document):
 
 
 class ResultCache:
-    """The results on this machine, or of all processes that share a cache folder.
-
-    Args:
-        folder: The folder; None takes ``<cache>/scores``.
-        commit: Commit of the running source, stored with every result; None where unknown.
-
-    Attributes:
-        damaged: Files that could not be used; their trainings run again.
-    """
+    """The results on this machine, or of all processes that share a cache folder."""
 
     def __init__(self, folder: Path | None = None, commit: str | None = None) -> None:
         self._folder = folder or default_cache() / "scores"

@@ -8,8 +8,6 @@ compare a set with the whole data under hard labels, and with random images unde
     LRS = normalise(w IOR - (1 - w) HLR)                                        (label-robust score)
     ARS = normalise(w (Acc_syn-aug - Acc_rdm-aug) + (1 - w) (Acc_syn-naug - Acc_rdm-naug))
 
-Shapes: none; accuracies are fractions.
-
 Reference: arXiv 2505.13300, the definitions of LRS and ARS, as the project prints them in doc/introduction.md of
 https://github.com/NUS-HPC-AI-Lab/DD-Ranking.
 
@@ -30,10 +28,7 @@ LabelKind = Literal["hard", "logits"]
 class Training(NamedTuple):
     """One kind of training whose accuracy a score needs.
 
-    Attributes:
-        kind: The training images: the distilled set, as many random real images, or the whole data.
-        labels: ``hard``; or ``own``, the distilled set's kind (random images get logits of a teacher).
-        augment: Whether the protocol's augmentation is used.
+    Labels of kind ``own`` are as the distilled set's: random images get logits of a teacher where it has logits.
     """
 
     kind: Literal["distilled", "random", "whole"]
@@ -75,13 +70,8 @@ NORMALISED = {"lrs", "ars"}
 class Spread:
     """A score over seeds.
 
-    Attributes:
-        mean: The mean of ``values``, or the score of the mean accuracies.
-        std: Standard deviation over networks and draws of random images; the distilled set is always the same. None
-            where a training has one seed only.
-        values: One score a seed, in the order of the seeds; empty where trainings have different seeds.
-        how: ``by seed``: all trainings have the same seeds, and each seed has a score. ``of means``: the score is of
-            mean accuracies, and ``std`` takes trainings as independent, to first order.
+    ``by seed``: all trainings have the same seeds, and ``values`` has a score of each. ``of means``: seeds differ,
+    ``values`` is empty, and ``std`` (None where a training has one seed) takes trainings as independent.
     """
 
     mean: float
@@ -102,14 +92,6 @@ def normalise(exponent: float) -> float:
 def needed(scores: Iterable[str], label_kind: LabelKind) -> tuple[Training, ...]:
     """Return the distinct trainings that scores need, in the order of `TRAININGS`.
 
-    Args:
-        scores: Names of `SCORES`.
-        label_kind: Label kind of the distilled set. With hard labels, the two augmented trainings on the distilled set
-            are one.
-
-    Raises:
-        ValueError: An unknown score.
-
     >>> len(needed(["lrs", "ars"], "logits")), len(needed(["lrs", "ars"], "hard"))
     (6, 5)
     """
@@ -127,16 +109,8 @@ def over_seeds(score: str, accuracies: Accuracies, label_kind: LabelKind, weight
     """Return a score over several seeds: of each seed where all trainings have the same seeds, else of the means.
 
     Where seeds differ, std^2 = sum_i (s'(x) f_i)^2 var_i over trainings i, with x = sum_i f_i mean_i and s the score as
-    a function of x. A training with two names counts once, with the sum of both factors.
-
-    Args:
-        score: A name of `SCORES`.
-        accuracies: In [0, 1], of each training that `needed` names. Equal seeds mean equal initial weights.
-        label_kind: Label kind of the distilled set.
-        weight: w of LRS and ARS, in [0, 1].
-
-    Raises:
-        ValueError: An unknown score, a training without accuracy, or an accuracy or weight outside [0, 1].
+    a function of x. A training with two names counts once, with the sum of both factors. Equal seeds mean equal initial
+    weights.
     """
     factors = _merged(_factors(score, weight), accuracies, label_kind)
     finish: Callable[[float], float] = normalise if score in NORMALISED else float

@@ -50,15 +50,6 @@ def robust_rows(own: ScoreRow, scores: Iterable[str], conditions: Conditions) ->
 
     Where the set has logits, random images get those of a teacher: one of the experts after its last epoch, drawn for
     each seed. The images are those of the random baseline of that seed.
-
-    Args:
-        own: The set's own row.
-        scores: Names of `SCORES`.
-        conditions: Real images, seeds, protocol and teachers.
-
-    Raises:
-        ValueError: An unknown score, soft labels without teachers, no training on the whole data, or no validation
-            split to choose learning rates on.
     """
     synset, rows, random = own.sets[0], list[ScoreRow](), tuple[SyntheticSet, ...]()
     names = {resolve(name, synset.label_kind): name for name in TRAININGS}
@@ -116,16 +107,7 @@ def _random_sets(synset: SyntheticSet, conditions: Conditions) -> tuple[Syntheti
 
 
 def robust_scores(scores: Sequence[Score], names: Sequence[str], weight: float = 0.5) -> list[RobustScore]:
-    """Return robust scores of every requested set and network, from the accuracies of the trainings that they need.
-
-    Args:
-        scores: All rows of an evaluation with the trainings of these robust scores.
-        names: Names of `SCORES`.
-        weight: w of LRS and ARS, in [0, 1].
-
-    Raises:
-        ValueError: An unknown score, a missing training, or a weight outside [0, 1].
-    """
+    """Return robust scores of every requested set and network, from the accuracies of the trainings that they need."""
     results = []
     for own in (score for score in scores if score.part == OWN):
         kind: LabelKind = "hard" if own.labels == "hard" else "logits"

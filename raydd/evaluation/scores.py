@@ -1,7 +1,4 @@
-"""The trainings of an evaluation, and the scores from their results.
-
-Shapes: none; accuracies are fractions.
-"""
+"""The trainings of an evaluation, and the scores from their results."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -22,6 +19,7 @@ from raydd.evaluation.baselines import baselines, check_kinds, mosaics, open_exp
 from raydd.evaluation.compatibility import check_compatible
 from raydd.evaluation.matrix import Job, Matrix, Outcome, ScoreRow
 from raydd.evaluation.protocols import find_protocol
+from raydd.evaluation.result_cache import commits
 from raydd.evaluation.robust import needed
 from raydd.evaluation.robust_plan import OWN, Conditions, robust_rows
 from raydd.io.pulse import PULSE
@@ -53,7 +51,7 @@ def _score(matrix: Matrix, index: int, network: str, outcomes: Sequence[Outcome]
         std=statistics.stdev(values) if len(values) > 1 else None,
         values=values,
         seconds=statistics.fmean(outcome.seconds for outcome in outcomes),
-        commits=tuple(sorted({outcome.commit or "unknown" for outcome in outcomes})),
+        commits=tuple(commits(outcomes)),
         split=row.split,
         augment=row.augment,
         part=row.part,
@@ -126,16 +124,8 @@ def plan(
 ) -> tuple[Matrix, Workspace]:
     """Return the trainings that score synthetic sets, selections of real images and the whole data set.
 
-    Args:
-        synsets: The sets.
-        names: Names of their rows; None takes method and ipc.
-        config: Real images, networks, seeds, protocol.
-        device: Where each worker trains.
-        buffer: Experts that select real images, and label random ones for robust scores; None selects by pixels.
-        steps: For every set those of its run's kept outer steps, among which papers choose on test.
-
-    Raises:
-        ValueError: Unknown data set, network, protocol or score, or sets or experts that do not fit the images.
+    ``buffer`` has experts that select real images, and label random ones for robust scores; None selects by pixels.
+    ``steps`` has for every set those of its run's kept outer steps, among which papers choose on test.
     """
     check_scoring(config)
     if buffer is None:

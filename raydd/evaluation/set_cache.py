@@ -20,12 +20,7 @@ SetHandle = tuple[Hashable, Hashable]
 
 
 class SetHandles(NamedTuple):
-    """Handles of the sets of jobs, without their data.
-
-    Attributes:
-        sets: By row and seed; None for the whole data.
-        first: The set whose preprocessing the whole data takes; None where no job is of the whole data.
-    """
+    """Handles of the sets of jobs, without their data."""
 
     sets: dict[tuple[int, int], SetHandle | None]
     first: SetHandle | None

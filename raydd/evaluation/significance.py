@@ -2,8 +2,6 @@
 
 Each value is the accuracy of one fresh network. The tests therefore describe networks trained on these sets, not other
 sets that the same method would distil. Samples count as independent, also where networks have the same seeds.
-
-Shapes: none; accuracies are fractions.
 """
 
 import math
@@ -40,9 +38,6 @@ def welch(first: Sequence[float], second: Sequence[float]) -> Difference:
 
     There is no test where a side has a single value, whose variance is unknown, or where neither side varies.
 
-    Raises:
-        ValueError: A side without accuracies, or one that is not finite.
-
     Reference:
         Welch, Biometrika 34 (1947), 28-35, as `scipy.stats.ttest_ind` computes it.
 
@@ -68,15 +63,6 @@ def bootstrap(first: Sequence[float], second: Sequence[float], seed: int = 0, dr
     p = min(1, 2 (1 + min(#{d* <= 0}, #{d* >= 0})) / (1 + draws)), the level at which the interval just reaches 0, so p
     is at least 2 / (1 + draws). There is no test where `welch` has none. With few values a side the interval is too
     narrow, by sqrt((n - 1) / n) and because it does not use the t distribution: prefer `welch` below ten values.
-
-    Args:
-        first: Accuracies.
-        second: Accuracies.
-        seed: Seed of the draws; the same seed and values give the same result.
-        draws: Number of resamples.
-
-    Raises:
-        ValueError: A side without accuracies, or one that is not finite.
 
     Reference:
         Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapters 13 and 15, as `scipy.stats.bootstrap`
@@ -145,16 +131,8 @@ def compare_scores(
     several: that a set beats it is reported too rarely, and that it beats a set too often. The p values of the best
     set are slightly too small where several sets are close.
 
-    Args:
-        scores: The rows.
-        method: A name of `METHODS`.
-        requested: Names of the sets that are compared in pairs; None takes those of kind distilled.
-
-    Returns:
-        One record a test, adjusted by `holm` over the tests of the same data set, network and protocol.
-
-    Raises:
-        ValueError: An unknown method, or accuracies that the method refuses.
+    p values are adjusted by `holm` over the tests of the same data set, network and protocol. ``requested`` names the
+    sets that are compared in pairs; None takes those of kind distilled.
     """
     if method not in METHODS:
         raise ValueError(f"unknown test {method!r}; use one of {', '.join(METHODS)}")
@@ -217,5 +195,5 @@ def _difference(first: Sequence[float], second: Sequence[float]) -> float:
 
 
 def _testable(first: Sequence[float], second: Sequence[float]) -> bool:
-    """Return whether both variances are known and one is not zero; `statistics` computes them exactly."""
+    """Return whether both variances are known and one is not zero."""
     return min(len(first), len(second)) > 1 and any(statistics.variance(values) > 0 for values in (first, second))

@@ -4,6 +4,7 @@ Shapes: `N` synthetic images, `K` classes, `B` batch, `C H W` image.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -31,12 +32,7 @@ KeepTraining = Callable[[int, float], bool]
 
 
 class EarlyStop(NamedTuple):
-    """Epochs after which a training may be stopped; one that continues gives the same result as without.
-
-    Attributes:
-        epochs: The epochs, counted from 1.
-        keep_training: Called with the epoch and the accuracy after it.
-    """
+    """Epochs after which a training may be stopped; one that continues gives the same result as without."""
 
     epochs: tuple[int, ...]
     keep_training: KeepTraining
@@ -51,19 +47,9 @@ def evaluate(
     seed: int,
     early_stop: EarlyStop | None = None,
 ) -> float:
-    """Return the accuracy on real images of one fresh network trained on a synthetic set.
+    """Return the accuracy, in [0, 1], of one fresh network trained on a synthetic set and tested on real images.
 
-    Args:
-        synset: The set; it is decoded and moved to the device of ``test``.
-        build: Makes the network.
-        test: Real images, preprocessed as the set's ``transform`` says.
-        protocol: Epochs, learning rate, schedule; the network after the last epoch is tested.
-        augment: Drawn for every batch, an image at a time.
-        seed: Decides initial weights, order, augmentation and CutMix.
-        early_stop: May stop the training; the network is then tested as it is.
-
-    Returns:
-        Fraction of test images classified correctly, in [0, 1].
+    ``test`` is preprocessed as the set's ``transform`` says; the set is moved to its device.
     """
     protocol = protocol.on(synset.dataset, synset.ipc)
     synset = synset.to(test.targets.device).decoded()
@@ -87,10 +73,7 @@ def evaluate_real(
     As `evaluate`, but for ``protocol.real_epochs`` epochs, and with `REAL_LR` where the protocol takes the set's own
     learning rate.
     """
-
-    def epoch(rng: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        return train.shuffled(protocol.batch_size, rng)
-
+    epoch = partial(train.shuffled, protocol.batch_size)
     lr = REAL_LR if protocol.lr is None else protocol.lr
     return _fit_and_test(build, epoch, test, protocol, augment, lr, protocol.real_epochs, seed)
 

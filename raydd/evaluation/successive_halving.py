@@ -5,12 +5,7 @@ from typing import NamedTuple
 
 
 class Rungs(NamedTuple):
-    """The epochs at which accuracies are compared, and the share that continues.
-
-    Attributes:
-        epochs: The epochs, ascending.
-        reduction: eta: about one in eta continues at each.
-    """
+    """The epochs at which accuracies are compared, and the share that continues."""
 
     epochs: tuple[int, ...]
     reduction: int

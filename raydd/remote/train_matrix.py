@@ -39,10 +39,6 @@ class JobQueue:
     A worker that takes a job again has lost its running ones: they run anew, so that no job is lost when a group is
     restarted while workers of the last one still answer.
 
-    Args:
-        jobs: The jobs, in their order.
-        rungs: Where trainings of one row and seed are compared; None compares none.
-
     >>> queue = JobQueue([Job(0, "MLP", 0)])
     >>> queue.take("rank 0"), queue.take("rank 1"), queue.take("rank 0")
     (Job(row=0, network='MLP', seed=0), None, Job(row=0, network='MLP', seed=0))
@@ -119,20 +115,8 @@ def train_matrix(
     """Run every job of a matrix on the connected Ray.
 
     The group is started once for all jobs. When a worker dies, Ray Train restarts the group; stored results stay, and
-    only the running jobs run again.
-
-    Args:
-        matrix: The trainings.
-        num_workers: Number of workers; None takes one a CPU.
-        show: Called with the progress, a few times a second.
-        known: Earlier results; these jobs do not run.
-        store: Called here with every other result, soon after it arrives.
-
-    Returns:
-        A result a job; its accuracy does not depend on the number of workers.
-
-    Raises:
-        RuntimeError: A training failed again and again, or a result could not be stored.
+    only the running jobs run again. No accuracy depends on the number of workers. Jobs in ``known`` do not run;
+    ``store`` is called here with every other result, soon after it arrives.
     """
     known = known or {}
     jobs = [job for job in matrix.jobs() if job not in known]
@@ -156,7 +140,7 @@ def train_matrix(
         results = poller.stop()
         ray.kill(queue)
     if failure := poller.fault or failure:
-        raise RuntimeError(f"evaluation failed: {failure}; the other finished trainings are kept")
+        raise RuntimeError(f"evaluation failed: {failure}; the other finished trainings are cached")
     if len(results) != len(jobs):
         raise RuntimeError(f"evaluation ended with {len(results)} of {len(jobs)} results; run it again")
     return {**known, **results}
@@ -195,11 +179,7 @@ def _trainer(workers: int, gpus: float, folder: str, queue: Any, matrix: Any) ->
 
 
 class _ResultPoller:
-    """Fetches and stores results in a thread, while the main thread waits for the group.
-
-    Attributes:
-        fault: Why a result could not be stored; empty while all were.
-    """
+    """Fetches and stores results in a thread, while the main thread waits for the group."""
 
     def __init__(self, queue: Any, total: int, note: str, show: Callable[[MatrixProgress], None], store: Store) -> None:
         self._queue, self._total, self._show, self._store = queue, total, show, store
@@ -225,7 +205,7 @@ class _ResultPoller:
             try:
                 self._store(Job(*job), Outcome(*outcome))
             except OSError as error:  # such as a full disk, which may still have room for another
-                self.fault = self.fault or f"a result cannot be kept: {' '.join(str(error).split())}"
+                self.fault = self.fault or f"a result cannot be cached: {' '.join(str(error).split())}"
                 self._queue.fail.remote(self.fault)
         self._show(MatrixProgress(len(self._results), self._total))
         return True

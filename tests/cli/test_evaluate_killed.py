@@ -137,7 +137,7 @@ def test_a_killed_evaluation_goes_on_and_repeats_nothing(words, synset, tmp_path
     assert again.returncode == 0, err
     after = files(cache)
     assert f"evaluating: {TOTAL} trainings" in err
-    assert f"{len(before)} of them were done before" in err
+    assert f"{len(before)} of them are cached" in err
     assert {path: after[path] for path in before} == before
     assert len(after) == TOTAL
     assert scores(out) == expected
@@ -149,6 +149,6 @@ def test_a_killed_evaluation_goes_on_and_repeats_nothing(words, synset, tmp_path
     )
     assert run(words) == 0
     third = capfd.readouterr()
-    assert f"{TOTAL} of them were done before" in third.err
+    assert f"{TOTAL} of them are cached" in third.err
     assert scores(third.out) == expected
     assert files(cache) == after

@@ -166,7 +166,7 @@ def test_experts_that_do_not_fit_are_refused_in_one_line(work, small_buffer, ima
 
 @pytest.fixture
 def counted(monkeypatch, tmp_path):
-    """What was chosen anew, in a cache without selections."""
+    """The images that are selected in a cache without selections."""
     chosen = []
 
     def counting(kind, select):

@@ -109,7 +109,7 @@ def test_a_full_disk_ends_it_in_one_line_and_costs_nothing_that_was_kept(ray2, m
         kept[job] = outcome
 
     monkeypatch.setattr("raydd.remote.train_matrix.POLL_SECONDS", poll)
-    with pytest.raises(RuntimeError, match=r"cannot be kept: .*No space left.*scores/ab/cd\.json") as caught:
+    with pytest.raises(RuntimeError, match=r"cannot be cached: .*No space left.*scores/ab/cd\.json") as caught:
         train_matrix(rows, 1, lambda step: None, None, keep)
     assert "\n" not in str(caught.value)
     assert len(kept) == room
