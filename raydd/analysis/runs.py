@@ -43,9 +43,6 @@ def labels(runs: Sequence[Path]) -> Document:
     Reference:
         Guo et al., arXiv 2310.05773 (DATM), Fig. 6: the standard deviation over the classes of
         softmax(labels), mean over the images.
-
-    Raises:
-        ValueError: A run has hard labels.
     """
     numbers = []
     for run, name in zip(runs, folder_names(runs), strict=True):

@@ -196,9 +196,6 @@ def write_expert(folder: AnyPath, spec: BufferSpec, index: int, trajectory: Expe
 
     Returns:
         The file.
-
-    Raises:
-        ValueError: The shapes are not the spec's, the expert diverged, or a number is too large for ``spec.storage``.
     """
     columns = trajectory.columns(spec.layout)
     if what := misfit(columns, replace(spec, storage=FULL)):
@@ -236,9 +233,6 @@ def open_expert(path: Path, index: int, spec: BufferSpec, remedy: str) -> ArrowT
         index: The expert's number.
         spec: The buffer's.
         remedy: What to do about a wrong file, for errors.
-
-    Raises:
-        ValueError: The file is missing, cut short, corrupted, or of another expert or buffer.
     """
     try:
         table = open_arrow(path)

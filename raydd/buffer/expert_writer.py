@@ -69,9 +69,6 @@ class Rows:
             epoch: The epoch.
             accuracy: A fraction.
             train_loss: The epoch's.
-
-        Raises:
-            ValueError: The expert diverged, or a number is too large for the buffer's storage.
         """
         now, spec = theta.detach().numpy(), self._spec
         norm = np.zeros(len(spec.layout)) if self._before is None else step_norm(self._before, now, spec.layout)
@@ -138,11 +135,7 @@ class ExpertWriter:
             rest = rest[self._file.write(rest) :]
 
     def finish(self) -> Path:
-        """Write the expert's file, atomically, and remove the temporary one.
-
-        Raises:
-            ValueError: The rows are not those of an expert of the spec.
-        """
+        """Write the expert's file, atomically, and remove the temporary one."""
         self._file.close()
         with self._path.open("rb") as file:
             pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
