@@ -124,11 +124,8 @@ class ArrowBuffer:
         if expert not in self._tables:
             if len(self._tables) >= OPEN_FILES:
                 self._tables.clear()
-            self._tables[expert] = self._open_table(expert)
+            self._tables[expert] = _open(self.folder, expert, self.spec)
         return self._tables[expert]
-
-    def _open_table(self, expert: int) -> ArrowTable:
-        return _open(self.folder, expert, self.spec)
 
     def _rows(self, expert: int) -> int:
         return len(self._table(expert).columns["epoch"])

@@ -24,11 +24,6 @@ from raydd.io.files import AnyPath, write_atomic
 def knots(waypoints: Sequence[int], epochs: int, name: str = "waypoints") -> tuple[int, ...]:
     """Return the epochs that a convexified trajectory passes through: (0, *waypoints, K).
 
-    Args:
-        waypoints: Epochs strictly between 0 and K, ascending.
-        epochs: K.
-        name: The setting that holds the waypoints, for errors.
-
     >>> knots((6, 25), 50)
     (0, 6, 25, 50)
     """

@@ -49,12 +49,7 @@ Piece = Row | Array
 
 
 class Rows:
-    """Makes rows of an expert's snapshots, and holds only the last one, for the norms.
-
-    Args:
-        spec: The buffer's.
-        index: The expert's number.
-    """
+    """Makes rows of an expert's snapshots, and holds only the last one, for the norms."""
 
     def __init__(self, spec: BufferSpec, index: int) -> None:
         self._spec, self._index = spec, index
@@ -101,11 +96,6 @@ class ExpertWriter:
 
     The file equals that of `raydd.buffer.expert_file.write_expert` for the whole trajectory. A killed process leaves
     the temporary file, which `raydd.io.files.sweep` removes.
-
-    Args:
-        folder: The buffer's.
-        spec: The buffer's.
-        index: The expert's number.
     """
 
     def __init__(self, folder: AnyPath, spec: BufferSpec, index: int) -> None:

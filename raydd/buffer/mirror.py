@@ -175,10 +175,6 @@ def written_folder(location: AnyPath, tell: Tell | None = None) -> Iterator[Path
     """Yield a folder to write a buffer into; of a URI its mirror, which is sent when the block ends without an error.
 
     The files of a block that was stopped are in the folder that the next one gets.
-
-    Args:
-        location: A folder or a URI.
-        tell: Takes a line on what was there already.
     """
     own = open_store(os.fspath(location)).local if is_uri(location) else Path(location)
     if own is not None:

@@ -23,9 +23,6 @@ PAUSES = (2.0, 10.0)
 class BufferUpload:
     """The store that a run adds its experts to.
 
-    Args:
-        uri: The buffer's.
-
     Attributes:
         store: The buffer's files.
         folder: This node's copies of some of them.
@@ -45,9 +42,6 @@ class BufferUpload:
         Args:
             spec: What the buffer is of; `folder` holds its manifest and preprocessing.
             here: The complete experts in `folder`.
-
-        Returns:
-            The experts in the store.
         """
         self._spec = spec
         self.store.sweep()

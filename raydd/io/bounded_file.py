@@ -13,7 +13,10 @@ RATIO = 200
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
-    """Open a regular file for reading; a FIFO that nobody writes to, for example, is not waited for."""
+    """Open a regular file for reading; a FIFO that nobody writes to, for example, is not waited for.
+
+    A missing file raises FileNotFoundError; everything else ValueError, without the file's name.
+    """
     try:
         if stat.S_ISREG(os.stat(path).st_mode):
             file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")

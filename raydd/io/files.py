@@ -220,12 +220,7 @@ def open_arrow(path: AnyPath) -> ArrowTable:
 
 
 def parse_arrow(pages: mmap.mmap | np.ndarray[Any, Any], name: str) -> ArrowTable:
-    """Return the table in the bytes of a file of `write_arrow`, without copying them.
-
-    Args:
-        pages: A map of the file, or an array of uint8.
-        name: The file's, for errors.
-    """
+    """Return the table in the bytes of a file of `write_arrow`, without copying them."""
     try:
         batch = read_batch(pa.py_buffer(pages))
         metadata = {k.decode(): v.decode() for k, v in (batch.schema.metadata or {}).items()}
