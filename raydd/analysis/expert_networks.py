@@ -74,11 +74,7 @@ def full_buffer(folder: Path) -> ArrowBuffer:
 
 
 def open_images(buffer: ArrowBuffer, images: Tree, device: torch.device) -> Workspace:
-    """Return the images and the network that a buffer's experts were trained with; see `AnalysisContext`.
-
-    Raises:
-        ValueError: Other images than the buffer's own, or a path that is not named.
-    """
+    """Return the images and the network that a buffer's experts were trained with; see `AnalysisContext`."""
     spec = buffer.spec
     own = {"dataset": spec.dataset, "preprocessing": spec.preprocessing["kind"]}
     recipe: Tree = {key: spec.recipe[key] for key in ("augment", "flip", "validation") if key in spec.recipe}
@@ -95,11 +91,7 @@ def open_images(buffer: ArrowBuffer, images: Tree, device: torch.device) -> Work
 
 
 def open_sets(paths: Sequence[Path], buffer: ArrowBuffer, device: torch.device) -> list[DecodedSet]:
-    """Load synthetic sets, decoded, on a device.
-
-    Raises:
-        ValueError: A file is no set, or of other images or another preprocessing than the experts.
-    """
+    """Load synthetic sets, decoded, on a device."""
     synsets = [SyntheticSet.load(path) for path in paths]
     for path, synset in zip(paths, synsets, strict=True):
         _check_compatible(path, synset, buffer)

@@ -36,9 +36,6 @@ def landscape(folder: Path, expert: int = 0, waypoints: tuple[int, ...] = (), *,
         waypoints: Epochs that the convexified trajectory passes, beside the first and the last.
         context: Device, progress and real images.
 
-    Raises:
-        ValueError: A convexified buffer, no such expert, no validation accuracy, or other images than its own.
-
     Reference:
         Zhong et al., arXiv 2406.19827 (MCT), Eq. 7-9 and Fig. 1a.
     """

@@ -19,7 +19,7 @@ def matching(run: Path) -> Document:
     Reference:
         Guo et al., arXiv 2310.05773 (DATM), Fig. 10.
     """
-    records = _records(run, "probe.jsonl", _losses)
+    records = _records(run, "probe.jsonl", lambda record: [_reading(value) for value in record["losses"]])
     widths = sorted({len(losses) for losses in records.values()})
     if len(widths) != 1:
         raise ValueError(f"{run / 'probe.jsonl'} has {widths} start epochs; distill the run again")
@@ -33,19 +33,12 @@ def matching(run: Path) -> Document:
     }
 
 
-def _losses(record: Document) -> list[float | None]:
-    return [_reading(value) for value in record["losses"]]
-
-
 def labels(runs: Sequence[Path]) -> Document:
     """Return the spread of each run's soft labels over its outer steps.
 
     Reference:
         Guo et al., arXiv 2310.05773 (DATM), Fig. 6: the standard deviation over the classes of
         softmax(labels), mean over the images.
-
-    Raises:
-        ValueError: A run has hard labels.
     """
     numbers = []
     for run, name in zip(runs, folder_names(runs), strict=True):

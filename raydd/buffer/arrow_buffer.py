@@ -36,11 +36,7 @@ def _present(folder: AnyPath) -> list[int]:
 
 
 def create_buffer(folder: AnyPath, spec: BufferSpec) -> Path:
-    """Make a buffer's folder and manifest, or check that the existing one has the same spec; return the folder.
-
-    Raises:
-        ValueError: The folder holds a buffer of another spec; the first difference is named.
-    """
+    """Make a buffer's folder and manifest, or check that the existing one has the same spec; return the folder."""
     path = Path(folder) / "manifest.json"
     if not path.exists():
         if others := sorted(each.name for each in path.parent.glob("*") if _FOREIGN.fullmatch(each.name)):
@@ -75,11 +71,7 @@ def complete_experts(folder: AnyPath, spec: BufferSpec) -> set[int]:
 
 
 def refresh_manifest(folder: AnyPath) -> None:
-    """Write the manifest's list of experts from the files.
-
-    Raises:
-        ValueError: A file cannot be read; `complete_experts` renames those.
-    """
+    """Write the manifest's list of experts from the files."""
     spec, _ = read_manifest(folder)
     entries = [
         manifest_entry(expert_path(folder, index), index, _open(folder, index, spec)) for index in _present(folder)
@@ -132,11 +124,8 @@ class ArrowBuffer:
         if expert not in self._tables:
             if len(self._tables) >= OPEN_FILES:
                 self._tables.clear()
-            self._tables[expert] = self._open_table(expert)
+            self._tables[expert] = _open(self.folder, expert, self.spec)
         return self._tables[expert]
-
-    def _open_table(self, expert: int) -> ArrowTable:
-        return _open(self.folder, expert, self.spec)
 
     def _rows(self, expert: int) -> int:
         return len(self._table(expert).columns["epoch"])
@@ -230,11 +219,7 @@ class ArrowBuffer:
 
 
 def verify(folder: AnyPath) -> list[Problem]:
-    """Read every byte of a buffer and return its errors; a whole buffer has none.
-
-    Raises:
-        ValueError: There is no such buffer.
-    """
+    """Read every byte of a buffer and return its errors; a whole buffer has none."""
     spec, entries = read_manifest(folder)
     indices = sorted({*_present(folder), *entries})
     errors = ((expert_path(folder, index).name, _error(folder, index, spec, entries.get(index))) for index in indices)

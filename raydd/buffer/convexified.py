@@ -24,14 +24,6 @@ from raydd.io.files import AnyPath, write_atomic
 def knots(waypoints: Sequence[int], epochs: int, name: str = "waypoints") -> tuple[int, ...]:
     """Return the epochs that a convexified trajectory passes through: (0, *waypoints, K).
 
-    Args:
-        waypoints: Epochs strictly between 0 and K, ascending.
-        epochs: K.
-        name: The setting that holds the waypoints, for errors.
-
-    Raises:
-        ValueError: Other waypoints.
-
     >>> knots((6, 25), 50)
     (0, 6, 25, 50)
     """
@@ -60,10 +52,6 @@ class Convexified:
     Attributes:
         kept: The epochs at which the trajectory is the expert's own: (0, *waypoints, K).
 
-    Raises:
-        ValueError: The waypoints are not between the first and the last epoch, or differ from those of a convexified
-            source.
-
     Reference:
         Zhong et al., arXiv 2406.19827, Eq. 8-10; the waypoints are of its section 5.1.
 
@@ -73,14 +61,14 @@ class Convexified:
     """
 
     def __init__(self, source: TrajectorySource, waypoints: Sequence[int] = (), continuous: bool = True) -> None:
-        asked, stored = tuple(waypoints), source.kept
-        if stored is not None and asked not in {(), stored[1:-1]}:
+        requested, stored = tuple(waypoints), source.kept
+        if stored is not None and requested not in {(), stored[1:-1]}:
             remedy = "leave the waypoints out, or convexify the full buffer with them"
-            raise ValueError(f"waypoints {asked} are not {stored[1:-1]}, those of the convexified buffer; {remedy}")
+            raise ValueError(f"waypoints {requested} are not {stored[1:-1]}, those of the convexified buffer; {remedy}")
         self.source, self.continuous = source, continuous
         self.epochs, self.parameters, self.layout = source.epochs, source.parameters, source.layout
         self.experts = source.experts
-        self.kept = stored or knots(asked, source.epochs)
+        self.kept = stored or knots(requested, source.epochs)
         self.waypoints = self.kept[1:-1]
         self._betas: dict[int, tuple[Tensor, ...]] = {}
 
@@ -89,12 +77,7 @@ class Convexified:
         return self.point(expert, epoch)
 
     def running_stats(self, expert: int, epoch: float) -> Tensor:
-        """Return an expert's BatchNorm running statistics (Q,) at an epoch of `kept`; empty if there are none.
-
-        Raises:
-            ValueError: There are some, and the epoch is between those of `kept`: a point between two networks has
-                other statistics than a mixture of theirs.
-        """
+        """Return an expert's BatchNorm running statistics (Q,) at an epoch of `kept`; empty if there are none."""
         if epoch in self.kept:
             return self.source.running_stats(expert, epoch)
         if not len(none := self.source.running_stats(expert, 0)):
@@ -113,9 +96,6 @@ class Convexified:
         """Return the trajectory's point (P,) at epoch c, whole or not, in the dtype of the source.
 
         At the epochs of `kept` it is the source's snapshot, bit by bit.
-
-        Raises:
-            ValueError: c is not in [0, K].
         """
         if not 0 <= c <= self.epochs:
             raise ValueError(f"epoch {c} is not in [0, {self.epochs}], which the experts cover")
@@ -139,11 +119,7 @@ class Convexified:
     def segment(
         self, window: tuple[float, float], span: int, rng: torch.Generator, *, between: bool = False
     ) -> Segment:
-        """Draw a segment; see `TrajectorySource`. Its epoch is c, and ``between`` c+1 to c+M-1.
-
-        Raises:
-            ValueError: The window reaches beyond the experts.
-        """
+        """Draw a segment; see `TrajectorySource`. Its epoch is c, and ``between`` c+1 to c+M-1."""
         expert, c = self._draw(window, span, rng)
         inside = [self.point(expert, c + k) for k in range(1, span)] if between else []
         start, target = self.point(expert, c), self.point(expert, c + span)
@@ -202,10 +178,6 @@ def convexify(full: AnyPath, folder: AnyPath, waypoints: Sequence[int] = ()) -> 
         full: A buffer of all snapshots.
         folder: The new buffer's.
         waypoints: Epochs beside the first and the last whose snapshots are stored, ascending.
-
-    Raises:
-        ValueError: ``full`` is convexified already, broken or no buffer, ``folder`` holds another
-            buffer, or a waypoint is not between the first and the last epoch.
     """
     if Path(full).resolve() == Path(folder).resolve():
         raise ValueError(f"{folder} is the buffer to convexify; write to another folder")

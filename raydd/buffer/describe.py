@@ -34,12 +34,7 @@ def describe(folder: AnyPath) -> dict[str, Any]:
 
 
 def summary(uri: str) -> dict[str, Any]:
-    """Describe a buffer in a store in JSON values, from its manifest alone; no expert is fetched.
-
-    Raises:
-        ValueError: There is no buffer.
-        OSError: The store cannot be read.
-    """
+    """Describe a buffer in a store in JSON values, from its manifest alone; no expert is fetched."""
     spec, entries = read_manifest(fetch(uri, (MANIFEST,)))
     last = [entry["accuracy"] for entry in entries.values() if entry["accuracy"] is not None]
     return {

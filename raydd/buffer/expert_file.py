@@ -193,12 +193,6 @@ def write_expert(folder: AnyPath, spec: BufferSpec, index: int, trajectory: Expe
         spec: The buffer's.
         index: The expert's number.
         trajectory: With theta (T, P) of ``spec.layout`` and buffers (T, Q) of ``spec.buffer_layout``.
-
-    Returns:
-        The file.
-
-    Raises:
-        ValueError: The shapes are not the spec's, the expert diverged, or a number is too large for ``spec.storage``.
     """
     columns = trajectory.columns(spec.layout)
     if what := misfit(columns, replace(spec, storage=FULL)):
@@ -229,17 +223,7 @@ def write_columns(
 
 
 def open_expert(path: Path, index: int, spec: BufferSpec, remedy: str) -> ArrowTable:
-    """Map one expert's file, after checking everything but its values.
-
-    Args:
-        path: The file.
-        index: The expert's number.
-        spec: The buffer's.
-        remedy: What to do about a wrong file, for errors.
-
-    Raises:
-        ValueError: The file is missing, cut short, corrupted, or of another expert or buffer.
-    """
+    """Map one expert's file, after checking everything but its values."""
     try:
         table = open_arrow(path)
     except FileNotFoundError as error:

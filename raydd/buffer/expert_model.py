@@ -42,21 +42,13 @@ class ExpertModel:
 
 
 def expert_model(model: FlatModel, source: TrajectorySource, expert: int, epoch: int) -> ExpertModel:
-    """Return an expert after an epoch.
-
-    Raises:
-        ValueError: There is no such snapshot, or it has no running statistics and the network has batch norm.
-    """
+    """Return an expert after an epoch."""
     statistics = statistics_of(source, model.statistics_layout, expert, epoch)
     return ExpertModel(model, source.snapshot(expert, epoch), statistics)
 
 
 def statistics_of(source: TrajectorySource, layout: Layout, expert: int, epoch: float) -> Tensor:
-    """Return the running statistics (Q,) of an expert after an epoch; none are read if the layout has none.
-
-    Raises:
-        ValueError: The source has others than the network needs, or none.
-    """
+    """Return the running statistics (Q,) of an expert after an epoch; none are read if the layout has none."""
     wanted = sum(slot.numel for slot in layout)
     statistics = source.running_stats(expert, epoch) if wanted else torch.zeros(0)
     if statistics.shape != (wanted,):

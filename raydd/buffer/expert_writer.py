@@ -49,12 +49,7 @@ Piece = Row | Array
 
 
 class Rows:
-    """Makes rows of an expert's snapshots, and holds only the last one, for the norms.
-
-    Args:
-        spec: The buffer's.
-        index: The expert's number.
-    """
+    """Makes rows of an expert's snapshots, and holds only the last one, for the norms."""
 
     def __init__(self, spec: BufferSpec, index: int) -> None:
         self._spec, self._index = spec, index
@@ -69,9 +64,6 @@ class Rows:
             epoch: The epoch.
             accuracy: A fraction.
             train_loss: The epoch's.
-
-        Raises:
-            ValueError: The expert diverged, or a number is too large for the buffer's storage.
         """
         now, spec = theta.detach().numpy(), self._spec
         norm = np.zeros(len(spec.layout)) if self._before is None else step_norm(self._before, now, spec.layout)
@@ -104,11 +96,6 @@ class ExpertWriter:
 
     The file equals that of `raydd.buffer.expert_file.write_expert` for the whole trajectory. A killed process leaves
     the temporary file, which `raydd.io.files.sweep` removes.
-
-    Args:
-        folder: The buffer's.
-        spec: The buffer's.
-        index: The expert's number.
     """
 
     def __init__(self, folder: AnyPath, spec: BufferSpec, index: int) -> None:
@@ -138,11 +125,7 @@ class ExpertWriter:
             rest = rest[self._file.write(rest) :]
 
     def finish(self) -> Path:
-        """Write the expert's file, atomically, and remove the temporary one.
-
-        Raises:
-            ValueError: The rows are not those of an expert of the spec.
-        """
+        """Write the expert's file, atomically, and remove the temporary one."""
         self._file.close()
         with self._path.open("rb") as file:
             pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

@@ -53,11 +53,7 @@ def write_manifest(folder: AnyPath, spec: BufferSpec, experts: list[Tree]) -> No
 
 
 def read_manifest(folder: AnyPath) -> tuple[BufferSpec, Index]:
-    """Return a buffer's spec, and its index by the experts' numbers.
-
-    Raises:
-        ValueError: There is no such buffer, or its manifest is corrupted or of another version.
-    """
+    """Return a buffer's spec, and its index by the experts' numbers."""
     path = Path(folder) / "manifest.json"
     if not path.exists():
         what = "is not a trajectory buffer: it has no manifest.json" if Path(folder).is_dir() else "does not exist"
@@ -70,11 +66,7 @@ def read_manifest(folder: AnyPath) -> tuple[BufferSpec, Index]:
 
 
 def parse_manifest(data: bytes, name: str) -> tuple[BufferSpec, Index]:
-    """Return the spec and the index in a manifest's bytes; ``name`` is the file's, for errors.
-
-    Raises:
-        ValueError: It is corrupted or of another version.
-    """
+    """Return the spec and the index in a manifest's bytes; ``name`` is the file's, for errors."""
     try:
         tree = parse(data)
         version = tree["spec"]["schema_version"] if isinstance(tree, dict) else None

@@ -56,10 +56,6 @@ def fetch(
 
     Returns:
         The mirror; empty where the store is.
-
-    Raises:
-        ValueError: No such kind of store, or this node's disk has no room for the buffer.
-        OSError: The store cannot be read.
     """
     store, folder = open_store(uri), mirror(uri)
     folder.mkdir(parents=True, exist_ok=True)
@@ -156,11 +152,6 @@ def local_folder(location: AnyPath, tell: Tell | None = None, *, anew: bool = Fa
         location: A folder or a URI.
         tell: Takes a line on what was fetched.
         anew: Fetch files that the mirror has, too, in order to look at the store's.
-
-    Raises:
-        ValueError: No such kind of store, no buffer there, this node's disk has no room for it, or it has an expert
-            that the store lacks, and would thus read another buffer than other nodes.
-        OSError: The store cannot be read.
     """
     if not is_uri(location):
         if _BROKEN_URI.match(os.fspath(location)) and not Path(location).exists():
@@ -184,10 +175,6 @@ def written_folder(location: AnyPath, tell: Tell | None = None) -> Iterator[Path
     """Yield a folder to write a buffer into; of a URI its mirror, which is sent when the block ends without an error.
 
     The files of a block that was stopped are in the folder that the next one gets.
-
-    Args:
-        location: A folder or a URI.
-        tell: Takes a line on what was there already.
     """
     own = open_store(os.fspath(location)).local if is_uri(location) else Path(location)
     if own is not None:
@@ -220,10 +207,6 @@ def copy_buffer(
 
     Returns:
         The bytes of the copied files by name; the target's other files are equal to the source's already.
-
-    Raises:
-        ValueError: The source is no buffer or damaged, or the target holds another one, or other files.
-        OSError: A store cannot be read or written.
     """
     folder = local_folder(source, tell)
     spec, entries = read_manifest(folder)

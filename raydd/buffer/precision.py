@@ -73,9 +73,6 @@ def narrow_theta(theta: Array, storage: str, expert: int, epoch: int) -> tuple[A
     Returns:
         The stored values (P,), and (2,) float64: the largest relative error of a number, |stored - theta| / |theta|
         over theta != 0, and the relative error of the whole snapshot, ||stored - theta||_2 / ||theta||_2.
-
-    Raises:
-        ValueError: A number is too large for the format.
     """
     kind = STORAGES[storage]
     stored, largest, error, norm = np.empty(theta.shape, kind.dtype), 0.0, 0.0, 0.0

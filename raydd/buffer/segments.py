@@ -92,9 +92,6 @@ def check_window(window: tuple[float, float], span: int, epochs: int, *, whole: 
         epochs: The epoch of the experts' last snapshot.
         whole: Whether start epochs are whole, so that a window between two of them is empty.
 
-    Raises:
-        ValueError: The window is empty, starts before 0, or ends after ``epochs - span``.
-
     >>> check_window((0, 18), 2, 20)
     >>> check_window((0, 19), 2, 20)
     Traceback (most recent call last):
@@ -131,9 +128,6 @@ class InMemory:
         trajectories: One tensor (T, P) an expert, row t the parameters after epoch t.
         layout: Where each parameter tensor lies in theta (P,); empty takes theta for one tensor.
         statistics: One tensor (T, Q) an expert, row t BatchNorm's running statistics after epoch t; empty without.
-
-    Raises:
-        ValueError: There are none, they differ in shape, or the layout is of another P.
     """
 
     kept = None  # all snapshots are there
@@ -164,11 +158,7 @@ class InMemory:
     def segment(
         self, window: tuple[float, float], span: int, rng: torch.Generator, *, between: bool = False
     ) -> Segment:
-        """Draw a segment; see `TrajectorySource`.
-
-        Raises:
-            ValueError: The window reaches beyond the experts.
-        """
+        """Draw a segment; see `TrajectorySource`."""
         expert, t = draw(window, span, len(self.trajectories), self.epochs, rng)
         path = self.trajectories[expert].detach()
         inside = path[t + 1 : t + span].clone() if between else None

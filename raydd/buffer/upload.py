@@ -23,17 +23,10 @@ PAUSES = (2.0, 10.0)
 class BufferUpload:
     """The store that a run adds its experts to.
 
-    Args:
-        uri: The buffer's.
-
     Attributes:
         store: The buffer's files.
         folder: This node's copies of some of them.
         entries: The manifest's entry of every expert in the store, by number; filled by `open`.
-
-    Raises:
-        ValueError: No such kind of store.
-        OSError: It cannot be read.
     """
 
     def __init__(self, uri: str) -> None:
@@ -49,13 +42,6 @@ class BufferUpload:
         Args:
             spec: What the buffer is of; `folder` holds its manifest and preprocessing.
             here: The complete experts in `folder`.
-
-        Returns:
-            The experts in the store.
-
-        Raises:
-            ValueError: Another run has made another buffer there meanwhile.
-            OSError: The store cannot be read or written.
         """
         self._spec = spec
         self.store.sweep()
@@ -111,11 +97,7 @@ class BufferUpload:
 
 
 def put(store: Store, path: Path) -> None:
-    """Put a file under its own name, and try again where that fails.
-
-    Raises:
-        OSError: See `raydd.io.filesystem.Store.put`.
-    """
+    """Put a file under its own name, and try again where that fails."""
     for pause in PAUSES:
         try:
             store.put(path, path.name)
@@ -126,10 +108,6 @@ def put(store: Store, path: Path) -> None:
 
 
 def entry_of(folder: AnyPath, index: int, spec: BufferSpec) -> Entry:
-    """Return the manifest's entry of an expert's file.
-
-    Raises:
-        ValueError: It is missing, cut short, or of another buffer.
-    """
+    """Return the manifest's entry of an expert's file."""
     path = expert_path(folder, index)
     return manifest_entry(path, index, open_expert(path, index, spec, "train it again"))

@@ -257,7 +257,7 @@ class EvaluateConfig(Config):
         networks: Networks to train, comma-separated; by default the network that the first set was distilled with.
         seeds: Networks trained per reported accuracy, each with its own seed; the mean is reported.
         seed: Seed of the first network; the others count on from it.
-        protocol: Recipe that trains the scored networks, named after the paper that uses it; or a YAML file of its fields.
+        protocol: Recipe that trains the scored networks, named after its paper; or a YAML file of its fields.
         baselines: Selections of real images that are scored beside the sets, comma-separated, or none; by default all
             that are possible (forgetting needs a buffer).
         epochs: Epochs on a synthetic set; the protocol's by default.

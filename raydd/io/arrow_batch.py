@@ -13,11 +13,7 @@ _HEADER, _COMPRESSION = 2, 3  # fields of the tables Message and RecordBatch in 
 
 
 def read_batch(data: pa.Buffer) -> pa.RecordBatch:
-    """Return the record batch of a file, validated, without nulls; its arrays are views of ``data``.
-
-    Raises:
-        ValueError: It is cut short, corrupted, compressed, or has not one record batch.
-    """
+    """Return the record batch of a file, validated, without nulls; its arrays are views of ``data``."""
     if data.size < 64 or bytes(data[:8]) != _HEAD or bytes(data[-6:]) != _TAIL:
         raise ValueError("it is no Arrow file, or cut short")
     try:

@@ -15,9 +15,7 @@ RATIO = 200
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     """Open a regular file for reading; a FIFO that nobody writes to, for example, is not waited for.
 
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is a folder, a FIFO, a socket or a device, or cannot be opened; without the file's name.
+    A missing file raises FileNotFoundError; everything else ValueError, without the file's name.
     """
     try:
         if stat.S_ISREG(os.stat(path).st_mode):
@@ -33,12 +31,7 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
 
 
 def read_bytes(path: str | os.PathLike[str], most: int = MOST_BYTES) -> bytes:
-    """Return the bytes of a regular file of at most ``most`` bytes.
-
-    Raises:
-        ValueError: It is larger, not a regular file, or cannot be opened.
-        OSError: It does not exist or cannot be read.
-    """
+    """Return the bytes of a regular file of at most ``most`` bytes."""
     with open_regular(path) as file:
         if os.fstat(file.fileno()).st_size <= most and len(data := file.read(most + 1)) <= most:
             return data
@@ -51,11 +44,7 @@ def read_text(path: str | os.PathLike[str], most: int = MOST_BYTES) -> str:
 
 
 def check_declared(declared: int, stored: int, name: str) -> None:
-    """Refuse a file of ``stored`` bytes that declares that it unpacks to far more.
-
-    Raises:
-        ValueError: It declares more than `FREE_BYTES` and `RATIO` allow.
-    """
+    """Refuse a file of ``stored`` bytes that declares that it unpacks to far more."""
     if declared > max(FREE_BYTES, RATIO * stored):
         raise ValueError(
             f"{name} has {stored} bytes and says that it unpacks to {declared}: it is damaged or made to fill the "

@@ -58,9 +58,6 @@ class _Terminal(Console):
 class Screen:
     """Notes and progress on stderr; the result on stdout, as text or as exactly one JSON document.
 
-    Args:
-        as_json: Print the result as JSON.
-
     Attributes:
         documents: The number of JSON documents that this command has printed.
     """
@@ -196,12 +193,7 @@ class Pace:
         self._first: tuple[float, float] | None = None
 
     def left(self, done: float, total: float) -> float | None:
-        """Return the seconds for the rest; None while there is too little progress for an estimate.
-
-        Args:
-            done: Units of work so far, in this run.
-            total: Units of work of this run.
-        """
+        """Return the seconds for the rest; None while there is too little progress for an estimate."""
         now = time.monotonic()
         if done > 0 and self._first is None:
             self._first = now, done

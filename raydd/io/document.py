@@ -46,9 +46,6 @@ _adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
 def parse(data: bytes | str, *, nan: bool = False) -> Any:
     """Parse JSON, as text or in UTF-8; with ``nan``, numbers may be infinite or NaN.
 
-    Raises:
-        ValueError: No JSON, too large, nested too deep, or a key twice.
-
     >>> parse('{"a": [1, 2]}')
     {'a': [1, 2]}
     """
@@ -98,11 +95,7 @@ def one_line(error: Exception) -> str:
 
 
 def validate(kind: type[D], tree: Any) -> D:
-    """Return plain values as a model or a dataclass of pydantic.
-
-    Raises:
-        ValueError: In one line: the key, and what is wrong there.
-    """
+    """Return plain values as a model or a dataclass of pydantic."""
     try:
         model: D = _adapter(kind).validate_json(json.dumps(tree))
         return model
@@ -130,11 +123,7 @@ def write_document(path: AnyPath, tree: Tree) -> Path:
 
 
 def without_checksum(tree: Any) -> Any:
-    """Return a document without its checksum.
-
-    Raises:
-        ValueError: The checksum is not that of the document.
-    """
+    """Return a document without its checksum."""
     if not isinstance(tree, dict) or CHECKSUM not in tree:
         return tree
     rest = {key: value for key, value in tree.items() if key != CHECKSUM}
@@ -150,9 +139,6 @@ def parse_document(data: bytes | str, kind: type[D], *, always_sealed: bool = Fa
         data: The JSON.
         kind: The model.
         always_sealed: No version has written such a document without a checksum.
-
-    Raises:
-        ValueError: In one line, without the file's name.
     """
     tree = parse(data)
     model = validate(kind, tree)  # first, since it says more of what is wrong
@@ -169,9 +155,6 @@ def read_document(path: AnyPath, kind: type[D], remedy: str) -> D:
         path: The file.
         kind: The model of its values.
         remedy: What to do about a missing or damaged file, after "; ".
-
-    Raises:
-        ValueError: In one line: it cannot be read, is no JSON, lacks a value or has it wrong, or was changed.
     """
     return read_tree(path, kind, remedy)[0]
 
@@ -208,9 +191,6 @@ def read_log(path: AnyPath, kind: type[BaseModel], remedy: str) -> list[Tree]:
         path: The file.
         kind: The model of each record.
         remedy: What to do about a damaged file, after "; ".
-
-    Raises:
-        ValueError: In one line that names the file and the line: no record, or records were changed.
     """
     with _errors(path, remedy):
         lines = read_bytes(path, MOST_LOG_BYTES).split(b"\n")
@@ -235,11 +215,7 @@ def add_text_checksum(text: str) -> str:
 
 
 def remove_text_checksum(text: str) -> str:
-    """Return a text without its checksum.
-
-    Raises:
-        ValueError: The checksum is not that of the text.
-    """
+    """Return a text without its checksum."""
     head, tail = text[: text.find("\n") + 1], text[text.rfind("\n", 0, -1) + 1 :]
     if not (_TEXT_CHECKSUM.fullmatch(head) or _TEXT_CHECKSUM.fullmatch(tail)):
         return text

@@ -146,9 +146,6 @@ def write_arrow(
             becomes a fixed-size list.
         metadata: Of the schema.
         release: Called every 16 MB, to release the pages of columns in a memory map.
-
-    Raises:
-        ValueError: A column is of booleans, which Arrow packs.
     """
     batch = pa.record_batch({name: _column(array) for name, array in columns.items()})
     batch = batch.replace_schema_metadata(dict(metadata))
@@ -213,12 +210,7 @@ class ArrowTable:
 
 
 def open_arrow(path: AnyPath) -> ArrowTable:
-    """Map a file of `write_arrow`, without reading its values.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is cut short, corrupted, or not an Arrow file of one record batch of numbers.
-    """
+    """Map a file of `write_arrow`, without reading its values."""
     try:
         with open_regular(path) as file:
             pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # refuses an empty file
@@ -228,15 +220,7 @@ def open_arrow(path: AnyPath) -> ArrowTable:
 
 
 def parse_arrow(pages: mmap.mmap | np.ndarray[Any, Any], name: str) -> ArrowTable:
-    """Return the table in the bytes of a file of `write_arrow`, without copying them.
-
-    Args:
-        pages: A map of the file, or an array of uint8.
-        name: The file's, for errors.
-
-    Raises:
-        ValueError: See `open_arrow`.
-    """
+    """Return the table in the bytes of a file of `write_arrow`, without copying them."""
     try:
         batch = read_batch(pa.py_buffer(pages))
         metadata = {k.decode(): v.decode() for k, v in (batch.schema.metadata or {}).items()}

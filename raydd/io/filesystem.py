@@ -130,11 +130,7 @@ class Store:
         return f"{self._system[1]}/{name}"
 
     def names(self) -> dict[str, int]:
-        """Return the complete files directly in the folder, with their bytes; empty if the folder does not exist.
-
-        Raises:
-            OSError: No such bucket, no right to list it, or no answer.
-        """
+        """Return the complete files directly in the folder, with their bytes; empty if the folder does not exist."""
         return {info.base_name: info.size for info in self._infos() if not info.base_name.endswith(".tmp")}
 
     def _infos(self) -> list[Any]:
@@ -155,10 +151,6 @@ class Store:
         The file is written under a temporary name first. File systems then rename it. Object stores copy it on their
         side, because pyarrow completes an upload even where it fails. S3 copies no more than `MOST_COPIED` bytes in
         one request, so that a larger file is written in place and removed if it fails.
-
-        Raises:
-            FileNotFoundError: The local file does not exist.
-            OSError: Missing rights, no such bucket, or no answer.
         """
         target = self._path(name)
         if self.scheme == "file":
@@ -214,12 +206,7 @@ class Store:
                 system.delete_file(temporary)
 
     def get(self, name: str, local: AnyPath) -> Path:
-        """Copy a file of the store to a local path, whole or not at all.
-
-        Raises:
-            FileNotFoundError: The store has no such file.
-            OSError: No right to read, or no answer.
-        """
+        """Copy a file of the store to a local path, whole or not at all."""
         with atomic_path(local) as temporary, open(temporary, "wb") as file:
             file.writelines(self._chunks(name))
         return Path(local)
@@ -255,11 +242,7 @@ class Store:
                 return None
 
     def delete(self, name: str) -> None:
-        """Remove a file if it exists.
-
-        Raises:
-            OSError: Missing rights, or no answer.
-        """
+        """Remove a file if it exists."""
         with contextlib.suppress(FileNotFoundError), self._errors("be changed"):
             self._system[0].delete_file(self._path(name))
 
@@ -275,11 +258,7 @@ class Store:
 
 
 def open_store(uri: str) -> Store:
-    """Return the store of a URI; the network is asked at the first use.
-
-    Raises:
-        ValueError: No URI, or one of an unknown scheme.
-    """
+    """Return the store of a URI; the network is asked at the first use."""
     match = _SCHEME.match(uri)
     if match is None or match[1].lower() not in SCHEMES:
         schemes = ", ".join(f"{scheme}://" for scheme in SCHEMES)

@@ -34,9 +34,6 @@ def alone(
         tell: Takes a line where the file system has no locks, and where this process waits for another one.
         beside: Put the lock beside the path: it is a file, or a folder that must stay empty.
         wait: Wait for the end of another process instead of refusing.
-
-    Raises:
-        ValueError: Another process works there, or nothing can be written there.
     """
     key = path.absolute()
     if key in _OWN.get():

@@ -45,9 +45,6 @@ def root() -> Root:
     """Choose where a local Ray's files go: ``RAY_TMPDIR``, else ``TMPDIR``, or /tmp if that cannot be used.
 
     Sockets go to /tmp if the path is too long for them.
-
-    Raises:
-        ValueError: ``RAY_TMPDIR``, or /tmp, cannot be used.
     """
     ray, temporary, note = os.environ.get("RAY_TMPDIR"), os.environ.get("TMPDIR"), ""
     large = Path(ray or temporary or SHORT).absolute()
@@ -80,9 +77,6 @@ def private_folder(folder: Path) -> Iterator[Path]:
     """Make a folder of mode 0700 in another one, and remove it after the block.
 
     The folders that killed processes left there are removed first.
-
-    Raises:
-        OSError: It cannot be made.
     """
     folder.mkdir(parents=True, exist_ok=True)
     _sweep(folder)

@@ -68,9 +68,6 @@ _Bounded.add_constructor("tag:yaml.org,2002:int", _Bounded.construct_yaml_int)
 def parse_yaml(text: str) -> Any:
     """Parse a YAML text.
 
-    Raises:
-        ValueError: The error, in one line that names no file.
-
     >>> parse_yaml("lr: {images: 10}")
     {'lr': {'images': 10}}
     """
@@ -86,11 +83,7 @@ def parse_yaml(text: str) -> Any:
 
 
 def read_yaml(path: Path) -> Any:
-    """Read a YAML file.
-
-    Raises:
-        ValueError: It cannot be read, or `parse_yaml` refuses it; in one line that names the file.
-    """
+    """Read a YAML file."""
     try:
         if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would be waited for
             raise OSError(0, "not a file")

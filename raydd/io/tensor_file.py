@@ -63,11 +63,7 @@ def pack_rows(rows: list[Any], metadata: Any, digest: str) -> pa.Buffer:
 
 
 def load_tensors(path: Path) -> tuple[Tensors, dict[str, Any]]:
-    """Read a file of `save_tensors`; the tensors are copies.
-
-    Raises:
-        ValueError: The file is missing, truncated, corrupted or not one of ours.
-    """
+    """Read a file of `save_tensors`; the tensors are copies."""
     rows, metadata, digest = _read(path)
     if digest_of(metadata, rows) != digest:
         raise ValueError(f"{path} is corrupted: its bytes do not match its checksum; make it again")
@@ -75,11 +71,7 @@ def load_tensors(path: Path) -> tuple[Tensors, dict[str, Any]]:
 
 
 def load_checked(path: Path, kind: type[M]) -> tuple[Tensors, M, dict[str, Any]]:
-    """Read a file of `save_tensors`; return its tensors, its metadata as a model, and as plain values.
-
-    Raises:
-        ValueError: See `load_tensors`; or the metadata does not fit the model.
-    """
+    """Read a file of `save_tensors`; return its tensors, its metadata as a model, and as plain values."""
     tensors, metadata = load_tensors(path)
     try:
         return tensors, validate(kind, metadata), metadata
@@ -151,11 +143,7 @@ def flatten_tree(tree: dict[str, Any], prefix: str = "") -> tuple[dict[str, Tens
 
 
 def unflatten_tree(tensors: dict[str, Tensor], plain: dict[str, Any]) -> dict[str, Any]:
-    """Undo `flatten_tree`.
-
-    Raises:
-        ValueError: A tensor's path leads through a value that is no mapping, or to a key that exists.
-    """
+    """Undo `flatten_tree`."""
     tree = json.loads(json.dumps(plain))
     for name, value in tensors.items():
         *folders, key = name.split("/")

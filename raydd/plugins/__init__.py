@@ -64,7 +64,7 @@ class Table(dict[str, Row]):
                 for entry in installed():
                     for name, row in self._rows(entry):
                         if super().__contains__(name) or name in added:
-                            raise ValueError(f"{_label(entry)}: {self.title}[{name!r}] exists already; rename the row")
+                            raise ValueError(f"{_origin(entry)}: {self.title}[{name!r}] exists already; rename the row")
                         added[name] = row
                 self.update(added)
                 self._complete = True
@@ -76,15 +76,15 @@ class Table(dict[str, Row]):
         if isinstance(rows, Table):  # raydd's own, which the plugin imports
             return
         if not isinstance(rows, Mapping):
-            raise ValueError(f"{_label(entry)}: {self.title} is a {type(rows).__name__}; use a dictionary of rows")
+            raise ValueError(f"{_origin(entry)}: {self.title} is a {type(rows).__name__}; use a dictionary of rows")
         for name, row in rows.items():
             if not isinstance(name, str) or not _NAME.fullmatch(name):
-                raise ValueError(f"{_label(entry)}: {self.title} has the name {name!r}; use letters, digits and _.+-")
+                raise ValueError(f"{_origin(entry)}: {self.title} has the name {name!r}; use letters, digits and _.+-")
             if not isinstance(row, self.kind):
                 wanted = getattr(self.kind, "__name__", self.kind)
-                raise ValueError(f"{_label(entry)}: {self.title}[{name!r}] is a {type(row).__name__}; use a {wanted}")
+                raise ValueError(f"{_origin(entry)}: {self.title}[{name!r}] is a {type(row).__name__}; use a {wanted}")
             if getattr(row, "name", name) != name:
-                raise ValueError(f"{_label(entry)}: {self.title}[{name!r}] is named {row.name!r}; use one name")
+                raise ValueError(f"{_origin(entry)}: {self.title}[{name!r}] is named {row.name!r}; use one name")
             yield name, row
 
     def __contains__(self, name: object) -> bool:
@@ -101,11 +101,7 @@ class Table(dict[str, Row]):
 
 
 def names(title: str) -> list[str]:
-    """Return the names that plugins add to a table, such as ``METHODS``, without the module of the table.
-
-    Raises:
-        ValueError: A plugin cannot be imported.
-    """
+    """Return the names that plugins add to a table, such as ``METHODS``, without the module of the table."""
     with _LOADING:
         tables = [getattr(_imported(entry), title, {}) for entry in installed()]
     return [name for rows in tables if not isinstance(rows, Table) for name in rows]
@@ -118,15 +114,15 @@ def _imported(entry: EntryPoint) -> ModuleType:
         module = entry.load()
     except Exception as error:  # of any type: it is the plugin's own code
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise ValueError(f"{_label(entry)} cannot be imported ({reason}); repair it{_remedy(entry)}") from error
+        raise ValueError(f"{_origin(entry)} cannot be imported ({reason}); repair it{_remedy(entry)}") from error
     finally:
         _importing.discard(entry.name)
     if not any(hasattr(module, title) for title in TABLES):
-        raise ValueError(f"{_label(entry)} has no rows; give it one of the dictionaries {', '.join(TABLES)}")
+        raise ValueError(f"{_origin(entry)} has no rows; give it one of the dictionaries {', '.join(TABLES)}")
     return module  # type: ignore[no-any-return]
 
 
-def _label(entry: EntryPoint) -> str:
+def _origin(entry: EntryPoint) -> str:
     return f"plugin {entry.name} ({entry.value})"
 
 

@@ -16,6 +16,7 @@ from raydd.config.schema import DistillConfig
 from raydd.data.preprocessing import load_transform
 from raydd.data.progress import progress_of
 from raydd.data.synset import SyntheticSet
+from raydd.data.workspace import open_workspace
 from raydd.distillation.checkpoint import RecordDocument
 from raydd.io.document import read_log
 from raydd.io.provenance import commit
@@ -24,7 +25,7 @@ from raydd.methods import METHODS, complete
 from raydd.numerics.rng import generator
 from raydd.run import run as runs
 from raydd.run.experts import open_buffer, settle
-from raydd.run.resolve import bind, check_run, check_settings
+from raydd.run.resolve import bind, check_data, check_run, check_settings
 from raydd.run.run import Run
 from raydd.run.run_folder import load_scored_sets, previous_run, scored_set_paths
 from raydd.run.unfinished import finish
