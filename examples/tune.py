@@ -30,7 +30,7 @@ def main(out: str = "runs/example-tune", smoke: bool = False) -> None:
     if results.best is not None:
         print(f"the best is trial {results.best.number}: {results.best.values}")
     for score in results.scores:
-        print(f"{score['name']:28} {100 * score['mean']:.1f} ± {100 * score['std']:.1f} % on test images")
+        print(f"{score.name:28} {100 * score.mean:.1f} ± {100 * (score.std or 0):.1f} % on test images")
     print(f"raydd distill --preset {results.folder / 'best.yaml'} makes the best set again")
 
 

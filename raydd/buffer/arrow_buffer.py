@@ -124,8 +124,11 @@ class ArrowBuffer:
         if expert not in self._tables:
             if len(self._tables) >= OPEN_FILES:
                 self._tables.clear()
-            self._tables[expert] = _open(self.folder, expert, self.spec)
+            self._tables[expert] = self._open_table(expert)
         return self._tables[expert]
+
+    def _open_table(self, expert: int) -> ArrowTable:  # a subclass on a cluster opens it elsewhere
+        return _open(self.folder, expert, self.spec)
 
     def _rows(self, expert: int) -> int:
         return len(self._table(expert).columns["epoch"])

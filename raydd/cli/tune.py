@@ -10,7 +10,7 @@ from raydd.cli.flags import Buffer, Flags, Machine, Output, command, offer
 from raydd.cli.output import files_of, lines_of, show
 from raydd.cli.paths import writable_folder
 from raydd.config.fields import configure
-from raydd.config.names import find_space, search_spaces
+from raydd.config.names import PLUGIN_SPACES, find_space, search_spaces
 from raydd.config.parsing import Tree
 from raydd.config.schema import DistillConfig, EvaluateConfig
 from raydd.io.console import Screen
@@ -74,10 +74,10 @@ def tune(  # noqa: PLR0913, PLR0917 - one a flag
 
 @command(app, "raydd spaces")
 def spaces(screen: Output) -> None:
-    """List the search spaces that raydd ships, and the settings that each searches."""
+    """List the search spaces of raydd and of plugins, and the settings that each searches."""
     from raydd.tuning.space_files import load_space
 
-    document = {name: list(load_space(name).domains) for name in search_spaces()}
+    document = {name: list(load_space(name).domains) for name in [*search_spaces(), *PLUGIN_SPACES.load()]}
     lines = lines_of({f"{name:26}": ", ".join(keys) for name, keys in document.items()})
     show(screen, {"spaces": document}, lines)
 
@@ -91,7 +91,12 @@ def show_results(screen: Screen, results: Any) -> None:
     best, trials = results.best, results.trials
     counts = {state: sum(trial.state == state for trial in trials) for state in sorted({t.state for t in trials})}
     record = None if best is None else {"trial": best.number, "values": best.values, "validation": best.metrics}
-    document = {"trials": counts, "best": record, "scores": list(results.scores), "outputs": outputs}
+    document = {
+        "trials": counts,
+        "best": record,
+        "scores": [score.to_document() for score in results.scores],
+        "outputs": outputs,
+    }
     lines = [", ".join(f"{count} {state}" for state, count in counts.items())]
     if best is not None:
         accuracy = f"{100 * best.metrics['accuracy']:.1f} % on validation images"

@@ -251,7 +251,7 @@ def test_the_best_of_fewer_experts_of_a_named_buffer_says_what_it_had(ray2, tmp_
     assert [trial.state for trial in results.trials] == ["complete", "complete"]
     assert results.trials[0].metrics["accuracy"] != results.trials[1].metrics["accuracy"]
     head = (results.folder / "best.yaml").read_text().partition("method:")[0]
-    assert f"It had the first {results.best.values['experts.num_experts']} experts of {buffer}" in head
+    assert f"It used the first {results.best.values['experts.num_experts']} experts of {buffer}" in head
 
 
 def test_two_metrics_give_a_front(ray2, tmp_path):
