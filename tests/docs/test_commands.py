@@ -601,17 +601,6 @@ def prepare(given: dict[str, Any], verb: str, row: dict[str, Any], world: Path, 
         materials.place("images", world / images, [])
 
 
-@pytest.fixture
-def tables():
-    """What a Python block adds to raydd's tables is taken out again."""
-    every = (METHODS, NETWORKS, DATASETS, PROTOCOLS, SPACES)
-    before = [dict(table) for table in every]
-    yield
-    for table, rows in zip(every, before, strict=True):
-        table.clear()
-        table.update(rows)
-
-
 @pytest.fixture(scope="module")
 def variables():
     """The names that the Python blocks of a document have set so far."""
