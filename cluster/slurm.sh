@@ -4,17 +4,21 @@
 #SBATCH --ntasks-per-node=1
 #SBATCH --cpus-per-task=8
 #SBATCH --gpus-per-node=1
-#SBATCH --exclusive
 #SBATCH --time=12:00:00
+#SBATCH --requeue
+#SBATCH --signal=B:USR1@120
+#SBATCH --open-mode=append
 #SBATCH --output=raydd-%j.log
 #
 # A Ray cluster of the job's nodes, one raydd command on it, and its end with the job:
 #
 #     sbatch cluster/slurm.sh raydd experts --address auto --dataset cifar10 --num-experts 100 --out "$SCRATCH/cifar10"
 #
-# Put the folder of raydd's environment first in PATH before, or name it in RAYDD_ENV. The home folder and --out must be
-# on a file system that all nodes see. The first node trains too, as it is paid for. A job that ran out of time is
-# submitted again and goes on.
+# Put the folder of raydd's environment first in PATH before, or name it in RAYDD_ENV. The home folder must be on a file
+# system that all nodes see, and --out on one or in a bucket. The first node trains too, since it is paid for. Ray gets
+# the CPUs and GPUs that Slurm gave the job and ports of its own, so several jobs can share a node. Two minutes before
+# its time ends, the job is stopped and queued again, and the same command goes on from what is in --out (give `distill`
+# and `tune` --resume too).
 set -euo pipefail
 
 if (($# == 0)); then
@@ -33,19 +37,28 @@ export RAY_AUTH_TOKEN_PATH="$HOME/.ray/slurm-$SLURM_JOB_ID.token"
 python -c 'import secrets; print(secrets.token_hex(32), end="")' > "$RAY_AUTH_TOKEN_PATH"
 
 steps=()
+command=
 finish() {
-  for step in "${steps[@]}"; do
+  for step in $command "${steps[@]}"; do
     kill "$step" 2> /dev/null || true
   done
   wait
   rm -f "$RAY_AUTH_TOKEN_PATH"
 }
+requeue() {
+  echo "slurm.sh: the time is nearly over: stopping, and queueing the job again"
+  scontrol requeue "$SLURM_JOB_ID"
+  exit 0
+}
 trap finish EXIT
 trap 'exit 143' TERM
+trap requeue USR1
 
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 cpus="${SLURM_CPUS_PER_TASK:-$(nproc)}"
+gpus="${SLURM_GPUS_ON_NODE:-0}"
 port=$((20000 + SLURM_JOB_ID % 10000))
+options="--num-cpus=$cpus --num-gpus=$gpus --min-worker-port=0 --max-worker-port=0 --dashboard-agent-listen-port=0"
 address="$(srun --nodes=1 --ntasks=1 --nodelist="${nodes[0]}" hostname --ip-address | awk '{ print $1 }'):$port"
 
 # The dashboard, which takes jobs, listens to the first node alone. The folder is the job's own: Ray lets everybody write
@@ -53,11 +66,12 @@ address="$(srun --nodes=1 --ntasks=1 --nodelist="${nodes[0]}" hostname --ip-addr
 files="/tmp/raydd-$SLURM_JOB_ID-$(python -c 'import secrets; print(secrets.token_hex(4))')"
 srun --nodes=1 --ntasks=1 --nodelist="${nodes[0]}" \
   bash -c "mkdir -m 700 $files && exec ray start --head --block --node-ip-address=${address%:*} --port=$port \
-  --num-cpus=$cpus --dashboard-host=127.0.0.1 --disable-usage-stats --temp-dir=$files/ray" &
+  --ray-client-server-port=$((port + 10000)) $options --dashboard-host=127.0.0.1 --disable-usage-stats \
+  --temp-dir=$files/ray" &
 steps+=($!)
 for node in "${nodes[@]:1}"; do
   srun --nodes=1 --ntasks=1 --nodelist="$node" \
-    bash -c "mkdir -m 700 $files && until ray start --block --address=$address --num-cpus=$cpus; do sleep 2; done" &
+    bash -c "mkdir -m 700 $files && until ray start --block --address=$address $options; do sleep 2; done" &
   steps+=($!)
 done
 
@@ -84,4 +98,6 @@ print(f"Ray at {address}: {alive} nodes", flush=True)
 WAIT
 
 export RAY_ADDRESS="$address" # what --address auto means
-"$@"
+"$@" & # in the background, so that the signal before the end of the time is answered at once
+command=$!
+wait "$command"

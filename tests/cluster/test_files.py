@@ -17,6 +17,7 @@ FOLDER = ROOT / "cluster"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 RAY = dict(line.split("==") for line in PROJECT["tool"]["uv"]["constraint-dependencies"])["ray"]
 IMAGE = f"raydd:{PROJECT['project']['version']}"
+HEAD_IMAGE = f"{IMAGE}-cpu"
 LAUNCHED = ("cluster", "gcp", "local")
 KUBERNETES = ("kuberay-cluster", "kuberay-job")
 
@@ -80,8 +81,10 @@ def check_launcher(settings):
 
 
 def check_machines(settings):
-    """Machines that a cloud lends: our image, a closed network, an idle head, spot workers within limits."""
-    assert settings["docker"]["image"] == IMAGE
+    """Machines that a cloud lends: our images, a closed network, an idle head, workers only while there is work."""
+    assert "image" not in settings["docker"]
+    assert (settings["docker"]["head_image"], settings["docker"]["worker_image"]) == (HEAD_IMAGE, IMAGE)
+    assert not settings["docker"].get("disable_shm_size_detection", False), "the object store needs shared memory"
     types = dict(settings["available_node_types"])
     assert types.pop(settings["head_node_type"])["resources"] == {"CPU": 0}
     for kind in settings["available_node_types"].values():
@@ -90,11 +93,18 @@ def check_machines(settings):
             assert node["SecurityGroupIds"]
         else:
             assert all(not card["subnetwork"].endswith("/default") for card in node["networkInterfaces"])
-    assert types
     for kind in types.values():
-        assert 1 <= kind["min_workers"] <= kind["max_workers"] <= settings["max_workers"]
+        node = kind["node_config"]
+        assert kind["min_workers"] == 0, "an idle cluster pays for its head alone"
+        assert 1 <= kind["max_workers"] <= settings["max_workers"]
         assert kind["resources"]["GPU"] >= 1
-        assert re.search("spot", json.dumps(kind["node_config"]), re.IGNORECASE)
+        assert node.get("IamInstanceProfile") or node.get("serviceAccounts"), "workers cannot use the bucket"
+    spot = {name for name, kind in types.items() if re.search("spot", json.dumps(kind["node_config"]), re.IGNORECASE)}
+    assert {types[name]["labels"]["ray.io/market-type"] for name in spot} == {"spot"}
+    others = types.keys() - spot
+    assert others, "no type of node is left while there are no spot machines"
+    assert min(types[name]["priority"] for name in spot) > max(types[name]["priority"] for name in others)
+    assert len({json.dumps(kind["resources"], sort_keys=True) for kind in types.values()}) == 1, "priority needs a tie"
 
 
 def check_kubernetes(documents):
@@ -135,23 +145,34 @@ def check_groups(spec, loopback):
     assert len(set(names)) == len(names) > 0
     for group in groups:
         assert {"groupName", "maxReplicas", "minReplicas", "template"} <= set(group) <= GROUP
-        assert 1 <= group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
+        assert group["minReplicas"] == group["replicas"] == 0, "an idle cluster pays for its head alone"
+        assert 1 <= group["maxReplicas"]
+        assert any("spot" in label for label in group["template"]["spec"]["nodeSelector"]), "the selector selects nothing"
     return [head["template"], *(group["template"] for group in groups)]
 
 
 def check_pod(pod):
-    """One of our containers, with its share of the machine, run by nobody of importance."""
+    """One of our containers, with its share of the machine, run by nobody of importance.
+
+    Only what has a GPU has the image with CUDA, Ray's object store (30 % of the memory) fits into the shared memory, and
+    what stores results has the service account for it.
+    """
     assert set(pod) == {"metadata", "spec"}
     user = pod["spec"]["securityContext"]
     assert user["runAsNonRoot"] is True
     assert user["runAsUser"] == 1000
     (container,) = pod["spec"]["containers"]
-    assert container["image"] == IMAGE
+    assert container["image"] == (IMAGE if "nvidia.com/gpu" in container["resources"]["limits"] else HEAD_IMAGE)
     assert container["securityContext"]["allowPrivilegeEscalation"] is False
     requests, limits = container["resources"]["requests"], container["resources"]["limits"]
     assert {"cpu", "memory"} <= set(requests) == set(limits)
-    volumes = {volume["name"] for volume in pod["spec"].get("volumes", [])}
-    assert {mount["name"] for mount in container.get("volumeMounts", [])} == volumes
+    volumes = {volume["name"]: volume for volume in pod["spec"].get("volumes", [])}
+    if volumes:
+        (shared,) = volumes.values()
+        memory, size = (int(text.removesuffix("Gi")) for text in (limits["memory"], shared["emptyDir"]["sizeLimit"]))
+        assert size >= 0.3 * memory
+        assert pod["spec"]["serviceAccountName"] == "raydd"
+    assert {mount["name"] for mount in container.get("volumeMounts", [])} == set(volumes)
 
 
 def check_policy(policy, pods, operator):
@@ -219,7 +240,14 @@ def test_a_launcher_file_with_a_fault_is_refused(name, change):
     "change",
     [
         lambda types, provider: types["gpu-spot"].update(min_workres=1),
-        lambda types, provider: types["gpu-spot"].update(min_workers=9),
+        lambda types, provider: types["gpu-spot"].update(min_workers=1),
+        lambda types, provider: types["gpu-spot"].update(max_workers=9),
+        lambda types, provider: types["gpu-spot"].update(priority=0),
+        lambda types, provider: types.pop("gpu-on-demand"),
+        lambda types, provider: (
+            types["gpu-spot"]["node_config"].pop("IamInstanceProfile", None)
+            or types["gpu-spot"]["node_config"].pop("serviceAccounts")
+        ),
         lambda types, provider: types["head"].update(resources={"CPU": 4}),
         lambda types, provider: (
             types["head"]["node_config"].pop("SecurityGroupIds", None)
@@ -227,7 +255,7 @@ def test_a_launcher_file_with_a_fault_is_refused(name, change):
         ),
         lambda types, provider: provider.update(security_group={"IpPermissions": [{"CidrIp": "0.0.0.0/0"}]}),
     ],
-    ids=["typo", "limits", "head", "group", "world"],
+    ids=["typo", "idle", "limits", "priority", "fallback", "bucket", "head", "group", "world"],
 )
 def test_a_cloud_file_with_a_fault_is_refused(name, change):
     (settings,) = read(name)
@@ -259,6 +287,9 @@ def first_container(documents):
         lambda all_: cluster_of(all_)["workerGroupSpecs"].append(cluster_of(all_)["workerGroupSpecs"][0]),
         lambda all_: first_container(all_).update(image="raydd:latest"),
         lambda all_: first_container(all_).pop("resources"),
+        lambda all_: cluster_of(all_)["workerGroupSpecs"][0].update(minReplicas=1, replicas=1),
+        lambda all_: cluster_of(all_)["workerGroupSpecs"][0]["template"]["spec"].update(nodeSelector={}),
+        lambda all_: cluster_of(all_)["workerGroupSpecs"][0]["template"]["spec"].pop("serviceAccountName"),
         lambda all_: all_[1]["spec"]["ingress"].append({"from": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}),
         lambda all_: all_.pop(),
     ],
@@ -273,6 +304,9 @@ def first_container(documents):
         "names",
         "image",
         "resources",
+        "idle",
+        "selector",
+        "account",
         "policy",
         "unguarded",
     ],
@@ -298,8 +332,10 @@ def test_aws_has_two_names():
 def test_the_image_is_of_the_pinned_ray_and_its_sources_are_here():
     text = (FOLDER / "Dockerfile").read_text()
     python = PROJECT["tool"]["mypy"]["python_version"].replace(".", "")
-    assert re.findall(r"^FROM (\S+)", text, re.MULTILINE) == [f"rayproject/ray:{RAY}-py{python}-gpu"]
+    assert re.findall(r"^FROM (\S+)", text, re.MULTILINE) == [f"rayproject/ray:{RAY}-py{python}-${{DEVICE}}"]
+    assert "ARG DEVICE=gpu\n" in text
     assert f"--tag {IMAGE} " in text
+    assert f"--tag {HEAD_IMAGE} --build-arg DEVICE=cpu " in text
     assert "ENV RAY_AUTH_MODE=token" in text
     assert re.findall(r"^USER (\S+)", text, re.MULTILINE)[-1] == "1000"
     copied = [line.split()[2:-1] for line in text.splitlines() if line.startswith("COPY")]
@@ -317,6 +353,8 @@ def check_script(text):
     assert "export RAY_AUTH_MODE=token" in text
     assert re.findall(r"--dashboard-host=(\S+)", text) == ["127.0.0.1"]
     assert re.findall(r"--temp-dir=([^\s\"]+)", text) == ["$files/ray"]
+    assert "--num-gpus=$gpus" in text
+    assert re.search(r"^#SBATCH --requeue$.*^#SBATCH --signal=B:USR1@\d+$.*^trap requeue USR1$", text, re.M | re.S)
     assert text.count("mkdir -m 700 $files && ") == 2, "Ray lets everybody write in the folders that it makes"
 
 
