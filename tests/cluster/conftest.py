@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[2]
 HOME = Path("/home/raydd")
@@ -103,6 +105,10 @@ class Host:
         """Pull the network cable."""
         self._switch.run(f"ip link set {self._port} down")
 
+    def mend(self):
+        """Plug the network cable in again."""
+        self._switch.run(f"ip link set {self._port} up")
+
     def end(self):
         """Switch it off: with its process 1 all others of the host end."""
         kill(self.pid)
@@ -121,6 +127,11 @@ class Host:
                 with contextlib.suppress(OSError):
                     found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
         return found
+
+    def workers(self):
+        """Titles of the host's Ray workers that have work."""
+        others = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
+        return [title for title in self.titles() if title.startswith("ray::") and not title.startswith(others)]
 
     def words(self, command):
         """What runs a shell command at the host's keyboard."""
@@ -191,3 +202,51 @@ def hosts(tmp_path):
     finally:
         for one in [*made, switch]:
             one.end()
+
+
+class Clock:
+    """Says when what was seen, for docs/cluster.md."""
+
+    def __init__(self):
+        self.start = time.monotonic()
+
+    def say(self, text):
+        print(f"{time.monotonic() - self.start:6.1f} s  {text}", flush=True)
+
+    def wait_for(self, what, seconds, process=None):
+        """Wait until ``what()`` is true; return it, and the seconds it took."""
+        start = time.monotonic()
+        while not (found := what()):
+            assert time.monotonic() - start < seconds, f"not seen in {seconds} s"
+            assert process is None or process.poll() is None, "it ended before"
+            time.sleep(0.2)
+        return found, time.monotonic() - start
+
+
+@pytest.fixture
+def clock():
+    """The time since the test began."""
+    return Clock()
+
+
+@pytest.fixture
+def cluster(hosts, clock, tmp_path):
+    """The hosts, with a token, `ray up` done and a tunnel to the dashboard."""
+    laptop, head, *rest = hosts
+    settings = yaml.safe_load(laptop.path(laptop.repository / "cluster/local.yaml").read_text())
+    settings["provider"] |= {"head_ip": head.address, "worker_ips": [host.address for host in rest]}
+    settings["auth"]["ssh_user"] = "root"
+    laptop.path("/home/raydd/local.yaml").write_text(yaml.safe_dump(settings))
+    laptop.run("ray get-auth-token --generate > /dev/null && chmod 600 ~/.ray/auth_token")
+    laptop.run("ray up -y local.yaml", 180)
+    clock.say("ray up has returned")
+    status, _ = clock.wait_for(
+        lambda: "/4.0 CPU" in (said := laptop.run("ray exec local.yaml 'ray status'")) and said, 90
+    )
+    clock.say("both workers have joined: " + re.search(r"[\d.]+/4\.0 CPU", status)[0])
+    with (tmp_path / "tunnel.log").open("wb") as log:
+        tunnel = laptop.start("ray dashboard local.yaml", log)
+    ask = "curl -s -o /dev/null -w '%{http_code}' http://127.0.0.1:8265/api/jobs/"
+    clock.wait_for(lambda: laptop.run(ask, check=False) == "401", 30, tunnel)
+    clock.say("the dashboard answers through the tunnel, and refuses who has no token")
+    return hosts

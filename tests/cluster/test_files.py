@@ -146,16 +146,18 @@ def check_groups(spec, loopback):
     for group in groups:
         assert {"groupName", "maxReplicas", "minReplicas", "template"} <= set(group) <= GROUP
         assert group["minReplicas"] == group["replicas"] == 0, "an idle cluster pays for its head alone"
-        assert 1 <= group["maxReplicas"]
-        assert any("spot" in label for label in group["template"]["spec"]["nodeSelector"]), "the selector selects nothing"
+        assert group["maxReplicas"] >= 1
+        assert any("spot" in label for label in group["template"]["spec"]["nodeSelector"]), (
+            "the selector selects nothing"
+        )
     return [head["template"], *(group["template"] for group in groups)]
 
 
 def check_pod(pod):
     """One of our containers, with its share of the machine, run by nobody of importance.
 
-    Only what has a GPU has the image with CUDA, Ray's object store (30 % of the memory) fits into the shared memory, and
-    what stores results has the service account for it.
+    Only what has a GPU has the image with CUDA, Ray's object store (30 % of the memory) fits into the shared memory,
+    and what stores results has the service account for it.
     """
     assert set(pod) == {"metadata", "spec"}
     user = pod["spec"]["securityContext"]

@@ -34,56 +34,8 @@ SPACE = {
 }
 
 
-class Clock:
-    """Says when what was seen, for docs/cluster.md."""
-
-    def __init__(self):
-        self.start = time.monotonic()
-
-    def say(self, text):
-        print(f"{time.monotonic() - self.start:6.1f} s  {text}", flush=True)
-
-
-def wait_for(what, seconds, process=None):
-    """Until ``what()`` is true; returns it, and the seconds it took."""
-    start = time.monotonic()
-    while not (found := what()):
-        assert time.monotonic() - start < seconds, f"not seen in {seconds} s"
-        assert process is None or process.poll() is None, "it ended before"
-        time.sleep(0.2)
-    return found, time.monotonic() - start
-
-
-def workers(host):
-    """Titles of the host's Ray workers that have work."""
-    others = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
-    return [title for title in host.titles() if title.startswith("ray::") and not title.startswith(others)]
-
-
-@pytest.fixture
-def cluster(hosts, tmp_path):
-    """The hosts, with a token, `ray up` done and the dashboard's tunnel dug."""
-    laptop, head, *rest = hosts
-    clock = Clock()
-    settings = yaml.safe_load(laptop.path(laptop.repository / "cluster/local.yaml").read_text())
-    settings["provider"] |= {"head_ip": head.address, "worker_ips": [host.address for host in rest]}
-    settings["auth"]["ssh_user"] = "root"
-    laptop.path("/home/raydd/local.yaml").write_text(yaml.safe_dump(settings))
-    laptop.run("ray get-auth-token --generate > /dev/null && chmod 600 ~/.ray/auth_token")
-    laptop.run("ray up -y local.yaml", 180)
-    clock.say("ray up has returned")
-    status, _ = wait_for(lambda: "/4.0 CPU" in (said := laptop.run("ray exec local.yaml 'ray status'")) and said, 90)
-    clock.say("both workers have joined: " + re.search(r"[\d.]+/4\.0 CPU", status)[0])
-    with (tmp_path / "tunnel.log").open("wb") as log:
-        tunnel = laptop.start("ray dashboard local.yaml", log)
-    ask = "curl -s -o /dev/null -w '%{http_code}' http://127.0.0.1:8265/api/jobs/"
-    wait_for(lambda: laptop.run(ask, check=False) == "401", 30, tunnel)
-    clock.say("the dashboard answers through the tunnel, and refuses who has no token")
-    return hosts, clock
-
-
-def test_a_cluster_of_hosts(cluster, tmp_path):
-    hosts, clock = cluster
+def test_a_cluster_of_hosts(cluster, clock, tmp_path):
+    hosts = cluster
     the_door_is_locked(hosts)
     clock.say("without the token, and from other hosts, nothing answers")
     a_search_runs_on_both_workers(hosts, clock, tmp_path)
@@ -95,7 +47,7 @@ def test_a_cluster_of_hosts(cluster, tmp_path):
     clock.say(f"on the laptop: {EXPERTS} expert files, byte for byte those of one process without Ray")
     laptop.run("ray down -y local.yaml")
     clock.say("ray down has returned")
-    wait_for(lambda: not any("raylet" in title for title in head.titles() + worker.titles()), 120)
+    clock.wait_for(lambda: not any("raylet" in title for title in head.titles() + worker.titles()), 120)
     clock.say("no Ray is left on the head, nor on the worker that was reachable")
 
 
@@ -120,7 +72,7 @@ def a_search_runs_on_both_workers(hosts, clock, tmp_path):
     with log.open("wb") as out:
         job = laptop.start(f"{SUBMIT} {words}", out)
     while job.poll() is None:
-        busy |= {host.name for host in (first, second) if workers(host)}
+        busy |= {host.name for host in (first, second) if host.workers()}
         time.sleep(0.2)
     text = log.read_text()
     assert job.returncode == 0, text
@@ -137,15 +89,15 @@ def the_job_ends_although_a_host_is_cut_off(hosts, clock, tmp_path):
     log, out = tmp_path / "experts.log", head.path("/home/raydd/results/buffer")
     with log.open("wb") as file:
         job = laptop.start(f"{SUBMIT} {words} --out /home/raydd/results/buffer", file)
-    wait_for(lambda: found_bytes(out), 120, job)
+    clock.wait_for(lambda: found_bytes(out), 120, job)
     done = len(found_bytes(out))
-    assert any("ExpertActor" in title for title in workers(first))
-    assert any("ExpertActor" in title for title in workers(second))
+    assert any("ExpertActor" in title for title in first.workers())
+    assert any("ExpertActor" in title for title in second.workers())
     assert done < EXPERTS - 2, "too late for a cut in mid-run"
     clock.say(f"experts: {done} of {EXPERTS} are done, both workers train")
     second.cut()
     clock.say("the cable of worker2 is pulled")
-    _, seconds = wait_for(lambda: b"died" in log.read_bytes() or b"lost" in log.read_bytes(), 180, job)
+    _, seconds = clock.wait_for(lambda: b"died" in log.read_bytes() or b"lost" in log.read_bytes(), 180, job)
     clock.say(f"the loss was noticed {seconds:.0f} s after")
     job.wait(timeout=300)
     text = log.read_text()
@@ -182,10 +134,10 @@ exec ssh "${options[@]}" "root@$node" "$(printf '%q ' env "${env[@]}" "$@")" < /
 """
 
 
-def test_the_slurm_script_on_hosts(hosts, tmp_path):
+def test_the_slurm_script_on_hosts(hosts, clock, tmp_path):
     """With srun by ssh, and a home that all hosts see, as Slurm's nodes have one."""
     laptop, *nodes = hosts
-    clock, shared = Clock(), laptop.path("/mnt")
+    shared = laptop.path("/mnt")
     for name, text in {
         "scontrol": SCONTROL,
         "srun": SRUN,
@@ -202,7 +154,7 @@ def test_the_slurm_script_on_hosts(hosts, tmp_path):
         job = nodes[0].start(command, out)
     while job.poll() is None:
         assert all(path.stat().st_mode & 0o077 == 0 for path in (shared / "home/.ray").glob("*.token"))
-        busy |= {host.name for host in nodes if any("ExpertActor" in title for title in workers(host))}
+        busy |= {host.name for host in nodes if any("ExpertActor" in title for title in host.workers())}
         time.sleep(0.2)
     text = log.read_text()
     assert job.returncode == 0, text
@@ -211,5 +163,5 @@ def test_the_slurm_script_on_hosts(hosts, tmp_path):
     assert len(found_bytes(shared / "home/buffer")) == 6
     clock.say("slurm.sh has ended: 6 experts, all 3 nodes trained")
     assert list((shared / "home/.ray").iterdir()) == []
-    wait_for(lambda: not any("raylet" in title for host in nodes for title in host.titles()), 60)
+    clock.wait_for(lambda: not any("raylet" in title for host in nodes for title in host.titles()), 60)
     clock.say("no Ray and no token is left")
