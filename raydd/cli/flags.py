@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 from typer.models import OptionInfo
 
-from raydd.cli.paths import existing_buffer, existing_sets
+from raydd.cli.paths import each, existing_buffer, existing_set
 from raydd.config.fields import Setting, settings
 from raydd.config.names import TABLES, absolute_dataset, presets
 from raydd.config.parsing import Tree, merge, nested, parse_settings
@@ -277,4 +277,4 @@ _PRESET = "Shipped settings such as cifar10/mtt, or a YAML file; by default thos
 Preset = Annotated[str | None, typer.Option(help=_PRESET, autocompletion=offer(presets))]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Ignore cached results and train again.")]
 _SETS = "synset.arrow files, run folders, or other projects' files."
-Sets = Annotated[list[Path], typer.Argument(metavar="SYNSET...", help=_SETS, callback=existing_sets)]
+Sets = Annotated[list[Path], typer.Argument(metavar="SYNSET...", help=_SETS, callback=each(existing_set))]
