@@ -8,7 +8,7 @@ from torch.func import functional_call
 from raydd.buffer.segments import InMemory
 from raydd.config.components import StatisticConfig
 from raydd.config.parsing import build
-from raydd.config.rules import FITS, check_distance
+from raydd.config.rules import FITS, method_rules
 from raydd.config.schema import DistillConfig
 from raydd.data.workspace import open_workspace
 from raydd.distillation.loop import Distillation
@@ -295,10 +295,10 @@ def test_every_name_of_the_settings_is_a_part_and_every_statistic_has_its_distan
 def test_a_distance_of_something_else_is_refused(of, distance, instead):
     config = toy("dm", {"statistic": {"of": of, "distance": distance}})
     with pytest.raises(ValueError, match=f"distance = {distance} .*of = {of}; .*distance={instead}$") as caught:
-        check_distance(config)
+        method_rules(config)
     assert "\n" not in str(caught.value)
     fitting = toy("dm", {"statistic": {"of": of, "distance": instead}})
-    assert check_distance(fitting) is None
+    assert method_rules(fitting) is None
 
 
 @pytest.mark.parametrize(
