@@ -16,7 +16,6 @@ from raydd.config.parsing import Tree
 from raydd.config.placement import Where
 from raydd.config.schema import DataConfig
 from raydd.io.console import Screen
-from raydd.io.files import AnyPath
 
 _HELP = "Measure properties of experts and runs: tables, figures and their numbers."
 app = typer.Typer(help=_HELP, no_args_is_help=True)
@@ -169,7 +168,7 @@ def embedding(  # noqa: PLR0913, PLR0917 - one a flag
 
 def _analyse(
     name: str,
-    inputs: Sequence[AnyPath],
+    inputs: Sequence[str | Path],
     screen: Screen,
     out: Path | None,
     where: Where | None = None,
@@ -203,7 +202,7 @@ def _load(module: str, name: str) -> Any:
     return getattr(import_module(f"raydd.{module}"), name)
 
 
-def _folder(place: AnyPath, screen: Screen) -> Path:
+def _folder(place: str | Path, screen: Screen) -> Path:
     """Return a path, or the folder on this machine of a buffer at a URI, which is fetched."""
     from raydd.io.filesystem import is_uri
 
@@ -211,4 +210,4 @@ def _folder(place: AnyPath, screen: Screen) -> Path:
         return Path(place)
     from raydd.buffer.mirror import local_folder
 
-    return local_folder(place, screen.note)
+    return local_folder(str(place), screen.note)
