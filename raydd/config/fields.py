@@ -63,7 +63,7 @@ def _settings(kind: Any, prefix: str) -> Iterator[Setting]:
             yield from _settings(hints[name], f"{prefix}{name}.")
             continue
         base, several, choices = _value_type(hints[name])
-        table = next((data.kind for data in getattr(hints[name], "__metadata__", ()) if isinstance(data, Named)), "")
+        table = next((data for data in getattr(hints[name], "__metadata__", ()) if isinstance(data, Named)), "")
         default = usual[name] if usual else kind._field_defaults[name]
         yield Setting(prefix + name, base, several, default, texts.get(name, ""), choices, table)
 

@@ -89,14 +89,8 @@ TABLES = {
 """By kind."""
 
 
-class Named(NamedTuple):
-    """Metadata of a setting: its value, or each of its values, is a name of this table.
-
-    Attributes:
-        kind: A key of `TABLES`.
-    """
-
-    kind: str
+class Named(str):
+    """Metadata of a setting, a key of `TABLES`: its value, or each of its values, is a name of that table."""
 
 
 def check_name(kind: str, name: str) -> None:
