@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from torch.func import functional_call
+from toy_runs import by_vector, toy_of
 
 import raydd.distillation.trajectory_matching
 from raydd.buffer.convexified import Convexified
@@ -40,8 +40,7 @@ TOY = {
 }
 
 
-def toy(method, *layers):
-    return complete(build(DistillConfig, TOY, {"method": method}, *layers))
+toy = toy_of(TOY)
 
 
 TRAJECTORIES = [name for name in METHODS if complete(DistillConfig(method=name)).match == "trajectories"]
@@ -114,14 +113,7 @@ ALONE = [
 
 def networks(work):
     """The network as a function of a vector, by PyTorch alone."""
-    network = work.build().double()
-    names, shapes = zip(*[(name, value.shape) for name, value in network.named_parameters()], strict=True)
-
-    def split(theta):
-        parts = theta.split([shape.numel() for shape in shapes])
-        return {name: part.view(shape) for name, shape, part in zip(names, shapes, parts, strict=True)}
-
-    return split, lambda theta, x: functional_call(network, split(theta), (x,))
+    return by_vector(work.build().double())
 
 
 def on_the_line(path, split, c):
