@@ -9,6 +9,7 @@ import tomllib
 import urllib.request
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any, NamedTuple
 
 # Every process that a test starts would compile what it imports anew; Ray workers take seconds for that.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -162,17 +163,12 @@ def cache(tmp_path_factory):
 @pytest.fixture(scope="session")
 def small_buffer(cache, tmp_path_factory):
     """Two experts of three epochs, an MLP on digits; read only."""
-    from raydd.buffer.arrow_buffer import refresh_manifest
-    from raydd.config.schema import DataConfig, ExpertConfig
-    from raydd.training.expert_worker import ExpertJob, ExpertTrainer, prepare
+    from toy_runs import train_buffer
 
-    recipe = ExpertConfig(network="MLP", num_experts=2, epochs=3)
-    job, missing = prepare(ExpertJob(DataConfig(), recipe, 0, tmp_path_factory.mktemp("buffers") / "digits", "cpu"))
-    trainer = ExpertTrainer(job)
-    for index in missing:
-        trainer.train(index)
-    refresh_manifest(job.folder)
-    return job.folder
+    from raydd.config.schema import ExpertConfig, ExpertsConfig
+
+    experts = ExpertConfig(network="MLP", num_experts=2, epochs=3)
+    return train_buffer(tmp_path_factory.mktemp("buffers") / "digits", ExpertsConfig(experts=experts))
 
 
 @pytest.fixture(scope="session")
@@ -185,6 +181,43 @@ def small_synset(small_buffer, tmp_path_factory):
     words += ["--set", "steps=1", "--set", "student_steps=1", "--set", "window.high=1", "--set", "threads=1"]
     assert run(words) == 0
     return out / "synset.arrow"
+
+
+class Pretended(NamedTuple):
+    """A call of `raydd.remote.train_matrix.train_matrix`: what it was asked for, and the jobs that it did."""
+
+    matrix: Any
+    num_workers: int | None
+    known: int
+    jobs: list[Any]
+
+    @property
+    def rows(self) -> list[Any]:
+        """What the jobs train on."""
+        return [self.matrix.rows[job.row] for job in self.jobs]
+
+
+@pytest.fixture
+def pretend(monkeypatch, tmp_path, cache):
+    """Replaces trainings by a function of matrix and job, and the kept results by none; gives a list of the calls."""
+
+    def install(outcome):
+        calls = []
+
+        def train_matrix(matrix, num_workers, show, known, keep):
+            new = [job for job in matrix.jobs() if job not in known]
+            found = {job: outcome(matrix, job) for job in new}
+            for job, value in found.items():
+                keep(job, value)
+            calls.append(Pretended(matrix, num_workers, len(known), new))
+            return known | found
+
+        monkeypatch.setattr("raydd.remote.train_matrix.train_matrix", train_matrix)
+        monkeypatch.setattr("raydd.remote.session._connected", lambda address, note: contextlib.nullcontext())
+        monkeypatch.setattr("raydd.evaluation.result_cache.default_cache", lambda: tmp_path / "kept")
+        return calls
+
+    return install
 
 
 @pytest.fixture(scope="session")

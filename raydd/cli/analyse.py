@@ -1,6 +1,7 @@
 """The commands that measure properties of experts and runs: a table, a figure and its numbers."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,7 +10,7 @@ import typer
 
 from raydd.cli.flags import Device, Flags, Output, command, whole_numbers
 from raydd.cli.output import files_of, show
-from raydd.cli.paths import existing_buffer, existing_buffers, existing_runs, existing_set, existing_sets, out_file
+from raydd.cli.paths import each, existing_buffer, existing_result, existing_set, out_file
 from raydd.config.fields import configure
 from raydd.config.parsing import Tree
 from raydd.config.placement import Where
@@ -19,47 +20,50 @@ from raydd.io.console import Screen
 _HELP = "Measure properties of experts and runs: tables, figures and their numbers."
 app = typer.Typer(help=_HELP, no_args_is_help=True)
 
+
+def _numbers(flag: str, text: str) -> Any:
+    return typer.Option(help=text, callback=partial(whole_numbers, flag=flag))
+
+
 _OUT = "PNG file or folder; the numbers go beside it as JSON. By default beside the input, or here."
 Out = Annotated[Path | None, typer.Option(help=_OUT)]
-_BUFFERS = typer.Argument(metavar="BUFFER...", help="Buffers: folders or URIs.", callback=existing_buffers)
+_BUFFERS = typer.Argument(metavar="BUFFER...", help="Buffers: folders or URIs.", callback=each(existing_buffer))
 Buffers = Annotated[list[str], _BUFFERS]
-_RUNS = typer.Argument(metavar="RUN...", help="Run folders of `raydd distill`.", callback=existing_runs)
+_RUNS = typer.Argument(metavar="RUN...", help="Run folders of `raydd distill`.", callback=each(existing_result))
 Runs = Annotated[list[Path], _RUNS]
-_WAYPOINTS = "Epochs that the convexified trajectory passes between the first and the last, comma-separated."
-Waypoints = Annotated[str, typer.Option(help=_WAYPOINTS)]
-Synsets = Annotated[list[Path], typer.Argument(metavar="SYNSET...", help="synset.arrow files.", callback=existing_sets)]
+_SETS = typer.Argument(metavar="SYNSET...", help="synset.arrow files.", callback=each(existing_set))
+Synsets = Annotated[list[Path], _SETS]
 _BUFFER = "Buffer that stores every epoch (not convexified): a folder or a URI."
 Buffer = Annotated[str, typer.Option(help=_BUFFER, callback=existing_buffer)]
-Epochs = Annotated[str, typer.Option(help="Epochs of the experts, comma-separated; every snapshot by default.")]
+_WAYPOINTS = "Epochs that the convexified trajectory passes between the first and the last, comma-separated."
+Waypoints = Annotated[str, _numbers("--waypoints", _WAYPOINTS)]
+_EPOCHS = "Epochs of the experts, comma-separated; every snapshot by default."
+_STAGES = "Epochs of the expert, comma-separated; the first, the middle and the last by default."
 Images = Annotated[int, typer.Option(help="Largest number of real training images per class.")]
 Real = Annotated[Tree, Flags(DataConfig, "dataset size", {"dataset": None}, settable=False)]
 ExpertNumber = Annotated[int, typer.Option(help="Index of the expert, from 0.")]
-Call = Callable[[Any], dict[str, Any]]
 
-# By name: what measures, what makes the table, and what draws the figure.
+# By name: the module of raydd.analysis that measures, and the module of raydd.figures that draws.
 ANALYSES = {
-    "experts": ("raydd.analysis.buffers:experts", "experts_table", "raydd.figures.curves:draw_experts"),
-    "landscape": ("raydd.analysis.landscape:landscape", "landscape_table", "raydd.figures.landscape:draw_landscape"),
-    "storage": ("raydd.analysis.buffers:storage", "storage_table", "raydd.figures.bars:draw_storage"),
-    "matching": ("raydd.analysis.runs:matching", "matching_table", "raydd.figures.curves:draw_matching"),
-    "labels": ("raydd.analysis.runs:labels", "labels_table", "raydd.figures.curves:draw_labels"),
-    "memory": ("raydd.analysis.runs:memory", "memory_table", "raydd.figures.curves:draw_memory"),
-    "similarity": ("raydd.analysis.features:similarity", "similarity_table", "raydd.figures.curves:draw_similarity"),
-    "separability": (
-        "raydd.analysis.features:separability",
-        "separability_table",
-        "raydd.figures.curves:draw_separability",
-    ),
-    "activation": ("raydd.analysis.activation:activation", "activation_table", "raydd.figures.bars:draw_activation"),
-    "embedding": ("raydd.analysis.features:embedding", "embedding_table", "raydd.figures.embedding:draw_embedding"),
+    "experts": ("buffers", "curves"),
+    "landscape": ("landscape", "landscape"),
+    "storage": ("buffers", "bars"),
+    "matching": ("runs", "curves"),
+    "labels": ("runs", "curves"),
+    "memory": ("runs", "curves"),
+    "similarity": ("features", "curves"),
+    "separability": ("features", "curves"),
+    "activation": ("activation", "bars"),
+    "embedding": ("features", "embedding"),
 }
+OF_ONE = {"landscape", "matching", "embedding"}
+"""Analyses of one input; the others take several."""
 
 
 @command(app, "raydd analyse experts buffers/sgd buffers/gsam --out experts.png")
 def experts(buffers: Buffers, screen: Output, out: Out = None) -> None:
     """Compare how smooth experts are (average variation of the weights, Avg_Var) and how accurate, by epoch."""
-    folders = [_folder(buffer, screen) for buffer in buffers]
-    _analyse("experts", folders, out, screen, lambda measure: measure(folders))
+    _analyse("experts", buffers, screen, out)
 
 
 @command(app, "raydd analyse landscape buffers/sgd --expert 0 --waypoints 6,25")
@@ -73,41 +77,35 @@ def landscape(
     out: Out = None,
 ) -> None:
     """Draw an expert's trajectory and its straight-line version (MCT) on a map of validation accuracy."""
-    points, folder = whole_numbers(waypoints, "--waypoints"), _folder(buffer, screen)
-    configure(DataConfig, real)
-
-    def call(measure: Any) -> Any:
-        return measure(folder, expert, points, context=_context(where, screen, real))
-
-    _analyse("landscape", [folder], out, screen, call)
+    _analyse("landscape", [buffer], screen, out, where, real=real, expert=expert, waypoints=waypoints)
 
 
 @command(app, "raydd analyse storage buffers/sgd --waypoints 6,25")
 def storage(buffers: Buffers, screen: Output, waypoints: Waypoints = "", out: Out = None) -> None:
     """Compare the disk space of experts with that of their straight-line version (MCT)."""
-    points, folders = whole_numbers(waypoints, "--waypoints"), [_folder(buffer, screen) for buffer in buffers]
-    _analyse("storage", folders, out, screen, lambda measure: measure(folders, points))
+    _analyse("storage", buffers, screen, out, waypoints=waypoints)
 
 
 @command(app, "raydd analyse matching runs/digits")
 def matching(
-    run: Annotated[Path, typer.Argument(help="Run folder of `raydd distill`.")], screen: Output, out: Out = None
+    run: Annotated[Path, typer.Argument(help="Run folder of `raydd distill`.", callback=existing_result)],
+    screen: Output,
+    out: Out = None,
 ) -> None:
     """Draw the matching loss by start epoch; the run must have been distilled with --set probe_every=10."""
-    existing_runs([run])
-    _analyse("matching", [run], out, screen, lambda measure: measure(run))
+    _analyse("matching", [run], screen, out)
 
 
 @command(app, "raydd analyse labels runs/digits-datm-ipc1 runs/digits-datm-ipc10")
 def labels(runs: Runs, screen: Output, out: Out = None) -> None:
     """Draw how far soft labels spread over the classes; the runs must have been distilled with --set probe_every=10."""
-    _analyse("labels", runs, out, screen, lambda measure: measure(runs))
+    _analyse("labels", runs, screen, out)
 
 
 @command(app, "raydd analyse memory runs/digits-datm runs/digits-dpd")
 def memory(runs: Runs, screen: Output, out: Out = None) -> None:
     """Draw the memory of runs over their outer steps; on a GPU it is the peak so far."""
-    _analyse("memory", runs, out, screen, lambda measure: measure(runs))
+    _analyse("memory", runs, screen, out)
 
 
 @command(
@@ -121,44 +119,31 @@ def similarity(  # noqa: PLR0913, PLR0917 - one a flag
     real: Real,
     where: Device,
     screen: Output,
-    epochs: Epochs = "",
+    epochs: Annotated[str, _numbers("--epochs", _EPOCHS)] = "",
     images: Images = 256,
     out: Out = None,
 ) -> None:
     """Measure how similar synthetic and real images look to experts, by training epoch."""
-    stages = whole_numbers(epochs, "--epochs")
-    configure(DataConfig, real)
-
-    def call(measure: Any) -> Any:
-        return measure(synsets, _folder(buffer, screen), stages, images, context=_context(where, screen, real))
-
-    _analyse("similarity", _bare(synsets), out, screen, call)
+    _analyse("similarity", synsets, screen, out, where, buffer, real, epochs=epochs, images=images)
 
 
 @command(app, "raydd analyse separability runs/a/synset.arrow --buffer buffers/sgd --epochs 0,5,20")
 def separability(
-    synsets: Synsets, buffer: Buffer, where: Device, screen: Output, epochs: Epochs = "", out: Out = None
+    synsets: Synsets,
+    buffer: Buffer,
+    where: Device,
+    screen: Output,
+    epochs: Annotated[str, _numbers("--epochs", _EPOCHS)] = "",
+    out: Out = None,
 ) -> None:
     """Measure how well experts classify synthetic images, by training epoch."""
-    stages = whole_numbers(epochs, "--epochs")
-
-    def call(measure: Any) -> Any:
-        return measure(synsets, _folder(buffer, screen), stages, context=_context(where, screen))
-
-    _analyse("separability", _bare(synsets), out, screen, call)
+    _analyse("separability", synsets, screen, out, where, buffer, epochs=epochs)
 
 
 @command(app, "raydd analyse activation runs/a/synset.arrow runs/b/synset.arrow --buffer buffers/sgd")
 def activation(synsets: Synsets, buffer: Buffer, where: Device, screen: Output, out: Out = None) -> None:
     """Measure how many neurons of the experts synthetic images activate, by image and as a set."""
-
-    def call(measure: Any) -> Any:
-        return measure(synsets, _folder(buffer, screen), context=_context(where, screen))
-
-    _analyse("activation", _bare(synsets), out, screen, call)
-
-
-_STAGES = "Epochs of the expert, comma-separated; the first, the middle and the last by default."
+    _analyse("activation", synsets, screen, out, where, buffer)
 
 
 @command(
@@ -170,60 +155,59 @@ def embedding(  # noqa: PLR0913, PLR0917 - one a flag
     real: Real,
     where: Device,
     screen: Output,
-    epochs: Annotated[str, typer.Option(help=_STAGES)] = "",
+    epochs: Annotated[str, _numbers("--epochs", _STAGES)] = "",
     images: Images = 100,
     expert: ExpertNumber = 0,
     seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
     out: Out = None,
 ) -> None:
     """Draw real and synthetic images as points in the plane, placed by an expert's features (t-SNE)."""
-    stages = whole_numbers(epochs, "--epochs")
-    configure(DataConfig, real)
-
-    def call(measure: Any) -> Any:
-        folder, context = _folder(buffer, screen), _context(where, screen, real)
-        return measure(synset, folder, stages, images, context=context, expert=expert, seed=seed)
-
-    _analyse("embedding", _bare([synset]), out, screen, call)
+    options = {"epochs": epochs, "images": images, "expert": expert, "seed": seed}
+    _analyse("embedding", [synset], screen, out, where, buffer, real, **options)
 
 
-def _context(where: Where, screen: Screen, real: Tree | None = None) -> Any:
-    from raydd.analysis.expert_networks import AnalysisContext
-    from raydd.data.workspace import resolve_device
-
-    return AnalysisContext(resolve_device(where.device), screen, real or {})
-
-
-def _folder(buffer: str, screen: Screen) -> Path:
-    """Return the folder of a buffer on this machine; one at a URI is fetched."""
-    from raydd.io.filesystem import is_uri
-
-    if not is_uri(buffer):
-        return Path(buffer)
-    from raydd.buffer.mirror import local_folder
-
-    return local_folder(buffer, screen.note)
-
-
-def _bare(files: list[Path]) -> list[Path]:
-    """Return files without their suffix, which the names of figures are made from."""
-    return [path.with_suffix("") for path in files]
-
-
-def _load(name: str) -> Any:
-    module, _, attribute = name.partition(":")
-    return getattr(import_module(module), attribute)
-
-
-def _analyse(name: str, inputs: list[Path], out: Path | None, screen: Screen, call: Call) -> None:
+def _analyse(
+    name: str,
+    inputs: Sequence[str | Path],
+    screen: Screen,
+    out: Path | None,
+    where: Where | None = None,
+    buffer: str | None = None,
+    real: Tree | None = None,
+    **options: Any,
+) -> None:
     """Measure, write figure and numbers, and print the table."""
+    configure(DataConfig, real or {})
     from raydd.analysis.document import check_out, default_out, save
 
-    usual = default_out(inputs, name)
+    folders = [_folder(place, screen) for place in inputs]
+    usual = default_out([path.with_suffix("") if path.is_file() else path for path in folders], name)
     target = out_file(out or usual, usual.name)
     check_out(target, name)
-    measure, table, draw = ANALYSES[name]
-    numbers = call(_load(measure))
-    outputs = save(numbers, _load(draw), target)
-    tables = [_load(f"raydd.figures.analysis_tables:{table}")(numbers)]
-    show(screen, numbers | {"outputs": outputs}, files_of(outputs), tables)
+    if buffer is not None:
+        options["folder"] = _folder(buffer, screen)
+    if where is not None:
+        from raydd.analysis.expert_networks import AnalysisContext
+        from raydd.data.workspace import resolve_device
+
+        options["context"] = AnalysisContext(resolve_device(where.device), screen, real or {})
+    measure, draw = ANALYSES[name]
+    numbers = _load(f"analysis.{measure}", name)(folders[0] if name in OF_ONE else folders, **options)
+    outputs = save(numbers, _load(f"figures.{draw}", f"draw_{name}"), target)
+    table = _load("figures.analysis_tables", f"{name}_table")(numbers)
+    show(screen, numbers | {"outputs": outputs}, files_of(outputs), [table])
+
+
+def _load(module: str, name: str) -> Any:
+    return getattr(import_module(f"raydd.{module}"), name)
+
+
+def _folder(place: str | Path, screen: Screen) -> Path:
+    """Return a path, or the folder on this machine of a buffer at a URI, which is fetched."""
+    from raydd.io.filesystem import is_uri
+
+    if not is_uri(place):
+        return Path(place)
+    from raydd.buffer.mirror import local_folder
+
+    return local_folder(str(place), screen.note)

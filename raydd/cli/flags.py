@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 from typer.models import OptionInfo
 
-from raydd.cli.paths import existing_buffer, existing_sets
+from raydd.cli.paths import each, existing_buffer, existing_set
 from raydd.config.fields import Setting, settings
 from raydd.config.names import TABLES, absolute_dataset, presets
 from raydd.config.parsing import Tree, merge, nested, parse_settings
@@ -177,7 +177,8 @@ def command(app: typer.Typer, example: str, *, main: str = "", name: str | None 
             metadata = getattr(parameter.annotation, "__metadata__", ())
             group = next((data for data in metadata if isinstance(data, Flags | Json)), None)
             makers[parameter.name] = group.collect if group else _checked(parameter)
-            parameters += group.parameters() if group else [_plain(parameter)]
+            # Without its callback, so that reading the words of a command line looks at no file.
+            parameters += group.parameters() if group else [_changed(parameter, callback=None)]
 
         def call(**values: Any) -> Any:
             return function(**{key: make(values) for key, make in makers.items()})
@@ -190,18 +191,17 @@ def command(app: typer.Typer, example: str, *, main: str = "", name: str | None 
     return register
 
 
-def _plain(parameter: inspect.Parameter) -> inspect.Parameter:
-    """Return a parameter without its callback, so that reading the words of a command line looks at no file."""
-    changed = [copy(data) for data in parameter.annotation.__metadata__]
-    for data in changed:
-        data.callback = None
+def _changed(parameter: inspect.Parameter, **attributes: Any) -> inspect.Parameter:
+    """Return a parameter whose option or argument has other attributes."""
+    data = copy(parameter.annotation.__metadata__[0])
+    vars(data).update(attributes)
     parameter = parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-    return parameter.replace(annotation=Annotated[parameter.annotation.__origin__, *changed])
+    return parameter.replace(annotation=Annotated[parameter.annotation.__origin__, data])
 
 
 def _checked(parameter: inspect.Parameter) -> Callable[[Mapping[str, Any]], Any]:
     """Return what takes a parameter's value through its callback."""
-    check = next((data.callback for data in parameter.annotation.__metadata__ if data.callback), lambda value: value)
+    check = parameter.annotation.__metadata__[0].callback or (lambda value: value)
     return lambda values: check(values[parameter.name])
 
 
@@ -210,15 +210,9 @@ def _ordered(parameters: list[inspect.Parameter], main: list[str]) -> list[inspe
     order = {name: place for place, name in enumerate(main)} | {"as_json": len(parameters) + 1}
     assert set(main) <= {parameter.name for parameter in parameters}, main
     parameters = sorted(parameters, key=lambda parameter: order.get(parameter.name, len(parameters)))
-    return [parameter if not main or parameter.name in main else _in_panel(parameter) for parameter in parameters]
-
-
-def _in_panel(parameter: inspect.Parameter) -> inspect.Parameter:
-    changed = [copy(data) for data in parameter.annotation.__metadata__]
-    for data in changed:
-        if isinstance(data, OptionInfo):
-            data.rich_help_panel = MORE
-    return parameter.replace(annotation=Annotated[parameter.annotation.__origin__, *changed])
+    hidden = {each.name for each in parameters if isinstance(each.annotation.__metadata__[0], OptionInfo)} - {*main}
+    in_panel = hidden if main else set()
+    return [_changed(each, rich_help_panel=MORE) if each.name in in_panel else each for each in parameters]
 
 
 def listed(text: str) -> tuple[str, ...]:
@@ -277,4 +271,4 @@ _PRESET = "Shipped settings such as cifar10/mtt, or a YAML file; by default thos
 Preset = Annotated[str | None, typer.Option(help=_PRESET, autocompletion=offer(presets))]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Ignore cached results and train again.")]
 _SETS = "synset.arrow files, run folders, or other projects' files."
-Sets = Annotated[list[Path], typer.Argument(metavar="SYNSET...", help=_SETS, callback=existing_sets)]
+Sets = Annotated[list[Path], typer.Argument(metavar="SYNSET...", help=_SETS, callback=each(existing_set))]

@@ -5,8 +5,14 @@ Each returns what it checks, so that it can be the callback of a flag or an argu
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
+
+from raydd.io.paths import existing as nearest
+
+T = TypeVar("T")
+Place = TypeVar("Place", str, Path, str | None, Path | None)
 
 
 def existing(path: Path, remedy: str) -> Path:
@@ -21,14 +27,9 @@ def existing_set(path: Path) -> Path:
     return existing(path, "name a synset.arrow, a run folder, or another project's files")
 
 
-def existing_sets(paths: list[Path]) -> list[Path]:
-    """Refuse synthetic sets of which one does not exist."""
-    return [existing_set(path) for path in paths]
-
-
-def existing_runs(paths: list[Path]) -> list[Path]:
-    """Refuse folders of runs of which one does not exist."""
-    return [existing(path, "name a folder that raydd wrote") for path in paths]
+def existing_result(path: Path) -> Path:
+    """Refuse a run, or another folder or file of results, that does not exist."""
+    return existing(path, "name a folder that raydd wrote")
 
 
 def existing_run(path: Path) -> Path:
@@ -47,20 +48,20 @@ def existing_buffer(place: str | None) -> str | None:
     return place
 
 
-def existing_buffers(places: list[str]) -> list[str]:
-    """Refuse buffers of which one does not exist."""
-    return [str(existing_buffer(place)) for place in places]
+def each(check: Callable[[T], T]) -> Callable[[list[T]], list[T]]:
+    """Return the check of several values."""
+    return lambda values: [check(value) for value in values]
 
 
-def writable(folder: str | None) -> str | None:
+def writable(folder: Place) -> Place:
     """Refuse a folder that cannot be made since a file is in the way, or a URI of an unknown kind."""
-    if folder is not None and "://" in folder:
-        _known_store(folder)
-    elif folder is not None:
-        there = next(path for path in (Path(folder), *Path(folder).absolute().parents) if path.exists())
-        if not there.is_dir():
-            why = f"{there} is a file, and a folder is needed"
-            raise ValueError(f"--out {folder} cannot be written: {why}; name another --out")
+    if folder is None:
+        return folder
+    if "://" in str(folder):
+        _known_store(str(folder))
+    elif not (there := nearest(Path(folder))).is_dir():
+        why = f"{there} is a file, and a folder is needed"
+        raise ValueError(f"--out {folder} cannot be written: {why}; name another --out")
     return folder
 
 
@@ -68,11 +69,6 @@ def _known_store(uri: str) -> None:
     from raydd.io.filesystem import open_store  # it imports PyArrow
 
     open_store(uri)
-
-
-def writable_folder(folder: Path | None) -> Path | None:
-    """Refuse a folder that cannot be made since a file is in the way."""
-    return folder if folder is None else Path(str(writable(str(folder))))
 
 
 def row_names(paths: Sequence[Path]) -> list[str]:
@@ -101,8 +97,7 @@ def out_file(path: Path, name: str) -> Path:
         path = path / name if path.is_dir() else path
         if path.exists() and not path.is_file():
             raise ValueError(f"--out {path} is no plain file; name a file, such as {name}, or a folder")
-        folder = next(parent for parent in path.absolute().parents if parent.exists())
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=nearest(path.absolute().parent)):
             pass
     except OSError as error:
         raise ValueError(f"--out {path} cannot be written ({error.strerror}); name a file elsewhere") from None

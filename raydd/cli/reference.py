@@ -1,5 +1,6 @@
 """The commands that list what can be set: methods, settings."""
 
+import difflib
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -8,7 +9,6 @@ import typer
 from raydd.cli.flags import Output, command, offer
 from raydd.cli.output import show
 from raydd.config.fields import Setting, find_settings, settings
-from raydd.config.names import unknown
 from raydd.config.nas import NasConfig
 from raydd.config.parsing import Config
 from raydd.config.rules import unread
@@ -40,14 +40,19 @@ def list_settings(
     """
     chosen = [(verb, setting) for verb, kind in KINDS.items() for setting in find_settings(kind, key)]
     if not chosen:
-        last = {name.rpartition(".")[2]: name for name in reversed(KEYS)}
-        line = unknown("setting", str(key).rpartition(".")[2], last).partition(" Use one of")[0].partition(": use")[0]
-        raise ValueError(f"{line}; `raydd settings` lists all")
+        raise ValueError(f"unknown setting {key!r}{_nearest(str(key))}; `raydd settings` lists all")
     from raydd.methods import METHODS
 
     methods = {name: method.match for name, method in METHODS.load().items()}
     rows = [_row(verb, setting, methods) for verb, setting in chosen]
     show(screen, {"settings": rows}, [_text(row, len(methods)) for row in rows])
+
+
+def _nearest(key: str) -> str:
+    """Return the question for the settings whose whole name, or whose last part, is nearest to a key."""
+    spelled = {name.rpartition(".")[2]: name for name in reversed(KEYS)} if "." not in key else {}
+    near = difflib.get_close_matches(key, spelled | {name: name for name in KEYS}, n=1)
+    return "".join(f": did you mean {spelled.get(word, word)}?" for word in near)
 
 
 def _row(verb: str, setting: Setting, methods: Mapping[str, str]) -> dict[str, Any]:

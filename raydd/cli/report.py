@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from raydd.cli.flags import Output, command
-from raydd.cli.paths import existing_runs, out_file
+from raydd.cli.paths import each, existing_result, out_file
 
 app = typer.Typer()
 Runs = Annotated[
@@ -15,7 +15,7 @@ Runs = Annotated[
     typer.Argument(
         metavar="RUN...",
         help="Output folders of distill, tune, nas, continual, ablate or experts; or scores.json, synset.arrow.",
-        callback=existing_runs,
+        callback=each(existing_result),
     ),
 ]
 PAGE = "report.html"

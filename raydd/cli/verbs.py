@@ -7,7 +7,7 @@ import typer
 
 from raydd.cli.flags import Buffer, Device, Flags, Output, Preset, SharedMachine, command
 from raydd.cli.output import show, show_scores
-from raydd.cli.paths import existing_buffer, existing_run, writable, writable_folder
+from raydd.cli.paths import existing_buffer, existing_run, writable
 from raydd.config.fields import configure
 from raydd.config.parsing import Tree
 from raydd.config.presets import load_preset, preset_layers
@@ -27,7 +27,7 @@ def quickstart(
     values: Annotated[Tree, Flags(DistillConfig, "seed")],
     where: Device,
     screen: Output,
-    out: Annotated[Path, typer.Option(help=_RUN, callback=writable_folder)] = Path("runs/quickstart"),
+    out: Annotated[Path, typer.Option(help=_RUN, callback=writable)] = Path("runs/quickstart"),
 ) -> None:
     """Do the whole job once on small bundled images: train experts, distill a set, score it, write a report.
 
@@ -86,9 +86,7 @@ def distill(
     screen: Output,
     buffer: Buffer = None,
     preset: Preset = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Run folder; by default one below runs/.", callback=writable_folder)
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; by default one below runs/.", callback=writable)] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run of the folder where it stopped.")] = False,
 ) -> None:
     """Distill a training set into a few synthetic images per class."""

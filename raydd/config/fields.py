@@ -8,7 +8,7 @@ from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from raydd.config.names import TABLES, Named, check_name
-from raydd.config.parsing import C, Config, build
+from raydd.config.parsing import C, Config, build, flat
 
 
 class Setting(NamedTuple):
@@ -63,7 +63,7 @@ def _settings(kind: Any, prefix: str) -> Iterator[Setting]:
             yield from _settings(hints[name], f"{prefix}{name}.")
             continue
         base, several, choices = _value_type(hints[name])
-        table = next((data.kind for data in getattr(hints[name], "__metadata__", ()) if isinstance(data, Named)), "")
+        table = next((data for data in getattr(hints[name], "__metadata__", ()) if isinstance(data, Named)), "")
         default = usual[name] if usual else kind._field_defaults[name]
         yield Setting(prefix + name, base, several, default, texts.get(name, ""), choices, table)
 
@@ -103,26 +103,6 @@ def meanings(kind: type) -> dict[str, str]:
     return lines
 
 
-def value_of(config: Config, key: str) -> Any:
-    """Return the value of a dotted name."""
-    value: Any = config
-    for part in key.split("."):
-        value = getattr(value, part)
-    return value
-
-
-def check_names(config: Config) -> None:
-    """Refuse a name that is in no table, of any setting.
-
-    Raises:
-        ValueError: See `raydd.config.names.check_name`.
-    """
-    for setting in settings(type(config)).values():
-        value = value_of(config, setting.key) if setting.table else None
-        for name in value if isinstance(value, tuple) else () if value is None else (value,):
-            check_name(setting.table, name)
-
-
 def find_settings(kind: type[Config], key: str | None) -> list[Setting]:
     """Return the settings that a key names: one, all below it, or all that have it as a part; without a key, all.
 
@@ -150,5 +130,9 @@ def configure(kind: type[C], *layers: Mapping[str, Any], partial: bool = False) 
         ValueError: In one line: an unknown setting or name, or a value of the wrong type.
     """
     config = build(kind, *layers, partial=partial)
-    check_names(config)
+    values = flat(config)
+    for setting in settings(kind).values():
+        value = values[setting.key] if setting.table else None
+        for name in value if isinstance(value, list) else () if value is None else (value,):
+            check_name(setting.table, name)
     return config

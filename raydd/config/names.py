@@ -18,7 +18,6 @@ from raydd import plugins
 _LAYERS = "NN|BN|LN|IN|GN|AS|AR|AL|NP|MP|AP"
 _NETWORK = rf"timm:.*|ConvNet([WD]\d+|{_LAYERS})+|(AlexNet|(VGG11|ResNet10|ResNet18)(BN)?|DenseNet121)W[1-9]\d*"
 _NETWORKS = f"ConvNet with any of W<width>, D<depth>, {_LAYERS.replace('|', ', ')}, others with W<width>, timm:<name>"
-_IMAGES = "a folder of Parquet, an ImageFolder or an .npz"
 
 
 class Table(NamedTuple):
@@ -27,7 +26,7 @@ class Table(NamedTuple):
     Attributes:
         noun: What one name stands for.
         rows: Module and attribute that hold the rows, such as ``raydd.methods:METHODS``.
-        names: The names that ship.
+        shipped: The names that ship, separated by spaces.
         pattern: A regular expression of further names.
         files: The suffixes of a file that may stand for a name; ``*`` allows any path.
         other: What may be given besides a name, as an error message says it.
@@ -35,79 +34,63 @@ class Table(NamedTuple):
 
     noun: str
     rows: str
-    names: tuple[str, ...]
+    shipped: str
     pattern: str = ""
     files: tuple[str, ...] = ()
     other: str = ""
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names that ship."""
+        return tuple(self.shipped.split())
 
+
+_CORESETS = "random kmeans herding kcenter forgetting"
 TABLES = {
     "method": Table(
-        "method",
-        "raydd.methods:METHODS",
-        (
-            *("mtt", "ftd", "tesla", "datm", "dpd", "ast", "mct"),
-            *("dc", "dsa", "dm", "tgdd", "dance", "idm", "m3d"),
-            *("random", "kmeans", "herding", "kcenter", "forgetting"),
-        ),
+        "method", "raydd.methods:METHODS", f"mtt ftd tesla datm dpd ast mct dc dsa dm tgdd dance idm m3d {_CORESETS}"
     ),
     "dataset": Table(
         "data set",
         "raydd.data.datasets:DATASETS",
-        (
-            *("digits", "mnist", "fashion_mnist", "svhn", "cifar10", "cifar100", "tiny_imagenet"),
-            *("imagenet_nette", "imagenet_woof", "imagenet_fruit"),
-            *("imagenet_meow", "imagenet_squawk", "imagenet_yellow"),
-        ),
+        "digits mnist fashion_mnist svhn cifar10 cifar100 tiny_imagenet imagenet_nette imagenet_woof imagenet_fruit "
+        "imagenet_meow imagenet_squawk imagenet_yellow",
         files=("*",),
-        other=f"a path to {_IMAGES}",
+        other="a path to a folder of Parquet, an ImageFolder or an .npz",
     ),
     "network": Table(
         "network",
         "raydd.models.zoo:NETWORKS",
-        (
-            *("ConvNet", "MLP", "LeNet", "AlexNet", "VGG11", "VGG11BN"),
-            *("ResNet10", "ResNet10BN", "ResNet18", "ResNet18BN", "DenseNet121"),
-        ),
+        "ConvNet MLP LeNet AlexNet VGG11 VGG11BN ResNet10 ResNet10BN ResNet18 ResNet18BN DenseNet121",
         pattern=_NETWORK,
         other=_NETWORKS,
     ),
     "protocol": Table(
         "protocol",
         "raydd.evaluation.protocols:PROTOCOLS",
-        ("mtt", "datm", "ast", "dm", "dcbench", "tgdd"),
+        "mtt datm ast dm dcbench tgdd",
         files=(".yaml", ".yml"),
         other="a YAML file",
     ),
     "architectures": Table(
         "space",
         "raydd.models.spaces:SPACES",
-        ("convnet720", "nasbench201"),
+        "convnet720 nasbench201",
         files=(".yaml", ".yml"),
         other="a YAML file of rows",
     ),
-    "coreset": Table(
-        "baseline", "raydd.selection.coresets:CORESETS", ("random", "kmeans", "herding", "kcenter", "forgetting")
-    ),
-    "layout": Table(
-        "layout", "raydd.interop.layouts:LAYOUTS", ("dcbench", "datm", "mtt", "ddranking", "tgdd", "dc", "hf", "png")
-    ),
-    "expert layout": Table("layout", "raydd.interop.expert_files:FORMATS", ("mtt", "tgdd")),
-    "score": Table("score", "raydd.evaluation.robust:SCORES", ("lrs", "ars", "hlr", "ior")),
-    "device": Table("device", "", ("auto", "cpu", "cuda")),
-    "ablation": Table("ablation", "raydd.api.ablation:ABLATIONS", ("tgdd", "ast")),
+    "coreset": Table("baseline", "raydd.selection.coresets:CORESETS", _CORESETS),
+    "layout": Table("layout", "raydd.interop.layouts:LAYOUTS", "dcbench datm mtt ddranking tgdd dc hf png"),
+    "expert layout": Table("layout", "raydd.interop.expert_files:FORMATS", "mtt tgdd"),
+    "score": Table("score", "raydd.evaluation.robust:SCORES", "lrs ars hlr ior"),
+    "device": Table("device", "", "auto cpu cuda"),
+    "ablation": Table("ablation", "raydd.api.ablation:ABLATIONS", "tgdd ast"),
 }
 """By kind."""
 
 
-class Named(NamedTuple):
-    """Metadata of a setting: its value, or each of its values, is a name of this table.
-
-    Attributes:
-        kind: A key of `TABLES`.
-    """
-
-    kind: str
+class Named(str):
+    """Metadata of a setting, a key of `TABLES`: its value, or each of its values, is a name of that table."""
 
 
 def check_name(kind: str, name: str) -> None:

@@ -68,9 +68,6 @@ def merged(*layers: Mapping[str, Any]) -> Tree:
 def parse_settings(settings: Iterable[str]) -> Tree:
     """Nested values from ``a.b=c`` words; values are read as YAML.
 
-    Raises:
-        ValueError: If a word has no ``=`` or no key.
-
     >>> parse_settings(["lr.images=10", "steps=5"])
     {'lr': {'images': 10}, 'steps': 5}
     """
@@ -81,10 +78,7 @@ def parse_settings(settings: Iterable[str]) -> Tree:
             raise ValueError(f"--set {_SHORT.repr(setting)} names no setting; use a name such as lr.images")
         if not equals or not all(key.split(".")):
             raise ValueError(f"--set {setting!r} is not of the form a.b=value, for example --set steps=150")
-        value: Any = _read_value(setting, text)
-        for part in reversed(key.split(".")):
-            value = {part: value}
-        merge(tree, value)
+        merge(tree, nested({key: _read_value(setting, text)}))
     return tree
 
 
@@ -141,29 +135,20 @@ def dump(config: Config) -> str:
     return str(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
 
 
-def words(config: Config, prefix: str = "", beside: Config | None = None) -> str:
-    """The configuration on one line, as words of a shell that ``--set`` takes.
-
-    Args:
-        config: The configuration.
-        prefix: What every key begins with.
-        beside: Another of its kind: write only what differs from it; None writes all.
+def words(config: Config, beside: Config | None = None) -> str:
+    """The configuration on one line, as words of a shell that ``--set`` takes; with another, what differs from it.
 
     >>> from raydd.config.components import GsamConfig
     >>> words(GsamConfig(rho=0.2)), words(GsamConfig(rho=0.2), beside=GsamConfig())
     ('rho=0.2 alpha=0.3', 'rho=0.2')
     """
-    parts = []
-    for key, value in config:
-        other = None if beside is None else getattr(beside, key)
-        if beside is not None and value == other:
-            continue
-        if isinstance(value, Config):
-            parts.append(words(value, f"{prefix}{key}.", other))
-        else:
-            text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
-            parts.append(shlex.quote(f"{prefix}{key}={text}"))
-    return " ".join(parts)
+    usual = {} if beside is None else flat(beside)
+    values = {key: value for key, value in flat(config).items() if key not in usual or value != usual[key]}
+    texts = {
+        key: value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+        for key, value in values.items()
+    }
+    return " ".join(shlex.quote(f"{key}={text}") for key, text in texts.items())
 
 
 def flat(tree: Config | Mapping[str, Any], prefix: str = "") -> Tree:
@@ -196,9 +181,8 @@ def undotted(tree: Mapping[str, Any], whole: Collection[str] = ()) -> Tree:
     """
     result: Tree = {}
     for key, value in tree.items():
-        layer: Any = value if key in whole or not isinstance(value, Mapping) else undotted(value)
-        for part in reversed(str(key).split(".")):
-            layer = {part: layer}
+        below: Any = value if key in whole or not isinstance(value, Mapping) else undotted(value)
+        layer = nested({str(key): below})
         for name in flat(layer):
             if name in flat(result):
                 raise ValueError(f"{name} is given twice, with dots and without; leave one out")

@@ -1,24 +1,18 @@
 """Rules between the settings of a distillation that need neither data nor experts.
 
-`own_rules` hold whatever a method sets, and the schema checks them; `method_rules` are of a configuration that has its
+`OWN_RULES` hold whatever a method sets, and the schema checks them; `METHOD_RULES` are of a configuration that has its
 method's own values.
 """
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from raydd.config.schema import DistillConfig
 
 _SEGMENTS = (
-    "rollouts",
-    "labels",
-    "window",
-    "pruning",
-    "intermediate",
-    "balance",
-    "perturbation",
-    "convexify",
-    "waypoints",
+    *("rollouts", "labels", "window", "pruning", "intermediate"),
+    *("balance", "perturbation", "convexify", "waypoints"),
 )
 FOREIGN: dict[str, tuple[str, ...]] = {
     "trajectories": ("statistic",),
@@ -38,6 +32,86 @@ SOFT_LABELS = frozenset({"correctly_classified", "correctly_classified_mean"})
 """The starts with soft labels."""
 
 
+class Rule(NamedTuple):
+    """A contradiction between settings.
+
+    Attributes:
+        broken: Whether a configuration has the contradiction.
+        message: What is said of it; ``{lr.labels}`` stands for the value of that setting.
+    """
+
+    broken: Callable[["DistillConfig"], object]
+    message: str
+
+
+_CONVEXIFIED = "is for convexified trajectories; use --method mct, --set convexify=true, or drop it"
+
+OWN_RULES = (
+    Rule(
+        lambda c: c.experts.kept is not None and c.waypoints not in ((), c.experts.kept),
+        "waypoints {waypoints} and experts.kept {experts.kept} differ; give both the same epochs",
+    ),
+    Rule(
+        lambda c: c.formation.decode == "bounded" and c.formation.bound < c.ipc,
+        "formation.bound {formation.bound} is less than ipc {ipc}, so that images would be left out; "
+        "use --set formation.bound={ipc} or more",
+    ),
+    Rule(
+        lambda c: c.data.preprocessing == "zca" and c.formation.factor > 1,
+        "formation.factor {formation.factor} cuts up pictures, and zca makes none; "
+        "use --set data.preprocessing=normalise, or --set formation.factor=1",
+    ),
+    Rule(
+        lambda c: c.data.preprocessing == "zca" and c.space == "pixels",
+        "space = pixels: zca mixes pixels, which cannot be kept in [0, 1] then; use --set space=network, "
+        "or --set data.preprocessing=normalise",
+    ),
+    Rule(
+        lambda c: c.labels == "expert" and c.lr.labels,
+        "lr.labels = {lr.labels:g}, but labels = expert are never learned; use --set lr.labels=0",
+    ),
+    Rule(
+        lambda c: c.labels == "expert" and c.formation.factor > 1,
+        "labels = expert are one an image, and formation.factor {formation.factor} puts several into one; "
+        "use --set formation.factor=1",
+    ),
+)
+
+METHOD_RULES = (
+    Rule(lambda c: c.waypoints and not c.convexify, f"waypoints {_CONVEXIFIED}"),
+    Rule(lambda c: c.window.continuous and not c.convexify, f"window.continuous {_CONVEXIFIED}"),
+    Rule(lambda c: c.experts.kept is not None and not c.convexify, f"experts.kept {_CONVEXIFIED}"),
+    Rule(
+        lambda c: c.initial in SOFT_LABELS and c.formation.factor > 1,
+        "initial = {initial} gives labels one an image, and formation.factor {formation.factor} puts several into one; "
+        "use --set formation.factor=1, or --set initial=real --set lr.labels=0",
+    ),
+    Rule(
+        lambda c: c.lr.labels and c.initial not in SOFT_LABELS,
+        "lr.labels = {lr.labels:g}, but the labels of initial = {initial} are classes, which cannot be learned; "
+        "use --set initial=correctly_classified, or --set lr.labels=0",
+    ),
+    Rule(
+        lambda c: c.match == "nothing" and c.steps,
+        "steps = {steps}, but {method} selects images and learns nothing; drop it, or start a method that learns from "
+        "them: --method dm --set initial={initial}",
+    ),
+    Rule(
+        lambda c: c.match == "statistics" and c.lr.lr,
+        "lr.lr = {lr.lr:g}, but method {method} has no students whose learning rate could be learned; "
+        "use --set lr.lr=0",
+    ),
+    Rule(
+        lambda c: c.match == "statistics" and c.lr.labels,
+        "lr.labels = {lr.labels:g}, but method {method} learns no labels; use 0",
+    ),
+    Rule(
+        lambda c: c.match == "statistics" and c.statistic.networks == "experts" and c.experts.kept is not None,
+        "experts.kept = {experts.kept} keeps few snapshots, and method {method} looks through all; drop it",
+    ),
+)
+
+
 def unread(key: str, match: str) -> bool:
     """Return whether a setting means nothing to methods that match this.
 
@@ -48,26 +122,29 @@ def unread(key: str, match: str) -> bool:
 
 
 def own_rules(config: "DistillConfig") -> None:
-    """Refuse settings that contradict each other whatever the method is.
-
-    Raises:
-        ValueError: Naming both settings and the remedy.
-    """
+    """Refuse settings that contradict each other whatever the method is; the message names them and the remedy."""
     _window(config)
+    _check(OWN_RULES, config)
     check_scores(config, config.data.validation)
-    kept = config.experts.kept
-    if kept is not None and config.waypoints not in ((), kept):
-        raise ValueError(f"waypoints {config.waypoints} and experts.kept {kept} differ; give both the same epochs")
-    formation = config.formation
-    if formation.decode == "bounded" and formation.bound < config.ipc:
+
+
+def method_rules(config: "DistillConfig") -> None:
+    """Refuse what contradicts the method, or each other, once the method's own values are set."""
+    own_rules(config)
+    _check(METHOD_RULES, config)
+    _expert_left_out(config)
+    chosen = config.statistic
+    if config.match == "statistics" and chosen.distance not in FITS[chosen.of]:
         raise ValueError(
-            f"formation.bound {formation.bound} is less than ipc {config.ipc}, so that images would be left out; "
-            f"use --set formation.bound={config.ipc} or more"
+            f"statistic.distance = {chosen.distance} does not compare statistic.of = {chosen.of}; "
+            f"use --set statistic.distance={FITS[chosen.of][0]}"
         )
-    if config.data.preprocessing == "zca":
-        _whitened(config)
-    if config.labels == "expert":
-        _expert_labels(config)
+
+
+def _check(rules: tuple[Rule, ...], config: "DistillConfig") -> None:
+    for rule in rules:
+        if rule.broken(config):
+            raise ValueError(rule.message.format_map(dict(config)))
 
 
 def _window(config: "DistillConfig") -> None:
@@ -87,9 +164,6 @@ def check_scores(config: "DistillConfig", held_out: float, share: float = 0.1) -
         config: The run.
         held_out: Images of the validation split, or their share.
         share: A share that holds some out.
-
-    Raises:
-        ValueError: Naming the settings.
     """
     if config.evaluate_every is not None and not held_out:
         raise ValueError(
@@ -101,114 +175,9 @@ def check_scores(config: "DistillConfig", held_out: float, share: float = 0.1) -
         raise ValueError("keep_scored keeps scored sets, and none is scored: use --set evaluate_every=N or drop it")
 
 
-def _whitened(config: "DistillConfig") -> None:
-    if config.formation.factor > 1:
-        raise ValueError(
-            f"formation.factor {config.formation.factor} cuts up pictures, and zca makes none; "
-            "use --set data.preprocessing=normalise, or --set formation.factor=1"
-        )
-    if config.space == "pixels":
-        raise ValueError(
-            "space = pixels: zca mixes pixels, which cannot be kept in [0, 1] then; use --set space=network, "
-            "or --set data.preprocessing=normalise"
-        )
-
-
-def _expert_labels(config: "DistillConfig") -> None:
-    if config.lr.labels:
-        raise ValueError(
-            f"lr.labels = {config.lr.labels:g}, but labels = expert are never learned; use --set lr.labels=0"
-        )
-    if config.formation.factor > 1:
-        raise ValueError(
-            f"labels = expert are one an image, and formation.factor {config.formation.factor} puts several into one; "
-            "use --set formation.factor=1"
-        )
-
-
-def method_rules(config: "DistillConfig") -> None:
-    """Refuse what contradicts the method, or each other, once the method's own values are set.
-
-    Raises:
-        ValueError: Naming the settings and the remedy.
-    """
-    own_rules(config)
-    _convexified(config)
-    _expert_left_out(config)
-    check_labels(config)
-    _statistics(config)
-
-
-def _convexified(config: "DistillConfig") -> None:
-    used = {
-        "waypoints": config.waypoints,
-        "window.continuous": config.window.continuous,
-        "experts.kept": config.experts.kept is not None,
-    }
-    for name in (name for name, value in used.items() if value and not config.convexify):
-        raise ValueError(f"{name} is for convexified trajectories; use --method mct, --set convexify=true, or drop it")
-
-
 def _expert_left_out(config: "DistillConfig") -> None:
     setting = "window.auto" if config.window.auto else "probe_every" if config.probe_every else None
     if setting and config.match != "trajectories":
         raise ValueError(f"{setting} measures matched trajectories, and method {config.method} matches none; drop it")
     if setting and config.experts.num_experts < 2:
         raise ValueError(f"{setting} needs an expert that takes no part, and there is one; use --num-experts 2 or more")
-
-
-def check_labels(config: "DistillConfig") -> None:
-    """Refuse to learn labels that are classes, and soft labels for images that are several in one.
-
-    Raises:
-        ValueError: Naming both settings.
-    """
-    if config.labels == "expert":
-        _expert_labels(config)
-    if config.initial in SOFT_LABELS and config.formation.factor > 1:
-        raise ValueError(
-            f"initial = {config.initial} gives labels one an image, and formation.factor {config.formation.factor} "
-            "puts several into one; use --set formation.factor=1, or --set initial=real --set lr.labels=0"
-        )
-    if config.lr.labels and config.initial not in SOFT_LABELS:
-        raise ValueError(
-            f"lr.labels = {config.lr.labels:g}, but the labels of initial = {config.initial} are classes, which "
-            "cannot be learned; use --set initial=correctly_classified, or --set lr.labels=0"
-        )
-
-
-def _statistics(config: "DistillConfig") -> None:
-    name, kept = config.method, config.experts.kept
-    if config.match == "nothing" and config.steps:
-        raise ValueError(
-            f"steps = {config.steps}, but {name} selects images and learns nothing; drop it, or start a "
-            f"method that learns from them: --method dm --set initial={config.initial}"
-        )
-    if config.match != "statistics":
-        return
-    if config.lr.lr:
-        raise ValueError(
-            f"lr.lr = {config.lr.lr:g}, but method {name} has no students whose learning rate could be learned; "
-            "use --set lr.lr=0"
-        )
-    if config.lr.labels:
-        raise ValueError(f"lr.labels = {config.lr.labels:g}, but method {name} learns no labels; use 0")
-    if config.statistic.networks == "experts" and kept is not None:
-        raise ValueError(
-            f"experts.kept = {list(kept)} keeps few snapshots, and method {name} looks through all; drop it"
-        )
-    check_distance(config)
-
-
-def check_distance(config: "DistillConfig") -> None:
-    """Refuse a distance of something else than the statistic: of a gradient's mean, or of angles of features.
-
-    Raises:
-        ValueError: Naming both settings and what fits.
-    """
-    chosen = config.statistic
-    if config.match == "statistics" and chosen.distance not in FITS[chosen.of]:
-        raise ValueError(
-            f"statistic.distance = {chosen.distance} does not compare statistic.of = {chosen.of}; "
-            f"use --set statistic.distance={FITS[chosen.of][0]}"
-        )

@@ -84,10 +84,6 @@ class Screen:
             self._printed.add(text)
             self.note(text)
 
-    def say(self, text: str) -> None:
-        """Print one line of the result."""
-        self._out.print(text, markup=False)
-
     @contextmanager
     def progress(self, title: str, total: float) -> Iterator[Update]:
         """Show a live bar on a terminal; elsewhere print a plain line every ten seconds."""

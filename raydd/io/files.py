@@ -29,10 +29,6 @@ _FOREIGN_SECONDS = 24 * 3600  # a writer on another machine is taken for dead af
 _SLICE_BYTES = 16 << 20
 
 
-def _nothing() -> None:
-    pass
-
-
 def _host() -> str:
     return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 
@@ -112,31 +108,25 @@ def _dead(path: Path, host: str, pid: int) -> bool:
     return False
 
 
-class _Sliced(io.RawIOBase):
+class _Sliced(io.FileIO):
     """A file that takes large buffers in slices, and releases the source's pages after each."""
 
     def __init__(self, path: Path, release: Callable[[], None]) -> None:
-        self._file, self._release = path.open("wb", buffering=0), release
-
-    def writable(self) -> bool:
-        return True
+        super().__init__(path, "wb")
+        self._release = release
 
     def write(self, data: Any) -> int:
         view = memoryview(data).cast("B")
         for start in range(0, len(view), _SLICE_BYTES):
             piece = view[start : start + _SLICE_BYTES]
             while piece:  # the system may take less than it is given
-                piece = piece[self._file.write(piece) :]
+                piece = piece[super().write(piece) :]
             self._release()
         return len(view)
 
-    def close(self) -> None:
-        self._file.close()
-        super().close()
-
 
 def write_arrow(
-    path: AnyPath, columns: Columns, metadata: Mapping[str, str], release: Callable[[], None] = _nothing
+    path: AnyPath, columns: Columns, metadata: Mapping[str, str], release: Callable[[], None] = lambda: None
 ) -> Path:
     """Write arrays as one uncompressed Arrow IPC file, atomically; equal arguments give equal bytes.
 
@@ -158,7 +148,7 @@ def write_arrow(
     return Path(path)
 
 
-def checksum(columns: Columns, release: Callable[[], None] = _nothing) -> str:
+def checksum(columns: Columns, release: Callable[[], None] = lambda: None) -> str:
     """Return the SHA-256 of the columns' names, types, shapes and bytes, whatever their order; see `write_arrow`."""
     digest = hashlib.sha256()
     for name, array in sorted(columns.items()):

@@ -10,21 +10,10 @@ from rich.table import Column, Table
 from rich.text import Text
 
 WORDS = frozenset(
-    {
-        "set",
-        "network",
-        "first less second",
-        "score",
-        "how",
-        "selection",
-        "proxy",
-        "memory",
-        "state",
-        "settings",
-        "buffer",
-        "path",
-        "run",
-    }
+    (
+        *("set", "network", "first less second", "score", "how", "selection", "proxy"),
+        *("memory", "state", "settings", "buffer", "path", "run"),
+    )
 )
 """Columns of words, aligned left; numbers are aligned right."""
 BETWEEN = 3  # characters between two columns

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from toy_runs import train_buffer
 
 from raydd.analysis.expert_networks import AnalysisContext, check_epochs, expert_network, load_snapshot, measure_epochs
 from raydd.analysis.features import accuracy, class_means, correlation, features_of, sample_classes
-from raydd.buffer.arrow_buffer import ArrowBuffer, refresh_manifest
-from raydd.config.schema import DataConfig, ExpertConfig
+from raydd.buffer.arrow_buffer import ArrowBuffer
+from raydd.config.schema import DataConfig, ExpertConfig, ExpertsConfig
 from raydd.data.workspace import open_workspace
 from raydd.io.console import Screen
 from raydd.models.classifier import Classifier
 from raydd.numerics.flat import split
-from raydd.training.expert_worker import ExpertJob, ExpertTrainer, prepare
 
 CPU = torch.device("cpu")
 
@@ -32,13 +32,8 @@ def toy(classes=3):
 @pytest.fixture(scope="module")
 def batchnorm_buffer(cache, tmp_path_factory):
     """One expert of two epochs whose network has running statistics."""
-    recipe = ExpertConfig(network="ConvNetW4D1BN", num_experts=1, epochs=2)
-    job, missing = prepare(ExpertJob(DataConfig(), recipe, 0, tmp_path_factory.mktemp("buffers") / "bn", "cpu"))
-    trainer = ExpertTrainer(job)
-    for index in missing:
-        trainer.train(index)
-    refresh_manifest(job.folder)
-    return ArrowBuffer(job.folder)
+    config = ExpertsConfig(experts=ExpertConfig(network="ConvNetW4D1BN", num_experts=1, epochs=2))
+    return ArrowBuffer(train_buffer(tmp_path_factory.mktemp("buffers") / "bn", config))
 
 
 def test_correlation_is_pearsons():

@@ -3,7 +3,6 @@
 import json
 import statistics
 from collections import defaultdict
-from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -61,31 +60,9 @@ def value_of(entry, job):
 
 
 @pytest.fixture
-def trained(monkeypatch):
-    """The jobs that would have been trained, a list a call; results are kept as true ones are."""
-    from raydd.remote import session, train_matrix as remote
-
-    calls = []
-
-    def pretend(matrix, num_workers, show, known, keep):
-        found, new = dict(known), []
-        for job in matrix.jobs():
-            if job not in found:
-                found[job] = Outcome(value_of(matrix.rows[job.row], job), 2.0)
-                keep(job, found[job])
-                new.append((matrix.rows[job.row], job))
-        calls.append(new)
-        return found
-
-    monkeypatch.setattr(remote, "train_matrix", pretend)
-    monkeypatch.setattr(session, "_connected", lambda address, note: nullcontext())
-    return calls
-
-
-@pytest.fixture
-def own_ledger(monkeypatch, tmp_path, cache):
-    """Results of no other test; the decoded images stay where they are."""
-    monkeypatch.setattr("raydd.evaluation.result_cache.default_cache", lambda: tmp_path / "ledger")
+def trained(pretend):
+    """The trainings that were asked for; what one comes to is `value_of`."""
+    return pretend(lambda matrix, job: Outcome(value_of(matrix.rows[job.row], job), 2.0))
 
 
 def test_an_order_is_a_permutation_that_its_seed_alone_decides():
@@ -199,7 +176,7 @@ def test_the_test_images_are_those_of_the_classes_seen(work):
         assert named == [label for label in test.targets.tolist() if label in classes]
 
 
-def test_the_document_has_mean_and_deviation_over_runs(work, trained, own_ledger, tmp_path):
+def test_the_document_has_mean_and_deviation_over_runs(work, trained, tmp_path):
     found = evaluate_continual([chosen(work)], QUICK, tmp_path, steps=(5, 3), names=["mine"], where=HERE)
     assert {key: found[key] for key in ("analysis", "dataset", "network")} == {
         "analysis": "continual", "dataset": "digits", "network": "MLP",
@@ -224,25 +201,25 @@ def test_the_document_has_mean_and_deviation_over_runs(work, trained, own_ledger
     assert without_checksum(json.loads((tmp_path / "continual.json").read_text())) == found
     assert (tmp_path / "continual.png").read_bytes().startswith(b"\x89PNG")
     (new,) = trained
-    assert len(new) == 2 * 3 * len({2, 4, 6, 8, 10, 7})  # what both have in common is trained once
+    assert len(new.jobs) == 2 * 3 * len({2, 4, 6, 8, 10, 7})  # what both have in common is trained once
 
 
-def test_one_run_has_no_deviation(work, trained, own_ledger, tmp_path):
+def test_one_run_has_no_deviation(work, trained, tmp_path):
     single = QUICK.model_copy(update={"seeds": 1})
     found = evaluate_continual([chosen(work)], single, tmp_path, steps=(2,), where=HERE)
     assert [run["std"] for run in found["runs"]] == [[None, None]] * 3
     assert (tmp_path / "continual.png").is_file()
 
 
-def test_what_was_trained_is_not_trained_again(work, trained, own_ledger, tmp_path, monkeypatch):
+def test_what_was_trained_is_not_trained_again(work, trained, tmp_path, monkeypatch):
     synset = chosen(work)
     first = evaluate_continual([synset], QUICK, tmp_path / "a", steps=(5,), where=HERE)
     both = evaluate_continual([synset], QUICK, tmp_path / "b", steps=(5, 10), where=HERE)
     assert [run for run in both["runs"] if run["steps"] == 5] == first["runs"]
-    assert {len(entry.classes) for entry, _ in trained[1]} == {1, 3, 5, 7, 9}
+    assert {len(entry.classes) for entry in trained[1].rows} == {1, 3, 5, 7, 9}
     more = QUICK.model_copy(update={"seeds": 3})
     evaluate_continual([synset], more, tmp_path / "c", steps=(5, 10), where=HERE)
-    assert {job.seed for _, job in trained[2]} == {2}
+    assert {job.seed for job in trained[2].jobs} == {2}
 
     def refuse(address, note):
         raise AssertionError("Ray was started")
@@ -255,15 +232,13 @@ def test_what_was_trained_is_not_trained_again(work, trained, own_ledger, tmp_pa
     assert statistics.fmean(again["runs"][0]["values"][0]) == again["runs"][0]["mean"][0]
 
 
-def test_everything_is_trained_anew_when_that_is_asked_for(work, trained, own_ledger, tmp_path):
+def test_everything_is_trained_anew_when_that_is_asked_for(work, trained, tmp_path):
     for fresh in (False, True):
         evaluate_continual([chosen(work)], QUICK, tmp_path, steps=(2,), where=HERE, fresh=fresh)
-    assert len(trained[0]) == len(trained[1]) == 2 * 3 * 2
+    assert len(trained[0].jobs) == len(trained[1].jobs) == 2 * 3 * 2
 
 
-def test_random_and_herding_stand_beside_sets_that_are_compared_on_the_same_classes(
-    work, trained, own_ledger, tmp_path
-):
+def test_random_and_herding_stand_beside_sets_that_are_compared_on_the_same_classes(work, trained, tmp_path):
     config = QUICK.model_copy(update={"baselines": None, "real_epochs": 0})
     sets = [chosen(work, 7), soft(work), chosen(work, 8, ipc=3)]
     found = evaluate_continual(sets, config, tmp_path, steps=(5,), names=["a", "b", "c"], where=HERE)
@@ -271,28 +246,28 @@ def test_random_and_herding_stand_beside_sets_that_are_compared_on_the_same_clas
     rows |= {f"{kind}, {ipc} a class": ipc for ipc in (3, 2) for kind in ("random", "herding (pixels)")}
     assert {run["name"]: run["ipc"] for run in found["runs"]} == rows
     (new,) = trained
-    assert {entry.classes for entry, _ in new} == {
+    assert {entry.classes for entry in new.rows} == {
         class_order(seed, 10)[:seen] for seed in (0, 1) for seen in (2, 4, 6, 8, 10)
     }
-    selections = {id(entry.sets[0]) for entry, _ in new if entry.name == "random, 2 a class"}
+    selections = {id(entry.sets[0]) for entry in new.rows if entry.name == "random, 2 a class"}
     assert len(selections) == 2  # a fresh one a run
 
 
-def test_experts_choose_what_herding_keeps(work, small_buffer, trained, own_ledger, tmp_path):
+def test_experts_choose_what_herding_keeps(work, small_buffer, trained, tmp_path):
     config = QUICK.model_copy(update={"baselines": ("herding",), "real_epochs": 0})
     synset = chosen(work)
     found = evaluate_continual([synset], config, tmp_path, steps=(2,), buffer=small_buffer, where=HERE)
     assert [run["name"] for run in found["runs"]][1] == "herding (features), 2 a class"
 
 
-def test_each_of_several_networks_has_its_lines(work, trained, own_ledger, tmp_path):
+def test_each_of_several_networks_has_its_lines(work, trained, tmp_path):
     config = QUICK.model_copy(update={"networks": ("MLP", "ConvNetW8"), "baselines": (), "real_epochs": 0})
     found = evaluate_continual([chosen(work)], config, tmp_path, steps=(2,), names=["mine"], where=HERE)
     assert found["network"] == "MLP, ConvNetW8"
     assert [run["name"] for run in found["runs"]] == ["mine, MLP", "mine, ConvNetW8"]
 
 
-def test_a_set_that_is_named_as_a_baseline_has_lines_of_its_own(work, trained, own_ledger, tmp_path):
+def test_a_set_that_is_named_as_a_baseline_has_lines_of_its_own(work, trained, tmp_path):
     synset = chosen(work, recipe={"method": "random", "match": "nothing"})
     found = evaluate_continual([synset, synset], QUICK, tmp_path, steps=(2,), where=HERE)
     names = [run["name"] for run in found["runs"]]

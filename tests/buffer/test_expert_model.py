@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 from torch import nn
+from toy_runs import train_buffer
 
 from raydd.analysis.expert_networks import expert_network, load_snapshot
 from raydd.buffer.arrow_buffer import ArrowBuffer, create_buffer, refresh_manifest
@@ -13,7 +14,7 @@ from raydd.buffer.expert_file import ExpertTrajectory, write_expert
 from raydd.buffer.expert_model import expert_model
 from raydd.buffer.segments import InMemory
 from raydd.config.parsing import build
-from raydd.config.schema import DataConfig, DistillConfig, ExpertConfig
+from raydd.config.schema import DataConfig, DistillConfig, ExpertConfig, ExpertsConfig
 from raydd.data.workspace import open_workspace
 from raydd.distillation.rollouts import step_generator
 from raydd.distillation.setup import Setup, initial
@@ -24,7 +25,6 @@ from raydd.numerics.rng import generator
 from raydd.selection.class_sampler import Experts, real
 from raydd.selection.coresets import forgetting, forgetting_counts, herding
 from raydd.selection.starting_images import correctly_classified, correctly_classified_mean, representative
-from raydd.training.expert_worker import ExpertJob, ExpertTrainer, prepare
 
 NETWORK, EPOCHS, CPU = "ResNet18BNW8", 4, torch.device("cpu")
 RECIPE = {"network": NETWORK, "num_experts": 2, "epochs": EPOCHS, "optimizer": "momentum", "lr": 0.05, "batch_size": 64}
@@ -33,14 +33,8 @@ DATA = DataConfig(augment="none")
 
 @pytest.fixture(scope="module")
 def buffer(cache, tmp_path_factory):
-    job, missing = prepare(
-        ExpertJob(DATA, ExpertConfig(**RECIPE), 0, tmp_path_factory.mktemp("batch-norm") / "full", "cpu")
-    )
-    trainer = ExpertTrainer(job)
-    for index in missing:
-        trainer.train(index)
-    refresh_manifest(job.folder)
-    return ArrowBuffer(job.folder)
+    config = ExpertsConfig(data=DATA, experts=ExpertConfig(**RECIPE))
+    return ArrowBuffer(train_buffer(tmp_path_factory.mktemp("batch-norm") / "full", config))
 
 
 def trajectory(buffer, expert, kept=True):

@@ -1,7 +1,6 @@
 """The command of class-incremental learning: its flags, its document, its table and its refusals."""
 
 import json
-from contextlib import nullcontext
 
 import pytest
 
@@ -12,23 +11,9 @@ from raydd.io.document import without_checksum
 
 
 @pytest.fixture
-def asked(monkeypatch, tmp_path, cache):
-    """The matrices that would have been trained; what a training comes to is told by how many classes it has."""
-    from raydd.remote import session, train_matrix as remote
-
-    matrices = []
-
-    def pretend(matrix, num_workers, show, known, keep):
-        matrices.append((matrix, num_workers, len(known)))
-        found = {job: Outcome(1 - len(matrix.rows[job.row].classes) / 20, 1.0) for job in matrix.jobs()}
-        for job, outcome in found.items():
-            keep(job, outcome)
-        return found
-
-    monkeypatch.setattr(remote, "train_matrix", pretend)
-    monkeypatch.setattr(session, "_connected", lambda address, note: nullcontext())
-    monkeypatch.setattr("raydd.evaluation.result_cache.default_cache", lambda: tmp_path / "ledger")
-    return matrices
+def asked(pretend):
+    """The trainings that were asked for; what one comes to is told by how many classes it has."""
+    return pretend(lambda matrix, job: Outcome(1 - len(matrix.rows[job.row].classes) / 20, 1.0))
 
 
 def document(capfd, *words):
@@ -42,7 +27,7 @@ def test_flags_reach_the_trainings(capfd, small_synset, asked, tmp_path):
     words = ["--steps", "2,5", "--nets", "LeNet,MLP", "--seeds", "3", "--seed", "7", "--protocol", "dcbench"]
     words += ["--baselines", "kmeans", "--set", "epochs=4", "--set", "real_epochs=0", "--num-workers", "2"]
     found = document(capfd, small_synset, *words, "--device", "cpu", "--out", tmp_path / "out")
-    ((matrix, workers, known),) = asked
+    ((matrix, workers, known, _),) = asked
     assert (matrix.networks, matrix.seeds, workers, known) == (("LeNet", "MLP"), range(7, 10), 2, 0)
     assert (matrix.protocol.name, matrix.protocol.epochs, matrix.device) == ("dcbench, 4 epochs", 4, "cpu")
     assert {entry.kind for entry in matrix.rows} == {"distilled", "kmeans"}
@@ -57,7 +42,7 @@ def test_flags_reach_the_trainings(capfd, small_synset, asked, tmp_path):
 
 def test_unasked_it_is_five_runs_of_5_and_10_steps(capfd, small_synset, asked, tmp_path):
     found = document(capfd, small_synset, "--out", tmp_path)
-    ((matrix, workers, _),) = asked
+    ((matrix, workers, _, _),) = asked
     assert {run["steps"] for run in found["runs"]} == {5, 10}
     assert (matrix.networks, len(matrix.seeds), workers) == (("MLP",), 5, None)
     assert list(dict.fromkeys(entry.kind for entry in matrix.rows)) == ["distilled", "random", "herding", "whole"]
@@ -108,7 +93,7 @@ def test_a_second_call_trains_nothing_and_fresh_trains_all(capfd, small_synset, 
     assert document(capfd, *words) == first
     assert len(asked) == 1
     assert document(capfd, *words, "--fresh") == first
-    assert [known for _, _, known in asked] == [0, 0]
+    assert [call.known for call in asked] == [0, 0]
 
 
 def test_other_projects_files_are_read_as_the_flags_say(capfd, small_synset, asked, tmp_path):
@@ -119,7 +104,7 @@ def test_other_projects_files_are_read_as_the_flags_say(capfd, small_synset, ask
     words = ["continual", folder, *out, "--dataset", "digits", "--preprocessing", "raw01"]
     capfd.readouterr()
     assert run([*words, "--lr", "0.07", "--format", "png"]) == 0
-    (synset,) = asked[0][0].rows[0].sets
+    (synset,) = asked[0].matrix.rows[0].sets
     assert (synset.transform.kind, float(synset.lr)) == ("raw01", pytest.approx(0.07))
     assert "is not kept" not in capfd.readouterr().err
     assert run([*words, "--lr", "0.07", "--format", "pnk"]) == 2

@@ -1,12 +1,10 @@
 """The command that ranks architectures; the trainings themselves are pretended, and done by `tests/api/test_nas.py`."""
 
 import json
-from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
-import raydd.evaluation.result_cache
 from raydd.cli import run
 from raydd.evaluation.matrix import Outcome
 from raydd.io.document import without_checksum
@@ -17,23 +15,15 @@ WORDS = ("--sample", "7", "--epochs", "9", "--real-epochs", "2", "--top", "2,5,2
 
 
 @pytest.fixture
-def asked(monkeypatch, tmp_path):
-    """The matrices that would have been trained; the i-th architecture comes to 0.1 + 0.1 i, but with random images."""
-    asked = []
+def asked(pretend):
+    """The trainings that were asked for; the i-th architecture comes to 0.1 + 0.1 i, but with random images."""
 
-    def pretend(matrix, num_workers, show, known, keep):
-        asked.append((matrix, num_workers))
-        found = {}
-        for job in matrix.jobs():
-            place = matrix.networks.index(job.network)
-            steps = 6 - place if matrix.rows[job.row].kind == "random" else place
-            found[job] = Outcome(0.1 + 0.1 * steps, 60.0)
-        return found
+    def outcome(matrix, job):
+        place = matrix.networks.index(job.network)
+        steps = 6 - place if matrix.rows[job.row].kind == "random" else place
+        return Outcome(0.1 + 0.1 * steps, 60.0)
 
-    monkeypatch.setattr("raydd.remote.train_matrix.train_matrix", pretend)
-    monkeypatch.setattr("raydd.remote.session._connected", lambda address, note: nullcontext())
-    monkeypatch.setattr(raydd.evaluation.result_cache, "default_cache", lambda: tmp_path / "kept")
-    return asked
+    return pretend(outcome)
 
 
 def document(capfd, *words):
@@ -53,7 +43,7 @@ def test_flags_reach_the_trainings_and_the_document(capfd, small_synset, asked, 
     rungs = ("--asha", "--first-rung", "2", "--reduction", "2")
     more = ("--seeds", "2", "--seed", "3", "--protocol", "mtt", "--split", "test", "--num-workers", "2")
     found = document(capfd, small_synset, *WORDS, *rungs, *more, "--baselines", "kmeans", "--out", tmp_path / "out")
-    ((matrix, workers),) = asked
+    ((matrix, workers, _, _),) = asked
     names = [str(row) for row in sample(SPACES["convnet720"], 7, generator(3, "nas", "convnet720"))]
     assert list(matrix.networks) == names == list(found["real"])
     assert (matrix.rungs, matrix.seeds, workers) == (((2, 4, 8), 2), range(3, 5), 2)
@@ -102,14 +92,14 @@ def test_the_table_and_the_winners_are_shown(capfd, small_synset, asked, tmp_pat
 
 def test_a_real_ranking_from_a_file_or_none(capfd, small_synset, asked, tmp_path):
     own = document(capfd, small_synset, *WORDS, "--out", tmp_path / "own")
-    budget = WORDS[:4]
+    budget = (*WORDS[:4], "--fresh")
     found = document(capfd, small_synset, *budget, "--real", own["outputs"]["real.json"], "--out", tmp_path / "two")
     assert found["real"] == own["real"]
     assert sorted(found["outputs"]) == ["nas.json", "nas.png", "ranking.csv"]
     found = document(capfd, small_synset, *budget, "--real", "none", "--out", tmp_path / "three")
     assert found["real"] is None
     assert sorted(found["outputs"]) == ["nas.json", "ranking.csv"]
-    assert [len(matrix.rows) for matrix, _ in asked] == [3, 2, 2]
+    assert [len(matrix.rows) for matrix, *_ in asked] == [3, 2, 2]
     assert run(["nas", str(small_synset), *budget, "--real", "none", "--out", str(tmp_path / "three")]) == 0
     shown = capfd.readouterr().out.splitlines()[0]
     assert shown == f"mtt, 1 a class: the best is {list(own['real'])[-1]}, 70.0 %"
@@ -132,7 +122,7 @@ def test_other_projects_files_are_read_as_the_flags_say(capfd, small_synset, ask
     words = ["nas", folder, *out, "--dataset", "digits", "--preprocessing", "raw01"]
     capfd.readouterr()
     assert run([*words, "--lr", "0.07", "--format", "png"]) == 0
-    (synset,) = asked[0][0].rows[0].sets
+    (synset,) = asked[0].matrix.rows[0].sets
     assert (synset.transform.kind, float(synset.lr)) == ("raw01", pytest.approx(0.07))
     assert "is not kept" not in capfd.readouterr().err
     assert run([*words, "--lr", "0.07", "--format", "pnk"]) == 2

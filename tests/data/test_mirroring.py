@@ -9,9 +9,9 @@ import torch
 import yaml
 from PIL import Image
 from torch import nn
+from toy_runs import train_buffer
 
 from raydd.api.distill import distill
-from raydd.buffer.arrow_buffer import refresh_manifest
 from raydd.buffer.manifest import read_manifest, write_manifest
 from raydd.config.parsing import build
 from raydd.config.schema import DataConfig, DistillConfig, EvaluateConfig, ExpertConfig, ExpertsConfig
@@ -61,11 +61,7 @@ def settings(letters, *layers):
 
 
 def trained(folder, letters, **changes):
-    job, missing = prepare(ExpertJob(data(letters, **changes), ExpertConfig(**EXPERTS), 0, folder, "cpu"))
-    for index in missing:
-        ExpertTrainer(job).train(index)
-    refresh_manifest(folder)
-    return folder
+    return train_buffer(folder, ExpertsConfig(data=data(letters, **changes), experts=ExpertConfig(**EXPERTS)))
 
 
 @pytest.fixture(scope="module")

@@ -10,23 +10,18 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch.func import functional_call
+from toy_runs import by_vector, open_run, toy_of, train_buffer
 
 from raydd.buffer.arrow_buffer import ArrowBuffer, refresh_manifest
 from raydd.buffer.expert_file import ExpertTrajectory, expert_path, write_expert
-from raydd.config.parsing import build
-from raydd.config.schema import DistillConfig
 from raydd.data.preprocessing import Transform
 from raydd.data.synset import SyntheticSet
 from raydd.distillation.held_out import label_spread
 from raydd.distillation.setup import Setup
-from raydd.methods import METHODS, complete
+from raydd.methods import METHODS
 from raydd.numerics.rng import generator
 from raydd.run.experts import open_buffer, without_last
-from raydd.run.resolve import bind, check_settings
-from raydd.run.run import Run
-from raydd.run.run_folder import previous_run
-from raydd.training.expert_worker import ExpertJob, ExpertTrainer, prepare
+from raydd.run.resolve import check_settings
 
 CPU = torch.device("cpu")
 TOY = {
@@ -42,28 +37,17 @@ TOY = {
 }
 
 
-def toy(method, *layers):
-    return complete(build(DistillConfig, TOY, {"method": method}, *layers))
+toy = toy_of(TOY)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    config, folder = toy("mtt"), tmp_path_factory.mktemp("probe") / "buffer"
-    job, missing = prepare(ExpertJob(config.data, config.experts, 0, folder, "cpu"))
-    trainer = ExpertTrainer(job)
-    for index in missing:
-        trainer.train(index)
-    refresh_manifest(folder)
-    return folder
+    return train_buffer(tmp_path_factory.mktemp("probe") / "buffer", toy("mtt"))
 
 
 @pytest.fixture(scope="module")
 def opened(folder):
     return open_buffer(folder, toy("mtt"), CPU)
-
-
-def open_run(config, folder, buffer, work, resume=False):
-    return Run(bind(config, folder, buffer, work, previous_run(folder, resume)))
 
 
 def lines(out):
@@ -76,14 +60,7 @@ def recipe_without_last(config, buffer, work):
 
 def naive_losses(synset, buffer, work, expert, labels=None, nu=lambda t: 1.0):
     """Guo et al., Eq. 1, from every start epoch: S steps of SGD on the whole set by PyTorch alone, in float64."""
-    network = work.build().double()
-    names = [name for name, _ in network.named_parameters()]
-
-    def student(theta, x):
-        pieces = torch.split(theta, [value.numel() for value in network.parameters()])
-        shaped = [piece.view(value.shape) for piece, value in zip(pieces, network.parameters(), strict=True)]
-        return functional_call(network, dict(zip(names, shaped, strict=True)), (x,))
-
+    _, student = by_vector(work.build().double())
     x, losses = synset.images.double(), []
     for t in range(3):
         start, target = (buffer.snapshot(expert, epoch).double() for epoch in (t, t + 2))

@@ -4,18 +4,17 @@ import pytest
 import torch
 from torch import nn
 from torch.func import functional_call
+from toy_runs import by_vector, toy_of
 
 from raydd.buffer.segments import InMemory
 from raydd.config.components import StatisticConfig
-from raydd.config.parsing import build
-from raydd.config.rules import FITS, check_distance
-from raydd.config.schema import DistillConfig
+from raydd.config.rules import FITS, method_rules
 from raydd.data.workspace import open_workspace
 from raydd.distillation.loop import Distillation
 from raydd.distillation.rollouts import step_generator
 from raydd.distillation.setup import Setup
 from raydd.distillation.statistic_matching import DISTANCES, NETWORKS, STATISTICS
-from raydd.methods import METHODS, complete
+from raydd.methods import METHODS
 from raydd.numerics.augment import augment
 from raydd.numerics.flat import FlatModel
 from raydd.numerics.rng import derived, generator
@@ -29,8 +28,7 @@ TOY = {
 }
 
 
-def toy(method, *layers):
-    return complete(build(DistillConfig, TOY, {"method": method}, *layers))
+toy = toy_of(TOY)
 
 
 @pytest.fixture(scope="module")
@@ -52,11 +50,8 @@ def source(work):
 
 def at(work, theta):
     """An ordinary network with the numbers of theta (P,), and its parameters by name, in the graph of theta."""
-    network, place, named = work.build().to(theta.dtype), 0, {}
-    for name, parameter in network.named_parameters():
-        named[name] = theta[place : place + parameter.numel()].view(parameter.shape)
-        place += parameter.numel()
-    return network, named
+    network = work.build().to(theta.dtype)
+    return network, by_vector(network)[0](theta)
 
 
 def logits_and_features(work, theta, images):
@@ -295,10 +290,10 @@ def test_every_name_of_the_settings_is_a_part_and_every_statistic_has_its_distan
 def test_a_distance_of_something_else_is_refused(of, distance, instead):
     config = toy("dm", {"statistic": {"of": of, "distance": distance}})
     with pytest.raises(ValueError, match=f"distance = {distance} .*of = {of}; .*distance={instead}$") as caught:
-        check_distance(config)
+        method_rules(config)
     assert "\n" not in str(caught.value)
     fitting = toy("dm", {"statistic": {"of": of, "distance": instead}})
-    assert check_distance(fitting) is None
+    assert method_rules(fitting) is None
 
 
 @pytest.mark.parametrize(

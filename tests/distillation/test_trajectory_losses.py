@@ -6,13 +6,13 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from torch.func import functional_call
+from toy_runs import by_vector, toy_of
 
 import raydd.distillation.trajectory_matching
 from raydd.buffer.convexified import Convexified
 from raydd.buffer.segments import InMemory
 from raydd.config.parsing import build
-from raydd.config.rules import check_labels
+from raydd.config.rules import method_rules
 from raydd.config.schema import DistillConfig
 from raydd.data.preprocessing import Transform
 from raydd.data.workspace import open_workspace
@@ -40,8 +40,7 @@ TOY = {
 }
 
 
-def toy(method, *layers):
-    return complete(build(DistillConfig, TOY, {"method": method}, *layers))
+toy = toy_of(TOY)
 
 
 TRAJECTORIES = [name for name in METHODS if complete(DistillConfig(method=name)).match == "trajectories"]
@@ -114,14 +113,7 @@ ALONE = [
 
 def networks(work):
     """The network as a function of a vector, by PyTorch alone."""
-    network = work.build().double()
-    names, shapes = zip(*[(name, value.shape) for name, value in network.named_parameters()], strict=True)
-
-    def split(theta):
-        parts = theta.split([shape.numel() for shape in shapes])
-        return {name: part.view(shape) for name, shape, part in zip(names, shapes, parts, strict=True)}
-
-    return split, lambda theta, x: functional_call(network, split(theta), (x,))
+    return by_vector(work.build().double())
 
 
 def on_the_line(path, split, c):
@@ -349,9 +341,9 @@ def test_a_part_whose_step_size_is_nothing_is_not_learned():
     ],
 )
 def test_labels_that_cannot_be_learned_are_refused(layer, named):
-    check_labels(build(DistillConfig, layer))
+    method_rules(build(DistillConfig, layer))
     with pytest.raises(ValueError, match=r"lr.labels = 2\b") as caught:
-        check_labels(build(DistillConfig, {"lr": {"labels": 2}}, layer))
+        method_rules(build(DistillConfig, {"lr": {"labels": 2}}, layer))
     assert "\n" not in str(caught.value)
     assert [word for word in named if word not in str(caught.value)] == []
 
@@ -367,9 +359,9 @@ def test_an_expert_that_cannot_serve_the_window_is_refused(method, work, source)
 def test_experts_labels_are_of_whole_images_alone():
     tesla = {"labels": "expert", "formation": {"factor": 2}}
     with pytest.raises(ValueError, match=r"labels = expert .* formation.factor 2 .* formation.factor=1") as caught:
-        check_labels(build(DistillConfig, tesla))
+        build(DistillConfig, tesla)
     assert "\n" not in str(caught.value)
-    assert check_labels(build(DistillConfig, tesla | {"formation": {"factor": 1}})) is None
+    assert method_rules(build(DistillConfig, tesla | {"formation": {"factor": 1}})) is None
 
 
 def test_mosaics_are_matched_as_their_parts(work, source):

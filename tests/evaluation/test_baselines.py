@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from toy_runs import train_buffer
 
-from raydd.buffer.arrow_buffer import ArrowBuffer, refresh_manifest
+from raydd.buffer.arrow_buffer import ArrowBuffer
 from raydd.buffer.convexified import convexify
-from raydd.config.schema import DataConfig, ExpertConfig
+from raydd.config.schema import DataConfig, ExpertConfig, ExpertsConfig
 from raydd.data.preprocessing import fit_transform
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import open_workspace
@@ -19,7 +20,6 @@ from raydd.numerics.formation import Formation, encode
 from raydd.numerics.rng import generator
 from raydd.selection.class_sampler import real
 from raydd.selection.coresets import CORESETS
-from raydd.training.expert_worker import ExpertJob, ExpertTrainer, prepare
 
 DATA = DataConfig(augment="none")
 CPU = torch.device("cpu")
@@ -252,14 +252,8 @@ def test_experts_that_are_asked_are_part_of_a_key(work, small_buffer, counted, t
     start, kinds = synset(work), ("herding", "forgetting")
     experts = open_experts(small_buffer, DataConfig(), [start], "cpu")
     fewer = replace(experts, source=ArrowBuffer(small_buffer, most=1))
-    retrained = tmp_path / "buffer"
-    job, missing = prepare(
-        ExpertJob(DataConfig(), ExpertConfig(network="MLP", num_experts=2, epochs=3), 1, retrained, "cpu")
-    )
-    trainer = ExpertTrainer(job)
-    for index in missing:
-        trainer.train(index)
-    refresh_manifest(retrained)
+    recipe = ExpertConfig(network="MLP", num_experts=2, epochs=3)
+    retrained = train_buffer(tmp_path / "buffer", ExpertsConfig(experts=recipe, seed=1))
     others = open_experts(retrained, DataConfig(), [start], "cpu")
     for asked in (experts, fewer, others):
         baselines(start, work, range(1), asked, kinds)

@@ -49,6 +49,16 @@ def synset(work, ipc=2, lr=0.05, soft=False):
     return SyntheticSet(images, labels, torch.tensor(lr), work.transform, "digits", work.dataset.classes)
 
 
+def shuffled(images, targets, size):
+    """The batches of an epoch, by the generator of its order."""
+
+    def batches(order):
+        for rows in torch.randperm(len(images), generator=order).split(size):
+            yield images[rows], targets[rows]
+
+    return batches
+
+
 def naive(work, batches, protocol, draw, lr, epochs, seed, *, mix=lambda x, q: (x, q)):
     """Heavy-ball SGD written out on the same draws; the step size falls to a tenth at half the epochs."""
     torch.manual_seed(int(torch.randint(2**62, (), generator=generator(seed, "student", "init"))))
@@ -82,12 +92,7 @@ def test_a_student_is_heavy_ball_sgd_on_its_draws(soft, name, lr, work, trained)
         synset(work, soft=soft),
     )
     found = evaluate(data, work.build, work.feed(work.dataset.test), protocol, draw, 3)
-    targets = data.labels.softmax(1) if soft else data.labels
-
-    def batches(order):
-        for rows in torch.randperm(20, generator=order).split(7):
-            yield data.images[rows], targets[rows]
-
+    batches = shuffled(data.images, data.labels.softmax(1) if soft else data.labels, 7)
     epochs = 4 if name == "none" else 6
     theta, accuracy = naive(work, batches, protocol, draw, 0.05 if lr is None else lr, epochs, 3)
     torch.testing.assert_close(trained[0], theta, rtol=0, atol=1e-4)
@@ -99,29 +104,10 @@ def test_the_upper_end_is_the_same_on_real_images(lr, work, trained):
     split = replace(work.dataset.train, index=work.dataset.train.index[:150])
     protocol = SHORT.model_copy(update={"lr": lr, "batch_size": 64, "real_epochs": 3})
     found = evaluate_real(work.feed(split), work.build, work.feed(work.dataset.test), protocol, work.augment, 1)
-    images, targets = work.transform(split.take(torch.arange(150))), split.targets
-
-    def batches(order):
-        for rows in torch.randperm(150, generator=order).split(64):
-            yield images[rows], targets[rows]
-
+    batches = shuffled(work.transform(split.take(torch.arange(150))), split.targets, 64)
     theta, accuracy = naive(work, batches, protocol, work.augment, 0.01 if lr is None else lr, 3, 1)
     torch.testing.assert_close(trained[0], theta, rtol=0, atol=1e-4)
     assert found == accuracy
-
-
-def test_the_step_size_falls_to_a_tenth_at_half(work, monkeypatch):
-    rates = []
-
-    class Spy(Sgd):
-        def step(self):
-            rates.append(self.lr)
-            return super().step()
-
-    monkeypatch.setattr(student, "Sgd", Spy)
-    protocol = SHORT.model_copy(update={"epochs": 5, "batch_size": 256})
-    evaluate(synset(work), work.build, work.feed(work.dataset.test), protocol, work.augment, 0)
-    assert rates == pytest.approx([0.05, 0.05, 0.005, 0.005, 0.005])
 
 
 def test_a_score_is_its_seeds_and_leaves_the_set_and_the_global_generator_alone(work, trained):
@@ -193,20 +179,6 @@ def test_protocols_are_the_published_ones():
     assert [int(1500 * part) for part in tgdd.milestones] == [1000, 1250]
 
 
-def test_the_step_size_of_tgdd_falls_twice(work, monkeypatch):
-    rates = []
-
-    class Spy(Sgd):
-        def step(self):
-            rates.append(self.lr)
-            return super().step()
-
-    monkeypatch.setattr(student, "Sgd", Spy)
-    protocol = PROTOCOLS["tgdd"].model_copy(update={"epochs": 12})
-    evaluate(synset(work, 1), work.build, work.feed(work.dataset.test), protocol, work.augment, 0)
-    assert rates == pytest.approx([0.01] * 8 + [0.002] * 2 + [0.0004] * 2)
-
-
 def rates_of(monkeypatch, protocol, data, work):
     """The learning rate of every step of a student under a protocol, whose steps are not taken."""
     rates = []
@@ -221,14 +193,18 @@ def rates_of(monkeypatch, protocol, data, work):
     return rates
 
 
-def test_the_learning_rate_of_ast_is_halved_after_500_of_1000_epochs(work, monkeypatch):
-    rates = rates_of(monkeypatch, PROTOCOLS["ast"], synset(work, 1), work)
-    assert rates == pytest.approx([0.05] * 500 + [0.025] * 500)
-
-
-def test_datm_takes_batches_of_128(work, monkeypatch):
-    rates = rates_of(monkeypatch, PROTOCOLS["datm"].lasting(4), synset(work, 13), work)
-    assert rates == pytest.approx([0.05] * 4 + [0.005] * 4)  # 130 images are two batches
+@pytest.mark.parametrize(
+    ("protocol", "ipc", "rates"),
+    [
+        (SHORT.model_copy(update={"batch_size": 256}).lasting(5), 2, [0.05] * 2 + [0.005] * 3),
+        (PROTOCOLS["tgdd"].lasting(12), 1, [0.01] * 8 + [0.002] * 2 + [0.0004] * 2),
+        (PROTOCOLS["ast"], 1, [0.05] * 500 + [0.025] * 500),
+        (PROTOCOLS["datm"].lasting(4), 13, [0.05] * 4 + [0.005] * 4),  # 130 images are two batches
+    ],
+    ids=["a tenth at half", "twice", "half at half", "batches of 128"],
+)
+def test_the_learning_rate_falls_as_the_protocol_says(protocol, ipc, rates, work, monkeypatch):
+    assert rates_of(monkeypatch, protocol, synset(work, ipc), work) == pytest.approx(rates)
 
 
 @pytest.mark.parametrize(("ipc", "epochs"), [(1, 2000), (10, 1000)])
@@ -277,12 +253,7 @@ def test_cutmix_mixes_the_labels_of_augmented_batches_a_coin_chose(soft, work, t
         {True: 0, False: 0},
     )
     found = evaluate(data, work.build, work.feed(work.dataset.test), protocol, work.augment, 2)
-    targets = data.labels.softmax(1) if soft else data.labels
-
-    def batches(order):
-        for rows in torch.randperm(20, generator=order).split(7):
-            yield data.images[rows], targets[rows]
-
+    batches = shuffled(data.images, data.labels.softmax(1) if soft else data.labels, 7)
     mix = mixing(generator(2, "student", "cutmix"), 0.5, counts)
     theta, accuracy = naive(work, batches, protocol, work.augment, 0.05, 6, 2, mix=mix)
     torch.testing.assert_close(trained[0], theta, rtol=0, atol=1e-4)
@@ -297,12 +268,7 @@ def test_cutmix_mixes_real_images_too(work, trained):
         {True: 0, False: 0},
     )
     found = evaluate_real(work.feed(split), work.build, work.feed(work.dataset.test), protocol, work.augment, 1)
-    images, targets = work.transform(split.take(torch.arange(150))), split.targets
-
-    def batches(order):
-        for rows in torch.randperm(150, generator=order).split(64):
-            yield images[rows], targets[rows]
-
+    batches = shuffled(work.transform(split.take(torch.arange(150))), split.targets, 64)
     mix = mixing(generator(1, "student", "cutmix"), 1.0, counts)
     theta, accuracy = naive(work, batches, protocol, work.augment, 0.05, 3, 1, mix=mix)
     torch.testing.assert_close(trained[0], theta, rtol=0, atol=1e-4)

@@ -7,9 +7,10 @@ from importlib import resources
 import pytest
 import torch
 import yaml
+from toy_runs import open_run, toy_of, train_buffer
 
 from raydd.api.distill import distill
-from raydd.buffer.arrow_buffer import ArrowBuffer, refresh_manifest
+from raydd.buffer.arrow_buffer import ArrowBuffer
 from raydd.buffer.convexified import convexify
 from raydd.buffer.segments import InMemory
 from raydd.config.parsing import build
@@ -24,10 +25,7 @@ from raydd.methods import METHODS, complete
 from raydd.methods.method import Method
 from raydd.numerics.rng import generator
 from raydd.run.experts import find_experts, open_buffer, settle
-from raydd.run.resolve import bind, check_data, check_settings, needs_experts
-from raydd.run.run import Run
-from raydd.run.run_folder import previous_run
-from raydd.training.expert_worker import ExpertJob, ExpertTrainer, prepare
+from raydd.run.resolve import check_data, check_settings, needs_experts
 
 CPU = torch.device("cpu")
 DEFAULTS = {name: row.defaults for name, row in METHODS.items() if row.defaults}
@@ -67,15 +65,6 @@ def of(*families):
     return pytest.mark.parametrize("method", [name for name in METHODS if family(name) in families])
 
 
-def train_buffer(folder, config):
-    job, missing = prepare(ExpertJob(config.data, config.experts, config.seed, folder, "cpu"))
-    trainer = ExpertTrainer(job)
-    for index in missing:
-        trainer.train(index)
-    refresh_manifest(folder)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return train_buffer(tmp_path_factory.mktemp("methods") / "buffer", toy("mtt"))
@@ -101,10 +90,6 @@ def distillation(config, source, device=CPU):
 def distil(config, source, device=CPU):
     whole = distillation(config, source, device)
     return list(whole.run(config.steps)), whole.result
-
-
-def open_run(config, folder, buffer, work, resume=False):
-    return Run(bind(config, folder, buffer, work, previous_run(folder, resume)))
 
 
 def same(a, b):
@@ -584,7 +569,7 @@ SMALL = {
 
 
 def small(method, *layers):
-    return complete(build(DistillConfig, SMALL, {"method": method}, *layers))
+    return toy_of(SMALL)(method, *layers)
 
 
 def test_smooth_experts_lead_elsewhere(buffers, tmp_path):

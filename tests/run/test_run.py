@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 import torch
 import yaml
+from toy_runs import open_run, train_buffer
 
-from raydd.buffer.arrow_buffer import refresh_manifest
 from raydd.config.parsing import build
 from raydd.config.schema import DistillConfig
 from raydd.data.preprocessing import load_transform
@@ -25,11 +25,9 @@ from raydd.methods import METHODS, complete
 from raydd.numerics.rng import generator
 from raydd.run import run as runs
 from raydd.run.experts import open_buffer, settle
-from raydd.run.resolve import bind, check_data, check_run, check_settings
-from raydd.run.run import Run
+from raydd.run.resolve import check_data, check_run, check_settings
 from raydd.run.run_folder import load_scored_sets, previous_run, scored_set_paths
 from raydd.run.unfinished import finish
-from raydd.training.expert_worker import ExpertJob, ExpertTrainer, prepare
 
 CPU = torch.device("cpu")
 TOY = {
@@ -49,12 +47,7 @@ def toy(*layers):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    config, path = toy(), tmp_path_factory.mktemp("runs") / "buffer"
-    job, missing = prepare(ExpertJob(config.data, config.experts, 0, path, "cpu"))
-    for index in missing:
-        ExpertTrainer(job).train(index)
-    refresh_manifest(path)
-    return path
+    return train_buffer(tmp_path_factory.mktemp("runs") / "buffer", toy())
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +74,7 @@ SCORES = [0.3, 0.5, 0.4, 0.5, 0.1, 0.2, 0.3]
 
 
 def start(out, experts, *layers, resume=False):
-    return Run(bind(toy(*layers), out, *experts, previous_run(out, resume)))
+    return open_run(toy(*layers), out, *experts, resume)
 
 
 def metrics(out):

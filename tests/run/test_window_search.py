@@ -9,18 +9,17 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from toy_runs import toy_of, train_buffer
 
 from raydd.api.distill import distill
-from raydd.buffer.arrow_buffer import refresh_manifest
 from raydd.config.parsing import build
 from raydd.config.placement import Where
 from raydd.config.schema import DistillConfig, WindowConfig
-from raydd.methods import METHODS, complete
+from raydd.methods import METHODS
 from raydd.run import window_search
 from raydd.run.experts import open_buffer
 from raydd.run.resolve import RunContext
 from raydd.run.window_search import STRIDE, WIDTH, Trial, find_window, search
-from raydd.training.expert_worker import ExpertJob, ExpertTrainer, prepare
 
 CPU = torch.device("cpu")
 
@@ -120,8 +119,7 @@ TOY = {
 }
 
 
-def toy(method, *layers):
-    return complete(build(DistillConfig, TOY, {"method": method}, *layers))
+toy = toy_of(TOY)
 
 
 def context(config, buffer, work):
@@ -130,13 +128,7 @@ def context(config, buffer, work):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    config, folder = toy("mtt"), tmp_path_factory.mktemp("search") / "buffer"
-    job, missing = prepare(ExpertJob(config.data, config.experts, 0, folder, "cpu"))
-    trainer = ExpertTrainer(job)
-    for index in missing:
-        trainer.train(index)
-    refresh_manifest(folder)
-    return folder
+    return train_buffer(tmp_path_factory.mktemp("search") / "buffer", toy("mtt"))
 
 
 @pytest.fixture
