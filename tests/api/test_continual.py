@@ -23,7 +23,7 @@ from raydd.evaluation.student import evaluate, evaluate_real
 from raydd.io.document import without_checksum
 from raydd.models import zoo
 from raydd.numerics.rng import generator
-from raydd.selection.class_sampler import real
+from raydd.selection.class_sampler import Request, real
 
 DATA = DataConfig(augment="none")
 HERE = Where(device="cpu")
@@ -37,7 +37,7 @@ def work(cache):
 
 
 def chosen(work, seed=0, ipc=2, **changes):
-    images, labels = real(work.dataset, work.transform, ipc, generator(seed))
+    images, labels = real(Request(work.dataset, work.transform, ipc, generator(seed)))
     found = SyntheticSet(images, labels, torch.tensor(0.05), work.transform, "digits", work.dataset.classes)
     return replace(found, **changes)
 

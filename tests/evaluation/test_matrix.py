@@ -21,7 +21,7 @@ from raydd.models.spaces import ConvNetRow
 from raydd.numerics.augment import augment
 from raydd.numerics.formation import Formation
 from raydd.numerics.rng import generator
-from raydd.selection.class_sampler import real
+from raydd.selection.class_sampler import Request, real
 
 CPU = torch.device("cpu")
 NAME = "ConvNetW8D2"
@@ -36,7 +36,7 @@ def work():
 
 @pytest.fixture(scope="module")
 def synset(work):
-    images, labels = real(work.dataset, work.transform, 3, generator(0))
+    images, labels = real(Request(work.dataset, work.transform, 3, generator(0)))
     order = torch.randperm(len(labels), generator=generator(1))
     images, labels = images[order], labels[order]
     return SyntheticSet(images, labels, torch.tensor(0.1), work.transform, "digits", work.dataset.classes)
