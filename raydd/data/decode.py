@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from raydd.config.schema import MAX_SIDE
 from raydd.data.image_source import Form
 from raydd.data.picture import Unreadable, decoding, header, quiet
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 CHUNK = 128
 CHUNK_BYTES = 16 << 20
-MAX_SIDE = 2048
 NAMED = 3
 REMEDY = "give one size for all images, for example --set data.size=64"
 
@@ -154,15 +154,14 @@ def convert(images: NDArray[np.uint8], form: Form) -> NDArray[np.uint8]:
     """Convert arrays (b, H, W, C) to a form's size and channels."""
     from PIL import Image
 
-    if form.size is not None and images.shape[1:3] != (form.size, form.size):
-        squeezed = images[..., 0] if images.shape[-1] == 1 else images
-        frames = np.stack([np.asarray(resize_and_crop(Image.fromarray(frame), form.size)) for frame in squeezed])
-        images = frames.reshape(len(images), form.size, form.size, images.shape[-1])
-    if form.channels == 3 and images.shape[-1] == 1:
-        return images.repeat(3, axis=-1)
-    if form.channels == 1 and images.shape[-1] == 3:
-        return np.stack([np.asarray(Image.fromarray(frame).convert("L")) for frame in images])[..., None]
-    return images
+    _, height, width, own = images.shape
+    channels, size = form.channels or own, form.size
+    if channels == own and size in (None, height) and height == width:
+        return images
+    frames = (Image.fromarray(frame[..., 0] if own == 1 else frame) for frame in images)
+    mode = "L" if channels == 1 else "RGB"
+    arrays = [np.asarray(resize_and_crop(frame, size).convert(mode)) for frame in frames]
+    return np.stack(arrays).reshape(len(images), *arrays[0].shape[:2], channels)
 
 
 def pixels(side: tuple[int, int]) -> str:

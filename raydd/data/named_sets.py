@@ -6,17 +6,17 @@ import socket
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from raydd.data.folder_reader import Labelled, labelled_files, source_of, subfolders
-from raydd.data.image_source import Content, Form, Source, from_array, holdout
+from raydd.data.image_source import Content, Form, Part, Source, from_array, holdout
 from raydd.data.imagenet import SUBSETS
-from raydd.data.labels import check_labels
+from raydd.data.labels import check_labels, column
 
 TIMEOUT_SECONDS = 20.0
 ELSEWHERE = (
@@ -32,7 +32,7 @@ def find_digits(root: Path) -> Source:
 
         bunch = load_digits()
         images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
-        labels = check_labels(bunch.target, 10, "digits", every=True)
+        labels = bunch.target.astype(np.int64)
         parts = [from_array(images[rows], labels[rows], form) for rows in holdout(labels, 0.2, "test", "digits")]
         return Content(tuple("0123456789"), parts[0], parts[1], "a fixed stratified 20 % is the test split")
 
@@ -83,36 +83,33 @@ TORCHVISION = {
 }
 
 
-def find_torchvision(name: str) -> Callable[[Path], Source]:
-    """Return the finder of a data set that torchvision reads, and downloads into ``root`` if it is missing.
+def find_torchvision(root: Path, *, name: str) -> Source:
+    """Find a data set that torchvision reads; it is downloaded into ``root`` if it is missing.
 
-    The finder raises a ValueError that says how to get the data if they are neither on disk nor downloadable.
+    A ValueError says how to get the data if they are neither on disk nor downloadable.
     """
-
-    def find(root: Path) -> Source:
-        files = tuple(root / file for file in TORCHVISION[name].files)
-        if not all(file.is_file() for file in files):
-            _download(root, name)
-        return Source(name, files, lambda form: _read_torchvision(root, name, form))
-
-    return find
+    files = tuple(root / file for file in TORCHVISION[name].files)
+    if not all(file.is_file() for file in files):
+        _download(root, name)
+    return Source(name, files, partial(_read_torchvision, root, name))
 
 
 def _read_torchvision(root: Path, name: str, form: Form) -> Content:
-    row = TORCHVISION[name]
+    row, parts = TORCHVISION[name], list[Part]()
     try:
         train, test = (row.open(root, part) for part in (False, True))
     except Exception as error:  # torchvision raises whatever its parts raise
         raise ValueError(_how_to_get(name, root, "is damaged", error)) from error
     classes = tuple("0123456789") if row.digits else tuple(train.classes)
-    labels = check_labels(getattr(train, row.labels), len(classes), f"{name} train", every=True)
-    tests = check_labels(getattr(test, row.labels), len(classes), f"{name} test", every=False)
-    images = _channels_last(train), _channels_last(test)
-    for array, one in zip(images, (labels, tests), strict=True):
-        if array.dtype != np.uint8 or array.ndim != 4 or len(array) != len(one):
-            wrong = ValueError(f"{array.dtype} images {array.shape} for {len(one)} labels")
+    for data, origin in ((train, f"{name} train"), (test, f"{name} test")):
+        labels = column(np.asarray(getattr(data, row.labels)), origin).values
+        check_labels(labels, len(classes), origin, every=data is train)
+        images = _channels_last(data)
+        if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(labels):
+            wrong = ValueError(f"{images.dtype} images {images.shape} for {len(labels)} labels")
             raise ValueError(_how_to_get(name, root, "is damaged", wrong))
-    return Content(classes, from_array(images[0], labels, form), from_array(images[1], tests, form))
+        parts.append(from_array(images, labels, form))
+    return Content(classes, *parts)
 
 
 def _channels_last(data: Any) -> Any:

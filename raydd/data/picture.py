@@ -35,16 +35,8 @@ OTHER_COLOURS = ("CMYK", "LAB")
 
 _ALONE = threading.Lock()
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _ORIENTATION = 258, 262, 0x0112
-_TURNS = {
-    2: "FLIP_LEFT_RIGHT",
-    3: "ROTATE_180",
-    4: "FLIP_TOP_BOTTOM",
-    5: "TRANSPOSE",
-    6: "ROTATE_270",
-    7: "TRANSVERSE",
-    8: "ROTATE_90",
-}
-"""The transposition that undoes each EXIF orientation."""
+_TURNS = ["FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90"]
+"""The transpositions that undo the EXIF orientations 2 to 8."""
 
 
 class Unreadable(Exception):
@@ -169,8 +161,8 @@ def _upright(image: "Image", channels: int) -> Upright:
     if image.mode in OTHER_COLOURS:
         notes.append(f"{image.mode} is converted to RGB without its colour profile")
     image = _flat(_eight_bits(image, notes), grey, notes)
-    if turn in _TURNS:
-        image = image.transpose(Transpose[_TURNS[turn]])
+    if 2 <= turn <= 8:
+        image = image.transpose(Transpose[_TURNS[turn - 2]])
     if image.mode == "RGB" and channels == 1 and (np.ptp(np.asarray(image), axis=2) > 0).any():
         notes.append("colours are read as grey")
     image = image.convert("L" if channels == 1 else "RGB")

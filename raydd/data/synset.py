@@ -17,6 +17,8 @@ from raydd.io.tensor_file import load_tensors, save_tensors
 from raydd.numerics.formation import PLAIN, Formation, decode
 
 FORMAT = 1
+NAMES = ("dataset", "classes", "recipe", "provenance", "history")
+"""What a file holds beside numbers."""
 
 
 class ScoreDocument(Document, extra="allow"):
@@ -57,14 +59,24 @@ class TransformDocument(Document):
     hash: str
 
 
+def _checked(kind: type[Document]) -> AfterValidator:
+    """Return the check of plain values that stay as they are."""
+    return AfterValidator(lambda tree: validate(kind, tree) and tree)
+
+
+RecipeTree = Annotated[dict[str, Any], _checked(RecipeDocument)]
+ProvenanceTree = Annotated[dict[str, Any], _checked(ProvenanceDocument)]
+History = tuple[Annotated[dict[str, Any], _checked(ScoreDocument)], ...]
+
+
 class SetDocument(Document):
     """The metadata of a synthetic set."""
 
     dataset: str
     classes: Annotated[tuple[str, ...], Field(min_length=1)]
-    recipe: RecipeDocument
-    provenance: ProvenanceDocument
-    history: tuple[ScoreDocument, ...]
+    recipe: RecipeTree
+    provenance: ProvenanceTree
+    history: History
     transform: TransformDocument
     formation: FormationConfig = FormationConfig()
     format: Literal[1]
@@ -167,11 +179,10 @@ class SyntheticSet:
         """Write one Arrow file, whole or not at all; equal sets give equal bytes."""
         tensors = {"images": self.images, "labels": self.labels, "lr": self.lr}
         tensors |= {f"transform.{name}": value for name, value in self.transform.arrays().items()}
-        names = ("dataset", "classes", "recipe", "provenance", "history")
         metadata: dict[str, Any] = {"format": FORMAT, "kind": "synset", "transform": self.transform.metadata()}
         if not self.formation.plain:
             metadata["formation"] = self.formation._asdict()
-        save_tensors(Path(path), tensors, metadata | {name: getattr(self, name) for name in names})
+        save_tensors(Path(path), tensors, metadata | {name: getattr(self, name) for name in NAMES})
 
     @classmethod
     def load(cls, path: Path | str) -> "SyntheticSet":
@@ -187,12 +198,8 @@ class SyntheticSet:
                 labels=tensors["labels"],
                 lr=tensors["lr"],
                 transform=Transform.restore(metadata["transform"], tensors, "transform."),
-                dataset=document.dataset,
-                classes=document.classes,
-                recipe=metadata["recipe"],
-                provenance=metadata["provenance"],
-                history=tuple(metadata["history"]),
                 formation=Formation(**document.formation.model_dump()),
+                **{name: getattr(document, name) for name in NAMES},
             )
             synset.transform.check_shape(synset.images.shape[1:])
         except ValueError as error:

@@ -132,7 +132,7 @@ def by_distance(
 ) -> tuple[Tensor, Tensor]:
     """Return the images of each class whose rows ``select`` takes from their points (n, D), and the classes.
 
-    Points are an expert's features, or preprocessed pixels without one. ``classes`` has the training rows of each class.
+    Points are an expert's features, or preprocessed pixels without one; ``classes`` has the rows of each class.
     """
     images = []
     for rows in classes:
