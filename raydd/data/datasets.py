@@ -173,7 +173,18 @@ def load_dataset(
         size = size or row.size
     with PULSE.doing(f"reading {source.name}"):
         content = open_cached(source, (cache or default_cache()).expanduser(), Form(size, channels))
+    if row and name not in _SHIPPED:
+        _check_row(name, row, content, channels)
     return _dataset(source.name, row, content, validation)
+
+
+def _check_row(name: str, row: Row, content: CachedImages, channels: int | None) -> None:
+    """Refuse an added row whose numbers are not those of its images; other ``channels`` may be asked for."""
+    stored = row.channels if channels else content.images["train"].shape[1]
+    for what, own, actual in (("classes", row.classes, len(content.classes)), ("channels", row.channels, stored)):
+        if own != actual:
+            plugin = f"{DATASETS.origins[name]}: " if name in DATASETS.origins else ""
+            raise ValueError(f"{plugin}DATASETS[{name!r}] has {own} {what}, its images have {actual}: correct the row")
 
 
 def find_source(name: str, root: Path | None = None) -> Source:

@@ -204,7 +204,7 @@ def _array(path: Path, dtype: type[np.generic], shape: tuple[int | None, ...]) -
     except Exception as error:  # NumPy parses the header as Python, which may raise anything
         raise ValueError(f"{path.name} is no array: {' '.join(str(error).split())[:100]}") from None
     wanted = tuple(have if want is None else want for have, want in zip(array.shape, shape, strict=False))
-    if (array.dtype, array.shape, array.ndim) != (dtype, wanted, len(shape)) or not array.flags.c_contiguous:
+    if array.dtype != dtype or (array.ndim, array.shape) != (len(shape), wanted) or not array.flags.c_contiguous:
         raise ValueError(f"{path.name} is of {array.dtype} and shape {array.shape}")
     return array
 

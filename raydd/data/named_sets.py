@@ -109,7 +109,7 @@ def _read_torchvision(root: Path, name: str, form: Form) -> Content:
             wrong = ValueError(f"{images.dtype} images {images.shape} for {len(labels)} labels")
             raise ValueError(_how_to_get(name, root, "is damaged", wrong))
         parts.append(from_array(images, labels, form))
-    return Content(classes, *parts)
+    return Content(classes, parts[0], parts[1])
 
 
 def _channels_last(data: Any) -> Any:
