@@ -39,7 +39,7 @@ Call = Callable[[Any], dict[str, Any]]
 # By name: what measures, what makes the table, and what draws the figure.
 ANALYSES = {
     "experts": ("raydd.analysis.buffers:experts", "experts_table", "raydd.figures.curves:draw_experts"),
-    "landscape": ("raydd.analysis.landscape:landscape", "landscape_table", "raydd.figures.landscape:draw_landscape"),
+    "landscape": ("raydd.analysis.buffers:landscape", "landscape_table", "raydd.figures.landscape:draw_landscape"),
     "storage": ("raydd.analysis.buffers:storage", "storage_table", "raydd.figures.bars:draw_storage"),
     "matching": ("raydd.analysis.runs:matching", "matching_table", "raydd.figures.curves:draw_matching"),
     "labels": ("raydd.analysis.runs:labels", "labels_table", "raydd.figures.curves:draw_labels"),
@@ -50,7 +50,7 @@ ANALYSES = {
         "separability_table",
         "raydd.figures.curves:draw_separability",
     ),
-    "activation": ("raydd.analysis.activation:activation", "activation_table", "raydd.figures.bars:draw_activation"),
+    "activation": ("raydd.analysis.features:activation", "activation_table", "raydd.figures.bars:draw_activation"),
     "embedding": ("raydd.analysis.features:embedding", "embedding_table", "raydd.figures.embedding:draw_embedding"),
 }
 
