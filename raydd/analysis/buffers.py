@@ -18,7 +18,7 @@ from raydd.analysis.expert_networks import AnalysisContext, check_expert, full_b
 from raydd.buffer.arrow_buffer import ArrowBuffer, create_buffer, refresh_manifest
 from raydd.buffer.convexified import Convexified, convexify
 from raydd.buffer.expert_file import expert_path
-from raydd.data.batches import Feed
+from raydd.data.workspace import Feed
 from raydd.figures.landscape import principal_plane
 from raydd.numerics.flat import Layout, seeded, split
 from raydd.numerics.rng import generator

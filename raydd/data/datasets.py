@@ -17,9 +17,8 @@ from raydd.config.schema import DataConfig
 from raydd.data.folder_reader import find_folder
 from raydd.data.image_cache import CachedImages, open_cached
 from raydd.data.image_source import Form, Images, Labels, Source, holdout
-from raydd.data.imagenet import SUBSETS
 from raydd.data.labels import missing_classes
-from raydd.data.named_sets import find_digits, find_imagenet, find_tiny_imagenet, find_torchvision
+from raydd.data.named_sets import SUBSETS, find_digits, find_imagenet, find_tiny_imagenet, find_torchvision
 from raydd.data.npz_reader import find_npz
 from raydd.data.parquet_reader import find_parquet, parquet_files
 from raydd.io.paths import default_cache

@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 
 from raydd.config.names import check_name
-from raydd.data.progress import progress_of
+from raydd.data.synset import progress_of
 from raydd.interop import parquet, pictures, tensors
 from raydd.interop.foreign import Layout
 

@@ -13,10 +13,9 @@ import torch
 from raydd.api.continual import class_order, evaluate_continual, incremental, seen_after
 from raydd.config.placement import Where
 from raydd.config.schema import DataConfig, EvaluateConfig
-from raydd.data.batches import Feed
 from raydd.data.datasets import Split
 from raydd.data.synset import SyntheticSet
-from raydd.data.workspace import open_workspace
+from raydd.data.workspace import Feed, open_workspace
 from raydd.evaluation.matrix import Job, Matrix, Outcome, Scorer, ScoreRow, select_classes
 from raydd.evaluation.protocols import Protocol
 from raydd.evaluation.student import evaluate, evaluate_real

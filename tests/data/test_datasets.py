@@ -12,7 +12,7 @@ import torch
 
 from raydd.data import named_sets as loaders
 from raydd.data.datasets import DATASETS, Dataset, load_dataset
-from raydd.data.imagenet import SUBSETS
+from raydd.data.named_sets import SUBSETS
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "cifar10-jpeg"
 RNG = np.random.default_rng(0)

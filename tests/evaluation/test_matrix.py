@@ -7,11 +7,10 @@ import pytest
 import torch
 
 from raydd.config.schema import DataConfig
-from raydd.data.batches import Feed
 from raydd.data.datasets import Split
 from raydd.data.preprocessing import fit_transform
 from raydd.data.synset import SyntheticSet
-from raydd.data.workspace import open_workspace
+from raydd.data.workspace import Feed, open_workspace
 from raydd.evaluation.matrix import Job, Matrix, Outcome, Scorer, ScoreRow, restrict_to_classes, select_classes
 from raydd.evaluation.protocols import Protocol
 from raydd.evaluation.student import evaluate, evaluate_real

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from raydd.buffer.segments import InMemory
-from raydd.data.batches import Feed
 from raydd.data.datasets import load_dataset
 from raydd.data.preprocessing import fit_transform
+from raydd.data.workspace import Feed
 from raydd.models.zoo import build
 from raydd.numerics.flat import FlatModel, split
 from raydd.numerics.rng import generator
