@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raydd.data.decode import Blob, Decoder, decoder
+from raydd.data.decode import Blob, decoder
 from raydd.data.folder_reader import TEST_NOTE, test_split
-from raydd.data.image_source import Content, Form, Labels, Part, Source
+from raydd.data.image_source import Content, Form, Source
 from raydd.data.labels import ONE_LABEL, Column, column, join, number_labels
 from raydd.io.bounded_file import check_declared
 from raydd.io.document import one_line, parse
@@ -53,16 +53,11 @@ def _read_parquet(name: str, train: list[Path], test: list[Path], note: str, for
     classes, labels, test_labels = number_labels(join(columns[: len(train)]), tests, names)
     plan = decoder(blobs(train), form)
     if test_labels is not None:
-        parts = _part(train, labels, None, plan), _part(test, test_labels, None, plan)
+        parts = plan.part(labels, partial(blobs, train)), plan.part(test_labels, partial(blobs, test))
         return Content(classes, *parts, note, plan.findings)
-    remaining, held = test_split(labels, name, str(train[0]), "*.parquet file")
-    parts = _part(train, labels, remaining, plan), _part(train, labels, held, plan)
-    return Content(classes, *parts, TEST_NOTE, plan.findings)
-
-
-def _part(files: list[Path], labels: Labels, rows: NDArray[np.int64] | None, plan: Decoder) -> Part:
-    chosen = labels if rows is None else labels[rows]
-    return Part(chosen, lambda: plan.chunks(blobs(files, rows)))
+    splits = test_split(labels, name, str(train[0]), "*.parquet file")
+    remaining, held = (plan.part(labels[rows], partial(blobs, train, rows)) for rows in splits)
+    return Content(classes, remaining, held, TEST_NOTE, plan.findings)
 
 
 @contextmanager

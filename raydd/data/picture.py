@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -43,20 +43,6 @@ class Unreadable(Exception):
     """A picture cannot be read; the message is the reason in a few words."""
 
 
-class Header(NamedTuple):
-    """A picture's header."""
-
-    size: tuple[int, int]  # width and height after the EXIF orientation
-    grey: bool  # whether its mode has no colour
-
-
-class Upright(NamedTuple):
-    """A decoded picture, of mode L or RGB, and the decisions of the decoder."""
-
-    image: "Image"
-    notes: tuple[str, ...]
-
-
 def read_file(path: Path) -> bytes:
     """Return the bytes of a picture's file; refuse one that is not a regular file, too large, or cannot be opened."""
     try:
@@ -81,18 +67,21 @@ def quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def header(data: bytes, *, upright: bool = True) -> Header:
-    """Read a picture's header alone; the EXIF orientation, if asked for, makes some files be read whole."""
+def header(data: bytes, *, upright: bool = True) -> tuple[tuple[int, int], bool]:
+    """Return a picture's width and height, and whether its mode has no colour, from its header alone.
+
+    The EXIF orientation, if asked for, is applied to the size; some files are read whole for it.
+    """
     with _damage():
         image = _open(data)
         width, height = image.size
         turned = upright and _orientation(image) >= 5
-        return Header((height, width) if turned else (width, height), _is_grey(image))
+        return (height, width) if turned else (width, height), _is_grey(image)
 
 
 @contextlib.contextmanager
-def decoding(data: bytes, channels: int) -> Iterator[Upright]:
-    """Decode a picture to 1 or 3 channels; only one large picture is held at a time.
+def decoding(data: bytes, channels: int) -> Iterator[tuple["Image", tuple[str, ...]]]:
+    """Decode a picture to mode L or RGB, with notes on decisions; only one large picture is held at a time.
 
     Sixteen bits are scaled to eight, transparent pixels are laid on white, and the first of several frames is used.
     """
@@ -149,7 +138,7 @@ def _is_grey(image: "Image") -> bool:
     return ranged or image.mode in GREY or image.mode in DEEP
 
 
-def _upright(image: "Image", channels: int) -> Upright:
+def _upright(image: "Image", channels: int) -> tuple["Image", tuple[str, ...]]:
     from PIL.Image import Transpose
 
     notes: list[str] = []
@@ -168,7 +157,7 @@ def _upright(image: "Image", channels: int) -> Upright:
     image = image.convert("L" if channels == 1 else "RGB")
     if frames:
         notes.append("of several frames the first is read")
-    return Upright(image, tuple(notes))
+    return image, tuple(notes)
 
 
 def _orientation(image: "Image") -> int:

@@ -4,6 +4,7 @@ from functools import partial
 from pathlib import Path
 
 from raydd.config.names import check_name
+from raydd.data.parquet_reader import parquet_files
 from raydd.data.synset import progress_of
 from raydd.interop import parquet, pictures, tensors
 from raydd.interop.foreign import Layout
@@ -63,14 +64,14 @@ LAYOUTS: dict[str, Layout] = {
     "hf": Layout(
         files="*.parquet or data/*.parquet",
         labels=("hard", "logits"),
-        find=parquet.find_parquet,
+        find=lambda path: path if parquet_files(path) else None,
         read=parquet.read_parquet,
         write=parquet.write_parquet,
     ),
     "png": Layout(
         files="<class>/*.png",
         space="bytes",
-        find=pictures.find_pictures,
+        find=lambda path: path if path.is_dir() and any(path.glob("[!.]*/*.png")) else None,
         read=pictures.read_pictures,
         write=pictures.write_pictures,
         together=True,

@@ -17,11 +17,6 @@ from raydd.io.files import write_atomic
 FILE = "data/train-00000-of-00001.parquet"
 
 
-def find_parquet(path: Path) -> Path | None:
-    """Find a Parquet file, or a folder of such files."""
-    return path if parquet_files(path) else None
-
-
 def write_parquet(out: Outgoing, folder: Path) -> list[Path]:
     """Write one file: ``image`` (PNG), ``label``, ``pixels`` (C, H, W) of a network's input, ``soft_label``."""
     import pyarrow as pa
