@@ -32,6 +32,7 @@ from raydd.analysis.expert_networks import (
     open_images,
     open_sets,
 )
+from raydd.data.workspace import accuracy
 from raydd.figures.embedding import tsne
 from raydd.numerics.losses import cross_entropy
 from raydd.numerics.rng import generator
@@ -167,12 +168,6 @@ def correlation(a: Tensor, b: Tensor) -> Tensor:
     tensor([-1.])
     """
     return cosine_similarity(a - a.mean(dim=1, keepdim=True), b - b.mean(dim=1, keepdim=True), dim=1)
-
-
-def accuracy(network: nn.Module, batches: Batches) -> float:
-    """Return the fraction of images that a network classifies correctly."""
-    correct = torch.cat([network(x).argmax(dim=1) == y for x, y in batches])
-    return float(correct.double().mean())
 
 
 class Ratios(NamedTuple):

@@ -68,7 +68,6 @@ def open_cached(source: Source, cache: Path, form: Form) -> CachedImages:
             Screen().note(f"{folder} is a damaged copy of a data set ({error}): it is made again")
     content = source.read(form)
     try:
-        _remove_damaged(folder)
         _write(folder, content)
     except OSError as error:
         raise ValueError(f"{cache} cannot be written ({error.strerror}): set RAYDD_CACHE to another folder") from error
@@ -76,19 +75,6 @@ def open_cached(source: Source, cache: Path, form: Form) -> CachedImages:
         return _open(folder)
     except ValueError as error:
         raise ValueError(f"{folder} cannot be read back ({error}): set RAYDD_CACHE to another disk") from None
-
-
-def _remove_damaged(folder: Path) -> None:
-    """Remove a folder that cannot be read, unless another process has replaced it meanwhile."""
-    if not folder.is_dir():
-        return
-    with one_at_a_time(folder.parent):
-        try:
-            _open(folder)
-        except ValueError:
-            away = _beside(folder, "bad")
-            os.rename(folder, away)
-            shutil.rmtree(away, ignore_errors=True)
 
 
 def key(source: Source, form: Form) -> str:
@@ -111,8 +97,19 @@ def _write(folder: Path, content: Content) -> None:
     with removed_if_empty(folder.parent):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with one_at_a_time(folder.parent):
-            if not folder.is_dir():
+            if not _is_whole(folder):
                 _write_unfinished(folder, _beside(folder, "tmp"), content)
+
+
+def _is_whole(folder: Path) -> bool:
+    """Return whether a folder is there, as another process may have written it; remove a damaged one."""
+    try:
+        return folder.is_dir() and bool(_open(folder))
+    except ValueError:
+        away = _beside(folder, "bad")
+        os.rename(folder, away)
+        shutil.rmtree(away, ignore_errors=True)
+        return False
 
 
 def _write_unfinished(folder: Path, unfinished: Path, content: Content) -> None:

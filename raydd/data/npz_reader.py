@@ -66,15 +66,15 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
             _check_members(path, archive, known)
         with np.load(path, allow_pickle=False) as arrays:
             return {key: np.asarray(arrays[key]) for key in known}
-    except _Refused as error:
-        raise ValueError(str(error)) from None
+    except _Refused:
+        raise
     except zipfile.BadZipFile as error:
         raise ValueError(f"{path} is not a readable .npz file: copy it again") from error
     except Exception as error:  # zipfile and NumPy raise whatever their parts raise
         raise ValueError(f"{path} is not a readable .npz file of numbers: save {', '.join(KEYS)} again") from error
 
 
-class _Refused(Exception):
+class _Refused(ValueError):
     """A refusal in its final words."""
 
 

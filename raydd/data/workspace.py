@@ -1,6 +1,6 @@
 """The data set, preprocessed batches, network and device of a job."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
@@ -72,6 +72,12 @@ class Workspace:
     def feed(self, split: Split) -> Feed:
         """Return a split's images, preprocessed, on the device."""
         return Feed(split, self.transform, self.device)
+
+
+def accuracy(network: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]]) -> float:
+    """Return the fraction of images that a network classifies correctly."""
+    correct = torch.cat([network(x).argmax(dim=1) == y for x, y in batches])
+    return float(correct.double().mean())
 
 
 def with_absolute_path(config: Job) -> Job:

@@ -21,7 +21,7 @@ from raydd.config.schema import ExpertsConfig
 from raydd.data.datasets import DATASETS
 from raydd.data.mirroring import data_recipe
 from raydd.data.preprocessing import fit_transform, load_transform, save_transform
-from raydd.data.workspace import Workspace, open_workspace
+from raydd.data.workspace import Workspace, accuracy, open_workspace
 from raydd.interop.expert_files import FORMATS, ForeignExpert, Format, Source, find_experts
 from raydd.interop.expert_layers import Target
 from raydd.io.console import Screen
@@ -198,12 +198,8 @@ def _accuracy(work: Workspace, target: Target, expert: ForeignExpert) -> float:
     network, feed = target.network.eval(), work.feed(work.dataset.train)
     network.load_state_dict(expert.snapshot(expert.epochs), strict=False)
     rows = torch.linspace(0, len(feed) - 1, min(TRIED, len(feed))).long()
-    right = 0
     with torch.no_grad():
-        for part in rows.split(64):
-            images, classes = feed(part)
-            right += int((network(images).argmax(dim=1) == classes).sum())
-    return right / len(rows)
+        return accuracy(network, map(feed, rows.split(64)))
 
 
 def _accuracy_note(accuracy: float, work: Workspace) -> str:
