@@ -35,6 +35,7 @@ from raydd.io.provenance import commit
 from raydd.numerics.rng import generator
 from raydd.remote import train_matrix as evaluate
 from raydd.remote.session import session
+from raydd.selection.class_sampler import Request
 from raydd.selection.starting_images import INITIAL
 
 LEAST = 1.7
@@ -56,7 +57,7 @@ def make_matrix(args: argparse.Namespace) -> Matrix:
     work = open_workspace(DataConfig(), None, torch.device("cpu"))
     entries = []
     for number in range(args.sets):
-        images, labels = INITIAL["real"](work.dataset, work.transform, args.ipc, generator(args.seed, number))
+        images, labels = INITIAL["real"](Request(work.dataset, work.transform, args.ipc, generator(args.seed, number)))
         synset = SyntheticSet(images, labels, torch.tensor(0.01), work.transform, "digits", work.dataset.classes)
         entries.append(ScoreRow(f"set {number}", "random", (synset,)))
     networks, protocol = tuple(args.nets.split(",")), PROTOCOLS["mtt"].lasting(args.epochs)

@@ -1,7 +1,7 @@
 """Logs of distillation runs: matching losses, soft labels and memory."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +19,11 @@ def matching(run: Path) -> Document:
     Reference:
         Guo et al., arXiv 2310.05773 (DATM), Fig. 10.
     """
-    records = _records(run, "probe.jsonl", lambda record: [_reading(value) for value in record["losses"]])
-    widths = sorted({len(losses) for losses in records.values()})
+    ((top, losses),) = _records([run], "probe.jsonl", lambda record: [_reading(value) for value in record["losses"]])
+    widths = sorted({len(values) for values in losses})
     if len(widths) != 1:
         raise ValueError(f"{run / 'probe.jsonl'} has {widths} start epochs; distill the run again")
-    return {
-        "analysis": "matching",
-        "name": folder_names([run])[0],
-        "folder": str(run),
-        "start_epochs": list(range(widths[0])),
-        "steps": list(records),
-        "losses": list(records.values()),
-    }
+    return {"analysis": "matching"} | top | {"start_epochs": list(range(widths[0])), "losses": losses}
 
 
 def labels(runs: Sequence[Path]) -> Document:
@@ -41,11 +34,12 @@ def labels(runs: Sequence[Path]) -> Document:
         softmax(labels), mean over the images.
     """
     numbers = []
-    for run, name in zip(runs, folder_names(runs), strict=True):
-        records = _records(run, "probe.jsonl", lambda record: _reading(record["label_std"]))
-        if all(value is None for value in records.values()):
-            raise ValueError(f"{run} has hard labels, which have no spread; give runs whose method has soft ones")
-        numbers.append({"name": name, "folder": str(run), "steps": list(records), "label_std": list(records.values())})
+    for top, values in _records(runs, "probe.jsonl", lambda record: _reading(record["label_std"])):
+        if all(value is None for value in values):
+            raise ValueError(
+                f"{top['folder']} has hard labels, which have no spread; give runs whose method has soft ones"
+            )
+        numbers.append(top | {"label_std": values})
     return {"analysis": "labels", "runs": numbers}
 
 
@@ -55,25 +49,23 @@ def memory(runs: Sequence[Path]) -> Document:
     Reference:
         Cao et al. (DPD), Fig. 2.
     """
-    numbers = []
-    for run, name in zip(runs, folder_names(runs), strict=True):
-        records = _records(run, "memory.jsonl", lambda record: [_reading(record[key]) for key in MEMORY])
-        columns = dict(zip(MEMORY, map(list, zip(*records.values(), strict=True)), strict=True))
-        numbers.append({"name": name, "folder": str(run), "steps": list(records)} | columns)
+    records = _records(runs, "memory.jsonl", lambda record: [_reading(record[key]) for key in MEMORY])
+    numbers = [top | dict(zip(MEMORY, map(list, zip(*values, strict=True)), strict=True)) for top, values in records]
     return {"analysis": "memory", "runs": numbers}
 
 
-def _records(run: Path, name: str, read: Callable[[Document], Any]) -> dict[int, Any]:
-    """Return ``read`` of each record in a run's file, by outer step; the last record of a repeated step counts."""
-    path = run / name
-    if not path.exists():
-        problem = f"has no {name}" if run.is_dir() else "does not exist"
-        raise ValueError(f"{run} {problem}; give a run folder of `raydd distill`, or {REMEDY[name]}")
-    records = read_log(path, LOGS[name], AGAIN)
-    by_step = {record["step"]: read(record) for record in records}
-    if not by_step:
-        raise ValueError(f"{path} is empty; let the run go on to its first measure")
-    return dict(sorted(by_step.items()))
+def _records(runs: Sequence[Path], name: str, read: Callable[[Document], Any]) -> Iterator[tuple[Document, list[Any]]]:
+    """Yield a run's name, folder and steps, and ``read`` of its file's record of each; the last of a step counts."""
+    for run, title in zip(runs, folder_names(runs), strict=True):
+        path = run / name
+        if not path.exists():
+            problem = f"has no {name}" if run.is_dir() else "does not exist"
+            raise ValueError(f"{run} {problem}; give a run folder of `raydd distill`, or {REMEDY[name]}")
+        by_step = {record["step"]: read(record) for record in read_log(path, LOGS[name], AGAIN)}
+        if not by_step:
+            raise ValueError(f"{path} is empty; let the run go on to its first measure")
+        steps = sorted(by_step)
+        yield {"name": title, "folder": str(run), "steps": steps}, [by_step[step] for step in steps]
 
 
 def _reading(value: Any) -> float | None:

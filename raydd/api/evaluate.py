@@ -14,9 +14,8 @@ from raydd.config.placement import HERE, Where, check_workers
 from raydd.config.schema import DataConfig, EvaluateConfig
 from raydd.data import mirroring
 from raydd.data.datasets import Dataset
-from raydd.data.progress import UNFINISHED
 from raydd.data.score_record import Score, table_rows
-from raydd.data.synset import SyntheticSet
+from raydd.data.synset import UNFINISHED, SyntheticSet
 from raydd.data.workspace import print_note, resolve_device
 from raydd.evaluation.matrix import Job, Matrix, Outcome
 from raydd.evaluation.protocols import find_protocol

@@ -24,6 +24,7 @@ from raydd.cli.tune import app as tune
 from raydd.cli.verbs import app as verbs
 from raydd.io.pulse import LOADING, PULSE
 from raydd.io.signals import TERMINATED, terminate, terminated
+from raydd.plugins import origin_of
 
 INTERRUPTED = 130
 MOST_CHARACTERS = 4000
@@ -108,10 +109,14 @@ def _failed(words: Sequence[str], error: Exception) -> int:
     if _while_importing(error):
         line = f"{type(error).__name__}: {error}; `raydd doctor` says what is wrong with the installation"
         return _fail(words, line, 1)
+    plugin = origin_of(error)
+    prefix = f"{plugin}: " if plugin and not str(error).startswith(plugin) else ""
     if isinstance(error, REFUSALS):
-        return _fail(words, str(error), 2)
+        return _fail(words, f"{prefix}{error}", 2)
     if isinstance(error, FAILURES):
-        return _fail(words, str(error) or type(error).__name__, 1)
+        return _fail(words, f"{prefix}{str(error) or type(error).__name__}", 1)
+    if plugin:
+        return _fail(words, f"{prefix}{type(error).__name__}: {error}; RAYDD_TRACEBACK=1 prints the traceback", 1)
     _print_error(words, f"{type(error).__name__}: {error}", 1)
     raise error
 

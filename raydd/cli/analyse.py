@@ -46,14 +46,14 @@ ExpertNumber = Annotated[int, typer.Option(help="Index of the expert, from 0.")]
 # By name: the module of raydd.analysis that measures, and the module of raydd.figures that draws.
 ANALYSES = {
     "experts": ("buffers", "curves"),
-    "landscape": ("landscape", "landscape"),
+    "landscape": ("buffers", "landscape"),
     "storage": ("buffers", "bars"),
     "matching": ("runs", "curves"),
     "labels": ("runs", "curves"),
     "memory": ("runs", "curves"),
     "similarity": ("features", "curves"),
     "separability": ("features", "curves"),
-    "activation": ("activation", "bars"),
+    "activation": ("features", "bars"),
     "embedding": ("features", "embedding"),
 }
 OF_ONE = {"landscape", "matching", "embedding"}

@@ -19,6 +19,9 @@ from raydd.config.names import Named
 from raydd.config.parsing import Config, Tree
 from raydd.config.rules import own_rules
 
+MAX_SIDE = 2048
+"""Height and width in pixels of the largest images."""
+
 Backprop = Literal["full", "adjoint", "truncated"]
 Preprocessing = Literal["normalise", "zca", "raw01"]
 Initial = Literal[
@@ -49,7 +52,7 @@ class DataConfig(Config):
     """
 
     dataset: Annotated[str, Named("dataset")] = "digits"
-    size: Count | None = None
+    size: Annotated[int, Field(ge=1, le=MAX_SIDE)] | None = None
     channels: Literal[1, 3] | None = None
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.1
     preprocessing: Preprocessing = "normalise"

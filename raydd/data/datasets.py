@@ -1,6 +1,5 @@
 """Image sets by name or path, decoded once to memory-mapped uint8 arrays."""
 
-import difflib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,13 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from raydd.data.decode import MAX_SIDE
+from raydd.config.names import check_name
+from raydd.config.parsing import build
+from raydd.config.schema import DataConfig
 from raydd.data.folder_reader import find_folder
 from raydd.data.image_cache import CachedImages, open_cached
 from raydd.data.image_source import Form, Images, Labels, Source, holdout
-from raydd.data.imagenet import SUBSETS
 from raydd.data.labels import missing_classes
-from raydd.data.named_sets import find_digits, find_imagenet, find_tiny_imagenet, find_torchvision
+from raydd.data.named_sets import SUBSETS, find_digits, find_imagenet, find_tiny_imagenet, find_torchvision
 from raydd.data.npz_reader import find_npz
 from raydd.data.parquet_reader import find_parquet, parquet_files
 from raydd.io.paths import default_cache
@@ -106,11 +106,11 @@ SVHN = ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970))  # this and MNIST's 
 
 _SHIPPED = {
     "digits": Row(10, 1, 8, (0.3053,), (0.3760,), False, find_digits),
-    "mnist": Row(10, 1, 28, (0.1307,), (0.3081,), False, find_torchvision("mnist")),
-    "fashion_mnist": Row(10, 1, 28, (0.2861,), (0.3530,), True, find_torchvision("fashion_mnist")),
-    "svhn": Row(10, 3, 32, *SVHN, False, find_torchvision("svhn")),
-    "cifar10": Row(10, 3, 32, *CIFAR, True, find_torchvision("cifar10")),
-    "cifar100": Row(100, 3, 32, *CIFAR, True, find_torchvision("cifar100")),
+    "mnist": Row(10, 1, 28, (0.1307,), (0.3081,), False, partial(find_torchvision, name="mnist")),
+    "fashion_mnist": Row(10, 1, 28, (0.2861,), (0.3530,), True, partial(find_torchvision, name="fashion_mnist")),
+    "svhn": Row(10, 3, 32, *SVHN, False, partial(find_torchvision, name="svhn")),
+    "cifar10": Row(10, 3, 32, *CIFAR, True, partial(find_torchvision, name="cifar10")),
+    "cifar100": Row(100, 3, 32, *CIFAR, True, partial(find_torchvision, name="cifar100")),
     "tiny_imagenet": Row(200, 3, 64, *IMAGENET, True, find_tiny_imagenet),
     **{name: Row(10, 3, 128, *IMAGENET, True, partial(find_imagenet, name=name), resize=True) for name in SUBSETS},
 }
@@ -165,19 +165,25 @@ def load_dataset(
     >>> len(digits.classes), digits.channels, digits.size, len(digits.train), len(digits.validation), len(digits.test)
     (10, 1, 8, 1293, 145, 359)
     """
-    if not 0 <= validation < 1:
-        raise ValueError(f"validation is {validation}: give a fraction of the training images in [0, 1)")
-    if size is not None and not 1 <= size <= MAX_SIDE:
-        raise ValueError(f"size is {size}: give a height and width in pixels of at least 1 and at most {MAX_SIDE}")
-    if channels not in (None, 1, 3):
-        raise ValueError(f"channels is {channels}: give 1 (grey) or 3 (RGB)")
+    build(DataConfig, {"size": size, "channels": channels, "validation": validation})
     name = str(name_or_path)
     row, source = DATASETS.get(name), find_source(name, root)
     if row and row.resize:
         size = size or row.size
     with PULSE.doing(f"reading {source.name}"):
         content = open_cached(source, (cache or default_cache()).expanduser(), Form(size, channels))
+    if row and name not in _SHIPPED:
+        _check_row(name, row, content, channels)
     return _dataset(source.name, row, content, validation)
+
+
+def _check_row(name: str, row: Row, content: CachedImages, channels: int | None) -> None:
+    """Refuse an added row whose numbers are not those of its images; other ``channels`` may be asked for."""
+    stored = row.channels if channels else content.images["train"].shape[1]
+    for what, own, actual in (("classes", row.classes, len(content.classes)), ("channels", row.channels, stored)):
+        if own != actual:
+            plugin = f"{DATASETS.origins[name]}: " if name in DATASETS.origins else ""
+            raise ValueError(f"{plugin}DATASETS[{name!r}] has {own} {what}, its images have {actual}: correct the row")
 
 
 def find_source(name: str, root: Path | None = None) -> Source:
@@ -223,10 +229,8 @@ def _statistics(content: CachedImages, rows: NDArray[np.int64]) -> tuple[tuple[f
 
 
 def _find_path(text: str) -> Source:
-    path = Path(text).expanduser()
-    if not path.exists():
-        raise ValueError(_unknown(text))
-    path = path.resolve()
+    check_name("dataset", text)
+    path = Path(text).expanduser().resolve()
     if path.is_file() and path.suffix == ".npz":
         return find_npz(path, path.stem)
     if parquet_files(path):
@@ -234,11 +238,3 @@ def _find_path(text: str) -> Source:
     if path.is_dir():
         return find_folder(path, path.name)
     raise ValueError(f"{text} is no data set: give a folder of Parquet, an ImageFolder, a .parquet or an .npz file")
-
-
-def _unknown(text: str) -> str:
-    kinds = "a folder of Parquet, an ImageFolder or an .npz"
-    if os.sep in text or text.startswith(("~", ".")) or Path(text).suffix in (".npz", ".parquet"):
-        return f"{text} does not exist: give the path of {kinds}, or one of the names {', '.join(DATASETS)}"
-    near = difflib.get_close_matches(text, DATASETS, n=3, cutoff=0.5) or list(DATASETS)
-    return f"unknown data set {text!r}: try {', '.join(near)}, or a path to {kinds}"

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from raydd.data.image_source import Form
+from raydd.config.schema import MAX_SIDE
+from raydd.data.image_source import Form, Labels, Part
 from raydd.data.picture import Unreadable, decoding, header, quiet
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 CHUNK = 128
 CHUNK_BYTES = 16 << 20
-MAX_SIDE = 2048
 NAMED = 3
 REMEDY = "give one size for all images, for example --set data.size=64"
 
@@ -71,22 +71,24 @@ class Decoder:
         length = max(1, min(CHUNK, CHUNK_BYTES // (self.channels * width * height)))
         with quiet(), ThreadPoolExecutor() as pool:
             while batch := list(islice(iterator, 16 * length)):
-                parts = [batch[i : i + length] for i in range(0, len(batch), length)]
-                for images, findings in pool.map(self._many, parts):
-                    self.findings.failed.update(findings.failed)
-                    self.findings.notes.update(findings.notes)
-                    yield images
+                images = []
+                for blob, (image, notes, reason) in zip(batch, pool.map(self._one, batch), strict=True):
+                    self.findings.notes.update(notes)
+                    if reason:
+                        self.findings.failed[blob.name] = reason
+                    images.append(image)
+                yield from (np.stack(images[i : i + length]) for i in range(0, len(images), length))
+
+    def part(self, labels: Labels, blobs: Callable[[], Iterable[Blob]]) -> Part:
+        """Return the images of labels (n,) as a part."""
+        return Part(labels, lambda: self.chunks(blobs()))
 
     @property
     def _shape(self) -> tuple[int, int]:
         return self.side if self.size is None else (self.size, self.size)
 
-    def _many(self, blobs: list[Blob]) -> tuple[NDArray[np.uint8], Findings]:
-        findings = Findings()
-        return np.stack([self._one(blob, findings) for blob in blobs]), findings
-
-    def _one(self, blob: Blob, findings: Findings) -> NDArray[np.uint8]:
-        """Decode one image (C, H, W)."""
+    def _one(self, blob: Blob) -> tuple[NDArray[np.uint8], tuple[str, ...], str]:
+        """Decode one image (C, H, W); return notes, and the reason if it cannot be read."""
         width, height = self._shape
         try:
             with decoding(blob.read(), self.channels) as (image, notes):
@@ -97,10 +99,8 @@ class Decoder:
                     )
                 pixel = np.array(resize_and_crop(image, self.size), dtype=np.uint8)
         except Unreadable as error:
-            findings.failed[blob.name] = str(error)
-            return np.zeros((self.channels, height, width), dtype=np.uint8)
-        findings.notes.update(notes)
-        return pixel.reshape(*pixel.shape[:2], -1).transpose(2, 0, 1)
+            return np.zeros((self.channels, height, width), dtype=np.uint8), (), str(error)
+        return pixel.reshape(*pixel.shape[:2], -1).transpose(2, 0, 1), notes, ""
 
 
 def decoder(blobs: Iterable[Blob], form: Form) -> Decoder:
@@ -110,14 +110,14 @@ def decoder(blobs: Iterable[Blob], form: Form) -> Decoder:
     with quiet():
         for blob in blobs:
             try:
-                head = header(blob.read(), upright=first is None)
+                side, grey = header(blob.read(), upright=first is None)
             except Unreadable as error:
                 findings.failed[blob.name] = str(error)
                 continue
-            first = first or (blob.name, head.size)
-            if form.channels is None and not head.grey:
+            first = first or (blob.name, side)
+            if form.channels is None and not grey:
                 channels = 3
-            if form.channels is not None or not head.grey:
+            if form.channels is not None or not grey:
                 break
     if first is None:
         findings.finish()
@@ -154,15 +154,14 @@ def convert(images: NDArray[np.uint8], form: Form) -> NDArray[np.uint8]:
     """Convert arrays (b, H, W, C) to a form's size and channels."""
     from PIL import Image
 
-    if form.size is not None and images.shape[1:3] != (form.size, form.size):
-        squeezed = images[..., 0] if images.shape[-1] == 1 else images
-        frames = np.stack([np.asarray(resize_and_crop(Image.fromarray(frame), form.size)) for frame in squeezed])
-        images = frames.reshape(len(images), form.size, form.size, images.shape[-1])
-    if form.channels == 3 and images.shape[-1] == 1:
-        return images.repeat(3, axis=-1)
-    if form.channels == 1 and images.shape[-1] == 3:
-        return np.stack([np.asarray(Image.fromarray(frame).convert("L")) for frame in images])[..., None]
-    return images
+    _, height, width, own = images.shape
+    channels, size = form.channels or own, form.size
+    if channels == own and size in (None, height) and height == width:
+        return images
+    frames = (Image.fromarray(frame[..., 0] if own == 1 else frame) for frame in images)
+    mode = "L" if channels == 1 else "RGB"
+    arrays = [np.asarray(resize_and_crop(frame, size).convert(mode)) for frame in frames]
+    return np.stack(arrays).reshape(len(images), *arrays[0].shape[:2], channels)
 
 
 def pixels(side: tuple[int, int]) -> str:

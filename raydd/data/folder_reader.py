@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from raydd.data.decode import Blob, Decoder, decoder
-from raydd.data.image_source import Content, Form, Labels, Part, Source, holdout
+from raydd.data.decode import Blob, decoder
+from raydd.data.image_source import Content, Form, Labels, Source, holdout
 from raydd.data.labels import check_labels
 from raydd.data.picture import read_file
 
@@ -108,7 +108,8 @@ def source_of(name: str, classes: Sequence[str], train: Labelled, test: Labelled
     def read(form: Form) -> Content:
         check_labels(labels_of(train), len(classes), name, every=True)
         plan = decoder(blobs(train), form)
-        return Content(tuple(classes), part_of(train, plan), part_of(test, plan), note, plan.findings)
+        first, second = (plan.part(labels_of(pairs), partial(blobs, pairs)) for pairs in (train, test))
+        return Content(tuple(classes), first, second, note, plan.findings)
 
     return Source(name, tuple(path for path, _ in train + test), read)
 
@@ -121,8 +122,3 @@ def labels_of(pairs: Labelled) -> Labels:
 def blobs(pairs: Labelled) -> list[Blob]:
     """Return labelled files as encoded images."""
     return [Blob(str(path), partial(read_file, path)) for path, _ in pairs]
-
-
-def part_of(pairs: Labelled, plan: Decoder) -> Part:
-    """Return labelled files as a part."""
-    return Part(labels_of(pairs), lambda: plan.chunks(blobs(pairs)))

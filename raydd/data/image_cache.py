@@ -5,16 +5,14 @@ of each), the images' form and the version of this layout. A folder is written u
 a folder with the right name is complete.
 """
 
-import contextlib
 import hashlib
 import itertools
 import json
-import math
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -28,7 +26,7 @@ from raydd.data.image_source import Content, Form, Images, Labels, Part, Source
 from raydd.io.bounded_file import open_regular, read_bytes
 from raydd.io.console import Screen
 from raydd.io.document import Document, dump_document, parse_document
-from raydd.io.lock import one_at_a_time
+from raydd.io.lock import one_at_a_time, removed_if_empty
 
 SCHEMA = 2  # of the layout and the decoding: 2 scales 16 bits, turns by EXIF, lays transparency on white
 PARTS = ("train", "test")
@@ -70,7 +68,6 @@ def open_cached(source: Source, cache: Path, form: Form) -> CachedImages:
             Screen().note(f"{folder} is a damaged copy of a data set ({error}): it is made again")
     content = source.read(form)
     try:
-        _remove_damaged(folder)
         _write(folder, content)
     except OSError as error:
         raise ValueError(f"{cache} cannot be written ({error.strerror}): set RAYDD_CACHE to another folder") from error
@@ -78,19 +75,6 @@ def open_cached(source: Source, cache: Path, form: Form) -> CachedImages:
         return _open(folder)
     except ValueError as error:
         raise ValueError(f"{folder} cannot be read back ({error}): set RAYDD_CACHE to another disk") from None
-
-
-def _remove_damaged(folder: Path) -> None:
-    """Remove a folder that cannot be read, unless another process has replaced it meanwhile."""
-    if not folder.is_dir():
-        return
-    with one_at_a_time(folder.parent):
-        try:
-            _open(folder)
-        except ValueError:
-            away = folder.with_name(f".{folder.name}-{os.getpid()}-{secrets.token_hex(4)}.bad")
-            os.rename(folder, away)
-            shutil.rmtree(away, ignore_errors=True)
 
 
 def key(source: Source, form: Form) -> str:
@@ -110,42 +94,48 @@ def key(source: Source, form: Form) -> str:
 
 def _write(folder: Path, content: Content) -> None:
     """Write a folder under another name and rename it; wait for another writer, and use its folder."""
-    with _removed_on_failure(folder.parent), one_at_a_time(folder.parent):
-        if folder.is_dir():
-            return
-        unfinished = folder.with_name(f".{folder.name}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
-        unfinished.mkdir()
-        try:
-            digest = hashlib.sha256()
-            for name, part in zip(PARTS, (content.train, content.test), strict=True):
-                _write_part(unfinished, name, part, digest)
-            _check_alike(unfinished)
-            manifest = {"schema": SCHEMA, "classes": content.classes, "note": content.finish()}
-            manifest |= {"fingerprint": digest.hexdigest()[:16], "moments": _moments_digest(unfinished)}
-            (unfinished / "dataset.json").write_bytes(dump_document(manifest))
-            os.rename(unfinished, folder)
-        except BaseException as error:
-            shutil.rmtree(unfinished, ignore_errors=True)
-            if not (isinstance(error, OSError) and folder.is_dir()):
-                raise
+    with removed_if_empty(folder.parent):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with one_at_a_time(folder.parent):
+            if not _is_whole(folder):
+                _write_unfinished(folder, _beside(folder, "tmp"), content)
 
 
-@contextlib.contextmanager
-def _removed_on_failure(folder: Path) -> Iterator[None]:
-    """Make a folder, and remove it again if the block fails and it is empty."""
-    new = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
+def _is_whole(folder: Path) -> bool:
+    """Return whether a folder is there, as another process may have written it; remove a damaged one."""
     try:
-        yield
-    except BaseException:
-        with contextlib.suppress(OSError):  # another process has written there
-            for path in new:
-                path.rmdir()
-        raise
+        return folder.is_dir() and bool(_open(folder))
+    except ValueError:
+        away = _beside(folder, "bad")
+        os.rename(folder, away)
+        shutil.rmtree(away, ignore_errors=True)
+        return False
 
 
-def _write_part(folder: Path, name: str, part: Part, digest: Any) -> None:
-    """Write one part's images, labels and moments as they are decoded."""
+def _write_unfinished(folder: Path, unfinished: Path, content: Content) -> None:
+    digest = hashlib.sha256()
+    unfinished.mkdir()
+    try:
+        parts = zip(PARTS, (content.train, content.test), strict=True)
+        train, test = (_write_part(unfinished, name, part, digest) for name, part in parts)
+        if train != test:
+            raise ValueError(f"training images are {train} and test images {test} (C, H, W): {REMEDY}")
+        manifest = {"schema": SCHEMA, "classes": content.classes, "note": content.finish()}
+        manifest |= {"fingerprint": digest.hexdigest()[:16], "moments": _moments_digest(unfinished)}
+        (unfinished / "dataset.json").write_bytes(dump_document(manifest))
+        os.rename(unfinished, folder)
+    except BaseException as error:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        if not (isinstance(error, OSError) and folder.is_dir()):
+            raise
+
+
+def _beside(folder: Path, suffix: str) -> Path:
+    return folder.with_name(f".{folder.name}-{os.getpid()}-{secrets.token_hex(4)}.{suffix}")
+
+
+def _write_part(folder: Path, name: str, part: Part, digest: Any) -> tuple[int, ...]:
+    """Write one part's images, labels and moments as they are decoded; return the shape (C, H, W) of its images."""
     chunks = part.chunks()
     first = next(chunks)
     shape = (len(part.labels), *first.shape[1:])
@@ -165,12 +155,7 @@ def _write_part(folder: Path, name: str, part: Part, digest: Any) -> None:
     images.flush()
     np.save(folder / f"{name}_labels.npy", part.labels)
     np.save(folder / f"{name}_moments.npy", moments)
-
-
-def _check_alike(folder: Path) -> None:
-    train, test = (np.load(folder / f"{part}_images.npy", mmap_mode="r").shape for part in PARTS)
-    if train[1:] != test[1:]:
-        raise ValueError(f"training images are {train[1:]} and test images {test[1:]} (C, H, W): {REMEDY}")
+    return shape[1:]
 
 
 def _moments_digest(folder: Path) -> str:
@@ -185,7 +170,7 @@ def _open(folder: Path) -> CachedImages:
         train = parts["train"][0]
         if train.shape[1:] != parts["test"][0].shape[1:]:
             raise ValueError("training and test images differ in shape")
-        moments = _array(folder / "train_moments.npy", np.dtype(np.int64), (len(train), 2, train.shape[1]), None)
+        moments = np.array(_array(folder / "train_moments.npy", np.int64, (len(train), 2, train.shape[1])))
         if (state := _state(folder)) not in _VERIFIED:
             _check_values(folder, manifest, parts)
             _VERIFIED.add(state)
@@ -202,28 +187,23 @@ def _state(folder: Path) -> tuple[object, ...]:
 
 
 def _open_part(folder: Path, name: str, classes: int) -> tuple[Images, Labels]:
-    labels = _array(folder / f"{name}_labels.npy", np.dtype(np.int64), (None,), None)
+    labels = np.array(_array(folder / f"{name}_labels.npy", np.int64, (None,)))
     if len(labels) and not (labels.min() >= 0 and labels.max() < classes):
         raise ValueError(f"{name}_labels.npy has labels that are of no class")
-    images = _array(folder / f"{name}_images.npy", np.dtype(np.uint8), (len(labels), None, None, None), "r")
-    return images, labels
+    return _array(folder / f"{name}_images.npy", np.uint8, (len(labels), None, None, None)), labels
 
 
-def _array(path: Path, dtype: np.dtype[Any], shape: tuple[int | None, ...], mode: Literal["r"] | None) -> Any:
-    """Open a ``.npy`` file that has the bytes its header declares; None is any length."""
-    with open_regular(path) as file:
-        try:
-            version = np.lib.format.read_magic(file)
-            if version != (1, 0):
-                raise ValueError(f"has version {version}")
-            actual, fortran, kind = np.lib.format.read_array_header_1_0(file)
-        except Exception as error:  # NumPy parses it as Python, which may raise anything
-            raise ValueError(f"{path.name} is no array: {' '.join(str(error).split())[:100]}") from None
-        fits = len(actual) == len(shape) and all(want in (None, have) for have, want in zip(actual, shape, strict=True))
-        size = os.fstat(file.fileno()).st_size - file.tell()
-        if fortran or kind != dtype or not fits or math.prod(actual) * dtype.itemsize != size:
-            raise ValueError(f"{path.name} is of {kind} and shape {actual}, and has {size} bytes")
-    return np.load(path, mmap_mode=mode, allow_pickle=False)
+def _array(path: Path, dtype: type[np.generic], shape: tuple[int | None, ...]) -> Any:
+    """Map a ``.npy`` file; None is any length."""
+    open_regular(path).close()  # a FIFO is not waited for
+    try:
+        array = np.lib.format.open_memmap(path, mode="r")
+    except Exception as error:  # NumPy parses the header as Python, which may raise anything
+        raise ValueError(f"{path.name} is no array: {' '.join(str(error).split())[:100]}") from None
+    wanted = tuple(have if want is None else want for have, want in zip(array.shape, shape, strict=False))
+    if array.dtype != dtype or (array.ndim, array.shape) != (len(shape), wanted) or not array.flags.c_contiguous:
+        raise ValueError(f"{path.name} is of {array.dtype} and shape {array.shape}")
+    return array
 
 
 def _check_values(folder: Path, manifest: _Manifest, parts: Mapping[str, tuple[Images, Labels]]) -> None:

@@ -132,24 +132,15 @@ def check_names(names: Sequence[object], origin: str) -> tuple[str, ...]:
     return words
 
 
-def check_labels(labels: object, classes: int, origin: str, *, every: bool) -> Labels:
-    """Return whole numbers (n,) or (n, 1) as labels int64 (n,), each one of 0..K-1.
-
-    ``every``: each class must occur, as in training labels.
-    """
-    array = np.asarray(labels)
-    if array.dtype.kind not in "iu" or array.size == 0 or array.size != len(array):
-        raise ValueError(f"{origin} has labels of type {array.dtype} and shape {array.shape}: {ONE_LABEL}")
-    low, high = int(array.min()), int(array.max())
+def check_labels(values: Labels, classes: int, origin: str, *, every: bool) -> Labels:
+    """Return labels (n,), each one of 0..K-1; ``every``: each class must occur, as in training labels."""
+    low, high = int(values.min()), int(values.max())
     if low < 0 or high >= classes:
         wrong = low if low < 0 else high
         raise ValueError(f"{origin} has the label {wrong}: labels must be 0..{classes - 1}, one of {classes} classes")
-    values = array.reshape(-1).astype(np.int64)
-    present = np.unique(values)
-    if every and len(present) < classes:
-        missing = next(label for label in range(classes) if label >= len(present) or present[label] != label)
+    if every and (absent := np.flatnonzero(np.bincount(values, minlength=classes) == 0)).size:
         raise ValueError(
-            f"{origin} has no image of class {missing}: number the classes 0..K-1 without a gap, "
+            f"{origin} has no image of class {absent[0]}: number the classes 0..K-1 without a gap, "
             "with at least one training image each"
         )
     return values

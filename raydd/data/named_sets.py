@@ -6,17 +6,16 @@ import socket
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from raydd.data.folder_reader import Labelled, labelled_files, source_of, subfolders
-from raydd.data.image_source import Content, Form, Source, from_array, holdout
-from raydd.data.imagenet import SUBSETS
-from raydd.data.labels import check_labels
+from raydd.data.image_source import Content, Form, Part, Source, from_array, holdout
+from raydd.data.labels import check_labels, column
 
 TIMEOUT_SECONDS = 20.0
 ELSEWHERE = (
@@ -32,7 +31,7 @@ def find_digits(root: Path) -> Source:
 
         bunch = load_digits()
         images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
-        labels = check_labels(bunch.target, 10, "digits", every=True)
+        labels = bunch.target.astype(np.int64)
         parts = [from_array(images[rows], labels[rows], form) for rows in holdout(labels, 0.2, "test", "digits")]
         return Content(tuple("0123456789"), parts[0], parts[1], "a fixed stratified 20 % is the test split")
 
@@ -83,36 +82,33 @@ TORCHVISION = {
 }
 
 
-def find_torchvision(name: str) -> Callable[[Path], Source]:
-    """Return the finder of a data set that torchvision reads, and downloads into ``root`` if it is missing.
+def find_torchvision(root: Path, *, name: str) -> Source:
+    """Find a data set that torchvision reads; it is downloaded into ``root`` if it is missing.
 
-    The finder raises a ValueError that says how to get the data if they are neither on disk nor downloadable.
+    A ValueError says how to get the data if they are neither on disk nor downloadable.
     """
-
-    def find(root: Path) -> Source:
-        files = tuple(root / file for file in TORCHVISION[name].files)
-        if not all(file.is_file() for file in files):
-            _download(root, name)
-        return Source(name, files, lambda form: _read_torchvision(root, name, form))
-
-    return find
+    files = tuple(root / file for file in TORCHVISION[name].files)
+    if not all(file.is_file() for file in files):
+        _download(root, name)
+    return Source(name, files, partial(_read_torchvision, root, name))
 
 
 def _read_torchvision(root: Path, name: str, form: Form) -> Content:
-    row = TORCHVISION[name]
+    row, parts = TORCHVISION[name], list[Part]()
     try:
         train, test = (row.open(root, part) for part in (False, True))
     except Exception as error:  # torchvision raises whatever its parts raise
         raise ValueError(_how_to_get(name, root, "is damaged", error)) from error
     classes = tuple("0123456789") if row.digits else tuple(train.classes)
-    labels = check_labels(getattr(train, row.labels), len(classes), f"{name} train", every=True)
-    tests = check_labels(getattr(test, row.labels), len(classes), f"{name} test", every=False)
-    images = _channels_last(train), _channels_last(test)
-    for array, one in zip(images, (labels, tests), strict=True):
-        if array.dtype != np.uint8 or array.ndim != 4 or len(array) != len(one):
-            wrong = ValueError(f"{array.dtype} images {array.shape} for {len(one)} labels")
+    for data, origin in ((train, f"{name} train"), (test, f"{name} test")):
+        labels = column(np.asarray(getattr(data, row.labels)), origin).values
+        check_labels(labels, len(classes), origin, every=data is train)
+        images = _channels_last(data)
+        if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(labels):
+            wrong = ValueError(f"{images.dtype} images {images.shape} for {len(labels)} labels")
             raise ValueError(_how_to_get(name, root, "is damaged", wrong))
-    return Content(classes, from_array(images[0], labels, form), from_array(images[1], tests, form))
+        parts.append(from_array(images, labels, form))
+    return Content(classes, parts[0], parts[1])
 
 
 def _channels_last(data: Any) -> Any:
@@ -189,6 +185,46 @@ def _words(home: Path, wnids: list[str]) -> list[str]:
     lines = _lines(path) if path.is_file() else []
     words = {wnid: text for wnid, _, text in (line.partition("\t") for line in lines)}
     return [words.get(wnid, wnid).partition(",")[0] for wnid in wnids]
+
+
+_SUBSETS = {
+    "imagenet_nette": """
+        n01440764 tench; n02102040 English springer; n02979186 cassette player; n03000684 chain saw; n03028079 church;
+        n03394916 French horn; n03417042 garbage truck; n03425413 gas pump; n03445777 golf ball; n03888257 parachute
+    """,
+    "imagenet_woof": """
+        n02096294 Australian terrier; n02093754 Border terrier; n02111889 Samoyed; n02088364 beagle;
+        n02086240 Shih-Tzu; n02089973 English foxhound; n02087394 Rhodesian ridgeback; n02115641 dingo;
+        n02099601 golden retriever; n02105641 Old English sheepdog
+    """,
+    "imagenet_fruit": """
+        n07753275 pineapple; n07753592 banana; n07745940 strawberry; n07747607 orange; n07749582 lemon;
+        n07768694 pomegranate; n07753113 fig; n07720875 bell pepper; n07718472 cucumber; n07742313 Granny Smith
+    """,
+    "imagenet_meow": """
+        n02123045 tabby; n02123159 tiger cat; n02123394 Persian cat; n02123597 Siamese cat; n02124075 Egyptian cat;
+        n02129165 lion; n02129604 tiger; n02128925 jaguar; n02128757 snow leopard; n02127052 lynx
+    """,
+    "imagenet_squawk": """
+        n01806143 peacock; n02007558 flamingo; n01818515 macaw; n02051845 pelican; n02056570 king penguin;
+        n01614925 bald eagle; n01843383 toucan; n01518878 ostrich; n01860187 black swan;
+        n01819313 sulphur-crested cockatoo
+    """,
+    "imagenet_yellow": """
+        n02206856 bee; n12057211 yellow lady's slipper; n07753592 banana; n07749582 lemon; n12144580 corn;
+        n04146614 school bus; n03530642 honeycomb; n02129165 lion; n01773157 black and gold garden spider;
+        n01531178 goldfinch
+    """,
+}  # "tiger cat" is called Bengal cat in the paper
+
+SUBSETS: dict[str, tuple[tuple[str, str], ...]] = {
+    name: tuple((wnid, words) for wnid, _, words in (row.strip().partition(" ") for row in rows.split(";")))
+    for name, rows in _SUBSETS.items()
+}
+"""The six ten-class ImageNet subsets of the trajectory-matching papers: synset ids and names, in the papers' order.
+
+Reference: arXiv 2203.11932 (MTT), section 4.3; the class indices are those of its published code.
+"""
 
 
 def find_imagenet(root: Path, *, name: str) -> Source:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raydd.data.decode import REMEDY, check_side, pixels
-from raydd.data.image_source import Bytes, Content, Form, Images, Source, from_array
+from raydd.data.image_source import Bytes, Content, Form, Source, from_array
 from raydd.data.labels import column, number_labels
 from raydd.io.bounded_file import check_declared
 
@@ -66,15 +66,15 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
             _check_members(path, archive, known)
         with np.load(path, allow_pickle=False) as arrays:
             return {key: np.asarray(arrays[key]) for key in known}
-    except _Refused as error:
-        raise ValueError(str(error)) from None
+    except _Refused:
+        raise
     except zipfile.BadZipFile as error:
         raise ValueError(f"{path} is not a readable .npz file: copy it again") from error
     except Exception as error:  # zipfile and NumPy raise whatever their parts raise
         raise ValueError(f"{path} is not a readable .npz file of numbers: save {', '.join(KEYS)} again") from error
 
 
-class _Refused(Exception):
+class _Refused(ValueError):
     """A refusal in its final words."""
 
 
@@ -123,17 +123,9 @@ def _scale(path: Path, train: NDArray[Any], test: NDArray[Any]) -> tuple[Bytes, 
     if kind == "f":
         if not (low >= 0 and high <= 1):  # NaN too
             raise ValueError(f"{what}: save numbers in [0, 1], or uint8, 0..255")
-        return _of_fractions, ROUNDED_NOTE
+        return lambda images: np.rint(images.astype(np.float64) * 255).astype(np.uint8), ROUNDED_NOTE
     if low >= 0 and high <= 255:
         return lambda images: images.astype(np.uint8), ""
     if (kind, train.dtype.itemsize) == ("u", 2):
-        return _of_words, SCALED_NOTE
+        return lambda images: ((images.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8), SCALED_NOTE
     raise ValueError(f"{what}: {BYTES_ONLY}")
-
-
-def _of_words(images: NDArray[Any]) -> Images:
-    return ((images.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
-
-
-def _of_fractions(images: NDArray[Any]) -> Images:
-    return np.rint(images.astype(np.float64) * 255).astype(np.uint8)

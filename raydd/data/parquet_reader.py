@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raydd.data.decode import Blob, Decoder, decoder
+from raydd.data.decode import Blob, decoder
 from raydd.data.folder_reader import TEST_NOTE, test_split
-from raydd.data.image_source import Content, Form, Labels, Part, Source
+from raydd.data.image_source import Content, Form, Source
 from raydd.data.labels import ONE_LABEL, Column, column, join, number_labels
 from raydd.io.bounded_file import check_declared
 from raydd.io.document import one_line, parse
@@ -47,22 +47,17 @@ def find_parquet(root: Path, name: str) -> Source:
 
 
 def _read_parquet(name: str, train: list[Path], test: list[Path], note: str, form: Form) -> Content:
-    columns = [_labels(path) for path in train + test]
+    columns = [read_labels(path) for path in train + test]
     names = next(filter(None, (class_names(_schema(path), str(path)) for path in train)), None)
     tests = join(columns[len(train) :]) if test else None
     classes, labels, test_labels = number_labels(join(columns[: len(train)]), tests, names)
-    plan = decoder(_blobs(train, None), form)
+    plan = decoder(blobs(train), form)
     if test_labels is not None:
-        parts = _part(train, labels, None, plan), _part(test, test_labels, None, plan)
+        parts = plan.part(labels, partial(blobs, train)), plan.part(test_labels, partial(blobs, test))
         return Content(classes, *parts, note, plan.findings)
-    remaining, held = test_split(labels, name, str(train[0]), "*.parquet file")
-    parts = _part(train, labels, remaining, plan), _part(train, labels, held, plan)
-    return Content(classes, *parts, TEST_NOTE, plan.findings)
-
-
-def _part(files: list[Path], labels: Labels, rows: NDArray[np.int64] | None, plan: Decoder) -> Part:
-    chosen = labels if rows is None else labels[rows]
-    return Part(chosen, lambda: plan.chunks(_blobs(files, rows)))
+    splits = test_split(labels, name, str(train[0]), "*.parquet file")
+    remaining, held = (plan.part(labels[rows], partial(blobs, train, rows)) for rows in splits)
+    return Content(classes, remaining, held, TEST_NOTE, plan.findings)
 
 
 @contextmanager
@@ -94,7 +89,7 @@ def _schema(path: Path) -> Any:
         return file.schema_arrow
 
 
-def _labels(path: Path) -> Column:
+def read_labels(path: Path) -> Column:
     """Read the label column of a file after checking its schema."""
     import pyarrow as pa
 
@@ -111,10 +106,10 @@ def _labels(path: Path) -> Column:
     if index < 0 or not (pa.types.is_binary(kind := image.field(index).type) or pa.types.is_large_binary(kind)):
         raise ValueError(f"{path} has images of type {image}: write {COLUMNS}")
     with open_parquet(path) as file:
-        return label_column(file.read(columns=["label"]).column("label"), str(path))
+        return _column(file.read(columns=["label"]).column("label"), str(path))
 
 
-def label_column(values: Any, origin: str) -> Column:
+def _column(values: Any, origin: str) -> Column:
     """Return a column of Parquet as labels: whole numbers, words, or a dictionary of either."""
     import pyarrow as pa
 
@@ -146,7 +141,7 @@ def class_names(schema: Any, origin: str) -> tuple[str, ...] | None:
     return tuple(str(name) for name in value) or None if isinstance(value, list) else None
 
 
-def _blobs(files: Sequence[Path], rows: NDArray[np.int64] | None) -> Iterator[Blob]:
+def blobs(files: Sequence[Path], rows: NDArray[np.int64] | None = None) -> Iterator[Blob]:
     """Yield the encoded images of files in order, or those of some rows."""
     wanted = None if rows is None else set(rows.tolist())
     for row, (name, encoded) in enumerate(pair for path in files for pair in _encoded(path)):

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -35,34 +35,12 @@ OTHER_COLOURS = ("CMYK", "LAB")
 
 _ALONE = threading.Lock()
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _ORIENTATION = 258, 262, 0x0112
-_TURNS = {
-    2: "FLIP_LEFT_RIGHT",
-    3: "ROTATE_180",
-    4: "FLIP_TOP_BOTTOM",
-    5: "TRANSPOSE",
-    6: "ROTATE_270",
-    7: "TRANSVERSE",
-    8: "ROTATE_90",
-}
-"""The transposition that undoes each EXIF orientation."""
+_TURNS = ["FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90"]
+"""The transpositions that undo the EXIF orientations 2 to 8."""
 
 
 class Unreadable(Exception):
     """A picture cannot be read; the message is the reason in a few words."""
-
-
-class Header(NamedTuple):
-    """A picture's header."""
-
-    size: tuple[int, int]  # width and height after the EXIF orientation
-    grey: bool  # whether its mode has no colour
-
-
-class Upright(NamedTuple):
-    """A decoded picture, of mode L or RGB, and the decisions of the decoder."""
-
-    image: "Image"
-    notes: tuple[str, ...]
 
 
 def read_file(path: Path) -> bytes:
@@ -89,18 +67,21 @@ def quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def header(data: bytes, *, upright: bool = True) -> Header:
-    """Read a picture's header alone; the EXIF orientation, if asked for, makes some files be read whole."""
+def header(data: bytes, *, upright: bool = True) -> tuple[tuple[int, int], bool]:
+    """Return a picture's width and height, and whether its mode has no colour, from its header alone.
+
+    The EXIF orientation, if asked for, is applied to the size; some files are read whole for it.
+    """
     with _damage():
         image = _open(data)
         width, height = image.size
         turned = upright and _orientation(image) >= 5
-        return Header((height, width) if turned else (width, height), _is_grey(image))
+        return (height, width) if turned else (width, height), _is_grey(image)
 
 
 @contextlib.contextmanager
-def decoding(data: bytes, channels: int) -> Iterator[Upright]:
-    """Decode a picture to 1 or 3 channels; only one large picture is held at a time.
+def decoding(data: bytes, channels: int) -> Iterator[tuple["Image", tuple[str, ...]]]:
+    """Decode a picture to mode L or RGB, with notes on decisions; only one large picture is held at a time.
 
     Sixteen bits are scaled to eight, transparent pixels are laid on white, and the first of several frames is used.
     """
@@ -157,7 +138,7 @@ def _is_grey(image: "Image") -> bool:
     return ranged or image.mode in GREY or image.mode in DEEP
 
 
-def _upright(image: "Image", channels: int) -> Upright:
+def _upright(image: "Image", channels: int) -> tuple["Image", tuple[str, ...]]:
     from PIL.Image import Transpose
 
     notes: list[str] = []
@@ -169,14 +150,14 @@ def _upright(image: "Image", channels: int) -> Upright:
     if image.mode in OTHER_COLOURS:
         notes.append(f"{image.mode} is converted to RGB without its colour profile")
     image = _flat(_eight_bits(image, notes), grey, notes)
-    if turn in _TURNS:
-        image = image.transpose(Transpose[_TURNS[turn]])
+    if 2 <= turn <= 8:
+        image = image.transpose(Transpose[_TURNS[turn - 2]])
     if image.mode == "RGB" and channels == 1 and (np.ptp(np.asarray(image), axis=2) > 0).any():
         notes.append("colours are read as grey")
     image = image.convert("L" if channels == 1 else "RGB")
     if frames:
         notes.append("of several frames the first is read")
-    return Upright(image, tuple(notes))
+    return image, tuple(notes)
 
 
 def _orientation(image: "Image") -> int:

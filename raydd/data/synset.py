@@ -12,11 +12,18 @@ from torch import Tensor
 from raydd.config.components import FormationConfig
 from raydd.config.schema import DataConfig
 from raydd.data.preprocessing import Transform
-from raydd.io.document import Document, Finite, Whole, validate
-from raydd.io.tensor_file import load_tensors, save_tensors
+from raydd.io.bounded_file import read_text
+from raydd.io.document import Document, Finite, Whole, remove_text_checksum, validate
+from raydd.io.safe_yaml import parse_yaml
+from raydd.io.tensor_file import load_checked, load_tensors, save_tensors
 from raydd.numerics.formation import PLAIN, Formation, decode
 
 FORMAT = 1
+CHECKPOINT = Path("checkpoint") / "state.arrow"
+UNFINISHED = "unfinished"
+"""Key of a set's provenance: the progress of its run, such as ``step 40 of 150``."""
+NAMES = ("dataset", "classes", "recipe", "provenance", "history")
+"""What a file holds beside numbers."""
 
 
 class ScoreDocument(Document, extra="allow"):
@@ -57,14 +64,24 @@ class TransformDocument(Document):
     hash: str
 
 
+def _checked(kind: type[Document]) -> AfterValidator:
+    """Return the check of plain values that stay as they are."""
+    return AfterValidator(lambda tree: validate(kind, tree) and tree)
+
+
+RecipeTree = Annotated[dict[str, Any], _checked(RecipeDocument)]
+ProvenanceTree = Annotated[dict[str, Any], _checked(ProvenanceDocument)]
+History = tuple[Annotated[dict[str, Any], _checked(ScoreDocument)], ...]
+
+
 class SetDocument(Document):
     """The metadata of a synthetic set."""
 
     dataset: str
     classes: Annotated[tuple[str, ...], Field(min_length=1)]
-    recipe: RecipeDocument
-    provenance: ProvenanceDocument
-    history: tuple[ScoreDocument, ...]
+    recipe: RecipeTree
+    provenance: ProvenanceTree
+    history: History
     transform: TransformDocument
     formation: FormationConfig = FormationConfig()
     format: Literal[1]
@@ -167,11 +184,10 @@ class SyntheticSet:
         """Write one Arrow file, whole or not at all; equal sets give equal bytes."""
         tensors = {"images": self.images, "labels": self.labels, "lr": self.lr}
         tensors |= {f"transform.{name}": value for name, value in self.transform.arrays().items()}
-        names = ("dataset", "classes", "recipe", "provenance", "history")
         metadata: dict[str, Any] = {"format": FORMAT, "kind": "synset", "transform": self.transform.metadata()}
         if not self.formation.plain:
             metadata["formation"] = self.formation._asdict()
-        save_tensors(Path(path), tensors, metadata | {name: getattr(self, name) for name in names})
+        save_tensors(Path(path), tensors, metadata | {name: getattr(self, name) for name in NAMES})
 
     @classmethod
     def load(cls, path: Path | str) -> "SyntheticSet":
@@ -187,12 +203,8 @@ class SyntheticSet:
                 labels=tensors["labels"],
                 lr=tensors["lr"],
                 transform=Transform.restore(metadata["transform"], tensors, "transform."),
-                dataset=document.dataset,
-                classes=document.classes,
-                recipe=metadata["recipe"],
-                provenance=metadata["provenance"],
-                history=tuple(metadata["history"]),
                 formation=Formation(**document.formation.model_dump()),
+                **{name: getattr(document, name) for name in NAMES},
             )
             synset.transform.check_shape(synset.images.shape[1:])
         except ValueError as error:
@@ -222,3 +234,34 @@ def check_parts(tensors: Mapping[str, Tensor], classes: int) -> None:
         raise ValueError(f"labels {labels.dtype} of shape {tuple(labels.shape)} are not those of {classes} classes")
     if lr.ndim or not lr.is_floating_point():
         raise ValueError(f"lr is {lr.dtype} of shape {tuple(lr.shape)}")
+
+
+class _Plain(Document):
+    step: Whole
+
+
+class _Checkpoint(Document):
+    plain: _Plain
+
+
+def checkpoint_step(folder: Path) -> int | None:
+    """Return the outer step of a run folder's checkpoint, or None; refuse a damaged one."""
+    path = folder / CHECKPOINT
+    return load_checked(path, _Checkpoint)[1].plain.step if path.is_file() else None
+
+
+def progress_of(folder: Path) -> str | None:
+    """Return the progress of an unfinished run, such as ``step 40 of 150``; None for other folders."""
+    config = folder / "config.yaml"
+    if not config.is_file() or (folder / "synset.arrow").exists():
+        return None
+    try:
+        steps = parse_yaml(remove_text_checksum(read_text(config)))["steps"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return f"step {checkpoint_step(folder) or 0} of {steps}"
+
+
+def is_unfinished(synset: SyntheticSet) -> bool:
+    """Return whether a set is of an unfinished run: made by ``raydd finish``."""
+    return UNFINISHED in synset.provenance

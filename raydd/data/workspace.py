@@ -1,15 +1,15 @@
-"""The data set, preprocessing, network and device of a job."""
+"""The data set, preprocessed batches, network and device of a job."""
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from raydd.config.names import absolute_dataset
 from raydd.config.schema import DataConfig, DistillConfig, ExpertsConfig
-from raydd.data.batches import Feed
 from raydd.data.datasets import DATASETS, Dataset, Split, load_dataset
 from raydd.data.mirroring import flips
 from raydd.data.preprocessing import Transform, fit_transform
@@ -20,6 +20,38 @@ from raydd.numerics.flat import seeded
 from raydd.numerics.rng import generator
 
 Job = TypeVar("Job", DistillConfig, ExpertsConfig)
+
+
+class Feed:
+    """Images of a split by row, preprocessed on a device.
+
+    On the CPU the stored bytes stay in the memory-mapped file that all processes share; to a GPU they are copied once.
+    """
+
+    def __init__(self, split: Split, transform: Transform, device: torch.device) -> None:
+        self._split = split
+        self._transform = transform.to(device)
+        self._device = device
+        self._bytes = split.take(torch.arange(len(split))).to(device) if device.type != "cpu" else None
+        self.targets = split.targets.to(device)
+
+    def __len__(self) -> int:
+        return len(self._split)
+
+    def __call__(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return preprocessed images (B, C, H, W), float32, and classes (B,) of CPU rows (B,)."""
+        stored = self._split.take(rows) if self._bytes is None else self._bytes[rows.to(self._device)]
+        return self._transform(stored), self.targets[rows.to(self._device)]
+
+    def shuffled(self, batch_size: int, rng: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield one epoch in random order; the last batch may be smaller."""
+        for rows in torch.randperm(len(self), generator=rng).split(batch_size):
+            yield self(rows)
+
+    def in_order(self, batch_size: int = 512) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield all images once, in stored order."""
+        for rows in torch.arange(len(self)).split(batch_size):
+            yield self(rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +72,12 @@ class Workspace:
     def feed(self, split: Split) -> Feed:
         """Return a split's images, preprocessed, on the device."""
         return Feed(split, self.transform, self.device)
+
+
+def accuracy(network: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]]) -> float:
+    """Return the fraction of images that a network classifies correctly."""
+    correct = torch.cat([network(x).argmax(dim=1) == y for x, y in batches])
+    return float(correct.double().mean())
 
 
 def with_absolute_path(config: Job) -> Job:

@@ -21,7 +21,7 @@ from raydd.distillation.objective import Objective
 from raydd.numerics.flat import FlatModel
 from raydd.numerics.formation import Formation, encode
 from raydd.numerics.rng import generator
-from raydd.selection.class_sampler import Experts
+from raydd.selection.class_sampler import Experts, Request
 from raydd.selection.starting_images import INITIAL, MEASURE_DISTANCES, NEED_EXPERTS
 
 if TYPE_CHECKING:
@@ -90,8 +90,8 @@ def initial(setup: Setup) -> SyntheticSet:
     if setup.start is not None:
         return setup.start.to(work.device)
     rng, tiles = generator(config.seed, "initial"), tiles_of(config)
-    start = INITIAL[config.initial]
-    images, labels = start(work.dataset, work.transform, config.ipc * tiles, rng, experts_to_ask(setup))
+    request = Request(work.dataset, work.transform, config.ipc * tiles, rng, experts_to_ask(setup))
+    images, labels = INITIAL[config.initial](request)
     return SyntheticSet(
         images=encode(images, config.formation.factor) if tiles > 1 else images,
         labels=labels[::tiles],

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from raydd.data.batches import Feed
 from raydd.data.synset import SyntheticSet
+from raydd.data.workspace import Feed
 from raydd.distillation.network_queue import Queue
 from raydd.distillation.network_sources import (
     Mixed,

@@ -31,7 +31,7 @@ from raydd.io.tensor_file import load_tensors, save_tensors
 from raydd.numerics.flat import FlatModel
 from raydd.numerics.formation import encode
 from raydd.numerics.rng import generator
-from raydd.selection.class_sampler import Experts
+from raydd.selection.class_sampler import Experts, Request
 from raydd.selection.coresets import BY_DISTANCE, CORESETS, SEEDED
 from raydd.selection.starting_images import NEED_EXPERTS
 
@@ -126,7 +126,7 @@ def _select(
     """
 
     def select() -> tuple[Tensor, Tensor]:
-        return CORESETS[kind](work.dataset, transform, ipc, generator(seed, "coreset", kind), experts)
+        return CORESETS[kind](Request(work.dataset, transform, ipc, generator(seed, "coreset", kind), experts))
 
     if kind == "random" or not (experts is None or isinstance(experts.source, ArrowBuffer)):
         return select()

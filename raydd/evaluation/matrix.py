@@ -12,10 +12,9 @@ import torch
 from torch import nn
 
 from raydd.config.schema import DataConfig
-from raydd.data.batches import Feed
 from raydd.data.datasets import Split
 from raydd.data.synset import SyntheticSet
-from raydd.data.workspace import Workspace, open_workspace, resolve_device
+from raydd.data.workspace import Feed, Workspace, open_workspace, resolve_device
 from raydd.evaluation.protocols import Protocol
 from raydd.evaluation.student import EarlyStop, KeepTraining, evaluate, evaluate_real
 from raydd.evaluation.successive_halving import Rungs

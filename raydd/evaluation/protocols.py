@@ -7,7 +7,7 @@ from pydantic import Field, field_validator
 
 from raydd.config.components import AugmentName, Count, NonNegative, Positive
 from raydd.config.parsing import Config, build
-from raydd.data.imagenet import SUBSETS
+from raydd.data.named_sets import SUBSETS
 from raydd.io.safe_yaml import read_yaml
 from raydd.numerics.augment import Augment, augment
 from raydd.plugins import Table

@@ -16,7 +16,7 @@ from raydd.evaluation.protocols import Protocol
 from raydd.evaluation.robust import SCORES, TRAININGS, Accuracies, LabelKind, Training, needed, over_seeds, resolve
 from raydd.evaluation.student import REAL_LR
 from raydd.numerics.rng import generator
-from raydd.selection.class_sampler import Experts
+from raydd.selection.class_sampler import Experts, Request
 from raydd.selection.coresets import CORESETS
 
 OWN = "distilled_own"
@@ -98,7 +98,7 @@ def _random_sets(synset: SyntheticSet, conditions: Conditions) -> tuple[Syntheti
     sets, work, experts = [], conditions.work, conditions.experts
     for seed in conditions.seeds:
         rng = generator(seed, "coreset", "random")
-        images, labels = CORESETS["random"](work.dataset, synset.transform, round(synset.ipc), rng, None)
+        images, labels = CORESETS["random"](Request(work.dataset, synset.transform, round(synset.ipc), rng))
         if synset.label_kind == "logits" and experts is not None:
             labels = experts.logits(experts.pick(generator(seed, "teacher")), images)
         lr = synset.lr.new_tensor(REAL_LR)

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from raydd.data.batches import Feed
 from raydd.data.synset import SyntheticSet
+from raydd.data.workspace import Feed
 from raydd.evaluation.protocols import Protocol
 from raydd.numerics.augment import Augment
 from raydd.numerics.cutmix import cutmix

@@ -8,12 +8,11 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from raydd.config.names import check_name
 from raydd.config.parsing import Tree
 from raydd.interop.expert_layers import Snapshot, Target, by_layer, check_tensor
 from raydd.interop.torchfile import describe_value, load
 
-REPLAY = re.compile(r"replay_buffer_(?P<file>\d+)\.pt")
-CHECKPOINT = re.compile(r"(?P<name>.*?)_?premodel_?(?P<expert>\d+)_epoch_?(?P<epoch>\d+)\.pth\.tar")
 _WRAPPERS = ("module.", "_orig_mod.")  # of DataParallel and of torch.compile
 
 Source = tuple[Path, ...]
@@ -53,8 +52,8 @@ def find_experts(paths: Sequence[Path], layout: str | None = None) -> tuple[str,
     The order is folder by folder as given, in each by number. Gaps, files of two formats and of
     several sets are refused.
     """
-    if layout is not None and layout not in FORMATS:
-        raise ValueError(f"unknown format {layout!r} of experts: use one of {', '.join(FORMATS)}")
+    if layout is not None:
+        check_name("expert layout", layout)
     for path in paths:
         if not path.exists():
             raise ValueError(f"{path} does not exist: name a folder of experts or such files")
@@ -90,10 +89,6 @@ def _by_number(matches: Sequence[Match], *groups: str) -> dict[tuple[int, ...], 
             raise ValueError(f"{files[key]} and {one.path.name} have the same number: rename or leave out one of them")
         files[key] = one.path
     return dict(sorted(files.items()))
-
-
-def _replays(matches: Sequence[Match]) -> list[Source]:
-    return [(path,) for path in _by_number(matches, "file").values()]
 
 
 def _checkpoints(matches: Sequence[Match]) -> list[Source]:
@@ -196,18 +191,21 @@ def _tgdd_recipe(epochs: int) -> Tree:
     return {"data": {"augment": "dsa_idc"}, "experts": experts | {"milestones": milestones, "gamma": 0.2}}
 
 
-_ASK = (
-    "replay buffers do not say how images were preprocessed: give --preprocessing zca (of --zca; a folder of CIFAR "
-    "without _NO_ZCA in its name) or --preprocessing normalise"
-)
 FORMATS: dict[str, Format] = {
     "mtt": Format(
-        "replay_buffer_<n>.pt",
-        REPLAY,
-        lambda files: [(path,) for path in _by_number(files, "file").values()],
-        _read_replay,
-        _mtt_recipe,
-        _ASK,
+        files="replay_buffer_<n>.pt",
+        pattern=re.compile(r"replay_buffer_(?P<file>\d+)\.pt"),
+        sources=lambda files: [(path,) for path in _by_number(files, "file").values()],
+        read=_read_replay,
+        recipe=_mtt_recipe,
+        ask="replay buffers do not say how images were preprocessed: give --preprocessing zca (of --zca; a folder of "
+        "CIFAR without _NO_ZCA in its name) or --preprocessing normalise",
     ),
-    "tgdd": Format("<name>_premodel<n>_epoch<e>.pth.tar", CHECKPOINT, _checkpoints, _read_checkpoints, _tgdd_recipe),
+    "tgdd": Format(
+        files="<name>_premodel<n>_epoch<e>.pth.tar",
+        pattern=re.compile(r"(?P<name>.*?)_?premodel_?(?P<expert>\d+)_epoch_?(?P<epoch>\d+)\.pth\.tar"),
+        sources=_checkpoints,
+        read=_read_checkpoints,
+        recipe=_tgdd_recipe,
+    ),
 }

@@ -1,7 +1,7 @@
 """Import experts of other projects into a trajectory buffer."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ from raydd.config.schema import ExpertsConfig
 from raydd.data.datasets import DATASETS
 from raydd.data.mirroring import data_recipe
 from raydd.data.preprocessing import fit_transform, load_transform, save_transform
-from raydd.data.workspace import Workspace, open_workspace
+from raydd.data.workspace import Workspace, accuracy, open_workspace
 from raydd.interop.expert_files import FORMATS, ForeignExpert, Format, Source, find_experts
 from raydd.interop.expert_layers import Target
 from raydd.io.console import Screen
@@ -75,22 +75,22 @@ def import_experts(
         accuracy = _accuracy(buffer.work, target, first[0])
         del first  # its file, before others are read
         screen.note(_accuracy_note(accuracy, work))
-        experts = _experts(FORMATS[layout], sources, target, buffer.config.experts.epochs)
-        count, new = _take(buffer, experts, len(sources), screen)
+        count, new = _take(buffer, FORMATS[layout], sources, target, screen)
     return Imported(layout, buffer.config, count, new, accuracy, buffer.assumed)
 
 
-def _take(
-    buffer: "_Buffer", experts: Iterator[tuple[float, ForeignExpert]], sources: int, screen: Screen
-) -> tuple[int, int]:
+def _take(buffer: "_Buffer", row: Format, sources: Sequence[Source], target: Target, screen: Screen) -> tuple[int, int]:
     """Write the experts that the buffer lacks; return the number of all experts and of the new ones."""
     done, count = complete_experts(buffer.folder, buffer.spec), 0
     try:
-        with screen.progress("importing files", sources) as update:
-            for index, (share, expert) in enumerate(experts):
-                update(share, expert.place)
-                (_check_same if index in done else _write)(buffer, index, expert)
-                count = index + 1
+        with screen.progress("importing files", len(sources)) as update:
+            for number, source in enumerate(sources):
+                experts = _check_epochs(row.read(source, target), buffer.config.experts.epochs)
+                for part, expert in enumerate(experts):
+                    update(number + part / len(experts), expert.place)
+                    (_check_same if count in done else _write)(buffer, count, expert)
+                    count += 1
+                del experts, expert  # their file, before the next is read
     finally:
         refresh_manifest(buffer.folder)
     return count, count - len(done & set(range(count)))
@@ -125,18 +125,6 @@ def _images(settings: Tree) -> Workspace:
     config = build(ExpertsConfig, NO_VALIDATION, settings)
     plain = config.data.model_copy(update={"preprocessing": "raw01"})
     return open_workspace(plain, config.experts.network, torch.device("cpu"))
-
-
-def _experts(
-    row: Format, sources: Sequence[Source], target: Target, epochs: int
-) -> Iterator[tuple[float, ForeignExpert]]:
-    """Yield all experts with the number of sources before each; a source is freed before the next is read."""
-
-    def numbered(number: int, experts: Sequence[ForeignExpert]) -> Iterator[tuple[float, ForeignExpert]]:
-        return ((number + index / len(experts), expert) for index, expert in enumerate(experts))
-
-    for number, source in enumerate(sources):
-        yield from numbered(number, _check_epochs(row.read(source, target), epochs))
 
 
 def _check_epochs(experts: list[ForeignExpert], epochs: int) -> list[ForeignExpert]:
@@ -210,12 +198,8 @@ def _accuracy(work: Workspace, target: Target, expert: ForeignExpert) -> float:
     network, feed = target.network.eval(), work.feed(work.dataset.train)
     network.load_state_dict(expert.snapshot(expert.epochs), strict=False)
     rows = torch.linspace(0, len(feed) - 1, min(TRIED, len(feed))).long()
-    right = 0
     with torch.no_grad():
-        for part in rows.split(64):
-            images, classes = feed(part)
-            right += int((network(images).argmax(dim=1) == classes).sum())
-    return right / len(rows)
+        return accuracy(network, map(feed, rows.split(64)))
 
 
 def _accuracy_note(accuracy: float, work: Workspace) -> str:

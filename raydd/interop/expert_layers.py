@@ -2,15 +2,13 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from raydd.interop.torchfile import describe_value
-from raydd.numerics.flat import Layout, layout_of, running_statistics
+from raydd.numerics.flat import layout_of, running_statistics
 
 EXACT = (torch.float32, torch.float16, torch.bfloat16)
 """Types that float32 holds without rounding."""
@@ -26,28 +24,15 @@ Snapshot = dict[str, Tensor]
 """Parameters and running statistics by our names."""
 
 
-@dataclass(frozen=True, eq=False)
 class Target:
-    """The network that experts are of."""
+    """The network that experts are of: a name of `raydd.NETWORKS`, and the network with any weights."""
 
-    name: str  # a name of `raydd.NETWORKS`
-    network: nn.Module  # the network, with any weights
-
-    @cached_property
-    def layout(self) -> Layout:
-        """Of theta (P,)."""
-        return layout_of(dict(self.network.named_parameters()))
-
-    @cached_property
-    def buffer_layout(self) -> Layout:
-        """Of the running statistics; empty without BatchNorm."""
-        return layout_of(running_statistics(self.network))
-
-    @cached_property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of parameters and running statistics, layer by layer."""
-        state = self.network.state_dict()
-        return {name: tuple(value.shape) for name, value in state.items() if value.is_floating_point()}
+    def __init__(self, name: str, network: nn.Module) -> None:
+        self.name, self.network = name, network
+        self.layout = layout_of(dict(network.named_parameters()))  # of theta (P,)
+        self.buffer_layout = layout_of(running_statistics(network))  # empty without BatchNorm
+        state = network.state_dict()  # parameters and running statistics, layer by layer
+        self.shapes = {name: tuple(value.shape) for name, value in state.items() if value.is_floating_point()}
 
 
 def check_tensor(tensor: Any, shape: tuple[int, ...], place: str, target: Target) -> None:

@@ -1,9 +1,11 @@
 """The layouts by name, and their detection."""
 
-import difflib
+from functools import partial
 from pathlib import Path
 
-from raydd.data.progress import progress_of
+from raydd.config.names import check_name
+from raydd.data.parquet_reader import parquet_files
+from raydd.data.synset import progress_of
 from raydd.interop import parquet, pictures, tensors
 from raydd.interop.foreign import Layout
 
@@ -23,23 +25,23 @@ LAYOUTS: dict[str, Layout] = {
         files="images_best.pt, labels_best.pt, lr_best.pt",
         labels=("logits",),
         find=tensors.find_datm,
-        read=tensors.read_best,
-        write=tensors.write_datm,
+        read=tensors.read_folder,
+        write=partial(tensors.write_folder, lr=True),
         scored=_BOTH,
     ),
     "mtt": Layout(
         files="images_best.pt, labels_best.pt",
         find=lambda path: tensors.home_of(path, "images_best.pt", "labels_best.pt"),
-        read=tensors.read_best,
-        write=tensors.write_best,
+        read=tensors.read_folder,
+        write=tensors.write_folder,
         scored=_BOTH,
     ),
     "ddranking": Layout(
         files="images.pt, labels.pt, lr.pt",
         labels=("hard", "logits"),
         find=lambda path: tensors.home_of(path, "images.pt"),
-        read=tensors.read_ranking,
-        write=tensors.write_ranking,
+        read=partial(tensors.read_folder, names="{}.pt"),
+        write=partial(tensors.write_folder, names="{}.pt", lr=True),
         together=True,
         scored=_BOTH,
     ),
@@ -62,14 +64,14 @@ LAYOUTS: dict[str, Layout] = {
     "hf": Layout(
         files="*.parquet or data/*.parquet",
         labels=("hard", "logits"),
-        find=parquet.find_parquet,
+        find=lambda path: path if parquet_files(path) else None,
         read=parquet.read_parquet,
         write=parquet.write_parquet,
     ),
     "png": Layout(
         files="<class>/*.png",
         space="bytes",
-        find=pictures.find_pictures,
+        find=lambda path: path if path.is_dir() and any(path.glob("[!.]*/*.png")) else None,
         read=pictures.read_pictures,
         write=pictures.write_pictures,
         together=True,
@@ -80,10 +82,7 @@ LAYOUTS: dict[str, Layout] = {
 
 def layout_row(name: str) -> Layout:
     """Return the layout of a name; refuse an unknown one."""
-    if name not in LAYOUTS:
-        near = difflib.get_close_matches(name, LAYOUTS, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise ValueError(f"unknown layout {name!r}; {hint}use one of {', '.join(LAYOUTS)}")
+    check_name("layout", name)
     return LAYOUTS[name]
 
 

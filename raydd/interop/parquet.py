@@ -1,28 +1,20 @@
 """Sets as Hugging Face Parquet: pictures to look at, and the exact numbers beside them."""
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from raydd.data.decode import Blob
 from raydd.data.labels import class_numbers
-from raydd.data.parquet_reader import class_names, label_column, open_parquet, parquet_files
+from raydd.data.parquet_reader import blobs, class_names, open_parquet, parquet_files, read_labels
 from raydd.interop.foreign import Foreign, Outgoing
 from raydd.interop.pictures import decode_pictures, encode
 from raydd.interop.pixels import as_bytes
 from raydd.io.files import write_atomic
 
 FILE = "data/train-00000-of-00001.parquet"
-
-
-def find_parquet(path: Path) -> Path | None:
-    """Find a Parquet file, or a folder of such files."""
-    return path if parquet_files(path) else None
 
 
 def write_parquet(out: Outgoing, folder: Path) -> list[Path]:
@@ -36,7 +28,7 @@ def write_parquet(out: Outgoing, folder: Path) -> list[Path]:
     columns = {
         "image": pa.array(pictures, struct),
         "label": pa.array(synset.hard_labels.numpy(), pa.int64()),
-        "pixels": _nested(images.numpy()),
+        "pixels": pa.array(_nested(images.numpy())),
     }
     features: dict[str, Any] = {
         "image": {"_type": "Image"},
@@ -44,7 +36,7 @@ def write_parquet(out: Outgoing, folder: Path) -> list[Path]:
         "pixels": {"shape": list(images.shape[1:]), "dtype": "float32", "_type": "Array3D"},
     }
     if synset.label_kind == "logits":
-        columns["soft_label"] = _nested(synset.labels.numpy())
+        columns["soft_label"] = pa.array(_nested(synset.labels.numpy()))
         value = {"dtype": "float32", "_type": "Value"}
         features["soft_label"] = {"feature": value, "length": len(synset.classes), "_type": "Sequence"}
     table = pa.table(columns).replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
@@ -53,16 +45,9 @@ def write_parquet(out: Outgoing, folder: Path) -> list[Path]:
     return [write_atomic(folder / FILE, sink.getvalue())]
 
 
-def _nested(values: np.ndarray[Any, Any]) -> Any:
-    """Return an array (N, ...) as a column of nested lists."""
-    import pyarrow as pa
-
-    column = pa.array(np.ascontiguousarray(values).reshape(-1))
-    inner = values.size
-    for length in reversed(values.shape[1:]):
-        inner //= length
-        column = pa.ListArray.from_arrays(np.arange(0, (inner + 1) * length, length, dtype=np.int32), column)
-    return column
+def _nested(values: np.ndarray[Any, Any]) -> list[Any]:
+    """Return an array (N, ...) as nested lists of rows."""
+    return list(values) if values.ndim == 2 else [_nested(value) for value in values]
 
 
 def read_parquet(path: Path, classes: tuple[str, ...]) -> Foreign:
@@ -82,7 +67,7 @@ def read_parquet(path: Path, classes: tuple[str, ...]) -> Foreign:
     if "pixels" in joined:
         return Foreign(torch.from_numpy(joined["pixels"]), labels)
     note = "no column pixels: images are read from the pictures, 8 bits a pixel"
-    images, notes = _pictures(files, tables)
+    images, notes = decode_pictures([*blobs(files)])
     return Foreign(images, labels, notes=(note, *notes), space="bytes")
 
 
@@ -90,22 +75,18 @@ def _table(file: Path, classes: tuple[str, ...]) -> Any:
     """Read a file of these classes, with numbers in the place of words in the labels."""
     import pyarrow as pa
 
+    labels = read_labels(file)
     with open_parquet(file) as parquet:
         table = parquet.read()
-    names, columns = class_names(table.schema, str(file)), table.column_names
+    names = class_names(table.schema, str(file))
     if names and names != classes:
         raise ValueError(
             f"{file} has the classes {', '.join(names[:5])}, the data set has {', '.join(classes[:5])}: "
             "name the right --dataset"
         )
-    if missing := [name for name in ("image", "label") if name not in columns]:
-        raise ValueError(
-            f"{file} has no column {missing[0]} (it has {', '.join(columns)}): rename its columns to image, label"
-        )
-    labels = label_column(table.column("label"), str(file))
     if not labels.words:
         return table
-    return table.set_column(columns.index("label"), "label", pa.array(class_numbers(labels, classes)))
+    return table.set_column(table.column_names.index("label"), "label", pa.array(class_numbers(labels, classes)))
 
 
 def _array(file: Path, table: Any, name: str) -> np.ndarray[Any, Any]:
@@ -126,13 +107,3 @@ def _array(file: Path, table: Any, name: str) -> np.ndarray[Any, Any]:
     if column.null_count or not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
         raise ValueError(f"{file} has values of type {column.type} or none in {name}: write numbers")
     return np.array(column.to_numpy(zero_copy_only=False)).reshape(shape)
-
-
-def _pictures(files: list[Path], tables: list[Any]) -> tuple[Tensor, tuple[str, ...]]:
-    """Return the column ``image`` as uint8 (N, C, H, W), and notes."""
-    blobs = []
-    for file, table in zip(files, tables, strict=True):
-        for row, picture in enumerate(table.column("image").to_pylist()):
-            encoded = picture.get("bytes") if isinstance(picture, dict) else None
-            blobs.append(Blob(f"{file} row {row}", partial(bytes, encoded or b"")))
-    return decode_pictures(blobs)

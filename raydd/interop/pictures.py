@@ -19,11 +19,6 @@ from raydd.io.files import write_atomic
 _NUMBERED = re.compile(r"\d+_(.*)")
 
 
-def find_pictures(path: Path) -> Path | None:
-    """Find a folder whose folders hold pictures."""
-    return path if path.is_dir() and any(path.glob("[!.]*/*.png")) else None
-
-
 def read_pictures(root: Path, classes: tuple[str, ...]) -> Foreign:
     """Read ``root/<class>/*``, in the order of classes and names; a folder has its class's name, or ``003_<class>``.
 

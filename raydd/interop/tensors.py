@@ -20,6 +20,8 @@ OFFICIAL = {
     "tiny_imagenet": "TinyImageNet",
 }
 """The DC family's names of data sets."""
+BEST = "{}_best.pt"
+"""The pattern of the file names of trajectory matching."""
 LONGEST = 150
 """Bytes of a file's name; the temporary name is longer."""
 PARTS = 5
@@ -52,22 +54,31 @@ def find_datm(path: Path) -> Path | None:
     return home if home and (home / "lr_best.pt").is_file() else None
 
 
-def read_best(home: Path, classes: tuple[str, ...]) -> Foreign:
-    """Read ``images_best.pt``, ``labels_best.pt``, and ``lr_best.pt`` if there is one."""
-    lr = home / "lr_best.pt"
-    images, labels = load_tensor(home / "images_best.pt"), load_tensor(home / "labels_best.pt")
-    return Foreign(images, labels, load_number(lr) if lr.exists() else None)
+def read_folder(home: Path, classes: tuple[str, ...], *, names: str = BEST) -> Foreign:
+    """Read images, labels and learning rate from files of a pattern; `BEST` needs labels, others have them by position.
+
+    There may be no learning rate.
+    """
+    lr, images = home / names.format("lr"), load_tensor(home / names.format("images"))
+    labels, notes = home / names.format("labels"), tuple[str, ...]()
+    if names == BEST or labels.exists():
+        values = load_tensor(labels)
+    elif len(images) % len(classes):
+        raise ValueError(
+            f"{home / 'images.pt'} has {len(images)} images, which {len(classes)} classes do not share evenly, "
+            "and no labels.pt is beside it: save labels.pt too, or name the right --dataset"
+        )
+    else:
+        each = len(images) // len(classes)
+        values = torch.arange(len(classes)).repeat_interleave(each)
+        notes = (f"no labels.pt: classes are by position, {each} images each",)
+    return Foreign(images, values, load_number(lr) if lr.exists() else None, notes)
 
 
-def write_best(out: Outgoing, folder: Path) -> list[Path]:
-    """Write ``images_best.pt`` and ``labels_best.pt``."""
-    images = save(folder / "images_best.pt", out.images)
-    return [images, save(folder / "labels_best.pt", out.synset.labels)]
-
-
-def write_datm(out: Outgoing, folder: Path) -> list[Path]:
-    """Write as `write_best`, and the learning rate to ``lr_best.pt``."""
-    return [*write_best(out, folder), save(folder / "lr_best.pt", out.synset.lr)]
+def write_folder(out: Outgoing, folder: Path, *, names: str = BEST, lr: bool = False) -> list[Path]:
+    """Write images and labels, and the learning rate if asked for, to files of a pattern."""
+    values = {"images": out.images, "labels": out.synset.labels} | ({"lr": out.synset.lr} if lr else {})
+    return [save(folder / names.format(name), value) for name, value in values.items()]
 
 
 def read_pair(path: Path, classes: tuple[str, ...]) -> Foreign:
@@ -120,9 +131,9 @@ def find_bench(path: Path) -> Path | None:
 
 
 def read_bench(home: Path, classes: tuple[str, ...]) -> Foreign:
-    """Read as `read_best`; or the parts ``images_best_0.pt`` on, and their labels."""
+    """Read as `read_folder`; or the parts ``images_best_0.pt`` on, and their labels."""
     if not (home / "images_best_0.pt").is_file():
-        return read_best(home, classes)
+        return read_folder(home, classes)
     count = len(list(home.glob("images_best_[0-9].pt")))
     images, labels = (
         [load_tensor(home / f"{name}_best_{part}.pt") for part in range(count)] for name in ("images", "labels")
@@ -134,9 +145,9 @@ def read_bench(home: Path, classes: tuple[str, ...]) -> Foreign:
 
 
 def write_bench(out: Outgoing, folder: Path) -> list[Path]:
-    """Write as `write_best`; 50 images a class of Tiny ImageNet in five parts, as DC-BENCH reads them."""
+    """Write as `write_folder`; 50 images a class of Tiny ImageNet in five parts, as DC-BENCH reads them."""
     if (out.synset.dataset, _ipc(out.synset)) != ("tiny_imagenet", 50):
-        return write_best(out, folder)
+        return write_folder(out, folder)
     tensors = {"images": out.images, "labels": out.synset.labels}
     return [
         save(folder / f"{name}_best_{index}.pt", part.clone())  # a view would be saved with all of its storage
@@ -149,28 +160,6 @@ def bench_subfolder(synset: SyntheticSet) -> str:
     """Return the folder in which DC-BENCH looks for a set of trajectory matching."""
     name = "tinyimagenet" if synset.dataset == "tiny_imagenet" else _official(synset)
     return f"TM/{name}/IPC{_ipc(synset)}"
-
-
-def read_ranking(home: Path, classes: tuple[str, ...]) -> Foreign:
-    """Read ``images.pt``, ``labels.pt`` (missing: classes by position) and ``lr.pt`` (missing: no learning rate)."""
-    images = load_tensor(home / "images.pt")
-    lr = load_number(home / "lr.pt") if (home / "lr.pt").exists() else None
-    if (home / "labels.pt").exists():
-        return Foreign(images, load_tensor(home / "labels.pt"), lr)
-    if len(images) % len(classes):
-        raise ValueError(
-            f"{home / 'images.pt'} has {len(images)} images, which {len(classes)} classes do not share evenly, "
-            "and no labels.pt is beside it: save labels.pt too, or name the right --dataset"
-        )
-    each = len(images) // len(classes)
-    note = f"no labels.pt: classes are by position, {each} images each"
-    return Foreign(images, torch.arange(len(classes)).repeat_interleave(each), lr, (note,))
-
-
-def write_ranking(out: Outgoing, folder: Path) -> list[Path]:
-    """Write ``images.pt``, ``labels.pt`` and ``lr.pt``."""
-    values = {"images": out.images, "labels": out.synset.labels, "lr": out.synset.lr}
-    return [save(folder / f"{name}.pt", value) for name, value in values.items()]
 
 
 def _official(synset: SyntheticSet) -> str:

@@ -46,14 +46,11 @@ def write_synset(synset: SyntheticSet, folder: Path | str, layout: str, *, hard:
     home = Path(folder) / row.subfolder(out)
     if home.exists() and (not home.is_dir() or any(home.iterdir())):
         raise ValueError(f"{home} is not an empty folder; name another --out")
+    whole, rows = out, None
     order = torch.argsort(out.hard_labels, stable=True)
     if row.together and out.label_kind == "hard" and not torch.equal(order, torch.arange(len(order))):
         notes.append(f"images are written class by class, as {layout} keeps them; raydd.json holds the set's order")
-    else:
-        order = torch.arange(len(order))
-    rows = None if torch.equal(order, torch.arange(len(order))) else tuple(order.tolist())
-    whole = out
-    out = replace(out, images=out.images[order], labels=out.labels[order])
+        rows, out = tuple(order.tolist()), replace(out, images=out.images[order], labels=out.labels[order])
     images, losses = _SPACES[row.space](out.transform, out.images) if row.space in _SPACES else (out.images, [])
     beside = sidecar.describe(whole, layout, rows, sidecar.digest(images, out.labels))
     paths = row.write(Outgoing(out, images), home)
@@ -110,7 +107,7 @@ def _labelled(synset: SyntheticSet, layout: str, row: Layout, hard: bool, notes:
 def _narrow(name: str, value: Tensor, notes: list[str]) -> Tensor:
     """Return floating point as float32, which all projects use; a copy with its own storage."""
     if not value.is_floating_point():
-        return value.long()
+        return value.long().clone()
     narrow = value.float().clone(memory_format=torch.contiguous_format)
     notes += loss_note(f"{name} of {value.dtype} become float32", narrow.to(value.dtype), value)
     return narrow

@@ -40,7 +40,7 @@ def alone(
         yield
         return
     lock = path.with_name(f".{path.name}{LOCK}") if beside else path / LOCK
-    with _removed_if_empty(lock.parent):
+    with removed_if_empty(lock.parent):
         file_lock = _acquire(lock, path, tell or (lambda line: None), wait)
         token = _OWN.set(_OWN.get() | {key})
         try:
@@ -54,7 +54,7 @@ def alone(
 
 
 @contextlib.contextmanager
-def _removed_if_empty(folder: Path) -> Iterator[None]:
+def removed_if_empty(folder: Path) -> Iterator[None]:
     """Remove those folders of a path that do not exist yet and stay empty."""
     new = [path for path in (folder, *folder.parents) if not path.exists()]
     try:

@@ -17,7 +17,7 @@ Differs:
 """
 
 from raydd.config.parsing import Tree
-from raydd.data.imagenet import SUBSETS
+from raydd.data.named_sets import SUBSETS
 from raydd.methods.method import Method
 
 SHARED: Tree = {

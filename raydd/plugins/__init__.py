@@ -9,11 +9,14 @@ The module holds dictionaries of rows by name, called as in `TABLES`. Every proc
 name that raydd itself does not have: the command line, Ray's workers, trials and evaluators alike.
 """
 
+import os
 import re
+import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from traceback import walk_tb
 from types import ModuleType
 from typing import Any, Self, TypeVar
 
@@ -23,6 +26,8 @@ TABLES = ("METHODS", "NETWORKS", "DATASETS", "PROTOCOLS", "SPACES", "ARCHITECTUR
 
 Row = TypeVar("Row")
 _NAME = re.compile(r"\w[\w.+-]*")
+_FRAME = re.compile(r'File "([^"]+)", line \d+')
+_RAYDD = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
 _LOADING = threading.RLock()
 _importing: set[str] = set()
 
@@ -49,6 +54,7 @@ class Table(dict[str, Row]):
     def __init__(self, title: str, kind: type[Any], rows: Mapping[str, Row] | Iterable[tuple[str, Row]] = ()) -> None:
         super().__init__(rows)
         self.title, self.kind, self._complete = title, kind, False
+        self.origins: dict[str, str] = {}  # the plugins of rows, in words
 
     def load(self) -> Self:
         """Add the rows of the plugins, once a process, and return the table.
@@ -65,7 +71,7 @@ class Table(dict[str, Row]):
                     for name, row in self._rows(entry):
                         if super().__contains__(name) or name in added:
                             raise ValueError(f"{_origin(entry)}: {self.title}[{name!r}] exists already; rename the row")
-                        added[name] = row
+                        added[name], self.origins[name] = row, _origin(entry)
                 self.update(added)
                 self._complete = True
         return self
@@ -105,6 +111,30 @@ def names(title: str) -> list[str]:
     with _LOADING:
         tables = [getattr(_imported(entry), title, {}) for entry in installed()]
     return [name for rows in tables if not isinstance(rows, Table) for name in rows]
+
+
+def origin_of(error: BaseException | None) -> str | None:
+    """Return the plugin whose code raised an error, such as ``plugin mine (mine.plugin)``; None without one.
+
+    Errors of Ray's workers and causes count too. A refusal by raydd is its own, even if a plugin called raydd.
+    """
+    homes = {entry: _home(entry.module) for entry in installed()}
+    while error is not None:
+        files = [frame.f_code.co_filename for frame, _ in walk_tb(error.__traceback__)]
+        for file in reversed(files + _FRAME.findall(getattr(error, "traceback_str", ""))):
+            if entry := next((entry for entry, home in homes.items() if home and file.startswith(home)), None):
+                return _origin(entry)
+            if isinstance(error, ValueError) and file.startswith(_RAYDD):
+                break
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return None
+
+
+def _home(module: str) -> str | None:
+    """Return the folder of a loaded module's package, or the file of a module without one."""
+    package = sys.modules.get(module.partition(".")[0])
+    folders = [os.path.join(path, "") for path in getattr(package, "__path__", ())]
+    return folders[0] if folders else getattr(package, "__file__", None)
 
 
 def _imported(entry: EntryPoint) -> ModuleType:

@@ -12,6 +12,7 @@ from ray.tune.schedulers import TrialScheduler as TuneScheduler
 from ray.tune.search import Searcher
 
 from raydd.io.memory import keep_memory
+from raydd.plugins import origin_of
 from raydd.tuning.trial import Report, SearchContext
 from raydd.tuning.trial_scheduler import TrialScheduler
 
@@ -87,5 +88,6 @@ def send_reports(reports: Iterable[tuple[Report, tune.Checkpoint | None]]) -> No
         if os.environ.get("RAYDD_TRACEBACK"):
             traceback.print_exc()
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        reason = f"{plugin}: {reason}" if (plugin := origin_of(error)) else reason
         # Tune refuses a report without the metrics that its searcher and scheduler use.
         tune.report({"failed": reason, "index": 0, "accuracy": math.nan, "now": math.nan})

@@ -30,7 +30,7 @@ from raydd.numerics.rng import generator
 from raydd.numerics.windows import growing
 from raydd.run.experts import bind_experts, find_experts, plain_workspace, settle
 from raydd.run.run_folder import previous_run
-from raydd.selection.class_sampler import real
+from raydd.selection.class_sampler import Request, real
 from raydd.selection.starting_images import clusters_of
 
 
@@ -186,7 +186,7 @@ def check_data(config: DistillConfig, work: Workspace) -> None:
         raise ValueError(
             f"formation.factor {config.formation.factor} cuts {work.dataset.size} pixels a side into nothing; use less"
         )
-    real(work.dataset, work.transform, config.ipc, generator(config.seed, "check"))
+    real(Request(work.dataset, work.transform, config.ipc, generator(config.seed, "check")))
     if config.initial == "representative":
         clusters_of(config.ipc * tiles, config.clusters)
     check_network(config, FlatModel(work.build))

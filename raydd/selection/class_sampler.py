@@ -57,46 +57,56 @@ class Experts:
         return torch.cat([of(model, part.to(self.device)).cpu() for part in images.split(_BATCH)])
 
 
-Start = Callable[[Dataset, Transform, int, torch.Generator, Experts | None], tuple[Tensor, Tensor]]
-"""(dataset, transform, ipc, rng, experts) -> preprocessed images (K ipc, C, H, W) and their labels, in class order.
+@dataclass(frozen=True, eq=False)
+class Request:
+    """A request for ``ipc`` images of each class, made of or chosen among a data set's training images."""
+
+    dataset: Dataset
+    transform: Transform
+    ipc: int
+    rng: torch.Generator
+    experts: Experts | None = None
+
+    @property
+    def labels(self) -> Tensor:
+        """The classes (K ipc,) of the images, in class order."""
+        return torch.arange(len(self.dataset.classes)).repeat_interleave(self.ipc)
+
+    def classes(self) -> list[Tensor]:
+        """Return the training rows of each class, in random order; refuse classes of fewer than ``ipc`` images."""
+        targets, classes = self.dataset.train.targets, []
+        for label, name in enumerate(self.dataset.classes):
+            members = torch.nonzero(targets == label).flatten()
+            if len(members) < self.ipc:
+                raise ValueError(
+                    f"ipc {self.ipc} is larger than class {name!r} of {self.dataset.name}, which has {len(members)} "
+                    f"training images; use --ipc {len(members)} or less"
+                )
+            classes.append(members[torch.randperm(len(members), generator=self.rng)])
+        return classes
+
+    def images(self, rows: Tensor) -> Tensor:
+        """Return preprocessed training images."""
+        return self.transform(self.dataset.train.take(rows))
+
+    def require_experts(self, start: str) -> Experts:
+        """Return the experts, for a start that needs them; raise ValueError without."""
+        if self.experts is None:
+            raise ValueError(
+                f"{start} asks trained networks about the images, and there are none; "
+                "give experts with --buffer, or choose images by real, kmeans, herding or kcenter"
+            )
+        return self.experts
+
+
+Start = Callable[[Request], tuple[Tensor, Tensor]]
+"""Answers a request: preprocessed images (K ipc, C, H, W) and their labels, in class order.
 
 Labels are classes (K ipc,), or logits (K ipc, K). ValueError is raised where a class has fewer than ``ipc`` training
 images, and where experts are needed and missing.
 """
 
 
-def require_experts(experts: Experts | None, start: str) -> Experts:
-    """Return the experts, for a start that needs them; raise ValueError without."""
-    if experts is None:
-        raise ValueError(
-            f"{start} asks trained networks about the images, and there are none; "
-            "give experts with --buffer, or choose images by real, kmeans, herding or kcenter"
-        )
-    return experts
-
-
-def real(
-    dataset: Dataset, transform: Transform, ipc: int, rng: torch.Generator, experts: Experts | None = None
-) -> tuple[Tensor, Tensor]:
+def real(request: Request) -> tuple[Tensor, Tensor]:
     """Draw images from each class of the training split without replacement; see `Start`."""
-    chosen = torch.cat([rows[:ipc] for rows in shuffled_classes(dataset, ipc, rng)])
-    return transform(dataset.train.take(chosen)), dataset.train.targets[chosen]
-
-
-def shuffled_classes(dataset: Dataset, ipc: int, rng: torch.Generator) -> list[Tensor]:
-    """Return the training rows of each class, in random order; refuse classes of fewer than ``ipc`` images."""
-    targets, classes = dataset.train.targets, []
-    for label, name in enumerate(dataset.classes):
-        members = torch.nonzero(targets == label).flatten()
-        if len(members) < ipc:
-            raise ValueError(
-                f"ipc {ipc} is larger than class {name!r} of {dataset.name}, which has {len(members)} training images; "
-                f"use --ipc {len(members)} or less"
-            )
-        classes.append(members[torch.randperm(len(members), generator=rng)])
-    return classes
-
-
-def in_class_order(dataset: Dataset, ipc: int) -> Tensor:
-    """Return the classes (K ipc,) of ``ipc`` images each."""
-    return torch.arange(len(dataset.classes)).repeat_interleave(ipc)
+    return request.images(torch.cat([rows[: request.ipc] for rows in request.classes()])), request.labels

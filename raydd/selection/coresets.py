@@ -11,10 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from raydd.data.datasets import Dataset
-from raydd.data.preprocessing import Transform
-from raydd.selection.class_sampler import Experts, Start, in_class_order, real, require_experts, shuffled_classes
-from raydd.selection.kmeans import centres, nearest
+from raydd.selection.class_sampler import Request, Start, real
 
 
 def herding_order(points: Tensor, count: int) -> Tensor:
@@ -81,6 +78,36 @@ def _centred(points: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return z, torch.linalg.vecdot(z, z)
 
 
+def centres(points: Tensor, count: int, rng: torch.Generator) -> Tensor:
+    """Return the centres (count, D) of clusters of points (n, D), by scikit-learn's KMeans with k-means++."""
+    from sklearn.cluster import KMeans
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    seed = int(torch.randint(2**31, (), generator=rng))
+    with threadpool_limits(1):  # sums depend on the number of threads, which no setting controls
+        model = KMeans(count, n_init=1, random_state=seed).fit(points.double().numpy())
+    return torch.from_numpy(model.cluster_centers_)
+
+
+def nearest(middles: Tensor, points: Tensor, each: int = 1) -> Tensor:
+    """Return the rows (m * each,) of the points nearest to each centre, grouped by centre.
+
+    No row is chosen twice: the closest pairs of centre and point come first, and a centre takes at most ``each``.
+
+    >>> nearest(torch.tensor([[0.0], [9.0]]), torch.tensor([[8.0], [1.0], [5.0], [0.0]]), each=2)
+    tensor([3, 1, 0, 2])
+    """
+    distances = torch.cdist(middles.double(), points.double(), compute_mode="donot_use_mm_for_euclid_dist")
+    chosen: list[list[int]] = [[] for _ in middles]
+    for _ in range(len(middles) * each):
+        centre, row = divmod(int(distances.argmin()), len(points))
+        chosen[centre].append(row)
+        distances[:, row] = torch.inf
+        if len(chosen[centre]) == each:
+            distances[centre] = torch.inf
+    return torch.tensor([row for rows in chosen for row in rows])
+
+
 def forgetting_counts(correct: Tensor) -> Tensor:
     """Return how often each image was forgotten, (n,): correct after one epoch, and wrong after the next.
 
@@ -100,34 +127,42 @@ def forgetting_counts(correct: Tensor) -> Tensor:
     return torch.where(correct.any(dim=0), events, len(correct))
 
 
-def _by_distance(select: Callable[[Tensor, int, torch.Generator], Tensor]) -> Start:
-    """Return a start with the images of each class whose rows ``select`` takes from their points (n, D)."""
+def by_distance(
+    request: Request, classes: list[Tensor], expert: int | None, select: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Return the images of each class whose rows ``select`` takes from their points (n, D), and the classes.
 
-    def start(
-        dataset: Dataset, transform: Transform, ipc: int, rng: torch.Generator, experts: Experts | None = None
-    ) -> tuple[Tensor, Tensor]:
-        classes, images = shuffled_classes(dataset, ipc, rng), []
-        expert = None if experts is None else experts.pick(rng)
-        for rows in classes:
-            members = transform(dataset.train.take(rows.sort().values))
-            points = members.flatten(1) if experts is None or expert is None else experts.features(expert, members)
-            images.append(members[select(points, ipc, rng)])
-        return torch.cat(images), in_class_order(dataset, ipc)
+    Points are an expert's features, or preprocessed pixels without one; ``classes`` has the rows of each class.
+    """
+    images = []
+    for rows in classes:
+        members = request.images(rows.sort().values)
+        known = request.experts
+        points = members.flatten(1) if known is None or expert is None else known.features(expert, members)
+        images.append(members[select(points)])
+    return torch.cat(images), request.labels
+
+
+def _coreset(select: Callable[[Tensor, int, torch.Generator], Tensor]) -> Start:
+    """Return the start with the images that ``select`` takes by the features of a sampled expert, or by pixels."""
+
+    def start(request: Request) -> tuple[Tensor, Tensor]:
+        classes, rng = request.classes(), request.rng
+        expert = None if request.experts is None else request.experts.pick(rng)
+        return by_distance(request, classes, expert, lambda points: select(points, request.ipc, rng))
 
     return start
 
 
-kmeans = _by_distance(lambda points, count, rng: nearest(centres(points, count, rng), points))
+kmeans = _coreset(lambda points, count, rng: nearest(centres(points, count, rng), points))
 """Select the images of each class nearest to the centres of ``ipc`` clusters, none of them twice."""
-herding = _by_distance(lambda points, count, rng: herding_order(points, count))
+herding = _coreset(lambda points, count, rng: herding_order(points, count))
 """Select the images whose mean is closest to that of their class, by `herding_order`."""
-kcenter = _by_distance(lambda points, count, rng: kcenter_order(points, count))
+kcenter = _coreset(lambda points, count, rng: kcenter_order(points, count))
 """Select the images that leave no other of their class far away, by `kcenter_order`."""
 
 
-def forgetting(
-    dataset: Dataset, transform: Transform, ipc: int, rng: torch.Generator, experts: Experts | None = None
-) -> tuple[Tensor, Tensor]:
+def forgetting(request: Request) -> tuple[Tensor, Tensor]:
     """Select the images of each class that the experts forgot most often in their training; see `Start`.
 
     Counts of `forgetting_counts` are summed over the experts; equal ones are in random order. Each snapshot of each
@@ -140,16 +175,16 @@ def forgetting(
         The paper leaves out the images that are forgotten least; comparisons with dataset distillation select the most
         forgotten of each class, as here.
     """
-    known, images = require_experts(experts, "forgetting"), []
+    known, images = request.require_experts("forgetting"), []
     if known.source.kept is not None:
         epochs = ", ".join(map(str, known.source.kept))
         raise ValueError(f"forgetting needs the experts' snapshots of all epochs, not of {epochs}; give a full buffer")
-    for label, rows in enumerate(shuffled_classes(dataset, ipc, rng)):
-        members = transform(dataset.train.take(rows))
+    for label, rows in enumerate(request.classes()):
+        members = request.images(rows)
         counts = [forgetting_counts(known.correct(expert, members, label)) for expert in known.source.experts]
         most = torch.argsort(torch.stack(counts).sum(dim=0), descending=True, stable=True)
-        images.append(members[most[:ipc]])
-    return torch.cat(images), in_class_order(dataset, ipc)
+        images.append(members[most[: request.ipc]])
+    return torch.cat(images), request.labels
 
 
 CORESETS: dict[str, Start] = {

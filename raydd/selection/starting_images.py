@@ -6,25 +6,18 @@ import torch
 from torch import Tensor
 
 from raydd.config.rules import SOFT_LABELS
-from raydd.data.datasets import Dataset
-from raydd.data.preprocessing import Transform
-from raydd.selection.class_sampler import Experts, Start, in_class_order, real, require_experts, shuffled_classes
-from raydd.selection.coresets import BY_DISTANCE, CORESETS
-from raydd.selection.kmeans import centres, nearest
+from raydd.selection.class_sampler import Request, Start, real
+from raydd.selection.coresets import BY_DISTANCE, CORESETS, by_distance, centres, nearest
 
 
-def noise(
-    dataset: Dataset, transform: Transform, ipc: int, rng: torch.Generator, experts: Experts | None = None
-) -> tuple[Tensor, Tensor]:
+def noise(request: Request) -> tuple[Tensor, Tensor]:
     """Draw standard normal images (K ipc, C, H, W) in the preprocessed space, with classes (K ipc,)."""
-    count = len(dataset.classes) * ipc
-    images = torch.randn((count, dataset.channels, dataset.size, dataset.size), generator=rng)
-    return images, in_class_order(dataset, ipc)
+    data = request.dataset
+    shape = (len(data.classes) * request.ipc, data.channels, data.size, data.size)
+    return torch.randn(shape, generator=request.rng), request.labels
 
 
-def correctly_classified(
-    dataset: Dataset, transform: Transform, ipc: int, rng: torch.Generator, experts: Experts | None = None
-) -> tuple[Tensor, Tensor]:
+def correctly_classified(request: Request) -> tuple[Tensor, Tensor]:
     """Draw real images that one sampled expert classifies correctly, with its logits (K ipc, K); see `Start`.
 
     Where a class has too few such images, the nearest misses follow, and in their logits the true class takes the
@@ -33,10 +26,10 @@ def correctly_classified(
     Reference:
         Guo et al., arXiv 2310.05773, section 3.2, "mislabeling"; appendix A.2.
     """
-    known = require_experts(experts, "correctly_classified")
-    expert, images, labels = known.pick(rng), [], []
-    for label, rows in enumerate(shuffled_classes(dataset, ipc, rng)):
-        best, logits = _best_classified(dataset, transform, rows, label, ipc, lambda x: known.logits(expert, x))
+    known = request.require_experts("correctly_classified")
+    expert, images, labels = known.pick(request.rng), [], []
+    for label, rows in enumerate(request.classes()):
+        best, logits = _best_classified(request, rows, label, lambda x: known.logits(expert, x))
         corrected, winners, each = logits.clone(), logits.argmax(dim=1), torch.arange(len(logits))
         corrected[each, winners], corrected[:, label] = logits[:, label], logits[each, winners]  # exchanged
         images.append(best)
@@ -45,36 +38,33 @@ def correctly_classified(
 
 
 def _best_classified(
-    dataset: Dataset, transform: Transform, rows: Tensor, label: int, ipc: int, logits_of: Callable[[Tensor], Tensor]
+    request: Request, rows: Tensor, label: int, logits_of: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, Tensor]:
     """Return images and logits of the first ``ipc`` rows classified as ``label``, then of the nearest misses."""
-    size, parts = max(64, 4 * ipc), list[Tensor]()
-    for some in rows.split(size):
-        parts.append(logits_of(transform(dataset.train.take(some))))
-        if sum(int((part.argmax(dim=1) == label).sum()) for part in parts) >= ipc:
+    parts = list[Tensor]()
+    for some in rows.split(max(64, 4 * request.ipc)):
+        parts.append(logits_of(request.images(some)))
+        if sum(int((part.argmax(dim=1) == label).sum()) for part in parts) >= request.ipc:
             break
     logits = torch.cat(parts)
     gap = (logits.max(dim=1).values - logits[:, label]).double()
     miss = torch.where(logits.argmax(dim=1) == label, -1.0, gap)
-    order = torch.argsort(miss, stable=True)[:ipc]
-    return transform(dataset.train.take(rows[order])), logits[order]
+    order = torch.argsort(miss, stable=True)[: request.ipc]
+    return request.images(rows[order]), logits[order]
 
 
-def correctly_classified_mean(
-    dataset: Dataset, transform: Transform, ipc: int, rng: torch.Generator, experts: Experts | None = None
-) -> tuple[Tensor, Tensor]:
+def correctly_classified_mean(request: Request) -> tuple[Tensor, Tensor]:
     """Draw as `correctly_classified`, with the mean logits of all experts that classify an image correctly.
 
     This is the start of DATM's published code, which divides by zero where no expert is correct; here such an image
     keeps the logits of `correctly_classified`.
     """
-    known = require_experts(experts, "correctly_classified_mean")
-    images, first = correctly_classified(dataset, transform, ipc, rng, known)
-    classes = in_class_order(dataset, ipc)
+    known = request.require_experts("correctly_classified_mean")
+    images, first = correctly_classified(request)
     total, count = torch.zeros_like(first), torch.zeros(len(first), 1)
     for expert in known.source.experts:
         logits = known.logits(expert, images)
-        correct = (logits.argmax(dim=1) == classes)[:, None]
+        correct = (logits.argmax(dim=1) == request.labels)[:, None]
         total, count = total + logits * correct, count + correct
     return images, torch.where(count > 0, total / count.clamp(min=1), first)
 
@@ -86,9 +76,7 @@ def clusters_of(ipc: int, clusters: int | None) -> int:
     return clusters or ipc
 
 
-def representative(
-    dataset: Dataset, transform: Transform, ipc: int, rng: torch.Generator, experts: Experts | None = None
-) -> tuple[Tensor, Tensor]:
+def representative(request: Request) -> tuple[Tensor, Tensor]:
     """Select the images nearest to the centres of each class's clusters in an expert's feature space; see `Start`.
 
     Each of ``experts.clusters`` clusters per class gives ipc / clusters images, as a whole number; None makes ipc
@@ -100,14 +88,12 @@ def representative(
     Differs:
         The official code clusters logits; the paper, and this, the features before the last layer.
     """
-    known = require_experts(experts, "representative")
-    clusters = clusters_of(ipc, known.clusters)
-    expert, images = known.pick(rng), []
-    for rows in shuffled_classes(dataset, ipc, rng):
-        members = transform(dataset.train.take(rows.sort().values))
-        features = known.features(expert, members)
-        images.append(members[nearest(centres(features, clusters, rng), features, ipc // clusters)])
-    return torch.cat(images), in_class_order(dataset, ipc)
+    known, rng = request.require_experts("representative"), request.rng
+    clusters = clusters_of(request.ipc, known.clusters)
+    each, expert = request.ipc // clusters, known.pick(rng)
+    return by_distance(
+        request, request.classes(), expert, lambda points: nearest(centres(points, clusters, rng), points, each)
+    )
 
 
 INITIAL: dict[str, Start] = {

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from raydd.config.schema import ExpertConfig
-from raydd.data.batches import Feed
+from raydd.data.workspace import Feed
 from raydd.numerics.augment import Augment
 from raydd.numerics.flat import flatten, running_statistics, seeded
 from raydd.numerics.rng import generator

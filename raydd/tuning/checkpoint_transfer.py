@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from raydd.data.progress import CHECKPOINT
+from raydd.data.synset import CHECKPOINT
 from raydd.run.claim import RESULTS
 from raydd.tuning.trial import REPORTS
 

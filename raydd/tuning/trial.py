@@ -13,8 +13,7 @@ import torch
 from raydd.buffer.arrow_buffer import refresh_manifest
 from raydd.buffer.expert_file import expert_path
 from raydd.config.schema import DistillConfig, ExpertsConfig
-from raydd.data.progress import is_unfinished
-from raydd.data.synset import SyntheticSet
+from raydd.data.synset import SyntheticSet, is_unfinished
 from raydd.data.workspace import Workspace, resolve_device
 from raydd.figures.synset_picture import grid, save_png
 from raydd.io.document import Document, Finite, Whole, read_document, write_document

@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from raydd.analysis import expert_networks
-from raydd.analysis.activation import exceeding, neuron_gradients, ratios
 from raydd.analysis.expert_networks import DecodedSet
+from raydd.analysis.features import exceeding, neuron_gradients, ratios
 from raydd.data.preprocessing import Transform
 from raydd.data.synset import SyntheticSet
 from raydd.models.classifier import Classifier

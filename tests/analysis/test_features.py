@@ -9,10 +9,10 @@ from torch import nn
 from toy_runs import train_buffer
 
 from raydd.analysis.expert_networks import AnalysisContext, check_epochs, expert_network, load_snapshot, measure_epochs
-from raydd.analysis.features import accuracy, class_means, correlation, features_of, sample_classes
+from raydd.analysis.features import class_means, correlation, features_of, sample_classes
 from raydd.buffer.arrow_buffer import ArrowBuffer
 from raydd.config.schema import DataConfig, ExpertConfig, ExpertsConfig
-from raydd.data.workspace import open_workspace
+from raydd.data.workspace import accuracy, open_workspace
 from raydd.io.console import Screen
 from raydd.models.classifier import Classifier
 from raydd.numerics.flat import split

@@ -12,17 +12,16 @@ import torch
 from raydd.api.continual import class_order, evaluate_continual, incremental, seen_after
 from raydd.config.placement import Where
 from raydd.config.schema import DataConfig, EvaluateConfig
-from raydd.data.batches import Feed
 from raydd.data.datasets import Split
 from raydd.data.synset import SyntheticSet
-from raydd.data.workspace import open_workspace
+from raydd.data.workspace import Feed, open_workspace
 from raydd.evaluation.matrix import Job, Matrix, Outcome, Scorer, ScoreRow, select_classes
 from raydd.evaluation.protocols import Protocol
 from raydd.evaluation.student import evaluate, evaluate_real
 from raydd.io.document import without_checksum
 from raydd.models import zoo
 from raydd.numerics.rng import generator
-from raydd.selection.class_sampler import real
+from raydd.selection.class_sampler import Request, real
 
 DATA = DataConfig(augment="none")
 HERE = Where(device="cpu")
@@ -36,7 +35,7 @@ def work(cache):
 
 
 def chosen(work, seed=0, ipc=2, **changes):
-    images, labels = real(work.dataset, work.transform, ipc, generator(seed))
+    images, labels = real(Request(work.dataset, work.transform, ipc, generator(seed)))
     found = SyntheticSet(images, labels, torch.tensor(0.05), work.transform, "digits", work.dataset.classes)
     return replace(found, **changes)
 

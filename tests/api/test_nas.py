@@ -23,6 +23,7 @@ from raydd.io.document import without_checksum
 from raydd.models.spaces import SPACES, parse
 from raydd.numerics.rng import generator
 from raydd.remote.train_matrix import JobQueue
+from raydd.selection.class_sampler import Request
 from raydd.selection.starting_images import INITIAL
 
 HERE = Where(device="cpu")
@@ -33,7 +34,7 @@ SIX = NasConfig(sample=6, epochs=9, real_epochs=2, top=(2, 3))
 def synset(cache):
     """Ten real digits."""
     work = open_workspace(DataConfig(), None, torch.device("cpu"))
-    images, labels = INITIAL["real"](work.dataset, work.transform, 1, generator(0, "test"))
+    images, labels = INITIAL["real"](Request(work.dataset, work.transform, 1, generator(0, "test")))
     recipe, provenance = {"data": DataConfig().model_dump(mode="json"), "method": "random"}, {"chosen": "last step"}
     classes = work.dataset.classes
     return SyntheticSet(images, labels, torch.tensor(0.01), work.transform, "digits", classes, recipe, provenance)
@@ -402,7 +403,7 @@ def test_two_sets_of_one_name_are_told_apart(synset, pretended, tmp_path):
 def test_an_empty_validation_split_is_refused_unless_the_test_images_rank(images, pretended, tmp_path):
     data = DataConfig(dataset=str(images), validation=0.0)
     work = open_workspace(data, None, torch.device("cpu"))
-    found, labels = INITIAL["real"](work.dataset, work.transform, 1, generator(0, "test"))
+    found, labels = INITIAL["real"](Request(work.dataset, work.transform, 1, generator(0, "test")))
     recipe = {"data": data.model_dump(mode="json"), "method": "random"}
     own = SyntheticSet(found, labels, torch.tensor(0.01), work.transform, str(images), work.dataset.classes, recipe)
     with pytest.raises(ValueError, match="the validation split of images is empty: rank with --split test"):

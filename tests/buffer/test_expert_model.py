@@ -22,7 +22,7 @@ from raydd.distillation.trajectory_matching import label_by_experts, labels_from
 from raydd.methods import METHODS, complete
 from raydd.numerics.flat import FlatModel
 from raydd.numerics.rng import generator
-from raydd.selection.class_sampler import Experts, real
+from raydd.selection.class_sampler import Experts, Request, real
 from raydd.selection.coresets import forgetting, forgetting_counts, herding
 from raydd.selection.starting_images import correctly_classified, correctly_classified_mean, representative
 
@@ -151,7 +151,7 @@ def test_a_network_of_an_analysis_is_the_same_expert(buffer, seen, asked):
 def test_datms_starts_are_images_and_logits_of_experts_that_are_right(buffer, work, asked):
     """Its mislabelling rule: images that the expert classifies correctly, in evaluation mode."""
     for start in (correctly_classified, correctly_classified_mean):
-        images, logits = start(work.dataset, work.transform, 3, generator(1), asked)
+        images, logits = start(Request(work.dataset, work.transform, 3, generator(1), asked))
         expert = asked.pick(generator(1))
         classes = torch.arange(10).repeat_interleave(3)
         with torch.no_grad():
@@ -169,7 +169,7 @@ def test_datms_starts_are_images_and_logits_of_experts_that_are_right(buffer, wo
 def test_selections_by_features_and_by_forgetting_see_each_class_as_the_whole(buffer, work, asked):
     train_split = work.dataset.train
     for start in (herding, representative):
-        images, _ = start(work.dataset, work.transform, 1, generator(2), asked)
+        images, _ = start(Request(work.dataset, work.transform, 1, generator(2), asked))
         expert = generator(2)
         for label in range(10):  # the draws that come before that of the expert
             members = torch.nonzero(train_split.targets == label).flatten()
@@ -183,7 +183,7 @@ def test_selections_by_features_and_by_forgetting_see_each_class_as_the_whole(bu
                 features = network.features(members).double()
             nearest = (features - features.mean(dim=0)).norm(dim=1).argmin()  # of one image both are this
             assert torch.equal(images[label], members[nearest])
-    images, _ = forgetting(work.dataset, work.transform, 2, generator(3), asked)
+    images, _ = forgetting(Request(work.dataset, work.transform, 2, generator(3), asked))
     members = work.transform(train_split.take(torch.nonzero(train_split.targets == 4).flatten()))
     counts = torch.zeros(len(members), dtype=torch.int64)
     for expert in buffer.experts:
@@ -266,7 +266,7 @@ def test_experts_without_running_statistics_are_not_asked(buffer, work, seen, tm
         with pytest.raises(ValueError, match=message) as caught:
             Experts(FlatModel(work.build), source, CPU).logits(0, seen[0])
         assert "\n" not in str(caught.value)
-        assert len(real(work.dataset, work.transform, 1, generator(0))[0]) == 10  # what asks nobody goes on
+        assert len(real(Request(work.dataset, work.transform, 1, generator(0)))[0]) == 10  # what asks nobody goes on
     with pytest.raises(ValueError, match=message):
         load_snapshot(expert_network(bare, CPU), bare, 0, 1)
     whole = Experts(FlatModel(work.build), InMemory([theta], buffer.layout, [statistics]), CPU)

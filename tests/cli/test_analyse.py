@@ -10,8 +10,8 @@ from buffer_specs import make_spec
 from PIL import Image
 from torch import nn
 
+from raydd.analysis.buffers import accuracy_at
 from raydd.analysis.document import default_out
-from raydd.analysis.landscape import accuracy_at
 from raydd.buffer.arrow_buffer import ArrowBuffer, create_buffer, refresh_manifest
 from raydd.buffer.convexified import Convexified, convexify
 from raydd.buffer.expert_file import ExpertTrajectory, write_expert

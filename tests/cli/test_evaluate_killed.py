@@ -18,7 +18,7 @@ from raydd.data.workspace import open_workspace
 from raydd.evaluation.matrix import Job, Scorer
 from raydd.evaluation.scores import plan
 from raydd.numerics.rng import generator
-from raydd.selection.class_sampler import real
+from raydd.selection.class_sampler import Request, real
 
 NETWORKS, SEEDS = ("MLP", "LeNet"), 5
 SETTINGS = {"epochs": 150, "real_epochs": 3}
@@ -30,7 +30,7 @@ AGENTS = "ray::DashboardAgent", "ray::RuntimeEnvAgent"  # end by themselves, but
 def synset(cache, tmp_path_factory):
     """The file of twenty real digits."""
     work = open_workspace(DataConfig(), None, torch.device("cpu"))
-    images, labels = real(work.dataset, work.transform, 2, generator(0))
+    images, labels = real(Request(work.dataset, work.transform, 2, generator(0)))
     path = tmp_path_factory.mktemp("sets") / "synset.arrow"
     SyntheticSet(images, labels, torch.tensor(0.05), work.transform, "digits", work.dataset.classes).save(path)
     return path

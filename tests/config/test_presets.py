@@ -9,7 +9,7 @@ from raydd.config.parsing import build, merge
 from raydd.config.presets import expand_preset, load_preset
 from raydd.config.schema import DistillConfig
 from raydd.data.datasets import DATASETS
-from raydd.data.imagenet import SUBSETS
+from raydd.data.named_sets import SUBSETS
 from raydd.methods import complete
 from raydd.run.resolve import check_settings, check_start
 

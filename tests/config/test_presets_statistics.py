@@ -9,7 +9,7 @@ from raydd.config.parsing import build
 from raydd.config.presets import load_preset
 from raydd.config.schema import DistillConfig
 from raydd.data.datasets import DATASETS
-from raydd.data.imagenet import SUBSETS
+from raydd.data.named_sets import SUBSETS
 from raydd.methods import complete
 
 SMALL = ("svhn", "cifar10", "cifar100", "tiny_imagenet")

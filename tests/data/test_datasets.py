@@ -12,7 +12,7 @@ import torch
 
 from raydd.data import named_sets as loaders
 from raydd.data.datasets import DATASETS, Dataset, load_dataset
-from raydd.data.imagenet import SUBSETS
+from raydd.data.named_sets import SUBSETS
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "cifar10-jpeg"
 RNG = np.random.default_rng(0)
@@ -101,7 +101,7 @@ def test_no_validation_is_an_empty_split(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.0, float("nan")])
 def test_a_wrong_validation_fraction_is_refused(tmp_path: Path, fraction: float) -> None:
-    with pytest.raises(ValueError, match=r"validation is .*: give a fraction"):
+    with pytest.raises(ValueError, match=r"^validation = "):
         load_dataset("digits", cache=tmp_path, validation=fraction)
 
 

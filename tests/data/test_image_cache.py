@@ -18,7 +18,7 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     def full(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(cache_module, "_check_alike", full)
+    monkeypatch.setattr(cache_module, "dump_document", full)
     with pytest.raises(ValueError, match=r"cannot be written \(No space left on device\): set RAYDD_CACHE"):
         load_dataset("digits", cache=tmp_path / "cache")
     assert not list(tmp_path.iterdir())
@@ -97,7 +97,7 @@ def test_the_loser_of_a_race_uses_the_winners_copy(tmp_path: Path, monkeypatch: 
     target = tmp_path / "loser" / "datasets" / winner.name
     about = json.loads((winner / "dataset.json").read_text())
     (winner / "dataset.json").write_bytes(dump_document(about | {"note": "the winner's"}))
-    monkeypatch.setattr(cache_module, "_check_alike", lambda unfinished: shutil.copytree(winner, target))
+    monkeypatch.setattr(cache_module, "dump_document", lambda _: bytes(shutil.copytree(winner, target)))
     assert load_dataset("digits", cache=tmp_path / "loser").note == "the winner's"
     assert list(target.parent.iterdir()) == [target]
 
@@ -107,10 +107,10 @@ def test_one_decodes_while_the_others_wait(tmp_path: Path, monkeypatch: pytest.M
     decoded = []
     write_part = cache_module._write_part
 
-    def counted(folder: Path, name: str, part: Any, digest: Any) -> None:
+    def counted(folder: Path, name: str, part: Any, digest: Any) -> Any:
         decoded.append(name)
         time.sleep(0.05)
-        write_part(folder, name, part, digest)
+        return write_part(folder, name, part, digest)
 
     monkeypatch.setattr(cache_module, "_write_part", counted)
     with ThreadPoolExecutor(4) as pool:

@@ -32,10 +32,10 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
 def read(data: bytes, channels: int | None = None) -> tuple[np.ndarray, tuple[str, ...]]:
     """The pixels (C, H, W), with the channels that the header says, and the notes."""
     with quiet():
-        found = header(data)
-        with decoding(data, channels or (1 if found.grey else 3)) as (image, notes):
+        size, grey = header(data)
+        with decoding(data, channels or (1 if grey else 3)) as (image, notes):
             pixels = np.array(image)
-    assert pixels.shape[1::-1] == found.size
+    assert pixels.shape[1::-1] == size
     return (pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)), notes
 
 
@@ -122,7 +122,7 @@ def test_the_orientation_is_applied_to_pixels_and_size(kind: str, orientation: i
     extra = {"tiffinfo": {0x0112: orientation}} if kind == "TIFF" else {"exif": exif.tobytes()}
     data = encoded(stored, kind, **({"lossless": True} if kind == "WEBP" else {}), **extra)
     pixels, notes = read(data)
-    assert header(data).size == (16, 10)
+    assert header(data)[0] == (16, 10)
     assert np.array_equal(pixels, rgb(COLOURS[:10]))
     assert notes == ()
 
@@ -309,7 +309,7 @@ def test_grey_pictures_stored_as_rgb_are_read_as_grey_on_demand(tmp_path: Path) 
     assert np.array_equal(grey.train.images[0], RAMP[None])
     assert grey.note == ""
     assert np.array_equal(load(root, channels=3).train.images[0], [RAMP] * 3)
-    with pytest.raises(ValueError, match=r"channels is 2: give 1 \(grey\) or 3 \(RGB\)"):
+    with pytest.raises(ValueError, match=r"channels = 2: input should be 1 or 3"):
         load(root, channels=2)
 
 
@@ -373,7 +373,7 @@ def test_a_side_has_a_bound(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "set", lambda number: large)
     with pytest.raises(ValueError, match="is 2049x2049, more than 2048 a side: give one size"):
         load(root)
-    with pytest.raises(ValueError, match="size is 5000: give a height and width in pixels of at least 1 and at most"):
+    with pytest.raises(ValueError, match="size = 5000: input should be less than or equal to 2048"):
         load(root, size=5000)
     assert load(root, size=8).size == 8
 

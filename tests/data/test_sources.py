@@ -214,7 +214,7 @@ def test_other_sizes_need_a_size(tmp_path: Path) -> None:
     assert np.asarray(data.train.images).shape[1:] == (3, 6, 6)
     write_images(tmp_path / "wide", {"a": 4}, (8, 10, 3))
     check_refused(tmp_path / "wide", "10x8, which is not square: give one size")
-    check_refused(tmp_path / "wide", "size is 0", size=0)
+    check_refused(tmp_path / "wide", "size = 0: input should be greater than or equal to 1", size=0)
 
 
 def test_resizing_keeps_the_centre_and_the_aspect(tmp_path: Path) -> None:
@@ -293,8 +293,8 @@ def test_unreadable_npz_is_refused(tmp_path: Path) -> None:
 
 
 def test_unknown_names_and_paths(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"unknown data set 'cifar11': try cifar10, cifar100, or a path"):
+    with pytest.raises(ValueError, match=r"unknown data set 'cifar11': did you mean cifar10 or cifar100.* or a path"):
         load_dataset("cifar11", cache=tmp_path)
-    check_refused(tmp_path / "nowhere", "nowhere does not exist: give the path")
+    check_refused(tmp_path / "nowhere", "nowhere does not exist: give a path")
     (tmp_path / "a.csv").write_text("x")
     check_refused(tmp_path / "a.csv", "a.csv is no data set")

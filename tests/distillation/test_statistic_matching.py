@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from raydd.buffer.segments import InMemory
-from raydd.data.batches import Feed
 from raydd.data.preprocessing import Transform
 from raydd.data.synset import SyntheticSet
+from raydd.data.workspace import Feed
 from raydd.distillation.loop import Distillation, Leaf
 from raydd.distillation.network_queue import Queue
 from raydd.distillation.network_sources import Mixed, NetworkPair, RandomInit, Snapshots, Trained

@@ -23,7 +23,7 @@ from raydd.methods import METHODS, complete
 from raydd.numerics.flat import FlatModel
 from raydd.numerics.rng import generator
 from raydd.run.resolve import check_start
-from raydd.selection.class_sampler import Experts
+from raydd.selection.class_sampler import Experts, Request
 from raydd.selection.starting_images import INITIAL, SOFT_LABELS
 
 EPOCHS, SPAN, STEPS, HIGH = 5, 2, 3, 2
@@ -385,7 +385,9 @@ def test_every_start_gives_images_of_its_class_in_class_order(name, factor, work
     assert classes.tolist() == [label for label in range(10) for _ in range(2)]
     assert (synset.images.shape, float(synset.lr), synset.formation.factor) == ((20, 1, 8, 8), 0.25, factor)
     tiles = 1 if name == "noise" else factor**2  # noise is no picture to be cut up
-    chosen, _ = INITIAL[name](work.dataset, work.transform, 2 * tiles, generator(0, "initial"), experts(work, source))
+    chosen, _ = INITIAL[name](
+        Request(work.dataset, work.transform, 2 * tiles, generator(0, "initial"), experts(work, source))
+    )
     if tiles == 1:
         assert torch.equal(synset.images, chosen)
     else:  # halved: a pixel is a weighted mean of those about it
@@ -413,7 +415,7 @@ def test_distances_are_of_features_where_there_are_experts_and_they_are_asked_fo
         for name, layer in (("features", {}), ("pixels", {"select_by": "pixels"}))
     }
     rng = generator(0, "initial")
-    pixels, _ = INITIAL["herding"](work.dataset, work.transform, 3, rng, None)
+    pixels, _ = INITIAL["herding"](Request(work.dataset, work.transform, 3, rng, None))
     assert torch.equal(starts["pixels"], pixels)
     assert not torch.equal(starts["features"], pixels)
     without = METHODS["dm"](Setup(toy("dm", {"initial": "herding", "ipc": 3, "lr": {"lr": 0}}), work, None))

@@ -18,7 +18,7 @@ from raydd.evaluation.protocols import Protocol
 from raydd.evaluation.student import REAL_LR, evaluate, evaluate_real
 from raydd.numerics.formation import Formation, encode
 from raydd.numerics.rng import generator
-from raydd.selection.class_sampler import real
+from raydd.selection.class_sampler import Request, real
 from raydd.selection.coresets import CORESETS
 
 DATA = DataConfig(augment="none")
@@ -32,7 +32,7 @@ def work():
 
 
 def synset(work, seed=0, ipc=2):
-    images, labels = real(work.dataset, work.transform, ipc, generator(seed))
+    images, labels = real(Request(work.dataset, work.transform, ipc, generator(seed)))
     return SyntheticSet(images, labels, torch.tensor(0.05), work.transform, "digits", work.dataset.classes)
 
 
@@ -68,7 +68,7 @@ def test_random_and_kmeans_are_drawn_by_seed_and_name(work):
     for entry in entries[:2]:
         for seed, chosen in zip((2, 3), entry.sets, strict=True):
             rng = generator(seed, "coreset", entry.kind)
-            expected, _ = CORESETS[entry.kind](work.dataset, work.transform, 3, rng, None)
+            expected, _ = CORESETS[entry.kind](Request(work.dataset, work.transform, 3, rng, None))
             assert torch.equal(chosen.images, expected)
 
 
@@ -87,7 +87,7 @@ def test_with_experts_baselines_are_of_features_and_forgetting_joins(work, small
         assert all(torch.equal(a.images, b.images) for a, b in zip(entry.sets, before.sets, strict=True))
     for entry in entries[2:]:
         rng = generator(2, "coreset", entry.kind)
-        expected, labels = CORESETS[entry.kind](work.dataset, work.transform, 3, rng, experts)
+        expected, labels = CORESETS[entry.kind](Request(work.dataset, work.transform, 3, rng, experts))
         assert torch.equal(entry.sets[0].images, expected)
         assert torch.equal(entry.sets[0].labels, labels)
     assert not torch.equal(entries[2].sets[0].images, plain[2].sets[0].images)
@@ -111,7 +111,9 @@ def test_a_mosaic_stands_beside_mosaics_of_real_images_that_networks_see_alike(d
     for entry in entries:
         for seed, chosen in zip((3, 4), entry.sets, strict=True):
             kind = entry.kind.removesuffix("-mosaic")
-            real_ones, _ = CORESETS[kind](work.dataset, work.transform, 8, generator(seed, "coreset", kind), None)
+            real_ones, _ = CORESETS[kind](
+                Request(work.dataset, work.transform, 8, generator(seed, "coreset", kind), None)
+            )
             assert torch.equal(chosen.images, encode(real_ones, 2))
             assert torch.equal(chosen.labels, own.labels)
             assert chosen.formation == own.formation
@@ -172,7 +174,7 @@ def counted(monkeypatch, tmp_path):
     def counting(kind, select):
         def choose(dataset, transform, ipc, rng, experts=None):
             chosen.append(kind)
-            return select(dataset, transform, ipc, rng, experts)
+            return select(Request(dataset, transform, ipc, rng, experts))
 
         return choose
 
@@ -233,7 +235,7 @@ def test_what_decides_a_selection_is_part_of_its_key(change, work, counted):
     assert counted == list(SLOW)
     for kind, row in zip(SLOW, found.values(), strict=True):
         rng = generator(seed, "coreset", kind)
-        expected = CORESETS[kind](ground.dataset, other.transform, round(other.ipc), rng, None)
+        expected = CORESETS[kind](Request(ground.dataset, other.transform, round(other.ipc), rng, None))
         assert all(torch.equal(a, b) for a, b in zip(row[0], expected, strict=True))
 
 

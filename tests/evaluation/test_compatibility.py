@@ -12,7 +12,7 @@ from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import open_workspace
 from raydd.evaluation.compatibility import check_compatible
 from raydd.numerics.rng import generator
-from raydd.selection.class_sampler import real
+from raydd.selection.class_sampler import Request, real
 
 CIFAR_TRUE = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 DIGITS = ((0.3053,) * 3, (0.3760,) * 3)
@@ -30,7 +30,7 @@ def whitened(work):
 
 @pytest.fixture
 def synset(work):
-    images, labels = real(work.dataset, work.transform, 1, generator(0))
+    images, labels = real(Request(work.dataset, work.transform, 1, generator(0)))
     lr = torch.tensor(0.05)
     return SyntheticSet(images, labels, lr, work.transform, "digits", work.dataset.classes)
 

@@ -7,11 +7,10 @@ import pytest
 import torch
 
 from raydd.config.schema import DataConfig
-from raydd.data.batches import Feed
 from raydd.data.datasets import Split
 from raydd.data.preprocessing import fit_transform
 from raydd.data.synset import SyntheticSet
-from raydd.data.workspace import open_workspace
+from raydd.data.workspace import Feed, open_workspace
 from raydd.evaluation.matrix import Job, Matrix, Outcome, Scorer, ScoreRow, restrict_to_classes, select_classes
 from raydd.evaluation.protocols import Protocol
 from raydd.evaluation.student import evaluate, evaluate_real
@@ -21,7 +20,7 @@ from raydd.models.spaces import ConvNetRow
 from raydd.numerics.augment import augment
 from raydd.numerics.formation import Formation
 from raydd.numerics.rng import generator
-from raydd.selection.class_sampler import real
+from raydd.selection.class_sampler import Request, real
 
 CPU = torch.device("cpu")
 NAME = "ConvNetW8D2"
@@ -36,7 +35,7 @@ def work():
 
 @pytest.fixture(scope="module")
 def synset(work):
-    images, labels = real(work.dataset, work.transform, 3, generator(0))
+    images, labels = real(Request(work.dataset, work.transform, 3, generator(0)))
     order = torch.randperm(len(labels), generator=generator(1))
     images, labels = images[order], labels[order]
     return SyntheticSet(images, labels, torch.tensor(0.1), work.transform, "digits", work.dataset.classes)

@@ -7,7 +7,7 @@ import pytest
 
 from raydd.config.parsing import dump
 from raydd.data.datasets import DATASETS
-from raydd.data.imagenet import SUBSETS
+from raydd.data.named_sets import SUBSETS
 from raydd.evaluation.protocols import PROTOCOLS, find_protocol
 from raydd.numerics.augment import augment
 from raydd.numerics.rng import generator

@@ -16,7 +16,7 @@ from raydd.evaluation.robust_plan import LRS, robust_scores
 from raydd.evaluation.scores import plan, summarise
 from raydd.numerics.flat import FlatModel
 from raydd.numerics.rng import generator
-from raydd.selection.class_sampler import real
+from raydd.selection.class_sampler import Request, real
 from raydd.selection.coresets import CORESETS
 
 ASKED = EvaluateConfig(seeds=2, networks=("MLP",), baselines=("random",), scores=("lrs", "ars"))
@@ -43,7 +43,7 @@ def work():
 
 @pytest.fixture(scope="module")
 def hard(work):
-    images, labels = real(work.dataset, work.transform, 2, generator(0))
+    images, labels = real(Request(work.dataset, work.transform, 2, generator(0)))
     return SyntheticSet(images, labels, torch.tensor(0.05), work.transform, "digits", work.dataset.classes)
 
 
@@ -82,7 +82,9 @@ def test_trainings_of_a_hard_set(hard, work):
     assert found["whole_hard"].sets == ()
     assert found["random_own"].sets is found["random_plain"].sets
     for seed, chosen in enumerate(found["random_own"].sets):
-        images, labels = CORESETS["random"](work.dataset, hard.transform, 2, generator(seed, "coreset", "random"), None)
+        images, labels = CORESETS["random"](
+            Request(work.dataset, hard.transform, 2, generator(seed, "coreset", "random"), None)
+        )
         assert torch.equal(chosen.images, images)
         assert torch.equal(chosen.labels, labels)
     assert len({entry.name for entry in matrix.rows}) == len(matrix.rows)

@@ -14,7 +14,7 @@ from raydd.evaluation.scores import best_of_steps, plan, summarise, titles
 from raydd.evaluation.student import evaluate, evaluate_real
 from raydd.numerics.augment import augment
 from raydd.numerics.rng import generator
-from raydd.selection.class_sampler import real
+from raydd.selection.class_sampler import Request, real
 
 DATA = DataConfig(augment="none")
 SHORT = Protocol(name="short", epochs=20, plain_epochs=20, real_epochs=2, lr=None)
@@ -26,7 +26,7 @@ def work():
 
 
 def synset(work, seed=0, ipc=2):
-    images, labels = real(work.dataset, work.transform, ipc, generator(seed))
+    images, labels = real(Request(work.dataset, work.transform, ipc, generator(seed)))
     return SyntheticSet(images, labels, torch.tensor(0.05), work.transform, "digits", work.dataset.classes)
 
 

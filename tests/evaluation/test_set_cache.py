@@ -16,7 +16,7 @@ from raydd.evaluation.protocols import Protocol
 from raydd.evaluation.set_cache import CACHED_SETS, SetCache, store_sets
 from raydd.numerics.formation import Formation
 from raydd.numerics.rng import generator
-from raydd.selection.class_sampler import real
+from raydd.selection.class_sampler import Request, real
 
 CPU = torch.device("cpu")
 SHORT = Protocol(name="short", epochs=8, plain_epochs=8, real_epochs=1, lr=None)
@@ -33,7 +33,7 @@ def white(work):
 
 
 def synset(work, transform, seed=0):
-    images, labels = real(work.dataset, transform, 2, generator(seed))
+    images, labels = real(Request(work.dataset, transform, 2, generator(seed)))
     return SyntheticSet(images, labels, torch.tensor(0.1), transform, "digits", work.dataset.classes)
 
 

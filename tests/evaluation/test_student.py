@@ -17,7 +17,7 @@ from raydd.numerics.cutmix import cutmix
 from raydd.numerics.formation import PLAIN, Formation, decode
 from raydd.numerics.rng import generator
 from raydd.numerics.sgd import Sgd
-from raydd.selection.class_sampler import real
+from raydd.selection.class_sampler import Request, real
 from raydd.selection.starting_images import noise
 
 SHORT = Protocol(name="short", epochs=6, plain_epochs=4, real_epochs=2, lr=None, batch_size=7)
@@ -43,7 +43,7 @@ def trained(monkeypatch):
 
 
 def synset(work, ipc=2, lr=0.05, soft=False):
-    images, labels = real(work.dataset, work.transform, ipc, generator(0))
+    images, labels = real(Request(work.dataset, work.transform, ipc, generator(0)))
     if soft:
         labels = 3 * torch.randn(len(labels), 10, generator=generator(1))
     return SyntheticSet(images, labels, torch.tensor(lr), work.transform, "digits", work.dataset.classes)
@@ -144,7 +144,7 @@ def test_students_learn_digits_from_ten_images_a_class_and_nothing_from_noise(wo
     protocol = PROTOCOLS["mtt"].model_copy(update={"epochs": 300})
     test = work.feed(work.dataset.test)
     assert evaluate(synset(work, 10), work.build, test, protocol, work.augment, 0) > 0.8
-    images, labels = noise(work.dataset, work.transform, 10, generator(0))
+    images, labels = noise(Request(work.dataset, work.transform, 10, generator(0)))
     nothing = synset(work, 10).with_leaves({"images": images, "labels": labels})
     assert evaluate(nothing, work.build, test, protocol, work.augment, 0) < 0.4
 

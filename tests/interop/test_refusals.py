@@ -286,7 +286,7 @@ def test_sidecars_that_do_not_fit(synset, images, tmp_path):
     sidecar.write_text("{")
     refused(folder, sidecar, "not a sidecar", data=None)
     for change, word in (
-        ({"recipe": {"data": 5}}, "recipe.data = 5"),
+        ({"recipe": {"data": 5}}, "recipe = {'data': 5}: data"),
         ({"recipe": {"data": {"sise": 8}}}, "unknown setting 'sise'"),
         ({"recipe": [1]}, "recipe = [1]"),
         ({"preprocessing": {}}, "preprocessing.kind"),

@@ -16,7 +16,7 @@ from raydd.buffer.segments import InMemory
 from raydd.config.parsing import build
 from raydd.config.presets import load_preset, preset_layers
 from raydd.config.schema import DistillConfig
-from raydd.data.imagenet import SUBSETS
+from raydd.data.named_sets import SUBSETS
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import open_workspace
 from raydd.distillation.loop import Distillation, Leaf

@@ -6,6 +6,7 @@ from importlib.metadata import entry_points
 import pytest
 
 import raydd.plugins
+from raydd.cli import run
 from raydd.config.names import PLUGIN_SPACES
 from raydd.config.schema import DistillConfig
 from raydd.data.datasets import DATASETS, find_source
@@ -13,7 +14,7 @@ from raydd.evaluation.protocols import PROTOCOLS, find_protocol
 from raydd.methods import METHODS, complete
 from raydd.models.spaces import SPACES
 from raydd.models.zoo import NETWORKS, Network, find
-from raydd.plugins import TABLES, Table, installed, names
+from raydd.plugins import TABLES, Table, installed, names, origin_of
 from raydd.tuning.space_files import load_space
 
 ROWS = """
@@ -123,6 +124,55 @@ def test_a_wrong_plugin_is_named_in_one_line(install, text, said):
     assert "\n" not in line
     with pytest.raises(ValueError, match="plugin mine"):
         find("Quick")
+
+
+FAULTY = """
+from raydd.data.datasets import DATASETS as SHIPPED, Row
+from raydd.models.zoo import Network
+
+def find(root):
+    return {}["images"]
+
+def build(channels, size, classes):
+    raise ValueError(f"no {size}x{size} images")
+
+DATASETS = {
+    "lost": Row(10, 1, 8, (0.5,), (0.5,), False, find),
+    "coloured": Row(10, 3, 8, (0.5,) * 3, (0.5,) * 3, False, SHIPPED["digits"].find),
+    "fewer": Row(2, 1, 8, (0.5,), (0.5,), False, SHIPPED["digits"].find),
+}
+NETWORKS = {"Broken": Network(build, 1)}
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        ("--dataset lost", 1, "KeyError: 'images'; RAYDD_TRACEBACK=1 prints the traceback"),
+        ("--dataset digits --network Broken", 2, "no 8x8 images"),
+        ("--dataset fewer", 2, "DATASETS['fewer'] has 2 classes, its images have 10: correct the row"),
+        ("--dataset coloured", 2, "DATASETS['coloured'] has 3 channels, its images have 1: correct the row"),
+    ],
+)
+def test_an_error_of_a_plugins_code_names_the_plugin(install, tmp_path, capsys, words, code, said):
+    install(FAULTY)
+    assert run(f"experts {words} --epochs 1 --num-experts 1 --out {tmp_path / 'out'}".split()) == code
+    assert capsys.readouterr().err.splitlines()[-1] == f"raydd: plugin mine (mine_rows): {said}"
+
+
+def test_a_cause_and_a_worker_of_ray_name_the_plugin_and_a_refusal_by_raydd_does_not(install, tmp_path):
+    install(f"{FAULTY}\ndef refused(name): return find_source(name)\nfrom raydd.data.datasets import find_source\n")
+    with pytest.raises(KeyError) as caught:
+        DATASETS["lost"].find(tmp_path)
+    chained = RuntimeError("expert 3 failed")
+    chained.__cause__ = caught.value
+    assert origin_of(chained) == "plugin mine (mine_rows)"
+    remote = RuntimeError("a task failed")
+    remote.traceback_str = f'  File "{tmp_path / "mine_rows.py"}", line 7, in find\nKeyError'
+    assert origin_of(remote) == "plugin mine (mine_rows)"
+    with pytest.raises(ValueError, match="unknown data set") as refused:
+        sys.modules["mine_rows"].refused("nowhere")
+    assert origin_of(refused.value) is None
 
 
 def test_a_row_has_the_name_of_its_key(install):

@@ -11,7 +11,7 @@ from raydd.evaluation.matrix import Matrix, Scorer, ScoreRow
 from raydd.evaluation.protocols import Protocol
 from raydd.numerics.rng import generator
 from raydd.remote.train_matrix import train_matrix
-from raydd.selection.class_sampler import real
+from raydd.selection.class_sampler import Request, real
 
 pytestmark = pytest.mark.remote
 
@@ -24,7 +24,7 @@ def test_a_failure_names_its_row_and_the_others_are_those_of_one_process(ray2):
     sets = []
     for seed, kind in enumerate(("normalise", "zca", "zca")):
         transform = fit_transform(kind, dataset)
-        images, labels = real(dataset, transform, 1, generator(seed))
+        images, labels = real(Request(dataset, transform, 1, generator(seed)))
         sets.append(SyntheticSet(images, labels, torch.tensor(0.1), transform, "digits", dataset.classes))
     rows = (
         ScoreRow("plain", "distilled", (sets[0],)),

@@ -18,6 +18,7 @@ from raydd.evaluation.protocols import PROTOCOLS
 from raydd.evaluation.successive_halving import Rungs
 from raydd.numerics.rng import generator
 from raydd.remote.train_matrix import train_matrix
+from raydd.selection.class_sampler import Request
 from raydd.selection.starting_images import INITIAL
 
 pytestmark = pytest.mark.remote
@@ -28,7 +29,7 @@ def matrix(cache):
     """Two fresh MLPs trained on ten real digits, and two on all of them."""
     data = DataConfig(augment="none")
     work = open_workspace(data, "MLP", torch.device("cpu"))
-    images, labels = INITIAL["real"](work.dataset, work.transform, 1, generator(0, "test"))
+    images, labels = INITIAL["real"](Request(work.dataset, work.transform, 1, generator(0, "test")))
     synset = SyntheticSet(images, labels, torch.tensor(0.01), work.transform, "digits", work.dataset.classes)
     entries = (ScoreRow("ten", "distilled", (synset,)), ScoreRow("whole", "whole", ()))
     return Matrix(entries, ("MLP",), range(3, 5), PROTOCOLS["mtt"].lasting(real_epochs=3), data, "cpu")

@@ -15,6 +15,7 @@ from raydd.evaluation.matrix import Outcome
 from raydd.numerics.rng import generator
 from raydd.report import ranking as rankings
 from raydd.report.ranking import is_ranking, nas_headline, nas_sections
+from raydd.selection.class_sampler import Request
 from raydd.selection.starting_images import INITIAL
 
 EIGHT = NasConfig(sample=8, epochs=9, real_epochs=2, top=(2, 3, 20), seeds=2, asha=True, first_rung=3)
@@ -35,7 +36,7 @@ def formula(matrix, job):
 def synset(cache):
     """Ten real digits."""
     work = open_workspace(DataConfig(), None, torch.device("cpu"))
-    images, labels = INITIAL["real"](work.dataset, work.transform, 1, generator(0, "test"))
+    images, labels = INITIAL["real"](Request(work.dataset, work.transform, 1, generator(0, "test")))
     recipe = {"data": DataConfig().model_dump(mode="json"), "method": "random"}
     given = (work.transform, "digits", work.dataset.classes, recipe, {"chosen": "last step"})
     return SyntheticSet(images, labels, torch.tensor(0.01), *given)

@@ -14,8 +14,7 @@ from toy_runs import open_run, train_buffer
 from raydd.config.parsing import build
 from raydd.config.schema import DistillConfig
 from raydd.data.preprocessing import load_transform
-from raydd.data.progress import progress_of
-from raydd.data.synset import SyntheticSet
+from raydd.data.synset import SyntheticSet, progress_of
 from raydd.data.workspace import open_workspace
 from raydd.distillation.checkpoint import RecordDocument
 from raydd.io.document import read_log

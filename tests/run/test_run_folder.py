@@ -10,7 +10,7 @@ from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import open_workspace
 from raydd.numerics.rng import generator
 from raydd.run.run_folder import load_scored_sets, scored_set_path
-from raydd.selection.class_sampler import real
+from raydd.selection.class_sampler import Request, real
 
 
 def test_sets_of_equal_preprocessing_share_it(tmp_path):
@@ -19,7 +19,7 @@ def test_sets_of_equal_preprocessing_share_it(tmp_path):
     white, raw = (fit_transform(kind, dataset) for kind in ("zca", "raw01"))
     sets = {}
     for step, transform in ((3, white), (6, white), (7, raw), (9, white)):
-        images, labels = real(dataset, transform, 1, generator(step))
+        images, labels = real(Request(dataset, transform, 1, generator(step)))
         recipe = {"step": step}
         sets[step] = SyntheticSet(images, labels, torch.tensor(0.1), transform, "digits", dataset.classes, recipe)
         sets[step].save(scored_set_path(tmp_path, step))

@@ -13,11 +13,12 @@ from raydd.data.preprocessing import fit_transform
 from raydd.models.zoo import build
 from raydd.numerics.flat import FlatModel
 from raydd.numerics.rng import generator
-from raydd.selection.class_sampler import Experts
+from raydd.selection.class_sampler import Experts, Request
 from raydd.selection.coresets import (
     BY_DISTANCE,
     CORESETS,
     SEEDED,
+    centres,
     forgetting,
     forgetting_counts,
     herding,
@@ -25,8 +26,8 @@ from raydd.selection.coresets import (
     kcenter,
     kcenter_order,
     kmeans,
+    nearest,
 )
-from raydd.selection.kmeans import centres, nearest
 from raydd.selection.starting_images import INITIAL, NEED_EXPERTS
 
 MLP = FlatModel(lambda: build("MLP", channels=1, size=8, classes=10))
@@ -164,11 +165,11 @@ def classes_of(data, transform):
 @pytest.mark.parametrize("kind", ["raw01", "zca"])
 def test_without_experts_pixels_count(select, naive, kind, digits):
     transform = fit_transform(kind, digits)
-    images, labels = select(digits, transform, 3, generator(0), None)
+    images, labels = select(Request(digits, transform, 3, generator(0), None))
     expected = [members[naive(members.flatten(1), 3)] for members in classes_of(digits, transform)]
     assert torch.equal(images, torch.cat(expected))
     assert labels.tolist() == [label for label in range(10) for _ in range(3)]
-    assert torch.equal(images, select(digits, transform, 3, generator(1))[0])
+    assert torch.equal(images, select(Request(digits, transform, 3, generator(1)))[0])
 
 
 @pytest.mark.parametrize(("select", "naive"), [(herding, naive_herding), (kcenter, naive_kcenter)])
@@ -179,10 +180,10 @@ def test_with_experts_the_last_features_of_one_of_them_count(select, naive, digi
         chosen = [part[naive(MLP.features(path[-1], part).detach(), 3)] for part in members]
         expected.append(torch.cat(chosen))
     assert not torch.equal(*expected)
-    found = [select(digits, transform, 3, generator(seed), experts)[0] for seed in range(8)]
+    found = [select(Request(digits, transform, 3, generator(seed), experts))[0] for seed in range(8)]
     picked = [[torch.equal(images, one) for one in expected].index(True) for images in found]
     assert set(picked) == {0, 1}
-    assert not torch.equal(expected[0], select(digits, transform, 3, generator(0), None)[0])
+    assert not torch.equal(expected[0], select(Request(digits, transform, 3, generator(0), None))[0])
 
 
 def test_kmeans_draws_a_permutation_a_class_and_then_its_clusters(digits, experts):
@@ -191,9 +192,9 @@ def test_kmeans_draws_a_permutation_a_class_and_then_its_clusters(digits, expert
     for part in members:
         torch.randperm(len(part), generator=rng)
     expected = [part[nearest(centres(part.flatten(1), 2, rng), part.flatten(1))] for part in members]
-    pixels = kmeans(digits, transform, 2, generator(4))[0]
+    pixels = kmeans(Request(digits, transform, 2, generator(4)))[0]
     assert torch.equal(pixels, torch.cat(expected))
-    assert not torch.equal(pixels, kmeans(digits, transform, 2, generator(4), experts)[0])
+    assert not torch.equal(pixels, kmeans(Request(digits, transform, 2, generator(4), experts))[0])
 
 
 def counts_of(digits, transform, experts):
@@ -211,7 +212,7 @@ def counts_of(digits, transform, experts):
 def test_forgetting_takes_what_the_experts_forgot_most(digits, experts):
     transform, ipc = fit_transform("raw01", digits), 6
     counts, members = counts_of(digits, transform, experts), classes_of(digits, transform)
-    images, labels = forgetting(digits, transform, ipc, generator(0), experts)
+    images, labels = forgetting(Request(digits, transform, ipc, generator(0), experts))
     assert labels.tolist() == [label for label in range(10) for _ in range(ipc)]
     ties = 0
     for label in range(10):
@@ -221,8 +222,8 @@ def test_forgetting_takes_what_the_experts_forgot_most(digits, experts):
         assert [counts[label][row] for row in rows] == sorted(counts[label], reverse=True)[:ipc]
         ties += sorted(counts[label])[-ipc] == sorted(counts[label])[-ipc - 1]
     assert ties
-    assert torch.equal(images, forgetting(digits, transform, ipc, generator(0), experts)[0])
-    assert not torch.equal(images, forgetting(digits, transform, ipc, generator(1), experts)[0])
+    assert torch.equal(images, forgetting(Request(digits, transform, ipc, generator(0), experts))[0])
+    assert not torch.equal(images, forgetting(Request(digits, transform, ipc, generator(1), experts))[0])
 
 
 def test_forgetting_without_all_snapshots_is_refused(digits, experts):
@@ -233,7 +234,7 @@ def test_forgetting_without_all_snapshots_is_refused(digits, experts):
 
     few = replace(experts, source=Convexified(experts.source.trajectories, MLP.layout))
     with pytest.raises(ValueError, match="snapshots of all epochs, not of 0, 3, 5; give a full buffer") as caught:
-        forgetting(digits, fit_transform("raw01", digits), 1, generator(0), few)
+        forgetting(Request(digits, fit_transform("raw01", digits), 1, generator(0), few))
     assert "\n" not in str(caught.value)
 
 
@@ -242,10 +243,10 @@ def test_starts_that_ask_experts_say_so_and_the_others_do_without(name, digits):
     given = digits, fit_transform("raw01", digits), 2, generator(0), None
     if name in NEED_EXPERTS:
         with pytest.raises(ValueError, match=f"{name} asks trained networks .* give experts with --buffer") as caught:
-            INITIAL[name](*given)
+            INITIAL[name](Request(*given))
         assert "\n" not in str(caught.value)
     else:
-        assert len(INITIAL[name](*given)[0]) == 20
+        assert len(INITIAL[name](Request(*given))[0]) == 20
 
 
 def test_coresets_are_starts():

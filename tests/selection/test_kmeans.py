@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from raydd.numerics.rng import generator
-from raydd.selection.kmeans import centres, nearest
+from raydd.selection.coresets import centres, nearest
 
 
 def points(count, size=3, seed=0):

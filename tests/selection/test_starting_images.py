@@ -5,15 +5,14 @@ import pytest
 import torch
 
 from raydd.buffer.segments import InMemory
-from raydd.data.batches import Feed
 from raydd.data.datasets import load_dataset
 from raydd.data.preprocessing import fit_transform
+from raydd.data.workspace import Feed
 from raydd.models.zoo import build
 from raydd.numerics.flat import FlatModel, split
 from raydd.numerics.rng import generator
-from raydd.selection.class_sampler import Experts, real
-from raydd.selection.coresets import CORESETS, herding, kcenter, kmeans
-from raydd.selection.kmeans import nearest
+from raydd.selection.class_sampler import Experts, Request, real
+from raydd.selection.coresets import CORESETS, herding, kcenter, kmeans, nearest
 from raydd.selection.starting_images import INITIAL, noise
 
 KINDS = ["raw01", "normalise", "zca"]
@@ -40,7 +39,7 @@ def rows_of(images):
 @pytest.mark.parametrize("select", [CORESETS[name] for name in CORESETS if name != "forgetting"])
 def test_real_images_are_of_the_train_split_in_class_order_without_repetition(select, digits):
     data = marked(digits)
-    images, labels = select(data, fit_transform("raw01", data), 7, generator(0))
+    images, labels = select(Request(data, fit_transform("raw01", data), 7, generator(0)))
     rows = rows_of(images)
     assert labels.tolist() == [label for label in range(10) for _ in range(7)]
     assert [int(data.train.labels[row]) for row in rows] == labels.tolist()
@@ -55,22 +54,22 @@ def test_a_selection_depends_on_its_generator_alone(select, digits):
     transform = fit_transform("normalise", digits)
     torch.manual_seed(1)
     np.random.seed(1)
-    first, _ = select(digits, transform, 2, generator(0))
+    first, _ = select(Request(digits, transform, 2, generator(0)))
     torch.manual_seed(2)
     np.random.seed(2)
     states = torch.get_rng_state(), np.random.get_state()[1].tolist()
-    again, _ = select(digits, transform, 2, generator(0))
+    again, _ = select(Request(digits, transform, 2, generator(0)))
     assert torch.equal(first, again)
     assert torch.equal(torch.get_rng_state(), states[0])
     assert np.random.get_state()[1].tolist() == states[1]
     if select in {real, noise}:
-        assert not torch.equal(first, select(digits, transform, 2, generator(1))[0])
+        assert not torch.equal(first, select(Request(digits, transform, 2, generator(1)))[0])
 
 
 def test_all_draws_together_reach_every_training_image(digits):
     data = marked(digits)
     whole = min(torch.bincount(data.train.targets).tolist())
-    images, _ = real(data, fit_transform("raw01", data), whole, generator(0))
+    images, _ = real(Request(data, fit_transform("raw01", data), whole, generator(0)))
     label = int(torch.bincount(data.train.targets).argmin())
     mine = rows_of(images)[label * whole : (label + 1) * whole]
     assert sorted(mine) == sorted(row for row in data.train.index.tolist() if data.train.labels[row] == label)
@@ -83,19 +82,19 @@ def test_more_images_than_there_are_is_refused_with_the_remedy(select, digits):
     name = digits.classes[counts.index(least)]
     message = f"ipc {least + 1} is larger than class '{name}' of digits, which has {least} training images; "
     with pytest.raises(ValueError, match=message + f"use --ipc {least} or less"):
-        select(digits, transform, least + 1, generator(0))
+        select(Request(digits, transform, least + 1, generator(0)))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_real_images_are_preprocessed(kind, digits):
     transform, raw = fit_transform(kind, digits), fit_transform("raw01", digits)
-    images, _ = real(digits, transform, 3, generator(5))
-    plain, _ = real(digits, raw, 3, generator(5))
+    images, _ = real(Request(digits, transform, 3, generator(5)))
+    plain, _ = real(Request(digits, raw, 3, generator(5)))
     torch.testing.assert_close(images, transform(plain), rtol=0, atol=1e-6)
 
 
 def test_noise_is_standard_normal_in_class_order(digits):
-    images, labels = noise(digits, fit_transform("normalise", digits), 50, generator(0))
+    images, labels = noise(Request(digits, fit_transform("normalise", digits), 50, generator(0)))
     assert (images.shape, images.dtype) == ((500, 1, 8, 8), torch.float32)
     assert labels.tolist() == [label for label in range(10) for _ in range(50)]
     assert float(images.mean()) == pytest.approx(0, abs=0.02)  # 32,000 draws: 3.6 standard errors
@@ -105,7 +104,7 @@ def test_noise_is_standard_normal_in_class_order(digits):
 @pytest.mark.parametrize("kind", KINDS)
 def test_kmeans_of_one_image_is_the_one_nearest_to_the_class_mean(kind, digits):
     transform = fit_transform(kind, digits)
-    images, labels = kmeans(digits, transform, 1, generator(0))
+    images, labels = kmeans(Request(digits, transform, 1, generator(0)))
     everything = transform(digits.train.take(torch.arange(len(digits.train)))).double()
     for label in range(10):
         members = everything[digits.train.targets == label]
@@ -123,7 +122,7 @@ def test_kmeans_finds_clusters_that_lie_apart(digits):
             # one of each group is a little off its cluster's centre, and never to be chosen
             stored[rows[group::3][0]] = 100 * group + 20
     data = replace(digits, train=replace(digits.train, images=stored, index=np.arange(len(labels))))
-    images, _ = kmeans(data, fit_transform("raw01", data), 3, generator(0))
+    images, _ = kmeans(Request(data, fit_transform("raw01", data), 3, generator(0)))
     found = (images * 255).round().mean((1, 2, 3)).view(10, 3).sort(1).values
     assert found.tolist() == [[0.0, 100.0, 200.0]] * 10
 
@@ -139,7 +138,7 @@ def test_centres_that_share_their_nearest_image_get_different_ones():
 def test_kmeans_never_repeats_an_image_however_many_are_wanted(digits):
     data = marked(digits)
     least = min(torch.bincount(data.train.targets).tolist())
-    images, _ = kmeans(data, fit_transform("raw01", data), least - 1, generator(0))
+    images, _ = kmeans(Request(data, fit_transform("raw01", data), least - 1, generator(0)))
     assert len(set(rows_of(images))) == 10 * (least - 1)
 
 
@@ -216,7 +215,7 @@ def test_soft_starts_are_real_images_that_an_expert_gets_right_with_its_logits(n
     assert 0.02 < wrong < 0.5
     picked = []
     for seed in range(6):
-        images, labels = INITIAL[name](data, transform, 5, generator(seed), experts(thetas))
+        images, labels = INITIAL[name](Request(data, transform, 5, generator(seed), experts(thetas)))
         classes = torch.arange(10).repeat_interleave(5)
         rows = rows_of(images)
         assert len(set(rows)) == 50
@@ -241,7 +240,7 @@ def test_soft_starts_are_real_images_that_an_expert_gets_right_with_its_logits(n
 def test_where_no_expert_is_right_labels_are_right_all_the_same(name, digits):
     transform, thetas = trained(digits)
     wrong = confused(thetas[0])
-    images, labels = INITIAL[name](digits, transform, 20, generator(0), experts([wrong]))
+    images, labels = INITIAL[name](Request(digits, transform, 20, generator(0), experts([wrong])))
     classes = torch.arange(10).repeat_interleave(20)
     said = MLP(wrong, images)
     assert (said.argmax(1) == classes).float().mean() < 0.2
@@ -261,7 +260,7 @@ def test_where_no_expert_is_right_labels_are_right_all_the_same(name, digits):
 def test_an_untrained_expert_gives_a_start_too(digits):
     transform = fit_transform("normalise", digits)
     for name in SOFT_LABELS:
-        images, labels = INITIAL[name](digits, transform, 3, generator(0), experts([MLP.init(generator(0))]))
+        images, labels = INITIAL[name](Request(digits, transform, 3, generator(0), experts([MLP.init(generator(0))])))
         assert labels.argmax(1).tolist() == [label for label in range(10) for _ in range(3)]
         assert torch.isfinite(labels).all()
         assert images.shape == (30, 1, 8, 8)
@@ -299,7 +298,9 @@ def test_representatives_are_the_images_nearest_to_the_middles_of_what_an_expert
     data, group = grouped(digits)
     theta, model = torch.tensor([10.0]), FlatModel(Corner)
     start = INITIAL["representative"]
-    images, labels = start(data, fit_transform("raw01", data), ipc, generator(0), experts([theta], model, clusters))
+    images, labels = start(
+        Request(data, fit_transform("raw01", data), ipc, generator(0), experts([theta], model, clusters))
+    )
     assert labels.tolist() == [label for label in range(10) for _ in range(ipc)]
     rows, each = rows_of(images), ipc // 3
     assert len(set(rows)) == 10 * ipc
@@ -320,7 +321,9 @@ def test_representatives_repeat_with_their_generator(digits):
     data, _ = grouped(digits)
     given = fit_transform("raw01", data), 4
     network = experts([torch.tensor([10.0])], FlatModel(Corner))
-    first, again, other = (INITIAL["representative"](data, *given, generator(seed), network)[0] for seed in (0, 0, 1))
+    first, again, other = (
+        INITIAL["representative"](Request(data, *given, generator(seed), network))[0] for seed in (0, 0, 1)
+    )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
@@ -330,7 +333,7 @@ def test_clusters_that_cannot_share_the_images_are_refused(ipc, clusters, digits
     network = experts([torch.zeros(MLP.size)], clusters=clusters)
     message = f"clusters {clusters} does not divide ipc {ipc}; use --set clusters with a divisor of it"
     with pytest.raises(ValueError, match=message):
-        INITIAL["representative"](digits, fit_transform("raw01", digits), ipc, generator(0), network)
+        INITIAL["representative"](Request(digits, fit_transform("raw01", digits), ipc, generator(0), network))
 
 
 @pytest.mark.parametrize("name", sorted(set(INITIAL) - {"noise"}))
@@ -339,7 +342,7 @@ def test_no_start_has_more_images_than_a_class(name, digits):
     given = digits, fit_transform("raw01", digits)
     network = experts([MLP.init(generator(0))])
     with pytest.raises(ValueError, match=f"use --ipc {least} or less") as caught:
-        INITIAL[name](*given, least + 1, generator(0), network)
+        INITIAL[name](Request(*given, least + 1, generator(0), network))
     assert "\n" not in str(caught.value)
     if name not in {"representative", "kmeans"}:  # k-means of so many clusters takes a minute
-        assert len(INITIAL[name](*given, least, generator(0), network)[0]) == 10 * least
+        assert len(INITIAL[name](Request(*given, least, generator(0), network))[0]) == 10 * least

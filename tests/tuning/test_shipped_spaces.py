@@ -149,11 +149,12 @@ def starts(monkeypatch):
 def once(start):
     known = {}
 
-    def found(dataset, transform, ipc, rng, experts=None):
+    def found(request):
+        experts = request.experts
         asked = experts and (experts.clusters, experts.source.epochs, tuple(experts.source.experts))
-        key = dataset.name, ipc, rng.initial_seed(), asked
+        key = request.dataset.name, request.ipc, request.rng.initial_seed(), asked
         if key not in known:
-            known[key] = start(dataset, transform, ipc, rng, experts)
+            known[key] = start(request)
         return known[key]
 
     return found
