@@ -12,10 +12,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from raydd.analysis.document import Document, finite_or_none, folder_names
+from raydd.analysis.document import Document, finite_or_none
 from raydd.buffer.arrow_buffer import ArrowBuffer, create_buffer, refresh_manifest
 from raydd.buffer.convexified import convexify
 from raydd.buffer.expert_file import expert_path
+from raydd.io.paths import short_names
 
 SPLIT = "validation"
 
@@ -32,7 +33,7 @@ def experts(folders: Sequence[Path]) -> Document:
     Differs:
         The paper names two consecutive iterations; snapshots, its own too, are an epoch apart.
     """
-    named = zip(folders, folder_names(folders), strict=True)
+    named = zip(folders, short_names(folders), strict=True)
     numbers = [_expert_numbers(ArrowBuffer(folder), name) for folder, name in named]
     return {"analysis": "experts", "split": SPLIT, "buffers": numbers}
 
@@ -76,7 +77,7 @@ def storage(folders: Sequence[Path], waypoints: tuple[int, ...] = ()) -> Documen
     Reference:
         Zhong et al., arXiv 2406.19827 (MCT), section 4.3 and Fig. 3c.
     """
-    named = zip(folders, folder_names(folders), strict=True)
+    named = zip(folders, short_names(folders), strict=True)
     numbers = [{"name": name} | _storage_numbers(ArrowBuffer(folder), waypoints) for folder, name in named]
     return {"analysis": "storage", "waypoints": list(waypoints), "buffers": numbers}
 

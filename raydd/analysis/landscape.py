@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from raydd.analysis.buffers import SPLIT
-from raydd.analysis.document import Document, folder_names
+from raydd.analysis.document import Document
 from raydd.analysis.expert_networks import AnalysisContext, check_expert, full_buffer, open_images
 from raydd.buffer.arrow_buffer import ArrowBuffer
 from raydd.buffer.convexified import Convexified
 from raydd.data.batches import Feed
 from raydd.figures.landscape import principal_plane
+from raydd.io.paths import short_names
 from raydd.numerics.flat import Layout, seeded, split
 from raydd.numerics.rng import generator
 from raydd.training.expert import measure_accuracy
@@ -59,7 +60,7 @@ def landscape(folder: Path, expert: int = 0, waypoints: tuple[int, ...] = (), *,
     paths = {"trajectory": (snapshots, stored), "convexified": (points, accuracy)}
     return {
         "analysis": "landscape",
-        "name": folder_names([folder])[0],
+        "name": short_names([folder])[0],
         "folder": str(folder),
         "expert": expert,
         "split": SPLIT,

@@ -5,9 +5,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from raydd.analysis.document import Document, folder_names
+from raydd.analysis.document import Document
 from raydd.distillation.checkpoint import AGAIN, LOGS
 from raydd.io.document import read_log
+from raydd.io.paths import short_names
 
 MEMORY = ("resident_mb", "device_mb")
 REMEDY = {"probe.jsonl": "distill it with --set probe_every=10", "memory.jsonl": "distill it again with this raydd"}
@@ -25,7 +26,7 @@ def matching(run: Path) -> Document:
         raise ValueError(f"{run / 'probe.jsonl'} has {widths} start epochs; distill the run again")
     return {
         "analysis": "matching",
-        "name": folder_names([run])[0],
+        "name": short_names([run])[0],
         "folder": str(run),
         "start_epochs": list(range(widths[0])),
         "steps": list(records),
@@ -41,7 +42,7 @@ def labels(runs: Sequence[Path]) -> Document:
         softmax(labels), mean over the images.
     """
     numbers = []
-    for run, name in zip(runs, folder_names(runs), strict=True):
+    for run, name in zip(runs, short_names(runs), strict=True):
         records = _records(run, "probe.jsonl", lambda record: _reading(record["label_std"]))
         if all(value is None for value in records.values()):
             raise ValueError(f"{run} has hard labels, which have no spread; give runs whose method has soft ones")
@@ -56,7 +57,7 @@ def memory(runs: Sequence[Path]) -> Document:
         Cao et al. (DPD), Fig. 2.
     """
     numbers = []
-    for run, name in zip(runs, folder_names(runs), strict=True):
+    for run, name in zip(runs, short_names(runs), strict=True):
         records = _records(run, "memory.jsonl", lambda record: [_reading(record[key]) for key in MEMORY])
         columns = dict(zip(MEMORY, map(list, zip(*records.values(), strict=True)), strict=True))
         numbers.append({"name": name, "folder": str(run), "steps": list(records)} | columns)

@@ -37,13 +37,13 @@ def draw_continual(document: Document) -> "Figure":
     styles = {name: at for at, name in enumerate(dict.fromkeys(run["name"] for run in document["runs"]))}
     figure = new_figure(max(7.5, 0.6 + 4.0 * len(steps)), 4.6 + 0.12 * len(styles))
     panels = figure.subplots(1, len(steps), sharey=True, squeeze=False).ravel()
-    handles = {}
+    most = 26 if len(styles) == 3 else 40  # letters of a name: three stand in a line, others in pairs
     for axes, count in zip(panels, steps, strict=True):
         for run in document["runs"]:
             if run["steps"] == count:
                 whole = run["kind"] == "whole"
-                curve = band(run["name"], run["classes"], run["mean"], run["std"], 100, dashed=whole)
-                handles[run["name"]] = draw_curve(axes, curve, styles[run["name"]])
+                curve = band(shorten(run["name"], most), run["classes"], run["mean"], run["std"], 100, dashed=whole)
+                draw_curve(axes, curve, styles[run["name"]])
         first = axes is panels[0]
         label(axes, "classes seen", "test accuracy on the classes seen (%)" if first else "", f"{count} steps")
         axes.tick_params(labelleft=True)
@@ -51,9 +51,7 @@ def draw_continual(document: Document) -> "Figure":
         axes.set_xticks(seen[:: -(-len(seen) // MOST_TICKS)])
     title = f"{document['dataset']}, {document['network']}, protocol {document['protocol']}: class-incremental learning"
     figure.suptitle(fill(title, int(1.4 * LETTERS * max(2, len(steps)))), x=0.01, ha="left", fontsize="medium")
-    ordered = [name for name in styles if name in handles]
-    most = 26 if len(ordered) == 3 else 40  # three stand in a line, others in pairs
-    legend_below(figure, [handles[name] for name in ordered], [shorten(name, most) for name in ordered])
+    legend_below(figure)
     return figure
 
 

@@ -74,7 +74,7 @@ def test_a_memory_has_one_colour_in_all_panels():
     assert two.get_lines()[0].get_color() == five.get_lines()[0].get_color()
     assert two.get_lines()[0].get_color() != two.get_lines()[1].get_color()
     (drawn,) = figure.legends
-    assert [text.get_text() for text in drawn.get_texts()] == ["tgdd", "whole data", "herding"]
+    assert [text.get_text() for text in drawn.get_texts()] == ["tgdd", "herding", "whole data"]
 
 
 def test_the_band_is_one_standard_deviation():
