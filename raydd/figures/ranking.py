@@ -16,12 +16,10 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from rich.table import Table
 
-from raydd.figures.score_tables import decimal, percent
+from raydd.figures.cells import Cell, Row, chance, decimal, interval, number_cell, percent
 from raydd.figures.style import add_tooltips, label, legend_below, new_figure, series_style
 from raydd.io.console import clock
-from raydd.io.terminal_table import text_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,26 +61,37 @@ def draw_ranking(document: Document, groups: Mapping[str, str] | None = None) ->
     return figure
 
 
-def ranking_table(document: Document) -> Table:
-    """Return the agreement of each proxy set with the real ranking, and how accurate the best that it finds is.
+def agreement_title(document: Document) -> str:
+    """Return the title of a table of `agreement_rows`, with how the networks were trained."""
+    title = f"{document['dataset']}, {document['space']}: agreement of the ranking trained {document['proxy_label']} "
+    return f"{title}with that trained {document['real_label']}; regret: points of % below the best of all"
 
-    The accuracy is that of the best by real data among the proxy's best k, with k the first of the tops; the last row
-    is the best of all, and the time of the real ranking. Architectures are not named here: names of NAS-Bench-201 have
-    80 letters.
+
+def agreement_rows(document: Document) -> list[Row]:
+    """Return of each proxy set that is compared with real data the correlations, the tops and the times.
+
+    Architectures are not named: names of NAS-Bench-201 have 80 letters.
     """
-    proxies = document["proxies"]
-    agreed = proxies[0]["agreement"]
-    sizes = [top["k"] for top in agreed["tops"]]
-    rows = [_row(proxy) for proxy in proxies]
-    dashes = ["-"] * (2 + len(sizes))
-    time = _time(document.get("real_seconds"))
-    rows.append(["real data", *dashes, percent(agreed["best_accuracy"]), time])
-    columns = ("proxy", "tau", "rho", *(f"top {k}" for k in sizes), "accuracy", "time")
-    title = f"{document['dataset']}, {document['space']}, {agreed['architectures']} architectures: trained "
-    title += f"{document['proxy_label']}, and {document['real_label']}. tau: Kendall's b; rho: Spearman, and its 95 % "
-    title += "interval; top k: rho among the proxy's best k, and how many of these are the real best; "
-    title += f"accuracy: by real data in %, of the best among its best {sizes[0] if sizes else 0}"
-    return text_table(title, columns, rows)
+    return [_agreement(proxy) for proxy in document["proxies"] if proxy["agreement"] is not None]
+
+
+def _agreement(proxy: Document) -> Row:
+    agreed = proxy["agreement"]
+    row: dict[str, Cell | str] = {
+        "proxy": proxy["name"],
+        "Spearman, all": number_cell(decimal(agreed["spearman"]), agreed["spearman"]),
+        "95 % interval": interval(agreed["spearman_low"], agreed["spearman_high"], decimal),
+        "p": number_cell(chance(agreed["spearman_p"]), agreed["spearman_p"]),
+        "Kendall tau-b": number_cell(decimal(agreed["kendall"]), agreed["kendall"]),
+    }
+    for top in agreed["tops"]:
+        k, p, shared = top["k"], top["spearman_p"], None if top["overlap"] is None else round(top["overlap"] * top["k"])
+        note = "" if p is None else f"p {chance(p)}"
+        row[f"Spearman, top {k}"] = number_cell(decimal(top["spearman"]), top["spearman"], note)
+        row[f"overlap, top {k}"] = number_cell("-" if shared is None else f"{shared} of {k}", shared)
+        row[f"regret, top {k}"] = number_cell(percent(top["regret"]), top["regret"])
+    mean = proxy["seconds_mean"]
+    return row | {"time": Cell(clock(proxy["seconds"]), proxy["seconds"]), "s a training": Cell(f"{mean:.2f}", mean)}
 
 
 class Source(NamedTuple):
@@ -138,18 +147,6 @@ def ranking_csv(document: Document) -> str:
     return text.getvalue()
 
 
-def _row(proxy: Document) -> list[str]:
-    agreed = proxy["agreement"]
-    tops = agreed["tops"]
-    low, high = (decimal(agreed[key]) for key in ("spearman_low", "spearman_high"))
-    interval = "" if agreed["spearman_low"] is None else f"\n{low} to {high}"
-    cells = [proxy["name"], decimal(agreed["kendall"]), decimal(agreed["spearman"]) + interval]
-    shared = [None if top["overlap"] is None else round(top["overlap"] * top["k"]) for top in tops]
-    cells += ["-" if n is None else f"{decimal(top['spearman'])}, {n}" for n, top in zip(shared, tops, strict=True)]
-    accuracy = tops[0]["found_accuracy"] if tops else None
-    return [*cells, percent(accuracy), _time(proxy.get("seconds"))]
-
-
 def _scatter(axes: "Axes", real: Document, proxy: Document, words: Mapping[str, str], styles: Styles) -> None:
     places = {name: (100 * score, 100 * real[name]) for name, score in proxy["scores"].items() if name in real}
     size, stopped = 30 if len(places) <= 100 else 14, set(proxy["stopped"])
@@ -181,7 +178,3 @@ def _chosen(proxy: Document) -> list[str]:
     """The proxy's best of the first top; none where the sample is smaller than it."""
     tops = proxy["agreement"]["tops"] if proxy["agreement"] else []
     return (tops[0]["names"] or []) if tops else []
-
-
-def _time(seconds: float | None) -> str:
-    return "-" if seconds is None else clock(seconds)

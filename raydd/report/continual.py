@@ -1,18 +1,16 @@
 """Class-incremental learning and ablations on a page, from the documents that `raydd continual` and `ablate` write."""
 
-import statistics
 from pathlib import Path
 from typing import Annotated, Self
 
-from markupsafe import Markup
 from pydantic import Field, model_validator
 
-from raydd.figures.continual import draw_continual
-from raydd.figures.score_tables import points, spread
+from raydd.figures.cells import Row, number_cell, points, spread
+from raydd.figures.continual import draw_continual, step_rows
 from raydd.io.document import Document, Finite, Fraction
 from raydd.report.documents import DocumentFile, Scores
-from raydd.report.html import Row, Section, chart, macros, number_cell, table
-from raydd.report.scores import accuracy, difference_table, score_cell, score_charts, selection_words, welch_tests
+from raydd.report.html import Section, chart, macros, table
+from raydd.report.scores import difference_table, score_cell, score_charts, selection_words, welch_tests
 
 
 class Memory(Document):
@@ -88,11 +86,12 @@ def continual_sections(path: Path) -> list[Section]:
     """Return a chart and a table a number of steps."""
     document = CONTINUAL.read(path)
     runs = [run.model_dump() | {"std": run.deviations} for run in document.runs]
-    figure = draw_continual(document.model_dump() | {"runs": runs})
-    tables = [_steps_table(document, steps) for steps in sorted({run.steps for run in document.runs})]
+    tree, most = document.model_dump() | {"runs": runs}, max(run.networks for run in document.runs)
+    caption = f"test accuracy in % on the classes seen, {'mean ± std' if most > 1 else 'one run'} (number of runs)"
+    notes = {"mean over steps": "the average incremental accuracy of iCaRL"}
+    tables = [table(rows, f"{steps} steps: {caption}", notes) for steps, rows in step_rows(tree).items()]
     selections = selection_words(run.selection for run in document.runs)
-    most = max(run.networks for run in document.runs)
-    body = macros("continual").section(document, most, selections, chart(figure), tables)
+    body = macros("continual").section(document, most, selections, chart(draw_continual(tree)), tables)
     return [Section("continual", "Continual learning", body)]
 
 
@@ -119,18 +118,3 @@ def ablation_sections(path: Path) -> list[Section]:
     scores = table(rows, f"What each part of {document.method} brings, test accuracy in %", notes)
     values = scores, score_charts(document.scores), difference_table(welch_tests(document.scores))
     return [Section("ablation", "Ablation", macros("continual").ablation(document, document.scores[0], *values))]
-
-
-def _steps_table(document: Continual, steps: int) -> Markup:
-    """Return a row a memory: accuracy after every step, and the mean over the steps."""
-    runs, rows = [run for run in document.runs if run.steps == steps], list[Row]()
-    for run in runs:
-        ends = zip(run.classes, run.mean, run.deviations, strict=True)
-        cells = {f"{seen} classes": accuracy(mean, std, run.networks) for seen, mean, std in ends}
-        each = [statistics.fmean(values) for values in zip(*run.values, strict=False)]  # of each run over its steps
-        std = statistics.stdev(each) if len(each) > 1 else None
-        average = accuracy(statistics.fmean(run.mean), std, run.networks)
-        rows.append({"memory": run.name, **cells, "mean over steps": average})
-    over = "mean ± std" if any(run.networks > 1 for run in runs) else "one run"
-    caption = f"{steps} steps: test accuracy in % on the classes seen, {over} (number of runs)"
-    return table(rows, caption, {"mean over steps": "the average incremental accuracy of iCaRL"})

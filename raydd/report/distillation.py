@@ -6,8 +6,8 @@ from typing import Any
 
 from markupsafe import Markup
 
+from raydd.figures.cells import spread
 from raydd.figures.curves import Curve, draw_curves, draw_labels, draw_matching, draw_memory, draw_window
-from raydd.figures.score_tables import spread
 from raydd.figures.style import PAGE_WIDTH
 from raydd.figures.svg import number
 from raydd.numerics.windows import Window, growing

@@ -19,10 +19,10 @@ from raydd.buffer.expert_file import expert_path, open_expert
 from raydd.buffer.manifest import read_manifest
 from raydd.buffer.mirror import MANIFEST
 from raydd.config.parsing import flat
+from raydd.figures.cells import Cell, Row, percent
 from raydd.figures.curves import Curve, draw_curves
-from raydd.figures.score_tables import percent
 from raydd.figures.style import PAGE_WIDTH
-from raydd.report.html import Cell, Row, Section, chart, macros, table
+from raydd.report.html import Section, chart, macros, table
 
 FEW = 10  # experts whose own curves are drawn
 LAYERS = 7  # curves of tensors, as many as there are colours

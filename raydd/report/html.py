@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from raydd.figures.score_tables import percent, spread
+from raydd.figures.cells import Cell, Row, percent, spread
 from raydd.figures.svg import inline_svg
 from raydd.io.console import clock, visible
 
@@ -28,15 +28,6 @@ class Section(NamedTuple):
     body: Markup  # HTML
 
 
-class Cell(NamedTuple):
-    """A table's cell."""
-
-    text: str  # plain text
-    value: float | str | None = None  # its sort key; None sorts by the text, NaN sorts last
-    note: str = ""  # a tooltip that screen readers read too
-
-
-Row = Mapping[str, Cell | str]  # by the title of the column
 NO_NOTES: Mapping[str, str] = {}
 
 
@@ -83,11 +74,6 @@ def macros(name: str) -> Macros:
 def render(name: str, **values: object) -> str:
     """Return ``templates/<name>.html.j2`` with its values."""
     return _environment().get_template(f"{name}.html.j2").render(values)
-
-
-def number_cell(text: str, value: float | None, note: str = "") -> Cell:
-    """Return the cell of a number; where there is none, it sorts last."""
-    return Cell(text, math.nan if value is None else value, note)
 
 
 def table(rows: Sequence[Row], caption: str, notes: Mapping[str, str] = NO_NOTES) -> Markup:

@@ -7,12 +7,11 @@ from typing import Annotated, Self
 from markupsafe import Markup
 from pydantic import Field, model_validator
 
-from raydd.figures.ranking import Source, draw_ranking, sources
-from raydd.figures.score_tables import chance, decimal, interval, percent, spread
-from raydd.io.console import clock
+from raydd.figures.cells import Cell, Row, decimal, number_cell, spread
+from raydd.figures.ranking import Source, agreement_rows, draw_ranking, sources
 from raydd.io.document import Document, Finite, Fraction
 from raydd.report.documents import DocumentFile
-from raydd.report.html import Cell, Row, Section, chart, macros, number_cell, table
+from raydd.report.html import Section, chart, macros, table
 from raydd.report.scores import SELECTIONS
 
 MOST_ROWS = 400  # of the table; ranking.csv has all
@@ -116,6 +115,7 @@ def nas_headline(path: Path) -> str:
 def nas_sections(path: Path) -> list[Section]:
     """Return the scatters, the agreement of the rankings, and the architectures."""
     document, template = RANKING.read(path), macros("ranking")
+    tree = document.model_dump()
     judged = [(proxy, agreed) for proxy in document.proxies if (agreed := proxy.agreement) is not None]
     charts = agreement = Markup()
     if document.real is not None:
@@ -127,11 +127,11 @@ def nas_sections(path: Path) -> list[Section]:
             notes[f"overlap, top {k}"] = f"of the proxy's best {k}, the real best {k}"
             notes[f"regret, top {k}"] = "points of % below the best of all"
         caption = f"Agreement with the ranking by real data, {judged[0][1].architectures} architectures"
-        agreement = table([_agreement(*pair) for pair in judged], caption, notes)
+        agreement = table(agreement_rows(tree), caption, notes)
     undefined = any(None in (top.spearman, top.overlap) for _, agreed in judged for top in agreed.tops)
     best = judged[0][1] if judged else None
     body = template.section(document, SELECTIONS, charts, MOST_POINTS, agreement, best, undefined)
-    known = sources(document.model_dump())
+    known = sources(tree)
     rows: list[Row] = [
         {"architecture": name, **{title: cell for source in known for title, cell in _cells(name, source).items()}}
         for name in document.proxies[0].ranking[:MOST_ROWS]
@@ -153,25 +153,6 @@ def _scatters(document: Ranking, real: Mapping[str, float]) -> Markup:
     return chart(draw_ranking(document.model_dump() | {"proxies": proxies}))
 
 
-def _agreement(proxy: Proxy, agreed: Agreement) -> Row:
-    """Return the correlations, the tops, and the times of a proxy."""
-    row: dict[str, Cell | str] = {
-        "proxy": proxy.name,
-        "Spearman, all": _cell(agreed.spearman),
-        "95 % interval": interval(agreed.spearman_low, agreed.spearman_high, decimal),
-        "p": number_cell(chance(agreed.spearman_p), agreed.spearman_p),
-        "Kendall tau-b": _cell(agreed.kendall),
-    }
-    for top in agreed.tops:
-        shared = None if top.overlap is None else round(top.overlap * top.k)
-        note = "" if top.spearman_p is None else f"p {chance(top.spearman_p)}"
-        row[f"Spearman, top {top.k}"] = _cell(top.spearman, note)
-        row[f"overlap, top {top.k}"] = number_cell("-" if shared is None else f"{shared} of {top.k}", shared)
-        row[f"regret, top {top.k}"] = number_cell(percent(top.regret), top.regret)
-    seconds = Cell(clock(proxy.seconds), proxy.seconds)
-    return row | {"time": seconds, "s a training": Cell(f"{proxy.seconds_mean:.2f}", proxy.seconds_mean)}
-
-
 def _cells(name: str, source: Source) -> Row:
     """Return an architecture's accuracy, rank and seconds."""
     cells = [number_cell("-", None)] * 3
@@ -184,7 +165,3 @@ def _cells(name: str, source: Source) -> Row:
         cells[1] = Cell(str(source.ranks[name]), source.ranks[name])
         cells[2] = number_cell("-" if time is None else f"{time:.1f}", time)
     return dict(zip((f"{source.name}: {word}" for word in ("accuracy", "rank", "seconds")), cells, strict=True))
-
-
-def _cell(value: float | None, note: str = "") -> Cell:
-    return number_cell(decimal(value), value, note)

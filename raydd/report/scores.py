@@ -12,11 +12,12 @@ from markupsafe import Markup
 from raydd.data.score_record import Comparison, Score
 from raydd.evaluation.significance import compare_scores
 from raydd.figures.bars import draw_scores
+from raydd.figures.cells import Cell, Row, accuracy, chance, interval, number_cell, points, spread
 from raydd.figures.curves import band, draw_curves
-from raydd.figures.score_tables import by_set, chance, interval, points, spread
+from raydd.figures.score_tables import by_set, robust_rows
 from raydd.figures.style import PAGE_WIDTH
 from raydd.report.documents import SCORES, Scores
-from raydd.report.html import Cell, Row, Section, chart, macros, number_cell, plural, table
+from raydd.report.html import Section, chart, macros, plural, table
 
 LEVEL = 0.05
 SELECTIONS = {
@@ -26,16 +27,6 @@ SELECTIONS = {
     "unknown": "its file does not say how it was chosen; other projects' best files were chosen on test, as a rule",
 }
 TESTS = {"welch": "Welch's t test", "bootstrap": "a bootstrap"}
-ROBUST = {"hlr": "less is better", "ior": "more is better", "lrs": "more is better", "ars": "more is better"}
-
-
-def accuracy(mean: float, std: float | None, networks: int, note: str = "") -> Cell:
-    """Return the cell of a mean, a standard deviation and a number of networks, sorted by the mean.
-
-    >>> accuracy(0.7129, 0.004, 5).text, accuracy(0.7129, None, 1).text
-    ('71.3 ± 0.4 (5)', '71.3 (1)')
-    """
-    return Cell(f"{spread(mean, std if networks > 1 else None)} ({networks})", mean, note)
 
 
 def score_cell(row: Score) -> Cell:
@@ -181,23 +172,10 @@ def _steps(scores: Scores) -> Markup:
 
 
 def _robust(scores: Scores) -> Markup:
-    rows: list[Row] = [
-        {
-            "set": one.of,
-            "network": one.network,
-            "score": Cell(one.score, note=ROBUST.get(one.score, "")),
-            "mean ± std in %": Cell(
-                f"{spread(one.mean, one.std)} ({len(one.values) or 'of means'})", one.mean, one.how
-            ),
-            "weight": Cell(f"{one.weight:g}", one.weight),
-            "from": one.how,
-        }
-        for one in scores.robust
-    ]
-    if not rows:
+    if not scores.robust:
         return Markup()
     trainings = score_matrix([score for score in scores.scores if score.part])
-    return macros("scores").robust(table(rows, "Robust scores in %, mean ± std"), trainings)
+    return macros("scores").robust(table(robust_rows(scores.robust), "Robust scores in %, mean ± std"), trainings)
 
 
 def _fresh(row: Score) -> str:

@@ -12,14 +12,14 @@ from markupsafe import Markup
 
 from raydd.config.parsing import build
 from raydd.data.score_record import Score
-from raydd.figures.score_tables import percent, spread
+from raydd.figures.cells import Cell, Row as Line, number_cell, percent, spread
 from raydd.figures.search import STATES, Row, draw_history, draw_pareto, settings_of, split
 from raydd.figures.sweep import draw_values
 from raydd.figures.trial_tables import settings_text
 from raydd.io.document import one_line
 from raydd.io.safe_yaml import parse_yaml
 from raydd.report.documents import SCORES
-from raydd.report.html import Cell, Row as Line, Section, chart, macros, number_cell, picture_file, plural, table
+from raydd.report.html import Section, chart, macros, picture_file, plural, table
 from raydd.tuning.results import SETTINGS, Record, front, load_results, rows_of, scales, winner
 from raydd.tuning.space import Space
 from raydd.tuning.study import Study

@@ -7,7 +7,8 @@ from rich.console import Console
 
 from raydd.data.score_record import RobustScore, Score
 from raydd.evaluation.significance import compare_scores
-from raydd.figures.score_tables import chance, comparison_table, matrix_table, percent, points, robust_table, spread
+from raydd.figures.cells import chance, percent, points, rows_table, spread
+from raydd.figures.score_tables import comparison_table, matrix_table, robust_rows
 from raydd.io.terminal_table import text_table
 
 
@@ -84,9 +85,9 @@ def test_robust_scores_in_per_cent():
         RobustScore(of="a", network="ConvNet", score="lrs", mean=0.2482, std=0.0051, how="by seed", weight=0.5),
         RobustScore(of="a", network="ConvNet", score="ior", mean=-0.05, std=None, how="of means", weight=0.5),
     ]
-    found = cells(robust_table(rows))
+    found = cells(rows_table("robust scores", robust_rows(rows)))
     assert found["score"] == ["lrs", "ior"]
-    assert (found["mean"], found["std"]) == (["24.8", "-5.0"], ["0.5", "-"])
+    assert found["mean ± std in %"] == ["24.8 ± 0.5 (of means)", "-5.0 (of means)"]
     assert found["how"] == ["by seed", "of means"]
 
 

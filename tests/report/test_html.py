@@ -7,7 +7,8 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
-from raydd.report.html import Cell, macros, number_cell, picture, picture_file, plural, table
+from raydd.figures.cells import Cell, number_cell
+from raydd.report.html import macros, picture, picture_file, plural, table
 
 EVIL = "<script>alert('a & \"b\"')</script>"
 
