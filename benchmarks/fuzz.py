@@ -523,9 +523,10 @@ def make_scores(folder: Path) -> None:
 
 
 def read_scores(folder: Path) -> str:
-    from raydd.report.scores import read_scores, score_sections
+    from raydd.report.documents import SCORES
+    from raydd.report.scores import score_sections
 
-    found = read_scores(folder)
+    found = SCORES.read(folder)
     return same(found.model_dump(mode="json")) + str(len(score_sections(folder)))
 
 

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from raydd.analysis.document import Document, finite_or_none, folder_names
+from raydd.analysis.document import Document, finite_or_none
 from raydd.analysis.expert_networks import AnalysisContext, check_expert, full_buffer, open_images
 from raydd.buffer.arrow_buffer import ArrowBuffer, create_buffer, refresh_manifest
 from raydd.buffer.convexified import Convexified, convexify
 from raydd.buffer.expert_file import expert_path
 from raydd.data.workspace import Feed
 from raydd.figures.landscape import principal_plane
+from raydd.io.paths import short_names
 from raydd.numerics.flat import Layout, seeded, split
 from raydd.numerics.rng import generator
 from raydd.training.expert import measure_accuracy
@@ -40,7 +41,7 @@ def experts(folders: Sequence[Path]) -> Document:
     Differs:
         The paper names two consecutive iterations; snapshots, its own too, are an epoch apart.
     """
-    named = zip(folders, folder_names(folders), strict=True)
+    named = zip(folders, short_names(folders), strict=True)
     numbers = [_expert_numbers(ArrowBuffer(folder), name) for folder, name in named]
     return {"analysis": "experts", "split": SPLIT, "buffers": numbers}
 
@@ -84,7 +85,7 @@ def storage(folders: Sequence[Path], waypoints: tuple[int, ...] = ()) -> Documen
     Reference:
         Zhong et al., arXiv 2406.19827 (MCT), section 4.3 and Fig. 3c.
     """
-    named = zip(folders, folder_names(folders), strict=True)
+    named = zip(folders, short_names(folders), strict=True)
     numbers = [{"name": name} | _storage_numbers(ArrowBuffer(folder), waypoints) for folder, name in named]
     return {"analysis": "storage", "waypoints": list(waypoints), "buffers": numbers}
 
@@ -154,7 +155,7 @@ def landscape(folder: Path, expert: int = 0, waypoints: tuple[int, ...] = (), *,
     paths = {"trajectory": (snapshots, stored), "convexified": (points, accuracy)}
     return {
         "analysis": "landscape",
-        "name": folder_names([folder])[0],
+        "name": short_names([folder])[0],
         "folder": str(folder),
         "expert": expert,
         "split": SPLIT,

@@ -22,12 +22,6 @@ def finite_or_none(value: Any) -> Any:
     return value if math.isfinite(value) else None
 
 
-def folder_names(folders: Sequence[Path]) -> list[str]:
-    """Return names of folders for a legend: their last part, or the whole path where two would be equal."""
-    last = [folder.absolute().name for folder in folders]
-    return [name if last.count(name) == 1 else str(folder) for name, folder in zip(last, folders, strict=True)]
-
-
 def default_out(folders: Sequence[Path], analysis: str) -> Path:
     """Return the path of a figure: beside its one folder, or in the current folder for several."""
     if len(folders) != 1:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from raydd.analysis.document import Document, folder_names
+from raydd.analysis.document import Document
 from raydd.buffer.arrow_buffer import ArrowBuffer
 from raydd.buffer.expert_model import statistics_of
 from raydd.config.parsing import Tree, build as build_config
@@ -22,6 +22,7 @@ from raydd.data.preprocessing import load_transform
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import Workspace, open_workspace
 from raydd.io.console import Screen
+from raydd.io.paths import short_names
 from raydd.models.zoo import build
 from raydd.numerics.flat import layout_of, running_statistics, seeded, split
 from raydd.numerics.rng import generator
@@ -95,7 +96,7 @@ def open_sets(paths: Sequence[Path], buffer: ArrowBuffer, device: torch.device) 
     synsets = [SyntheticSet.load(path) for path in paths]
     for path, synset in zip(paths, synsets, strict=True):
         _check_compatible(path, synset, buffer)
-    names = folder_names([path.absolute().parent if path.name == RUN_FILE else path for path in paths])
+    names = short_names([path.absolute().parent if path.name == RUN_FILE else path for path in paths])
     return [
         DecodedSet(name, path, synset.ipc, synset.to(device).decoded())
         for name, path, synset in zip(names, paths, synsets, strict=True)
@@ -125,7 +126,7 @@ def header(analysis: str, buffer: ArrowBuffer) -> Document:
     """Return the keys of a document that describe the experts."""
     return {
         "analysis": analysis,
-        "buffer": folder_names([buffer.folder])[0],
+        "buffer": short_names([buffer.folder])[0],
         "folder": str(buffer.folder),
         "dataset": buffer.spec.dataset,
         "network": buffer.spec.network,

@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from raydd.analysis.document import Document, folder_names
+from raydd.analysis.document import Document
 from raydd.distillation.checkpoint import AGAIN, LOGS
 from raydd.io.document import read_log
+from raydd.io.paths import short_names
 
 MEMORY = ("resident_mb", "device_mb")
 REMEDY = {"probe.jsonl": "distill it with --set probe_every=10", "memory.jsonl": "distill it again with this raydd"}
@@ -56,7 +57,7 @@ def memory(runs: Sequence[Path]) -> Document:
 
 def _records(runs: Sequence[Path], name: str, read: Callable[[Document], Any]) -> Iterator[tuple[Document, list[Any]]]:
     """Yield a run's name, folder and steps, and ``read`` of its file's record of each; the last of a step counts."""
-    for run, title in zip(runs, folder_names(runs), strict=True):
+    for run, title in zip(runs, short_names(runs), strict=True):
         path = run / name
         if not path.exists():
             problem = f"has no {name}" if run.is_dir() else "does not exist"

@@ -57,8 +57,9 @@ def nas(
 
 def show_ranking(screen: Screen, document: dict[str, Any], folder: Path) -> None:
     """Show the table, each proxy's winner, and where everything is."""
-    from raydd.figures.ranking import ranking_table
-    from raydd.figures.score_tables import percent
+    from raydd.figures.cells import percent, rows_table
+    from raydd.figures.ranking import agreement_rows, agreement_title
+    from raydd.io.console import clock
 
     files = ["nas.json", "ranking.csv", *(["nas.png"] if document["real"] else [])]
     files += ["real.json"] if document["real_epochs"] else []
@@ -73,6 +74,9 @@ def show_ranking(screen: Screen, document: dict[str, Any], folder: Path) -> None
         lines.append(line + (f"; {stopped} of {document['architectures']} stopped early" if document["rungs"] else ""))
     if document["real"]:
         name, value = max(document["real"].items(), key=lambda item: item[1])
-        lines.append(f"real data: the best is {name}, {percent(value)} %")
-    tables = [ranking_table(document)] if document["real"] else []
+        seconds = document["real_seconds"]
+        time = "" if seconds is None else f"; all took {clock(seconds)}"
+        lines.append(f"real data: the best is {name}, {percent(value)} %{time}")
+    rows = agreement_rows(document)
+    tables = [rows_table(agreement_title(document), rows, upright=True)] if rows else []
     show(screen, document | {"outputs": outputs}, lines + files_of(outputs), tables)

@@ -46,18 +46,18 @@ def show_scores(
         last: A line for a person at the end.
     """
     from raydd.data.score_record import Comparison, RobustScore, table_rows
-    from raydd.figures.score_tables import comparison_table, matrix_table, robust_table, score_table
+    from raydd.figures.cells import rows_table
+    from raydd.figures.score_tables import comparison_table, matrix_table, robust_rows
     from raydd.io.document import validate
 
     rows, more = table_rows(scores), report or {}
-    tables = [score_table(rows)]
+    tables = [matrix_table(rows)]
     if robust := more.get("robust"):
-        tables += [score_table([score for score in scores if not score.in_table], "trainings of the robust scores")]
-        tables += [robust_table([validate(RobustScore, score) for score in robust])]
+        tables += [matrix_table([score for score in scores if not score.in_table], "trainings of the robust scores")]
+        scored = robust_rows([validate(RobustScore, score) for score in robust])
+        tables.append(rows_table("robust scores in %; of hlr less is better, of ior, lrs and ars more", scored))
     if comparisons := more.get("comparisons"):
         tables.append(comparison_table([validate(Comparison, test) for test in comparisons]))
-    if report is not None and len({score.network for score in rows}) > 1:
-        tables.append(matrix_table(rows))
     show(
         screen,
         {"scores": [score.to_document() for score in scores], "outputs": outputs} | more,

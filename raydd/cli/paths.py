@@ -3,13 +3,12 @@
 Each returns what it checks, so that it can be the callback of a flag or an argument.
 """
 
-import os
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from raydd.io.paths import existing as nearest
+from raydd.io.paths import existing as nearest, short_names
 
 T = TypeVar("T")
 Place = TypeVar("Place", str, Path, str | None, Path | None)
@@ -77,14 +76,7 @@ def row_names(paths: Sequence[Path]) -> list[str]:
     >>> row_names([Path("runs/a/s0/synset.arrow"), Path("runs/b/s0"), Path("/far/dm.pt")])
     ['a/s0', 'b/s0', 'dm.pt']
     """
-    parts = [Path(os.path.abspath(path)).parts for path in paths]
-    parts = [words[:-1] if words[-1] == "synset.arrow" else words for words in parts]
-    names = []
-    for own in parts:
-        others = [other for other in parts if other != own]
-        lengths = (length for length in range(1, len(own)) if all(own[-length:] != each[-length:] for each in others))
-        names.append(str(Path(*own[-next(lengths, len(own)) :])))
-    return names
+    return short_names([path.parent if path.name == "synset.arrow" else path for path in paths])
 
 
 def out_file(path: Path, name: str) -> Path:

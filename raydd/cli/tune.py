@@ -84,7 +84,7 @@ def spaces(screen: Output) -> None:
 
 def show_results(screen: Screen, results: Any) -> None:
     """Show the best trial, its scores, and where everything is."""
-    from raydd.figures.score_tables import score_table
+    from raydd.figures.score_tables import matrix_table
     from raydd.figures.trial_tables import settings_text
 
     outputs = {name: str(path) for name, path in results.outputs.items()}
@@ -101,7 +101,7 @@ def show_results(screen: Screen, results: Any) -> None:
     if best is not None:
         accuracy = f"{100 * best.metrics['accuracy']:.1f} % on validation images"
         lines.append(f"best: trial {best.number}, {accuracy}: {settings_text(best.values)}")
-    tables = [score_table(list(results.scores))] if results.scores else []
+    tables = [matrix_table(list(results.scores))] if results.scores else []
     show(screen, document, lines + files_of(outputs), tables)
 
 

@@ -6,13 +6,9 @@ from typing import Any
 
 from rich.table import Table
 
-from raydd.io.terminal_table import text_table
+from raydd.figures.cells import rows_table
 
 MOST_ROWS = 8
-
-
-def _table(title: str, rows: Sequence[dict[str, str]]) -> Table:
-    return text_table(title, [*rows[0]], [[*row.values()] for row in rows])
 
 
 def _number(value: float | None, digits: str = ".3g") -> str:
@@ -38,7 +34,7 @@ def experts_table(numbers: dict[str, Any]) -> Table:
         for buffer in numbers["buffers"]
     ]
     title = f"Avg_Var: mean over epochs of |theta_t - theta_t-1|^2; last, best: {numbers['split']} accuracy in %"
-    return _table(f"{title}; mean ± std over experts", rows)
+    return rows_table(f"{title}; mean ± std over experts", rows)
 
 
 def landscape_table(numbers: dict[str, Any]) -> Table:
@@ -52,7 +48,7 @@ def landscape_table(numbers: dict[str, Any]) -> Table:
         fall = max((a - b for a, b in pairwise(accuracy)), default=0.0)
         rows.append({"path": key} | epochs | {"largest fall": f"{max(fall, 0):.1f}"})
     title = f"expert {numbers['expert']}: {numbers['split']} accuracy in %; the plane explains "
-    return _table(f"{title}{100 * first:.1f} % + {100 * second:.1f} % of the trajectory's variance", rows)
+    return rows_table(f"{title}{100 * first:.1f} % + {100 * second:.1f} % of the trajectory's variance", rows)
 
 
 def storage_table(numbers: dict[str, Any]) -> Table:
@@ -67,7 +63,7 @@ def storage_table(numbers: dict[str, Any]) -> Table:
         }
         for buffer in numbers["buffers"]
     ]
-    return _table("size on disk", rows)
+    return rows_table("size on disk", rows)
 
 
 def matching_table(numbers: dict[str, Any]) -> Table:
@@ -77,7 +73,7 @@ def matching_table(numbers: dict[str, Any]) -> Table:
     chosen = sorted({round(index * (len(first) - 1) / gaps) for index in range(gaps + 1)})
     rows = [{"start epoch": str(t), "first": _number(first[t]), "last": _number(last[t])} for t in chosen]
     steps = f"outer steps {numbers['steps'][0]} and {numbers['steps'][-1]}"
-    return _table(f"{numbers['name']}: matching loss on an expert that takes no part, {steps}", rows)
+    return rows_table(f"{numbers['name']}: matching loss on an expert that takes no part, {steps}", rows)
 
 
 def labels_table(numbers: dict[str, Any]) -> Table:
@@ -86,14 +82,14 @@ def labels_table(numbers: dict[str, Any]) -> Table:
     for run in numbers["runs"]:
         values = [value for value in run["label_std"] if value is not None]
         rows.append({"run": run["name"], "first": _number(values[0], ".4f"), "last": _number(values[-1], ".4f")})
-    return _table("std over classes of softmax(labels), mean over images", rows)
+    return rows_table("std over classes of softmax(labels), mean over images", rows)
 
 
 def memory_table(numbers: dict[str, Any]) -> Table:
     """Return the largest memory of each run."""
     columns = {"process": "resident_mb", "device": "device_mb"}
     rows = [{"run": run["name"]} | {name: _most(run[key]) for name, key in columns.items()} for run in numbers["runs"]]
-    return _table("largest memory while distilling, in MB", rows)
+    return rows_table("largest memory while distilling, in MB", rows)
 
 
 def _most(values: Sequence[float | None]) -> str:
@@ -104,7 +100,7 @@ def similarity_table(numbers: dict[str, Any]) -> Table:
     """Return the correlation at the first and the last stage, and over all of them."""
     rows = [{"set": entry["name"]} | _stages(entry, numbers["epochs"], 1, ".3f") for entry in numbers["sets"]]
     title = f"correlation of real and synthetic mean features, on {numbers['buffer']}"
-    return _table(f"{title}; mean ± std over {numbers['experts']} experts", rows)
+    return rows_table(f"{title}; mean ± std over {numbers['experts']} experts", rows)
 
 
 def separability_table(numbers: dict[str, Any]) -> Table:
@@ -113,7 +109,7 @@ def separability_table(numbers: dict[str, Any]) -> Table:
     stages = [(entry, _stages(entry, numbers["epochs"], 100, ".1f")) for entry in (*numbers["sets"], reference)]
     rows = [{"set": entry["name"]} | columns for entry, columns in stages]
     title = f"accuracy of {numbers['buffer']} on synthetic images in %"
-    return _table(f"{title}; mean ± std over {numbers['experts']} experts", rows)
+    return rows_table(f"{title}; mean ± std over {numbers['experts']} experts", rows)
 
 
 def _stages(entry: dict[str, Any], epochs: Sequence[int], scale: float, digits: str) -> dict[str, str]:
@@ -139,7 +135,7 @@ def activation_table(numbers: dict[str, Any]) -> Table:
         for entry in numbers["sets"]
     ]
     title = f"activated part of {numbers['neurons']} neurons in %, epoch {numbers['epoch']} of {numbers['buffer']}"
-    return _table(f"{title}; mean ± std over {numbers['experts']} experts", rows)
+    return rows_table(f"{title}; mean ± std over {numbers['experts']} experts", rows)
 
 
 def embedding_table(numbers: dict[str, Any]) -> Table:
@@ -150,4 +146,4 @@ def embedding_table(numbers: dict[str, Any]) -> Table:
         for stage in numbers["stages"]
     ]
     title = f"{numbers['set']['name']}: t-SNE of features"
-    return _table(f"{title}, expert {numbers['expert']} of {numbers['buffer']}", rows)
+    return rows_table(f"{title}, expert {numbers['expert']} of {numbers['buffer']}", rows)

@@ -32,23 +32,23 @@ def draw_bars(
     members = [[one for one in range(len(series)) if series[one].values[row] is not None] for row in range(len(names))]
     rows = sum(0.1 + 0.36 * max(1, len(each)) for each in members)
     figure = new_figure(width, 1.1 + rows + (0.15 * len(series) if len(series) > 1 else 0))
-    axes, handles = figure.add_subplot(), []
+    axes = figure.add_subplot()
     for index, one in enumerate(series):
         own = [row for row, each in enumerate(members) if index in each]
         at = [row + 0.4 * (members[row].index(index) - (len(members[row]) - 1) / 2) for row in own]
         errors = None if one.stds is None else [one.stds[row] or 0.0 for row in own]
         colour = COLOURS[(index if one.colour is None else one.colour) % len(COLOURS)]
         height = 0.36 if max(map(len, members)) > 1 else 0.6
-        drawn = axes.barh(at, [one.values[row] or 0.0 for row in own], height, xerr=errors, color=colour, capsize=3)
+        values = [one.values[row] or 0.0 for row in own]
+        drawn = axes.barh(at, values, height, xerr=errors, color=colour, label=one.name, capsize=3)
         axes.bar_label(drawn, [one.texts[row] for row in own], padding=5, fontsize="small")
-        handles.append(drawn)
     axes.set_yticks(range(len(names)), [fill(name, int(5.5 * width)) for name in names])
     axes.invert_yaxis()
     axes.margins(x=room)
     label(axes, x, "", fill(title, int(11 * width)))
     axes.grid(visible=False, axis="y")
     if len(series) > 1:
-        legend_below(figure, handles, [one.name for one in series])
+        legend_below(figure)
     return figure
 
 

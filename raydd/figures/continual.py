@@ -2,7 +2,8 @@
 
 A document has ``dataset``, ``network``, ``protocol``, and ``runs``: dicts of ``name``, ``kind`` (``whole`` for all real
 images of the classes seen), ``steps`` (how many), ``classes`` (how many were seen after each step), ``mean`` and
-``std`` (accuracy on all of them after each step; std may hold None), and ``networks`` (how many a step).
+``std`` (accuracy on all of them after each step; std may hold None), ``values`` (after each step one a network; may be
+empty), and ``networks`` (how many a step).
 
 Reference: Ran et al. (TGDD), Fig. 7: a curve a memory, for 5 and for 10 steps.
 """
@@ -14,11 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from raydd.figures.cells import Row, accuracy, rows_table
 from raydd.figures.curves import band, draw_curve
-from raydd.figures.score_tables import percent, spread
 from raydd.figures.search import shorten
 from raydd.figures.style import label, legend_below, new_figure
-from raydd.io.terminal_table import text_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,13 +37,13 @@ def draw_continual(document: Document) -> "Figure":
     styles = {name: at for at, name in enumerate(dict.fromkeys(run["name"] for run in document["runs"]))}
     figure = new_figure(max(7.5, 0.6 + 4.0 * len(steps)), 4.6 + 0.12 * len(styles))
     panels = figure.subplots(1, len(steps), sharey=True, squeeze=False).ravel()
-    handles = {}
+    most = 26 if len(styles) == 3 else 40  # letters of a name: three stand in a line, others in pairs
     for axes, count in zip(panels, steps, strict=True):
         for run in document["runs"]:
             if run["steps"] == count:
                 whole = run["kind"] == "whole"
-                curve = band(run["name"], run["classes"], run["mean"], run["std"], 100, dashed=whole)
-                handles[run["name"]] = draw_curve(axes, curve, styles[run["name"]])
+                curve = band(shorten(run["name"], most), run["classes"], run["mean"], run["std"], 100, dashed=whole)
+                draw_curve(axes, curve, styles[run["name"]])
         first = axes is panels[0]
         label(axes, "classes seen", "test accuracy on the classes seen (%)" if first else "", f"{count} steps")
         axes.tick_params(labelleft=True)
@@ -51,28 +51,29 @@ def draw_continual(document: Document) -> "Figure":
         axes.set_xticks(seen[:: -(-len(seen) // MOST_TICKS)])
     title = f"{document['dataset']}, {document['network']}, protocol {document['protocol']}: class-incremental learning"
     figure.suptitle(fill(title, int(1.4 * LETTERS * max(2, len(steps)))), x=0.01, ha="left", fontsize="medium")
-    ordered = [name for name in styles if name in handles]
-    most = 26 if len(ordered) == 3 else 40  # three stand in a line, others in pairs
-    legend_below(figure, [handles[name] for name in ordered], [shorten(name, most) for name in ordered])
+    legend_below(figure)
     return figure
 
 
-def continual_tables(document: Document) -> list[Table]:
-    """Return a table a number of steps: accuracy after every step, a column a memory, and its mean over the steps.
+def step_rows(document: Document) -> dict[int, list[Row]]:
+    """Return by number of steps a row a memory: accuracy after every step, and its mean over the steps.
 
     The mean over steps is the average incremental accuracy of Rebuffi et al., arXiv 1611.07725 (iCaRL); the first step,
     at which nothing could be forgotten, counts like every other.
     """
-    return [_table(document, steps) for steps in sorted({int(run["steps"]) for run in document["runs"]})]
+    rows: dict[int, list[Row]] = {}
+    for run in sorted(document["runs"], key=lambda run: int(run["steps"])):
+        ends, count = zip(run["classes"], run["mean"], run["std"], strict=True), run["networks"]
+        cells = {f"{seen} classes": accuracy(mean, std, count) for seen, mean, std in ends}
+        each = [statistics.fmean(values) for values in zip(*run["values"], strict=False)]  # of each run over its steps
+        std = statistics.stdev(each) if len(each) > 1 else None
+        average = accuracy(statistics.fmean(run["mean"]), std, count)
+        rows.setdefault(run["steps"], []).append({"memory": run["name"], **cells, "mean over steps": average})
+    return rows
 
 
-def _table(document: Document, steps: int) -> Table:
-    runs = [run for run in document["runs"] if run["steps"] == steps]
-    rows = [
-        (str(seen), *(spread(run["mean"][place], run["std"][place]) for run in runs))
-        for place, seen in enumerate(runs[0]["classes"])
-    ]
-    rows.append(("mean over steps", *(percent(statistics.fmean(run["mean"])) for run in runs)))
-    title = f"{document['dataset']}, {document['network']}, protocol {document['protocol']}, {steps} steps: "
-    title += "test accuracy in % on the classes seen"
-    return text_table(title, ("classes seen", *(run["name"] for run in runs)), rows)
+def continual_tables(document: Document) -> list[Table]:
+    """Return a table for a terminal a number of steps, with a column a memory."""
+    head = f"{document['dataset']}, {document['network']}, protocol {document['protocol']}"
+    words = "steps: test accuracy in % on the classes seen (number of runs)"
+    return [rows_table(f"{head}, {steps} {words}", rows, upright=True) for steps, rows in step_rows(document).items()]

@@ -64,7 +64,7 @@ def draw_curves(
     if zero:
         axes.set_ylim(bottom=0)
     if named:
-        legend_below(figure, *axes.get_legend_handles_labels())
+        legend_below(figure)
     return figure
 
 
@@ -87,8 +87,6 @@ def draw_experts(numbers: Numbers) -> "Figure":
 
     Reference: Shen et al., arXiv 2310.10541 (AST), Fig. 9.
     """
-    from matplotlib.lines import Line2D
-
     buffers = numbers["buffers"]
     figure = new_figure(WIDTH, 4.6 + 0.16 * len(buffers))
     left = figure.add_subplot()
@@ -107,8 +105,7 @@ def draw_experts(numbers: Numbers) -> "Figure":
     right.spines["top"].set_visible(False)
     if any(change for buffer in buffers for change in buffer["change"]["mean"]):
         right.set_yscale("log")
-    handles = [Line2D([], [], **series_style(index)) for index in range(len(buffers))]
-    legend_below(figure, handles, [buffer["name"] for buffer in buffers])
+    legend_below(figure)
     return figure
 
 

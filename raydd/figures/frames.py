@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from raydd.data.synset import SyntheticSet
-from raydd.figures.synset_picture import save_png, to_image
+from raydd.figures.synset_picture import arrange, save_png, to_image
 from raydd.io.document import Document, dump_document, read_tree
 from raydd.io.files import write_atomic
 
@@ -79,8 +79,9 @@ def frame_steps(steps: int, count: int = COUNT) -> tuple[int, ...]:
 def frame(synset: SyntheticSet) -> Image.Image:
     """Return a set as a picture with a row a class and a column an image, preprocessing undone, mosaics whole."""
     drawn = layout(synset)
-    rows = pixels_of(synset, drawn.indices()).unflatten(0, (drawn.classes, drawn.images))  # (K, n, C, H, W)
-    return to_image(rows.permute(2, 0, 3, 1, 4).flatten(3).flatten(1, 2))
+    images = map(to_image, pixels_of(synset, drawn.indices()))
+    places = {divmod(at, drawn.images): image for at, image in enumerate(images)}
+    return arrange(places, (drawn.classes, drawn.images))
 
 
 def frame_path(folder: Path, step: int) -> Path:

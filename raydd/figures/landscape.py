@@ -93,7 +93,7 @@ def draw_landscape(numbers: dict[str, Any]) -> "Figure":
     whole_ticks(curves)
     title = f"{numbers['name']}, expert {numbers['expert']}: the trained trajectory and its convexified form"
     figure.suptitle(title, fontsize="medium")
-    legend_below(figure, *curves.get_legend_handles_labels())
+    legend_below(figure)
     return figure
 
 

@@ -11,15 +11,15 @@ import csv
 import io
 import statistics
 from collections.abc import Mapping, Sequence
+from itertools import product
 from textwrap import fill
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rich.table import Table
+import numpy as np
 
-from raydd.figures.score_tables import decimal, percent
+from raydd.figures.cells import Cell, Row, chance, decimal, interval, number_cell, percent
 from raydd.figures.style import add_tooltips, label, legend_below, new_figure, series_style
 from raydd.io.console import clock
-from raydd.io.terminal_table import text_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,108 +57,113 @@ def draw_ranking(document: Document, groups: Mapping[str, str] | None = None) ->
         axes.margins(0.07)
     title = f"{document['dataset']}, {document['space']}: accuracy by a proxy set and by real data"
     figure.suptitle(fill(title, int(1.4 * LETTERS * across)), x=0.01, ha="left", fontsize="medium")
-    _legend(figure, proxies, styles)
+    legend_below(figure)
     return figure
 
 
-def ranking_table(document: Document) -> Table:
-    """Return the agreement of each proxy set with the real ranking, and how accurate the best that it finds is.
+def agreement_title(document: Document) -> str:
+    """Return the title of a table of `agreement_rows`, with how the networks were trained."""
+    title = f"{document['dataset']}, {document['space']}: agreement of the ranking trained {document['proxy_label']} "
+    return f"{title}with that trained {document['real_label']}; regret: points of % below the best of all"
 
-    The accuracy is that of the best by real data among the proxy's best k, with k the first of the tops; the last row
-    is the best of all, and the time of the real ranking. Architectures are not named here: names of NAS-Bench-201 have
-    80 letters.
+
+def agreement_rows(document: Document) -> list[Row]:
+    """Return of each proxy set that is compared with real data the correlations, the tops and the times.
+
+    Architectures are not named: names of NAS-Bench-201 have 80 letters.
     """
-    proxies = document["proxies"]
-    agreed = proxies[0]["agreement"]
-    sizes = [top["k"] for top in agreed["tops"]]
-    rows = [_row(proxy) for proxy in proxies]
-    dashes = ["-"] * (2 + len(sizes))
-    time = _time(document.get("real_seconds"))
-    rows.append(["real data", *dashes, percent(agreed["best_accuracy"]), time])
-    columns = ("proxy", "tau", "rho", *(f"top {k}" for k in sizes), "accuracy", "time")
-    title = f"{document['dataset']}, {document['space']}, {agreed['architectures']} architectures: trained "
-    title += f"{document['proxy_label']}, and {document['real_label']}. tau: Kendall's b; rho: Spearman, and its 95 % "
-    title += "interval; top k: rho among the proxy's best k, and how many of these are the real best; "
-    title += f"accuracy: by real data in %, of the best among its best {sizes[0] if sizes else 0}"
-    return text_table(title, columns, rows)
+    return [_agreement(proxy) for proxy in document["proxies"] if proxy["agreement"] is not None]
+
+
+def _agreement(proxy: Document) -> Row:
+    agreed = proxy["agreement"]
+    row: dict[str, Cell | str] = {
+        "proxy": proxy["name"],
+        "Spearman, all": number_cell(decimal(agreed["spearman"]), agreed["spearman"]),
+        "95 % interval": interval(agreed["spearman_low"], agreed["spearman_high"], decimal),
+        "p": number_cell(chance(agreed["spearman_p"]), agreed["spearman_p"]),
+        "Kendall tau-b": number_cell(decimal(agreed["kendall"]), agreed["kendall"]),
+    }
+    for top in agreed["tops"]:
+        k, p, shared = top["k"], top["spearman_p"], None if top["overlap"] is None else round(top["overlap"] * top["k"])
+        note = "" if p is None else f"p {chance(p)}"
+        row[f"Spearman, top {k}"] = number_cell(decimal(top["spearman"]), top["spearman"], note)
+        row[f"overlap, top {k}"] = number_cell("-" if shared is None else f"{shared} of {k}", shared)
+        row[f"regret, top {k}"] = number_cell(percent(top["regret"]), top["regret"])
+    mean = proxy["seconds_mean"]
+    return row | {"time": Cell(clock(proxy["seconds"]), proxy["seconds"]), "s a training": Cell(f"{mean:.2f}", mean)}
+
+
+class Source(NamedTuple):
+    """What the trainings on one proxy set, or on real data, say of each architecture."""
+
+    name: str
+    scores: Mapping[str, float]  # accuracy
+    values: Mapping[str, Sequence[float]]  # accuracy, one a seed
+    ranks: Mapping[str, int]  # from 1, the best
+    seconds: Mapping[str, float]
+    stopped: Mapping[str, int] | None  # the epochs after which it was stopped early; None of real data
+
+    def deviation(self, name: str) -> float | None:
+        """Return the standard deviation (n - 1) over seeds; None of a single one."""
+        each = self.values.get(name, ())
+        return statistics.stdev(each) if len(each) > 1 else None
+
+
+def sources(document: Document) -> list[Source]:
+    """Return the proxies of a ranking, and real data where it is ranked by it."""
+    results = [
+        Source(
+            one["name"], one["scores"], one["values"], _ranks(one["ranking"]), one["seconds_of"], one["stopped_after"]
+        )
+        for one in document["proxies"]
+    ]
+    if (real := document["real"]) is not None:
+        ranking = sorted(real, key=real.__getitem__, reverse=True)  # of equal ones the first, as `rank_agreement.best`
+        more = document["real_values"] or {}, _ranks(ranking), document["real_seconds_of"] or {}
+        results.append(Source("real data", real, *more, None))
+    return results
+
+
+def _ranks(ranking: Sequence[str]) -> dict[str, int]:
+    return {name: place for place, name in enumerate(ranking, start=1)}
 
 
 def ranking_csv(document: Document) -> str:
     """Return a line an architecture, the first proxy's best first, with standard deviations (n - 1) over seeds."""
-    proxies, real = document["proxies"], document["real"]
     columns: dict[str, Document] = {}
-    for proxy in proxies:
-        name, places = proxy["name"], proxy["ranking"]
-        columns[f"{name}: accuracy"] = proxy["scores"]
-        columns |= _deviations(f"{name}: std", proxy["values"])
-        columns[f"{name}: rank"] = {each: place for place, each in enumerate(places, start=1)}
-        columns[f"{name}: seconds"] = proxy["seconds_of"]
-        columns[f"{name}: stopped after"] = proxy["stopped_after"]
-    if real is not None:
-        columns["real accuracy"] = real
-        ranking = sorted(real, key=real.__getitem__, reverse=True)  # of equal ones the first, as `rank_agreement.best`
-        columns |= _deviations("real std", document["real_values"])
-        columns["real rank"] = {each: place for place, each in enumerate(ranking, start=1)}
-        columns["real seconds"] = document["real_seconds_of"]
+    for one in sources(document):
+        start = "real " if one.stopped is None else f"{one.name}: "
+        columns[f"{start}accuracy"] = one.scores
+        deviations = {name: std for name in one.values if (std := one.deviation(name)) is not None}
+        columns |= {f"{start}std": deviations} if deviations else {}
+        columns |= {f"{start}rank": one.ranks, f"{start}seconds": one.seconds}
+        columns |= {} if one.stopped is None else {f"{start}stopped after": one.stopped}
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["architecture", *columns])
-    for name in proxies[0]["ranking"]:
+    for name in document["proxies"][0]["ranking"]:
         writer.writerow([name, *(column.get(name, "") for column in columns.values())])
     return text.getvalue()
-
-
-def _deviations(title: str, values: Mapping[str, Sequence[float]]) -> dict[str, Document]:
-    deviations = {name: statistics.stdev(each) for name, each in values.items() if len(each) > 1}
-    return {title: deviations} if deviations else {}
-
-
-def _row(proxy: Document) -> list[str]:
-    agreed = proxy["agreement"]
-    tops = agreed["tops"]
-    low, high = (decimal(agreed[key]) for key in ("spearman_low", "spearman_high"))
-    interval = "" if agreed["spearman_low"] is None else f"\n{low} to {high}"
-    cells = [proxy["name"], decimal(agreed["kendall"]), decimal(agreed["spearman"]) + interval]
-    shared = [None if top["overlap"] is None else round(top["overlap"] * top["k"]) for top in tops]
-    cells += ["-" if n is None else f"{decimal(top['spearman'])}, {n}" for n, top in zip(shared, tops, strict=True)]
-    accuracy = tops[0]["found_accuracy"] if tops else None
-    return [*cells, percent(accuracy), _time(proxy.get("seconds"))]
 
 
 def _scatter(axes: "Axes", real: Document, proxy: Document, words: Mapping[str, str], styles: Styles) -> None:
     places = {name: (100 * score, 100 * real[name]) for name, score in proxy["scores"].items() if name in real}
     size, stopped = 30 if len(places) <= 100 else 14, set(proxy["stopped"])
-    for word, style in styles.items():
-        for hollow in (False, True):
-            names = [name for name in places if words[name] == word and (name in stopped) == hollow]
-            filled = {"facecolors": "none" if hollow else style["color"], "edgecolors": style["color"]}
-            if names:
-                x, y = zip(*(places[name] for name in names), strict=True)
-                drawn = axes.scatter(x, y, s=size, marker=style["marker"], alpha=0.75, linewidths=1, zorder=2, **filled)
-                texts = f"{{}}: {{:.1f}} % by {proxy['name']}, {{:.1f}} % by real data"
-                add_tooltips(drawn, [texts.format(*point) for point in zip(names, x, y, strict=True)])
+    for hollow, (word, style) in product((False, True), styles.items()):
+        names = [name for name in places if words[name] == word and (name in stopped) == hollow]
+        if hollow and not names:
+            continue
+        x, y = (np.array([places[name][axis] for name in names]) for axis in (0, 1))
+        filled = {"facecolors": "none" if hollow else style["color"], "edgecolors": style["color"], "linewidths": 1}
+        text = "stopped early, its last accuracy" if hollow else word
+        drawn = axes.scatter(x, y, s=size, marker=style["marker"], alpha=0.75, zorder=2, label=text, **filled)
+        texts = f"{{}}: {{:.1f}} % by {proxy['name']}, {{:.1f}} % by real data"
+        add_tooltips(drawn, [texts.format(*point) for point in zip(names, x, y, strict=True)])
     chosen = [places[name] for name in _chosen(proxy)]
     if chosen:
-        x, y = zip(*chosen, strict=True)
-        axes.scatter(x, y, s=4.5 * size, zorder=3, **RING)
-
-
-def _legend(figure: "Figure", proxies: list[Document], styles: Styles) -> None:
-    from matplotlib.lines import Line2D
-
-    entries: dict[str, Mapping[str, Any]] = dict(styles)
-    if any(set(proxy["scores"]) & set(proxy["stopped"]) for proxy in proxies):
-        entries["stopped early, its last accuracy"] = {"color": "0.3", "marker": "o", "markerfacecolor": "none"}
-    counts = sorted({len(_chosen(proxy)) for proxy in proxies} - {0})
-    if counts:
-        entries[f"the best {' or '.join(map(str, counts))} by the proxy set"] = {
-            "color": "black",
-            "marker": "o",
-            "markerfacecolor": "none",
-            "markersize": 11,
-        }
-    handles = [Line2D([], [], linestyle="", **style) for style in entries.values()]
-    legend_below(figure, handles, list(entries))
+        x, y = np.array(chosen).T
+        axes.scatter(x, y, s=4.5 * size, zorder=3, label=f"the best {len(chosen)} by the proxy set", **RING)
 
 
 def _title(proxy: Document) -> str:
@@ -173,7 +178,3 @@ def _chosen(proxy: Document) -> list[str]:
     """The proxy's best of the first top; none where the sample is smaller than it."""
     tops = proxy["agreement"]["tops"] if proxy["agreement"] else []
     return (tops[0]["names"] or []) if tops else []
-
-
-def _time(seconds: float | None) -> str:
-    return "-" if seconds is None else clock(seconds)

@@ -31,15 +31,8 @@ def draw_history(rows: Sequence[Row], name: str) -> "Figure":
     """Draw accuracy by trial number, a mark a state, and the best so far; trials without one along the bottom."""
     figure = new_figure(WIDTH, 4.6)
     axes = figure.add_subplot()
-    size = 36 if len(rows) <= 60 else 16
-    for state, style in STATES.items():
-        some = [row for row in rows if row["state"] == state]
-        scored, unscored = split(some)
-        if some:
-            places, style = [row["trial"] for row in scored], style | {"label": f"{style['label']}: {len(some)}"}
-            drawn = axes.scatter(places, percent(scored), s=size, **style, zorder=3)
-            add_tooltips(drawn, [describe_trial(row) for row in scored])
-        along_edge(axes, [row["trial"] for row in unscored], size, style)
+    numbers, size = [row["trial"] for row in rows], 36 if len(rows) <= 60 else 16
+    mark_trials(axes, rows, dict(zip(numbers, numbers, strict=True)), size, counted=True, zorder=3)
     chosen = ranked(rows)
     places = [row["trial"] for row in chosen]
     best = np.maximum.accumulate(percent(chosen))
@@ -47,12 +40,11 @@ def draw_history(rows: Sequence[Row], name: str) -> "Figure":
     words = f": best {best[-1]:.1f} %, by trial {places[int(np.argmax(best))]}" if chosen else ": no accuracy yet"
     label(axes, "trial", "validation accuracy (%)", f"{name}{words}")
     whole_ticks(axes)
-    numbers = [row["trial"] for row in rows]
     axes.set_xlim(min(numbers) - 0.6, max(numbers) + 0.6)
     if len(rows) <= 8:
         axes.set_xticks(numbers)
     axes.margins(y=0.09)  # the marks along the bottom lie on no others
-    legend_below(figure, *axes.get_legend_handles_labels())
+    legend_below(figure)
     return figure
 
 
@@ -71,10 +63,7 @@ def draw_pareto(rows: Sequence[Row], front: Sequence[int], metric: str, name: st
     figure = new_figure(WIDTH, 4.8)
     axes = figure.add_subplot()
     both = [row for row in split(rows)[0] if row.get(metric) is not None]
-    for state, style in STATES.items():
-        if some := [row for row in both if row["state"] == state]:
-            drawn = axes.scatter([row[metric] for row in some], percent(some), s=30, alpha=0.7, **style)
-            add_tooltips(drawn, [describe_trial(row) for row in some])
+    mark_trials(axes, both, {row["trial"]: row[metric] for row in both}, 30, alpha=0.7)
     best = sorted((row for row in both if row["trial"] in front), key=lambda row: (row[metric], row["accuracy"]))
     line: dict[str, Any] = {"color": COLOURS[1], "marker": "D", "markersize": 6, "linewidth": 1.5}
     axes.plot([row[metric] for row in best], percent(best), drawstyle="steps-post", **line, label="front", zorder=4)
@@ -85,7 +74,7 @@ def draw_pareto(rows: Sequence[Row], front: Sequence[int], metric: str, name: st
     unit = "seconds of outer steps" if metric == "seconds" else metric
     label(axes, unit, "validation accuracy (%)", f"{name}: accuracy against {metric}, trials of the front by number")
     _number(axes, best, metric)
-    legend_below(figure, *axes.get_legend_handles_labels())
+    legend_below(figure)
     return figure
 
 
@@ -101,24 +90,37 @@ def _number(axes: "Axes", rows: Sequence[Row], metric: str) -> None:
             axes.annotate(str(row["trial"]), place, (5, -11), textcoords="offset points", fontsize="small", zorder=5)
 
 
-def along_edge(
-    axes: "Axes", places: Sequence[float] | NDArray[np.float64], size: float, style: Mapping[str, Any]
+def mark_trials(
+    axes: "Axes", rows: Sequence[Row], places: Mapping[int, float], size: float, *, counted: bool = False, **look: Any
 ) -> None:
-    """Mark trials without accuracy along the bottom; the size is the area of a mark in square points."""
-    heights = np.full(len(places), EDGE)
-    line = dict(style) | {"label": None, "linestyle": "", "markersize": size**0.5, "markeredgewidth": 0}
-    axes.plot(places, heights, transform=axes.get_xaxis_transform(), **line, zorder=3)
+    """Mark trials by their accuracy, a mark a state; those without one stand along the bottom.
+
+    Places are across, by trial; the size is the area of a mark in square points. With ``counted`` the legend has the
+    number of trials of a state.
+    """
+    for state, style in STATES.items():
+        own = [row for row in rows if row["state"] == state]
+        scored, unscored = split(own)
+        if own:
+            words = {"label": f"{style['label']}: {len(own)}"} if counted else {}
+            across = [places[row["trial"]] for row in scored]
+            drawn = axes.scatter(across, percent(scored), s=size, **style | look | words)
+            add_tooltips(drawn, [describe_trial(row) for row in scored])
+        if unscored:
+            line = style | {"label": None, "linestyle": "", "markersize": size**0.5, "markeredgewidth": 0, "zorder": 3}
+            across, heights = [places[row["trial"]] for row in unscored], [EDGE] * len(unscored)
+            axes.plot(across, heights, transform=axes.get_xaxis_transform(), **line)
+
+
+def describe_trial(row: Row) -> str:
+    """Return the tooltip of a trial that has an accuracy."""
+    return f"trial {row['trial']}, {100 * row['accuracy']:.1f} %: {settings_text(settings_of(row))}"
 
 
 def settings_of(row: Row) -> dict[str, Any]:
     """Return the settings that a trial has."""
     known = {key: value for key, value in row.items() if key.startswith(SETTINGS) and value is not None}
     return {key.removeprefix(SETTINGS): value for key, value in known.items()}
-
-
-def describe_trial(row: Row) -> str:
-    """Return the tooltip of a trial that has an accuracy."""
-    return f"trial {row['trial']}, {100 * row['accuracy']:.1f} %: {settings_text(settings_of(row))}"
 
 
 def split(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:

@@ -50,12 +50,15 @@ def whole_ticks(axes: "Axes") -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
 
 
-def legend_below(figure: "Figure", handles: Sequence[Any], labels: Sequence[str]) -> None:
-    """Draw one legend below all axes, where it hides nothing."""
-    columns = min(3 if len(labels) == 3 else 2, len(labels))
-    figure.legend(
-        handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize="small", handlelength=3
-    )
+def legend_below(figure: "Figure", handles: Sequence[Any] = (), labels: Sequence[str] = ()) -> None:
+    """Draw one legend below all axes, where it hides nothing; by default of what has a label, once for all axes."""
+    entries = [*zip(handles, labels, strict=True)]
+    for axes in figure.axes if not entries else ():
+        known = {text for _, text in entries}
+        entries += [pair for pair in zip(*axes.get_legend_handles_labels(), strict=True) if pair[1] not in known]
+    look: dict[str, Any] = {"frameon": False, "fontsize": "small", "handlelength": 3}
+    look["ncols"] = min(3 if len(entries) == 3 else 2, len(entries))
+    figure.legend([handle for handle, _ in entries], [text for _, text in entries], loc="outside lower center", **look)
 
 
 def series_style(index: int) -> dict[str, Any]:

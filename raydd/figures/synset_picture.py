@@ -1,6 +1,7 @@
 """Synthetic sets as pictures."""
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -21,17 +22,25 @@ def grid(synset: SyntheticSet, most_per_class: int = 10) -> Image.Image:
     soft label stands in the column of its largest logit.
     """
     pixels, labels = synset.pixels(), synset.hard_labels
-    channels, side = pixels.shape[1], pixels.shape[2]
     members = [torch.nonzero(labels == label).flatten()[:most_per_class] for label in range(len(synset.classes))]
-    rows = max(len(rows) for rows in members)
-    canvas = torch.ones(channels, rows * (side + GAP) + GAP, len(members) * (side + GAP) + GAP)
-    for column, images in enumerate(members):
-        for row, index in enumerate(images):
-            top, left = GAP + row * (side + GAP), GAP + column * (side + GAP)
-            canvas[:, top : top + side, left : left + side] = pixels[index]
-    picture = to_image(canvas)
-    factor = -(-LEAST_SIDE // side)
+    places = {(row, column): index for column, images in enumerate(members) for row, index in enumerate(images)}
+    shape = max(map(len, members)), len(members)
+    picture = arrange({place: to_image(pixels[index]) for place, index in places.items()}, shape, GAP, GAP)
+    factor = -(-LEAST_SIDE // pixels.shape[2])
     return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+
+
+def arrange(
+    images: Mapping[tuple[int, int], Image.Image], shape: tuple[int, int], gap: int = 0, edge: int = 0
+) -> Image.Image:
+    """Return images of one size in (rows, columns), each at its (row, column); the rest is white."""
+    first = next(iter(images.values()))
+    down, across = first.height + gap, first.width + gap
+    size = shape[1] * across - gap + 2 * edge, shape[0] * down - gap + 2 * edge
+    canvas = Image.new(first.mode, size, "white")
+    for (row, column), image in images.items():
+        canvas.paste(image, (edge + column * across, edge + row * down))
+    return canvas
 
 
 def to_image(pixels: torch.Tensor) -> Image.Image:
@@ -40,8 +49,13 @@ def to_image(pixels: torch.Tensor) -> Image.Image:
     return Image.fromarray(np.squeeze(array, axis=2) if array.shape[2] == 1 else array)
 
 
-def save_png(image: Image.Image, path: Path) -> Path:
-    """Write a picture, whole or not at all."""
+def png_of(image: Image.Image) -> bytes:
+    """Return a picture as PNG."""
     data = io.BytesIO()
     image.save(data, format="PNG")
-    return write_atomic(path, data.getvalue())
+    return data.getvalue()
+
+
+def save_png(image: Image.Image, path: Path) -> Path:
+    """Write a picture, whole or not at all."""
+    return write_atomic(path, png_of(image))

@@ -1,6 +1,7 @@
-"""Where raydd's own files go."""
+"""Where raydd's own files go, and names of paths."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -16,3 +17,18 @@ def existing(folder: Path) -> Path:
     PosixPath('/tmp')
     """
     return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+
+
+def short_names(paths: Sequence[Path]) -> list[str]:
+    """Return of each path as many last parts as distinguish it from the others.
+
+    >>> short_names([Path("runs/a/s0"), Path("runs/b/s0"), Path("far/dm")])
+    ['a/s0', 'b/s0', 'dm']
+    """
+    parts = [Path(os.path.abspath(path)).parts for path in paths]
+    names = []
+    for own in parts:
+        others = [other for other in parts if other != own]
+        lengths = (length for length in range(1, len(own)) if all(own[-length:] != each[-length:] for each in others))
+        names.append(str(Path(*own[-next(lengths, len(own)) :])))
+    return names

@@ -1,46 +1,40 @@
 """Several runs side by side: the settings in which they differ, their curves, their scores and the tests of these."""
 
 import json
-import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 from markupsafe import Markup
 
 from raydd.config.parsing import flat
 from raydd.config.schema import DistillConfig
 from raydd.data.score_record import Score
-from raydd.evaluation.significance import compare_scores
-from raydd.figures.curves import Curve
+from raydd.figures.cells import Cell, Row
+from raydd.figures.curves import Curve, band
+from raydd.figures.style import numbers_of
+from raydd.io.paths import short_names
 from raydd.report.distillation import progress_charts, progress_curves, title_of
+from raydd.report.documents import SCORES
 from raydd.report.folder import RunFolder, is_distilled
 from raydd.report.frames import compact, read_images
-from raydd.report.html import Cell, Column, Row, Section, macros, picture, table
-from raydd.report.scores import LEVEL, difference_table, is_scored, read_scores, score_cell, score_charts
+from raydd.report.html import Section, macros, picture, table
+from raydd.report.scores import LEVEL, difference_table, matrix_rows, score_charts, setting_text, welch_tests
 
 IGNORED = {"preset", "threads"}  # settings that do not tell runs apart
+SETTING = "setting"  # the first column of the table of settings, so no run's name
 
 
 def names_of(paths: Sequence[Path]) -> list[str]:
-    """Return names of runs: of each path as many last parts as distinguish it from the others.
-
-    >>> names_of([Path("runs/a/s0"), Path("runs/b/s0"), Path("far/dm")])
-    ['a/s0', 'b/s0', 'dm']
-    """
-    parts = [path.absolute().parts for path in paths]
-    names = []
-    for own in parts:
-        others = [other for other in parts if other != own]
-        lengths = (length for length in range(1, len(own)) if all(own[-length:] != each[-length:] for each in others))
-        names.append(str(Path(*own[-next(lengths, len(own)) :])))
+    """Return a name of each run, which no other has."""
+    names = short_names([*paths, Path(SETTING)])[:-1]
     return [name if names.count(name) == 1 else f"{name} ({place})" for place, name in enumerate(names, 1)]
 
 
 def compare_section(paths: Sequence[Path], names: Sequence[str]) -> Section:
     """Return the comparison of runs, whose names differ."""
     runs = {name: RunFolder(path) for name, path in zip(names, paths, strict=True) if is_distilled(path)}
-    scores = {name: _rows(path, name) for name, path in zip(names, paths, strict=True) if is_scored(path)}
+    scores = {name: _rows(path, name) for name, path in zip(names, paths, strict=True) if SCORES.find(path)}
     own = [row for rows in scores.values() for row in rows if row.requested]
     accuracies = _scores([*own, *_baselines(scores)], runs) if own else ""
     ignored = [name for name, rows in scores.items() if not any(row.requested for row in rows)]
@@ -51,7 +45,7 @@ def compare_section(paths: Sequence[Path], names: Sequence[str]) -> Section:
 
 def _rows(path: Path, name: str) -> list[Score]:
     """Return the rows of a folder that are compared: its own sets, named after it, and the baselines."""
-    rows = [row for row in read_scores(path).scores if row.in_table and row.selection != "paper"]
+    rows = [row for row in SCORES.read(path).scores if row.in_table and row.selection != "paper"]
     own = [row for row in rows if row.requested] or [row for row in rows if row.kind == "distilled"]
     several, titles = len({row.name for row in own}) > 1, {row.name for row in own}
     names = {title: f"{name}: {title}" if several else name for title in titles}
@@ -79,25 +73,16 @@ def _baselines(scores: Mapping[str, Sequence[Score]]) -> list[Score]:
 
 def _scores(rows: Sequence[Score], runs: Mapping[str, RunFolder]) -> Markup:
     """Return the accuracies, and Welch's tests of those that were scored alike."""
-    networks = list(dict.fromkeys(row.network for row in rows))
-    columns = [Column("run"), Column("outer step"), Column("data set"), Column("images a class", numeric=True)]
-    columns += [Column("protocol"), *(Column(network, numeric=True) for network in networks), Column("selection")]
-    grouped: dict[tuple[str, ...], dict[str, Score]] = {}
-    for row in rows:
-        grouped.setdefault((row.name, row.dataset, row.protocol, row.selection), {})[row.network] = row
-    cells: list[Row] = []
-    for (name, dataset, protocol, selection), entries in grouped.items():
-        ipc = next(iter(entries.values())).ipc
-        size = Cell("all") if ipc is None else Cell(f"{ipc:g}", ipc)
-        scored = [score_cell(entries[each]) if each in entries else Cell("-") for each in networks]
-        cells.append([name, _step(runs.get(name)), dataset, size, protocol, *scored, selection])
+    cells = list[Row]()
+    for first, own, ends in matrix_rows(rows):
+        about = {"outer step": _step(runs.get(first.name)), "data set": first.dataset, "protocol": first.protocol}
+        cells.append({"run": first.name, **own, **about, **ends})
     caption = "Test accuracy of the runs in %, mean ± std (number of networks)"
     alike = len({(row.dataset, row.protocol) for row in rows}) == 1
     several = [row for row in rows if sum(other.network == row.network for other in rows) > 1]
-    tests = compare_scores(rows, "welch", {row.name for row in rows if row.requested})
     charts = score_charts(several) if alike else []
-    differences = difference_table(tests) if tests else ""
-    return macros("compare").accuracies(table(columns, cells, caption), charts, differences, LEVEL)
+    tests = difference_table(welch_tests(rows))
+    return macros("compare").accuracies(table(cells, caption), charts, tests, LEVEL)
 
 
 def _step(run: RunFolder | None) -> Cell | str:
@@ -107,20 +92,19 @@ def _step(run: RunFolder | None) -> Cell | str:
     return Cell(f"{run.result_step} of {run.setting('steps', '?')}", run.result_step, run.result_words)
 
 
-def _settings(runs: Mapping[str, RunFolder]) -> str:
+def _settings(runs: Mapping[str, RunFolder]) -> Markup:
     """Return a table of the settings in which the runs differ, a column a run."""
     usual = flat(DistillConfig())  # the values of a run of an earlier version that lacks a setting
     values = {name: usual | flat(run.settings) for name, run in runs.items()}
-    keys = [key for key in dict.fromkeys(key for each in values.values() for key in each) if key not in IGNORED]
-    rows: list[Row] = [[key, *(_word(each.get(key)) for each in values.values())] for key in keys]
-    rows = [row for row in rows if len(set(row[1:])) > 1]
+    rows: list[Row] = []
+    for key in dict.fromkeys(key for each in values.values() for key in each):
+        own = {name: each.get(key) for name, each in values.items()}
+        texts = {name: "-" if value is None else setting_text(value) for name, value in own.items()}
+        if key not in IGNORED and len(set(texts.values())) > 1:
+            rows.append({SETTING: key} | texts)
     if not rows:
-        return macros("compare").same() if len(runs) > 1 else ""
-    return table([Column("setting"), *map(Column, runs)], rows, "Settings in which the runs differ")
-
-
-def _word(value: Any) -> str:
-    return "-" if value is None else value if isinstance(value, str) else json.dumps(value)
+        return macros("compare").same() if len(runs) > 1 else Markup()
+    return table(rows, "Settings in which the runs differ")
 
 
 def _curves(runs: Mapping[str, RunFolder]) -> tuple[dict[str, list[Curve]], bool]:
@@ -148,18 +132,9 @@ def _mean(curves: Sequence[Curve]) -> Curve:
     if len(curves) == 1:
         return curves[0]
     values = [dict(zip(curve.x, curve.y, strict=True)) for curve in curves]
-    middle, low, high = list[float | None](), list[float | None](), list[float | None]()
     steps = [step for step in curves[0].x if all(step in entries for entries in values)]
-    for step in steps:
-        known = [value for entries in values if (value := entries[step]) is not None]
-        if len(known) < len(values):
-            ends: tuple[float | None, ...] = (None, None, None)
-        else:
-            mean, std = statistics.fmean(known), statistics.stdev(known)
-            ends = mean, mean - std, mean + std
-        for column, end in zip((middle, low, high), ends, strict=True):
-            column.append(end)
-    return Curve(curves[0].name, steps, middle, low, high)
+    numbers = np.stack([numbers_of([entries[step] for step in steps]) for entries in values])
+    return band(curves[0].name, steps, numbers.mean(axis=0).tolist(), numbers.std(axis=0, ddof=1).tolist())
 
 
 def _pictures(runs: Mapping[str, RunFolder]) -> list[Markup]:

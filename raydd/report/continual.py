@@ -1,23 +1,16 @@
 """Class-incremental learning and ablations on a page, from the documents that `raydd continual` and `ablate` write."""
 
-import statistics
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Self
 
-from markupsafe import Markup
 from pydantic import Field, model_validator
 
-from raydd.evaluation.significance import compare_scores
-from raydd.figures.continual import draw_continual
-from raydd.figures.score_tables import percent, spread
-from raydd.io.document import Document, Finite, Fraction, read_document
-from raydd.report.documents import Scores, document_file, file_of
-from raydd.report.html import Column, Row, Section, chart, macros, table
-from raydd.report.scores import accuracy, difference_table, number_cell, score_cell, score_charts, selection_words
-
-CONTINUAL = ("continual.json", "continual")
-ABLATION = ("ablation.json", "ablation")
+from raydd.figures.cells import Row, number_cell, points, spread
+from raydd.figures.continual import draw_continual, step_rows
+from raydd.io.document import Document, Finite, Fraction
+from raydd.report.documents import DocumentFile, Scores
+from raydd.report.html import Section, chart, macros, table
+from raydd.report.scores import difference_table, score_cell, score_charts, selection_words, welch_tests
 
 
 class Memory(Document):
@@ -38,6 +31,11 @@ class Memory(Document):
         if not len(self.classes) == len(self.mean) == len(self.std):
             raise ValueError(f"{self.name} has not as many means and deviations as steps")
         return self
+
+    @property
+    def deviations(self) -> tuple[float | None, ...]:
+        """The standard deviations, which one run does not have."""
+        return self.std if self.networks > 1 else (None,) * len(self.std)
 
 
 class Order(Document):
@@ -69,43 +67,37 @@ class Ablation(Scores):
     method: str
 
 
-def is_continual(path: Path) -> bool:
-    """Return whether it is a document of `raydd continual`, or a folder that holds it."""
-    return file_of(path, *CONTINUAL) is not None
+CONTINUAL = DocumentFile(
+    "continual.json", "continual", Continual, "`raydd continual` with the same --out writes it anew"
+)
+ABLATION = DocumentFile("ablation.json", "ablation", Ablation, "`raydd ablate` with the same --out writes it anew")
 
 
 def continual_headline(path: Path) -> str:
     """Return the first memory's last accuracy in a line."""
-    document = _continual(path)
+    document = CONTINUAL.read(path)
     first = document.runs[0]
-    text = f"{first.name}: {spread(first.mean[-1], _std(first, -1))} % on all {first.classes[-1]} classes"
+    text = f"{first.name}: {spread(first.mean[-1], first.deviations[-1])} % on all {first.classes[-1]} classes"
     text += f" of {document.dataset} after {first.steps} steps"
     return f"{text} ({first.networks} runs, protocol {document.protocol})"
 
 
 def continual_sections(path: Path) -> list[Section]:
     """Return a chart and a table a number of steps."""
-    document = _continual(path)
-    runs = [run.model_dump() | {"std": [_std(run, at) for at in range(len(run.std))]} for run in document.runs]
-    figure = draw_continual(document.model_dump() | {"runs": runs})
-    pairs = [("network", document.network), ("protocol", document.protocol)]
-    pairs += selection_words(run.selection for run in document.runs)
-    counts = sorted({run.steps for run in document.runs})
-    tables = [_steps_table([run for run in document.runs if run.steps == steps], steps) for steps in counts]
-    orders = [(f"seed {order.seed}", ", ".join(map(str, order.classes))) for order in document.orders]
-    most = max(run.networks for run in document.runs)
-    body = macros("continual").section(document, most, pairs, chart(figure), tables, orders)
+    document = CONTINUAL.read(path)
+    runs = [run.model_dump() | {"std": run.deviations} for run in document.runs]
+    tree, most = document.model_dump() | {"runs": runs}, max(run.networks for run in document.runs)
+    caption = f"test accuracy in % on the classes seen, {'mean ± std' if most > 1 else 'one run'} (number of runs)"
+    notes = {"mean over steps": "the average incremental accuracy of iCaRL"}
+    tables = [table(rows, f"{steps} steps: {caption}", notes) for steps, rows in step_rows(tree).items()]
+    selections = selection_words(run.selection for run in document.runs)
+    body = macros("continual").section(document, most, selections, chart(draw_continual(tree)), tables)
     return [Section("continual", "Continual learning", body)]
-
-
-def is_ablation(path: Path) -> bool:
-    """Return whether it is a document of `raydd ablate`, or a folder that holds it."""
-    return file_of(path, *ABLATION) is not None
 
 
 def ablation_headline(path: Path) -> str:
     """Return the whole method's accuracy in a line."""
-    document = _ablation(path)
+    document = ABLATION.read(path)
     rows = [score for score in document.scores if score.requested] or list(document.scores)
     first, last = rows[0], rows[-1]
     ends = " to ".join(f"{row.name} {spread(row.mean, row.spread)} %" for row in (first, last))
@@ -114,46 +106,15 @@ def ablation_headline(path: Path) -> str:
 
 def ablation_sections(path: Path) -> list[Section]:
     """Return the rows of the ablation, the gain of each part, and which gains are more than chance."""
-    document = _ablation(path)
-    columns = [Column("row"), Column("trained on"), Column("network"), Column("mean ± std in %", numeric=True)]
-    columns.append(Column("gain", numeric=True, note="over the row above, in points of %"))
+    document = ABLATION.read(path)
     rows, before = list[Row](), dict[str, float]()
     for score in document.scores:
         gain = score.mean - before[score.network] if score.requested and score.network in before else None
         if score.requested:
             before[score.network] = score.mean
-        cell = number_cell("" if gain is None else percent(gain, signed=True), gain)
-        rows.append([score.name, score.source, score.network, score_cell(score), cell])
-    scores = table(columns, rows, f"What each part of {document.method} brings, test accuracy in %")
-    requested = {score.name for score in document.scores if score.requested} or None
-    tests = compare_scores(document.scores, "welch", requested)
-    values = scores, score_charts(document.scores), difference_table(tests) if tests else ""
+        cells = {"mean ± std in %": score_cell(score), "gain": number_cell("" if gain is None else points(gain), gain)}
+        rows.append({"row": score.name, "trained on": score.source, "network": score.network, **cells})
+    notes = {"gain": "over the row above, in points of %"}
+    scores = table(rows, f"What each part of {document.method} brings, test accuracy in %", notes)
+    values = scores, score_charts(document.scores), difference_table(welch_tests(document.scores))
     return [Section("ablation", "Ablation", macros("continual").ablation(document, document.scores[0], *values))]
-
-
-def _continual(path: Path) -> Continual:
-    return read_document(
-        document_file(path, *CONTINUAL), Continual, "`raydd continual` with the same --out writes it anew"
-    )
-
-
-def _ablation(path: Path) -> Ablation:
-    return read_document(document_file(path, *ABLATION), Ablation, "`raydd ablate` with the same --out writes it anew")
-
-
-def _steps_table(runs: Sequence[Memory], steps: int) -> Markup:
-    """Return a row a memory: accuracy after every step, and the mean over the steps."""
-    columns = [Column("memory"), *(Column(f"{seen} classes", numeric=True) for seen in runs[0].classes)]
-    columns.append(Column("mean over steps", numeric=True, note="the average incremental accuracy of iCaRL"))
-    rows: list[Row] = []
-    for run in runs:
-        cells = [accuracy(mean, _std(run, place), run.networks) for place, mean in enumerate(run.mean)]
-        each = [statistics.fmean(values) for values in zip(*run.values, strict=False)]  # of each run over its steps
-        std = statistics.stdev(each) if len(each) > 1 else None
-        rows.append([run.name, *cells, accuracy(statistics.fmean(run.mean), std, run.networks)])
-    over = "mean ± std" if any(run.networks > 1 for run in runs) else "one run"
-    return table(columns, rows, f"{steps} steps: test accuracy in % on the classes seen, {over} (number of runs)")
-
-
-def _std(run: Memory, place: int) -> float | None:
-    return run.std[place] if run.networks > 1 else None

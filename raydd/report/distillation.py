@@ -6,16 +6,17 @@ from typing import Any
 
 from markupsafe import Markup
 
+from raydd.figures.cells import spread
 from raydd.figures.curves import Curve, draw_curves, draw_labels, draw_matching, draw_memory, draw_window
-from raydd.figures.score_tables import spread
 from raydd.figures.style import PAGE_WIDTH
 from raydd.figures.svg import number
 from raydd.numerics.windows import Window, growing
+from raydd.report.documents import SCORES
 from raydd.report.folder import NOT_RECORDED, RunFolder, reading
 from raydd.report.frames import image_section
 from raydd.report.html import Section, chart, macros, plural
 from raydd.report.reproduce import resume_command
-from raydd.report.scores import SELECTIONS, is_scored
+from raydd.report.scores import SELECTIONS
 
 STEEP = 50  # the ratio of the largest to the least loss from which a logarithmic scale shows more
 LOSSES = {"statistics": "distance of the statistics of real and synthetic images"}
@@ -33,7 +34,8 @@ def distilled_headline(path: Path) -> str:
 def distilled_sections(path: Path) -> list[Section]:
     """Return the result of a run: an overview, and its images."""
     run = RunFolder(path)
-    body = macros("distillation").overview(run, resume_command(run), [*_result(run), *_scores(run)])
+    other = run.folder is not None and SCORES.find(path) is not None  # scores that may be of another set
+    body = macros("distillation").overview(run, resume_command(run), NOT_RECORDED, SELECTIONS, other)
     return [Section("overview", "Overview", body), image_section(run)]
 
 
@@ -104,32 +106,6 @@ def _column(records: Sequence[dict[str, Any]], key: str) -> tuple[list[float], l
     return [float(record["step"]) for record in records], [reading(record.get(key)) for record in records]
 
 
-def _result(run: RunFolder) -> list[tuple[str, str]]:
-    synset = run.synset
-    pairs = [("method", str(run.setting("method", NOT_RECORDED)))]
-    pairs += [("data set", str(run.setting("data.dataset", synset.dataset if synset else NOT_RECORDED)))]
-    if synset:
-        soft = "soft labels (logits)" if synset.label_kind == "logits" else "hard labels"
-        size = f"{plural(len(synset.images), 'image')} of {len(synset.classes)} classes, {synset.ipc:g} a class, {soft}"
-        pairs += [("synthetic set", size), ("learning rate of students", f"{float(synset.lr):.4g}")]
-    return [*pairs, ("result", run.result_words), ("network", str(run.setting("experts.network", NOT_RECORDED)))]
-
-
-def _scores(run: RunFolder) -> list[tuple[str, str]]:
-    """Return the accuracies and how they were measured."""
-    pairs = [("test accuracy", f"{spread(row.mean, row.spread)} % on {row.network}") for row in run.scores]
-    if run.scores:
-        row = run.scores[0]
-        fresh = plural(row.networks, "fresh network") + (", ± their standard deviation" if row.networks > 1 else "")
-        chosen = f"{row.selection}: {SELECTIONS.get(row.selection, 'see the settings')}"
-        pairs += [("seeds", fresh), ("protocol", row.protocol), ("selection", chosen)]
-    elif run.finished:
-        other = run.folder is not None and is_scored(run.path)
-        missing = "scores.json is of another set" if other else "not measured"
-        pairs += [("test accuracy", f"{missing}: the command at the end of this page measures it")]
-    return pairs + ([("outer steps", f"{run.last_step} of {run.setting('steps', '?')}")] if run.records else [])
-
-
 def _progress(run: RunFolder) -> Markup | None:
     curves = {key: [curve] for key, curve in progress_curves(title_of(run), run).items()}
     if not curves:
@@ -145,17 +121,13 @@ def _window(run: RunFolder) -> Markup | None:
     low, current, high = (run.setting(f"window.{name}") for name in ("low", "current", "high"))
     if run.setting("match", "trajectories") != "trajectories" or not run.settings.get("window"):
         return None
-    last = "the experts' last epoch less the span" if high is None else str(high)
-    pairs = [("T-, the earliest start", str(low or 0))]
-    pairs += [("T, the latest at step 0", last if current is None else str(current)), ("T+, the latest start", last)]
-    growth = ""
-    if current is not None and high is not None and current < high:
-        interval = int(run.setting("window.interval", 1))
-        pairs.append(("growth", f"one epoch every {plural(interval, 'outer step')}"))
+    interval, growth = int(run.setting("window.interval", 1)), ""
+    grows = current is not None and high is not None and current < high
+    if grows:
         growth = _growth(growing(low or 0, current, high, interval), int(run.setting("steps", 0)))
     trials = run.search["trials"] if run.search else []
     search = chart(draw_window(run.search)) if run.search and trials else ""
-    return macros("distillation").window(growth, pairs, search, len(trials))
+    return macros("distillation").window(growth, low or 0, current, high, interval if grows else 0, search, len(trials))
 
 
 def _growth(window: Window, steps: int) -> str:

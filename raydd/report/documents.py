@@ -4,14 +4,15 @@
 fractions.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import Field
 
 from raydd.data.score_record import Comparison, RobustScore, Score, StepScore
 from raydd.io.bounded_file import read_bytes
-from raydd.io.document import Document, parse
+from raydd.io.document import Document, parse, read_document
 
 
 class StepScores(Document):
@@ -43,25 +44,40 @@ class Scores(Document):
     sets: tuple[Scored, ...] = ()
 
 
-def file_of(path: Path, name: str, analysis: str = "") -> Path | None:
-    """Return the file of a document: the path, or a file of this name in it; None where there is none.
-
-    A JSON file of any name counts whose key ``analysis`` has this value; scores have no such key.
-    """
-    if path.is_dir():
-        return path / name if (path / name).is_file() else None
-    if path.name == name or path.suffix != ".json" or not path.is_file():
-        return path if path.name == name and path.is_file() else None
-    try:
-        tree = parse(read_bytes(path))
-    except (ValueError, OSError):
-        return None
-    own = isinstance(tree, dict) and tree.get("analysis", "") == analysis and (analysis or "scores" in tree)
-    return path if own else None
+D = TypeVar("D")
 
 
-def document_file(path: Path, name: str, analysis: str = "") -> Path:
-    """Return the file of a document, see `file_of`; a ValueError says that there is none."""
-    if (file := file_of(path, name, analysis)) is None:
-        raise ValueError(f"{path} has no {name}; give a folder that has one, or the file itself")
-    return file
+@dataclass(frozen=True)
+class DocumentFile(Generic[D]):
+    """A kind of document on the disk."""
+
+    name: str  # the name of its file in a folder
+    analysis: str  # its key ``analysis``; "" for scores, which have no such key
+    model: type[D]
+    remedy: str  # what to do about a damaged file
+
+    def find(self, path: Path) -> Path | None:
+        """Return the path, or the file of this kind in it; None where there is none.
+
+        A JSON file of another name counts if its content says that it is of this kind.
+        """
+        file = path / self.name if path.is_dir() else path
+        if file.suffix != ".json" or not file.is_file():
+            return None
+        if file.name == self.name:
+            return file
+        try:
+            tree = parse(read_bytes(file))
+        except (ValueError, OSError):
+            return None
+        own = isinstance(tree, dict) and tree.get("analysis", "") == self.analysis
+        return file if own and (self.analysis or "scores" in tree) else None
+
+    def read(self, path: Path) -> D:
+        """Read the file of this kind that `find` returns."""
+        if (file := self.find(path)) is None:
+            raise ValueError(f"{path} has no {self.name}; give a folder that has one, or the file itself")
+        return read_document(file, self.model, self.remedy)
+
+
+SCORES = DocumentFile("scores.json", "", Scores, "`raydd evaluate SYNSET --out FILE` writes scores anew")

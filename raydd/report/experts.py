@@ -8,7 +8,6 @@ import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -20,11 +19,10 @@ from raydd.buffer.expert_file import expert_path, open_expert
 from raydd.buffer.manifest import read_manifest
 from raydd.buffer.mirror import MANIFEST
 from raydd.config.parsing import flat
+from raydd.figures.cells import Cell, Row, percent
 from raydd.figures.curves import Curve, draw_curves
-from raydd.figures.score_tables import percent, spread
 from raydd.figures.style import PAGE_WIDTH
-from raydd.report.html import Cell, Column, Row, Section, chart, macros, table
-from raydd.report.scores import number_cell
+from raydd.report.html import Section, chart, macros, table
 
 FEW = 10  # experts whose own curves are drawn
 LAYERS = 7  # curves of tensors, as many as there are colours
@@ -42,7 +40,7 @@ def buffer_headline(path: Path) -> str:
     path = _home(path)
     buffer, about = ArrowBuffer(path), describe(path)
     words = f"{len(buffer.experts)} experts, {buffer.spec.network} on {Path(buffer.spec.dataset).name}"
-    accuracy = _ends(about["accuracy"]["last"], len(buffer.experts))
+    accuracy = macros("experts").ends(about["accuracy"]["last"], len(buffer.experts))
     return f"{words}, {buffer.epochs} epochs: {accuracy} on validation images"
 
 
@@ -51,13 +49,12 @@ def buffer_sections(path: Path) -> list[Section]:
     path = _home(path)
     buffer, about = ArrowBuffer(path), describe(path)
     accuracy, loss = _columns(buffer)
-    epochs = buffer.kept or range(buffer.epochs + 1)
-    charts = [_chart(epochs, 100 * accuracy, "validation accuracy (%)", "Accuracy of the experts")]
-    charts.append(_chart(epochs, loss, "training loss", "Training loss of the experts"))
-    recipe = [(key, str(value)) for key, value in flat(buffer.spec.recipe).items()]
-    tables = _table(path, buffer, accuracy, loss), _steps(buffer)
-    dataset = Path(buffer.spec.dataset).name
-    body = macros("experts").section(buffer, dataset, _words(buffer, about), charts, *tables, recipe)
+    charts = [
+        _chart(buffer, 100 * accuracy, "validation accuracy (%)", "Accuracy of the experts"),
+        _chart(buffer, loss, "training loss", "Training loss of the experts"),
+    ]
+    dataset, tables = Path(buffer.spec.dataset).name, (_table(path, buffer, accuracy, loss), _steps(buffer))
+    body = macros("experts").section(buffer, dataset, about, charts, *tables, flat(buffer.spec.recipe))
     return [Section("experts", "Experts", body)]
 
 
@@ -77,65 +74,37 @@ def _columns(buffer: ArrowBuffer) -> tuple[Array, Array]:
     return np.stack(columns["accuracy"]), np.stack(columns["train_loss"])
 
 
-def _words(buffer: ArrowBuffer, about: dict[str, Any]) -> list[tuple[str, str]]:
-    spec, count = buffer.spec, len(buffer.experts)
-    selected = f", of which {', '.join(map(str, buffer.kept))} are kept (convexified)" if buffer.kept else ""
-    stored = f"{about['bytes'] / 2**20:,.1f} MiB on disk, weights as {spec.storage}"
-    if (worst := buffer.rounding) is not None:
-        stored += f" (rounded by {worst['snapshot']:.2g} of a snapshot's length at most)"
-    return [
-        ("data set", f"{spec.dataset}, {spec.classes} classes, {spec.channels} x {spec.size} x {spec.size}"),
-        ("preprocessing", str(about["preprocessing"])),
-        ("network", f"{spec.network}, {buffer.parameters:,} parameters"),
-        ("experts", f"{count}, of {buffer.epochs} epochs each{selected}"),
-        ("first accuracy", _ends(about["accuracy"]["first"], count)),
-        ("last accuracy", _ends(about["accuracy"]["last"], count)),
-        ("seed", str(spec.seed)),
-        ("size", stored),
-        ("fingerprint of the data", spec.fingerprint),
-    ]
-
-
-def _ends(accuracy: dict[str, float] | None, count: int) -> str:
-    """Return the mean and standard deviation (n, as in `raydd buffer info`) of an accuracy over the experts."""
-    if accuracy is None:
-        return "accuracy not measured"
-    over = f"{count} experts, std over n" if count > 1 else "1 expert"
-    return f"{spread(accuracy['mean'], accuracy['std'] if count > 1 else None)} % ({over})"
-
-
-def _chart(epochs: Sequence[float], values: Array, y: str, title: str) -> Markup:
+def _chart(buffer: ArrowBuffer, values: Array, y: str, title: str) -> Markup:
     """Return the mean over the experts (E, T) with its band, and each expert where they are few."""
     if np.isnan(values).all():
         return macros("experts").unmeasured(title)
-    columns = [column[~np.isnan(column)] for column in values.T]
-    mean, low, high = (
-        [float(measure(column)) if len(column) else None for column in columns] for measure in (np.mean, np.min, np.max)
-    )
+    epochs, known = buffer.kept or range(buffer.epochs + 1), np.ma.masked_invalid(values)
+    ends = (measure(axis=0).tolist() for measure in (known.mean, known.min, known.max))
     name = f"mean of {len(values)} experts, band: least to largest" if len(values) > 1 else "the expert"
     each = [Curve("", epochs, row.tolist(), style=0) for row in values] if 1 < len(values) <= FEW else []
-    curves = [Curve(name, epochs, mean, low, high), *each]
-    return chart(draw_curves(curves, "epoch", y, title, width=PAGE_WIDTH))
+    return chart(draw_curves([Curve(name, epochs, *ends), *each], "epoch", y, title, width=PAGE_WIDTH))
 
 
 def _table(path: Path, buffer: ArrowBuffer, accuracy: Array, loss: Array) -> Markup:
     """Return a row an expert: its entry in the manifest, and the ends of its curves."""
-    entries = read_manifest(path)[1]
-    columns = [Column("expert", numeric=True), Column("last accuracy in %", numeric=True)]
-    columns += [Column("best accuracy in %", numeric=True), Column("last training loss", numeric=True)]
-    columns += [Column("snapshots", numeric=True), Column("MiB", numeric=True), Column("checksum")]
-    rows: list[Row] = []
+    entries, rows = read_manifest(path)[1], list[Row]()
     for index, scores, losses in zip(buffer.experts, accuracy, loss, strict=True):
         entry = entries.get(index, {})
         size = entry.get("bytes", expert_path(path, index).stat().st_size)
         checksum = str(entry.get("checksum", "not in the manifest"))
-        best = None if np.isnan(scores).all() else float(np.nanmax(scores))
-        ends = None if math.isnan(scores[-1]) else float(scores[-1]), best
-        cells = [Cell(str(index), index), *(number_cell(percent(value), value) for value in ends)]
-        cells.append(Cell("-" if math.isnan(losses[-1]) else f"{losses[-1]:.4f}", float(losses[-1])))
-        cells += [Cell(str(len(scores)), len(scores)), Cell(f"{size / 2**20:,.2f}", size)]
-        rows.append([*cells, Cell(checksum[:12], checksum, checksum)])
-    return table(columns, rows, "Experts of the buffer; accuracy on validation images in %")
+        last, best = scores[-1], np.fmax.reduce(scores)
+        rows.append(
+            {
+                "expert": Cell(str(index), index),
+                "last accuracy in %": Cell("-" if math.isnan(last) else percent(last), float(last)),
+                "best accuracy in %": Cell("-" if math.isnan(best) else percent(best), float(best)),
+                "last training loss": Cell("-" if math.isnan(losses[-1]) else f"{losses[-1]:.4f}", float(losses[-1])),
+                "snapshots": Cell(str(len(scores)), len(scores)),
+                "MiB": Cell(f"{size / 2**20:,.2f}", size),
+                "checksum": Cell(checksum[:12], checksum, checksum),
+            }
+        )
+    return table(rows, "Experts of the buffer; accuracy on validation images in %")
 
 
 def _steps(buffer: ArrowBuffer) -> Markup:
@@ -149,18 +118,17 @@ def _steps(buffer: ArrowBuffer) -> Markup:
         Curve(buffer.layout[place].name, range(1, last + 1), norms[:, :, place].mean(axis=0).tolist())
         for place in sorted(largest)
     ]
-    columns = [Column("tensor"), Column("parameters", numeric=True)]
-    columns += [Column(f"epoch {epoch}", numeric=True) for epoch in dict.fromkeys((1, last))]
-    columns.append(Column("whole way", numeric=True, note="the sum over all epochs"))
     rows: list[Row] = []
     for place, slot in enumerate(buffer.layout):
-        ends = [norms[:, epoch - 1, place] for epoch in dict.fromkeys((1, last))]
-        lengths = [_length(values.tolist()) for values in (*ends, norms[:, :, place].sum(axis=1))]
-        rows.append([slot.name, Cell(f"{slot.numel:,}", slot.numel), *lengths])
+        own = norms[:, :, place]
+        ends = {f"epoch {epoch}": _length(own[:, epoch - 1].tolist()) for epoch in (1, last)}
+        sums = {"whole way": _length(own.sum(axis=1).tolist())}
+        rows.append({"tensor": slot.name, "parameters": Cell(f"{slot.numel:,}", slot.numel), **ends, **sums})
     title = "Steps of the experts, by layer"
     figure = draw_curves(curves, "epoch", "length of the step", title, log=True, width=PAGE_WIDTH)
     over = f", mean ± std (n - 1) over {count} experts" if count > 1 else ""
-    steps = table(columns, rows, f"Length of the step of an epoch{over}")
+    notes = {"whole way": "the sum over all epochs"}
+    steps = table(rows, f"Length of the step of an epoch{over}", notes)
     return macros("experts").steps(count, len(curves), len(rows), chart(figure), steps)
 
 

@@ -18,7 +18,7 @@ from raydd.distillation.checkpoint import AGAIN, LOGS, load_checkpoint
 from raydd.io.bounded_file import read_text
 from raydd.io.document import Document, Whole, read_document, read_log, remove_text_checksum
 from raydd.io.safe_yaml import parse_yaml
-from raydd.report.scores import is_scored, read_scores
+from raydd.report.documents import SCORES
 
 Record = dict[str, Any]
 NOT_RECORDED = "not recorded"
@@ -144,9 +144,9 @@ class RunFolder:
     @cached_property
     def scores(self) -> list[Score]:
         """The rows of ``scores.json`` of this run's set; empty where it was not scored."""
-        if self.folder is None or not is_scored(self.path):
+        if self.folder is None or not SCORES.find(self.path):
             return []
-        rows = [row for row in read_scores(self.path).scores if row.in_table]
+        rows = [row for row in SCORES.read(self.path).scores if row.in_table]
         name = self._scored_as
         if name is None:  # the quick start writes the rows alone
             own = [row for row in rows if row.requested] or [row for row in rows if row.kind == "distilled"] or rows
@@ -156,7 +156,7 @@ class RunFolder:
     @property
     def _scored_as(self) -> str | None:
         """The name of this run's set in ``scores.json``: "" where it is of others, None where no set is named."""
-        sets = read_scores(self.path).sets
+        sets = SCORES.read(self.path).sets
         if not sets:
             return None
         file = self.path / "synset.arrow"

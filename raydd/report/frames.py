@@ -20,10 +20,10 @@ from PIL import Image
 
 from raydd.data.synset import SyntheticSet
 from raydd.figures.frames import FOLDER, INDEX, MOST_IMAGES, MOST_PIXELS, REMAKE, Frames, frame_path, layout, pixels_of
-from raydd.figures.synset_picture import to_image
+from raydd.figures.synset_picture import arrange, png_of, to_image
 from raydd.io.document import read_document
 from raydd.report.folder import RunFolder
-from raydd.report.html import Section, macros, png_address, png_size
+from raydd.report.html import Section, macros, png_address
 
 MOST_BYTES = 12_000_000  # of all frames on a page
 LIKELIEST = 5
@@ -133,16 +133,9 @@ def members_of(synset: SyntheticSet) -> list[list[int]]:
 
 def result_picture(synset: SyntheticSet, members: Sequence[Sequence[int]], columns: int) -> bytes:
     """Return a PNG with a row a class as in a frame, white where no image is."""
-    pixels = iter(pixels_of(synset, [number for images in members for number in images]))
-    channels, height, width = (int(size) for size in synset.images.shape[1:])
-    canvas = torch.ones(channels, len(members) * height, columns * width)
-    for row, images in enumerate(members):
-        for column in range(len(images)):
-            top, left = row * height, column * width
-            canvas[:, top : top + height, left : left + width] = next(pixels)
-    data = io.BytesIO()
-    to_image(canvas).save(data, format="PNG")
-    return data.getvalue()
+    places = {(row, column): image for row, images in enumerate(members) for column, image in enumerate(images)}
+    pixels = pixels_of(synset, list(places.values()))
+    return png_of(arrange(dict(zip(places, map(to_image, pixels), strict=True)), (len(members), columns)))
 
 
 def compact(grid: ImageGrid) -> bytes:
@@ -152,15 +145,10 @@ def compact(grid: ImageGrid) -> bytes:
     across = BESIDE if grid.columns == 1 else count if turned else grid.columns
     places = [(row, column) for row in range(count) for column in range(grid.columns)]
     places = sorted(places, key=lambda place: place[::-1]) if turned else places
-    gap = 1 + max(height, width) // 32
-    size = (min(across, len(places)), -(-len(places) // across))
-    canvas = Image.new(whole.mode, (size[0] * (width + gap) - gap, size[1] * (height + gap) - gap), "white")
-    for place, (row, column) in enumerate(places):
-        part = whole.crop((column * width, row * height, (column + 1) * width, (row + 1) * height))
-        canvas.paste(part, (place % across * (width + gap), place // across * (height + gap)))
-    data = io.BytesIO()
-    canvas.save(data, format="PNG")
-    return data.getvalue()
+    boxes = [(column * width, row * height, (column + 1) * width, (row + 1) * height) for row, column in places]
+    images = {divmod(at, across): whole.crop(box) for at, box in enumerate(boxes)}
+    shape = -(-len(boxes) // across), min(across, len(boxes))
+    return png_of(arrange(images, shape, 1 + max(height, width) // 32))
 
 
 def _frames(folder: Path, frames: Frames, last: int | None) -> tuple[list[Stop], int]:
@@ -184,9 +172,10 @@ def _whole_png(file: Path, size: tuple[int, int]) -> bytes:
     """Return a picture's bytes, which must be whole and of this (width, height)."""
     try:
         png = file.read_bytes()
-        if png_size(png) != size:
-            raise ValueError(f"{png_size(png)} pixels instead of {size}")
-        Image.open(io.BytesIO(png)).verify()
+        image = Image.open(io.BytesIO(png), formats=["PNG"])
+        if image.size != size:
+            raise ValueError(f"{image.size} pixels instead of {size}")
+        image.verify()
     except (OSError, ValueError, SyntaxError) as error:  # the last is Pillow's word for a broken file
         raise ValueError(f"{file} is damaged ({error}); {REMAKE}") from None
     return png

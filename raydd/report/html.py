@@ -1,23 +1,23 @@
 """HTML of a page by Jinja2: tables that sort, pictures, charts, commands. Every text is escaped by the templates."""
 
 import base64
+import io
 import math
-import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from PIL import Image
 
+from raydd.figures.cells import Cell, Row, percent, spread
 from raydd.figures.svg import inline_svg
-from raydd.io.console import visible
+from raydd.io.console import clock, visible
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 class Section(NamedTuple):
@@ -28,23 +28,7 @@ class Section(NamedTuple):
     body: Markup  # HTML
 
 
-class Column(NamedTuple):
-    """A table's column."""
-
-    title: str  # plain text
-    numeric: bool = False  # whether it is sorted as numbers and aligned to the right
-    note: str = ""  # what the title means; a tooltip that screen readers read too
-
-
-class Cell(NamedTuple):
-    """A table's cell."""
-
-    text: str  # plain text
-    value: float | str | None = None  # its sort key; None sorts by the text, NaN sorts last
-    note: str = ""  # a tooltip that screen readers read too
-
-
-Row = Sequence[Cell | str]
+NO_NOTES: Mapping[str, str] = {}
 
 
 def _finalize(value: Any) -> Any:
@@ -69,7 +53,8 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         finalize=_finalize,
     )
-    environment.filters |= {"sort_key": _sort_key, "plural": plural}
+    for word in (_sort_key, plural, percent, spread, clock):
+        environment.filters[word.__name__.strip("_")] = word
     return environment
 
 
@@ -91,12 +76,21 @@ def render(name: str, **values: object) -> str:
     return _environment().get_template(f"{name}.html.j2").render(values)
 
 
-def table(columns: Sequence[Column], rows: Sequence[Row], caption: str) -> Markup:
-    """Return a table that sorts by a press on a title; the first cell of a row is its name."""
-    if wrong := [len(row) for row in rows if len(row) != len(columns)]:
-        raise ValueError(f"a row of {wrong[0]} cells in a table of {len(columns)} columns; give one cell a column")
-    cells = [[cell if isinstance(cell, Cell) else Cell(cell) for cell in row] for row in rows]
-    return macros("elements").table(columns, cells, caption)
+def table(rows: Sequence[Row], caption: str, notes: Mapping[str, str] = NO_NOTES) -> Markup:
+    """Return a table that sorts by a press on a title.
+
+    The first cell of a row is its name. A column is one of numbers, aligned to the right, if each of its cells has one.
+
+    Args:
+        rows: The rows, at least one, with equal keys.
+        caption: What the table shows, plain text.
+        notes: What a title means, a tooltip that screen readers read too.
+    """
+    if wrong := [len(row) for row in rows if row.keys() != rows[0].keys()]:
+        raise ValueError(f"a row of {wrong[0]} cells in a table of {len(rows[0])} columns; give one cell a column")
+    cells = [{title: cell if isinstance(cell, Cell) else Cell(cell) for title, cell in row.items()} for row in rows]
+    numeric = {title for title in rows[0] if all(isinstance(row[title].value, int | float) for row in cells)}
+    return macros("elements").table(cells, numeric, caption, notes)
 
 
 def chart(figure: "Figure") -> Markup:
@@ -106,28 +100,22 @@ def chart(figure: "Figure") -> Markup:
 
 def picture(png: bytes, alt: str, caption: str = "", *, pixelated: bool = False) -> Markup:
     """Return a PNG picture in the page; pixelated keeps its pixels squares when it is enlarged."""
-    return macros("elements").picture(png_address(png), *png_size(png), alt, caption, pixelated)
+    width, height = Image.open(io.BytesIO(png), formats=["PNG"]).size
+    return macros("elements").picture(png_address(png), width, height, alt, caption, pixelated)
 
 
 def picture_file(path: Path, alt: str, caption: str = "") -> Markup:
     """Return a PNG file's picture, see `picture`."""
+    png = path.read_bytes()
     try:
-        return picture(path.read_bytes(), alt, caption)
-    except ValueError:
+        return picture(png, alt, caption)
+    except OSError:
         raise ValueError(f"{path} is no PNG picture; remove it, or write it again") from None
 
 
 def png_address(png: bytes) -> str:
     """Return the data URI of a PNG."""
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
-
-
-def png_size(png: bytes) -> tuple[int, int]:
-    """Return a PNG's (width, height) in pixels, from its header."""
-    if len(png) < 24 or not png.startswith(SIGNATURE):
-        raise ValueError(f"{len(png)} bytes are no PNG picture; give the bytes of a PNG file")
-    width, height = struct.unpack(">II", png[16:24])
-    return width, height
 
 
 def plural(count: Any, word: str) -> str:

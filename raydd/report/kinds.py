@@ -4,44 +4,33 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from raydd.report.continual import (
-    ablation_headline,
-    ablation_sections,
-    continual_headline,
-    continual_sections,
-    is_ablation,
-    is_continual,
-)
-from raydd.report.distillation import course_sections, distilled_headline, distilled_sections
-from raydd.report.experts import buffer_headline, buffer_sections, is_buffer
-from raydd.report.folder import is_distilled
+from raydd.report import continual, distillation, experts, folder, ranking, reproduce, scores, search
+from raydd.report.continual import CONTINUAL
+from raydd.report.distillation import distilled_headline
+from raydd.report.documents import SCORES
 from raydd.report.html import Section
-from raydd.report.ranking import is_ranking, nas_headline, nas_sections
-from raydd.report.reproduce import made_sections
-from raydd.report.scores import is_scored, score_headline, score_sections
-from raydd.report.search import is_search, tune_headline, tune_sections
 
 
 class Kind(NamedTuple):
     """A kind of folder."""
 
     name: str  # in words
-    is_one: Callable[[Path], bool]  # returns whether a path is of this kind
+    is_one: Callable[[Path], object]  # returns a true value if a path is of this kind
     # returns its parts of the page; a ValueError refuses a damaged file in one line, and so in headline
     sections: Callable[[Path], list[Section]]
     headline: Callable[[Path], str]  # returns the result in a line of plain text
 
 
 KINDS: tuple[Kind, ...] = (
-    Kind("distillation", is_distilled, distilled_sections, distilled_headline),
-    Kind("search", is_search, tune_sections, tune_headline),
-    Kind("ranking of architectures", is_ranking, nas_sections, nas_headline),
-    Kind("class-incremental learning", is_continual, continual_sections, continual_headline),
-    Kind("ablation", is_ablation, ablation_sections, ablation_headline),
-    Kind("scores", is_scored, score_sections, score_headline),
-    Kind("course of the distillation", is_distilled, course_sections, distilled_headline),
-    Kind("experts", is_buffer, buffer_sections, buffer_headline),
-    Kind("what was run", is_distilled, made_sections, distilled_headline),
+    Kind("distillation", folder.is_distilled, distillation.distilled_sections, distilled_headline),
+    Kind("search", search.is_search, search.tune_sections, search.tune_headline),
+    Kind("ranking of architectures", ranking.RANKING.find, ranking.nas_sections, ranking.nas_headline),
+    Kind("class-incremental learning", CONTINUAL.find, continual.continual_sections, continual.continual_headline),
+    Kind("ablation", continual.ABLATION.find, continual.ablation_sections, continual.ablation_headline),
+    Kind("scores", SCORES.find, scores.score_sections, scores.score_headline),
+    Kind("course of the distillation", folder.is_distilled, distillation.course_sections, distilled_headline),
+    Kind("experts", experts.is_buffer, experts.buffer_sections, experts.buffer_headline),
+    Kind("what was run", folder.is_distilled, reproduce.made_sections, distilled_headline),
 )
 """In the order of their sections on a page; the first kind of a path gives the headline."""
 

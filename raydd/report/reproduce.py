@@ -2,15 +2,15 @@
 
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from raydd.config.parsing import build, words
 from raydd.config.schema import EvaluateConfig
 from raydd.data.score_record import Score
+from raydd.report.documents import SCORES
 from raydd.report.folder import NOT_RECORDED, RunFolder
 from raydd.report.html import Section, macros
-from raydd.report.scores import is_scored, read_scores
 
 ANEW = "again"  # the end of the name of a repeated run's folder
 
@@ -20,7 +20,9 @@ def made_sections(path: Path) -> list[Section]:
     run = RunFolder(path)
     own = (run.path / "buffer" / "manifest.json").is_file()
     cached = run.setting("match", "trajectories") == "trajectories" and not own
-    body = macros("made").section(run, commands(run), cached, list(_sources(run)))
+    device = [record.get("device_mb") is not None for record in run.memory]
+    kind = "a GPU" if any(device) else "a CPU" if device else "kind of device not recorded"
+    body = macros("made").section(run, commands(run), cached, kind, NOT_RECORDED)
     return [Section("made", "What was run", body)]
 
 
@@ -28,7 +30,7 @@ def commands(run: RunFolder) -> list[str]:
     """Return the commands that make the run and its scores again."""
     anew = f"{run.home.removesuffix('.arrow')}-{ANEW}"
     lines = [_distill(run, anew)]
-    if run.folder and is_scored(run.path):
+    if run.folder and SCORES.find(run.path):
         lines.append(evaluate_command(run, anew))
     elif run.finished:
         out = ["--out", Path(run.home) / "scores.json"] if run.folder else []
@@ -43,7 +45,7 @@ def resume_command(run: RunFolder) -> str:
 
 def evaluate_command(run: RunFolder, anew: str) -> str:
     """Return the command that scores the set of the repeated run as this one was scored."""
-    settings = read_scores(run.path).settings
+    settings = SCORES.read(run.path).settings
     try:
         config = build(EvaluateConfig, settings) if settings else None
     except ValueError:  # another version's
@@ -81,26 +83,3 @@ def _distill(run: RunFolder, out: str) -> str:
     buffer = ["--buffer", own] if run.folder and (own / "manifest.json").is_file() else []
     preset = Path(run.home) / "config.yaml" if run.folder else "config.yaml"
     return shell("raydd", "distill", "--preset", preset, *buffer, "--out", out)
-
-
-def _sources(run: RunFolder) -> Iterable[tuple[str, str]]:
-    """Return seeds, versions and machine, as far as the files record them."""
-    source = run.synset.provenance if run.synset else {}
-
-    def source_of(key: str) -> str:
-        return str(source.get(key) or NOT_RECORDED)
-
-    device = [record.get("device_mb") is not None for record in run.memory]
-    kind = "a GPU" if any(device) else "a CPU" if device else "kind of device not recorded"
-    seeds = f"seed {run.setting('seed', NOT_RECORDED)}"
-    if run.scores:
-        seeds += f"; scores: {run.scores[0].networks} networks"
-    yield "values from", str(run.setting("preset", NOT_RECORDED))
-    yield "seeds", seeds
-    yield "commit", source_of("commit")
-    yield "raydd", source_of("raydd")
-    yield "PyTorch", source_of("torch")
-    yield "Python", source_of("python")
-    yield "fingerprint of the data", source_of("fingerprint")
-    yield "machine", f"{source_of('machine')} ({kind})" if "machine" in source else f"{kind}; nothing else is recorded"
-    yield "result", run.result_words

@@ -101,7 +101,6 @@ def test_every_table_says_what_it_is(capfd, small_synset, scored):
         "trainings of the robust scores",
         "robust scores",
         "differences of test accuracy in points of %; test",
-        "sets by networks",
     ]
 
 

@@ -14,7 +14,15 @@ from raydd.figures.style import save_figure
 def run(name, mean, kind="distilled", std=None, networks=3):
     count = len(mean)
     classes = [10 // count * step for step in range(1, count + 1)]
-    found = {"name": name, "kind": kind, "steps": count, "classes": classes, "mean": mean, "networks": networks}
+    found = {
+        "name": name,
+        "kind": kind,
+        "steps": count,
+        "classes": classes,
+        "mean": mean,
+        "networks": networks,
+        "values": (),
+    }
     return found | {"std": std or [0.0] * count}
 
 
@@ -74,7 +82,7 @@ def test_a_memory_has_one_colour_in_all_panels():
     assert two.get_lines()[0].get_color() == five.get_lines()[0].get_color()
     assert two.get_lines()[0].get_color() != two.get_lines()[1].get_color()
     (drawn,) = figure.legends
-    assert [text.get_text() for text in drawn.get_texts()] == ["tgdd", "whole data", "herding"]
+    assert [text.get_text() for text in drawn.get_texts()] == ["tgdd", "herding", "whole data"]
 
 
 def test_the_band_is_one_standard_deviation():
@@ -101,10 +109,10 @@ def test_no_text_leaves_the_figure_or_lies_on_another():
 def test_a_table_a_number_of_steps_with_every_step_and_their_mean():
     two, five = (cells(table) for table in continual_tables(DOCUMENT))
     assert two == {
-        "classes seen": ["5", "10", "mean over steps"],
-        "tgdd": ["50.0 ± 0.0", "25.0 ± 0.0", "37.5"],
-        "herding": ["25.0 ± 0.0", "12.5 ± 0.0", "18.8"],
+        "memory": ["5 classes", "10 classes", "mean over steps"],
+        "tgdd": ["50.0 ± 0.0 (3)", "25.0 ± 0.0 (3)", "37.5 (3)"],
+        "herding": ["25.0 ± 0.0 (3)", "12.5 ± 0.0 (3)", "18.8 (3)"],
     }
-    assert five["classes seen"] == ["2", "4", "6", "8", "10", "mean over steps"]
-    assert five["tgdd"][-2:] == ["25.0 ± 6.2", "60.0"]
-    assert five["whole data"] == ["100.0", "100.0", "75.0", "75.0", "75.0", "85.0"]
+    assert five["memory"][-2:] == ["10 classes", "mean over steps"]
+    assert five["tgdd"][-2:] == ["25.0 ± 6.2 (3)", "60.0 (3)"]
+    assert five["whole data"] == ["100.0 (1)", "100.0 (1)", "75.0 (1)", "75.0 (1)", "75.0 (1)", "85.0 (1)"]

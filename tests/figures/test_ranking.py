@@ -12,9 +12,9 @@ from PIL import Image
 from rich.console import Console
 
 from raydd.evaluation.rank_agreement import agreement
-from raydd.figures.ranking import draw_ranking, ranking_csv, ranking_table
+from raydd.figures.cells import rows_table
+from raydd.figures.ranking import agreement_rows, agreement_title, draw_ranking, ranking_csv
 from raydd.figures.style import COLOURS, save_figure
-from raydd.models.spaces import SPACES
 
 REAL = {"w32": 0.5, "w64": 0.75, "w128": 0.9, "w256": 0.95, "deep": 0.25}
 DISTILLED = {"w32": 0.3, "w64": 0.6, "w128": 0.85, "w256": 0.8, "deep": 0.2, "not trained on real data": 0.9}
@@ -24,7 +24,8 @@ RANDOM = {"w32": 0.2, "w64": 0.5, "w128": 0.4, "w256": 0.3, "deep": 0.1}
 def proxy(name, scores, stopped=(), tops=(2, 10), **extra):
     ranks = {arch: (int(arch not in stopped), value) for arch, value in scores.items()}
     agreed = agreement(ranks, extra.pop("real", REAL), tops)
-    return {"name": name, "scores": scores, "stopped": list(stopped), "agreement": agreed} | extra
+    times = {"seconds": 12.0 * len(scores), "seconds_mean": 12.0}
+    return {"name": name, "scores": scores, "stopped": list(stopped), "agreement": agreed} | times | extra
 
 
 DOCUMENT = {
@@ -34,7 +35,10 @@ DOCUMENT = {
     "real_label": "on all images, 60 epochs",
     "real": REAL,
     "real_seconds": 7300.0,
-    "proxies": [proxy("distilled", DISTILLED, ["deep", "w32"], seconds=125.0), proxy("random", RANDOM)],
+    "proxies": [
+        proxy("distilled", DISTILLED, ["deep", "w32"], seconds=125.0, seconds_mean=25.0),
+        proxy("random", RANDOM),
+    ],
 }
 
 
@@ -129,52 +133,43 @@ def test_no_text_leaves_the_figure_or_lies_on_another():
     assert not any(one.overlaps(other) for i, one in enumerate(boxes) for other in boxes[:i])
 
 
-def test_the_table_says_how_rankings_agree():
-    table = ranking_table(DOCUMENT)
-    found = cells(table)
+def test_the_rows_say_how_rankings_agree():
     agreed = [each["agreement"] for each in DOCUMENT["proxies"]]
-    assert found["proxy"] == ["distilled", "random", "real data"]
-    ends = [(each["spearman_low"], each["spearman_high"]) for each in agreed]
-    rho = [f"{each['spearman']:.2f}\n{low:.2f} to {high:.2f}" for each, (low, high) in zip(agreed, ends, strict=True)]
-    assert found["rho"] == [*rho, "-"]
-    assert found["tau"] == [f"{each['kendall']:.2f}" for each in agreed] + ["-"]
+    rows = [{title: getattr(cell, "text", cell) for title, cell in row.items()} for row in agreement_rows(DOCUMENT)]
+    assert [row["proxy"] for row in rows] == ["distilled", "random"]
+    for row, own in zip(rows, agreed, strict=True):
+        assert row["Spearman, all"] == f"{own['spearman']:.2f}"
+        assert row["95 % interval"] == f"{own['spearman_low']:.2f} to {own['spearman_high']:.2f}"
+        assert row["Kendall tau-b"] == f"{own['kendall']:.2f}"
     # The distilled set's best two are the real best two, the other way round; of random images' one of two.
-    assert found["top 2"] == ["-1.00, 2", "-1.00, 1", "-"]
-    assert found["top 10"] == ["-", "-", "-"]
-    assert found["accuracy"] == ["95.0", "90.0", "95.0"]
-    assert found["time"] == ["2 min 5 s", "-", "2 h 2 min"]
-    assert "5 architectures" in str(table.title)
+    assert [(row["Spearman, top 2"], row["overlap, top 2"]) for row in rows] == [
+        ("-1.00", "2 of 2"),
+        ("-1.00", "1 of 2"),
+    ]
+    assert [row["regret, top 2"] for row in rows] == ["0.0", "5.0"]
+    assert [row["overlap, top 10"] for row in rows] == ["-", "-"]
+    assert [(row["time"], row["s a training"]) for row in rows] == [("2 min 5 s", "25.00"), ("1 min 0 s", "12.00")]
 
 
-def test_the_table_of_a_sample_that_is_too_small_for_anything():
+def test_a_sample_that_is_too_small_for_anything_has_dashes():
     real = {"w32": 0.5}
     little = changed(real=real, proxies=[proxy("one", {"w32": 0.25}, tops=(), real=real)])
-    little.pop("real_seconds")
-    found = cells(ranking_table(little))
-    assert found["rho"] == ["-", "-"]
-    assert found["accuracy"] == ["-", "50.0"]
-    assert found["time"] == ["-", "-"]
+    (row,) = agreement_rows(little)
+    assert (row["Spearman, all"].text, row["95 % interval"], row["p"].text) == ("-", "-", "-")
     assert panels(draw_ranking(little))[0].get_title(loc="left").endswith("Spearman -, Kendall -")
 
 
-def test_the_table_of_long_names_is_readable_on_a_narrow_screen():
-    names = [str(row) for row in SPACES["nasbench201"][::500]]
-    real = {name: index / 40 for index, name in enumerate(names)}
-    reverse = {name: 0.9 - value for name, value in real.items()}
-    rows = [
-        proxy("mtt, 1 a class", real, tops=(5, 10, 20), real=real, seconds=125.0),
-        proxy("random, 1 a class", reverse, tops=(5, 10, 20), real=real, seconds=7300.0),
-    ]
-    screen = Console(file=io.StringIO(), width=100)
-    screen.print(ranking_table(changed(space="nasbench201", real=real, proxies=rows)))
-    drawn = screen.file.getvalue().splitlines()
-    body = [[cell.strip() for cell in line.strip("│").split("│")] for line in drawn if "│" in line][1:]
-    assert max(map(len, drawn)) <= 100
-    first, interval = body[0], body[1]
-    assert first == ["mtt, 1 a class", "1.00", "1.00", "1.00, 5", "1.00, 10", "1.00, 20", "77.5", "2 min 5 s"]
-    assert interval[2] == "1.00 to 1.00"
-    assert [line[-1] for line in body if line[-1]] == ["2 min 5 s", "2 h 2 min", "2 h 2 min"]
-    assert len(body) == 5  # two lines a proxy, one for real data
+def test_the_table_of_a_narrow_screen_has_a_column_a_proxy():
+    rows = agreement_rows(
+        changed(proxies=[DOCUMENT["proxies"][index % 2] | {"name": f"set {index}"} for index in range(5)])
+    )
+    screen = Console(file=io.StringIO(), width=80)
+    screen.print(rows_table(agreement_title(DOCUMENT), rows, upright=True))
+    lines = screen.file.getvalue().splitlines()
+    heads = [[cell.strip() for cell in line.split("│")] for line in lines if line.startswith("proxy")]
+    assert [name for head in heads for name in head[1:]] == [f"set {index}" for index in range(5)]
+    assert max(map(len, lines)) <= 80
+    assert "trained on 100 images, 200 epochs" in " ".join(" ".join(lines).split())
 
 
 def test_the_csv_has_deviations_where_there_are_several_seeds():

@@ -7,15 +7,8 @@ from rich.console import Console
 
 from raydd.data.score_record import RobustScore, Score
 from raydd.evaluation.significance import compare_scores
-from raydd.figures.score_tables import (
-    chance,
-    comparison_table,
-    matrix_table,
-    percent,
-    robust_table,
-    score_table,
-    spread,
-)
+from raydd.figures.cells import chance, percent, points, rows_table, spread
+from raydd.figures.score_tables import comparison_table, matrix_table, robust_rows
 from raydd.io.terminal_table import text_table
 
 
@@ -47,7 +40,7 @@ SCORES = [
 
 
 def test_numbers_in_words():
-    assert (percent(-0.0312, signed=True), percent(1.0)) == ("-3.1", "100.0")
+    assert (points(-0.0312), percent(1.0)) == ("-3.1", "100.0")
     assert spread(0.5, 0.0) == "50.0 ± 0.0"
     assert (chance(0.001), chance(0.000999), chance(1.0)) == ("0.001", "< 0.001", "1.000")
 
@@ -92,9 +85,9 @@ def test_robust_scores_in_per_cent():
         RobustScore(of="a", network="ConvNet", score="lrs", mean=0.2482, std=0.0051, how="by seed", weight=0.5),
         RobustScore(of="a", network="ConvNet", score="ior", mean=-0.05, std=None, how="of means", weight=0.5),
     ]
-    found = cells(robust_table(rows))
+    found = cells(rows_table("robust scores", robust_rows(rows)))
     assert found["score"] == ["lrs", "ior"]
-    assert (found["mean"], found["std"]) == (["24.8", "-5.0"], ["0.5", "-"])
+    assert found["mean ± std in %"] == ["24.8 ± 0.5 (of means)", "-5.0 (of means)"]
     assert found["how"] == ["by seed", "of means"]
 
 
@@ -132,13 +125,12 @@ def test_rows_are_found_in_whatever_order_networks_come():
 
 def test_scores_are_shown_in_per_cent():
     rows = [score("mtt, 1 a class", "ConvNetW8", [0.6, 0.62498], std=0.0126), score("random", "ConvNetW8", [1.0, 1.0])]
-    table = score_table(rows)
-    assert str(table.title) == "scores: digits, protocol mtt, test accuracy in %, 2 networks a row"
+    table = matrix_table(rows)
+    title = "scores: digits, protocol mtt, test accuracy in %, mean ± std, 2 networks a cell"
+    assert str(table.title) == title
     assert cells(table) == {
         "set": ["mtt, 1 a class", "random"],
-        "network": ["ConvNetW8", "ConvNetW8"],
-        "mean": ["61.2", "100.0"],
-        "std": ["1.3", "0.0"],
+        "ConvNetW8": ["61.2 ± 1.3", "100.0 ± 0.0"],
         "selection": ["honest", "honest"],
     }
 
@@ -146,16 +138,14 @@ def test_scores_are_shown_in_per_cent():
 @pytest.mark.parametrize("std", [None, 0.0])
 def test_a_single_network_has_no_spread(std):
     rows = [score("a", "MLP", [0.5], std=std), score("b", "MLP", [0.5, 0.5], std=0.0)]
-    assert cells(score_table(rows))["std"] == ["-", "0.0"]
     assert cells(matrix_table(rows))["MLP"] == ["50.0", "50.0 ± 0.0"]
     assert str(matrix_table(rows[:1]).title).endswith("one network a cell")
 
 
-@pytest.mark.parametrize("make", [score_table, matrix_table])
 @pytest.mark.parametrize("width", [60, 80, 100])
-def test_long_names_are_folded_and_not_cut(make, width):
+def test_long_names_are_folded_and_not_cut(width):
     names = [f"runs/{'deep/' * 20}{last}" for last in ("first", "other")]
-    text = shown(make([score(name, "ConvNetW32", [0.5, 0.5]) for name in names]), width)
+    text = shown(matrix_table([score(name, "ConvNetW32", [0.5, 0.5]) for name in names]), width)
     lines = [line.split("│")[0] for line in text.splitlines() if "│" in line]
     folded = "".join(line.strip() for line in lines)
     assert all(name in folded for name in names)
@@ -165,7 +155,7 @@ def test_long_names_are_folded_and_not_cut(make, width):
 
 def test_names_are_shown_as_they_are():
     odd = score("runs[1]/[red]x[/y]", "timm:[bold]x", [0.5, 0.5], dataset="[old]")
-    text = shown(score_table([odd]))
+    text = shown(matrix_table([odd]))
     for word in ("runs[1]/[red]x[/y]", "[old], protocol", "timm:[bold]x"):
         assert word in text
     assert "[red]a" in shown(matrix_table(SCORES))
@@ -179,7 +169,7 @@ BASELINES = {
 }
 
 
-@pytest.mark.parametrize("make", [score_table, matrix_table, comparison_table])
+@pytest.mark.parametrize("make", [matrix_table, comparison_table])
 def test_names_as_they_are_in_use_fit_eighty_columns_unfolded(make):
     networks = ("ConvNetW32D3BN", "ResNet18W16", "VGG11W16")
     kinds = dict.fromkeys(("datm/seed-0", "a-longer-folder-of-mtt/seed-0"), "distilled") | BASELINES

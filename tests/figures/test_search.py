@@ -9,7 +9,7 @@ from PIL import Image
 
 from raydd.figures.search import STATES, draw_history, draw_importance, draw_pareto, shorten
 from raydd.figures.style import save_figure
-from raydd.figures.sweep import draw_values, ticks
+from raydd.figures.sweep import draw_values
 
 SCALES = {"window.low": "linear", "lr.images": "log", "mode": "choice", "lr.labels": "log"}
 
@@ -190,20 +190,7 @@ def test_numbers_of_the_front_do_not_lie_on_one_another():
     assert len(lines(axes)[0][0]) == 6
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "scale", "expected"),
-    [
-        (0, 10, "linear", [0, 2, 4, 6, 8, 10]),
-        (0.01, 9, "log", [0.01, 0.03, 0.1, 0.3, 1, 3]),
-        (1e-6, 1, "log", [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1]),
-        (6, 8, "log", [6, 8]),
-        (3, 3, "log", [3]),
-    ],
-)
-def test_ticks(low, high, scale, expected):
-    assert ticks(low, high, scale) == expected
-    assert ticks(0, 2, "linear", whole=True) == [0, 1, 2]
-
-
-def test_ends_of_a_searched_range_carry_no_more_than_eight_ticks():
-    assert len(ticks(1e-12, 1e12, "log")) <= 8
+def test_whole_numbers_have_whole_ticks():
+    rows = [row(n, 0.5, low=n) for n in range(3)]
+    (axes,) = draw_values(rows, {"window.low": "linear"}, "space").axes
+    assert all(place == round(place) for place in axes.get_xticks())

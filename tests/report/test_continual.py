@@ -16,12 +16,12 @@ from raydd.data.synset import SyntheticSet
 from raydd.evaluation.matrix import Outcome
 from raydd.figures import continual as figures
 from raydd.report.continual import (
+    ABLATION,
+    CONTINUAL,
     ablation_headline,
     ablation_sections,
     continual_headline,
     continual_sections,
-    is_ablation,
-    is_continual,
 )
 
 HERE = Where(device="cpu")
@@ -65,8 +65,8 @@ def ablation(small_buffer, pretend, tmp_path_factory):
     return out
 
 
-def percent(value, signed=False):
-    return f"{100 * value:{'+' if signed else ''}.1f}"
+def percent(value):
+    return f"{100 * value:.1f}"
 
 
 def test_every_accuracy_after_every_step_is_in_the_tables(continual, read):
@@ -132,7 +132,7 @@ def test_the_rows_of_an_ablation_have_their_gains(ablation, read):
     assert [row[0] for row in table.rows[:4]] == list(ABLATIONS["tgdd"])
     for row, score in zip(table.rows, scores, strict=True):
         assert row[3] == f"{percent(score['mean'])} ± {percent(score['std'])} (3)"
-    gains = [percent(b["mean"] - a["mean"], signed=True) for a, b in pairwise(scores[:4])]
+    gains = [f"{100 * (b['mean'] - a['mean']):+.1f}" for a, b in pairwise(scores[:4])]
     assert [row[4] for row in table.rows] == ["", *gains, "", "", ""]
     assert page.charts[0].title == "Test accuracy, MLP"
     bars = [f"{percent(score['mean'])} ± {percent(score['std'])}" for score in scores]
@@ -145,14 +145,14 @@ def test_the_rows_of_an_ablation_have_their_gains(ablation, read):
 
 
 def test_documents_are_told_apart(continual, ablation, tmp_path):
-    assert is_continual(continual)
-    assert is_continual(continual / "continual.json")
-    assert is_ablation(ablation)
-    assert not is_ablation(continual)
-    assert not is_continual(ablation)
+    assert CONTINUAL.find(continual)
+    assert CONTINUAL.find(continual / "continual.json")
+    assert ABLATION.find(ablation)
+    assert ABLATION.find(continual) is None
+    assert CONTINUAL.find(ablation) is None
     renamed = tmp_path / "numbers.json"
     renamed.write_bytes((continual / "continual.json").read_bytes())
-    assert (is_continual(renamed), is_ablation(renamed)) == (True, False)
+    assert (CONTINUAL.find(renamed), ABLATION.find(renamed)) == (renamed, None)
 
 
 @pytest.mark.parametrize(

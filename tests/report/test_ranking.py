@@ -14,7 +14,7 @@ from raydd.data.workspace import open_workspace
 from raydd.evaluation.matrix import Outcome
 from raydd.numerics.rng import generator
 from raydd.report import ranking as rankings
-from raydd.report.ranking import is_ranking, nas_headline, nas_sections
+from raydd.report.ranking import RANKING, nas_headline, nas_sections
 from raydd.selection.class_sampler import Request
 from raydd.selection.starting_images import INITIAL
 
@@ -199,9 +199,9 @@ def test_a_damaged_document_is_refused_in_a_line(change, said, found, refuse, tm
 
 
 def test_only_a_ranking_is_one(folder, tmp_path):
-    assert is_ranking(folder)
-    assert is_ranking(folder / "nas.json")
-    assert not is_ranking(folder / "real.json")
-    assert not is_ranking(tmp_path)
+    assert RANKING.find(folder)
+    assert RANKING.find(folder / "nas.json")
+    assert RANKING.find(folder / "real.json") is None
+    assert RANKING.find(tmp_path) is None
     (tmp_path / "nas.json").write_text("{")
-    assert is_ranking(tmp_path)  # it is named so, and refused when it is read
+    assert RANKING.find(tmp_path)  # it is named so, and refused when it is read

@@ -11,7 +11,8 @@ from raydd.data.score_record import Score
 from raydd.evaluation.matrix import Outcome
 from raydd.evaluation.significance import compare_scores
 from raydd.io.document import dump_document
-from raydd.report.scores import difference_table, is_scored, score_headline, score_sections, verdict
+from raydd.report.documents import SCORES
+from raydd.report.scores import difference_table, score_headline, score_sections, verdict
 
 
 def by_name(matrix, job):
@@ -42,8 +43,12 @@ def file(kept, small_buffer, pretend, tmp_path_factory):
     return out
 
 
-def percent(value, signed=False):
-    return f"{100 * value:{'+' if signed else ''}.1f}"
+def percent(value):
+    return f"{100 * value:.1f}"
+
+
+def points(value):
+    return f"{100 * value:+.1f}"
 
 
 def test_every_row_has_its_mean_deviation_and_number_of_networks(file, read):
@@ -84,8 +89,8 @@ def test_differences_are_the_documents(file, read):
     assert "(best), the selection of real images with the highest mean" in page.text
     for row, test in zip(table.rows, found["comparisons"], strict=True):
         second = test["second"] + " (best)" * test["best_baseline"]
-        assert row[:3] == [test["first"], second, percent(test["difference"], signed=True)]
-        assert row[4] == f"{percent(test['low'], signed=True)} to {percent(test['high'], signed=True)}"
+        assert row[:3] == [test["first"], second, points(test["difference"])]
+        assert row[4] == f"{points(test['low'])} to {points(test['high'])}"
         assert [row[3], *row[5:]] == ["significant", "< 0.001", test["network"], "3 and 3"]
         assert test["p_adjusted"] < 0.001
 
@@ -93,7 +98,7 @@ def test_differences_are_the_documents(file, read):
 def test_a_document_without_tests_is_tested_as_an_evaluation_does(file, read, tmp_path):
     found = json.loads(file.read_text())
     (tmp_path / "scores.json").write_text(json.dumps({"scores": found["scores"]}))
-    assert is_scored(tmp_path)
+    assert SCORES.find(tmp_path)
     with_tests, without = read(score_sections(file)), read(score_sections(tmp_path))
     tables = [next(table for table in page.tables if table.columns[0] == "first") for page in (with_tests, without)]
     assert tables[0].rows == tables[1].rows != []
@@ -124,7 +129,7 @@ def test_one_network_has_no_deviation_and_no_test(small_synset, pretend, read, t
     out = tmp_path / "one.json"
     words = ["evaluate", str(small_synset), "--seeds", "1", "--baselines", "random", "--set", "real_epochs=0"]
     assert run([*words, "--out", str(out)]) == 0
-    assert is_scored(out)
+    assert SCORES.find(out)
     page, found = read(score_sections(out)), json.loads(out.read_text())
     assert [row[1] for row in page.tables[0].rows] == [f"{percent(score['mean'])} (1)" for score in found["scores"]]
     assert "±" not in page.text
@@ -171,16 +176,16 @@ def test_a_damaged_document_is_refused_in_a_line(change, said, file, refuse, tmp
 def test_what_is_no_json_document_is_refused_in_a_line(content, refuse, tmp_path):
     damaged = tmp_path / "scores.json"
     damaged.write_bytes(content)
-    assert is_scored(damaged)
+    assert SCORES.find(damaged)
     assert refuse(score_sections, damaged).startswith(f"{damaged} is damaged (")
 
 
 def test_what_holds_no_scores_is_none(tmp_path, refuse):
     other = tmp_path / "numbers.json"
     other.write_text('{"analysis": "ablation", "scores": []}')
-    assert not is_scored(other)
-    assert not is_scored(tmp_path)
-    assert not is_scored(tmp_path / "missing.json")
+    assert not SCORES.find(other)
+    assert not SCORES.find(tmp_path)
+    assert not SCORES.find(tmp_path / "missing.json")
     assert (
         refuse(score_sections, tmp_path)
         == f"{tmp_path} has no scores.json; give a folder that has one, or the file itself"
@@ -207,4 +212,4 @@ def test_verdicts_follow_the_adjusted_p():
     ]
     found = [verdict(test.p_adjusted) for test in compare_scores(records)]
     assert found == ["significant", "not significant", "significant"]
-    assert "<tbody></tbody>" in difference_table([])
+    assert difference_table([]) == ""
