@@ -17,7 +17,7 @@ class Where(NamedTuple):
         address: Address of a running Ray cluster; a local Ray is started by default.
         device: Device of the computation.
         gpus_per_worker: GPUs a worker of experts or rollouts: a part such as 0.25, by which four share one GPU, or
-            whole ones; by default the workers share the GPUs evenly.
+            whole ones; by default a part that suits the work.
         max_wait: Minutes to wait for a node with room for a worker while none runs.
     """
 
