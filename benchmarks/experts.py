@@ -15,6 +15,7 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
+from raydd.config.placement import Where
 from raydd.config.schema import DataConfig, ExpertConfig
 from raydd.remote.experts import train_missing
 from raydd.remote.session import session
@@ -30,7 +31,7 @@ def minutes(workers: int, experts: int, epochs: int) -> tuple[float, float]:
             ExpertJob(DataConfig(), ExpertConfig(num_experts=experts, epochs=epochs), 0, Path(folder), "cpu")
         )
         start, first = time.monotonic(), None
-        for step in train_missing(job, missing, workers):
+        for step in train_missing(job, missing, Where(workers)):
             if first is None and step.epochs:
                 first = time.monotonic()
     end = time.monotonic()

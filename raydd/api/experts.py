@@ -19,6 +19,7 @@ from raydd.data.workspace import Workspace, load_images, print_note, resolve_dev
 from raydd.io.console import Pace, Screen, clock, left
 from raydd.io.filesystem import is_uri, open_store
 from raydd.io.lock import alone
+from raydd.remote import connected
 from raydd.run.requirements import experts_need
 from raydd.run.resolve import check_names
 from raydd.training.expert import train_expert
@@ -63,7 +64,8 @@ def train_experts(
 def _train_experts(
     config: ExpertsConfig, destination: Path | str, upload: BufferUpload | None, where: Where, screen: Screen
 ) -> None:
-    device = where.device if where.address else resolve_device(where.device).type  # nodes of a cluster may have another
+    others = where.address is not None or connected()  # whose nodes may have other devices
+    device = where.device if others else resolve_device(where.device).type
     check_share(where.gpus_per_worker, device)
     folder, target = (upload.folder, upload.store.public_uri) if upload else (Path(destination), str(destination))
     job, missing = prepare(ExpertJob(config.data, config.experts, config.seed, folder, device), upload)
@@ -81,8 +83,7 @@ def _train_experts(
     print_note(load_images(config.data), screen)
     need = experts_need(job, len(missing), where, upload is None)
     screen.note(f"{target}: training {len(missing)} of {total} experts ({config.experts.network}), {need.words()}")
-    share, grows = where.gpus_per_worker, where.address is not None
-    steps = train_missing(job, missing, where.num_workers, gpus_per_worker=share, grows=grows, upload=upload)
+    steps = train_missing(job, missing, where, note=screen.note, upload=upload)
     total_epochs, pace = len(missing) * config.experts.epochs, Pace()
     with (
         session(where.address, screen.note),

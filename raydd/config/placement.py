@@ -17,13 +17,15 @@ class Where(NamedTuple):
         address: Address of a running Ray cluster; a local Ray is started by default.
         device: Device of the computation.
         gpus_per_worker: GPUs a worker of experts or rollouts: a part such as 0.25, by which four share one GPU, or
-            whole ones; by default the workers share the GPUs evenly.
+            whole ones; by default a part that suits the work.
+        max_wait: Minutes to wait for a node with room for a worker while none runs.
     """
 
     num_workers: int | None = None
     address: str | None = None
     device: Annotated[str, Named("device")] = "auto"
     gpus_per_worker: float | None = None
+    max_wait: float = 15.0
 
 
 HERE = Where()
@@ -33,7 +35,8 @@ def check_workers(where: Where) -> None:
     """Refuse, before Ray is loaded, what no Ray can give.
 
     Raises:
-        ValueError: Fewer than one worker, an impossible share of a GPU, an unknown device, or a malformed address.
+        ValueError: Fewer than one worker, an impossible share of a GPU, an unknown device, a malformed address, or a
+            negative wait.
     """
     if where.num_workers is not None and where.num_workers < 1:
         raise ValueError(f"--num-workers {where.num_workers}: at least 1 worker is needed")
@@ -42,6 +45,8 @@ def check_workers(where: Where) -> None:
     if where.device not in TABLES["device"].names:
         raise ValueError(f"--device {where.device!r}: use auto, cpu or cuda")
     check_share(where.gpus_per_worker, where.device)
+    if not where.max_wait >= 0:
+        raise ValueError(f"--max-wait {where.max_wait:g}: give minutes such as 15, or inf for no limit")
 
 
 def check_share(share: float | None, device: str) -> None:

@@ -1,6 +1,7 @@
 """Ray: actors, object store, Tune, Train. The only package that imports ray."""
 
 import os
+import sys
 
 # Read by ray when it is imported: no copy of the environment a worker, no usage pings, quiet logs.
 for _name, _value in {
@@ -15,3 +16,9 @@ for _name, _value in {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }.items():
     os.environ.setdefault(_name, _value)
+
+
+def connected() -> bool:
+    """Return whether this process has an open connection to Ray; Ray is not loaded for that."""
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())

@@ -4,17 +4,21 @@ A demand is submitted to Ray as it is. Ray starts the workers as soon as there a
 what makes an autoscaler start nodes. Counts of nodes only limit and describe the demands.
 """
 
+import math
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from time import monotonic, sleep
 from typing import Any, NamedTuple
 
 import ray
 import torch
-from ray._private.state import state
 
+from raydd.config.placement import HERE
 from raydd.data.workspace import resolve_device
+from raydd.remote.node_types import configured_types, refuses
 
 WORKERS_PER_GPU = 4
+NOTE_SECONDS, POLL_SECONDS = 30.0, 1.0
 
 
 class Demand(NamedTuple):
@@ -58,34 +62,19 @@ class NodeShape(NamedTuple):
         """Return how many workers all nodes of the kind have room for; a fraction of a GPU fits on one GPU."""
         needed = demand.bundle
         if 0 < demand.gpus < 1:
-            needed["GPU"] = 1 / int(1 / demand.gpus + 1e-9)
+            needed["GPU"] = 1 / _per_gpu(demand.gpus)
         fits = min((self.resources.get(name, 0.0) / amount for name, amount in needed.items()), default=1.0)
         return int(fits + 1e-9) * self.nodes if fits >= 1 - 1e-9 else 0
+
+    def most(self, name: str) -> float:
+        """Return the amount of a resource that one worker could have."""
+        return self.resources.get(name, 0.0) if self.nodes and self.resources.get("CPU") else 0.0
 
 
 def node_shapes() -> list[NodeShape]:
     """Return the living nodes, and the types of nodes that the cluster's autoscaler can start."""
     shapes = [NodeShape(node["Resources"]) for node in ray.nodes() if node["Alive"]]
-    return shapes + [NodeShape(resources, most, alive=False) for resources, most in _configured()]
-
-
-def _configured() -> list[tuple[dict[str, float], float]]:
-    """Return the resources and the largest number of each type of node that is configured for the autoscaler."""
-    if ray.util.client.ray.is_connected():  # such a driver is outside the cluster: a task asks
-        return list(ray.get(ray.remote(_read_configured).options(num_cpus=0).remote()))
-    return _read_configured()
-
-
-def _read_configured() -> list[tuple[dict[str, float], float]]:
-    config = state.get_cluster_config()
-    groups = config.node_group_configs if config else ()
-    return [
-        ({name: float(amount) for name, amount in group.resources.items()}, _count(group.max_count)) for group in groups
-    ]
-
-
-def _count(maximum: int) -> float:
-    return float("inf") if maximum < 0 else float(maximum)
+    return shapes + [NodeShape(resources, most, alive=False) for resources, most in configured_types()]
 
 
 def capacity(demand: Demand, shapes: Iterable[NodeShape]) -> float:
@@ -95,9 +84,19 @@ def capacity(demand: Demand, shapes: Iterable[NodeShape]) -> float:
 
 
 def demand_for(
-    device: str, *, cpus: float = 1.0, gpus: float | None = None, memory: int = 0, default_gpus: float = 1.0
+    device: str,
+    *,
+    cpus: float = 1.0,
+    gpus: float | None = None,
+    memory: int = 0,
+    default_gpus: float = 1.0,
+    note: Callable[[str], None] = lambda line: None,
+    minutes: float = HERE.max_wait,
 ) -> Demand:
     """Return the demand of a worker on the connected cluster.
+
+    Waits for a node if there is no node for work yet and it is unknown what the autoscaler can start. On nodes with few
+    CPUs per GPU, a worker takes fewer CPUs, or by default more of a GPU, so that no GPU is idle for lack of a CPU.
 
     Args:
         device: ``cpu``, ``cuda``, or ``auto``: a GPU if a node of the cluster has one, alive or configured.
@@ -105,25 +104,127 @@ def demand_for(
         gpus: The user's GPUs a worker; None takes ``default_gpus``.
         memory: Bytes of memory that Ray reserves for a worker; 0 reserves none.
         default_gpus: GPUs a worker where the user gives none.
+        note: Gets lines about the wait.
+        minutes: The limit of the wait.
 
     Raises:
         ValueError: GPUs are wanted and no node has one, or no kind of node has room for one worker.
+        RuntimeError: No node came in time.
     """
-    shapes = node_shapes()
-    largest = max((shape.resources.get("GPU", 0.0) for shape in shapes if shape.nodes), default=0.0)
-    if not largest and gpus is not None:
+    share = default_gpus if gpus is None else gpus
+    shapes = _known_shapes(Demand(cpus, 0.0 if device == "cpu" else share, memory), device, note, minutes)
+    most = max(shape.most("GPU") for shape in shapes)
+    if not most and gpus is not None:
         raise ValueError(f"--gpus-per-worker {gpus:g}: no node of the cluster has a GPU; leave it out, or add one")
-    if not largest and device == "cuda":
+    if not most and device == "cuda":
         raise ValueError("--device cuda: no node of the cluster has a GPU; use --device cpu, or add a node with one")
-    on_gpu = device == "cuda" or (device == "auto" and largest > 0)
-    demand = Demand(cpus, (default_gpus if gpus is None else gpus) if on_gpu else 0.0, memory)
-    if any(shape.nodes for shape in shapes) and not capacity(demand, shapes):
-        cpu = max((shape.resources.get("CPU", 0.0) for shape in shapes if shape.nodes), default=0.0)
+    demand = Demand(cpus, share if device != "cpu" and most else 0.0, memory)
+    if not capacity(demand, shapes):
+        each = [f"{max(shape.most('CPU') for shape in shapes):g} CPU", f"{most:g} GPU"]
+        each += [f"{max(shape.most('memory') for shape in shapes) / 1e9:.1f} GB"] if memory else []
         raise ValueError(
-            f"a worker needs {demand.words()} on one node; the largest number of CPUs of a node is {cpu:g}, of GPUs "
-            f"{largest:g}, and no node has both: lower threads or --gpus-per-worker, or add a node"
+            f"a worker needs {demand.words()} of one node, and no node has that; the most of any node: "
+            f"{', '.join(each)}. Lower threads or --gpus-per-worker, use --device cpu, or add a node"
         )
-    return demand
+    return _fitted(demand, shapes, gpus is None) if demand.gpus else demand
+
+
+def _fitted(demand: Demand, shapes: Iterable[NodeShape], usual: bool) -> Demand:
+    """Fit a worker with a GPU to the nodes with the fewest CPUs per GPU; ``usual`` says that its share may grow."""
+    rooms = (shape.resources for shape in shapes if shape.room(demand))
+    cpus_per_gpu = min(resources["CPU"] / resources["GPU"] for resources in rooms)
+    gpus = demand.gpus
+    if usual and gpus < 1:
+        gpus = max(gpus, _rounded(1 / max(1, int(cpus_per_gpu / demand.cpus + 1e-9))))
+    cpus = cpus_per_gpu * gpus if gpus >= 1 else cpus_per_gpu / _per_gpu(gpus)
+    return demand._replace(cpus=min(demand.cpus, _rounded(cpus)), gpus=gpus)
+
+
+def _per_gpu(share: float) -> int:
+    """Return how many workers with a part of a GPU fit on one."""
+    return int(1 / share + 1e-9)
+
+
+def _rounded(amount: float) -> float:
+    """Return an amount of a resource as Ray takes it: whole, or below 1 in steps of 0.0001."""
+    return float(int(amount)) if amount >= 1 else int(amount * 10_000 + 1e-6) / 10_000
+
+
+def _known_shapes(needed: Demand, device: str, note: Callable[[str], None], minutes: float) -> list[NodeShape]:
+    """Return the shapes of nodes; wait while no node has CPUs for work and it is unknown what can be started.
+
+    A waiting placement group makes an autoscaler start a node, first with a GPU if ``auto`` may find one.
+    """
+    shapes, group = node_shapes(), None
+    waiting = Waiting(needed, 0, note, minutes)
+    try:
+        while not any(shape.most("CPU") for shape in shapes):
+            if group and device == "auto" and needed.gpus and refuses(needed.bundle):
+                needed = needed._replace(gpus=0.0)
+                ray.util.remove_placement_group(group)
+                group = None
+            group = group or ray.util.placement_group([needed.bundle])
+            waiting.check(0)
+            sleep(POLL_SECONDS)
+            shapes = node_shapes()
+    finally:
+        if group:
+            ray.util.remove_placement_group(group)
+    return shapes
+
+
+class Waiting:
+    """Says what a job's workers wait for, and ends a job of which no worker could start in time.
+
+    Args:
+        demand: What one worker needs.
+        wanted: Workers that the job has use for; 0 while that is unknown.
+        note: Gets the lines: at once if the living nodes are too few, else after `NOTE_SECONDS`; then every
+            `NOTE_SECONDS`, and in growing intervals as long as some workers are up.
+        minutes: How long the job may be without any worker.
+    """
+
+    def __init__(
+        self, demand: Demand, wanted: int, note: Callable[[str], None], minutes: float = HERE.max_wait
+    ) -> None:
+        self._demand, self._wanted, self._note, self._minutes = demand, wanted, note, minutes
+        self._idle = self._short = monotonic()  # since when no worker is up, and too few are
+        self._next, self._pause = math.nan, NOTE_SECONDS
+
+    def check(self, up: int, wanted: int | None = None) -> None:
+        """Say that workers are missing, if they are and it is time to; call this again and again.
+
+        Args:
+            up: Workers that have started and live.
+            wanted: Workers that the job has use for now; None means all those it began with.
+
+        Raises:
+            RuntimeError: No worker has been up for the limit.
+        """
+        now, wanted = monotonic(), self._wanted if wanted is None else wanted
+        if up:
+            self._idle = now
+        if up >= max(1, wanted):
+            self._short, self._next, self._pause = now, math.nan, NOTE_SECONDS
+            return
+        if now - self._idle > 60 * self._minutes:
+            raise RuntimeError(
+                f"no node has had {self._demand.words()} for a worker for {_duration(now - self._idle)} (--max-wait "
+                f"{self._minutes:g}): add a node, or end other work. What is finished is kept: the same command goes "
+                "on, with --resume where it has that flag"
+            )
+        if math.isnan(self._next):
+            living = [shape for shape in node_shapes() if shape.alive]
+            self._next = now if capacity(self._demand, living) < max(1, wanted) else now + NOTE_SECONDS
+        if now >= self._next:
+            self._next, self._pause = now + self._pause, 2 * self._pause if up else NOTE_SECONDS
+            count = f"{up} of {wanted} workers up" if wanted else "none has joined yet"
+            waited = [_duration(now - self._short)] if now - self._short >= 1 else []
+            self._note(f"waiting for a node with {self._demand.words()}: {', '.join([count, *waited])}")
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 60 else f"{seconds / 60:.0f} min"
 
 
 class Plan(NamedTuple):
@@ -134,21 +235,23 @@ class Plan(NamedTuple):
     note: str = ""
 
 
-def plan(demand: Demand, requested: int | None, jobs: int) -> Plan:
+def plan(demand: Demand, requested: int | None, jobs: int, grows: bool = False) -> Plan:
     """Return the workers for a number of jobs: those requested, else as many as the cluster has room for.
 
-    Workers beyond the room of a cluster that cannot grow would wait for ever, so they are not submitted.
+    Workers beyond the room of a cluster would wait for ever, so they are submitted only if the cluster ``grows``:
+    nodes that nobody has configured may join it.
     """
     if requested is not None and requested < 1:
         raise ValueError(f"--num-workers {requested}: at least 1 worker is needed")
-    room = max(1.0, capacity(demand, node_shapes()))
-    workers = int(min(requested or room, room, jobs))
+    shapes = node_shapes()
+    room = capacity(demand, shapes)
+    workers = int(min(requested or max(1, room), math.inf if grows else max(1, room), jobs))
     note = ""
-    if requested is not None and requested > workers:
-        limit = (
-            f"{jobs} jobs are left" if jobs <= room else f"the cluster has room for {room:.0f} ({demand.words()} each)"
-        )
-        note = f"{requested} workers requested, {limit}: running {workers}"
+    if requested is not None and requested > min(room, jobs):
+        where = "machine" if len(shapes) == 1 and not grows else "cluster"
+        limit = f"the {where} has room for {room:.0f} ({demand.words()} each)" if room < jobs else f"{jobs} jobs left"
+        rest = "more start as nodes come" if workers > room else f"running {workers}"
+        note = f"{requested} workers requested, {limit}: {rest}"
     return Plan(workers, demand, note)
 
 

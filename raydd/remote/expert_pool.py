@@ -1,12 +1,11 @@
 """A pool of Ray actors that train experts: assigns experts to workers and replaces workers that are lost."""
 
 import secrets
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import ray
 from ray.exceptions import ActorDiedError, RayError, RayTaskError
@@ -14,29 +13,23 @@ from ray.exceptions import ActorDiedError, RayError, RayTaskError
 from raydd.buffer.expert_file import expert_path
 from raydd.buffer.expert_writer import ExpertWriter
 from raydd.buffer.upload import Entry
+from raydd.config.placement import HERE
 from raydd.io.files import remove_temporaries, temporary_path
+from raydd.remote.demand import Demand, Plan, Waiting, worker_device
 from raydd.training.expert_worker import BufferInfo, ExpertChunk, ExpertJob, ExpertTrainer
 
 POLL_SECONDS = 0.5
-PATIENCE_SECONDS = 300.0
-NOTE_SECONDS = 60.0
 QUEUED_CALLS = 2  # per worker, so that it never waits for the driver
 ATTEMPTS = {"worker": 3, "node": 10}
 """How often an expert is started before the run fails, by what was lost: the expert rarely causes a lost node."""
 LOST = {"worker": "died: the expert is trained again", "node": "is lost: the expert is trained again elsewhere"}
 
 
-class PoolSize(NamedTuple):
-    """The size of a pool."""
-
-    workers: int
-    cpus: int  # per worker
-    gpus: float  # per worker
-    patience_seconds: float = PATIENCE_SECONDS  # how long the pool may have no worker at all
-
-
 class ExpertActor(ExpertTrainer):
     """A trainer in a Ray actor."""
+
+    def __init__(self, job: ExpertJob, info: BufferInfo, demand: Demand) -> None:
+        super().__init__(job._replace(device=worker_device(demand).type), info)
 
     def start(self, path: Path, content: str) -> tuple[str, str, bool]:
         """Return its node, the name in its temporary files, and whether it has the folder; see `check_folder`."""
@@ -58,37 +51,40 @@ class _Worker:
 
 
 class ExpertPool:
-    """Trains experts on the connected Ray, on as many workers as its resources allow.
+    """Trains experts on the connected Ray, on the planned workers as soon as it has resources for them.
 
     A worker that has the buffer's folder writes there; any other sends its snapshots, which are written here. If the
     buffer is in remote storage, each worker uploads its experts. A lost worker is replaced as soon as there are
     resources.
     """
 
-    def __init__(self, job: ExpertJob, info: BufferInfo, size: PoolSize) -> None:
-        self._job, self._info, self._size = job, info, size
+    def __init__(self, job: ExpertJob, info: BufferInfo, plan: Plan, minutes: float = HERE.max_wait) -> None:
+        self._job, self._info, self._size, self._demand = job, info, plan.workers, plan.demand
+        self._waiting = Waiting(plan.demand, plan.workers, self._add_note, minutes)
         self.entries: list[Entry] = []  # of the manifest, for experts that workers have uploaded
         self._workers: list[_Worker] = []
         self._attempts: dict[tuple[int, str], int] = {}
         self._queue: list[int] = []
-        self._failed_starts, self._last_worker, self._waiting, self._note = 0, time.monotonic(), False, ""
+        self._failed_starts, self._note = 0, ""
 
     def train(self, missing: list[int]) -> Iterator[int]:
         """Train experts and yield the number of finished ones after every wait."""
-        self._queue, done, self._last_worker = list(missing), 0, time.monotonic()
-        options = {"num_cpus": self._size.cpus, "num_gpus": self._size.gpus, "max_restarts": 0, "max_task_retries": 0}
+        self._queue, done = list(missing), 0
+        options = self._demand.options | {"max_restarts": 0, "max_task_retries": 0}
         job, info = ray.put(self._job), ray.put(self._info)
         with _token(self._job.folder) as token, closing(self):
             while done < len(missing):
                 busy = sum(worker.index >= 0 for worker in self._workers)
-                for _ in range(min(self._size.workers, busy + len(self._queue)) - len(self._workers)):
-                    actor = ray.remote(ExpertActor).options(**options).remote(job, info)
+                wanted = min(self._size, busy + len(self._queue))
+                for _ in range(wanted - len(self._workers)):
+                    actor = ray.remote(ExpertActor).options(**options).remote(job, info, self._demand)
                     self._workers.append(_Worker(actor, [actor.start.remote(*token)]))
                 first = {worker.calls[0]: worker for worker in self._workers}
                 ready, _ = ray.wait(list(first), timeout=POLL_SECONDS)
                 for reference in ready:
                     done += self._receive(first[reference])
-                self._check_patience()
+                if done < len(missing):
+                    self._waiting.check(sum(bool(worker.node) for worker in self._workers), wanted)
                 yield done
 
     def epochs(self) -> int:
@@ -170,7 +166,7 @@ class ExpertPool:
 
     def _handle_loss(self, worker: _Worker, error: RayError) -> None:
         """Put the expert of a lost worker back to the front of the queue."""
-        index, self._last_worker = worker.index, time.monotonic()
+        index = worker.index
         self._remove(worker)
         if isinstance(error, ActorDiedError) and error.actor_init_failed:
             raise RuntimeError(f"a worker could not start: {_last_line(error)}") from error
@@ -199,19 +195,6 @@ class ExpertPool:
 
     def _add_note(self, note: str) -> None:
         self._note = f"{self._note}; {note}" if self._note else note
-
-    def _check_patience(self) -> None:
-        now, patience = time.monotonic(), self._size.patience_seconds
-        if any(worker.node for worker in self._workers):
-            self._last_worker, self._waiting = now, False
-        elif now - self._last_worker > patience:
-            raise RuntimeError(
-                f"no node has had resources for a worker for {patience:.0f} s: add a node, or end other work. "
-                "Finished experts are kept; the same command continues"
-            )
-        elif now - self._last_worker > NOTE_SECONDS and not self._waiting:
-            self._add_note(f"no worker has started for {NOTE_SECONDS:.0f} s: waiting up to {patience:.0f} s")
-            self._waiting = True
 
 
 def _alive_nodes() -> set[str]:

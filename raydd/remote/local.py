@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import torch
 from ray._private import ray_constants
 
 from raydd.io.private import RAY, private_folder, root
@@ -68,6 +69,7 @@ def local_ray(
                     address="local",
                     namespace=NAMESPACE,
                     num_cpus=num_cpus or len(os.sched_getaffinity(0)),
+                    num_gpus=torch.cuda.device_count() if torch.cuda.is_available() else 0,  # those of use to torch
                     object_store_memory=object_store_memory,
                     include_dashboard=False,
                     log_to_driver=False,

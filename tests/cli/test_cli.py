@@ -27,7 +27,7 @@ from raydd.run.resolve import needs_experts
 
 COMMON = {"--json", "--help"}
 JOB = COMMON | {"--seed", "--set", "--device"}
-RAY = JOB | {"--num-workers", "--address", "--out"}
+RAY = JOB | {"--num-workers", "--address", "--max-wait", "--out"}
 FLAGS = {
     "quickstart": JOB | {"--out"},
     "experts": RAY | {"--dataset", "--network", "--num-experts", "--epochs", "--optimizer", "--gpus-per-worker"},

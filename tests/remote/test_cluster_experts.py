@@ -20,6 +20,7 @@ from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
 from raydd.remote import expert_pool
+from raydd.config.placement import Where
 from raydd.config.schema import DataConfig, ExpertConfig
 from raydd.remote.experts import train_missing
 from raydd.training.expert_worker import ExpertJob, prepare
@@ -55,7 +56,7 @@ recipe = ExpertConfig(network="MLP", num_experts=experts, epochs=epochs)
 job, missing = prepare(ExpertJob(DataConfig(), recipe, 0, Path(folder), "cpu"))
 told = {"notes": [], "error": "", "removed": 0}
 try:
-    for step in train_missing(job, missing, len(nodes), grows=True, patience_seconds=patience):
+    for step in train_missing(job, missing, Where(len(nodes), cluster.address, max_wait=patience / 60)):
         if step.note:
             told["notes"].append(step.note)
         if gone and step.epochs and (gone[0] != "sends" or any(0 < writer.rows < epochs for writer in Seen.made)):
@@ -91,7 +92,9 @@ def test_a_node_goes_in_mid_run_and_the_bytes_are_those_of_one_worker(tmp_path, 
     told = run(folder, 3, 150, ["writes", "sends"], ["sends"])
     assert (told["error"], told["removed"]) == ("", 1)
     (lost,) = told["sent"][-1:]
-    assert f"the node of expert {lost} is lost: the expert is trained again elsewhere" in told["notes"]
+    notes = "; ".join(told["notes"])
+    assert f"the node of expert {lost} is lost: the expert is trained again elsewhere" in notes
+    assert "waiting for a node with 1 CPU: 1 of 2 workers up" in notes
     assert expert_bytes(folder) == trained_here(3, 150)
     assert len(expert_bytes(folder)) == 3
     assert verify(folder) == []
@@ -116,8 +119,8 @@ def test_without_any_node_the_run_ends_with_a_word_and_keeps_what_is_finished(tm
     told = run(folder, 2, 200, ["sends"], ["sends"], patience=5)
     assert told["removed"] == 1
     assert told["error"] == (
-        "no node has had resources for a worker for 5 s: add a node, or end other work. "
-        "Finished experts are kept; the same command continues"
+        "no node has had 1 CPU for a worker for 5 s (--max-wait 0.0833333): add a node, or end other work. "
+        "What is finished is kept: the same command goes on, with --resume where it has that flag"
     )
     whole = trained_here(2, 200)
     assert all(whole[name] == found for name, found in expert_bytes(folder).items())

@@ -14,10 +14,11 @@ from ray.exceptions import ActorDiedError
 from raydd.buffer.arrow_buffer import ArrowBuffer, verify
 from raydd.buffer.mirror import local_folder
 from raydd.cli import run
+from raydd.config.placement import Where
 from raydd.io.filesystem import open_store, public_uri
-from raydd.remote.expert_pool import ExpertPool, PoolSize, _Worker
-from raydd.remote.experts import Progress, _device, _layout, train_missing
-from raydd.remote.session import Node, Plan
+from raydd.remote.demand import Demand, Plan
+from raydd.remote.expert_pool import ExpertPool, _Worker
+from raydd.remote.experts import Progress, train_missing
 
 pytestmark = pytest.mark.remote
 
@@ -26,7 +27,7 @@ pytestmark = pytest.mark.remote
 @pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.integration), 2])
 def test_bytes_are_the_same_with_any_workers_and_without_ray(ray2, make_job, trained_here, expert_bytes, workers):
     job, missing = make_job("ray")
-    steps = list(train_missing(job, missing, workers))
+    steps = list(train_missing(job, missing, Where(workers)))
     assert expert_bytes(job.folder) == trained_here(3, 4)
     assert len(expert_bytes(job.folder)) == 3
     assert verify(job.folder) == []
@@ -47,7 +48,7 @@ def test_workers_that_do_not_see_the_folder_send_what_they_train(
 
     monkeypatch.setattr("raydd.remote.expert_pool._token", elsewhere)
     job, missing = make_job("ray")
-    steps = list(train_missing(job, missing, 2))
+    steps = list(train_missing(job, missing, Where(2)))
     assert steps[-1][:4] == (3, 3, 12, 12)
     assert expert_bytes(job.folder) == trained_here(3, 4)
     assert verify(job.folder) == []
@@ -77,45 +78,17 @@ def test_a_buffer_in_a_store_is_made_and_extended(ray2, s3, trained_here, expert
 
 def test_gpus_that_nobody_has_are_refused(ray2, make_job):
     job, missing = make_job("ray")
-    with pytest.raises(ValueError, match=r"^--gpus-per-worker 0\.25: the cluster has no GPU; leave it out"):
-        list(train_missing(job, missing, 1, gpus_per_worker=0.25))
-    with pytest.raises(ValueError, match=r"^--device cuda: the cluster has no GPU; use --device cpu"):
-        list(train_missing(job._replace(device="cuda"), missing, 1, grows=True))
-
-
-def test_the_layout_of_a_cluster_that_grows(monkeypatch):
-    """What is asked for waits for nodes; a fixed machine runs what fits."""
-    monkeypatch.setattr("raydd.remote.experts.free_nodes", lambda: [Node(2, 0), Node(1, 0)])
-    assert _layout(8, 20, False, None, False) == Plan(
-        3, 1, 0.0, "8 workers requested, the cluster has resources for 3: running 3"
-    )
-    grown = _layout(8, 20, False, None, True)
-    assert grown == Plan(
-        8, 1, 0.0, "8 workers requested, the cluster has resources for 3: running 3, more as nodes come"
-    )
-    assert _layout(8, 5, False, None, True).workers == 5
-    assert _layout(None, 20, False, None, True) == Plan(3, 1, 0.0, "")
-    monkeypatch.setattr("raydd.remote.experts.free_nodes", list)
-    waiting = "no resources for a worker yet: waiting for a node"
-    assert _layout(4, 20, False, None, True) == Plan(4, 1, 0.0, waiting)
-    assert _layout(None, 20, True, 0.25, True) == Plan(1, 1, 0.25, waiting)
-    with pytest.raises(ValueError, match="no free CPU"):
-        _layout(4, 20, False, None, False)
-    with pytest.raises(ValueError, match="--num-workers 0"):
-        _layout(0, 20, False, None, True)
-
-
-def test_the_cluster_says_what_auto_means():
-    assert _device("auto", 0, None, True) == "cpu"
-    assert _device("auto", 2, 0.5, True) == "cuda"
-    assert _device("cpu", 2, None, True) == "cpu"
+    with pytest.raises(ValueError, match=r"^--gpus-per-worker 0\.25: no node of the cluster has a GPU; leave it out"):
+        list(train_missing(job, missing, Where(1, gpus_per_worker=0.25)))
+    with pytest.raises(ValueError, match=r"^--device cuda: no node of the cluster has a GPU; use --device cpu"):
+        list(train_missing(job._replace(device="cuda"), missing, Where(1, "auto")))
 
 
 @pytest.fixture
 def pool(make_job, monkeypatch):
     """A pool without Ray, and a function that adds a worker on a node."""
     job, _ = make_job("pool")
-    made = ExpertPool(job, None, PoolSize(2, 1, 0.0, patience_seconds=300))
+    made = ExpertPool(job, None, Plan(2, Demand()))
     monkeypatch.setattr("raydd.remote.expert_pool.ray.kill", lambda actor: None)
     monkeypatch.setattr("raydd.remote.expert_pool._alive_nodes", lambda: {"here"})
 
@@ -152,32 +125,12 @@ def test_workers_that_never_start_end_the_run(pool):
         made._handle_loss(worker("", -1), ActorDiedError())
 
 
-def test_waiting_for_a_node_is_said_once_and_ends(pool):
-    made, worker = pool
-    worker("", -1)
-    made._check_patience()
-    assert made.take_note() == ""
-    made._last_worker -= 61
-    made._check_patience()
-    assert made.take_note() == "no worker has started for 60 s: waiting up to 300 s"
-    made._check_patience()
-    assert made.take_note() == ""
-    made._workers[0].node = "here"
-    made._check_patience()
-    made._workers[0].node = ""
-    made._last_worker -= 301
-    with pytest.raises(
-        RuntimeError, match=r"^no node has had resources for a worker for 300 s: [^\n]*the same command continues$"
-    ):
-        made._check_patience()
-
-
 def test_a_killed_worker_is_replaced_and_its_expert_has_the_same_bytes(
     ray2, make_job, trained_here, expert_bytes, kill_worker
 ):
     job, missing = make_job("ray", 2, 150)
     notes, killed = [], None
-    for step in train_missing(job, missing, 1):
+    for step in train_missing(job, missing, Where(1)):
         notes.append(step.note)
         if killed is None and 0 < step.epochs < 150:
             killed = kill_worker("ray::ExpertActor")
@@ -192,7 +145,7 @@ def test_an_expert_that_cannot_be_trained_fails_in_one_line_and_the_others_stay(
     job, missing = make_job("ray", 3)
     (job.folder / "expert-00001.arrow").mkdir()
     with pytest.raises(RuntimeError, match=r"^expert 1 failed: .*expert-00001.arrow[^\n]*$"):
-        list(train_missing(job, missing, 1))
+        list(train_missing(job, missing, Where(1)))
     assert (job.folder / "expert-00000.arrow").is_file()
 
 
