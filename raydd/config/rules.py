@@ -23,7 +23,7 @@ _SEGMENTS = (
 FOREIGN: dict[str, tuple[str, ...]] = {
     "trajectories": ("statistic",),
     "statistics": _SEGMENTS,
-    "nothing": ("statistic", *_SEGMENTS, "gate", "ema", "probe_every"),
+    "nothing": ("statistic", *_SEGMENTS, "gate", "ema", "probe_every", "shards"),
 }
 """By what is matched: the settings that mean nothing there."""
 
@@ -137,6 +137,20 @@ def method_rules(config: "DistillConfig") -> None:
     _expert_left_out(config)
     check_labels(config)
     _statistics(config)
+    _shards(config)
+
+
+def _shards(config: "DistillConfig") -> None:
+    if config.shards > 1 and config.match == "trajectories" and config.backprop == "full":
+        raise ValueError(
+            f"shards = {config.shards}: backprop = full keeps the graph of all student steps in one process; use "
+            "--set backprop=adjoint, which has the same gradient, or --shards 1"
+        )
+    if config.shards > 1 and config.match == "statistics" and config.statistic.each_class and config.gate:
+        raise ValueError(
+            f"shards = {config.shards}: with statistic.each_class and gate = {config.gate:g} the steps of earlier "
+            "classes decide where later ones start; drop gate, or use --shards 1"
+        )
 
 
 def _convexified(config: "DistillConfig") -> None:
