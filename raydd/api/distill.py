@@ -19,9 +19,9 @@ from raydd.io.lock import alone
 from raydd.io.memory import keep_memory
 from raydd.methods import complete
 from raydd.run.callbacks import follow
-from raydd.run.requirements import concurrent_rollouts, distillation_need, own_device
+from raydd.run.requirements import concurrent_workers, distillation_need, own_device
 from raydd.run.resolve import BufferRequest, RunContext, resolve
-from raydd.run.rollout_worker import StartWorkers
+from raydd.run.rollout_worker import StartWorkers, concurrent_parts
 from raydd.run.run import Run
 from raydd.run.window_search import with_window
 
@@ -43,7 +43,8 @@ def distill(
         buffer: The experts, a folder or a URI; None uses the cache's buffer of the configuration, and trains what it
             lacks, where the configuration needs any.
         resume: Go on from the folder's checkpoint, if there is one.
-        where: Workers and cluster, for experts that must be trained and for several rollouts a step; the device.
+        where: Workers and cluster, for experts that must be trained and for several rollouts or shards a step; the
+            device.
         screen: Shows progress.
 
     Returns:
@@ -100,9 +101,10 @@ def _run(context: RunContext, where: Where, screen: Screen) -> SyntheticSet:
 
 @contextmanager
 def _rollout_workers(config: DistillConfig, where: Where, screen: Screen) -> Iterator[StartWorkers | None]:
-    """Ray actors for the rollouts of a run; None for one rollout a step, or one worker on this machine."""
-    workers = min(config.rollouts, where.num_workers or concurrent_rollouts(config))
-    if config.rollouts == 1 or (workers <= 1 and where.address is None):
+    """Ray actors for the parts of a run's steps; None where steps are whole, or for one worker on this machine."""
+    parts = concurrent_parts(config)
+    workers = min(parts, where.num_workers or concurrent_workers(config))
+    if parts == 1 or (workers <= 1 and where.address is None):
         yield None
         return
     from raydd.remote.rollouts import RolloutPool

@@ -15,7 +15,7 @@ from raydd.config.schema import DistillConfig, ExpertsConfig
 
 app = typer.Typer()
 EXPERTS = "data.dataset experts.network experts.num_experts experts.epochs experts.optimizer seed"
-DISTILL = "method data.dataset ipc experts.network window rollouts seed"
+DISTILL = "method data.dataset ipc experts.network window rollouts shards seed"
 FILES = ("config.yaml", "metrics.jsonl", "synset.arrow", "synset.png")
 _RUN = "Run folder; a second run continues the first."
 _BUFFER = "Buffer to write, a folder or a URI; one of the cache by default."

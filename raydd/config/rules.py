@@ -17,7 +17,7 @@ _SEGMENTS = (
 FOREIGN: dict[str, tuple[str, ...]] = {
     "trajectories": ("statistic",),
     "statistics": _SEGMENTS,
-    "nothing": ("statistic", *_SEGMENTS, "gate", "ema", "probe_every"),
+    "nothing": ("statistic", *_SEGMENTS, "gate", "ema", "probe_every", "shards"),
 }
 """By what is matched: the settings that mean nothing there."""
 
@@ -108,6 +108,16 @@ METHOD_RULES = (
     Rule(
         lambda c: c.match == "statistics" and c.statistic.networks == "experts" and c.experts.kept is not None,
         "experts.kept = {experts.kept} keeps few snapshots, and method {method} looks through all; drop it",
+    ),
+    Rule(
+        lambda c: c.shards > 1 and c.match == "trajectories" and c.backprop == "full",
+        "shards = {shards}: backprop = full keeps the graph of all student steps in one process; use --set "
+        "backprop=adjoint, which has the same gradient, or --shards 1",
+    ),
+    Rule(
+        lambda c: c.shards > 1 and c.match == "statistics" and c.statistic.each_class and c.gate,
+        "shards = {shards}: with statistic.each_class and gate = {gate:g} the steps of earlier classes decide where "
+        "later ones start; drop gate, or use --shards 1",
     ),
 )
 

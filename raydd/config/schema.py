@@ -154,6 +154,8 @@ class DistillConfig(Config):
         student_steps: N, student steps per outer step.
         span: M, expert epochs that a segment covers.
         rollouts: R, expert segments per outer step, whose gradients are averaged; above 1 they run in parallel on Ray.
+        shards: Pieces that an outer step is cut into, for several Ray workers: groups of classes where statistics are
+            matched, pieces of each student step's batch where trajectories are; 1 cuts nothing.
         window: Start epochs, T-, T and T+.
         batch_size: Synthetic images per student step; the whole set by default.
         lr: Learning rates.
@@ -186,7 +188,7 @@ class DistillConfig(Config):
         probe_every: Outer steps between measures of the matching loss on the buffer's last expert, which then takes no
             part in the distillation; by default none are taken.
         threads: CPU threads; part of the run, since sums depend on it. By default one per core, one with several
-            rollouts, or what a resumed run had.
+            rollouts or shards, or what a resumed run had.
         preset: The preset that the values came from, as text.
         data: The images.
         experts: The experts to match.
@@ -199,6 +201,7 @@ class DistillConfig(Config):
     student_steps: Count = 30
     span: Count = 2
     rollouts: Count = 1
+    shards: Count = 1
     window: WindowConfig = WindowConfig()
     batch_size: Count | None = None
     lr: StepSizes = StepSizes()

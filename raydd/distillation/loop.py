@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from copy import copy
 from typing import Any, NamedTuple
 
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor
 from raydd.data.preprocessing import Transform
 from raydd.data.synset import SyntheticSet
 from raydd.distillation.objective import Objective
-from raydd.distillation.rollouts import Rollout, Rollouts, mean, step_generator
+from raydd.distillation.parts import Matches, Rollout
+from raydd.distillation.rollouts import step_generator
 from raydd.numerics.rng import generator
 from raydd.numerics.sgd import Sgd
 
@@ -113,34 +115,36 @@ class Distillation:
             learn[name].clamp(leaf)
             leaf.requires_grad_()
         self._learn = learn
-        self._optimizers = {name: Sgd([self._leaves[name]], leaf.lr, leaf.momentum) for name, leaf in learn.items()}
+        self._optimizers = self._stepping(self._leaves)
         self._mean = synset.images.detach().clone() if ema is not None else None
         self._state = objective.init(generator(seed, "objective"))
         self.step = 0
         self._attempt = 0
         self._safe = self._copy()
 
-    def run(self, steps: int, rollouts: Rollouts | None = None) -> Iterator[Step]:
+    def _stepping(self, leaves: dict[str, Tensor]) -> dict[str, Sgd]:
+        return {name: Sgd([leaves[name]], leaf.lr, leaf.momentum) for name, leaf in self._learn.items()}
+
+    def run(self, steps: int, matches: Matches | None = None) -> Iterator[Step]:
         """Take outer steps until ``steps`` are done, yielding each.
 
         Args:
             steps: Outer steps in all.
-            rollouts: Matches several times a step, which takes the mean of the losses and gradients; for objectives of
-                one part without a state. None matches once, here.
+            matches: Computes the losses and gradients of a step, as a division among workers does. None computes them
+                here, one part after another.
 
         Raises:
             FloatingPointError: The loss is not finite again and again from the same state.
         """
         while self.step < steps:
-            yield self._advance(rollouts)
+            yield self._advance(matches)
 
-    def _advance(self, rollouts: Rollouts | None) -> Step:
+    def _advance(self, matches: Matches | None) -> Step:
         due = self.step % self._keep_every == 0 and self._safe["step"] != self.step
         before = self._copy() if due else self._safe
         total, stepped, state, summed = 0.0, False, self._state, None
-        for part in range(self._objective.parts):
-            (value, gradients), state = self._match(rollouts, state, part)
-            total += value
+        for (value, gradients), after in self._match(matches):
+            total, state = total + value, after
             if not (math.isfinite(value) and all(bool(torch.isfinite(each).all()) for each in gradients)):
                 return self._roll_back(total)
             if self._objective.joint:
@@ -159,15 +163,32 @@ class Distillation:
         self.step += 1
         return Step(self.step, total, float(self._current("lr")), stepped, None)
 
-    def _match(self, rollouts: Rollouts | None, state: Any, part: int) -> tuple[Rollout, Any]:
-        """Return a part's loss and gradients, and the state that follows."""
-        if rollouts is not None:
-            leaves = {name: leaf.detach() for name, leaf in self._leaves.items()}
-            return mean(rollouts(leaves, self.step, self._attempt)), state
-        current = self._synset.with_leaves(self._leaves)
-        rng = step_generator(self._seed, self.step, self._attempt, part)
-        loss, state = self._objective.loss(current, state, self.step, rng, part)
-        return Rollout(float(loss.detach()), torch.autograd.grad(loss, list(self._leaves.values()))), state
+    def _match(self, matches: Matches | None) -> Iterator[tuple[Rollout, Any]]:
+        """Yield the loss and gradients of each part, and the state that follows it."""
+        state = self._state
+        if matches is not None:
+            rollouts, state = matches(self._ahead(), state, self.step, self._attempt)
+            yield from ((rollout, state) for rollout in rollouts)
+            return
+        for part in range(self._objective.parts):
+            current = self._synset.with_leaves(self._leaves)
+            rng = step_generator(self._seed, self.step, self._attempt, part)
+            loss, state = self._objective.loss(current, state, self.step, rng, part)
+            yield Rollout(float(loss.detach()), torch.autograd.grad(loss, list(self._leaves.values()))), state
+
+    def _ahead(self) -> Iterator[dict[str, Tensor]]:
+        """Yield the leaves before each part, as they are if all gradients before it are zero; momentum moves them."""
+        yield {name: leaf.detach() for name, leaf in self._leaves.items()}
+        ahead = copy(self)
+        ahead._leaves = {name: leaf.detach().clone() for name, leaf in self._leaves.items()}
+        ahead._optimizers = self._stepping(ahead._leaves)
+        for name, optimizer in ahead._optimizers.items():
+            optimizer.velocities = _copied(self._optimizers[name].velocities)
+        zeros = tuple(torch.zeros_like(leaf) for leaf in ahead._leaves.values())
+        for _ in range(1, self._objective.parts):
+            if not self._objective.joint:
+                ahead._descend(zeros)
+            yield ahead._leaves
 
     def _descend(self, gradients: tuple[Tensor, ...]) -> None:
         for (name, optimizer), gradient in zip(self._optimizers.items(), gradients, strict=True):
@@ -253,6 +274,8 @@ def _copied(state: Any) -> Any:
     match state:
         case dict():
             return {key: _copied(value) for key, value in state.items()}
+        case list():
+            return [_copied(value) for value in state]
         case Tensor():
             return state.detach().clone()
         case _:

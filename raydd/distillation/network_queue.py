@@ -5,7 +5,7 @@ Shapes: `P` parameters, `B` batch, `C H W` image.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -49,6 +49,7 @@ class Queue:
         it resets the accuracy whenever the set is evaluated, which is not part of the method.
     """
 
+    stateless: ClassVar[bool] = False
     model: FlatModel
     batch: Batch
     size: int = 100

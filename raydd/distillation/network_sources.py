@@ -4,7 +4,7 @@ Shapes: `P` parameters, `K` the experts' last epoch.
 """
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -40,6 +40,10 @@ class NetworkPair(NamedTuple):
 class Networks(Protocol[State]):
     """Where the networks come from."""
 
+    @property
+    def stateless(self) -> bool:
+        """Whether an outer step draws its networks without regard to the steps before, and to the images."""
+
     def init(self, rng: torch.Generator) -> State:
         """Return the state for outer step 0: nested dictionaries of tensors and numbers, or None."""
 
@@ -49,6 +53,8 @@ class Networks(Protocol[State]):
 
 class Stateless:
     """Networks that an outer step draws without regard to the steps before."""
+
+    stateless: ClassVar[bool] = True
 
     def init(self, rng: torch.Generator) -> None:
         """Carry no state."""
@@ -90,6 +96,7 @@ class Trained:
         refused here. The paper's algorithm trains the network once more after its last use, without effect.
     """
 
+    stateless: ClassVar[bool] = False
     model: FlatModel
     refresh: int
     epochs: int

@@ -1,11 +1,12 @@
 """The objective of a distillation: what the loop needs of a method."""
 
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from raydd.data.synset import SyntheticSet
+from raydd.distillation.parts import Division
 
 State = TypeVar("State")
 
@@ -32,3 +33,11 @@ class Objective(Protocol[State]):
         ``rng`` belongs to this part of this outer step alone, so parts may be computed in any order, or in several
         processes, to the same bits.
         """
+
+
+@runtime_checkable
+class Divisible(Protocol):
+    """An objective whose outer steps can be cut into shards."""
+
+    def divide(self, synset: SyntheticSet, seed: int, shards: int, rollouts: int = 1) -> Division:
+        """Return the division of an outer step; ``rollouts`` of them are averaged, one after another."""

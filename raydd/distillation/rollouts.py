@@ -1,22 +1,16 @@
 """Several matches an outer step, whose gradients are averaged: each its own segment, batches and views."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import reduce
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from raydd.data.synset import SyntheticSet
 from raydd.distillation.objective import Objective
+from raydd.distillation.parts import Division, Leaves, Matches, Parts, Rollout
 from raydd.numerics.rng import generator
-
-
-class Rollout(NamedTuple):
-    """One match of an outer step."""
-
-    loss: float
-    gradients: tuple[Tensor, ...]
 
 
 def step_generator(seed: int, step: int, attempt: int, index: int = 0) -> torch.Generator:
@@ -24,18 +18,15 @@ def step_generator(seed: int, step: int, attempt: int, index: int = 0) -> torch.
     return generator(seed, "outer", step, attempt, *([index] if index else []))
 
 
-Rollouts = Callable[[Mapping[str, Tensor], int, int], Sequence[Rollout]]
-"""(leaves by name, outer step, attempt) -> the rollouts of that step, in the order of their numbers."""
-
-
-class Matcher(NamedTuple):
+@dataclass(frozen=True)
+class Matcher:
     """Makes any one rollout of an objective without state, to the same bits in every process of as many threads."""
 
     objective: Objective[Any]
     synset: SyntheticSet
     seed: int
 
-    def __call__(self, leaves: Mapping[str, Tensor], step: int, attempt: int, index: int) -> Rollout:
+    def __call__(self, index: int, leaves: Leaves, step: int, attempt: int) -> Rollout:
         """Return rollout ``index`` of an outer step; rollout 0 draws what a run of one match a step draws."""
         own = {name: leaf.detach().clone().to(self.synset.images.device) for name, leaf in leaves.items()}
         for leaf in own.values():
@@ -45,13 +36,24 @@ class Matcher(NamedTuple):
         return Rollout(float(loss.detach()), torch.autograd.grad(loss, list(own.values())))
 
 
-def sequential(matcher: Matcher, count: int) -> Rollouts:
-    """Return what makes ``count`` rollouts of an outer step one after another in this process."""
+def averaged(parts: Parts) -> Matches:
+    """Return what averages the rollouts of an outer step."""
 
-    def rollouts(leaves: Mapping[str, Tensor], step: int, attempt: int) -> list[Rollout]:
-        return [matcher(leaves, step, attempt, index) for index in range(count)]
+    def matches(ahead: Iterable[Leaves], state: Any, step: int, attempt: int) -> tuple[list[Rollout], Any]:
+        leaves = next(iter(ahead))
+        rollouts = parts(parts.share(leaves), step, attempt)
+        on_leaves = [
+            Rollout(loss, tuple(each.to(leaf.device) for each, leaf in zip(gradients, leaves.values(), strict=True)))
+            for loss, gradients in rollouts
+        ]
+        return [mean(on_leaves)], state
 
-    return rollouts
+    return matches
+
+
+def rollout_division(matcher: Matcher, count: int) -> Division:
+    """Return the division of an outer step into ``count`` rollouts."""
+    return Division(count, matcher, averaged)
 
 
 def mean(rollouts: Sequence[Rollout]) -> Rollout:

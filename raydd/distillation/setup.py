@@ -132,6 +132,11 @@ def check_network(config: DistillConfig, model: FlatModel) -> None:
             f"{name} has batch norm, and method {config.method} shows it one class a batch, whose statistics are not "
             f"those of all images; {remedy}"
         )
+    if model.batch_norm and config.shards > 1:
+        raise ValueError(
+            f"shards = {config.shards}: {name} has batch norm, by which the images of a batch depend on each other; "
+            f"use --shards 1, or {remedy.removeprefix('use ')}"
+        )
     if not (model.batch_norm and asks_experts(config)):
         return
     if config.convexify and config.labels == "expert":

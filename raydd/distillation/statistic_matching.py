@@ -13,6 +13,7 @@ from torch import Tensor
 
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import Feed
+from raydd.distillation.class_shards import class_division
 from raydd.distillation.network_queue import Queue
 from raydd.distillation.network_sources import (
     Mixed,
@@ -23,6 +24,7 @@ from raydd.distillation.network_sources import (
     Trained,
     loss_gradient,
 )
+from raydd.distillation.parts import Division
 from raydd.distillation.setup import Recipe, Setup, initial, leaves
 from raydd.numerics.augment import Augment, augment
 from raydd.numerics.flat import FlatModel
@@ -168,9 +170,18 @@ class StatisticMatching:
             loss = loss + weight * cross_entropy(self.model(pair.judge, augmented), targets)
         return loss
 
+    def divide(self, synset: SyntheticSet, seed: int, shards: int, rollouts: int = 1) -> Division:
+        """Return the division of an outer step into groups of classes."""
+        assert rollouts == 1, "rollouts are of trajectories"
+        return class_division(self, synset, seed, shards)
+
+    def rows(self, synset: SyntheticSet, label: int) -> Tensor:
+        """Return which stored images (n,) are of a class."""
+        return torch.nonzero(synset.hard_labels == label)[:, 0]
+
     def _synthetic(self, synset: SyntheticSet, label: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return decoded images (B, C, H, W) of a class and their labels: all, or ``batch_synthetic`` at random."""
-        rows = torch.nonzero(synset.hard_labels == label)[:, 0]
+        rows = self.rows(synset, label)
         if not len(rows):
             return synset.images[rows], synset.targets[rows]
         own = synset.with_leaves({"images": synset.images[rows], "labels": synset.labels[rows]}).decoded()

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,14 +19,16 @@ from raydd.buffer.segments import Segment, TrajectorySource
 from raydd.config.schema import DistillConfig
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import Workspace
+from raydd.distillation.batch_shards import batch_division
 from raydd.distillation.held_out import Probe
+from raydd.distillation.parts import Division
 from raydd.distillation.setup import Finish, Recipe, Setup, initial, leaves, unchanged
 from raydd.numerics.augment import Augment
 from raydd.numerics.distances import Distance, along, at_end, normalized_mse, pruned
 from raydd.numerics.flat import FlatModel
 from raydd.numerics.losses import balance, cross_entropy
 from raydd.numerics.perturbation import perturb
-from raydd.numerics.unroll import Backprop, Batch, Inner, Path, unroll
+from raydd.numerics.unroll import Backprop, Batch, Inner, StudentSteps, unroll
 from raydd.numerics.windows import Window, growing
 
 LABEL_BATCH = 512  # images that an expert labels at once
@@ -38,6 +40,22 @@ Weight = Callable[[float], float]
 def own_labels(synset: SyntheticSet, segment: Segment) -> Tensor:
     """Return the synthetic set's labels: (N,) classes, or (N, K) probabilities."""
     return synset.targets
+
+
+class Student(NamedTuple):
+    """A student and the batches that it trains on.
+
+    Attributes:
+        segment: The segment that it starts at and is compared with.
+        inner: Its loss.
+        batches: The batch of every step.
+        lr: Its learning rate, a scalar.
+    """
+
+    segment: Segment
+    inner: Inner
+    batches: list[Batch]
+    lr: Tensor
 
 
 @dataclass(frozen=True)
@@ -58,6 +76,8 @@ class TrajectoryMatching:
         between: Whether ``distance`` reads the expert's snapshots inside the segment.
         disturb: Changes the weights (P,) that student and expert start from; None keeps them.
         weight: The factor of the student's loss, by start epoch; None is 1.
+        steps: Makes what computes the student's steps, of the synthetic set, the outer step and the seed of its draws;
+            by default this process computes them, on whole batches.
 
     Reference:
         Cazenavette et al., arXiv 2203.11932, Algorithm 1.
@@ -78,6 +98,7 @@ class TrajectoryMatching:
     between: bool = False
     disturb: Disturb | None = None
     weight: Weight | None = None
+    steps: Callable[[SyntheticSet, int, int], StudentSteps] | None = None
 
     def init(self, rng: torch.Generator) -> None:
         """Carry no state from step to step."""
@@ -86,25 +107,37 @@ class TrajectoryMatching:
         self, synset: SyntheticSet, state: None, step: int, rng: torch.Generator, part: int = 0
     ) -> tuple[Tensor, None]:
         """Return the distance at one random segment, a scalar; all draws come from ``rng``."""
-        segment = self.source.segment(self.window(step), self.span, rng, between=self.between)
-        return self.match(synset, segment, rng), state
+        steps = self.steps(synset, step, rng.initial_seed()) if self.steps else None
+        return self.match(synset, self.draw(step, rng), rng, steps), state
 
-    def match(self, synset: SyntheticSet, segment: Segment, rng: torch.Generator) -> Tensor:
+    def divide(self, synset: SyntheticSet, seed: int, shards: int, rollouts: int = 1) -> Division:
+        """Return the division of every student step into pieces of its batch."""
+        return batch_division(self, synset, seed, shards, rollouts)
+
+    def draw(self, step: int, rng: torch.Generator) -> Segment:
+        """Return the segment of an outer step."""
+        return self.source.segment(self.window(step), self.span, rng, between=self.between)
+
+    def match(
+        self, synset: SyntheticSet, segment: Segment, rng: torch.Generator, steps: StudentSteps | None = None
+    ) -> Tensor:
         """Return the distance at a given segment, a scalar; batches and views are drawn from ``rng``."""
+        segment, inner, batches, lr = self.student(synset, segment, rng)
+        path = unroll(inner, segment.start, batches, lr, self.backprop, steps)
+        return self.distance(path, segment)
+
+    def student(self, synset: SyntheticSet, segment: Segment, rng: torch.Generator) -> Student:
+        """Return the student of a segment; batches and views are drawn from ``rng``."""
         synset, segment = synset.decoded(), segment.to(synset.images)
         if self.disturb:
             segment = segment._replace(start=self.disturb(segment.start, rng))
-        return self.distance(self._path(synset, segment, rng), segment)
-
-    def _path(self, synset: SyntheticSet, segment: Segment, rng: torch.Generator) -> Path:
         batches = self._batches(synset.images, self.labels(synset, segment), rng)
         weight = self.weight(segment.epoch) if self.weight else 1.0
 
         def weighted(theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
             return weight * self.inner(theta, x, y)
 
-        inner = self.inner if weight == 1 else weighted
-        return unroll(inner, segment.start, batches, synset.lr, self.backprop)
+        return Student(segment, self.inner if weight == 1 else weighted, batches, synset.lr)
 
     def _batches(self, images: Tensor, labels: Tensor, rng: torch.Generator) -> list[Batch]:
         count = len(images)

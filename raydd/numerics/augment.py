@@ -167,6 +167,14 @@ class DrawnView:
         return x
 
 
+def rows_of(view: View, rows: slice) -> View:
+    """Return the view of some rows of its batch, which changes each image as the view of the whole batch does."""
+    if not isinstance(view, DrawnView) or view.batch is None:
+        return view
+    steps = tuple((name, uniforms[rows]) for name, uniforms in view.steps)
+    return DrawnView(steps, len(range(view.batch)[rows]))
+
+
 def nothing(words: tuple[str, ...], rng: torch.Generator) -> tuple[str, ...]:
     """Choose no operation, and draw nothing."""
     return ()

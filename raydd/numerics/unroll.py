@@ -4,7 +4,7 @@ Shapes: `P` parameters, `B` batch, `S` student steps, `C H W` image, `K` classes
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -34,7 +34,64 @@ class Batch(NamedTuple):
     view: View = identity
 
 
-def unroll(inner: Inner, theta: Tensor, batches: Sequence[Batch], lr: Tensor, backprop: Backprop = "full") -> Path:
+class Slopes(NamedTuple):
+    """The slope s = <g, lambda> of a student step with gradient g, and its derivatives; None where none is wanted."""
+
+    value: Tensor
+    theta: Tensor | None = None
+    x: Tensor | None = None
+    y: Tensor | None = None
+
+
+class StudentSteps(Protocol):
+    """Computes a student's steps: on whole batches, or in parts elsewhere."""
+
+    def gradient(self, step: int, theta: Tensor, batch: Batch) -> Tensor:
+        """Return the gradient (P,) of the student's loss at theta_i, i = ``step``."""
+
+    def slopes(self, step: int, theta: Tensor, batch: Batch, adjoint: Tensor, second_order: bool) -> Slopes:
+        """Return the slopes of step i for lambda = ``adjoint`` (P,): by x and y where they require gradients.
+
+        ``second_order`` asks for the one by theta_i, a Hessian-vector product.
+        """
+
+
+class WholeBatches(NamedTuple):
+    """Student steps on whole batches of the loss ``inner``."""
+
+    inner: Inner
+
+    def gradient(self, step: int, theta: Tensor, batch: Batch) -> Tensor:
+        """Return the gradient (P,) of the student's loss at theta (P,)."""
+        point = theta.detach().requires_grad_()
+        with torch.enable_grad():
+            (gradient,) = torch.autograd.grad(self.inner(point, batch.view(batch.x), batch.y), point)
+        return gradient
+
+    def slopes(self, step: int, theta: Tensor, batch: Batch, adjoint: Tensor, second_order: bool) -> Slopes:
+        """Return s = <g, lambda> and its derivatives."""
+        theta = theta.detach().requires_grad_()
+        leaves = {"theta": theta} if second_order else {}
+        leaves |= {name: leaf for name, leaf in (("x", batch.x), ("y", batch.y)) if leaf.requires_grad}
+        derivatives: dict[str, Tensor | None] = {}
+        with torch.enable_grad():
+            loss = self.inner(theta, batch.view(batch.x), batch.y)
+            (gradient,) = torch.autograd.grad(loss, theta, create_graph=bool(leaves))
+            slope = torch.dot(gradient, adjoint)
+        if slope.requires_grad:  # not where the loss is linear in theta and in what is wanted
+            values = torch.autograd.grad(slope, list(leaves.values()), allow_unused=True)
+            derivatives = dict(zip(leaves, values, strict=True))
+        return Slopes(slope.detach(), **derivatives)
+
+
+def unroll(
+    inner: Inner,
+    theta: Tensor,
+    batches: Sequence[Batch],
+    lr: Tensor,
+    backprop: Backprop = "full",
+    steps: StudentSteps | None = None,
+) -> Path:
     r"""Train a student by SGD: theta_{i+1} = theta_i - lr * grad_theta inner(theta_i, view_i(x_i), y_i).
 
     Args:
@@ -49,6 +106,7 @@ def unroll(inner: Inner, theta: Tensor, batches: Sequence[Batch], lr: Tensor, ba
             dy_i = -lr ds/dy, dlr -= s and lambda <- lambda - lr ds/dtheta + the cotangent of theta_i itself.
             ``truncated``: **not** the gradient of the path: every theta_i is a constant when step i is
             differentiated, so that lambda does not change (TESLA's approximation).
+        steps: What computes the steps, for ``adjoint`` and ``truncated``; by default each is computed here, as a whole.
 
     Returns:
         theta_0, ..., theta_S, each (P,), as S + 1 vectors: a distance that reads the last one pays for one cotangent.
@@ -75,7 +133,7 @@ def unroll(inner: Inner, theta: Tensor, batches: Sequence[Batch], lr: Tensor, ba
     tensors = list({id(tensor): tensor for batch in batches for tensor in (batch.x, batch.y)}.values())
     places = {id(tensor): place for place, tensor in enumerate(tensors)}
     plan = [(places[id(batch.x)], places[id(batch.y)], batch.view) for batch in batches]
-    path: Path = _Sweep.apply(inner, plan, backprop == "adjoint", theta, lr, *tensors)
+    path: Path = _Sweep.apply(steps or WholeBatches(inner), plan, backprop == "adjoint", theta, lr, *tensors)
     return path
 
 
@@ -95,16 +153,13 @@ class _Sweep(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, inner: Inner, plan: Plan, second_order: bool, theta: Tensor, lr: Tensor, *tensors: Tensor
+        ctx: Any, steps: StudentSteps, plan: Plan, second_order: bool, theta: Tensor, lr: Tensor, *tensors: Tensor
     ) -> Path:
         path = [theta.detach().clone()]
-        for x_place, y_place, view in plan:
-            x, y = tensors[x_place].detach(), tensors[y_place].detach()
-            point = path[-1].detach().requires_grad_()
-            with torch.enable_grad():
-                (gradient,) = torch.autograd.grad(inner(point, view(x), y), point)
-            path.append(path[-1] - lr * gradient)
-        ctx.inner, ctx.plan, ctx.second_order = inner, plan, second_order
+        for step, (x_place, y_place, view) in enumerate(plan):
+            batch = Batch(tensors[x_place].detach(), tensors[y_place].detach(), view)
+            path.append(path[-1] - lr * steps.gradient(step, path[-1], batch))
+        ctx.student, ctx.plan, ctx.second_order = steps, plan, second_order
         ctx.save_for_backward(lr, *path, *tensors)
         ctx.set_materialize_grads(False)
         return tuple(path)
@@ -121,36 +176,16 @@ class _Sweep(torch.autograd.Function):
         lr_gradient = torch.zeros_like(lr)
         for step in reversed(range(steps)):
             *pair, view = ctx.plan[step]
-            data = [tensors[place] for place in pair]
-            slope, derivatives = _step(ctx, path[step], data, [wanted[place] for place in pair], view, adjoint)
-            lr_gradient = lr_gradient - slope
-            for place, value in zip(pair, derivatives[1:], strict=True):
+            x, y = (tensors[place].detach().requires_grad_(wanted[place]) for place in pair)
+            slopes = ctx.student.slopes(step, path[step], Batch(x, y, view), adjoint, ctx.second_order)
+            lr_gradient = lr_gradient - slopes.value
+            for place, value in zip(pair, (slopes.x, slopes.y), strict=True):
                 if value is not None:
                     total = gradients[place]
                     gradients[place] = -lr * value if total is None else total.sub_(lr * value)
-            if derivatives[0] is not None:
-                adjoint = adjoint - lr * derivatives[0]
+            if slopes.theta is not None:
+                adjoint = adjoint - lr * slopes.theta
             cotangent = cotangents[step]
             if cotangent is not None:
                 adjoint = adjoint + cotangent
         return (None, None, None, adjoint, lr_gradient, *gradients)
-
-
-def _step(
-    ctx: Any, theta: Tensor, tensors: Sequence[Tensor], wanted: Sequence[bool], view: View, adjoint: Tensor
-) -> tuple[Tensor, list[Tensor | None]]:
-    """Return the slope s = <g_i, lambda> and its derivatives by theta_i, x_i and y_i (None where not wanted)."""
-    theta = theta.detach().requires_grad_()
-    x, y = (tensor.detach().requires_grad_(need) for tensor, need in zip(tensors, wanted, strict=True))
-    leaves = [(0, theta)] if ctx.second_order else []
-    leaves += [(place, leaf) for place, leaf in ((1, x), (2, y)) if leaf.requires_grad]
-    derivatives: list[Tensor | None] = [None, None, None]
-    with torch.enable_grad():
-        loss = ctx.inner(theta, view(x), y)
-        (gradient,) = torch.autograd.grad(loss, theta, create_graph=bool(leaves))
-        slope = torch.dot(gradient, adjoint)
-    if slope.requires_grad:  # not where the loss is linear in theta and in what is wanted
-        values = torch.autograd.grad(slope, [leaf for _, leaf in leaves], allow_unused=True)
-        for (place, _), value in zip(leaves, values, strict=True):
-            derivatives[place] = value
-    return slope.detach(), derivatives

@@ -75,7 +75,7 @@ def settle(config: DistillConfig, buffer: ArrowBuffer | None, before: DistillCon
 
     A resumed run keeps the threads it had (``before``); they are part of it, since sums depend on them.
     """
-    usual = len(os.sched_getaffinity(0)) if config.rollouts == 1 else 1  # rollouts are spread over the cores
+    usual = len(os.sched_getaffinity(0)) if config.rollouts == config.shards == 1 else 1  # parts are spread over cores
     threads = config.threads or (before.threads if before else usual)
     if buffer is None:
         return build(DistillConfig, config.model_dump(), {"threads": threads})

@@ -25,6 +25,7 @@ from raydd.distillation.trajectory_matching import classification
 from raydd.io.memory import format_bytes, system_memory
 from raydd.io.paths import existing
 from raydd.run.resolve import RunContext
+from raydd.run.rollout_worker import concurrent_parts
 from raydd.training.expert_worker import ExpertJob
 
 FLOAT = 4
@@ -94,7 +95,7 @@ def of_distillation(config: DistillConfig, work: Workspace, theta: Tensor, check
     if config.match == "trajectories":
         graphs = config.student_steps if config.backprop == "full" else 1
         path = FLOAT * theta.numel() * (config.student_steps + 1 + 2)
-        graph = graphs * step_bytes(work, theta, batch, True)
+        graph = graphs * step_bytes(work, theta, max(1, batch // config.shards), True)
     elif config.match == "statistics":
         each = decoded // len(data.classes)
         graph = step_bytes(work, theta, max(1, min(each, config.statistic.batch_synthetic or each)), False)
@@ -163,18 +164,18 @@ def memory_use(device: torch.device) -> dict[str, float | None]:
     return {"resident_mb": round(resident, 1), "device_mb": None if peak is None else round(peak, 1)}
 
 
-def concurrent_rollouts(config: DistillConfig) -> int:
-    """Return how many rollouts this machine's cores make at once."""
+def concurrent_workers(config: DistillConfig) -> int:
+    """Return how many workers this machine's cores run at once."""
     return max(1, len(os.sched_getaffinity(0)) // (config.threads or 1))
 
 
 def on_cluster(config: DistillConfig, where: Where) -> bool:
-    """Whether a cluster makes the rollouts, and this process only takes the steps."""
-    return where.address is not None and config.rollouts > 1
+    """Whether a cluster computes the parts of the steps, and this process only takes the steps."""
+    return where.address is not None and concurrent_parts(config) > 1
 
 
 def own_device(config: DistillConfig, where: Where) -> torch.device:
-    """Return the device of this process, which needs no GPU where a cluster makes the rollouts."""
+    """Return the device of this process, which needs no GPU where a cluster computes the steps."""
     return resolve_device("auto" if on_cluster(config, where) else where.device)
 
 
@@ -184,8 +185,8 @@ def distillation_need(context: RunContext, where: Where) -> Need:
     need = of_distillation(config, work, parameters_of(work), kept_sets(config))
     stored = sum(path.stat().st_size for path in out.rglob("*.arrow")) if out.is_dir() else 0  # of a run that goes on
     need = need._replace(disk=max(0, need.disk - stored))
-    alone, cores = where.address is None and work.device.type == "cpu", concurrent_rollouts(config)
-    workers = min(config.rollouts, where.num_workers or cores, cores) if alone else 1
+    alone, cores = where.address is None and work.device.type == "cpu", concurrent_workers(config)
+    workers = min(concurrent_parts(config), where.num_workers or cores, cores) if alone else 1
     lighter = "use --set backprop=adjoint" if config.backprop == "full" else "use a smaller --set batch_size"
     remedies = (f"{lighter}, or fewer --num-workers" if workers > 1 else lighter, "name an --out with room")
     here = need._replace(memory=0) if on_cluster(config, where) else need

@@ -186,12 +186,25 @@ def check_data(config: DistillConfig, work: Workspace) -> None:
         raise ValueError(
             f"formation.factor {config.formation.factor} cuts {work.dataset.size} pixels a side into nothing; use less"
         )
+        _check_shards(config, len(work.dataset.classes), tiles)
     real(Request(work.dataset, work.transform, config.ipc, generator(config.seed, "check")))
     if config.initial == "representative":
         clusters_of(config.ipc * tiles, config.clusters)
     check_network(config, FlatModel(work.build))
     share = 0.1 if config.data.validation == 0 else math.ceil(50 / int(sizes.max())) / 100
     check_scores(config, len(work.dataset.validation), share)
+
+
+def _check_shards(config: DistillConfig, classes: int, tiles: int) -> None:
+    """Refuse more shards than a step has classes, or images."""
+    if config.match == "statistics" and config.shards > classes:
+        raise ValueError(
+            f"shards = {config.shards}: {config.data.dataset} has {classes} classes; use --shards {classes} or less"
+        )
+    images = config.ipc * classes * (1 if config.formation.decode == "bounded" else tiles)
+    batch = min(config.batch_size or images, images)
+    if config.match == "trajectories" and config.shards > batch:
+        raise ValueError(f"shards = {config.shards}: a student step has {batch} images; use --shards {batch} or less")
 
 
 def check_start(config: DistillConfig, epochs: int) -> None:

@@ -30,7 +30,7 @@ from raydd.methods import find_method
 from raydd.run.experts import without_last
 from raydd.run.requirements import memory_use
 from raydd.run.resolve import RunContext
-from raydd.run.rollout_worker import StartWorkers, rollouts_of
+from raydd.run.rollout_worker import StartWorkers, matches_of
 from raydd.run.run_folder import drop_scored_sets, save_result, scored_set_path, with_provenance
 
 _LEARNED = re.compile(r"leaves/|mean$")
@@ -58,7 +58,7 @@ class Run:
         self._finish_set, self._probe = recipe.finish, self._make_probe(recipe)
         options: dict[str, Any] = {"gate": recipe.gate, "ema": recipe.ema, "keep_every": config.checkpoint_every}
         self._distillation = Distillation(recipe.objective, recipe.synset, recipe.learn, config.seed, **options)
-        self._rollouts = rollouts_of(setup, recipe, start_workers)
+        self._matches = matches_of(setup, recipe, start_workers)
         self.seconds, self.saved, self._saved_at = 0.0, 0, time.monotonic()
         self._identity, self._log = self._buffer_identity(), Log()
         for folder in (self._folder, self._folder / "steps"):
@@ -138,7 +138,7 @@ class Run:
         time and at the end) also hold the state that a rollback would return to.
         """
         self._measure(self._distillation.step)
-        for step in self._timed(self._distillation.run(self.config.steps, self._rollouts)):
+        for step in self._timed(self._distillation.run(self.config.steps, self._matches)):
             if self._distillation.rollback_state["step"] > self.saved:
                 self._save(self._distillation.rollback_state)  # the log is of the steps up to there, rollbacks included
             record: dict[str, Any] = {"step": step.step, "loss": step.loss, "lr": step.lr, "stepped": step.stepped}

@@ -8,7 +8,8 @@ import torch
 from raydd.data.preprocessing import Transform
 from raydd.data.synset import SyntheticSet
 from raydd.distillation.loop import Distillation, Leaf
-from raydd.distillation.rollouts import Matcher, Rollout, mean, sequential
+from raydd.distillation.parts import Rollout, Sequential
+from raydd.distillation.rollouts import Matcher, averaged, mean, rollout_division
 
 LEARN = {"images": Leaf(0.5, 0.5), "lr": Leaf(0.01)}
 
@@ -35,6 +36,12 @@ def synset(device="cpu"):
     images = torch.linspace(-1, 1, 2 * 3 * 4 * 4).reshape(2, 3, 4, 4)
     start = SyntheticSet(images, torch.tensor([0, 1]), torch.tensor(0.1), Transform("raw01"), "toy", ("a", "b"), {}, {})
     return start.to(device)
+
+
+def sequential(matcher, count):
+    """The rollouts of a step, one after another in this process."""
+    division = rollout_division(matcher, count)
+    return division.matches(Sequential(division.part, division.count))
 
 
 def taken(rolls, steps=5, objective=None, **options):
@@ -76,16 +83,17 @@ def test_the_first_rollout_draws_what_a_run_of_one_draws():
 def test_rollouts_made_in_any_order_give_the_same_bits():
     matcher = Matcher(Noisy(), synset(), 0)
 
-    def backwards(leaves, step, attempt):
-        return [matcher(leaves, step, attempt, index) for index in (2, 1, 0)][::-1]
+    class Backwards(Sequential):
+        def __call__(self, *arguments):
+            return [self.part(index, *arguments) for index in (2, 1, 0)][::-1]
 
-    assert same(taken(sequential(matcher, 3))[0], taken(backwards)[0])
+    assert same(taken(sequential(matcher, 3))[0], taken(averaged(Backwards(matcher, 3)))[0])
 
 
 def test_the_leaves_given_are_left_as_they_are():
     leaves = {name: getattr(synset(), name) for name in LEARN}
     before = copy.deepcopy(leaves)
-    Matcher(Noisy(), synset(), 0)(leaves, 0, 0, 1)
+    Matcher(Noisy(), synset(), 0)(1, leaves, 0, 0)
     assert all(torch.equal(leaves[name], before[name]) and not leaves[name].requires_grad for name in LEARN)
 
 

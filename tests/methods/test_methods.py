@@ -20,12 +20,14 @@ from raydd.data.named_sets import SUBSETS
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import open_workspace
 from raydd.distillation.loop import Distillation, Leaf
+from raydd.distillation.rollouts import Matcher
 from raydd.distillation.setup import Recipe, Setup, initial, leaves
 from raydd.methods import METHODS, complete
 from raydd.methods.method import Method
 from raydd.numerics.rng import generator
 from raydd.run.experts import find_experts, open_buffer, settle
 from raydd.run.resolve import check_data, check_settings, needs_experts
+from raydd.run.rollout_worker import as_arrays, as_tensors, division_of, matches_of
 
 CPU = torch.device("cpu")
 DEFAULTS = {name: row.defaults for name, row in METHODS.items() if row.defaults}
@@ -255,6 +257,113 @@ def test_a_run_is_its_seed_and_nothing_else(method, source):
     _, other = distil(toy(method, {"seed": 1}), source)
     chosen = config.match == "nothing" and config.initial != "real"  # by distances or counts, not by chance
     assert chosen or not torch.equal(first.images, other.images)
+
+
+class Workers:
+    """Computes the parts of a step as workers do, which have recipes of their own, in no good order."""
+
+    def __init__(self, config, source, count):
+        recipes = (METHODS[config.method](setup(config, source)) for _ in range(count))
+        self.divisions = [division_of(config, recipe) for recipe in recipes]
+
+    def share(self, value):
+        return as_arrays(value)
+
+    def __call__(self, *arguments):
+        sent, results = as_arrays(arguments), {}
+        for index in reversed(range(self.divisions[0].count)):
+            part = self.divisions[index % len(self.divisions)].part
+            results[index] = as_tensors(as_arrays(part(index, *as_tensors(sent))))
+        return [results[index] for index in sorted(results)]
+
+
+def in_shards(config, source, workers=0):
+    """The steps and the result of a run whose steps are cut: by workers, or in this process."""
+    made = setup(config, source)
+    recipe = METHODS[config.method](made)
+    run = Distillation(recipe.objective, recipe.synset, recipe.learn, config.seed, gate=recipe.gate, ema=recipe.ema)
+    start = (lambda task: Workers(config, source, workers)) if workers else None
+    return list(run.run(config.steps, matches_of(made, recipe, start))), run.result, run.state_dict()
+
+
+@of("statistics")
+@pytest.mark.parametrize(
+    "layer",
+    [
+        {"ipc": 2, "formation": {"factor": 2}, "statistic": {"batch_synthetic": 5}},
+        *thorough(({},), ({"space": "pixels", "lr": {"momentum": 0.9}},), ({"statistic": {"each_class": True}},)),
+    ],
+)
+def test_groups_of_classes_give_the_bits_of_whole_steps(method, layer, source):
+    config = toy(method, layer)
+    whole = distillation(config, source)
+    steps = list(whole.run(config.steps))
+    for shards, workers in ((2, 0), (3, 2), (10, 3)):
+        cut_steps, result, state = in_shards(toy(method, layer, {"shards": shards}), source, workers)
+        assert cut_steps == steps
+        assert same(result, whole.result)
+        assert equal_trees(state, whole.state_dict())
+
+
+def equal_trees(one, other):
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(equal_trees(one[key], other[key]) for key in one)
+    return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+
+
+@of("trajectories")
+@pytest.mark.parametrize("layer", [{"batch_size": 7}, *thorough(({},), ({"ipc": 2, "formation": {"factor": 2}},))])
+def test_pieces_of_a_batch_give_the_same_gradient_and_loss(method, layer, source):
+    config = toy(method, layer)
+    recipe = METHODS[method](setup(config, source))
+    parts = {name: getattr(recipe.synset, name).double() for name in ("images", "lr")}
+    if recipe.synset.labels.is_floating_point():
+        parts["labels"] = recipe.synset.labels.double()
+    synset = recipe.synset.with_leaves(parts)
+    start = {name: getattr(synset, name) for name in recipe.learn}
+    whole = Matcher(recipe.objective, synset, 0)(0, start, 1, 0)
+    for shards in (2, 3, 7):
+        division = recipe.objective.divide(synset, 0, shards)
+        (ours,), _ = division.matches(Shuffled(division))(iter([start]), None, 1, 0)
+        assert ours.loss == pytest.approx(whole.loss, rel=1e-12)
+        for a, b in zip(ours.gradients, whole.gradients, strict=True):
+            assert a.dtype == torch.float64
+            assert (a - b).norm() <= 1e-12 * b.norm()
+
+
+class Shuffled:
+    """Computes parts in this process from the last to the first."""
+
+    def __init__(self, division):
+        self.division = division
+
+    def share(self, value):
+        return value
+
+    def __call__(self, *arguments):
+        return [self.division.part(index, *arguments) for index in reversed(range(self.division.count))][::-1]
+
+
+@of("trajectories")
+def test_pieces_of_a_batch_give_the_same_bits_whoever_computes_them(method, source):
+    config = toy(method, {"shards": 3, "steps": 3})
+    steps, here, _ = in_shards(config, source)
+    for workers in (1, 2):
+        there_steps, there, _ = in_shards(config, source, workers)
+        assert there_steps == steps
+        assert same(there, here)
+    whole_steps, whole = distil(toy(method, {"steps": 3}), source)
+    assert [step.loss for step in steps] == pytest.approx([step.loss for step in whole_steps], rel=1e-2)
+    assert torch.allclose(whole.images, here.images, atol=1e-2)
+
+
+def test_rollouts_of_sharded_steps_are_averaged(source):
+    config = toy("mtt", {"shards": 2, "rollouts": 2, "steps": 2})
+    steps = in_shards(config, source)[0]
+    assert in_shards(config, source, 2)[0] == steps
+    two, _, _ = in_shards(toy("mtt", {"rollouts": 2, "steps": 2}), source)
+    assert [step.loss for step in steps] == pytest.approx([step.loss for step in two], rel=1e-3)
+    assert steps[0].loss != in_shards(toy("mtt", {"shards": 2, "steps": 2}), source)[0][0].loss
 
 
 def opened(folder, config):

@@ -1,9 +1,10 @@
-"""One distillation on many actors: the same bits as in one process, whoever dies."""
+"""One distillation on many actors: the bits of one process, whichever of them die."""
 
 import os
 import signal
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,11 +15,13 @@ from raydd.cli import run as command
 from raydd.config.parsing import build
 from raydd.config.placement import Where
 from raydd.config.schema import DistillConfig
+from raydd.data.preprocessing import fit_transform
 from raydd.data.synset import SyntheticSet
 from raydd.io.tensor_file import load_tensors
+from raydd.methods import complete
 from raydd.remote.rollouts import RolloutPool
-from raydd.run.experts import open_buffer
-from raydd.run.resolve import bind
+from raydd.run.experts import open_buffer, plain_workspace, settle
+from raydd.run.resolve import bind, needs_experts
 from raydd.run.run import Run
 
 pytestmark = pytest.mark.remote
@@ -36,8 +39,31 @@ TOY = {
 }
 
 
+KINDS = {
+    "rollouts": {"rollouts": 4},
+    "classes, random networks": {"method": "dm", "lr": {"images": 1.0, "lr": 0}, "shards": 4},
+    "classes, experts, one step each": {"method": "tgdd", "ipc": 2, "lr": {"images": 0.1, "lr": 0}, "shards": 4},
+    "classes, trained networks": {
+        "method": "dc",
+        "lr": {"images": 0.1, "lr": 0},
+        "statistic": {"epochs": 2},
+        "shards": 3,
+    },
+    "batch": {"shards": 4, "ipc": 2, "batch_size": 12},
+    "batch, rollouts, labels": {"method": "datm", "rollouts": 2, "shards": 2},
+}
+
+
 def toy(rollouts, **settings):
     return build(DistillConfig, TOY, {"rollouts": rollouts}, settings)
+
+
+def of_kind(kind):
+    """A run whose steps have parts of one kind."""
+    return complete(build(DistillConfig, STATISTICS if "classes" in kind else TOY, KINDS[kind]))
+
+
+STATISTICS = {key: TOY[key] for key in ("ipc", "steps", "threads", "checkpoint_every", "experts")}
 
 
 def state(out):
@@ -47,6 +73,21 @@ def state(out):
 
 def equal(one, other):
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.fixture(scope="module")
+def whole(small_buffer, tmp_path_factory):
+    """The state after a run in this process, by the kind of its parts."""
+    known = {}
+
+    def run(kind):
+        if kind not in known:
+            out = tmp_path_factory.mktemp("here") / "run"
+            distill(of_kind(kind), out, buffer=buffer_for(kind, small_buffer), where=Where(1, device="cpu"))
+            known[kind] = state(out)
+        return known[kind]
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +105,22 @@ def here(small_buffer, tmp_path_factory):
     return run
 
 
+def run_kind(kind, out, buffer, pool):
+    """The steps of a run of one kind whose parts a pool computes."""
+    config = of_kind(kind)
+    work = plain_workspace(config, torch.device("cpu"))
+    experts = None
+    if needs_experts(config):
+        experts, work = open_buffer(buffer, config, torch.device("cpu"))
+    else:
+        work = replace(work, transform=fit_transform(config.data.preprocessing, work.dataset))
+    return Run(bind(settle(config, experts), out, experts, work, None), pool.start).steps()
+
+
+def buffer_for(kind, buffer):
+    return buffer if needs_experts(of_kind(kind)) else None
+
+
 def steps_of(out, buffer, pool, rollouts, **settings):
     """The steps of a run whose rollouts a pool computes."""
     experts, work = open_buffer(buffer, toy(rollouts), torch.device("cpu"))
@@ -79,6 +136,20 @@ def test_actors_come_to_the_bits_of_one_process(ray2, small_buffer, here, tmp_pa
     with RolloutPool(workers, "cpu", print) as pool:
         list(steps_of(tmp_path / "run", small_buffer, pool, rollouts))
     assert equal(state(tmp_path / "run"), here(rollouts))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_number_of_actors_gives_the_bits_of_one_process_also_when_one_dies(
+    ray2, small_buffer, whole, tmp_path, kill_worker, kind
+):
+    for workers, killed in ((2, False), (1, False), (2, True)):
+        out, notes = tmp_path / f"{workers}{killed}", []
+        with RolloutPool(workers, "cpu", notes.append) as pool:
+            for step in run_kind(kind, out, small_buffer, pool):
+                if killed and step.step == 2:
+                    kill_worker("ray::RolloutActor")
+        assert equal(state(out), whole(kind))
+        assert any("a worker died: it is replaced" in note for note in notes) == killed
 
 
 def test_more_rollouts_are_another_run(here):
@@ -109,7 +180,7 @@ def test_an_actor_that_dies_in_mid_step_is_replaced_and_its_part_made_again(
         for step in steps_of(tmp_path / "run", small_buffer, pool, 4):
             done.append(step.step)
             if step.step in (1, 3):
-                killer = threading.Thread(target=kill_worker, args=("ray::RolloutWorker",))
+                killer = threading.Thread(target=kill_worker, args=("ray::RolloutActor",))
                 killer.start()
                 time.sleep(0.02)
         killer.join()
@@ -120,38 +191,38 @@ def test_an_actor_that_dies_in_mid_step_is_replaced_and_its_part_made_again(
 
 def test_an_actor_that_always_dies_ends_the_run_with_a_reason(ray2, small_buffer, tmp_path, monkeypatch):
     class Deadly:
-        def __init__(self, task, device):
+        def __init__(self, task, demand):
             pass
 
         def ready(self):
             return True
 
-        def roll(self, leaves, step, attempt, index):
+        def compute(self, index, *arguments):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    monkeypatch.setattr("raydd.remote.rollouts.RolloutWorker", Deadly)
+    monkeypatch.setattr("raydd.remote.rollouts.RolloutActor", Deadly)
     with (
         RolloutPool(1, "cpu", print) as pool,
-        pytest.raises(RuntimeError, match="the worker of rollout 0 died 3 times in one step; check the memory"),
+        pytest.raises(RuntimeError, match="the worker of part 0 died 3 times in one step; check the memory"),
     ):
         list(steps_of(tmp_path / "run", small_buffer, pool, 2))
 
 
 def test_what_raises_in_an_actor_is_told_in_one_line(ray2, small_buffer, tmp_path, monkeypatch):
     class Broken:
-        def __init__(self, task, device):
+        def __init__(self, task, demand):
             pass
 
         def ready(self):
             return True
 
-        def roll(self, leaves, step, attempt, index):
+        def compute(self, index, *arguments):
             raise ValueError("the expert's file is broken")
 
-    monkeypatch.setattr("raydd.remote.rollouts.RolloutWorker", Broken)
+    monkeypatch.setattr("raydd.remote.rollouts.RolloutActor", Broken)
     with (
         RolloutPool(1, "cpu", print) as pool,
-        pytest.raises(RuntimeError, match="rollout 0 failed: the expert's file is broken"),
+        pytest.raises(RuntimeError, match="part 0 of a step failed: the expert's file is broken"),
     ):
         list(steps_of(tmp_path / "run", small_buffer, pool, 2))
 
@@ -177,6 +248,6 @@ def test_a_result_that_is_lost_is_made_again(ray2, small_buffer, here, tmp_path,
 def test_too_many_threads_for_the_cluster_are_refused(ray2, small_buffer, tmp_path):
     with (
         RolloutPool(1, "cpu", print) as pool,
-        pytest.raises(ValueError, match=r"threads = 64: no node has more than \d free CPUs; use --set threads="),
+        pytest.raises(ValueError, match="a worker needs 64 CPU on one node; the largest number of CPUs of a node is 2"),
     ):
         list(steps_of(tmp_path / "run", small_buffer, pool, 2, threads=64))
