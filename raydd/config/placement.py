@@ -17,13 +17,16 @@ class Where(NamedTuple):
         address: Address of a running Ray cluster; a local Ray is started by default.
         device: Device of the computation.
         gpus_per_worker: GPUs a worker of experts or rollouts: a part such as 0.25, by which four share one GPU, or
-            whole ones; by default the workers share the GPUs evenly.
+            whole ones; by default the workers share the GPUs evenly, and four trainings of an evaluation share one.
+        max_failed: Share of the trainings of an evaluation that may fail, of those that have ended, before it ends
+            early; it counts from the tenth training on.
     """
 
     num_workers: int | None = None
     address: str | None = None
     device: Annotated[str, Named("device")] = "auto"
     gpus_per_worker: float | None = None
+    max_failed: float = 0.5
 
 
 HERE = Where()
@@ -41,6 +44,8 @@ def check_workers(where: Where) -> None:
         raise ValueError(f"--address {where.address!r} is no address of Ray: use auto, HOST:PORT or ray://HOST:10001")
     if where.device not in TABLES["device"].names:
         raise ValueError(f"--device {where.device!r}: use auto, cpu or cuda")
+    if not 0 <= where.max_failed <= 1:
+        raise ValueError(f"--max-failed {where.max_failed:g}: give a share of the trainings, from 0 to 1")
     check_share(where.gpus_per_worker, where.device)
 
 

@@ -18,8 +18,8 @@ def asked(monkeypatch, tmp_path, cache):
 
     matrices = []
 
-    def pretend(matrix, num_workers, show, known, keep):
-        matrices.append((matrix, num_workers, len(known)))
+    def pretend(matrix, where, show, known, keep):
+        matrices.append((matrix, where.num_workers, len(known)))
         found = {job: Outcome(1 - len(matrix.rows[job.row].classes) / 20, 1.0) for job in matrix.jobs()}
         for job, outcome in found.items():
             keep(job, outcome)

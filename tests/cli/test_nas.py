@@ -21,8 +21,8 @@ def asked(monkeypatch, tmp_path):
     """The matrices that would have been trained; the i-th architecture comes to 0.1 + 0.1 i, but with random images."""
     asked = []
 
-    def pretend(matrix, num_workers, show, known, keep):
-        asked.append((matrix, num_workers))
+    def pretend(matrix, where, show, known, keep):
+        asked.append((matrix, where.num_workers))
         found = {}
         for job in matrix.jobs():
             place = matrix.networks.index(job.network)
