@@ -25,9 +25,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from raydd.config.placement import Where
 from raydd.config.schema import DataConfig
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import open_workspace
+from raydd.evaluation.failures import separate
 from raydd.evaluation.matrix import Job, Matrix, Outcome, ScoreRow
 from raydd.evaluation.protocols import PROTOCOLS
 from raydd.io.files import write_atomic
@@ -77,11 +79,12 @@ def timed(matrix: Matrix, workers: int) -> Timed:
         began.append(ended[-1] - outcome.seconds)
 
     start = time.monotonic()
-    found = evaluate.train_matrix(matrix, workers, lambda step: notes.append(step.note), None, keep)
+    where = Where(num_workers=workers)
+    found = evaluate.train_matrix(matrix, where, lambda step: notes.append(step.note), None, keep)
     end = time.monotonic()
     if any(notes):
         raise RuntimeError(f"no fair comparison: {next(filter(None, notes))}")
-    values = {job: outcome.value for job, outcome in found.items()}
+    values = {job: outcome.value for job, outcome in separate(matrix, found)[0].items()}
     return Timed(end - start, min(began) - start, max(ended) - min(began), values)
 
 

@@ -204,12 +204,12 @@ def pretend(monkeypatch, tmp_path, cache):
     def install(outcome):
         calls = []
 
-        def train_matrix(matrix, num_workers, show, known, keep):
+        def train_matrix(matrix, where, show, known, keep):
             new = [job for job in matrix.jobs() if job not in known]
             found = {job: outcome(matrix, job) for job in new}
             for job, value in found.items():
                 keep(job, value)
-            calls.append(Pretended(matrix, num_workers, len(known), new))
+            calls.append(Pretended(matrix, where.num_workers, len(known), new))
             return known | found
 
         monkeypatch.setattr("raydd.remote.train_matrix.train_matrix", train_matrix)

@@ -11,6 +11,7 @@ from raydd.config.parsing import build
 from raydd.config.placement import HERE, Where, check_workers
 from raydd.config.schema import DistillConfig, EvaluateConfig
 from raydd.data.score_record import Score
+from raydd.evaluation.failures import MissingTrainings
 from raydd.evaluation.scores import check_scoring
 from raydd.figures.bars import draw_ablation
 from raydd.io.console import Screen
@@ -50,6 +51,9 @@ def ablate(
     """Distill a method's rows of `ABLATIONS`, score them in one evaluation, and draw them.
 
     The folder gets the rows' runs, ``ablation.json`` and ``ablation.png``. The same call continues where it stopped.
+
+    Raises:
+        MissingTrainings: Some trainings failed; its ``result`` has the scores of the others.
     """
     screen, out = screen or Screen(), Path(out)
     check_scoring(evaluation)
@@ -67,7 +71,18 @@ def ablate(
             folder = out / re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
             screen.note(f"{name}: {folder}")
             sets[name] = distill(row, folder, buffer=buffer, resume=True, where=where, screen=screen)
-        scores = evaluate([*sets.values()], evaluation, names=[*sets], where=where, screen=screen)
-        records = [score.to_document() for score in scores]
-        save({"analysis": "ablation", "method": config.method, "scores": records}, draw_ablation, out / "ablation.png")
+        partial: MissingTrainings | None = None
+        try:
+            scores = evaluate([*sets.values()], evaluation, names=[*sets], where=where, screen=screen)
+        except MissingTrainings as error:
+            scores, partial = error.result, error
+        document = {
+            "analysis": "ablation",
+            "method": config.method,
+            "scores": [score.to_document() for score in scores],
+            "missing": [one.to_document() for one in partial.missing] if partial else [],
+        }
+        save(document, draw_ablation, out / "ablation.png")
+        if partial:
+            raise partial
         return scores

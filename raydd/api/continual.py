@@ -24,12 +24,13 @@ from typing import Any
 import torch
 
 from raydd.analysis.document import check_folder, check_out, save
-from raydd.api.evaluate import EVALUATION, SynsetSource, load_set, run_matrix
+from raydd.api.evaluate import EVALUATION, SynsetSource, load_set
+from raydd.api.trainings import driver_device, run_matrix
 from raydd.buffer.mirror import local_folder
 from raydd.config.placement import HERE, Where, check_workers
 from raydd.config.schema import EvaluateConfig
 from raydd.data.synset import SyntheticSet
-from raydd.data.workspace import resolve_device
+from raydd.evaluation.failures import complete, separate
 from raydd.evaluation.matrix import Job, Matrix, Outcome, ScoreRow
 from raydd.evaluation.scores import plan
 from raydd.figures.continual import draw_continual
@@ -126,6 +127,9 @@ def evaluate_continual(  # noqa: PLR0913 - as `evaluate`, and two more
     Raises:
         ValueError: Impossible steps; settings of `evaluate` only; an unknown data set, network, protocol or baseline;
             or sets or experts that do not fit the images.
+        RuntimeError: No run has all of its trainings.
+        MissingTrainings: Some trainings failed: the curves lack the runs without all of theirs. Its ``result`` is the
+            document.
 
     Example: examples/continual_learning.py (it starts a Ray).
     """
@@ -145,12 +149,16 @@ def evaluate_continual(  # noqa: PLR0913 - as `evaluate`, and two more
         if not seen_by_steps:
             raise ValueError("no number of --steps; use such as 5,10")
         folder = None if buffer is None else local_folder(buffer, screen.note)
-        matrix, work = plan(sets, names, config, resolve_device(where.device).type, folder)
+        matrix, work = plan(sets, names, config, driver_device(where), folder)
         runs, index = incremental(matrix, classes, {seen for each in seen_by_steps.values() for seen in each})
-        outcomes = run_matrix(runs, work.dataset, fresh=fresh, where=where, screen=screen)
+        results = run_matrix(runs, work.dataset, fresh=fresh, where=where, screen=screen)
+        outcomes, missing = separate(runs, results)
         document = _document(matrix, index, outcomes, seen_by_steps)
+        if not document["runs"]:
+            raise RuntimeError(f"no run has all of its trainings, so there is no curve: {missing[0].line}")
+        document |= {"missing": [one.to_document() for one in missing]}
         save(document, draw_continual, png)
-        return document
+        return complete(document, missing, len(results))
 
 
 def _check_memory(name: str, synset: SyntheticSet | None, classes: tuple[int, ...]) -> None:
@@ -167,10 +175,13 @@ def _document(
     runs: list[dict[str, Any]] = []
     for number, row in enumerate(matrix.rows):
         for network in matrix.networks:
-            by_seen = {
-                seen: [outcomes[Job(index[number, seed, seen], network, seed)] for seed in matrix.seeds]
-                for seen in counts
+            jobs = {
+                seed: {seen: Job(index[number, seed, seen], network, seed) for seen in counts} for seed in matrix.seeds
             }
+            whole = [by_count for by_count in jobs.values() if outcomes.keys() >= set(by_count.values())]
+            if not whole:  # every seed lacks a training
+                continue
+            by_seen = {seen: [outcomes[by_count[seen]] for by_count in whole] for seen in counts}
             head = {
                 "name": f"{row.name}, {network}" if several else row.name,
                 "kind": row.kind,

@@ -1,32 +1,27 @@
-"""Evaluation of synthetic sets: cached trainings are reused, and the others run on Ray."""
+"""Evaluation of synthetic sets, and the document of its scores."""
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from raydd.api.trainings import driver_device, run_matrix
 from raydd.buffer.arrow_buffer import ArrowBuffer
 from raydd.buffer.mirror import local_folder
 from raydd.config.parsing import build
 from raydd.config.placement import HERE, Where, check_workers
 from raydd.config.schema import DataConfig, EvaluateConfig
-from raydd.data import mirroring
-from raydd.data.datasets import Dataset
-from raydd.data.score_record import Score, table_rows
+from raydd.data.score_record import Missing, Score, table_rows
 from raydd.data.synset import UNFINISHED, SyntheticSet
-from raydd.data.workspace import print_note, resolve_device
-from raydd.evaluation.matrix import Job, Matrix, Outcome
+from raydd.evaluation.failures import complete, separate
 from raydd.evaluation.protocols import find_protocol
-from raydd.evaluation.result_cache import CacheKeys, ResultCache, cached_outcomes, commits
 from raydd.evaluation.robust import needed
 from raydd.evaluation.robust_plan import robust_scores
 from raydd.evaluation.scores import best_of_steps, plan, step_title, summarise, titles
 from raydd.evaluation.significance import compare_scores
 from raydd.interop.layouts import OURS, detect
 from raydd.interop.reading import read_synset
-from raydd.io.console import Pace, Screen, left
+from raydd.io.console import Screen
 from raydd.io.document import write_document
 from raydd.io.memory import keep_memory
 from raydd.io.provenance import commit
@@ -67,6 +62,7 @@ def evaluate(
 
     Raises:
         ValueError: Unknown data set, network, protocol or score, or sets or experts that do not fit the images.
+        MissingTrainings: Some trainings failed; its ``result`` has the scores of the others.
 
     Example: examples/experts_and_distill.py (it starts a Ray).
     """
@@ -78,12 +74,13 @@ def evaluate(
     if folder is not None:
         screen.note(f"{folder}: {_use_of_experts(folder, config, loaded)}")
     sets, steps = [one.synset for one in loaded], [one.steps for one in loaded]
-    matrix, work = plan(sets, names, config, resolve_device(where.device).type, folder, steps)
-    outcomes = run_matrix(matrix, work.dataset, fresh=fresh, where=where, screen=screen)
+    matrix, work = plan(sets, names, config, driver_device(where), folder, steps)
+    results = run_matrix(matrix, work.dataset, fresh=fresh, where=where, screen=screen)
+    outcomes, missing = separate(matrix, results)
     by_title = {
         step_title(name, step): step for name, of in zip(titles(sets, names), steps, strict=True) for step in of
     }
-    return best_of_steps(summarise(matrix, outcomes), by_title)
+    return complete(best_of_steps(summarise(matrix, outcomes), by_title), missing, len(results))
 
 
 class LoadedSet(NamedTuple):
@@ -129,72 +126,6 @@ def _use_of_experts(folder: Path, config: EvaluateConfig, loaded: Sequence[Loade
     return "; ".join(words) or "no row needs its experts"
 
 
-def run_matrix(
-    matrix: Matrix, dataset: Dataset, *, fresh: bool = False, where: Where = HERE, screen: Screen | None = None
-) -> dict[Job, Outcome]:
-    """Run the trainings of a matrix on Ray, except those with a cached result; cache each result at once.
-
-    A row that belongs to another one runs once with an earlier row of the same trainings. Arguments are those of
-    `evaluate`.
-    """
-    screen = screen or Screen()
-    if matrix.data.augment != "none" and dataset.flip:
-        screen.once(mirroring.mirroring_note(matrix.data.dataset))
-    print_note(dataset, screen)
-    same = first_equal_rows(matrix, dataset)
-    distinct = sorted(set(same))
-    fewer = replace(matrix, rows=tuple(matrix.rows[row] for row in distinct))
-    outcomes = _run(fewer, dataset, fresh, where, screen)
-    return {job: outcomes[job._replace(row=distinct.index(same[job.row]))] for job in matrix.jobs()}
-
-
-def first_equal_rows(matrix: Matrix, dataset: Dataset) -> list[int]:
-    """Return for every row the first with the same trainings, if it belongs to another row; else the row itself.
-
-    A kept step may be the set that was chosen, and robust scores of several sets compare with the same whole data.
-    """
-    keys, first, equal = CacheKeys(matrix, dataset), dict[str, int](), list[int]()
-    if not any(row.of for row in matrix.rows):
-        return [*range(len(matrix.rows))]
-    for index, row in enumerate(matrix.rows):
-        own = [keys.of(Job(index, matrix.networks[0], seed)) for seed in matrix.seeds_of(index)]
-        earlier = first.setdefault(json.dumps(own, sort_keys=True), index)
-        equal.append(earlier if row.of not in ("", row.name) else index)
-    return equal
-
-
-def _run(matrix: Matrix, dataset: Dataset, fresh: bool, where: Where, screen: Screen) -> dict[Job, Outcome]:
-    from raydd.remote.session import session
-    from raydd.remote.train_matrix import MatrixProgress, train_matrix
-
-    keys, cache = CacheKeys(matrix, dataset), ResultCache(commit=commit())
-    cached = {} if fresh else cached_outcomes(matrix, keys, cache)
-    if cache.damaged:
-        screen.note(f"{len(cache.damaged)} cached results are damaged, the first is {cache.damaged[0]}: they run again")
-    total = len(matrix.jobs())
-    remaining = total - len(cached)
-    screen.note(f"evaluating: {total} trainings on {dataset.name}, protocol {matrix.protocol.name}")
-    if cached:
-        source = f"made by commit {', '.join(commits(cached.values()))}"
-        screen.note(f"{len(cached)} of them are cached ({source}; --fresh runs them again)")
-    if not remaining:
-        return cached
-
-    def store(job: Job, outcome: Outcome) -> None:
-        cache.store(keys.stopped(job) if outcome.stopped else keys.of(job), outcome)
-
-    pace = Pace()
-    with session(where.address, screen.note), screen.progress("evaluate", remaining) as update:
-
-        def show(step: MatrixProgress) -> None:
-            if step.note:
-                screen.note(step.note)
-            update(step.done, left(pace.left(step.done, remaining)) if step.done else "starting workers")
-
-        done, own = train_matrix(matrix, where.num_workers, show, cached, store), commit()
-    return {job: outcome if job in cached else outcome._replace(commit=own) for job, outcome in done.items()}
-
-
 def inputs_document(synsets: Sequence[Path], config: EvaluateConfig) -> dict[str, Any]:
     """Return the inputs of an evaluation for its JSON document; call it first, since files may change meanwhile.
 
@@ -209,21 +140,32 @@ def inputs_document(synsets: Sequence[Path], config: EvaluateConfig) -> dict[str
     return {"protocol": protocol.model_dump(mode="json"), "sets": sets}
 
 
-def report(scores: Sequence[Score], config: EvaluateConfig, inputs: Mapping[str, Any]) -> dict[str, Any]:
+def report(
+    scores: Sequence[Score],
+    config: EvaluateConfig,
+    inputs: Mapping[str, Any],
+    missing: Sequence[Missing] = (),
+    names: Sequence[str] | None = None,
+) -> dict[str, Any]:
     """Return the JSON document of scores of `evaluate`, with its configuration and `inputs_document`.
+
+    ``missing`` are the trainings that failed, and ``names`` are as given to `evaluate`.
 
     ``steps`` has for each paper's number the step chosen on test, and all that it was chosen among. ``commit`` is the
     running source's; cached accuracies may be of the others that a score's ``commits`` names.
     """
-    requested = list(dict.fromkeys(score.name for score in scores if score.requested))
+    given = [score.name for score in scores if score.requested] + [one.name for one in missing if one.requested]
+    requested = list(dict.fromkeys(given)) if names is None else titles((), names)
     honest = [score for score in table_rows(scores) if score.selection != "paper"]
+    weighted = scores, config.scores, config.score_weight
     return {
         "scores": [score.to_document() for score in scores],
         "comparisons": [test.to_document() for test in compare_scores(honest, config.test, requested)],
-        "robust": [score.to_document() for score in robust_scores(scores, config.scores, config.score_weight)],
+        "robust": [score.to_document() for score in robust_scores(*weighted, partial=bool(missing))],
         "steps": [
             score.model_dump(mode="json", include={"of", "network", "step", "steps"}) for score in scores if score.steps
         ],
+        "missing": [one.to_document() for one in missing],
         "settings": config.model_dump(mode="json"),
         "protocol": inputs["protocol"],
         "sets": [{"name": name} | one for name, one in zip(requested, inputs["sets"], strict=True)],

@@ -14,12 +14,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from raydd.analysis.document import Document, check_out, save
-from raydd.api.evaluate import run_matrix
+from raydd.api.trainings import driver_device, run_matrix
 from raydd.config.nas import NasConfig
 from raydd.config.placement import HERE, Where, check_workers
 from raydd.config.schema import EvaluateConfig
+from raydd.data.score_record import Missing
 from raydd.data.synset import SyntheticSet
-from raydd.data.workspace import Workspace, resolve_device
+from raydd.data.workspace import Workspace
 from raydd.evaluation.architecture_results import (
     Outcomes,
     RealRanking,
@@ -30,6 +31,7 @@ from raydd.evaluation.architecture_results import (
     real_ranking,
     save_real,
 )
+from raydd.evaluation.failures import complete, separate
 from raydd.evaluation.matrix import Matrix
 from raydd.evaluation.scores import plan
 from raydd.evaluation.successive_halving import Rungs
@@ -76,7 +78,9 @@ def rank_architectures(
 
     Raises:
         ValueError: In one line, before anything is trained: what is unknown, does not fit, or is missing.
-        RuntimeError: A training failed; finished ones stay cached.
+        RuntimeError: Every architecture lacks a training.
+        MissingTrainings: Some trainings failed: architectures without all of theirs are not ranked. Its ``result`` is
+            the contents of ``nas.json``.
 
     Example: examples/rank_architectures.py (it starts a Ray).
     """
@@ -86,7 +90,7 @@ def rank_architectures(
     with alone(out, "raydd nas", screen.note):
         space, rows = architectures(config)
         _check_flags(config)
-        matrix, work = _plan(synsets, names, config, rows, resolve_device(where.device).type)
+        matrix, work = _plan(synsets, names, config, rows, driver_device(where))
         matrix, selection, doubts = rank_on(matrix, work.dataset, config.split)
         real = None if config.real in (None, "none") else read_real(Path(config.real), list(rows), work.dataset)
         again = _check_folder(out, config)
@@ -95,16 +99,32 @@ def rank_architectures(
             screen.note("--split test: the proxy sets rank on the test images, as in papers; the choice has seen them")
         for doubt in doubts:
             screen.note(doubt)
-        outcomes = run_matrix(matrix, work.dataset, fresh=fresh, where=where, screen=screen)
+        results = run_matrix(matrix, work.dataset, fresh=fresh, where=where, screen=screen)
+        outcomes, missing = separate(matrix, results)
+        matrix, real = _ranked(matrix, missing, real)
         if config.real is None:
             real = real_ranking(matrix, outcomes)
-        document = _document(config, matrix, outcomes, real, (space, _epochs(matrix, work))) | {"selection": selection}
+        document = _document(config, matrix, outcomes, real, (space, _epochs(matrix, work)))
+        document |= {"selection": selection, "missing": [one.to_document() for one in missing]}
         _write(document, rows, out)  # first: it marks the folder's files as of this analysis
         if config.real is None and real is not None:
             save_real(real, out / "real.json", work.dataset)
         elif config.real == "none" and again:
             (out / "real.json").unlink(missing_ok=True)  # an earlier call's
-        return document
+        return complete(document, missing, len(results))
+
+
+def _ranked(matrix: Matrix, missing: Sequence[Missing], real: RealRanking | None) -> tuple[Matrix, RealRanking | None]:
+    """Return the matrix and a given ranking by real data without the architectures that lack a training."""
+    lacking = {one.network for one in missing}
+    if not lacking:
+        return matrix, real
+    whole = tuple(name for name in matrix.networks if name not in lacking)
+    if not whole:
+        raise RuntimeError(f"no architecture has all of its trainings, so none is ranked: {missing[0].line}")
+    if real is not None:
+        real = replace(real, accuracy={name: real.accuracy[name] for name in whole})
+    return replace(matrix, networks=whole), real
 
 
 def architectures(config: NasConfig) -> tuple[int, dict[str, Row]]:

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from raydd.cli.flags import Buffer, Flags, Machine, Output, Preset, command
-from raydd.cli.output import show_scores
+from raydd.cli.flags import Buffer, Flags, Output, Preset, TrainingMachine, command
+from raydd.cli.output import end, show_scores, with_missing
 from raydd.cli.paths import writable
 from raydd.config.fields import configure
 from raydd.config.names import TABLES
@@ -25,7 +25,7 @@ _OUT = "Folder of the runs; the same command again continues them."
 def ablate(
     values: Annotated[Tree, WHOLE],
     scoring: Annotated[Tree, SCORING],
-    where: Machine,
+    where: TrainingMachine,
     screen: Output,
     buffer: Buffer = None,
     preset: Preset = None,
@@ -42,5 +42,9 @@ def ablate(
     folder = out or Path("runs") / f"{Path(config.data.dataset).name}-{config.method}-ipc{config.ipc}-ablation"
     from raydd.api.ablation import ablate as score_parts
 
-    scores = score_parts(config, folder, evaluation, buffer=buffer, where=where, screen=screen)
-    show_scores(screen, scores, {name: str(folder / name) for name in ("ablation.png", "ablation.json")})
+    scores, missing = with_missing(
+        lambda: score_parts(config, folder, evaluation, buffer=buffer, where=where, screen=screen)
+    )
+    outputs = {name: str(folder / name) for name in ("ablation.png", "ablation.json")}
+    show_scores(screen, scores, outputs, {"missing": [one.to_document() for one in missing]} if missing else None)
+    end(screen, missing)

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from raydd.cli.flags import Flags, Fresh, Machine, Output, Sets, command, whole_numbers
-from raydd.cli.output import files_of, show
+from raydd.cli.flags import Flags, Fresh, Output, Sets, TrainingMachine, command, whole_numbers
+from raydd.cli.output import end, files_of, show, with_missing
 from raydd.cli.paths import existing_buffer, row_names, writable
 from raydd.config.fields import configure
 from raydd.config.parsing import Tree
@@ -27,7 +27,7 @@ _OUT = "Folder for continual.json and continual.png."
 def continual(  # noqa: PLR0913, PLR0917 - one a flag
     synsets: Sets,
     values: Annotated[Tree, Flags(EvaluateConfig, CONTINUAL, {"baselines": ("random", "herding")})],
-    where: Machine,
+    where: TrainingMachine,
     screen: Output,
     steps: Annotated[str, typer.Option(help=_STEPS)] = "5,10",
     buffer: Annotated[str | None, typer.Option(help=_BUFFER, callback=existing_buffer)] = None,
@@ -46,8 +46,11 @@ def continual(  # noqa: PLR0913, PLR0917 - one a flag
     for path in synsets:
         detect(path, config.layout)
     names = None if len(synsets) == 1 else row_names(synsets)
-    document = evaluate_continual(
-        synsets, config, out, steps=counts, names=names, buffer=buffer, where=where, screen=screen, fresh=fresh
+    document, missing = with_missing(
+        lambda: evaluate_continual(
+            synsets, config, out, steps=counts, names=names, buffer=buffer, where=where, screen=screen, fresh=fresh
+        )
     )
     outputs = {name: str(out / name) for name in ("continual.png", "continual.json")}
     show(screen, document | {"outputs": outputs}, files_of(outputs), continual_tables(document))
+    end(screen, missing)

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from raydd.cli.flags import Flags, Fresh, Machine, Output, Sets, command
-from raydd.cli.output import show_scores
+from raydd.cli.flags import Flags, Fresh, Output, Sets, TrainingMachine, command
+from raydd.cli.output import end, show_scores, with_missing
 from raydd.cli.paths import existing_buffer, out_file, row_names
 from raydd.config.fields import configure
 from raydd.config.parsing import Tree
@@ -47,7 +47,7 @@ def own_scores(out: Path | None) -> Path | None:
 def evaluate(
     synsets: Sets,
     values: Annotated[Tree, Flags(EvaluateConfig, EVALUATE)],
-    where: Machine,
+    where: TrainingMachine,
     screen: Output,
     buffer: Annotated[str | None, typer.Option(help=_BUFFER, callback=existing_buffer)] = None,
     fresh: Fresh = False,
@@ -67,10 +67,13 @@ def evaluate(
     names = None if len(synsets) == 1 else row_names(synsets)
     with alone(out, "raydd evaluate", screen.note, beside=True) if out else nullcontext():
         inputs = evaluation.inputs_document(synsets, config)
-        scores = evaluation.evaluate(
-            synsets, config, buffer=buffer, names=names, fresh=fresh, where=where, screen=screen
+        scores, missing = with_missing(
+            lambda: evaluation.evaluate(
+                synsets, config, buffer=buffer, names=names, fresh=fresh, where=where, screen=screen
+            )
         )
-        report = evaluation.report(scores, config, inputs)
+        report = evaluation.report(scores, config, inputs, missing, names)
         show_scores(screen, scores, {} if out is None else {"scores": str(out)}, report)
         if out is not None:  # last: the scores have been shown, should the file not be writable
             evaluation.save_scores(scores, out, report)
+    end(screen, missing)

@@ -267,6 +267,9 @@ Machine = Annotated[Where, Placement(Where, "num_workers address device max_wait
 SharedMachine = Annotated[
     Where, Placement(Where, "num_workers gpus_per_worker address device max_wait", settable=False)
 ]
+TrainingMachine = Annotated[
+    Where, Placement(Where, "num_workers gpus_per_worker address device max_wait max_failed", settable=False)
+]
 _BUFFER = "Buffer of experts, a folder or a URI; by default a cached one, trained first if there is none."
 Buffer = Annotated[str | None, typer.Option(help=_BUFFER, callback=existing_buffer)]
 _PRESET = "Shipped settings such as cifar10/mtt, or a YAML file; by default those of the method and data set."

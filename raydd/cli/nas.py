@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from raydd.cli.flags import Flags, Fresh, Machine, Output, Sets, command
-from raydd.cli.output import files_of, show
+from raydd.cli.flags import Flags, Fresh, Output, Sets, TrainingMachine, command
+from raydd.cli.output import end, files_of, show, with_missing
 from raydd.cli.paths import existing, row_names, writable
 from raydd.config.fields import configure
 from raydd.config.nas import NasConfig
@@ -31,7 +31,7 @@ def nas(
     synsets: Sets,
     values: Annotated[Tree, Flags(NasConfig, f"{NAS} {MORE}")],
     reading: Annotated[Tree, Flags(EvaluateConfig, "preprocessing lr layout=format", settable=False)],
-    where: Machine,
+    where: TrainingMachine,
     screen: Output,
     fresh: Fresh = False,
     out: Annotated[Path | None, typer.Option(help=_OUT, callback=writable)] = None,
@@ -51,8 +51,11 @@ def nas(
     stem = f"{Path(config.dataset or loaded[0].dataset).name}-{Path(config.space).stem}-nas"
     folder = out or Path("runs") / stem
     names = None if len(loaded) == 1 else row_names(synsets)
-    document = rank_architectures(loaded, config, folder, names=names, fresh=fresh, where=where, screen=screen)
+    document, missing = with_missing(
+        lambda: rank_architectures(loaded, config, folder, names=names, fresh=fresh, where=where, screen=screen)
+    )
     show_ranking(screen, document, folder)
+    end(screen, missing)
 
 
 def show_ranking(screen: Screen, document: dict[str, Any], folder: Path) -> None:

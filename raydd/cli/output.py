@@ -1,12 +1,16 @@
 """How commands show their results: tables and lines for a person, or one JSON document."""
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import typer
 
 from raydd.io.console import Screen
 
 if TYPE_CHECKING:
-    from raydd.data.score_record import Score
+    from raydd.data.score_record import Missing, Score
+
+T = TypeVar("T")
 
 
 def lines_of(document: Mapping[str, Any]) -> list[str]:
@@ -64,3 +68,24 @@ def show_scores(
         [*files_of(outputs), *([last] if last else [])],
         tables,
     )
+
+
+def with_missing(call: Callable[[], T]) -> "tuple[T, tuple[Missing, ...]]":
+    """Return what a call returns, and the trainings that its result lacks."""
+    from raydd.evaluation.failures import MissingTrainings
+
+    try:
+        return call(), ()
+    except MissingTrainings as error:
+        result: T = error.result
+        return result, error.missing
+
+
+def end(screen: Screen, missing: "tuple[Missing, ...]") -> None:
+    """Name the missing trainings of a result that was shown, and end the command with exit code 1 if there are any."""
+    if not missing:
+        return
+    for one in missing:
+        screen.note(f"missing: {one.line}")
+    screen.note(f"raydd: {len(missing)} trainings failed; the same command trains only these")
+    raise typer.Exit(1)

@@ -19,6 +19,8 @@ class Where(NamedTuple):
         gpus_per_worker: GPUs a worker of experts or rollouts: a part such as 0.25, by which four share one GPU, or
             whole ones; by default a part that suits the work.
         max_wait: Minutes to wait for a node with room for a worker while none runs.
+        max_failed: Share of the trainings of an evaluation that may fail, of those that have ended, before it ends
+            early; it counts from the tenth training on.
     """
 
     num_workers: int | None = None
@@ -26,6 +28,7 @@ class Where(NamedTuple):
     device: Annotated[str, Named("device")] = "auto"
     gpus_per_worker: float | None = None
     max_wait: float = 15.0
+    max_failed: float = 0.5
 
 
 HERE = Where()
@@ -44,6 +47,8 @@ def check_workers(where: Where) -> None:
         raise ValueError(f"--address {where.address!r} is no address of Ray: use auto, HOST:PORT or ray://HOST:10001")
     if where.device not in TABLES["device"].names:
         raise ValueError(f"--device {where.device!r}: use auto, cpu or cuda")
+    if not 0 <= where.max_failed <= 1:
+        raise ValueError(f"--max-failed {where.max_failed:g}: give a share of the trainings, from 0 to 1")
     check_share(where.gpus_per_worker, where.device)
     if not where.max_wait >= 0:
         raise ValueError(f"--max-wait {where.max_wait:g}: give minutes such as 15, or inf for no limit")

@@ -48,7 +48,7 @@ class Score(ScoreDocument):
     lrs: tuple[Finite, ...] = ()  # learning rates of which the best on the validation split was taken
     requested: bool = Field(default=False, alias="asked")  # the key in files
     labels: str = ""  # label kind of the set; for robust scores only
-    seeds: tuple[int, ...] = ()  # seeds of the networks; for robust scores only
+    seeds: tuple[int, ...] = ()  # seeds of the networks; for robust scores, and where some are missing
     step: int | None = None  # the outer step with the highest mean; for the best of kept steps only
     steps: tuple[StepScore, ...] = ()  # scores of all kept steps; they are a list of their own in JSON
 
@@ -73,6 +73,21 @@ class Score(ScoreDocument):
         tree, always = super().to_document(), {"ipc", "std", "seconds", "commits"}
         given = always | self.model_dump(by_alias=True, exclude={"steps"}, exclude_defaults=True).keys()
         return {key: value for key, value in tree.items() if key in given}
+
+
+class Missing(ScoreDocument):
+    """A training that failed, so that its score lacks it."""
+
+    name: str  # name of the score's row
+    network: str
+    seed: int
+    reason: str  # in one line
+    requested: bool = Field(default=False, alias="asked")  # whether the row's set was given; the key in files
+
+    @property
+    def line(self) -> str:
+        """The training and the reason, in words."""
+        return f"{self.name}, on {self.network}, seed {self.seed}: {self.reason}"
 
 
 class Comparison(ScoreDocument):

@@ -73,6 +73,15 @@ class Outcome(NamedTuple):
     commit: str | None = None
 
 
+class Failure(NamedTuple):
+    """A training without a result, and the reason in one line. It is never cached, so the next call trains it again."""
+
+    reason: str
+
+
+Result = Outcome | Failure
+
+
 @dataclass(frozen=True, eq=False)
 class Matrix:
     """All trainings of an evaluation.

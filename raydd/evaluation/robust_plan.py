@@ -106,8 +106,13 @@ def _random_sets(synset: SyntheticSet, conditions: Conditions) -> tuple[Syntheti
     return tuple(sets)
 
 
-def robust_scores(scores: Sequence[Score], names: Sequence[str], weight: float = 0.5) -> list[RobustScore]:
-    """Return robust scores of every requested set and network, from the accuracies of the trainings that they need."""
+def robust_scores(
+    scores: Sequence[Score], names: Sequence[str], weight: float = 0.5, *, partial: bool = False
+) -> list[RobustScore]:
+    """Return robust scores of every requested set and network, from the accuracies of the trainings that they need.
+
+    ``partial`` leaves out the scores that need a training without an accuracy, which otherwise raise ValueError.
+    """
     results = []
     for own in (score for score in scores if score.part == OWN):
         kind: LabelKind = "hard" if own.labels == "hard" else "logits"
@@ -116,6 +121,8 @@ def robust_scores(scores: Sequence[Score], names: Sequence[str], weight: float =
             resolve(score.part, kind): dict(zip(score.seeds, score.values, strict=True)) for score in parts
         }
         for name in names:
+            if partial and not all(accuracies.get(resolve(part, kind)) for part in SCORES[name](weight)):
+                continue
             spread = over_seeds(name, accuracies, kind, weight)
             means = {part: statistics.fmean(accuracies[resolve(part, kind)].values()) for part in SCORES[name](weight)}
             results.append(

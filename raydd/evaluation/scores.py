@@ -28,16 +28,20 @@ from raydd.selection.coresets import CORESETS
 
 
 def summarise(matrix: Matrix, results: Mapping[Job, Outcome]) -> list[Score]:
-    """Return one score a row and network."""
-    return [
-        _score(matrix, index, network, [results[Job(index, network, seed)] for seed in matrix.seeds_of(index)])
-        for index in range(len(matrix.rows))
-        for network in matrix.networks
-    ]
+    """Return one score a row and network, of the seeds that have a result; none where no seed has."""
+    scores = []
+    for index in range(len(matrix.rows)):
+        for network in matrix.networks:
+            jobs = {seed: Job(index, network, seed) for seed in matrix.seeds_of(index)}
+            if by_seed := {seed: results[job] for seed, job in jobs.items() if job in results}:
+                scores.append(_score(matrix, index, network, by_seed))
+    return scores
 
 
-def _score(matrix: Matrix, index: int, network: str, outcomes: Sequence[Outcome]) -> Score:
-    row, values = matrix.rows[index], tuple(outcome.value for outcome in outcomes)
+def _score(matrix: Matrix, index: int, network: str, by_seed: Mapping[int, Outcome]) -> Score:
+    row, outcomes = matrix.rows[index], by_seed.values()
+    values = tuple(outcome.value for outcome in outcomes)
+    partial = len(by_seed) < len(matrix.seeds_of(index))
     return Score(
         name=row.name,
         kind=row.kind,
@@ -59,7 +63,7 @@ def _score(matrix: Matrix, index: int, network: str, outcomes: Sequence[Outcome]
         lrs=row.lrs,
         asked=row.requested,
         labels=(row.sets[0].label_kind if row.sets else "hard") if row.part else "",
-        seeds=tuple(matrix.seeds_of(index)) if row.part else (),
+        seeds=tuple(by_seed) if row.part or partial else (),
     )
 
 

@@ -82,6 +82,11 @@ def _check_open(address: str | None) -> None:
         raise ValueError(f"--address {address!r}: this process is connected to {current}; call ray.shutdown() before")
 
 
+def is_open() -> bool:
+    """Return whether this process is connected to a Ray."""
+    return bool(ray.is_initialized())
+
+
 class Plan(NamedTuple):
     """The workers that are started on a cluster."""
 

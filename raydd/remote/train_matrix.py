@@ -1,27 +1,21 @@
-"""A matrix of trainings on one Ray Train worker group; workers take the next job when they finish one."""
+"""A matrix of trainings on Ray Train; workers take the next job when they finish one."""
 
-import signal
-import tempfile
-import threading
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from itertools import islice
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import ray
-import ray.train
-import torch
-from ray.exceptions import RayError
-from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from raydd.evaluation.matrix import Job, Matrix, Outcome, Scorer
-from raydd.evaluation.set_cache import SetCache, store_sets
-from raydd.evaluation.successive_halving import Rungs, SuccessiveHalving
-from raydd.io.signals import terminated
-from raydd.remote.session import plan, resources
+from raydd.config.placement import Where
+from raydd.evaluation.matrix import Failure, Job, Matrix, Outcome, Result
+from raydd.evaluation.set_cache import store_sets
+from raydd.remote.demand import WORKERS_PER_GPU, Demand, demand_for, node_shapes, plan
+from raydd.remote.job_queue import Checkpoints, Counts, JobQueue
+from raydd.remote.training_groups import TrainingGroups
 
 POLL_SECONDS = 0.2
+ALONE_SECONDS = 600.0
+"""How long a training that ran out of memory waits for a node of its own, where the user gives no limit."""
 Store = Callable[[Job, Outcome], None]
 
 
@@ -33,186 +27,121 @@ class MatrixProgress(NamedTuple):
     note: str = ""
 
 
-class JobQueue:
-    """The waiting jobs, the running jobs, and the results; independent of Ray.
+class QueueActor(JobQueue):
+    """The queue in an actor, with its workers and the checkpoints of running trainings in the object store."""
 
-    A worker that takes a job again has lost its running ones: they run anew, so that no job is lost when a group is
-    restarted while workers of the last one still answer.
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._checkpoints, self._workers = Checkpoints(ray.put, ray.get), dict[str, Any]()
 
-    >>> queue = JobQueue([Job(0, "MLP", 0)])
-    >>> queue.take("rank 0"), queue.take("rank 1"), queue.take("rank 0")
-    (Job(row=0, network='MLP', seed=0), None, Job(row=0, network='MLP', seed=0))
-    """
+    def join(self, worker: str, actor: Any) -> None:
+        """Add a worker, so that it can be ended."""
+        self._workers[worker] = actor
 
-    def __init__(self, jobs: list[Job], rungs: Rungs | None = None) -> None:
-        self._waiting = deque(jobs)
-        self._running: dict[str, list[Job]] = {}
-        self._results: dict[Job, Outcome] = {}
-        self._failure = ""
-        self._halving = SuccessiveHalving(rungs.reduction) if rungs else None
+    def workers(self) -> list[Any]:
+        """Return all workers that have joined, also those that have ended."""
+        return list(self._workers.values())
 
-    def take(self, worker: str) -> Job | None:
-        """Return the next job for a worker, or None when none is left."""
-        self._waiting.extendleft(job for job in self._running.pop(worker, []) if job not in self._results)
-        if self._failure or not self._waiting:
-            return None
-        job = self._waiting.popleft()
-        self._running[worker] = [job]
-        return job
-
-    def keep_training(self, job: Job, epoch: int, value: float) -> bool:
-        """Return whether a training continues after a rung, by its accuracy there."""
-        row, network, seed = job
-        return self._halving is None or self._halving.keep_training((row, seed), epoch, network, value)
-
-    def put(self, worker: str, job: Job, outcome: Outcome) -> None:
-        """Store a worker's result."""
-        self._results[Job(*job)] = outcome
-        self._running[worker] = [other for other in self._running.get(worker, []) if other != Job(*job)]
-
-    def fail(self, reason: str) -> None:
-        """Stop handing out jobs: a training failed in a way that would repeat."""
-        self._failure = self._failure or reason
-
-    def failure(self) -> str:
-        """Return the reason of the first failure; empty without one."""
-        return self._failure
-
-    def results(self, skip: int = 0) -> list[tuple[Job, Outcome]]:
-        """Return the results in order of arrival, without the first ``skip``."""
-        return list(islice(self._results.items(), skip, None))
-
-
-def _work(config: dict[str, Any]) -> None:
-    """Run jobs of the queue in one worker of the group, until none is left."""
-    torch.set_num_threads(1)
-    context = ray.train.get_context()
-    queue, worker = config["queue"], f"rank {context.get_world_rank()}"
-    matrix, handles = ray.get(config["matrix"])
-    scorer = Scorer(matrix, SetCache(handles, ray.get))
-    while (job := ray.get(queue.take.remote(worker))) is not None:
-
-        def keep_training(epoch: int, value: float, job: Job = job) -> bool:
-            return bool(ray.get(queue.keep_training.remote(job, epoch, value)))
-
-        try:
-            outcome = scorer.score(Job(*job), keep_training)
-        except (ValueError, RuntimeError, OSError) as error:
-            row, (network, seed) = matrix.rows[job[0]].name, job[1:]
-            ray.get(queue.fail.remote(f"{row}, on {network}, seed {seed}: {' '.join(str(error).split())}"))
-            break
-        ray.get(queue.put.remote(worker, job, outcome))
-    ray.train.report({"done": 1})
+    def poll(self, skip: int) -> tuple[list[tuple[Job, Result]], Counts]:
+        """Return `results` and `counts` at once."""
+        return self.results(skip), self.counts()
 
 
 def train_matrix(
     matrix: Matrix,
-    num_workers: int | None,
+    where: Where,
     show: Callable[[MatrixProgress], None],
     known: Mapping[Job, Outcome] | None = None,
     store: Store | None = None,
-) -> dict[Job, Outcome]:
+) -> dict[Job, Result]:
     """Run every job of a matrix on the connected Ray.
 
-    The group is started once for all jobs. When a worker dies, Ray Train restarts the group; stored results stay, and
-    only the running jobs run again. No accuracy depends on the number of workers. Jobs in ``known`` do not run;
-    ``store`` is called here with every other result, soon after it arrives.
+    A training that raises is a `Failure` with its reason, and the others go on, unless more than ``where.max_failed``
+    of them fail. One that runs out of memory is tried once more alone, at the end. No accuracy depends on the number
+    of workers. Jobs in ``known`` do not run; ``store`` is called here with every other outcome, soon after it arrives.
+
+    Raises:
+        ValueError: The cluster cannot have such a worker.
+        RuntimeError: A result cannot be stored.
     """
     known = known or {}
     jobs = [job for job in matrix.jobs() if job not in known]
     if not jobs:
         return dict(known)
-    cpus, gpus = resources()
-    layout = plan(num_workers, len(jobs), cpus, gpus if matrix.device == "cuda" else 0)
-    queue = ray.remote(JobQueue).options(num_cpus=0).remote(jobs, matrix.rungs)
+    demand = _demand(matrix.device, where)
+    planned = plan(demand, where.num_workers, len(jobs))
+    queue = _queue(jobs, matrix, where)
     for job, outcome in known.items():
         for epoch, value in outcome.curve:
             queue.keep_training.remote(job, epoch, value)
-    poller = _ResultPoller(queue, len(jobs), layout.note, show, store or (lambda job, outcome: None))
+    results = _Results(queue, len(jobs), show, store or (lambda job, outcome: None))
+    show(MatrixProgress(0, len(jobs), planned.note))
+    sets = ray.put(store_sets(matrix, jobs, ray.put))
+    minutes = getattr(where, "max_wait", None)
+    limit = None if minutes is None else 60.0 * minutes
     try:
-        with tempfile.TemporaryDirectory(prefix="raydd-evaluate-") as folder, _interrupts():
-            _trainer(layout.workers, layout.gpus, folder, queue, ray.put(store_sets(matrix, jobs, ray.put))).fit()
-        failure = ray.get(queue.failure.remote())
-    except ray.train.TrainingFailedError as error:
-        reason = " ".join(str(error.__cause__ or error).split())[-300:]
-        raise RuntimeError(f"evaluation failed: {reason}") from error
+        with TrainingGroups(queue, sets, results.poll, results.note, limit) as groups:
+            groups.run(demand, planned.workers, POLL_SECONDS)
+        if (counts := results.poll()).alone and not counts.stopped:
+            with TrainingGroups(queue, sets, results.poll, results.note, limit or ALONE_SECONDS) as groups:
+                groups.run(alone_demand(demand), 1, POLL_SECONDS, alone=True)
+        stopped, reasons = results.poll().stopped, ray.get(queue.reasons.remote())
     finally:
-        results = poller.stop()
         ray.kill(queue)
-    if failure := poller.fault or failure:
-        raise RuntimeError(f"evaluation failed: {failure}; the other finished trainings are cached")
-    if len(results) != len(jobs):
-        raise RuntimeError(f"evaluation ended with {len(results)} of {len(jobs)} results; run it again")
-    return {**known, **results}
+    if results.fault:
+        raise RuntimeError(f"evaluation failed: {results.fault}; the other finished trainings are cached")
+    not_run = f"not run: {stopped or 'the evaluation ended before'}"
+    return {**known, **{job: results.all.get(job, Failure(reasons.get(job, not_run))) for job in jobs}}
 
 
-@contextmanager
-def _interrupts() -> Iterator[None]:
-    """Raise KeyboardInterrupt on Ctrl-C, and restore the handler: Ray Train installs one that exits with 0."""
-    main = threading.current_thread() is threading.main_thread()
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit:
-        if terminated():
-            raise
-        raise KeyboardInterrupt from None
-    finally:
-        if main:
-            signal.signal(signal.SIGINT, before)
+def device_on_cluster(where: Where) -> str:
+    """Return the device of every worker on the connected cluster, ``cpu`` or ``cuda``."""
+    return _demand(where.device, where).device
 
 
-def _trainer(workers: int, gpus: float, folder: str, queue: Any, matrix: Any) -> DataParallelTrainer:
-    """Return the group; a TorchTrainer would open a port on every interface for collectives that are not used."""
-    use_gpu = gpus > 0
-    share = {"CPU": 1.0} | ({"GPU": gpus} if use_gpu else {})
-    return DataParallelTrainer(
-        _work,
-        train_loop_config={"queue": queue, "matrix": matrix},
-        scaling_config=ray.train.ScalingConfig(num_workers=workers, use_gpu=use_gpu, resources_per_worker=share),
-        run_config=ray.train.RunConfig(
-            name="evaluate",
-            storage_path=folder,
-            failure_config=ray.train.FailureConfig(max_failures=3, controller_failure_limit=3),
-        ),
-    )
+def _demand(device: str, where: Where) -> Demand:
+    return demand_for(device, gpus=where.gpus_per_worker, default_gpus=1 / WORKERS_PER_GPU)
 
 
-class _ResultPoller:
-    """Fetches and stores results in a thread, while the main thread waits for the group."""
+def _queue(jobs: list[Job], matrix: Matrix, where: Where) -> Any:
+    """Return the queue's actor, on this node: it must not be lost with a node of the workers."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    options = {"num_cpus": 0, "scheduling_strategy": here}
+    return ray.remote(QueueActor).options(**options).remote(jobs, matrix.rungs, where.max_failed)
 
-    def __init__(self, queue: Any, total: int, note: str, show: Callable[[MatrixProgress], None], store: Store) -> None:
+
+def alone_demand(demand: Demand) -> Demand:
+    """Return the demand of a worker that shares neither its GPU nor, without one, the CPUs and memory of its node."""
+    if demand.gpus:
+        return demand._replace(gpus=max(1.0, demand.gpus))
+    nodes = [shape.resources for shape in node_shapes() if shape.alive and shape.room(demand)]
+    largest = max(nodes, key=lambda node: (node.get("memory", 0.0), node.get("CPU", 0.0)), default={})
+    return demand._replace(cpus=max(demand.cpus, largest.get("CPU", 0.0)))
+
+
+class _Results:
+    """The results that have arrived; outcomes are stored as they arrive."""
+
+    def __init__(self, queue: Any, total: int, show: Callable[[MatrixProgress], None], store: Store) -> None:
         self._queue, self._total, self._show, self._store = queue, total, show, store
-        self._results: dict[Job, Outcome] = {}
+        self.all: dict[Job, Result] = {}
         self.fault = ""
-        self._stop = threading.Event()
-        show(MatrixProgress(0, total, note))
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
 
-    def _run(self) -> None:
-        while not self._stop.wait(POLL_SECONDS) and self._poll():
-            pass
-
-    def _poll(self) -> bool:
-        """Store new results; return False when the queue is gone, whose reason the main thread reports."""
-        try:
-            new = ray.get(self._queue.results.remote(len(self._results)))
-        except RayError:
-            return False
-        for job, outcome in new:
-            self._results[Job(*job)] = Outcome(*outcome)
+    def poll(self) -> Counts:
+        """Fetch new results, and return the queue's counts."""
+        new, counts = ray.get(self._queue.poll.remote(len(self.all)))
+        for job, result in new:
+            self.all[job] = result
+            if isinstance(result, Failure):
+                continue
             try:
-                self._store(Job(*job), Outcome(*outcome))
+                self._store(job, result)
             except OSError as error:  # such as a full disk, which may still have room for another
                 self.fault = self.fault or f"a result cannot be cached: {' '.join(str(error).split())}"
-                self._queue.fail.remote(self.fault)
-        self._show(MatrixProgress(len(self._results), self._total))
-        return True
+                ray.get(self._queue.stop.remote(self.fault))
+        self._show(MatrixProgress(len(self.all), self._total))
+        return Counts(*counts)
 
-    def stop(self) -> dict[Job, Outcome]:
-        """Return all results, including the last ones."""
-        self._stop.set()
-        self._thread.join()
-        self._poll()
-        return self._results
+    def note(self, line: str) -> None:
+        """Show a line with the progress."""
+        self._show(MatrixProgress(len(self.all), self._total, line))

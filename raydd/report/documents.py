@@ -10,7 +10,7 @@ from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import Field
 
-from raydd.data.score_record import Comparison, RobustScore, Score, StepScore
+from raydd.data.score_record import Comparison, Missing, RobustScore, Score, StepScore
 from raydd.io.bounded_file import read_bytes
 from raydd.io.document import Document, parse, read_document
 
@@ -37,6 +37,7 @@ class Scores(Document):
     scores: Annotated[tuple[Score, ...], Field(min_length=1)]
     comparisons: tuple[Comparison, ...] | None = None
     robust: tuple[RobustScore, ...] = ()
+    missing: tuple[Missing, ...] = ()
     steps: tuple[StepScores, ...] = ()
     settings: dict[str, Any] = Field(default={})
     protocol: dict[str, Any] = Field(default={})

@@ -13,8 +13,9 @@ from raydd.config.parsing import build
 from raydd.config.placement import Where
 from raydd.config.presets import load_preset
 from raydd.config.schema import DistillConfig, EvaluateConfig
-from raydd.data.score_record import Score
+from raydd.data.score_record import Missing, Score
 from raydd.data.synset import SyntheticSet
+from raydd.evaluation.failures import MissingTrainings
 from raydd.methods import METHODS, complete
 
 HERE = Where(device="cpu")
@@ -133,6 +134,24 @@ def test_every_row_is_distilled_scored_and_drawn(method, small_buffer, scored, t
     assert (numbers["analysis"], numbers["method"]) == ("ablation", method)
     assert numbers["scores"] == [score.to_document() for score in scores]
     assert (tmp_path / "ablation.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_training_that_failed_is_written_and_raised_with_the_other_scores(
+    small_buffer, scored, tmp_path, monkeypatch
+):
+    missing = Missing(name="DM", network="MLP", seed=1, reason="out of memory, also alone")
+    whole = raydd.api.ablation.evaluate
+
+    def partial(*sets, **options):
+        raise MissingTrainings(whole(*sets, **options)[1:], [missing], 8)
+
+    monkeypatch.setattr(raydd.api.ablation, "evaluate", partial)
+    with pytest.raises(MissingTrainings, match="1 of 8 trainings failed: DM, on MLP, seed 1: out of memory") as caught:
+        ablate(toy("tgdd"), tmp_path, EvaluateConfig(seeds=2, protocol="dm"), buffer=small_buffer, where=HERE)
+    numbers = json.loads((tmp_path / "ablation.json").read_text())
+    assert numbers["missing"] == [missing.to_document()]
+    assert numbers["scores"] == [score.to_document() for score in caught.value.result]
+    assert len(numbers["scores"]) == 5
 
 
 def test_it_goes_on_where_it_was_stopped(small_buffer, scored, tmp_path, monkeypatch):

@@ -22,7 +22,7 @@ from raydd.evaluation.matrix import Outcome, Scorer
 from raydd.io.document import without_checksum
 from raydd.models.spaces import SPACES, parse
 from raydd.numerics.rng import generator
-from raydd.remote.train_matrix import JobQueue
+from raydd.remote.job_queue import JobQueue
 from raydd.selection.class_sampler import Request
 from raydd.selection.starting_images import INITIAL
 

@@ -82,6 +82,7 @@ def test_robust_scores_are_those_of_the_trainings_in_the_document(capfd, soft, s
         "scores",
         "comparisons",
         "robust",
+        "missing",
         "steps",
         "settings",
         "protocol",

@@ -392,7 +392,7 @@ def test_ray_knows_its_flags(command) -> None:
 def scored_here(matrix, num_workers, show, known, keep):
     """All trainings of a matrix, without Ray but with its queue."""
     from raydd.evaluation.matrix import Scorer
-    from raydd.remote.train_matrix import JobQueue
+    from raydd.remote.job_queue import JobQueue
 
     queue, scorer = JobQueue([job for job in matrix.jobs() if job not in known], matrix.rungs), Scorer(matrix)
     while (job := queue.take("here")) is not None:

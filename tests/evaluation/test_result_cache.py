@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from raydd.api.evaluate import run_matrix
+from raydd.api.trainings import run_matrix
 from raydd.config.schema import DataConfig
 from raydd.data.preprocessing import Transform, fit_transform
 from raydd.data.synset import SyntheticSet

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from raydd.api.evaluate import first_equal_rows
+from raydd.api.trainings import first_equal_rows
 from raydd.buffer.arrow_buffer import ArrowBuffer
 from raydd.config.schema import DataConfig, EvaluateConfig
 from raydd.data.synset import SyntheticSet

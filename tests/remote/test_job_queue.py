@@ -4,9 +4,11 @@ import random
 
 import pytest
 
-from raydd.evaluation.matrix import Job, Outcome
+from raydd.config.placement import HERE
+from raydd.evaluation.matrix import Failure, Job, Outcome
 from raydd.evaluation.successive_halving import Rungs
-from raydd.remote.train_matrix import JobQueue, train_matrix
+from raydd.remote.job_queue import Checkpoints, JobQueue
+from raydd.remote.train_matrix import train_matrix
 
 JOBS = [Job(entry, "MLP", seed) for entry in range(3) for seed in range(4)]
 
@@ -80,14 +82,14 @@ def test_every_job_is_done_whatever_dies(seed):
     assert [queue.take(f"rank {place}") for place in range(3)] == [None] * 3
 
 
-def test_a_failure_ends_the_handing_out_and_loses_no_result():
+def test_a_stop_ends_the_handing_out_and_loses_no_result():
     queue = JobQueue(JOBS)
     first, second = queue.take("rank 0"), queue.take("rank 1")
     queue.put("rank 0", first, 0.5)
-    assert queue.failure() == ""
-    queue.fail("no memory")
-    queue.fail("no disk")
-    assert queue.failure() == "no memory"
+    assert queue.counts().stopped == ""
+    queue.stop("no memory")
+    queue.stop("no disk")
+    assert queue.counts().stopped == "no memory"
     assert [queue.take(f"rank {place}") for place in range(3)] == [None] * 3
     queue.put("rank 1", second, 0.25)
     assert queue.results() == [(first, 0.5), (second, 0.25)]
@@ -136,6 +138,83 @@ def test_a_matrix_that_is_known_needs_no_ray(monkeypatch):
     def refuse(*words):
         raise AssertionError("Ray was asked")
 
-    monkeypatch.setattr("raydd.remote.train_matrix.resources", refuse)
+    monkeypatch.setattr("raydd.remote.train_matrix.demand_for", refuse)
     known = {job: Outcome(place / 12, 1.0) for place, job in enumerate(JOBS)}
-    assert train_matrix(Known(), None, refuse, known, refuse) == known
+    assert train_matrix(Known(), HERE, refuse, known, refuse) == known
+
+
+def test_a_training_that_fails_is_recorded_and_the_others_go_on():
+    queue = JobQueue(JOBS[:3])
+    queue.fail("rank 0", queue.take("rank 0"), "no images")
+    assert drain(queue) == JOBS[1:3]
+    assert dict(queue.results())[JOBS[0]] == Failure("no images")
+    assert queue.counts() == (0, 0, 0, "")
+
+
+def test_out_of_memory_is_tried_once_more_by_a_worker_of_its_own():
+    queue = JobQueue(JOBS[:3])
+    for place in range(2):
+        queue.fail("rank 0", queue.take("rank 0"), f"out of memory {place}", memory=True)
+    assert queue.reasons() == {job: f"out of memory {job.seed}; not tried again alone" for job in JOBS[:2]}
+    assert drain(queue) == JOBS[2:3]
+    assert queue.counts() == (0, 2, 0, "")
+    queue.put("alone 0", queue.take("alone 0", alone=True), 0.25)
+    queue.fail("alone 0", queue.take("alone 0", alone=True), "out of memory", memory=True)
+    assert queue.take("alone 0", alone=True) is None
+    assert dict(queue.results()) == {JOBS[0]: 0.25, JOBS[1]: Failure("out of memory, also alone"), JOBS[2]: 0.5}
+    assert queue.reasons() == {}
+
+
+def test_a_job_whose_lone_worker_died_waits_for_another_lone_worker():
+    queue = JobQueue(JOBS[:1])
+    queue.fail("rank 0", queue.take("rank 0"), "out of memory", memory=True)
+    queue.take("alone 0", alone=True)
+    queue.lose("alone 0", "node", "its node has died")
+    assert (queue.take("rank 0"), queue.take("alone 0", alone=True)) == (None, JOBS[0])
+
+
+@pytest.mark.parametrize(
+    ("loss", "times", "alone"), [("worker", 3, True), ("node", 10, False), ("memory", 2, True)], ids=str
+)
+def test_a_training_whose_workers_die_fails_after_some_times(loss, times, alone):
+    queue = JobQueue(JOBS[:2])
+    for attempt in range(times):
+        last = alone and attempt == times - 1
+        assert queue.take("g 0", alone=last) == JOBS[0]
+        queue.lose("g 0", loss, "killed")
+    assert queue.take("g 0") == JOBS[1]
+    assert queue.take("g 1", alone=True) is None
+    ((job, failure),) = queue.results()
+    assert job == JOBS[0]
+    assert "killed" in failure.reason
+
+
+def test_the_other_workers_of_a_group_that_ended_lose_no_job_and_are_not_blamed():
+    queue = JobQueue(JOBS[:4])
+    held = [queue.take(f"group-1 {rank}") for rank in range(2)] + [queue.take("group-10 0")]
+    queue.lose("group-1 0", "worker", "killed")
+    queue.release("group-1")
+    assert {queue.take("group-2 0"), queue.take("group-2 1")} == set(held[:2])
+    assert drain(queue, "group-2 2") == JOBS[3:4]
+    assert queue.counts().running == 3
+
+
+@pytest.mark.parametrize(("share", "ended"), [(0.5, 10), (0.8, 10), (1.0, 12), (0.0, 10)])
+def test_an_evaluation_ends_early_only_past_a_share_of_failures(share, ended):
+    """Of twelve trainings the first nine fail."""
+    queue = JobQueue(JOBS, most_failed=share)
+    for place in range(len(JOBS)):
+        if (job := queue.take("rank 0")) is None:
+            break
+        queue.fail("rank 0", job, "broken") if place < 9 else queue.put("rank 0", job, 0.5)
+    assert len(queue.results()) == ended
+    assert (queue.counts().stopped != "") == (ended == 10)
+
+
+def test_a_training_has_its_last_checkpoint_until_it_ends():
+    held = Checkpoints(lambda state: [state], lambda reference: reference[0])
+    held.save(tuple(JOBS[0]), {"epoch": 1})
+    held.save(JOBS[0], {"epoch": 2})
+    assert (held.load(JOBS[0]), held.load(JOBS[1])) == ({"epoch": 2}, None)
+    held.drop(JOBS[0])
+    assert held.load(JOBS[0]) is None

@@ -137,7 +137,7 @@ def pretend(tmp_path_factory, cache):
         patch.setattr(raydd.evaluation.result_cache, "default_cache", lambda: kept)
 
         def by(formula):
-            def run(matrix, num_workers, show, known, keep):
+            def run(matrix, where, show, known, keep):
                 return {job: formula(matrix, job) for job in matrix.jobs()}
 
             patch.setattr(evaluate, "train_matrix", run)

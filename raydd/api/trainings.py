@@ -1,0 +1,116 @@
+"""The trainings of a matrix: cached ones are reused, and the others run on Ray."""
+
+import json
+import sys
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+
+from raydd.config.placement import HERE, Where, check_share
+from raydd.data import mirroring
+from raydd.data.datasets import Dataset
+from raydd.data.workspace import print_note, resolve_device
+from raydd.evaluation.matrix import Job, Matrix, Outcome, Result
+from raydd.evaluation.result_cache import CacheKeys, ResultCache, cached_outcomes, commits
+from raydd.io.console import Pace, Screen, left
+from raydd.io.provenance import commit
+
+
+def run_matrix(
+    matrix: Matrix, dataset: Dataset, *, fresh: bool = False, where: Where = HERE, screen: Screen | None = None
+) -> dict[Job, Result]:
+    """Run the trainings of a matrix on Ray, except those with a cached result; cache each result at once.
+
+    A row that belongs to another one runs once with an earlier row of the same trainings. A training that failed has
+    a `raydd.evaluation.matrix.Failure` as its result. Arguments are those of `raydd.api.evaluate.evaluate`.
+    """
+    screen = screen or Screen()
+    if matrix.data.augment != "none" and dataset.flip:
+        screen.once(mirroring.mirroring_note(matrix.data.dataset))
+    print_note(dataset, screen)
+    same = first_equal_rows(matrix, dataset)
+    distinct = sorted(set(same))
+    fewer = replace(matrix, rows=tuple(matrix.rows[row] for row in distinct))
+    results = _run(fewer, dataset, fresh, where, screen)
+    return {job: results[job._replace(row=distinct.index(same[job.row]))] for job in matrix.jobs()}
+
+
+def first_equal_rows(matrix: Matrix, dataset: Dataset) -> list[int]:
+    """Return for every row the first with the same trainings, if it belongs to another row; else the row itself.
+
+    A kept step may be the set that was chosen, and robust scores of several sets compare with the same whole data.
+    """
+    keys, first, equal = CacheKeys(matrix, dataset), dict[str, int](), list[int]()
+    if not any(row.of for row in matrix.rows):
+        return [*range(len(matrix.rows))]
+    for index, row in enumerate(matrix.rows):
+        own = [keys.of(Job(index, matrix.networks[0], seed)) for seed in matrix.seeds_of(index)]
+        earlier = first.setdefault(json.dumps(own, sort_keys=True), index)
+        equal.append(earlier if row.of not in ("", row.name) else index)
+    return equal
+
+
+def _run(matrix: Matrix, dataset: Dataset, fresh: bool, where: Where, screen: Screen) -> dict[Job, Result]:
+    from raydd.remote.session import session
+    from raydd.remote.train_matrix import MatrixProgress, device_on_cluster, train_matrix
+
+    with ExitStack() as stack:
+        if on_cluster(where):
+            stack.enter_context(session(where.address, screen.note))
+            matrix = replace(matrix, device=device_on_cluster(where))
+        else:
+            matrix = replace(matrix, device=driver_device(where))
+            check_share(where.gpus_per_worker, matrix.device)
+        keys, cache = CacheKeys(matrix, dataset), ResultCache(commit=commit())
+        cached = {} if fresh else cached_outcomes(matrix, keys, cache)
+        remaining = len(matrix.jobs()) - len(cached)
+        _note_work(matrix, dataset, cached, cache, screen)
+        if not remaining:
+            return {**cached}
+        if not on_cluster(where):
+            stack.enter_context(session(where.address, screen.note))
+        update, pace = stack.enter_context(screen.progress("evaluate", remaining)), Pace()
+
+        def store(job: Job, outcome: Outcome) -> None:
+            cache.store(keys.stopped(job) if outcome.stopped else keys.of(job), outcome)
+
+        def show(step: MatrixProgress) -> None:
+            if step.note:
+                screen.note(step.note)
+            update(step.done, left(pace.left(step.done, remaining)) if step.done else "starting workers")
+
+        done, own = train_matrix(matrix, where, show, cached, store), commit()
+    return {
+        job: result._replace(commit=own) if isinstance(result, Outcome) and job not in cached else result
+        for job, result in done.items()
+    }
+
+
+def _note_work(
+    matrix: Matrix, dataset: Dataset, cached: Mapping[Job, Outcome], cache: ResultCache, screen: Screen
+) -> None:
+    """Print how many trainings there are, and how many of them are cached."""
+    if cache.damaged:
+        screen.note(f"{len(cache.damaged)} cached results are damaged, the first is {cache.damaged[0]}: they run again")
+    screen.note(f"evaluating: {len(matrix.jobs())} trainings on {dataset.name}, protocol {matrix.protocol.name}")
+    if cached:
+        source = f"made by commit {', '.join(commits(cached.values()))}"
+        screen.note(f"{len(cached)} of them are cached ({source}; --fresh runs them again)")
+
+
+def on_cluster(where: Where) -> bool:
+    """Return whether the trainings run on a Ray that exists, whose nodes may have other devices than this machine."""
+    if where.address is not None or "ray" not in sys.modules:
+        return where.address is not None
+    from raydd.remote.session import is_open
+
+    return is_open()
+
+
+def driver_device(where: Where) -> str:
+    """Return the device of this machine: of what the driver computes itself, and of workers of a private Ray.
+
+    Raises:
+        ValueError: The device is asked of this machine, which does not have it.
+    """
+    return resolve_device("auto" if on_cluster(where) else where.device).type

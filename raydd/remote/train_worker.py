@@ -1,0 +1,76 @@
+"""A worker of a group: it takes trainings from the queue, one after another, until none is left."""
+
+import gc
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import ray
+import ray.train
+import torch
+from ray.exceptions import RayError
+
+from raydd.evaluation.failures import out_of_memory, reason_of
+from raydd.evaluation.matrix import Job, Scorer
+from raydd.evaluation.set_cache import SetCache
+from raydd.remote.demand import Demand, worker_device
+
+
+class Work(NamedTuple):
+    """What every worker of a group gets."""
+
+    queue: Any  # the actor of the `raydd.remote.job_queue.JobQueue`
+    matrix: Any  # a reference to what `raydd.evaluation.set_cache.store_sets` returned
+    demand: Demand
+    group: str  # its name
+    alone: bool = False  # the group takes trainings that ran out of memory
+
+
+class BrokenDeviceError(RuntimeError):
+    """The device of this process no longer works; its other trainings need another process."""
+
+
+def worker_name(group: str, rank: int) -> str:
+    """Return a worker's name in the queue."""
+    return f"{group} {rank}"
+
+
+def work(config: dict[str, Work]) -> None:
+    """Run jobs of the queue in one worker of the group, until none is left."""
+    torch.set_num_threads(1)
+    task = config["work"]
+    worker = worker_name(task.group, ray.train.get_context().get_world_rank())
+    ray.get(task.queue.join.remote(worker, ray.get_runtime_context().current_actor))
+    try:
+        device = worker_device(task.demand)
+    except RuntimeError as error:
+        ray.get(task.queue.stop.remote(str(error)))
+        return
+    matrix, handles = ray.get(task.matrix)
+    scorer = Scorer(replace(matrix, device=device.type), SetCache(handles, ray.get))
+    while (job := ray.get(task.queue.take.remote(worker, task.alone))) is not None:
+        _train(task.queue, worker, scorer, Job(*job))
+
+
+def _train(queue: Any, worker: str, scorer: Scorer, job: Job) -> None:
+    """Run one training and store its result, or the reason why it has none."""
+
+    def keep_training(epoch: int, value: float) -> bool:
+        return bool(ray.get(queue.keep_training.remote(job, epoch, value)))
+
+    try:
+        outcome = scorer.score(job, keep_training)
+    except RayError:  # the queue is gone, and the evaluation with it
+        raise
+    except Exception as error:  # whatever a network or its data raise: the other trainings go on
+        memory, reason = out_of_memory(error), reason_of(error)
+        broken = "CUDA error" in str(error) and not memory
+        ray.get(queue.fail.remote(worker, job, reason, memory=memory))
+        del error
+        if broken:
+            raise BrokenDeviceError(reason) from None
+    else:
+        ray.get(queue.put.remote(worker, job, outcome))
+        return
+    gc.collect()  # the error's frames held the network
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
