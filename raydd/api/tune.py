@@ -6,6 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypedDict, Unpack, cast
 
+import torch
+
 from raydd.api.evaluate import evaluate, save_scores
 from raydd.api.experts import cached_buffer, check_buffer, estimate_seconds
 from raydd.buffer.mirror import local_folder
@@ -15,7 +17,7 @@ from raydd.config.schema import EvaluateConfig, ExpertsConfig
 from raydd.data.mirroring import distillation_mirrors, mirroring_note as mirror_words, stored_settings
 from raydd.data.score_record import Score
 from raydd.data.synset import SyntheticSet
-from raydd.data.workspace import Workspace, print_note, resolve_device
+from raydd.data.workspace import Workspace, print_note
 from raydd.evaluation.scores import check_scoring
 from raydd.figures.trial_tables import trial_line, trial_table
 from raydd.io.console import Screen, clock, left
@@ -24,7 +26,6 @@ from raydd.io.filesystem import is_uri, public_uri
 from raydd.io.lock import alone
 from raydd.io.safe_yaml import read_yaml
 from raydd.run.experts import open_buffer
-from raydd.run.requirements import own_device
 from raydd.run.resolve import check_names, check_run, needs_experts
 from raydd.tuning.best_trial import save_best, trial_synset
 from raydd.tuning.figure_files import save_figures
@@ -37,6 +38,7 @@ from raydd.tuning.trial import SearchContext
 from raydd.tuning.trial_scheduler import SearchProgress, TrialScheduler
 
 JOURNAL = "study.journal"
+CPU = torch.device("cpu")
 TEST = EvaluateConfig(real_epochs=0)
 """How the best trial is scored: 5 new networks, beside selections of real images, without the whole data set."""
 
@@ -146,15 +148,16 @@ def _tune(space: Space, folder: Path, where: Where, screen: Screen, options: Opt
     buffer, space = space.buffer, space.model_copy(update={"buffer": space.buffer and public_uri(space.buffer)})
     example, evaluation = space.config(space.example()), options.get("evaluation", TEST)
     check_names(example)
-    work = check_run(example, own_device(example, where))
+    work = check_run(example, CPU)  # trials resolve the device in their workers
     from raydd.remote.session import session
-    from raydd.remote.tune import Limits, check_limits, logger_callbacks
+    from raydd.remote.trial_demand import Limits, trial_demand
+    from raydd.remote.tune import logger_callbacks
 
     loggers = logger_callbacks(options.get("mlflow"), options.get("wandb"), space.name)
     if distillation_mirrors(example):
         screen.once(mirror_words(example.data.dataset))
     print_note(work.dataset, screen)
-    context = SearchContext(space, None, folder, resolve_device(where.device).type)
+    context = SearchContext(space, None, folder, where.device)
     if space.search.algorithm != "grid" and space.search.first != "none" and not space.first_is_protected:
         screen.note("the preset's own values are outside the space: no trial has them")
     limits = Limits(
@@ -163,7 +166,7 @@ def _tune(space: Space, folder: Path, where: Where, screen: Screen, options: Opt
         options.get("gpus_per_trial"),
     )
     with session(where.address, screen.note):  # one session for experts, trials and scores
-        check_limits(context, limits)
+        trial_demand(space.config({}), where.device, limits, trials=1)  # refuses trials larger than every node
         journal = folder / JOURNAL
         if journal.exists():
             Study(space, journal)  # refuses another search before anything is trained
@@ -218,7 +221,7 @@ def _shared_buffer(space: Space, buffer: str | None, work: Workspace, where: Whe
     """Return the verified experts that trials share, and note the experts that trials will train themselves."""
     config = space.config({})
     folder = local_folder(buffer, screen.note) if buffer else cached_buffer(config, work, where, screen)
-    open_buffer(folder, config, resolve_device(where.device))
+    open_buffer(folder, config, CPU)
     own = [key for key in space.domains if key.startswith("experts.") and key != "experts.num_experts"]
     if own:
         wanted = ExpertsConfig(data=config.data, experts=config.experts, seed=config.seed)

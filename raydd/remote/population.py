@@ -11,6 +11,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import PopulationBasedTraining
 
 from raydd.distillation.checkpoint import load_checkpoint
+from raydd.remote.demand import Demand
 from raydd.remote.trials import Strategy, TrialEvents, number_of, send_reports
 from raydd.tuning.checkpoint_transfer import discard_inherited, export_checkpoint, inherit_checkpoint
 from raydd.tuning.trial import Report, SearchContext, run_trial, trial_folder
@@ -44,7 +45,7 @@ class Population(TrialEvents, PopulationBasedTraining):  # type: ignore[misc]
         """Record a report and let Tune decide, except at the last report, after which no step is left."""
         if self.stops(trial, result):
             return str(self.STOP)
-        if "failed" in result or result["step"] >= self._steps:
+        if int(result["index"]) == 0 or result["step"] >= self._steps:
             return str(self.CONTINUE)
         return str(super().on_trial_result(controller, trial, result))
 
@@ -65,9 +66,10 @@ class Population(TrialEvents, PopulationBasedTraining):  # type: ignore[misc]
         return {"trial": number_of(trial), "values": values}, {}
 
 
-def member(config: Mapping[str, Any], context: SearchContext) -> None:
+def member(config: Mapping[str, Any], context: SearchContext, demand: Demand) -> None:
     """Run one trial of a population in a worker."""
-    send_reports(_reports(context, int(config["trial"]), config["values"], tune.get_checkpoint()))
+    number, values, checkpoint = int(config["trial"]), config["values"], tune.get_checkpoint()
+    send_reports(lambda here: _reports(here, number, values, checkpoint), context, demand)
 
 
 def _reports(

@@ -37,7 +37,7 @@ class SearchContext(NamedTuple):
     space: Space
     buffer: Path | str | None  # experts of the space's own settings: a folder, or a URI that each node downloads
     folder: Path  # of the search
-    device: str
+    device: str  # of the trials: the user's word, and in a worker the device that it has
 
 
 class Report(NamedTuple):
