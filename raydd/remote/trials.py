@@ -63,7 +63,7 @@ class TrialEvents(ByReference):
 
     def on_trial_complete(self, controller: Any, trial: Trial, result: dict[str, Any]) -> None:
         """Record that a trial finished, was stopped, or reported a failure. A node's fault is not a trial's."""
-        if "unusable" not in result:
+        if int(result["index"]) > 0 or "failed" in result:
             self._trials.complete(number_of(trial), result)
 
     def on_trial_error(self, controller: Any, trial: Trial) -> None:
