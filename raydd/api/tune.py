@@ -1,42 +1,38 @@
 """Search hyper-parameters: `raydd.tune`. ``docs/tuning.md`` lists the files of a search folder."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict, Unpack, cast
 
-from raydd.api.evaluate import evaluate, save_scores
+import torch
+
 from raydd.api.experts import cached_buffer, check_buffer, estimate_seconds
+from raydd.api.tune_results import Results, finish
 from raydd.buffer.mirror import local_folder
 from raydd.config.parsing import Tree, dump
 from raydd.config.placement import HERE, Where, check_workers
 from raydd.config.schema import EvaluateConfig, ExpertsConfig
-from raydd.data.mirroring import distillation_mirrors, mirroring_note as mirror_words, stored_settings
-from raydd.data.score_record import Score
-from raydd.data.synset import SyntheticSet
-from raydd.data.workspace import Workspace, print_note, resolve_device
+from raydd.data.mirroring import distillation_mirrors, mirroring_note as mirror_words
+from raydd.data.workspace import Workspace, print_note
 from raydd.evaluation.scores import check_scoring
 from raydd.figures.trial_tables import trial_line, trial_table
 from raydd.io.console import Screen, clock, left
 from raydd.io.files import write_atomic
 from raydd.io.filesystem import is_uri, public_uri
-from raydd.io.lock import alone
 from raydd.io.safe_yaml import read_yaml
 from raydd.run.experts import open_buffer
-from raydd.run.requirements import own_device
 from raydd.run.resolve import check_names, check_run, needs_experts
-from raydd.tuning.best_trial import save_best, trial_synset
-from raydd.tuning.figure_files import save_figures
+from raydd.tuning.location import JOURNAL, SPACE, Location, location_of
 from raydd.tuning.loggers import require_package
-from raydd.tuning.results import Record, front, save_results, shared_reason, winner
 from raydd.tuning.space import Space
 from raydd.tuning.space_files import check_space, load_space, make_space, with_absolute_paths, with_settings
 from raydd.tuning.study import Study
 from raydd.tuning.trial import SearchContext
 from raydd.tuning.trial_scheduler import SearchProgress, TrialScheduler
 
-JOURNAL = "study.journal"
+CPU = torch.device("cpu")
 TEST = EvaluateConfig(real_epochs=0)
 """How the best trial is scored: 5 new networks, beside selections of real images, without the whole data set."""
 
@@ -55,6 +51,11 @@ class Options(TypedDict, total=False):
         evaluation: How the best trial is scored on the test images; None does not use them.
         mlflow: A tracking address or folder of MLflow that also receives the results.
         wandb: A project of Weights & Biases that also receives the results.
+        scheduler: A scheduler of `ray.tune.schedulers` that decides which trials stop; also the first one may stop.
+        search_alg: A search algorithm of `ray.tune.search`, without a space of its own, that proposes values of the
+            space's settings after the preset's trial.
+        callbacks: Callbacks of `ray.tune` that receive the events of trials.
+        runtime_env: The runtime environment of Ray's workers, such as ``{"pip": ["mypackage"]}``.
     """
 
     num_samples: int
@@ -66,38 +67,10 @@ class Options(TypedDict, total=False):
     evaluation: EvaluateConfig | None
     mlflow: str
     wandb: str
-
-
-@dataclass(frozen=True)
-class Results:
-    """The results of a search.
-
-    Attributes:
-        folder: The search folder.
-        space: The search space.
-        trials: One record per trial.
-        best: The trial with the best accuracy on validation images; None while none has reported.
-        scores: Records of `raydd.evaluate` on the test images: the best trial, the preset's trial, and selections of
-            real images.
-        outputs: The files written, by name.
-    """
-
-    folder: Path
-    space: Space
-    trials: tuple[Record, ...]
-    best: Record | None
-    scores: tuple[Score, ...]
-    outputs: Mapping[str, Path]
-
-    @cached_property
-    def synset(self) -> SyntheticSet:
-        """The best trial's synthetic set."""
-        return SyntheticSet.load(self.folder / "best" / "synset.arrow")
-
-    @property
-    def front(self) -> list[Record]:
-        """The complete trials that no other trial beats in every metric."""
-        return front(self.trials, self.space.directions)
+    scheduler: Any
+    search_alg: Any
+    callbacks: Sequence[Any]
+    runtime_env: Mapping[str, Any]
 
 
 def tune(
@@ -114,7 +87,7 @@ def tune(
     Args:
         space: The name of a shipped space, a YAML file, nested values, or a space. None continues the search of
             ``out``.
-        out: The search folder; None is ``runs/tune-`` and the space's name.
+        out: The search folder, or a URI such as ``s3://bucket/search``; None is ``runs/tune-`` and the space's name.
         resume: Continue the folder's search: finished trials stay, others continue from their checkpoints.
         where: The Ray workers that train missing experts, the cluster, and the device.
         screen: Shows the progress.
@@ -136,25 +109,29 @@ def tune(
     for package in ("mlflow", "wandb"):
         if options.get(package) is not None:
             require_package(package)
-    space, folder = _space_and_folder(space, out, resume, options)
+    space, location = _space_and_location(space, out, resume, options)
     check_buffer(space.buffer)
-    with alone(folder, "raydd tune", screen.note):
-        return _tune(space, folder, where, screen, options)
+    with location.alone("raydd tune", screen.note):
+        return _tune(space, location, where, screen, options)
 
 
-def _tune(space: Space, folder: Path, where: Where, screen: Screen, options: Options) -> Results:
+def _tune(space: Space, location: Location, where: Where, screen: Screen, options: Options) -> Results:
     buffer, space = space.buffer, space.model_copy(update={"buffer": space.buffer and public_uri(space.buffer)})
     example, evaluation = space.config(space.example()), options.get("evaluation", TEST)
     check_names(example)
-    work = check_run(example, own_device(example, where))
+    work = check_run(example, CPU)  # trials resolve the device in their workers
+    from raydd.remote.own_search import OwnObjects
     from raydd.remote.session import session
-    from raydd.remote.tune import Limits, check_limits, logger_callbacks
+    from raydd.remote.trial_demand import Limits, trial_demand
+    from raydd.remote.tune import logger_callbacks, run_trials
 
+    own = OwnObjects(options.get("scheduler"), options.get("search_alg"), options.get("callbacks", ()))
+    own.check(space)
     loggers = logger_callbacks(options.get("mlflow"), options.get("wandb"), space.name)
     if distillation_mirrors(example):
         screen.once(mirror_words(example.data.dataset))
     print_note(work.dataset, screen)
-    context = SearchContext(space, None, folder, resolve_device(where.device).type)
+    context = SearchContext(space, None, location.folder, where.device)
     if space.search.algorithm != "grid" and space.search.first != "none" and not space.first_is_protected:
         screen.note("the preset's own values are outside the space: no trial has them")
     limits = Limits(
@@ -162,23 +139,27 @@ def _tune(space: Space, folder: Path, where: Where, screen: Screen, options: Opt
         options.get("time_budget", space.budget.seconds),
         options.get("gpus_per_trial"),
     )
-    with session(where.address, screen.note):  # one session for experts, trials and scores
-        check_limits(context, limits)
-        journal = folder / JOURNAL
+    with session(where.address, screen.note, options.get("runtime_env")):  # one session for experts, trials and scores
+        trial_demand(space.config({}), where.device, limits, trials=1)  # refuses trials larger than every node
+        journal = location.folder / JOURNAL
         if journal.exists():
             Study(space, journal)  # refuses another search before anything is trained
         if needs_experts(space.config({})):
             context = context._replace(buffer=_shared_buffer(space, buffer, work, where, screen))
-        write_atomic(folder / "space.yaml", dump(space).encode())
+        location.send([write_atomic(location.folder / SPACE, dump(space).encode())])
         study = Study(space, journal)
-        _run(context, study, screen, limits, loggers)
-        return _finish(context, study, where, screen, evaluation)
+        try:
+            run = partial(run_trials, limits=limits, loggers=loggers, uri=location.uri, own=own)
+            grid = _run(context, study, screen, run, location)
+        finally:
+            location.record()
+        return replace(finish(context, study, evaluation, location, where, screen), grid=grid)
 
 
-def _space_and_folder(
+def _space_and_location(
     source: Space | Mapping[str, Any] | str | Path | None, out: Path | str | None, resume: bool, options: Options
-) -> tuple[Space, Path]:
-    """Return the space with the options applied, and its folder, which holds no other search."""
+) -> tuple[Space, Location]:
+    """Return the space with the options applied, and its location, which holds no other search."""
     space = _read(source, out, resume)
     if settings := options.get("settings"):
         space = with_settings(space, settings)
@@ -193,17 +174,17 @@ def _space_and_folder(
         raise ValueError(f"--gpus-per-trial {share:g}: use a fraction of a GPU, such as 0.25, or a number of GPUs")
     space = with_absolute_paths(space)
     check_space(space)
-    folder = Path(out or Path("runs") / f"tune-{space.name}").absolute()
-    if not resume and any((folder / name).exists() for name in ("space.yaml", JOURNAL)):
-        raise ValueError(f"{folder} holds a search already; continue it with --resume, or use another --out")
-    return space, folder
+    location = location_of(out or Path("runs") / f"tune-{space.name}")
+    if not resume and location.has_search():
+        raise ValueError(f"{location.name} holds a search already; continue it with --resume, or use another --out")
+    return space, location
 
 
 def _read(source: Space | Mapping[str, Any] | str | Path | None, out: Path | str | None, resume: bool) -> Space:
     match source:
         case None:
-            stored = Path(out or "") / "space.yaml"
-            if not resume or out is None or not stored.exists():
+            stored = location_of(out).read_space() if resume and out is not None else None
+            if stored is None:
                 raise ValueError("--space is missing: use a name such as datm_digits, or --resume and --out")
             return make_space(read_yaml(stored), str(stored))
         case Space():
@@ -218,7 +199,7 @@ def _shared_buffer(space: Space, buffer: str | None, work: Workspace, where: Whe
     """Return the verified experts that trials share, and note the experts that trials will train themselves."""
     config = space.config({})
     folder = local_folder(buffer, screen.note) if buffer else cached_buffer(config, work, where, screen)
-    open_buffer(folder, config, resolve_device(where.device))
+    open_buffer(folder, config, CPU)
     own = [key for key in space.domains if key.startswith("experts.") and key != "experts.num_experts"]
     if own:
         wanted = ExpertsConfig(data=config.data, experts=config.experts, seed=config.seed)
@@ -230,10 +211,14 @@ def _shared_buffer(space: Space, buffer: str | None, work: Workspace, where: Whe
     return buffer if buffer and is_uri(buffer) else folder.absolute()
 
 
-def _run(context: SearchContext, study: Study, screen: Screen, limits: Any, loggers: Sequence[Any]) -> None:
-    """Run the trials that are left."""
-    from raydd.remote.tune import run_trials
-
+def _run(
+    context: SearchContext,
+    study: Study,
+    screen: Screen,
+    run: Callable[[SearchContext, TrialScheduler], Any],
+    location: Location,
+) -> Any:
+    """Run the trials that are left, and return Ray Tune's results; None where none is left."""
     space = context.space
     total = space.budget.samples or len(space.grid())
     if space.search.algorithm == "grid":
@@ -246,42 +231,9 @@ def _run(context: SearchContext, study: Study, screen: Screen, limits: Any, logg
             line = trial_line(progress.done, progress.total, left(progress.seconds_left))
             update(lambda: trial_table(progress.rows), line)
 
-        trials = TrialScheduler(study, total, show)
+        trials = TrialScheduler(study, total, show, record=location.record)
         if not trials.left:
-            screen.note(f"{context.folder}: all {total} trials are done")
-            return
-        screen.note(f"{context.folder}: {trials.left} of {total} trials of {space.name} ({', '.join(space.domains)})")
-        run_trials(context, trials, limits, loggers)
-
-
-def _finish(
-    context: SearchContext, study: Study, where: Where, screen: Screen, evaluation: EvaluateConfig | None
-) -> Results:
-    """Write the results, and score the best trial on the test images."""
-    space, folder, records = context.space, context.folder, tuple(study.records())
-    outputs = {"study": folder / JOURNAL, "results": save_results(records, folder / "results.parquet")}
-    best = winner(records, space.directions)
-    (folder / "scores.json").unlink(missing_ok=True)  # of an earlier call's best trial
-    scores: list[Score] = []
-    if best is not None:
-        outputs |= save_best(context, best, len(study.changes(best.number)))
-    outputs |= save_figures(records, space, folder / "figures")
-    if best is not None and evaluation is not None:
-        rows = {f"best: trial {best.number}": trial_synset(context, best.number)}
-        first = records[0]
-        if best.number and first.state == "complete" and first.values == space.preset_values():
-            rows[f"{'preset' if space.search.first == 'preset' else 'first'}: trial 0"] = trial_synset(context, 0)
-        own = stored_settings(next(iter(rows.values())).recipe["data"])
-        for key in ("augment", "flip"):  # all rows are scored with the augmentation of the best trial
-            if getattr(evaluation, key) is None:
-                evaluation = evaluation.model_copy(update={key: own[key]})
-        scores = evaluate([*rows.values()], evaluation, names=[*rows], where=where, screen=screen)
-        outputs["scores"] = save_scores(scores, folder / "scores.json")
-    if records and all(record.state == "failed" for record in records):
-        raise RuntimeError(shared_reason(records))
-    unfinished = sum(record.state == "unfinished" for record in records)
-    if best is None:
-        screen.note("no trial has reached its first score yet")
-    if unfinished:
-        screen.note(f"{unfinished} trials are unfinished: continue them with the same command and --resume")
-    return Results(folder, space, records, best, tuple(scores), outputs)
+            screen.note(f"{location.name}: all {total} trials are done")
+            return None
+        screen.note(f"{location.name}: {trials.left} of {total} trials of {space.name} ({', '.join(space.domains)})")
+        return run(context, trials)

@@ -20,7 +20,7 @@ UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 SCORING = Flags(EvaluateConfig, "seeds protocol epochs real_epochs", {"real_epochs": 0}, settable=False)
 _SPACE = typer.Option(help="Name that `raydd spaces` lists, or a YAML file.", autocompletion=offer(search_spaces))
 _SAMPLES = typer.Option(min=1, help="Total number of trials, with those done; the space's own number by default.")
-_OUT = typer.Option(help="Folder of the search; by default one below runs/.", callback=writable)
+_OUT = typer.Option(help="Folder or URI of the search; by default a folder below runs/.", callback=writable)
 _CONCURRENT = typer.Option(min=1, help="Trials at the same time; by default as many as fit.")
 
 
@@ -32,7 +32,7 @@ def tune(  # noqa: PLR0913, PLR0917 - one a flag
     screen: Output,
     space: Annotated[str | None, _SPACE] = None,
     num_samples: Annotated[int | None, _SAMPLES] = None,
-    out: Annotated[Path | None, _OUT] = None,
+    out: Annotated[str | None, _OUT] = None,
     max_concurrent: Annotated[int | None, _CONCURRENT] = None,
     time_budget: Annotated[str | None, typer.Option(help="Stop after this long, such as 900, 15m or 2h.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the search in --out.")] = False,
@@ -51,9 +51,10 @@ def tune(  # noqa: PLR0913, PLR0917 - one a flag
     evaluation = configure(EvaluateConfig, scoring)
     if space is not None:
         find_space(space)
-    elif not resume or out is None or not (out / "space.yaml").exists():
+    elif not resume or out is None or ("://" not in out and not (Path(out) / "space.yaml").exists()):
         raise ValueError("--space is missing: name one, such as datm_digits, or --resume with the --out of one")
-    if out is not None and not resume and any((out / name).exists() for name in ("space.yaml", "study.journal")):
+    local = Path(out) if out is not None and "://" not in out else None  # a URI is asked later
+    if local and not resume and any((local / name).exists() for name in ("space.yaml", "study.journal")):
         raise ValueError(f"{out} holds a search already; go on with --resume, or name another --out")
     options: dict[str, Any] = {
         "num_samples": num_samples,

@@ -98,6 +98,16 @@ class Store:
         """The folder on this node of a ``file://`` URI; None for others."""
         return Path(self._system[1]) if self.scheme == "file" else None
 
+    @property
+    def system(self) -> Any:
+        """The file system of `pyarrow.fs`."""
+        return self._system[0]
+
+    @property
+    def path(self) -> str:
+        """The folder's path in its file system."""
+        return str(self._system[1])
+
     @cached_property
     def _system(self) -> tuple[Any, str]:
         """The file system, and the folder's path there; asks the network where an S3 URI has no region."""
@@ -132,6 +142,10 @@ class Store:
     def names(self) -> dict[str, int]:
         """Return the complete files directly in the folder, with their bytes; empty if the folder does not exist."""
         return {info.base_name: info.size for info in self._infos() if not info.base_name.endswith(".tmp")}
+
+    def times(self, prefix: str) -> dict[str, float]:
+        """Return when the files whose names start with a prefix were written, by the store's clock, in seconds."""
+        return {info.base_name: info.mtime.timestamp() for info in self._infos() if info.base_name.startswith(prefix)}
 
     def _infos(self) -> list[Any]:
         from pyarrow.fs import FileSelector, FileType

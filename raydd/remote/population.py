@@ -1,6 +1,5 @@
 """Population based training by Ray Tune: the worst trials go on from checkpoints of the best, with changed settings."""
 
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,9 +10,11 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import PopulationBasedTraining
 
 from raydd.distillation.checkpoint import load_checkpoint
+from raydd.remote.demand import Demand
+from raydd.remote.trial_storage import SearchStorage, Sent, finished_last
 from raydd.remote.trials import Strategy, TrialEvents, number_of, send_reports
 from raydd.tuning.checkpoint_transfer import discard_inherited, export_checkpoint, inherit_checkpoint
-from raydd.tuning.trial import Report, SearchContext, run_trial, trial_folder
+from raydd.tuning.trial import SearchContext, run_trial, state_of, trial_folder
 from raydd.tuning.trial_scheduler import TrialScheduler
 
 
@@ -44,7 +45,7 @@ class Population(TrialEvents, PopulationBasedTraining):  # type: ignore[misc]
         """Record a report and let Tune decide, except at the last report, after which no step is left."""
         if self.stops(trial, result):
             return str(self.STOP)
-        if "failed" in result or result["step"] >= self._steps:
+        if int(result["index"]) == 0 or result["step"] >= self._steps:
             return str(self.CONTINUE)
         return str(super().on_trial_result(controller, trial, result))
 
@@ -65,24 +66,34 @@ class Population(TrialEvents, PopulationBasedTraining):  # type: ignore[misc]
         return {"trial": number_of(trial), "values": values}, {}
 
 
-def member(config: Mapping[str, Any], context: SearchContext) -> None:
+def member(config: Mapping[str, Any], context: SearchContext, demand: Demand, storage: SearchStorage) -> None:
     """Run one trial of a population in a worker."""
-    send_reports(_reports(context, int(config["trial"]), config["values"], tune.get_checkpoint()))
+    number, values, checkpoint = int(config["trial"]), config["values"], tune.get_checkpoint()
+    send_reports(lambda here: _reports(here, storage, number, values, checkpoint), context, demand)
 
 
 def _reports(
-    context: SearchContext, number: int, values: Mapping[str, Any], checkpoint: tune.Checkpoint | None
-) -> Iterator[tuple[Report, tune.Checkpoint | None]]:
-    """Yield the report that a trial goes on from and each new one, with a checkpoint while there are steps left."""
-    folder, steps = trial_folder(context.folder, number), context.space.config(values).steps
-    inherited = inherit_checkpoint(folder, Path(checkpoint.path) if checkpoint else None)
-    before = len(load_checkpoint(inherited / "state.arrow").log["history"]) if inherited else 0
-    for report in run_trial(context, number, values, inherited):
+    context: SearchContext,
+    storage: SearchStorage,
+    number: int,
+    values: Mapping[str, Any],
+    checkpoint: tune.Checkpoint | None,
+) -> Iterator[Sent]:
+    """Yield the report that a trial goes on from and each new one, with a checkpoint."""
+    here, in_folder = storage.here(context)
+    folder = trial_folder(here.folder, number)
+    if checkpoint is not None:
+        with checkpoint.as_directory() as path:
+            inherited = inherit_checkpoint(folder, Path(path))
+    else:
+        if not in_folder:
+            storage.trial(number).restore(folder)
+        inherited = inherit_checkpoint(folder, None)
+    before = len(load_checkpoint(state_of(inherited)).log["history"]) if inherited else 0
+    reports = run_trial(here, number, values, inherited)
+    for report in finished_last(reports, context.space.config(values).steps):
         discard_inherited(folder)
         if report.index < before:
-            continue
-        if report.step >= steps:
-            yield report, None
             continue
         with tempfile.TemporaryDirectory() as copy:
             export_checkpoint(folder, Path(copy))
@@ -101,9 +112,3 @@ def population(trials: TrialScheduler, context: SearchContext) -> Strategy:
         "values": tune.sample_from(lambda config: values[config["trial"]]),
     }
     return Strategy(context, member, Population(trials, context), None, params, 1)
-
-
-def remove_checkpoints(folder: Path) -> None:
-    """Remove Tune's checkpoints of a search: no trial of a later call goes on from them."""
-    for path in (folder / "trials").glob("*/checkpoint_*"):
-        shutil.rmtree(path)

@@ -5,9 +5,9 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ray
 from ray._private.state import available_resources_per_node
@@ -22,13 +22,19 @@ PATIENCE_SECONDS = 10.0
 
 
 @contextmanager
-def session(address: str | None = None, note: Callable[[str], None] = lambda line: None) -> Iterator[None]:
+def session(
+    address: str | None = None,
+    note: Callable[[str], None] = lambda line: None,
+    runtime_env: Mapping[str, Any] | None = None,
+) -> Iterator[None]:
     """Use the open connection to Ray, a given cluster, or a local Ray that is stopped after the block.
+
+    Workers of a new connection have the runtime environment.
 
     A local Ray never joins another cluster on this machine, and no other user of the machine can reach it. SIGTERM ends
     the block like an exception.
     """
-    with _connected(address, note):
+    with _connected(address, note, runtime_env):
         try:
             with redirect_stdout(sys.stderr):  # Ray prints dead workers to stdout, which is for results
                 yield
@@ -37,8 +43,12 @@ def session(address: str | None = None, note: Callable[[str], None] = lambda lin
 
 
 @contextmanager
-def _connected(address: str | None, note: Callable[[str], None]) -> Iterator[None]:
+def _connected(
+    address: str | None, note: Callable[[str], None], runtime_env: Mapping[str, Any] | None
+) -> Iterator[None]:
     if ray.is_initialized():
+        if runtime_env is not None:
+            raise ValueError("runtime_env=: this process is connected to Ray already; give it to ray.init instead")
         _check_open(address)
         yield
         return
@@ -49,17 +59,25 @@ def _connected(address: str | None, note: Callable[[str], None]) -> Iterator[Non
     with ExitStack() as stack:
         again = stack.enter_context(terminates())
         with PULSE.doing("starting Ray" if address is None else f"connecting to Ray at {address}"):
-            stack.enter_context(local_ray(note) if address is None else _joined(address))
+            stack.enter_context(
+                local_ray(note, runtime_env=runtime_env) if address is None else _joined(address, runtime_env)
+            )
         again()
         yield
 
 
 @contextmanager
-def _joined(address: str) -> Iterator[None]:
+def _joined(address: str, runtime_env: Mapping[str, Any] | None) -> Iterator[None]:
     """Connect to a cluster for the block."""
     with reload_authentication():
         try:
-            ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
+            ray.init(
+                address=address,
+                namespace=NAMESPACE,
+                runtime_env=None if runtime_env is None else dict(runtime_env),
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
         except Exception as error:  # of any type
             reason = " ".join(str(error).split())[:200]
             remedy = "start one with `ray start --head`; a token is read where RAY_AUTH_MODE=token says so"

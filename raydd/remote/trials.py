@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 from ray import tune
 from ray.tune.experiment import Trial
-from ray.tune.schedulers import TrialScheduler as TuneScheduler
 from ray.tune.search import Searcher
 
 from raydd.io.memory import keep_memory
 from raydd.plugins import origin_of
+from raydd.remote.demand import Demand, worker_device
 from raydd.tuning.trial import Report, SearchContext
 from raydd.tuning.trial_scheduler import TrialScheduler
 
@@ -25,12 +25,16 @@ in a new process.
 """
 
 
+NO_METRICS = {"index": 0, "accuracy": math.nan, "now": math.nan}
+"""Tune refuses a report without the metrics that its searcher and scheduler use."""
+
+
 class Strategy(NamedTuple):
     """How Tune gets trials, runs them and decides about them."""
 
     context: SearchContext
     trainable: Callable[..., None]
-    scheduler: TuneScheduler
+    scheduler: "TrialEvents"
     searcher: Searcher | None  # None where `params` lists all trials
     params: Mapping[str, Any]
     samples: int
@@ -52,14 +56,16 @@ class TrialEvents(ByReference):
     def __init__(self, trials: TrialScheduler, **settings: Any) -> None:
         super().__init__(**settings)
         self._trials = trials
+        self.unusable = ""  # why a worker cannot use its GPU
 
     def stops(self, trial: Trial, result: Mapping[str, Any]) -> bool:
         """Record a report and return whether the trial must stop."""
-        return "failed" not in result and self._trials.report(number_of(trial), result)
+        return int(result["index"]) > 0 and self._trials.report(number_of(trial), result)
 
     def on_trial_complete(self, controller: Any, trial: Trial, result: dict[str, Any]) -> None:
-        """Record that a trial finished, was stopped, or reported a failure."""
-        self._trials.complete(number_of(trial), result)
+        """Record that a trial finished, was stopped, or reported a failure. A node's fault is not a trial's."""
+        if int(result["index"]) > 0 or "failed" in result:
+            self._trials.complete(number_of(trial), result)
 
     def on_trial_error(self, controller: Any, trial: Trial) -> None:
         """Record a dead worker: fail the trial after the last restart, or note that Tune dropped the trial."""
@@ -71,16 +77,40 @@ class TrialEvents(ByReference):
             self._trials.notify(f"trial {number}: its worker died; continue it with --resume")
 
 
+class UnusableNode(ByReference, tune.Stopper):  # type: ignore[misc]
+    """A Tune stopper that ends the search when a worker cannot use the GPU that Ray gave it."""
+
+    def __init__(self, events: TrialEvents) -> None:
+        self._events = events
+
+    def __call__(self, trial_id: str, result: Mapping[str, Any]) -> bool:
+        """Return whether this trial must stop."""
+        self._events.unusable = self._events.unusable or str(result.get("unusable", ""))
+        return bool(result.get("unusable"))
+
+    def stop_all(self) -> bool:
+        """Return whether all trials must stop."""
+        return bool(self._events.unusable)
+
+
 def number_of(trial: Trial) -> int:
     """Return the trial's number in the search."""
     return int(trial.config["trial"])
 
 
-def send_reports(reports: Iterable[tuple[Report, tune.Checkpoint | None]]) -> None:
-    """Run a trial in a worker and send its reports, or the reason why it failed."""
+Reports = Callable[[SearchContext], Iterable[tuple[Report, tune.Checkpoint | None]]]
+
+
+def send_reports(reports: Reports, context: SearchContext, demand: Demand) -> None:
+    """Run a trial in a worker, on its own device, and send its reports, or the reason why it failed."""
     keep_memory()
     try:
-        for report, checkpoint in reports:
+        device = worker_device(demand)
+    except RuntimeError as error:
+        tune.report({"unusable": str(error)} | NO_METRICS)
+        return
+    try:
+        for report, checkpoint in reports(context._replace(device=device.type)):
             tune.report(report._asdict(), checkpoint=checkpoint)
     except FAILURES as error:
         if "CUDA error" in str(error):  # this process can no longer use its GPU
@@ -89,5 +119,4 @@ def send_reports(reports: Iterable[tuple[Report, tune.Checkpoint | None]]) -> No
             traceback.print_exc()
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         reason = f"{plugin}: {reason}" if (plugin := origin_of(error)) else reason
-        # Tune refuses a report without the metrics that its searcher and scheduler use.
-        tune.report({"failed": reason, "index": 0, "accuracy": math.nan, "now": math.nan})
+        tune.report({"failed": reason} | NO_METRICS)

@@ -7,33 +7,28 @@ call, also one that resumes a search, therefore starts a fresh Tune run and read
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import ray
 from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.logger import TBXLoggerCallback
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
+from raydd.remote.buffer_store import NodeFolder, node_folder
+from raydd.remote.demand import Demand
 from raydd.remote.local import environment
-from raydd.remote.population import population, remove_checkpoints
-from raydd.remote.session import Plan, plan, resources
-from raydd.remote.trials import RESTARTS, ByReference, Strategy, TrialEvents, number_of, send_reports
+from raydd.remote.own_search import OURS, OwnObjects
+from raydd.remote.population import population
+from raydd.remote.trial_demand import Limits, WaitingNotes, trial_plan
+from raydd.remote.trial_storage import SearchStorage, gather, independent_reports, prepare, search_storage
+from raydd.remote.trials import RESTARTS, ByReference, Strategy, TrialEvents, UnusableNode, number_of, send_reports
 from raydd.tuning.loggers import require_package, require_wandb_key
-from raydd.tuning.trial import SearchContext, run_trial
+from raydd.tuning.trial import SearchContext
 from raydd.tuning.trial_scheduler import TrialScheduler
 
 NO_DEFAULT_LOGGERS = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1"}
 """Tune's own JSON and CSV files repeat what the study has, and Tune leaves them open."""
-
-
-class Limits(NamedTuple):
-    """What a run of trials may use."""
-
-    concurrent: int | None = None  # None takes as many as fit
-    seconds: float | None = None  # after which trials are stopped where they are
-    gpus: float | None = None  # per trial; None shares them evenly
 
 
 class _TrialSearcher(ByReference, Searcher):  # type: ignore[misc]
@@ -74,9 +69,10 @@ class _RecoveryNotes(ByReference, tune.Callback):  # type: ignore[misc]
         self._trials.notify(f"trial {number_of(trial)}: its worker died; a new one continues from its checkpoint")
 
 
-def trainable(config: Mapping[str, Any], context: SearchContext) -> None:
+def trainable(config: Mapping[str, Any], context: SearchContext, demand: Demand, storage: SearchStorage) -> None:
     """Run one independent trial in a worker."""
-    send_reports((report, None) for report in run_trial(context, int(config["trial"]), config["values"]))
+    number, values, checkpoint = int(config["trial"]), config["values"], tune.get_checkpoint()
+    send_reports(lambda here: independent_reports(here, storage, number, values, checkpoint), context, demand)
 
 
 def independent(trials: TrialScheduler, context: SearchContext) -> Strategy:
@@ -88,20 +84,53 @@ STRATEGIES: dict[str, Callable[[TrialScheduler, SearchContext], Strategy]] = {"p
 """By scheduler name, the strategies other than `independent`."""
 
 
-def run_trials(context: SearchContext, trials: TrialScheduler, limits: Limits, loggers: Sequence[Any]) -> None:
-    """Run the trials that are left on the connected Ray, until all have ended or the time is up."""
+def run_trials(
+    context: SearchContext,
+    trials: TrialScheduler,
+    limits: Limits,
+    loggers: Sequence[Any],
+    uri: str | None = None,
+    own: OwnObjects = OURS,
+) -> tune.ResultGrid:
+    """Run the trials that are left on the connected Ray, until all have ended or the time is up.
+
+    With a URI, `context.folder` is this node's copy of the search's files, and the runs of trials are at the URI alone.
+    """
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are one line, not tracebacks
-    strategy = STRATEGIES.get(context.space.scheduler.name, independent)(trials, context)
-    layout = _layout(context, trials.left, limits, turns=strategy.searcher is None)
-    share = {"cpu": float(layout.cpus)} | ({"gpu": layout.gpus} if layout.gpus else {})
-    tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(strategy.trainable, context=strategy.context), share),
+    strategy = own.applied(STRATEGIES.get(context.space.scheduler.name, independent)(trials, context), trials)
+    loggers = [*loggers, *own.callbacks]
+    with search_storage(context.folder, uri, interim=own == OURS) as storage:
+        if isinstance(context.buffer, Path) and isinstance(experts := node_folder(context.buffer), NodeFolder):
+            storage = storage._replace(experts=experts)
+        tuner = _tuner(strategy, storage, trials, limits, loggers)
+        prepare(storage, context.folder, [proposal.number for proposal in trials.study.unfinished()])
+        try:
+            with environment(NO_DEFAULT_LOGGERS):
+                grid = tuner.fit()
+        except tune.TuneError as error:
+            raise RuntimeError(f"Ray Tune: {' '.join(str(error).split())[-300:]}") from error
+        finally:
+            gather(storage, context.folder, trials.rows)
+    if strategy.scheduler.unusable:
+        raise RuntimeError(strategy.scheduler.unusable)
+    return grid
+
+
+def _tuner(
+    strategy: Strategy, storage: SearchStorage, trials: TrialScheduler, limits: Limits, loggers: Sequence[Any]
+) -> tune.Tuner:
+    space, turns = strategy.context.space, strategy.searcher is None
+    layout = trial_plan(space.config({}), strategy.context.device, limits, trials.left, turns=turns)
+    parameters = {"context": strategy.context, "demand": layout.demand, "storage": storage}
+    bundles = tune.PlacementGroupFactory([layout.demand.bundle])
+    return tune.Tuner(
+        tune.with_resources(tune.with_parameters(strategy.trainable, **parameters), bundles),
         param_space=strategy.params,
         tune_config=tune.TuneConfig(
             num_samples=strategy.samples,
             search_alg=strategy.searcher,
             scheduler=strategy.scheduler,
-            max_concurrent_trials=layout.workers if strategy.searcher else None,  # else the shares are the only limit
+            max_concurrent_trials=None if turns else layout.workers,  # else the shares are the only limit
             time_budget_s=limits.seconds,
             reuse_actors=True,
             trial_dirname_creator=lambda trial: f"{number_of(trial):04d}",
@@ -109,51 +138,15 @@ def run_trials(context: SearchContext, trials: TrialScheduler, limits: Limits, l
         ),
         run_config=tune.RunConfig(
             name="trials",
-            storage_path=str(context.folder),
+            storage_path=storage.path,
+            storage_filesystem=storage.system,
             verbose=0,
-            callbacks=[_RecoveryNotes(trials), TBXLoggerCallback(), *loggers],
+            stop=UnusableNode(strategy.scheduler),
+            callbacks=[_RecoveryNotes(trials), WaitingNotes(trials, layout.demand), TBXLoggerCallback(), *loggers],
             failure_config=tune.FailureConfig(max_failures=RESTARTS),
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=None if turns else 1),  # others may take one over
         ),
     )
-    remove_checkpoints(context.folder)  # left by a killed driver
-    try:
-        with environment(NO_DEFAULT_LOGGERS):
-            tuner.fit()
-    except tune.TuneError as error:
-        raise RuntimeError(f"Ray Tune: {' '.join(str(error).split())[-300:]}") from error
-    finally:
-        remove_checkpoints(context.folder)
-
-
-def _layout(context: SearchContext, trials: int, limits: Limits, turns: bool) -> Plan:
-    """Return how many trials run at once, and the CPUs and GPUs of each.
-
-    Trials that take ``turns`` are all started, and only their shares limit how many run at once. A share may then be
-    larger than what a trial uses, but not larger than a node.
-    """
-    cpus, gpus = resources()
-    threads = context.space.config({}).threads or 1
-    layout = plan(limits.concurrent, trials, cpus // threads, gpus if context.device == "cuda" else 0)
-    each = layout.gpus if limits.gpus is None or context.device != "cuda" else limits.gpus
-    if turns and layout.workers < min(cpus // threads, trials):
-        threads = min(int(largest("CPU")), 1 + cpus // (layout.workers + 1))
-    return layout._replace(cpus=threads, gpus=each)
-
-
-def largest(kind: str) -> float:
-    """Return the most of a resource that one node of the connected cluster has."""
-    return max((float(node["Resources"].get(kind, 0)) for node in ray.nodes() if node["Alive"]), default=0.0)
-
-
-def check_limits(context: SearchContext, limits: Limits) -> None:
-    """Refuse trials that are larger than every node."""
-    threads, cpus, gpus = context.space.config({}).threads or 1, largest("CPU"), largest("GPU")
-    if threads > cpus:
-        raise ValueError(
-            f"threads = {threads}: no machine has more than {cpus:g} CPUs; use --set threads={cpus:.0f} or less"
-        )
-    if context.device == "cuda" and (limits.gpus or 0) > gpus:
-        raise ValueError(f"--gpus-per-trial {limits.gpus:g}: no machine has more than {gpus:g} GPUs; use less")
 
 
 def logger_callbacks(mlflow: str | None, wandb: str | None, name: str) -> list[Any]:

@@ -7,7 +7,7 @@ so that a resumed search continues as if it had not been interrupted.
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -76,8 +76,10 @@ class Study:
     def __len__(self) -> int:
         return len(self._trials())
 
-    def propose(self) -> Proposal | None:
+    def propose(self, ask: Callable[[], dict[str, Any] | None] | None = None) -> Proposal | None:
         """Add the next trial as running and return it; None when all points of a grid were proposed.
+
+        ``ask`` returns the values instead, which the space allows, or None; it is not asked for the preset's trial.
 
         Trial k's values depend on (seed, k) and on the trials before it, but not on time or process. In a random
         search or a grid they do not depend on results either.
@@ -85,6 +87,8 @@ class Study:
         number = len(self)
         point = self._fixed_point(number)
         if point is None and self.space.search.algorithm == "grid":
+            return None
+        if point is None and ask is not None and (point := ask()) is None:
             return None
         drawn = self._draw(number, point)
         # One line of the journal, so that a kill leaves a complete trial or none.
@@ -156,7 +160,7 @@ class Study:
         return study
 
     def _values(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        return {key: _decode(self.space.narrowed[key], value) for key, value in params.items()}
+        return {key: decode(self.space.narrowed[key], value) for key, value in params.items()}
 
     def _settings(self, trial: FrozenTrial) -> dict[str, Any]:
         """Return a trial's current settings."""
@@ -241,7 +245,7 @@ def _pruner(space: Space) -> BasePruner:
     return NopPruner()
 
 
-def _names(domain: Domain) -> list[Any]:
+def choice_names(domain: Domain) -> list[Any]:
     """Return a choice's values for Optuna: unchanged, or all as JSON where one is a list or a mapping."""
     values = domain.choice or ()
     if all(value is None or isinstance(value, bool | int | float | str) for value in values):
@@ -250,16 +254,17 @@ def _names(domain: Domain) -> list[Any]:
 
 
 def _encode(domain: Domain, value: Any) -> Any:
-    return value if domain.choice is None else _names(domain)[domain.choice.index(value)]
+    return value if domain.choice is None else choice_names(domain)[domain.choice.index(value)]
 
 
-def _decode(domain: Domain, param: Any) -> Any:
-    return param if domain.choice is None else domain.choice[_names(domain).index(param)]
+def decode(domain: Domain, param: Any) -> Any:
+    """Return the value of a setting from Optuna's parameter."""
+    return param if domain.choice is None else domain.choice[choice_names(domain).index(param)]
 
 
 def _suggest(trial: optuna.Trial, key: str, domain: Domain) -> Any:
     if domain.choice is not None:
-        return _decode(domain, trial.suggest_categorical(key, _names(domain)))
+        return decode(domain, trial.suggest_categorical(key, choice_names(domain)))
     if not domain.whole:
         return trial.suggest_float(key, domain.low, domain.high, log=domain.log)
     return trial.suggest_int(key, int(domain.low), int(domain.high), step=domain.step, log=domain.log)

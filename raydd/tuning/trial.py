@@ -4,7 +4,7 @@ A trial's run folder also holds ``reports.json``: the reports so far, and the se
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ import torch
 from raydd.buffer.arrow_buffer import refresh_manifest
 from raydd.buffer.expert_file import expert_path
 from raydd.config.schema import DistillConfig, ExpertsConfig
-from raydd.data.synset import SyntheticSet, is_unfinished
+from raydd.data.synset import CHECKPOINT, SyntheticSet, is_unfinished
 from raydd.data.workspace import Workspace, resolve_device
 from raydd.figures.synset_picture import grid, save_png
 from raydd.io.document import Document, Finite, Whole, read_document, write_document
@@ -26,6 +26,7 @@ from raydd.training.expert_worker import ExpertJob, ExpertTrainer, default_buffe
 from raydd.tuning.space import Space
 
 REPORTS = "reports.json"
+LOG_REMEDY = "remove it: the trial continues from its checkpoint, and only its seconds are lost"
 GOLDEN = (math.sqrt(5) - 1) / 2
 Number = Finite | None
 
@@ -35,8 +36,8 @@ class SearchContext(NamedTuple):
 
     space: Space
     buffer: Path | str | None  # experts of the space's own settings: a folder, or a URI that each node downloads
-    folder: Path  # of the search
-    device: str
+    folder: Path  # below which this process has the trials' runs
+    device: str  # of the trials: the user's word, and in a worker the device that it has
 
 
 class Report(NamedTuple):
@@ -57,12 +58,17 @@ def trial_folder(out: Path, number: int) -> Path:
 
 
 def run_trial(
-    context: SearchContext, number: int, values: Mapping[str, Any], inherited: Path | None = None
+    context: SearchContext,
+    number: int,
+    values: Mapping[str, Any],
+    inherited: Path | None = None,
+    saved: Callable[[], None] = lambda: None,
 ) -> Iterator[Report]:
     """Run a trial, or the rest of it, and yield a report at every score.
 
     Reports of before a restart are repeated unchanged; a finished trial does nothing else. The folder `inherited` has
-    another trial's checkpoint, with which this trial starts unless it has its own.
+    another trial's checkpoint, with which this trial starts unless it has its own. ``saved`` is called after each state
+    that the trial writes between two reports.
     """
     keep_memory()
     if resolve_device(context.device).type == "cuda":
@@ -75,13 +81,19 @@ def run_trial(
     fresh = not (folder / "checkpoint" / "state.arrow").exists()
     run, source = _open(context, number, values), folder
     if inherited is not None and fresh:
-        run.inherit(inherited / "state.arrow")
+        run.inherit(state_of(inherited))
         source = inherited if (inherited / REPORTS).exists() else inherited.parent
     log = ReportLog(folder, run.history, run.saved, source / REPORTS)
     log.write()
     yield from log.reports
-    yield from _finish(run, log)
+    yield from _finish(run, log, saved)
     save_png(grid(SyntheticSet.load(folder / "synset.arrow")), folder / "synset.png")
+
+
+def state_of(inherited: Path) -> Path:
+    """Return the state in another trial's checkpoint; older versions wrote it without its folder."""
+    state = inherited / CHECKPOINT
+    return state if state.exists() else inherited / state.name
 
 
 class _LogDocument(Document):
@@ -99,8 +111,7 @@ class ReportLog:
     ) -> None:
         self._file = folder / REPORTS
         path = path or self._file
-        remedy = "remove it: the trial continues from its checkpoint, and only its seconds are lost"
-        stored = read_document(path, _LogDocument, remedy) if path.exists() else _LogDocument()
+        stored = read_document(path, _LogDocument, LOG_REMEDY) if path.exists() else _LogDocument()
         rows: list[list[Any]] = [[math.nan if value is None else value for value in row] for row in stored.reports]
         earlier = [Report(*row) for row in rows]
         marks = [(0, 0.0), *stored.marks, *((report.step, report.seconds) for report in earlier)]
@@ -129,16 +140,25 @@ class ReportLog:
         write_document(self._file, {"marks": [[self.step, self.seconds]], "reports": rows})
 
 
-def _finish(run: Run, log: ReportLog) -> Iterator[Report]:
+def _finish(run: Run, log: ReportLog, saved: Callable[[], None]) -> Iterator[Report]:
     """Take the steps that are left and report the scores."""
     start = before = log.seconds
     for step in run.steps():
         now = start + run.seconds
         if run.saved > log.step:  # the checkpoint is of this step, or of the one before
             log.mark(run.saved, now if run.saved == step.step else before)
+            saved()
         yield from _new_reports(run, log, step.loss, now)
         before = now
     yield from _new_reports(run, log, math.nan, before)
+
+
+def progress_of(folder: Path) -> tuple[int, int, bool]:
+    """Return how far a trial's folder is: the step of its checkpoint, its reports, and whether it has its result."""
+    path = folder / REPORTS
+    stored = read_document(path, _LogDocument, LOG_REMEDY) if path.exists() else _LogDocument()
+    step = max((step for step, _ in stored.marks), default=0)
+    return step, len(stored.reports), (folder / "synset.arrow").exists()
 
 
 def _new_reports(run: Run, log: ReportLog, loss: float, seconds: float) -> Iterator[Report]:
@@ -154,6 +174,8 @@ def _open(context: SearchContext, number: int, values: Mapping[str, Any]) -> Run
     """Return the trial's run, at its checkpoint where there is one."""
     config, device = context.space.config(values), resolve_device(context.device)
     shared, limit = shares_experts(context, config), values.get("experts.num_experts")
+    if shared and context.space.buffer is None:  # of the cache's buffer, whose copy may have more
+        limit = limit or config.experts.num_experts
     named = shared and context.buffer is not None and Path(context.buffer).absolute() != _cached(config)
     request = BufferRequest(
         train=lambda config, work: _train_missing(number, config, work, device),

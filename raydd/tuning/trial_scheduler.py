@@ -44,6 +44,7 @@ class TrialScheduler:
     total: int
     show: Callable[[SearchProgress], None]
     rows: dict[int, TrialProgress] = field(default_factory=dict)
+    record: Callable[[bool], None] = lambda urgent: None  # stores the journal; what is not urgent may wait
 
     def __post_init__(self) -> None:
         self._waiting = self.study.unfinished()
@@ -56,12 +57,13 @@ class TrialScheduler:
         """The number of trials to run or to finish."""
         return max(self._unfinished, self.total - self._before)
 
-    def next(self) -> Proposal | None:
-        """Return a trial to run; None when none is left."""
+    def next(self, ask: Callable[[], dict[str, Any] | None] | None = None) -> Proposal | None:
+        """Return a trial to run; None when none is left. ``ask`` returns the values of a new one, see `Study`."""
         if self._waiting:
             proposal = self._waiting.pop(0)
-        elif len(self.study) < self.total and (new := self.study.propose()) is not None:
+        elif len(self.study) < self.total and (new := self.study.propose(ask)) is not None:
             proposal = new
+            self.record(True)
         else:
             return None
         steps = self.study.space.config(proposal.values).steps
@@ -79,11 +81,23 @@ class TrialScheduler:
         metrics = _metrics(report)
         stop = self.study.report(number, int(report["index"]), metrics)
         if stop:
-            self.study.prune(number, metrics)
-            self._end(number, f"trial {number}: stopped early at step {row.step} with {100 * row.accuracy:.1f} %")
+            self._prune(number, metrics)
         else:
+            self.record(False)
             self.notify("")
         return stop
+
+    def stop(self, number: int, report: Mapping[str, Any]) -> None:
+        """Record that another scheduler stops a trial; at its last report it is complete."""
+        if self.rows[number].step >= self.rows[number].steps:
+            self.complete(number, report)
+        else:
+            self._prune(number, _metrics(report))
+
+    def _prune(self, number: int, metrics: Mapping[str, float]) -> None:
+        row = self.rows[number]
+        self.study.prune(number, metrics)
+        self._end(number, f"trial {number}: stopped early at step {row.step} with {100 * (row.accuracy or 0.0):.1f} %")
 
     def complete(self, number: int, report: Mapping[str, Any]) -> None:
         """Record that a trial ran to its end or reported a failure; ignore one that was stopped."""
@@ -100,6 +114,7 @@ class TrialScheduler:
         row, before = self.rows[number], self.rows[donor].values
         values = perturb(self.study.space, before, "perturb", number, len(self.study.changes(number)) + 1)
         self.study.change(number, values, _metrics(report))
+        self.record(True)
         row.values, row.step, row.accuracy = values, int(report["step"]), float(report["accuracy"])
         changed = settings_text({key: value for key, value in values.items() if value != before.get(key)})
         with_what = changed or "the same settings"
@@ -119,6 +134,7 @@ class TrialScheduler:
         self.show(SearchProgress(tuple(self.rows.values()), self._before + len(ended), self.total, left, note))
 
     def _end(self, number: int, note: str) -> None:
+        self.record(True)
         self.rows[number].state = self.study.records()[number].state
         self.notify(note)
 

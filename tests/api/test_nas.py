@@ -234,7 +234,7 @@ def narrow(path):
 def test_a_users_space_is_trained_and_stopped_early_for_real(synset, monkeypatch, tmp_path):
     """Without Ray, but with its queue: real digits, real rungs."""
 
-    def here(matrix, num_workers, show, known, keep):
+    def here(matrix, where, show, known, keep):
         queue, scorer = JobQueue([job for job in matrix.jobs() if job not in known], matrix.rungs), Scorer(matrix)
         while (job := queue.take("here")) is not None:
             outcome = scorer.score(job, lambda epoch, value, job=job: queue.keep_training(job, epoch, value))

@@ -399,8 +399,8 @@ def test_evaluate_document(capfd, small_synset, tmp_path, monkeypatch):
 
     asked = []
 
-    def pretend(matrix, num_workers, show, known, keep):
-        asked.append(num_workers)
+    def pretend(matrix, where, show, known, keep):
+        asked.append(where.num_workers)
         show(remote.MatrixProgress(0, len(matrix.jobs()), "two workers"))
         return {job: Outcome(0.5 + 0.1 * job.seed, 1.0) for job in matrix.jobs()}
 

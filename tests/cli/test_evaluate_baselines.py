@@ -19,7 +19,7 @@ def scored(monkeypatch):
 
     asked = []
 
-    def pretend(matrix, num_workers, show, known, keep):
+    def pretend(matrix, where, show, known, keep):
         asked.append(matrix)
         return {job: Outcome(0.5, 1.0) for job in matrix.jobs()}
 

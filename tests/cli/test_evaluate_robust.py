@@ -23,7 +23,7 @@ def scored(monkeypatch):
 
     asked = []
 
-    def pretend(matrix, num_workers, show, known, keep):
+    def pretend(matrix, where, show, known, keep):
         asked.append(matrix)
         return {job: Outcome(accuracy(matrix.rows[job.row].name, *job[1:]), 1.0) for job in matrix.jobs()}
 

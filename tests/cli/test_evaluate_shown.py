@@ -31,7 +31,7 @@ def scored(monkeypatch):
 
     asked = []
 
-    def pretend(matrix, num_workers, show, known, keep):
+    def pretend(matrix, where, show, known, keep):
         asked.append(matrix)
         return {job: Outcome(0.5 + 0.01 * job.row + 0.001 * job.seed, 1.0) for job in matrix.jobs()}
 

@@ -389,7 +389,7 @@ def test_ray_knows_its_flags(command) -> None:
     assert entry.make_context(name, rest, parent=context).params
 
 
-def scored_here(matrix, num_workers, show, known, keep):
+def scored_here(matrix, where, show, known, keep):
     """All trainings of a matrix, without Ray but with its queue."""
     from raydd.evaluation.matrix import Scorer
     from raydd.remote.job_queue import JobQueue

@@ -496,7 +496,7 @@ def test_an_evaluation_keeps_what_was_stopped_apart_from_what_ran_to_its_end(mat
     """One seed is stopped: without rungs it is trained to its end, with the same rungs it is not trained again."""
     asked = []
 
-    def pretend(matrix, num_workers, show, known, keep):
+    def pretend(matrix, where, show, known, keep):
         left = [job for job in matrix.jobs() if job not in known]
         asked.append(left)
         results = {job: STOPPED if matrix.rungs and job == JOB else FULL for job in left}

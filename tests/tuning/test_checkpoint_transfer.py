@@ -54,7 +54,8 @@ def test_an_inherited_checkpoint_leads_to_the_same_bits_without_a_change(tmp_pat
     assert [(report.index, report.accuracy) for report in found] == [(r.index, r.accuracy) for r in wanted]
     assert found[0].seconds == next(run_trial(context, 2, values)).seconds, "the donor's time counts"
     assert (folder / "result.json").read_text() == "Tune's own"
-    assert sorted(path.name for path in checkpoint.iterdir()) == ["best.arrow", "reports.json", "state.arrow"]
+    exported = {path.relative_to(checkpoint).as_posix() for path in checkpoint.rglob("*") if path.is_file()}
+    assert exported >= {"best.arrow", "reports.json", "config.yaml", "checkpoint/state.arrow", "checkpoint.json"}
     discard_inherited(folder)
     assert not (folder / "inherited").exists()
 
@@ -80,7 +81,7 @@ def test_a_kill_at_any_time_leaves_the_old_run_or_the_inherited_checkpoint(tmp_p
     reports.close()
     state = (folder / "checkpoint" / "state.arrow").read_bytes()
     assert inherit_checkpoint(folder, None) == source
-    assert (source / "state.arrow").read_bytes() == state
+    assert (source / "checkpoint" / "state.arrow").read_bytes() == state
     # A trial that starts with its own checkpoint may have other settings than before.
     assert [report.step for report in run_trial(context, 1, {"lr.images": 9.0}, source)] == [2, 4]
 
@@ -153,4 +154,4 @@ def test_a_checkpoint_is_inherited_though_every_changeable_setting_differs(tmp_p
         found = list(run_trial(context, 2 * number + 1, sides[there], inherit_checkpoint(folder, checkpoint)))
         assert [report.step for report in found] == [2, 4]
         history = SyntheticSet.load(folder / "last.arrow").history
-        assert history[0] == load_tensors(checkpoint / "state.arrow")[1]["history"][0]
+        assert history[0] == load_tensors(checkpoint / "checkpoint" / "state.arrow")[1]["history"][0]

@@ -1,0 +1,72 @@
+"""The runs of a search's trials in its storage: a folder, or a URI that every node reads and writes.
+
+A trial's folder there holds its run, or checkpoints of it in folders of their own, as Ray Tune writes them.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from raydd.tuning.checkpoint_transfer import INDEX, Copy, checkpoint_folders, newest_copy, replace_run
+from raydd.tuning.trial import REPORTS, progress_of
+
+CHUNK = 8 << 20
+
+
+class TrialStore(NamedTuple):
+    """The folder of one trial in a storage."""
+
+    system: Any  # a file system of `pyarrow.fs`
+    path: str
+
+    def sizes(self) -> dict[str, int]:
+        """Return the bytes of all files below the folder, by their path in it."""
+        from pyarrow.fs import FileSelector, FileType
+
+        infos = self.system.get_file_info(FileSelector(self.path, recursive=True, allow_not_found=True))
+        start = len(self.path.rstrip("/")) + 1
+        return {info.path[start:]: info.size for info in infos if info.type == FileType.File}
+
+    def newest(self) -> Copy | None:
+        """Return the copy of the trial's run that is the furthest; None where there is none."""
+        return newest_copy(self.sizes(), self._read)
+
+    def _read(self, name: str) -> bytes:
+        with self.system.open_input_stream(f"{self.path}/{name}") as file:
+            return bytes(file.read())
+
+    def fetch(self, copy: Copy, folder: Path) -> None:
+        """Replace the run of a folder of this node by a copy."""
+
+        def get(name: str, target: Path) -> None:
+            source = f"{self.path}/{copy.name}" if copy.name else self.path
+            with self.system.open_input_stream(f"{source}/{name}") as file, target.open("wb") as out:
+                while data := file.read(CHUNK):
+                    out.write(data)
+
+        replace_run(folder, copy.files, get)
+
+    def restore(self, folder: Path) -> None:
+        """Replace the run of a folder of this node, unless it is as far."""
+        copy = self.newest()
+        if copy and (not (folder / "config.yaml").exists() or copy.progress > progress_of(folder)):
+            self.fetch(copy, folder)
+
+    def promote(self, here: bool) -> None:
+        """Move the newest checkpoint's files into the trial's folder, and remove all checkpoints.
+
+        A later call of Tune numbers its checkpoints from 0 again. After a kill, the next call goes on.
+
+        Args:
+            here: The storage is a folder of this node, in which the trial may have run further than its checkpoint.
+        """
+        sizes = self.sizes()
+        copy, folders = newest_copy(sizes, self._read), checkpoint_folders(sizes)
+        further = here and copy is not None and progress_of(Path(self.path)) >= copy.progress
+        if copy and copy.name and not further:
+            for parent in sorted({f"{self.path}/{name}".rpartition("/")[0] for name in copy.files}):
+                self.system.create_dir(parent, recursive=True)
+            for name in (*sorted(copy.files, key=lambda name: name == REPORTS), INDEX):  # how far it is comes last
+                if f"{copy.name}/{name}" in sizes:
+                    self.system.move(f"{self.path}/{copy.name}/{name}", f"{self.path}/{name}")
+        for folder in folders:
+            self.system.delete_dir(f"{self.path}/{folder}")

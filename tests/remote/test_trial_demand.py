@@ -1,0 +1,86 @@
+"""What a trial demands of a cluster, and how many trials are submitted; no Ray runs."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from raydd.config.schema import DistillConfig
+from raydd.remote import demand as demands, trial_demand
+from raydd.remote.demand import Demand, NodeShape
+from raydd.remote.trial_demand import Limits, WaitingNotes, trial_plan
+
+GPU4 = NodeShape({"CPU": 8.0, "GPU": 4.0})
+CPU2 = NodeShape({"CPU": 2.0})
+LATER = NodeShape({"CPU": 4.0, "GPU": 1.0}, nodes=3, alive=False)
+HEAD = NodeShape({"memory": 1e9})
+
+
+@pytest.fixture
+def planned(monkeypatch):
+    """The plan of trials on a cluster of some nodes."""
+
+    def make(nodes, trials, device="auto", turns=False, threads=1, **limits):
+        for module in (demands, trial_demand):
+            monkeypatch.setattr(module, "node_shapes", lambda: nodes)
+        config = DistillConfig(threads=threads)
+        return trial_plan(config, device, Limits(**limits), trials, turns=turns)
+
+    return make
+
+
+@pytest.mark.rows(
+    "nodes, trials, word, limits, workers, demand",
+    [
+        ([CPU2], 8, "auto", {}, 2, Demand(1, 0)),
+        ([CPU2], 8, "auto", {"concurrent": 1}, 1, Demand(1, 0)),
+        ([GPU4], 2, "auto", {}, 2, Demand(1, 1)),  # a GPU each while there are enough
+        ([GPU4], 6, "cuda", {}, 6, Demand(1, 0.5)),
+        ([GPU4], 100, "auto", {}, 8, Demand(1, 0.25)),
+        ([GPU4], 100, "auto", {"concurrent": 3}, 3, Demand(1, 1)),
+        ([GPU4], 100, "cpu", {}, 8, Demand(1, 0)),
+        ([GPU4], 100, "cuda", {"gpus": 2.0}, 2, Demand(1, 2)),
+        ([HEAD, LATER], 3, "auto", {}, 3, Demand(1, 1)),  # nodes that the autoscaler starts for the trials
+        ([HEAD, CPU2, LATER], 100, "cuda", {}, 12, Demand(1, 0.25)),
+    ],
+)
+def test_trials_share_the_gpus_that_a_cluster_has_or_can_start(planned, nodes, trials, word, limits, workers, demand):
+    layout = planned(nodes, trials, word, **limits)
+    assert (layout.workers, layout.demand) == (workers, demand)
+
+
+def test_trials_in_turns_demand_the_cpus_by_which_no_more_run_at_once(planned):
+    layout = planned([NodeShape({"CPU": 8.0})], 6, turns=True, concurrent=3)
+    assert layout.demand.cpus == 3  # 8 CPUs hold two such trials, and four of 2 CPUs
+    assert planned([NodeShape({"CPU": 8.0})], 6, turns=True).demand.cpus == 1
+
+
+@pytest.mark.rows(
+    "nodes, word, limits, words",
+    [
+        ([CPU2], "cuda", {}, "--device cuda: no node of the cluster has a GPU"),
+        ([CPU2], "auto", {"gpus": 0.5}, "--gpus-per-trial 0.5: no node of the cluster has a GPU"),
+        ([GPU4], "cuda", {"gpus": 8.0}, "a trial needs 1 CPU, 8 GPU on one node; .* lower threads, --gpus-per-trial"),
+    ],
+)
+def test_trials_that_no_node_has_room_for_are_refused(planned, nodes, word, limits, words):
+    with pytest.raises(ValueError, match=words):
+        planned(nodes, 4, word, **limits)
+
+
+def test_waiting_trials_are_noted_until_one_runs(monkeypatch):
+    seconds, notes = [0.0], []
+    monkeypatch.setattr(trial_demand.time, "monotonic", lambda: seconds[0])
+    monkeypatch.setattr(trial_demand.ray, "nodes", lambda: [{"Alive": True}])
+    watch = WaitingNotes(SimpleNamespace(notify=notes.append), Demand(2, 1))
+    pending, running = SimpleNamespace(status="PENDING"), SimpleNamespace(status="RUNNING")
+    for now, trials in ((10, [pending]), (31, [pending]), (40, [pending]), (62, [pending] * 2), (63, [running])):
+        seconds[0] = now
+        watch.on_step_begin(0, trials)
+    assert [note.split(":")[0] for note in notes] == [
+        "waiting for a node with 2 CPU, 1 GPU for 31 s",
+        "waiting for a node with 2 CPU, 1 GPU for 62 s",
+    ]
+    assert "2 trials wait" in notes[1]
+    seconds[0] = 80
+    watch.on_step_begin(0, [pending])
+    assert len(notes) == 2
