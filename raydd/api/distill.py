@@ -7,23 +7,18 @@ from pathlib import Path
 import torch
 
 from raydd.api.experts import cached_buffer
-from raydd.config.parsing import words
 from raydd.config.placement import HERE, Where, check_workers
 from raydd.config.schema import DistillConfig
-from raydd.data.mirroring import distillation_mirrors, mirroring_note as mirror_words
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import Workspace, print_note
-from raydd.figures.synset_picture import grid, save_png
 from raydd.io.console import Screen
-from raydd.io.lock import alone
 from raydd.io.memory import keep_memory
 from raydd.methods import complete
-from raydd.run.callbacks import follow
-from raydd.run.requirements import concurrent_workers, distillation_need, own_device
-from raydd.run.resolve import BufferRequest, RunContext, resolve
+from raydd.run.distillation import run_distillation
+from raydd.run.requirements import concurrent_workers, own_device
+from raydd.run.resolve import BufferRequest, check_run, resolve
 from raydd.run.rollout_worker import StartWorkers, concurrent_parts
-from raydd.run.run import Run
-from raydd.run.window_search import with_window
+from raydd.run.storage import open_storage
 
 
 def distill(
@@ -39,12 +34,12 @@ def distill(
 
     Args:
         config: The run.
-        out: Its folder.
+        out: Its folder, or a URI such as ``s3://bucket/run``, where each checkpoint is saved as the run goes on.
         buffer: The experts, a folder or a URI; None uses the cache's buffer of the configuration, and trains what it
             lacks, where the configuration needs any.
-        resume: Go on from the folder's checkpoint, if there is one.
-        where: Workers and cluster, for experts that must be trained and for several rollouts or shards a step; the
-            device.
+        resume: Go on from the checkpoint there, if there is one.
+        where: The device, and the cluster. With an address, a worker of the cluster distills, and another one goes on
+            when it dies. The workers are for experts that must be trained and for several rollouts or shards a step.
         screen: Shows progress.
 
     Returns:
@@ -53,6 +48,7 @@ def distill(
 
     Raises:
         ValueError: The run cannot start; nothing is written.
+        OSError: The URI cannot be read or written.
         FloatingPointError: The loss stays infinite or NaN; the checkpoint is kept.
 
     >>> import tempfile, raydd
@@ -60,43 +56,34 @@ def distill(
     ...     raydd.distill(raydd.DistillConfig(method="random", ipc=2, threads=1), folder).images.shape
     torch.Size([20, 1, 8, 8])
     """
-    screen, out = screen or Screen(), Path(out)
+    screen = screen or Screen()
     keep_memory()
     check_workers(where)
     config = complete(config)
+    if where.address is not None and concurrent_parts(config) == 1:
+        return _on_cluster(config, out, buffer, resume, where, screen)
     request = BufferRequest(lambda config, work: _train(config, work, where, screen), buffer)
-    with alone(out, "raydd distill", screen.note):
-        context = resolve(config, out, request, own_device(config, where), resume=resume, note=screen.note)
-        return _run(context, where, screen)
+    with open_storage(out, "raydd distill", screen.note) as storage:
+        context = resolve(config, storage.folder, request, own_device(config, where), resume=resume, note=screen.note)
+        return run_distillation(context, storage, where, screen, lambda config: _rollout_workers(config, where, screen))
+
+
+def _on_cluster(
+    config: DistillConfig, out: Path | str, buffer: Path | str | None, resume: bool, where: Where, screen: Screen
+) -> SyntheticSet:
+    """Let a worker of the cluster distill; this process needs neither its device nor its disk."""
+    from raydd.remote.distillation import Request, distill_on_cluster
+
+    def train(config: DistillConfig) -> Path:
+        return _train(config, check_run(config, torch.device("cpu")), where, screen)
+
+    return distill_on_cluster(Request(config, out, buffer, resume, where), screen, train)
 
 
 def _train(config: DistillConfig, work: Workspace, where: Where, screen: Screen) -> Path:
     """Complete the cache's buffer."""
     print_note(work.dataset, screen)
     return cached_buffer(config, work, where, screen)
-
-
-def _run(context: RunContext, where: Where, screen: Screen) -> SyntheticSet:
-    config, out = context.config, context.folder
-    if distillation_mirrors(config):
-        screen.once(mirror_words(config.data.dataset))
-    print_note(context.work.dataset, screen)
-    need = distillation_need(context, where)
-    torch.set_num_threads(config.threads or 1)
-    context = with_window(context, screen.note)
-    with _rollout_workers(config, where, screen) as start_workers:
-        with screen.doing("preparing the run"):
-            run = Run(context, start_workers)
-        plain = DistillConfig()
-        settings = words(run.config.model_copy(update={"preset": plain.preset}), beside=plain)
-        screen.note(
-            f"preset {config.preset}: {settings} (all else as by default; {out / 'config.yaml'} has everything)"
-        )
-        screen.note(f"needs {need.words()}")
-        follow(run, screen)
-    synset = SyntheticSet.load(out / "synset.arrow")
-    save_png(grid(synset), out / "synset.png")
-    return synset
 
 
 @contextmanager

@@ -18,6 +18,7 @@ EXPERTS = "data.dataset experts.network experts.num_experts experts.epochs exper
 DISTILL = "method data.dataset ipc experts.network window rollouts shards seed"
 FILES = ("config.yaml", "metrics.jsonl", "synset.arrow", "synset.png")
 _RUN = "Run folder; a second run continues the first."
+_OUT = "Run folder, or a URI such as s3://bucket/run; by default a folder below runs/."
 _BUFFER = "Buffer to write, a folder or a URI; one of the cache by default."
 _OWN = "Buffer of the run's experts, if the run was started with --buffer."
 
@@ -86,21 +87,24 @@ def distill(
     screen: Output,
     buffer: Buffer = None,
     preset: Preset = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder; by default one below runs/.", callback=writable)] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run of the folder where it stopped.")] = False,
+    out: Annotated[str | None, typer.Option(help=_OUT, callback=writable)] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out where it stopped.")] = False,
 ) -> None:
     """Distill a training set into a few synthetic images per class."""
     config = configure(DistillConfig, *preset_layers(preset, values))
-    folder = out or Path("runs") / f"{Path(config.data.dataset).name}-{config.method}-ipc{config.ipc}"
+    out = out or f"runs/{Path(config.data.dataset).name}-{config.method}-ipc{config.ipc}"
+    from raydd.io.filesystem import is_uri, public_uri
     from raydd.run.claim import claim
 
-    claim(folder, resume)
+    if not is_uri(out):
+        claim(Path(out), resume)
     from raydd.api.distill import distill as distill_set
 
-    synset = distill_set(config, folder, buffer=buffer, resume=resume, where=where, screen=screen)
-    outputs = {name: str(folder / name) for name in FILES}
+    synset = distill_set(config, out, buffer=buffer, resume=resume, where=where, screen=screen)
+    home = public_uri(out).partition("?")[0] if is_uri(out) else Path(out)
+    outputs = {name: f"{home}/{name}" for name in FILES}
     document = {"method": config.method, "dataset": synset.dataset, "ipc": synset.ipc, "lr": float(synset.lr)}
-    show(screen, document | {"outputs": outputs}, [f"wrote {folder / 'synset.arrow'} and its picture"])
+    show(screen, document | {"outputs": outputs}, [f"wrote {outputs['synset.arrow']} and its picture"])
 
 
 @command(app, "raydd finish runs/digits")

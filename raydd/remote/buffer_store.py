@@ -18,7 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from raydd.buffer.arrow_buffer import ArrowBuffer
 from raydd.buffer.expert_file import expert_path
 from raydd.buffer.mirror import MANIFEST, PREPROCESSING
-from raydd.io.files import ArrowTable, atomic_path, open_arrow, parse_arrow, sweep
+from raydd.io.files import ArrowTable, atomic_path, open_arrow, parse_arrow, sweep, write_atomic
 from raydd.io.lock import one_at_a_time
 from raydd.io.paths import default_cache
 from raydd.remote.demand import node_shapes
@@ -60,12 +60,26 @@ class RemoteBuffer(ArrowBuffer):
                 return table
         if self._files:
             return parse_arrow(ray.get(self._files[expert]), f"expert {expert} of {self.folder}")
-        copies = default_cache() / "copies" / self._state["digest"]
+        copies = self.copies
         copies.mkdir(parents=True, exist_ok=True)
         with one_at_a_time(copies):
             sweep(copies)  # of processes that were killed while they copied
             _copy_file(self._server, expert, expert_path(copies, expert), size)
         return open_arrow(expert_path(copies, expert))
+
+    @property
+    def copies(self) -> Path:
+        """This node's folder for copies of the experts."""
+        return default_cache() / "copies" / str(self._state["digest"])
+
+    def copy_experts(self, folder: Path) -> None:
+        """Copy all experts' files to a folder of this node, except those that are there."""
+        for expert, size in self._state["sizes"].items():
+            path = expert_path(folder, expert)
+            if not self._files:
+                _copy_file(self._server, expert, path, size)
+            elif not (path.is_file() and path.stat().st_size == size):
+                write_atomic(path, ray.get(self._files[expert]).tobytes())
 
 
 class NodeFolder(NamedTuple):

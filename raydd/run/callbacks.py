@@ -1,6 +1,7 @@
 """Progress of a run: on the terminal, as frames of the set, and as TensorBoard's event files."""
 
 from array import array
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -61,8 +62,8 @@ class Recorder:
         return {"accuracy/validation": self._run.history[-1]["mean"]} if self._scored > before else {}
 
 
-def follow(run: Run, screen: Screen) -> None:
-    """Take a run's steps, and show and record each."""
+def follow(run: Run, screen: Screen, save: Callable[[int], None] = lambda step: None) -> None:
+    """Take a run's steps, and show and record each; ``save`` gets the step of the last checkpoint after each."""
     config, losses = run.config, array("d")
 
     def picture() -> RenderableType:
@@ -78,6 +79,7 @@ def follow(run: Run, screen: Screen) -> None:
             if step.rolled_back_to is not None:
                 screen.note(f"step {step.step}: loss {step.loss}, rolled back to step {step.rolled_back_to}")
             recorder.record(step)
+            save(run.saved)
             losses.append(step.loss)
             rest = left(pace.left(step.step - first + 1, config.steps - first + 1))
             show(step.step, f"loss {step.loss:.4f}, lr {step.lr:.2e} {rest}", picture)

@@ -25,6 +25,10 @@ from raydd.io.safe_yaml import parse_yaml
 from raydd.run.claim import claim
 
 _SCORED_SET = re.compile(r"\d{6,}\.arrow")
+_RUN_FILE = re.compile(
+    r"config\.yaml|(metrics|memory|probe)\.jsonl|checkpoint/state\.arrow|(synset|best|last)\.arrow|synset\.png|"
+    r"window\.(json|png)|frames/(frames\.json|step-\d+\.png)|tensorboard/events\.[\w.-]+|steps/\d+\.arrow"
+)
 
 
 def read_config(folder: Path) -> DistillConfig | None:
@@ -48,6 +52,15 @@ def previous_run(folder: Path, resume: bool) -> DistillConfig | None:
     """Return the configuration of the run that a folder holds, to be resumed, or None where it holds none."""
     claim(folder, resume)
     return read_config(folder)
+
+
+def is_run_file(name: str) -> bool:
+    """Return whether a run writes a file of this name, relative to its folder.
+
+    >>> is_run_file("checkpoint/state.arrow"), is_run_file("report.html")
+    (True, False)
+    """
+    return _RUN_FILE.fullmatch(name) is not None
 
 
 def scored_set_path(folder: Path, step: int) -> Path:

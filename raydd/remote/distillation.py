@@ -1,0 +1,214 @@
+"""A distillation on a cluster: one actor runs it, and the driver shows its progress and replaces it if it dies.
+
+The actor works in a folder of its own node. It saves each checkpoint to the run's URI, or sends it to the driver, which
+writes it into the run's folder. So no node needs another one's disk, and another node can go on from the checkpoint.
+"""
+
+import os
+import secrets
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ray
+from ray.exceptions import ActorDiedError, RayError, RayTaskError
+
+from raydd.config.placement import Where
+from raydd.config.schema import DistillConfig
+from raydd.data.synset import SyntheticSet
+from raydd.data.workspace import with_absolute_path
+from raydd.io.console import Screen, clock
+from raydd.io.filesystem import is_uri, open_store, public_uri
+from raydd.io.lock import alone
+from raydd.remote.buffer_copy import BufferCopy, buffer_copy
+from raydd.remote.demand import Demand, demand_for, node_shapes
+from raydd.remote.distillation_actor import DistillationActor, DistillationJob, Ended, Saved
+from raydd.remote.session import session
+from raydd.run.events import Replay
+from raydd.run.resolve import check_names, check_settings, needs_experts
+from raydd.run.run_folder import previous_run
+from raydd.run.streamed_folder import FileGone, FilePart, ReceivedFolder, read_files
+
+DEATHS = 5
+"""How often the worker may die without a new checkpoint until the run fails."""
+FIRST_NOTE_SECONDS, NOTE_SECONDS, SILENT_SECONDS = 3.0, 30.0, 10.0
+PAUSE_SECONDS = 1.0
+_POLL_SECONDS = 0.5
+
+Train = Callable[[DistillConfig], Path]
+"""Completes the cache's buffer of a run, and returns its folder."""
+
+
+class Request(NamedTuple):
+    """What a user asks for: a run, its storage, its experts, and where the work is done."""
+
+    config: DistillConfig
+    out: Path | str
+    buffer: Path | str | None
+    resume: bool
+    where: Where
+
+
+def distill_on_cluster(request: Request, screen: Screen, train: Train) -> SyntheticSet:
+    """Distill on the cluster of ``where.address``; see `raydd.api.distill.distill`."""
+    request = request._replace(config=with_absolute_path(request.config))
+    check_names(request.config)
+    if request.buffer is None:
+        check_settings(request.config)
+    store = open_store(os.fspath(request.out)) if is_uri(request.out) else None
+    folder = Path(request.out) if store is None else store.local
+    with ExitStack() as stack:
+        before = None
+        if folder is not None:
+            stack.enter_context(alone(folder, "raydd distill", screen.note))
+            before = previous_run(folder, request.resume)
+        stack.enter_context(session(request.where.address, screen.note))
+        threads, demand = _demand(request, before)
+        experts = _experts(request, screen, train)
+        job = DistillationJob(
+            config=request.config,
+            uri=None if folder is not None else os.fspath(request.out),
+            name=public_uri(os.fspath(request.out)).partition("?")[0],
+            resume=request.resume,
+            buffer=experts,
+            trained=request.buffer is None,
+            threads=threads,
+            demand=demand,
+            owner=secrets.token_hex(8),
+            pictures=screen.draws,
+        )
+        return _Driver(job, folder, screen).run()
+
+
+def _demand(request: Request, before: DistillConfig | None) -> tuple[int, Demand]:
+    """Return the CPU threads of a run that asks for none, and what its worker needs.
+
+    On a GPU that is one thread, otherwise all CPUs of the smallest node.
+    """
+    config, where = request.config, request.where
+    demand = demand_for(where.device, gpus=where.gpus_per_worker)
+    usual = 1
+    if not demand.gpus:
+        cpus = [int(shape.resources.get("CPU", 0)) for shape in node_shapes() if shape.nodes]
+        usual = min((count for count in cpus if count), default=1)
+    threads = config.threads or (before.threads if before else None) or usual
+    return usual, demand_for(where.device, cpus=threads, gpus=where.gpus_per_worker)
+
+
+def _experts(request: Request, screen: Screen, train: Train) -> BufferCopy | str | None:
+    """Return the buffer for the worker: a URI as it is, a folder as something that any node can open."""
+    if request.buffer is not None and is_uri(request.buffer):
+        local = open_store(os.fspath(request.buffer)).local
+        if local is None:
+            return os.fspath(request.buffer)
+        folder = local
+    elif request.buffer is not None:
+        folder = Path(request.buffer)
+    elif needs_experts(request.config):
+        folder = train(request.config)
+    else:
+        return None
+    copy, note = buffer_copy(folder)
+    screen.note(note)
+    return copy
+
+
+class _Lost(Exception):
+    """The worker or its node died."""
+
+
+class _Driver:
+    """Starts the worker of a run, shows what it does, and starts another one when it dies."""
+
+    def __init__(self, job: DistillationJob, folder: Path | None, screen: Screen) -> None:
+        self._job, self._folder, self._screen = job, folder, screen
+        self._received = None if folder is None else ReceivedFolder(folder)
+        self._node, self._saved, self._deaths = "", -1, 0
+
+    def run(self) -> SyntheticSet:
+        """Return the set; its files are in the run's storage."""
+        with self._screen.doing(f"waiting for a worker with {self._job.demand.words()}"):
+            while True:
+                try:
+                    with self._actor() as actor:
+                        return self._follow(actor)
+                except _Lost as error:
+                    self._count(error)
+
+    @contextmanager
+    def _actor(self) -> Any:
+        files = None if self._folder is None else ray.put(read_files(self._folder))
+        options = self._job.demand.options | {"max_restarts": 0, "max_task_retries": 0}
+        actor = ray.remote(DistillationActor).options(**options).remote(self._job, files)
+        try:
+            yield actor
+        finally:
+            ray.kill(actor)
+
+    def _follow(self, actor: Any) -> SyntheticSet:
+        replay = Replay(self._screen)
+        try:
+            self._node = self._wait(actor.start.remote(), self._note_waiting, FIRST_NOTE_SECONDS)
+            while True:
+                for event in self._wait(actor.poll.remote(), self._note_silence, SILENT_SECONDS):
+                    if isinstance(event, Ended):
+                        return event.result()
+                    if not replay.show(event):
+                        self._keep(event)
+        finally:
+            replay.close()
+            if self._received is not None:
+                self._received.drop()
+
+    def _wait(self, call: Any, note: Callable[[float], None], first: float) -> Any:
+        """Return the answer to a call; note how long it takes, after ``first`` seconds and from time to time."""
+        start, due = time.monotonic(), first
+        while not ray.wait([call], timeout=_POLL_SECONDS)[0]:
+            if (waited := time.monotonic() - start) > due:
+                note(waited)
+                due = max(due + NOTE_SECONDS, waited)
+        try:
+            return ray.get(call)
+        except RayTaskError as error:
+            raise RuntimeError(f"the worker failed: {error.cause}") from error
+        except RayError as error:
+            if isinstance(error, ActorDiedError) and error.actor_init_failed:
+                raise RuntimeError(f"the worker could not start: {_last_line(error)}") from error
+            raise _Lost(_last_line(error)) from error
+
+    def _note_waiting(self, seconds: float) -> None:
+        what = f"a worker with {self._job.demand.words()}"
+        if seconds < NOTE_SECONDS:
+            self._screen.note(f"{self._job.name}: starting {what}")
+        else:
+            self._screen.note(f"{self._job.name}: waiting for a node that has {what}, {clock(seconds)}")
+
+    def _note_silence(self, seconds: float) -> None:
+        self._screen.note(f"{self._job.name}: no answer from its worker for {clock(seconds)}")
+
+    def _keep(self, event: Any) -> None:
+        if isinstance(event, Saved):
+            self._saved, self._deaths = event.step, 0
+        elif isinstance(event, FilePart | FileGone):
+            assert self._received is not None
+            self._received.receive(event)
+
+    def _count(self, error: _Lost) -> None:
+        self._deaths += 1
+        if self._deaths >= DEATHS:
+            raise RuntimeError(
+                f"{self._job.name}: its worker died {DEATHS} times in a row ({error}); check the memory of the nodes. "
+                "The same command with --resume goes on"
+            )
+        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        what = "its worker died" if self._node in alive else "the node of its worker is lost"
+        since = f"step {self._saved}" if self._saved > 0 else "its beginning"
+        self._screen.note(f"{self._job.name}: {what}; another one goes on from {since}")
+        self._job = self._job._replace(resume=True)
+        time.sleep(PAUSE_SECONDS * self._deaths)  # at once, Ray may place it on the node that has just died
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1]

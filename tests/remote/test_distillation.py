@@ -1,0 +1,274 @@
+"""A distillation on a cluster: a worker runs it on its own node's disk, another one goes on when it dies."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from raydd.api.distill import distill
+from raydd.buffer.arrow_buffer import ArrowBuffer
+from raydd.config.parsing import build
+from raydd.config.placement import Where
+from raydd.config.schema import DistillConfig
+from raydd.io.stored_folder import stored_copy
+from raydd.remote import buffer_copy
+from raydd.remote.buffer_store import share
+
+pytestmark = pytest.mark.remote
+
+MTT = {
+    "ipc": 1,
+    "steps": 40,
+    "student_steps": 3,
+    "span": 1,
+    "threads": 1,
+    "checkpoint_every": 4,
+    "checkpoint_seconds": 0.01,  # so that each is saved at once
+    "window": {"high": 1},
+    "lr": {"images": 20, "lr": 1e-3, "start": 0.05},
+    "experts": {"network": "MLP", "num_experts": 2, "epochs": 3},
+}
+DM = {
+    "method": "dm",
+    "ipc": 1,
+    "steps": 40,
+    "threads": 1,
+    "checkpoint_every": 4,
+    "checkpoint_seconds": 0.01,  # so that each is saved at once
+    "evaluate_every": 10,
+    "evaluate_epochs": 3,
+    "keep_scored": True,
+    "data": {"validation": 0.2},
+    "experts": {"network": "MLP"},
+}
+SAME = ("config.yaml", "metrics.jsonl", "checkpoint/state.arrow", "synset.arrow", "synset.png", "steps/000030.arrow")
+
+SCRIPT = """
+import json, sys
+from pathlib import Path
+import ray
+from ray.cluster_utils import Cluster
+
+if __name__ == "__main__":
+    out, caches, kills, settings, options = sys.argv[1], Path(sys.argv[2]), *map(json.loads, sys.argv[3:6])
+    fast = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 300, "health_check_failure_threshold": 3}
+    small = {"include_dashboard": False, "object_store_memory": 100 * 2**20}
+    system = fast | {"health_check_timeout_ms": 500}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small, "_system_config": system})
+    names = iter(range(100))
+
+    def add():
+        cache = {"RAYDD_CACHE": str(caches / str(next(names)))}
+        return cluster.add_node(wait=False, num_cpus=1, object_store_memory=100 * 2**20, env_vars=cache)
+
+    nodes = [add(), add()]
+    cluster.wait_for_nodes()
+    from raydd.api.distill import distill
+    from raydd.config.parsing import build
+    from raydd.config.placement import Where
+    from raydd.config.schema import DistillConfig
+    from raydd.io.console import Screen
+    from raydd.remote import distillation
+    from raydd.run import events
+
+    notes, workers, steps = [], [], []
+    note, show, follow = Screen.note, events.Replay.show, distillation._Driver._follow
+    Screen.note = lambda self, text: (notes.append(text), note(self, text))[1]
+
+    def followed(driver, actor):
+        workers.append((driver, actor))
+        return follow(driver, actor)
+
+    def shown(replay, event):
+        if isinstance(event, distillation.Saved):
+            steps.append(event.step)
+            if kills and event.step >= kills[0][1]:
+                driver, actor = workers[-1]
+                if kills.pop(0)[0] == "worker":
+                    ray.kill(actor)
+                else:
+                    (gone,) = [each for each in nodes if each.node_id == driver._node]
+                    nodes.remove(gone)
+                    cluster.remove_node(gone, allow_graceful=False)
+                    nodes.append(add())
+        return show(replay, event)
+
+    distillation._Driver._follow, events.Replay.show = followed, shown
+    config = build(DistillConfig, settings)
+    distill(config, out, where=Where(address=cluster.address), **options)
+    print(json.dumps({"notes": notes, "workers": len(workers), "steps": steps, "left": kills}))
+    cluster.shutdown()
+"""
+
+
+def run(out, caches, settings, kills=(), **options):
+    """What the script tells of a run on a cluster of two nodes with caches of their own, and of who was killed."""
+    words = [str(out), str(caches), *map(json.dumps, (list(kills), settings, options))]
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, *words], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def files(folder):
+    return {name: (folder / name).read_bytes() for name in SAME if (folder / name).exists()}
+
+
+@pytest.fixture
+def here(small_buffer, tmp_path):
+    """Makes the files of an uninterrupted run in this process."""
+
+    def make(settings):
+        buffer = None if "method" in settings else small_buffer
+        distill(build(DistillConfig, settings), tmp_path / "here", buffer=buffer, where=Where(device="cpu"))
+        made = files(tmp_path / "here")
+        assert len(made) >= len(SAME) - 1
+        return made
+
+    return make
+
+
+@pytest.mark.verb
+def test_a_worker_distills_and_its_files_are_those_of_this_process(ray2, here, tmp_path, capsys):
+    """The worker sees the driver's folder no more than any other node does."""
+    where, out = Where(address="auto"), tmp_path / "run"
+    plain = DM | {"evaluate_every": None, "keep_scored": False}
+    distill(build(DistillConfig, plain, {"steps": 20}), out, where=where)
+    assert "/work/" not in (shown := capsys.readouterr().err)
+    assert f"{out / 'config.yaml'} has everything" in shown
+    with pytest.raises(ValueError, match=f"^{out} holds a run already; go on with --resume"):
+        distill(build(DistillConfig, plain), out, where=where)
+    with pytest.raises(ValueError, match=f"^{out} was started with other settings: ipc"):
+        distill(build(DistillConfig, plain, {"ipc": 2}), out, where=where, resume=True)
+    distill(build(DistillConfig, plain), out, where=where, resume=True)
+    assert files(out) == here(plain)
+    assert sorted(path.name for path in (out / "frames").iterdir())[-1] == "step-000040.png"
+    assert not list(out.rglob("*.tmp"))
+
+
+def test_an_address_without_a_cluster_is_refused_in_a_line(apart):
+    words = ["distill", "--method", "random", "--address", "127.0.0.1:9", "--out", "run"]
+    done, folder = apart(sys.executable, "-m", "raydd", *words)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "no Ray at --address '127.0.0.1:9'" in line
+    assert not list(folder.iterdir())
+
+
+def test_a_gpu_that_no_node_has_is_refused(ray2, tmp_path):
+    with pytest.raises(ValueError, match="--device cuda: no node of the cluster has a GPU"):
+        distill(build(DistillConfig, DM), tmp_path / "run", where=Where(address="auto", device="cuda"))
+
+
+def test_workers_and_nodes_die_and_another_goes_on_to_the_same_bytes(small_buffer, here, tmp_path):
+    kills = [["worker", 0], ["node", 8], ["worker", 20]]
+    out = tmp_path / "run"
+    seen = run(out, tmp_path / "caches", MTT, kills, buffer=str(small_buffer))
+    assert files(out) == here(MTT)
+    assert (seen["workers"], seen["left"]) == (4, [])
+    notes = [note for note in seen["notes"] if "another one goes on" in note]
+    assert [note.partition("; ")[0] for note in notes] == [
+        f"{out}: its worker died",
+        f"{out}: the node of its worker is lost",
+        f"{out}: its worker died",
+    ]
+
+
+def test_a_run_at_a_uri_needs_no_folder_of_the_driver(s3, here, tmp_path):
+    uri = s3(f"bucket/{tmp_path.name}")
+    seen = run(uri, tmp_path / "caches", DM, [["worker", 5], ["node", 15]])
+    assert files(stored_copy(uri)) == here(DM)
+    assert (seen["workers"], seen["left"]) == (3, [])
+    assert not list(tmp_path.glob("run*"))
+
+
+def test_a_worker_that_always_dies_ends_the_run_with_a_reason(ray2, tmp_path, monkeypatch):
+    class Deadly:
+        def __init__(self, job, files):
+            pass
+
+        def start(self):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr("raydd.remote.distillation.DistillationActor", Deadly)
+    monkeypatch.setattr("raydd.remote.distillation.PAUSE_SECONDS", 0.0)
+    with pytest.raises(RuntimeError, match=r"run: its worker died 5 times in a row .*--resume goes on"):
+        distill(build(DistillConfig, DM), tmp_path / "run", where=Where(address="auto"))
+
+
+@pytest.mark.parametrize("transport", ["store", "copy"])
+def test_a_node_without_the_buffer_gets_all_of_it(ray2, small_buffer, tmp_path, monkeypatch, transport):
+    monkeypatch.setenv("RAYDD_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "buffer"
+    shutil.copytree(small_buffer, folder)
+    monkeypatch.setattr(buffer_copy, "share", lambda buffer: share(buffer, transport))
+    copy, _ = buffer_copy.buffer_copy(folder)
+    assert copy.folder() == folder
+    folder.rename(tmp_path / "away")
+    assert copy.folder().is_relative_to(tmp_path / "cache" / "copies")
+    names = sorted(path.name for path in small_buffer.iterdir() if not path.name.startswith("."))
+    assert {name: (copy.folder() / name).read_bytes() for name in names} == {
+        name: (small_buffer / name).read_bytes() for name in names
+    }
+    assert ArrowBuffer(copy.folder()).experts == (0, 1)
+
+
+CLUSTER = """
+import sys
+from ray.cluster_utils import Cluster
+
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 100 * 2**20})
+print(cluster.address, flush=True)
+sys.stdin.read()
+cluster.shutdown()
+"""
+DRIVER = """
+import sys
+from raydd.cli import main
+from raydd.remote import distillation
+from raydd.run import events
+
+show = events.Replay.show
+
+def shown(replay, event):
+    if isinstance(event, distillation.Saved):
+        print(event.step, file=sys.__stdout__, flush=True)
+    return show(replay, event)
+
+events.Replay.show = shown
+main(sys.argv[1:])
+"""
+
+
+@pytest.fixture
+def address():
+    """A cluster of its own, which other processes can join."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen([sys.executable, "-c", CLUSTER], text=True, **pipes) as process:
+        yield next(line.strip() for line in process.stdout if line.count(":") == 1 and " " not in line.strip())
+        process.stdin.close()
+
+
+@pytest.mark.parametrize("kind", ["folder", "uri"])
+def test_a_driver_that_is_killed_resumes(address, s3, here, tmp_path, kind):
+    """Its worker ends with it; the claim at a URI is given up after a while, and that of a folder at once."""
+    uri = s3(f"bucket/{tmp_path.name}")
+    sets = [f"--set={name}={value}" for name, value in DM.items() if isinstance(value, int | float)]
+    words = ["distill", "--method", "dm", *sets, "--set=data.validation=0.2", "--network", "MLP"]
+    words += ["--out", str(tmp_path / "run") if kind == "folder" else uri, "--address", address]
+    script, seen = [sys.executable, "-c", DRIVER, *words], []
+    with subprocess.Popen(script, stdout=subprocess.PIPE, text=True) as driver:
+        for line in driver.stdout:
+            seen.append(int(line))
+            if seen[-1] > 3:
+                driver.kill()
+    assert 3 < seen[-1] < 40
+    done = subprocess.run([*script, "--resume"], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split()[0]) >= seen[-1]
+    assert files(tmp_path / "run" if kind == "folder" else stored_copy(uri)) == here(DM)
