@@ -7,11 +7,12 @@ import typer
 
 from raydd.cli.flags import Buffer, Device, Flags, Output, Preset, SharedMachine, command
 from raydd.cli.output import show, show_scores
-from raydd.cli.paths import existing_buffer, existing_run, writable
+from raydd.cli.paths import existing_buffer, existing_run, writable_folder
 from raydd.config.fields import configure
 from raydd.config.parsing import Tree
 from raydd.config.presets import load_preset, preset_layers
 from raydd.config.schema import DistillConfig, ExpertsConfig
+from raydd.io.filesystem import public_uri
 
 app = typer.Typer()
 EXPERTS = "data.dataset experts.network experts.num_experts experts.epochs experts.optimizer seed"
@@ -27,7 +28,7 @@ def quickstart(
     values: Annotated[Tree, Flags(DistillConfig, "seed")],
     where: Device,
     screen: Output,
-    out: Annotated[Path, typer.Option(help=_RUN, callback=writable)] = Path("runs/quickstart"),
+    out: Annotated[Path, typer.Option(help=_RUN, callback=writable_folder)] = Path("runs/quickstart"),
 ) -> None:
     """Do the whole job once on small bundled images: train experts, distill a set, score it, write a report.
 
@@ -64,7 +65,7 @@ def experts(
     values: Annotated[Tree, Flags(ExpertsConfig, EXPERTS)],
     where: SharedMachine,
     screen: Output,
-    out: Annotated[str | None, typer.Option(help=_BUFFER, callback=writable)] = None,
+    out: Annotated[str | None, typer.Option(help=_BUFFER, callback=writable_folder)] = None,
 ) -> None:
     """Train expert networks on the real images and store their weights at each epoch, which many methods match.
 
@@ -73,7 +74,6 @@ def experts(
     config = configure(ExpertsConfig, values)
     from raydd.api.experts import train_experts
     from raydd.buffer.describe import describe_location
-    from raydd.io.filesystem import public_uri
 
     buffer = train_experts(config, out, where=where, screen=screen)
     show(screen, describe_location(buffer) | {"outputs": {"buffer": public_uri(str(buffer))}})
@@ -86,7 +86,9 @@ def distill(
     screen: Output,
     buffer: Buffer = None,
     preset: Preset = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder; by default one below runs/.", callback=writable)] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder; by default one below runs/.", callback=writable_folder)
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run of the folder where it stopped.")] = False,
 ) -> None:
     """Distill a training set into a few synthetic images per class."""
