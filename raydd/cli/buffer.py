@@ -7,7 +7,7 @@ import typer
 
 from raydd.cli.flags import Flags, Output, command, named, whole_numbers
 from raydd.cli.output import show
-from raydd.cli.paths import existing, existing_buffer, writable_folder
+from raydd.cli.paths import existing, existing_buffer, writable
 from raydd.config.fields import configure
 from raydd.config.names import check_name
 from raydd.config.parsing import Tree
@@ -18,9 +18,9 @@ app = typer.Typer(help="Inspect, check, convert and copy buffers: folders of exp
 _HELP = "Buffer: a folder or a URI such as s3://bucket/folder."
 Source = Annotated[str, typer.Argument(help=_HELP, callback=existing_buffer)]
 Target = Annotated[
-    str, typer.Argument(help="Folder or URI to write; another buffer there is refused.", callback=writable_folder)
+    str, typer.Argument(help="Folder or URI to write; another buffer there is refused.", callback=writable)
 ]
-_OUT = typer.Option(help="Buffer to write, a folder or a URI; a second import continues.", callback=writable_folder)
+_OUT = typer.Option(help="Buffer to write, a folder or a URI; a second import continues.", callback=writable)
 _FORMAT = typer.Option(help="Layout: mtt or tgdd; detected by default.", autocompletion=named("expert layout"))
 _EXPERTS = "data.dataset experts.network data.preprocessing"
 _UNSAID = {"data.dataset": None, "experts.network": None, "data.preprocessing": None}

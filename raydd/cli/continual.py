@@ -7,7 +7,7 @@ import typer
 
 from raydd.cli.flags import Flags, Fresh, Machine, Output, Sets, command, whole_numbers
 from raydd.cli.output import files_of, show
-from raydd.cli.paths import existing_buffer, row_names, writable_folder
+from raydd.cli.paths import existing_buffer, row_names, writable
 from raydd.config.fields import configure
 from raydd.config.parsing import Tree
 from raydd.config.schema import EvaluateConfig
@@ -32,7 +32,7 @@ def continual(  # noqa: PLR0913, PLR0917 - one a flag
     steps: Annotated[str, typer.Option(help=_STEPS)] = "5,10",
     buffer: Annotated[str | None, typer.Option(help=_BUFFER, callback=existing_buffer)] = None,
     fresh: Fresh = False,
-    out: Annotated[Path, typer.Option(help=_OUT, callback=writable_folder)] = Path("runs/continual"),
+    out: Annotated[Path, typer.Option(help=_OUT, callback=writable)] = Path("runs/continual"),
 ) -> None:
     """Score synthetic sets as replay memory for class-incremental learning.
 

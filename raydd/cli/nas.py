@@ -7,7 +7,7 @@ import typer
 
 from raydd.cli.flags import Flags, Fresh, Machine, Output, Sets, command
 from raydd.cli.output import files_of, show
-from raydd.cli.paths import existing, row_names, writable_folder
+from raydd.cli.paths import existing, row_names, writable
 from raydd.config.fields import configure
 from raydd.config.nas import NasConfig
 from raydd.config.parsing import Tree
@@ -34,7 +34,7 @@ def nas(
     where: Machine,
     screen: Output,
     fresh: Fresh = False,
-    out: Annotated[Path | None, typer.Option(help=_OUT, callback=writable_folder)] = None,
+    out: Annotated[Path | None, typer.Option(help=_OUT, callback=writable)] = None,
 ) -> None:
     """Rank network architectures by training them on synthetic sets, and compare with the ranking by real data."""
     config = configure(NasConfig, values)

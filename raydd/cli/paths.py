@@ -54,7 +54,7 @@ def each(check: Callable[[T], T]) -> Callable[[list[T]], list[T]]:
     return lambda values: [check(value) for value in values]
 
 
-def writable_folder(folder: Place) -> Place:
+def writable(folder: Place) -> Place:
     """Refuse a folder that cannot be made since a file is in the way, or a URI of an unknown kind."""
     if folder is None:
         return folder

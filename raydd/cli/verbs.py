@@ -7,7 +7,7 @@ import typer
 
 from raydd.cli.flags import Buffer, Device, Flags, Output, Preset, SharedMachine, command
 from raydd.cli.output import show, show_scores
-from raydd.cli.paths import existing_buffer, existing_run, writable_folder
+from raydd.cli.paths import existing_buffer, existing_run, writable
 from raydd.config.fields import configure
 from raydd.config.parsing import Tree
 from raydd.config.presets import load_preset, preset_layers
@@ -28,7 +28,7 @@ def quickstart(
     values: Annotated[Tree, Flags(DistillConfig, "seed")],
     where: Device,
     screen: Output,
-    out: Annotated[Path, typer.Option(help=_RUN, callback=writable_folder)] = Path("runs/quickstart"),
+    out: Annotated[Path, typer.Option(help=_RUN, callback=writable)] = Path("runs/quickstart"),
 ) -> None:
     """Do the whole job once on small bundled images: train experts, distill a set, score it, write a report.
 
@@ -65,7 +65,7 @@ def experts(
     values: Annotated[Tree, Flags(ExpertsConfig, EXPERTS)],
     where: SharedMachine,
     screen: Output,
-    out: Annotated[str | None, typer.Option(help=_BUFFER, callback=writable_folder)] = None,
+    out: Annotated[str | None, typer.Option(help=_BUFFER, callback=writable)] = None,
 ) -> None:
     """Train expert networks on the real images and store their weights at each epoch, which many methods match.
 
@@ -86,9 +86,7 @@ def distill(
     screen: Output,
     buffer: Buffer = None,
     preset: Preset = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Run folder; by default one below runs/.", callback=writable_folder)
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; by default one below runs/.", callback=writable)] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run of the folder where it stopped.")] = False,
 ) -> None:
     """Distill a training set into a few synthetic images per class."""
