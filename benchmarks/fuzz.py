@@ -242,8 +242,9 @@ def forge_tensors(name: str, data: bytes, rng: Rng) -> bytes:
 
     from raydd.io import tensor_file as tensors
 
-    rows = [list(row) for row in tensors.rows_of(data)]
-    metadata = json.loads(pa.ipc.open_file(data).schema.metadata[b"raydd"])["metadata"]
+    stored = pa.ipc.open_file(data).read_all()
+    rows = [list(row.values()) for row in stored.to_pylist()]
+    metadata = json.loads(stored.schema.metadata[b"raydd"])["metadata"]
     kind = rng.randrange(9)
     row = rng.choice(rows) if rows else ["x", "float32", [1], b"1234"]
     if kind == 0:
@@ -272,7 +273,7 @@ def forge_expert(name: str, data: bytes, rng: Rng) -> bytes:
     """An expert's file."""
     import numpy as np
 
-    from raydd.io.files import checksum, parse_arrow, write_arrow
+    from raydd.io.arrow_file import checksum, parse_arrow, write_arrow
 
     table = parse_arrow(np.frombuffer(data, np.uint8), name)
     columns, metadata = dict(table.columns), dict(table.metadata)

@@ -144,7 +144,7 @@ def settings() -> str:
 
 def _meaning(setting: fields.Setting) -> str:
     """What a setting is, with the words that it may be."""
-    return f"{setting.text} ({', '.join(setting.names)})" if setting.names else setting.text
+    return f"{setting.meaning} ({', '.join(setting.names)})" if setting.names else setting.meaning
 
 
 def _code(value: object) -> str:

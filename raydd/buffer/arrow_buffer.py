@@ -18,7 +18,8 @@ from raydd.buffer.precision import FULL, STORAGES
 from raydd.buffer.segments import Segment, draw
 from raydd.buffer.spec import BufferSpec
 from raydd.data.preprocessing import load_transform
-from raydd.io.files import AnyPath, ArrowTable, checksum, sweep
+from raydd.io.arrow_file import ArrowTable, checksum
+from raydd.io.files import AnyPath, sweep
 
 _FOREIGN = re.compile(r"expert-\d+\.arrow|(preprocessing|synset)\.arrow|(config|space)\.yaml")
 OPEN_FILES = 256  # files that a buffer maps at once; the usual limit of a process is 1024

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from raydd.buffer.precision import FULL, STORAGES, narrow_theta
 from raydd.buffer.spec import BufferSpec
+from raydd.io.arrow_file import ArrowTable, Columns, checksum, open_arrow, write_arrow
 from raydd.io.document import parse
-from raydd.io.files import AnyPath, ArrowTable, Columns, checksum, open_arrow, write_arrow
+from raydd.io.files import AnyPath
 from raydd.numerics.flat import Layout
 
 Array = np.ndarray[Any, Any]

@@ -7,9 +7,10 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from raydd.buffer.spec import SCHEMA, BufferSpec
+from raydd.io.arrow_file import ArrowTable
 from raydd.io.bounded_file import read_bytes
 from raydd.io.document import Document, Finite, Tree, Whole, parse, validate, without_checksum, write_document
-from raydd.io.files import AnyPath, ArrowTable
+from raydd.io.files import AnyPath
 
 _REMEDY = "delete it and run `raydd experts` again, which keeps the experts that are there"
 Index = dict[int, Tree]

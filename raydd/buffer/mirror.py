@@ -17,7 +17,8 @@ from typing import Any
 
 from raydd.buffer.arrow_buffer import verify
 from raydd.buffer.manifest import parse_manifest, read_manifest, write_manifest
-from raydd.io.files import AnyPath, open_arrow, sweep, write_atomic
+from raydd.io.arrow_file import open_arrow
+from raydd.io.files import AnyPath, sweep, write_atomic
 from raydd.io.filesystem import SCHEMES, Store, is_uri, open_store, public_uri
 from raydd.io.lock import LOCK, alone, one_at_a_time
 from raydd.io.paths import default_cache

@@ -10,18 +10,7 @@ from typing import Annotated
 
 import typer
 
-from raydd.cli.ablate import app as ablate
-from raydd.cli.analyse import app as analyse
-from raydd.cli.buffer import app as buffer
-from raydd.cli.continual import app as continual
-from raydd.cli.doctor import app as doctor
-from raydd.cli.evaluate import app as evaluate
-from raydd.cli.files import app as files
-from raydd.cli.nas import app as nas
-from raydd.cli.reference import app as reference
-from raydd.cli.report import app as report
-from raydd.cli.tune import app as tune
-from raydd.cli.verbs import app as verbs
+from raydd.cli import ablate, analyse, buffer, continual, doctor, evaluate, files, nas, reference, report, tune, verbs
 from raydd.io.pulse import LOADING, PULSE
 from raydd.io.signals import TERMINATED, terminate, terminated
 from raydd.plugins import origin_of
@@ -39,10 +28,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for _part in (verbs, evaluate, ablate, continual, tune, nas, report, reference, files):
-    app.add_typer(_part)
-app.add_typer(buffer, name="buffer")
-app.add_typer(analyse, name="analyse")
-app.add_typer(doctor)
+    app.add_typer(_part.app)
+app.add_typer(buffer.app, name="buffer")
+app.add_typer(analyse.app, name="analyse")
+app.add_typer(doctor.app)
 
 
 def _print_version(value: bool) -> None:

@@ -16,6 +16,7 @@ from raydd.config.parsing import Tree
 from raydd.config.placement import Where
 from raydd.config.schema import DataConfig
 from raydd.io.console import Screen
+from raydd.io.filesystem import is_uri
 
 _HELP = "Measure properties of experts and runs: tables, figures and their numbers."
 app = typer.Typer(help=_HELP, no_args_is_help=True)
@@ -204,8 +205,6 @@ def _load(module: str, name: str) -> Any:
 
 def _folder(place: str | Path, screen: Screen) -> Path:
     """Return a path, or the folder on this machine of a buffer at a URI, which is fetched."""
-    from raydd.io.filesystem import is_uri
-
     if not is_uri(place):
         return Path(place)
     from raydd.buffer.mirror import local_folder

@@ -12,6 +12,7 @@ from raydd.config.fields import configure
 from raydd.config.names import check_name
 from raydd.config.parsing import Tree
 from raydd.config.schema import ExpertsConfig
+from raydd.io.filesystem import is_uri, open_store, public_uri
 
 app = typer.Typer(help="Inspect, check, convert and copy buffers: folders of experts' weights.", no_args_is_help=True)
 _HELP = "Buffer: a folder or a URI such as s3://bucket/folder."
@@ -48,7 +49,6 @@ def buffer_import(
     if format is not None:
         check_name("expert layout", format)
     from raydd.interop.expert_import import describe_import, import_experts
-    from raydd.io.filesystem import public_uri
 
     imported = import_experts(paths, out, values, layout=format, screen=screen)
     show(screen, describe_import(imported, public_uri(out)))
@@ -68,7 +68,6 @@ def buffer_verify(folder: Source, screen: Output) -> None:
     """Read every byte of a buffer and compare checksums; exit code 1 when something is wrong."""
     from raydd.buffer.arrow_buffer import verify
     from raydd.buffer.mirror import local_folder
-    from raydd.io.filesystem import public_uri
 
     problems = [problem._asdict() for problem in verify(local_folder(folder, screen.note, anew=True))]
     lines = [f"{problem['file']}: {problem['what']}" for problem in problems] or [f"{public_uri(folder)}: whole"]
@@ -91,7 +90,6 @@ def buffer_convexify(
     epochs = whole_numbers(waypoints, "--waypoints")
     from raydd.buffer.convexified import convexify
     from raydd.buffer.mirror import local_folder, written_folder
-    from raydd.io.filesystem import public_uri
 
     full = local_folder(buffer, screen.note)
     with written_folder(out, screen.note) as folder:
@@ -110,7 +108,6 @@ def buffer_copy(source: Source, target: Target, screen: Output) -> None:
     The same command again continues where it stopped.
     """
     from raydd.buffer.mirror import copy_buffer, mirror
-    from raydd.io.filesystem import is_uri, open_store, public_uri
     from raydd.io.lock import alone
 
     folder = (open_store(target).local or mirror(target)) if is_uri(target) else Path(target)

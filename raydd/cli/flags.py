@@ -110,7 +110,7 @@ class Flags:
         notes = [f"default: {default}"] if default not in (None, "") and setting.kind is not bool else []
         if 0 < len(setting.names) <= LISTED:
             notes.insert(0, f"{'any' if setting.several else 'one'} of {', '.join(setting.names)}")
-        return f"{setting.text} ({'; '.join(notes)})" if notes else setting.text
+        return f"{setting.meaning} ({'; '.join(notes)})" if notes else setting.meaning
 
     def _value(self, key: str, flag: str, value: Any) -> Any:
         if key == "window":

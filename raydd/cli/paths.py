@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from raydd.io.filesystem import open_store
 from raydd.io.paths import existing as nearest, short_names
 
 T = TypeVar("T")
@@ -41,7 +42,7 @@ def existing_run(path: Path) -> Path:
 def existing_buffer(place: str | None) -> str | None:
     """Refuse a buffer that does not exist, or a URI of an unknown kind; no store is asked."""
     if place is not None and "://" in place:
-        _known_store(place)
+        open_store(place)
     elif place is not None and not Path(place).exists():
         raise ValueError(f"{place} does not exist; make a buffer with `raydd experts --out {place}`")
     return place
@@ -57,17 +58,11 @@ def writable(folder: Place) -> Place:
     if folder is None:
         return folder
     if "://" in str(folder):
-        _known_store(str(folder))
+        open_store(str(folder))
     elif not (there := nearest(Path(folder))).is_dir():
         why = f"{there} is a file, and a folder is needed"
         raise ValueError(f"--out {folder} cannot be written: {why}; name another --out")
     return folder
-
-
-def _known_store(uri: str) -> None:
-    from raydd.io.filesystem import open_store  # it imports PyArrow
-
-    open_store(uri)
 
 
 def row_names(paths: Sequence[Path]) -> list[str]:

@@ -61,7 +61,7 @@ def _row(verb: str, setting: Setting, methods: Mapping[str, str]) -> dict[str, A
         "command": verb,
         "default": list(setting.default) if isinstance(setting.default, tuple) else setting.default,
         "choices": list(setting.names),
-        "meaning": setting.text,
+        "meaning": setting.meaning,
         "methods": [name for name, match in methods.items() if verb == "distill" and not unread(setting.key, match)],
     }
 

@@ -12,6 +12,7 @@ from raydd.config.fields import configure
 from raydd.config.parsing import Tree
 from raydd.config.presets import load_preset, preset_layers
 from raydd.config.schema import DistillConfig, ExpertsConfig
+from raydd.io.filesystem import public_uri
 
 app = typer.Typer()
 EXPERTS = "data.dataset experts.network experts.num_experts experts.epochs experts.optimizer seed"
@@ -74,7 +75,6 @@ def experts(
     config = configure(ExpertsConfig, values)
     from raydd.api.experts import train_experts
     from raydd.buffer.describe import describe_location
-    from raydd.io.filesystem import public_uri
 
     buffer = train_experts(config, out, where=where, screen=screen)
     show(screen, describe_location(buffer) | {"outputs": {"buffer": public_uri(str(buffer))}})

@@ -19,7 +19,7 @@ class Setting(NamedTuple):
         kind: The Python type of a value, or of each value where ``several``.
         several: Whether it holds several values.
         default: Its value where nobody sets it.
-        meaning: What it is, from the ``Attributes`` of its class.
+        meaning: What it is, from the ``Attributes`` of its class, with single backticks.
         choices: The words that it may be; empty where they are not listed.
         table: The key of `raydd.config.names.TABLES` that its names are in, or "".
     """
@@ -31,11 +31,6 @@ class Setting(NamedTuple):
     meaning: str
     choices: tuple[str, ...] = ()
     table: str = ""
-
-    @property
-    def text(self) -> str:
-        """The meaning with single backticks."""
-        return self.meaning.replace("``", "`")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -65,7 +60,7 @@ def _settings(kind: Any, prefix: str) -> Iterator[Setting]:
         base, several, choices = _value_type(hints[name])
         table = next((data for data in getattr(hints[name], "__metadata__", ()) if isinstance(data, Named)), "")
         default = usual[name] if usual else kind._field_defaults[name]
-        yield Setting(prefix + name, base, several, default, texts.get(name, ""), choices, table)
+        yield Setting(prefix + name, base, several, default, texts.get(name, "").replace("``", "`"), choices, table)
 
 
 def _is_config(kind: Any) -> bool:

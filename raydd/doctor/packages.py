@@ -179,20 +179,11 @@ def ray() -> list[Finding]:
         extra for requirement in requirements("raydd") if requirement.name == "ray" for extra in requirement.extras
     }
     names = {requirement.name for requirement in requirements("ray", tuple(sorted(extras)))}
-    missing = sorted(name for name in names if not is_installed(name))
+    missing = sorted(name for name in names if not any(metadata.distributions(name=name)))  # modules have any name
     if missing:
         remedy = f"Install them: uv pip install 'ray[{','.join(sorted(extras))}]=={installed}'."
         return [Finding("ray", "warning", f"{installed}, without {', '.join(missing)}", remedy)]
     return [Finding("ray", "ok", f"{installed} with {', '.join(sorted(extras))}")]
-
-
-def is_installed(name: str) -> bool:
-    """Return whether a package's metadata is there; its module may have any name."""
-    try:
-        metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
 
 
 def optional() -> list[Finding]:

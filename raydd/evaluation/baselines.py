@@ -24,8 +24,8 @@ from raydd.data.synset import SyntheticSet, check_parts
 from raydd.data.workspace import Workspace, open_workspace
 from raydd.evaluation.matrix import ScoreRow
 from raydd.evaluation.student import REAL_LR
+from raydd.io.arrow_file import open_arrow
 from raydd.io.console import Screen
-from raydd.io.files import open_arrow
 from raydd.io.paths import default_cache
 from raydd.io.tensor_file import load_tensors, save_tensors
 from raydd.numerics.flat import FlatModel

@@ -24,8 +24,8 @@ from raydd.data.preprocessing import fit_transform, load_transform, save_transfo
 from raydd.data.workspace import Workspace, accuracy, open_workspace
 from raydd.interop.expert_files import FORMATS, ForeignExpert, Format, Source, find_experts
 from raydd.interop.expert_layers import Target
+from raydd.io.arrow_file import open_arrow
 from raydd.io.console import Screen
-from raydd.io.files import open_arrow
 from raydd.numerics.flat import Layout, flatten, seeded
 from raydd.numerics.rng import generator
 

@@ -5,7 +5,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 from unicodedata import category
 
@@ -103,9 +102,15 @@ class Screen:
             plain = self._plain(title, 0)
             yield lambda draw, words: plain(0, words)
             return
-        line = _Timer(title)
+        line = Progress(TextColumn("{task.description}: {task.fields[words]}", markup=False), TimeElapsedColumn())
+        task = line.add_task(title, total=None, words="starting")
+
+        def redraw(draw: Callable[[], RenderableType], words: str) -> None:
+            line.update(task, words=words)
+            live.update(Group(draw(), line))
+
         with PULSE.beside(), Live(line, console=self._err, transient=True, refresh_per_second=2) as live:
-            yield lambda draw, words: live.update(Group(draw(), _Timer(title, words, line.start)))
+            yield redraw
 
     @property
     def _moves(self) -> bool:
@@ -164,18 +169,6 @@ class Screen:
             Screen.documents += 1
         else:
             show(self._out)
-
-
-@dataclass(frozen=True)
-class _Timer:
-    """A line of text with the time since its start."""
-
-    title: str
-    words: str = "starting"
-    start: float = field(default_factory=time.monotonic)
-
-    def __rich__(self) -> Text:
-        return Text(f"{self.title}: {self.words} ({clock(time.monotonic() - self.start)})")
 
 
 class Pace:

@@ -1,32 +1,19 @@
-"""Files that are whole or absent: atomic writing, and memory-mapped Arrow tables of plain numbers."""
+"""Files that are whole or absent: atomic writing, and the removal of what dead writers left."""
 
 import hashlib
-import io
-import math
-import mmap
 import os
 import re
 import secrets
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import pyarrow as pa
-
-from raydd.io.arrow_batch import read_batch
-from raydd.io.bounded_file import open_regular
-
-Columns = Mapping[str, np.ndarray[Any, Any]]
 AnyPath = str | os.PathLike[str]
 
 _TEMPORARY = re.compile(r"\.(?P<host>[0-9a-f]{8})\.(?P<pid>\d+)\.[0-9a-f]{8}\.tmp$")
 _FOREIGN_SECONDS = 24 * 3600  # a writer on another machine is taken for dead after this long
-_SLICE_BYTES = 16 << 20
 
 
 def _host() -> str:
@@ -106,128 +93,3 @@ def _dead(path: Path, host: str, pid: int) -> bool:
     except PermissionError:
         return False
     return False
-
-
-class _Sliced(io.FileIO):
-    """A file that takes large buffers in slices, and releases the source's pages after each."""
-
-    def __init__(self, path: Path, release: Callable[[], None]) -> None:
-        super().__init__(path, "wb")
-        self._release = release
-
-    def write(self, data: Any) -> int:
-        view = memoryview(data).cast("B")
-        for start in range(0, len(view), _SLICE_BYTES):
-            piece = view[start : start + _SLICE_BYTES]
-            while piece:  # the system may take less than it is given
-                piece = piece[super().write(piece) :]
-            self._release()
-        return len(view)
-
-
-def write_arrow(
-    path: AnyPath, columns: Columns, metadata: Mapping[str, str], release: Callable[[], None] = lambda: None
-) -> Path:
-    """Write arrays as one uncompressed Arrow IPC file, atomically; equal arguments give equal bytes.
-
-    Args:
-        path: The file; it is returned.
-        columns: Arrays of equal length. A one-dimensional array becomes a plain column; of the others each row
-            becomes a fixed-size list.
-        metadata: Of the schema.
-        release: Called every 16 MB, to release the pages of columns in a memory map.
-    """
-    batch = pa.record_batch({name: _column(array) for name, array in columns.items()})
-    batch = batch.replace_schema_metadata(dict(metadata))
-    with (
-        atomic_path(path) as temporary,
-        _Sliced(temporary, release) as sink,
-        pa.ipc.new_file(sink, batch.schema) as writer,
-    ):
-        writer.write_batch(batch)
-    return Path(path)
-
-
-def checksum(columns: Columns, release: Callable[[], None] = lambda: None) -> str:
-    """Return the SHA-256 of the columns' names, types, shapes and bytes, whatever their order; see `write_arrow`."""
-    digest = hashlib.sha256()
-    for name, array in sorted(columns.items()):
-        digest.update(f"{name} {array.dtype} {array.shape} ".encode())
-        view = memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-        for start in range(0, len(view), _SLICE_BYTES):
-            digest.update(view[start : start + _SLICE_BYTES])
-            release()
-    return digest.hexdigest()
-
-
-def _column(array: np.ndarray[Any, Any]) -> Any:
-    kind = pa.from_numpy_dtype(array.dtype)
-    if kind.bit_width != 8 * array.itemsize:
-        raise ValueError(f"a column of {array.dtype} cannot be mapped; store it as uint8")
-    # From the buffer itself: pa.array loads pandas and the compute library, 25 MB a process.
-    values = pa.Array.from_buffers(kind, array.size, [None, pa.py_buffer(np.ascontiguousarray(array))])
-    return values if array.ndim == 1 else pa.FixedSizeListArray.from_arrays(values, math.prod(array.shape[1:]))
-
-
-@dataclass(frozen=True, eq=False)
-class ArrowTable:
-    """A memory-mapped Arrow file.
-
-    Attributes:
-        columns: Read-only zero-copy views, (rows,) or (rows, width). Copy them before you give them to PyTorch:
-            writing to an alias of the map ends the process.
-        metadata: Of the schema.
-    """
-
-    columns: Columns
-    metadata: Mapping[str, str]
-    _pages: mmap.mmap | None
-
-    def rows(self, name: str, start: int, stop: int) -> np.ndarray[Any, Any]:
-        """Return a writable copy of rows ``start`` to ``stop`` of one column.
-
-        Pages of a map are unmapped again, so that they never count as this process's memory; the page cache holds
-        them for all processes.
-        """
-        copy = self.columns[name][start:stop].copy()
-        self.release()
-        return copy
-
-    def release(self) -> None:
-        """Unmap the pages that were read; they come back when they are read again."""
-        if self._pages is not None:
-            self._pages.madvise(mmap.MADV_DONTNEED)
-
-
-def open_arrow(path: AnyPath) -> ArrowTable:
-    """Map a file of `write_arrow`, without reading its values."""
-    try:
-        with open_regular(path) as file:
-            pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # refuses an empty file
-    except ValueError as error:
-        raise ValueError(f"{path} cannot be read ({error})") from None
-    return parse_arrow(pages, str(path))
-
-
-def parse_arrow(pages: mmap.mmap | np.ndarray[Any, Any], name: str) -> ArrowTable:
-    """Return the table in the bytes of a file of `write_arrow`, without copying them."""
-    try:
-        batch = read_batch(pa.py_buffer(pages))
-        metadata = {k.decode(): v.decode() for k, v in (batch.schema.metadata or {}).items()}
-        columns = {key: _view(batch.column(key), batch.num_rows) for key in batch.schema.names}
-    except (ValueError, TypeError, NotImplementedError) as error:
-        raise ValueError(f"{name} cannot be read ({' '.join(str(error).split())})") from error
-    return ArrowTable(columns, metadata, pages if isinstance(pages, mmap.mmap) else None)
-
-
-def _view(column: Any, rows: int) -> np.ndarray[Any, Any]:
-    # From the buffer itself: to_numpy would load pandas and the compute library too.
-    values = column.values if pa.types.is_fixed_size_list(column.type) else column
-    if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)) or values.buffers()[0] is not None:
-        raise ValueError("a column holds nulls, or is not of plain numbers")
-    dtype = np.dtype(values.type.to_pandas_dtype())
-    count = rows if values is column else rows * column.type.list_size
-    if count == 0:
-        raise ValueError("it has no rows")
-    view = np.frombuffer(values.buffers()[1], dtype, count, values.offset * dtype.itemsize)
-    return view if values is column else view.reshape(rows, column.type.list_size)

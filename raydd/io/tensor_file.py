@@ -7,7 +7,6 @@ Nothing is ever unpickled, and reading takes no more memory than the file has by
 import hashlib
 import json
 import math
-import mmap
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,8 +15,7 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor
 
-from raydd.io.arrow_batch import read_batch
-from raydd.io.bounded_file import open_regular
+from raydd.io.arrow_file import map_file, read_batch
 from raydd.io.document import Document, parse, validate
 from raydd.io.files import write_atomic
 
@@ -82,14 +80,13 @@ def load_checked(path: Path, kind: type[M]) -> tuple[Tensors, M, dict[str, Any]]
 def _read(path: Path) -> tuple[list[Any], dict[str, Any], str]:
     """Return a file's rows, whose bytes are views of it, its metadata and its stored checksum."""
     try:
-        with open_regular(path) as file:
-            data = pa.py_buffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        pages = map_file(path)
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist; name a file that raydd wrote") from None
     except (ValueError, OSError) as error:  # an empty one cannot be mapped
         raise ValueError(f"{path} is not a complete raydd file ({error}); make it again") from None
     try:
-        batch = read_batch(data)
+        batch = read_batch(pages)
         if not batch.schema.remove_metadata().equals(_SCHEMA):
             raise ValueError("it has other columns")
         text = (batch.schema.metadata or {})[b"raydd"]
@@ -100,11 +97,6 @@ def _read(path: Path) -> tuple[list[Any], dict[str, Any], str]:
     except (ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{path} is not a complete raydd file ({reason}); make it again") from None
-
-
-def rows_of(data: bytes) -> list[Any]:
-    """Return name, dtype, shape and bytes of each tensor in the bytes of a file."""
-    return _rows(read_batch(pa.py_buffer(data)))
 
 
 def _rows(batch: pa.RecordBatch) -> list[Any]:

@@ -18,7 +18,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from raydd.buffer.arrow_buffer import ArrowBuffer
 from raydd.buffer.expert_file import expert_path
 from raydd.buffer.mirror import MANIFEST, PREPROCESSING
-from raydd.io.files import ArrowTable, atomic_path, open_arrow, parse_arrow, sweep, write_atomic
+from raydd.io.arrow_file import ArrowTable, open_arrow, parse_arrow
+from raydd.io.files import atomic_path, sweep, write_atomic
 from raydd.io.lock import one_at_a_time
 from raydd.io.paths import default_cache
 from raydd.remote.demand import node_shapes

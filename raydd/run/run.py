@@ -23,8 +23,9 @@ from raydd.distillation.loop import Distillation, Step
 from raydd.distillation.setup import Recipe, Setup
 from raydd.evaluation.protocols import PROTOCOLS
 from raydd.evaluation.student import evaluate
+from raydd.io.arrow_file import open_arrow
 from raydd.io.document import add_text_checksum, read_log, write_log
-from raydd.io.files import open_arrow, sweep, write_atomic
+from raydd.io.files import sweep, write_atomic
 from raydd.io.tensor_file import flatten_tree
 from raydd.methods import find_method
 from raydd.run.experts import without_last

@@ -20,8 +20,9 @@ from raydd.buffer.describe import describe
 from raydd.buffer.expert_file import ExpertTrajectory, expert_path, write_expert
 from raydd.buffer.segments import InMemory
 from raydd.buffer.spec import BufferSpec
+from raydd.io.arrow_file import open_arrow, write_arrow
 from raydd.io.document import dump_document
-from raydd.io.files import atomic_path, open_arrow, sweep, write_arrow, write_atomic
+from raydd.io.files import atomic_path, sweep, write_atomic
 from raydd.numerics.flat import layout_of
 from raydd.numerics.rng import generator
 

@@ -16,7 +16,8 @@ from raydd.buffer.arrow_buffer import complete_experts, verify
 from raydd.buffer.expert_file import ExpertTrajectory, expert_path, step_norms, write_expert
 from raydd.buffer.expert_writer import ExpertWriter, Row, Rows, pieces
 from raydd.buffer.manifest import write_manifest
-from raydd.io.files import checksum, open_arrow, remove_temporaries, write_arrow, writer
+from raydd.io.arrow_file import checksum, open_arrow, write_arrow
+from raydd.io.files import remove_temporaries, writer
 from raydd.numerics.flat import layout_of
 from raydd.numerics.rng import generator
 

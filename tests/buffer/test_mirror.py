@@ -23,7 +23,7 @@ from raydd.buffer.mirror import copy_buffer, fetch, local_folder, mirror, writte
 from raydd.cli import run
 from raydd.data.preprocessing import Transform, save_transform
 from raydd.io import filesystem as places
-from raydd.io.files import open_arrow
+from raydd.io.arrow_file import open_arrow
 from raydd.io.filesystem import is_uri, open_store, public_uri
 from raydd.numerics.flat import layout_of
 from raydd.numerics.rng import generator

@@ -84,4 +84,4 @@ def test_a_flag_says_what_the_schema_says(capfd, monkeypatch):
     out = capfd.readouterr().out
     setting = settings(DistillConfig)["experts.optimizer"]
     (line,) = (line for line in out.splitlines() if "--optimizer" in line)
-    assert f"{setting.text} (one of sgd, momentum, gsam, smooth; default: sgd)" in line
+    assert f"{setting.meaning} (one of sgd, momentum, gsam, smooth; default: sgd)" in line

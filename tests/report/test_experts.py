@@ -12,8 +12,8 @@ from raydd.buffer.convexified import convexify
 from raydd.buffer.describe import describe
 from raydd.buffer.expert_file import expert_path, write_expert
 from raydd.buffer.manifest import read_manifest
+from raydd.io.arrow_file import open_arrow
 from raydd.io.document import dump_document
-from raydd.io.files import open_arrow
 from raydd.report import experts
 from raydd.report.experts import buffer_headline, buffer_sections, is_buffer
 
