@@ -47,8 +47,8 @@ def find_parquet(root: Path, name: str) -> Source:
 
 
 def _read_parquet(name: str, train: list[Path], test: list[Path], note: str, form: Form) -> Content:
-    columns = [read_labels(path) for path in train + test]
-    names = next(filter(None, (class_names(_schema(path), str(path)) for path in train)), None)
+    columns, classes_of = zip(*map(read_labels, train + test), strict=True)
+    names = next(filter(None, classes_of[: len(train)]), None)
     tests = join(columns[len(train) :]) if test else None
     classes, labels, test_labels = number_labels(join(columns[: len(train)]), tests, names)
     plan = decoder(blobs(train), form)
@@ -84,16 +84,18 @@ def _bytes_of(metadata: Any) -> int:
     return sum(metadata.row_group(index).total_byte_size for index in range(metadata.num_row_groups))
 
 
-def _schema(path: Path) -> Any:
+def read_labels(path: Path) -> tuple[Column, tuple[str, ...] | None]:
+    """Read the label column of a file after checking its schema, and its class names, if it has some."""
     with open_parquet(path) as file:
-        return file.schema_arrow
+        _check_columns(path, file.schema_arrow)
+        labels = _column(file.read(columns=["label"]).column("label"), str(path))
+        return labels, class_names(file.schema_arrow, str(path))
 
 
-def read_labels(path: Path) -> Column:
-    """Read the label column of a file after checking its schema."""
+def _check_columns(path: Path, schema: Any) -> None:
+    """Refuse a file without exactly one column of images and one of labels."""
     import pyarrow as pa
 
-    schema = _schema(path)
     missing = [name for name in ("image", "label") if name not in schema.names]
     if missing:
         raise ValueError(
@@ -105,8 +107,6 @@ def read_labels(path: Path) -> Column:
     index = image.get_field_index("bytes") if pa.types.is_struct(image) else -1
     if index < 0 or not (pa.types.is_binary(kind := image.field(index).type) or pa.types.is_large_binary(kind)):
         raise ValueError(f"{path} has images of type {image}: write {COLUMNS}")
-    with open_parquet(path) as file:
-        return _column(file.read(columns=["label"]).column("label"), str(path))
 
 
 def _column(values: Any, origin: str) -> Column:

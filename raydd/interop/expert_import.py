@@ -22,8 +22,7 @@ from raydd.data.datasets import DATASETS
 from raydd.data.mirroring import data_recipe
 from raydd.data.preprocessing import fit_transform, load_transform, save_transform
 from raydd.data.workspace import Workspace, accuracy, open_workspace
-from raydd.interop.expert_files import FORMATS, ForeignExpert, Format, Source, find_experts
-from raydd.interop.expert_layers import Target
+from raydd.interop.expert_files import FORMATS, ForeignExpert, Format, Source, Target, find_experts
 from raydd.io.arrow_file import open_arrow
 from raydd.io.console import Screen
 from raydd.numerics.flat import Layout, flatten, seeded

@@ -11,6 +11,7 @@ from raydd.interop.foreign import Layout
 
 OURS = "raydd"
 _BOTH = ("normalise", "zca")
+_DATM = ("images_best.pt", "labels_best.pt", "lr_best.pt")
 
 LAYOUTS: dict[str, Layout] = {
     "dcbench": Layout(
@@ -22,9 +23,9 @@ LAYOUTS: dict[str, Layout] = {
         scored=("normalise",),
     ),
     "datm": Layout(
-        files="images_best.pt, labels_best.pt, lr_best.pt",
+        files=", ".join(_DATM),
         labels=("logits",),
-        find=tensors.find_datm,
+        find=lambda path: tensors.home_of(path, *_DATM, needed="lr_best.pt"),
         read=tensors.read_folder,
         write=partial(tensors.write_folder, lr=True),
         scored=_BOTH,

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from raydd.data.labels import class_numbers
-from raydd.data.parquet_reader import blobs, class_names, open_parquet, parquet_files, read_labels
+from raydd.data.parquet_reader import blobs, open_parquet, parquet_files, read_labels
 from raydd.interop.foreign import Foreign, Outgoing
 from raydd.interop.pictures import decode_pictures, encode
 from raydd.interop.pixels import as_bytes
@@ -75,10 +75,9 @@ def _table(file: Path, classes: tuple[str, ...]) -> Any:
     """Read a file of these classes, with numbers in the place of words in the labels."""
     import pyarrow as pa
 
-    labels = read_labels(file)
+    labels, names = read_labels(file)
     with open_parquet(file) as parquet:
         table = parquet.read()
-    names = class_names(table.schema, str(file))
     if names and names != classes:
         raise ValueError(
             f"{file} has the classes {', '.join(names[:5])}, the data set has {', '.join(classes[:5])}: "

@@ -29,10 +29,10 @@ PARTS = 5
 IPC = re.compile(r"IPC\d+")
 
 
-def home_of(path: Path, *names: str) -> Path | None:
-    """Return the folder of one of the files, from the folder or from such a file; else None."""
+def home_of(path: Path, *names: str, needed: str = "") -> Path | None:
+    """Return the folder that holds one of the files, or the needed one, from itself or such a file; else None."""
     folder = path.parent if path.is_file() and path.name in names else path
-    return folder if any((folder / name).is_file() for name in names) else None
+    return folder if any((folder / name).is_file() for name in ([needed] if needed else names)) else None
 
 
 def file_of(path: Path, *patterns: str) -> Path | None:
@@ -46,12 +46,6 @@ def file_of(path: Path, *patterns: str) -> Path | None:
         if files:
             return files[0]
     return None
-
-
-def find_datm(path: Path) -> Path | None:
-    """Find a folder as MTT's with a learning rate in it."""
-    home = home_of(path, "images_best.pt", "labels_best.pt", "lr_best.pt")
-    return home if home and (home / "lr_best.pt").is_file() else None
 
 
 def read_folder(home: Path, classes: tuple[str, ...], *, names: str = BEST) -> Foreign:

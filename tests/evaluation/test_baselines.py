@@ -172,9 +172,9 @@ def counted(monkeypatch, tmp_path):
     chosen = []
 
     def counting(kind, select):
-        def choose(dataset, transform, ipc, rng, experts=None):
+        def choose(request):
             chosen.append(kind)
-            return select(Request(dataset, transform, ipc, rng, experts))
+            return select(request)
 
         return choose
 

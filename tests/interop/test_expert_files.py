@@ -19,9 +19,8 @@ from raydd.config.parsing import build as settle
 from raydd.config.schema import DistillConfig
 from raydd.data.datasets import load_dataset
 from raydd.data.preprocessing import fit_transform, load_transform
-from raydd.interop.expert_files import find_experts, load_mapped
+from raydd.interop.expert_files import Target, by_layer, find_experts, load_mapped
 from raydd.interop.expert_import import import_experts
-from raydd.interop.expert_layers import Target, by_layer
 from raydd.io.console import Screen
 from raydd.io.filesystem import open_store
 from raydd.models.zoo import build
