@@ -20,7 +20,7 @@ def matching(run: Path) -> Document:
     Reference:
         Guo et al., arXiv 2310.05773 (DATM), Fig. 10.
     """
-    records = _records(run, "probe.jsonl", lambda record: [_reading(value) for value in record["losses"]])
+    records = _records(run, "probe.jsonl", lambda record: [reading(value) for value in record.get("losses", ())])
     widths = sorted({len(losses) for losses in records.values()})
     if len(widths) != 1:
         raise ValueError(f"{run / 'probe.jsonl'} has {widths} start epochs; distill the run again")
@@ -43,7 +43,7 @@ def labels(runs: Sequence[Path]) -> Document:
     """
     numbers = []
     for run, name in zip(runs, short_names(runs), strict=True):
-        records = _records(run, "probe.jsonl", lambda record: _reading(record["label_std"]))
+        records = _records(run, "probe.jsonl", lambda record: reading(record.get("label_std")))
         if all(value is None for value in records.values()):
             raise ValueError(f"{run} has hard labels, which have no spread; give runs whose method has soft ones")
         numbers.append({"name": name, "folder": str(run), "steps": list(records), "label_std": list(records.values())})
@@ -58,7 +58,7 @@ def memory(runs: Sequence[Path]) -> Document:
     """
     numbers = []
     for run, name in zip(runs, short_names(runs), strict=True):
-        records = _records(run, "memory.jsonl", lambda record: [_reading(record[key]) for key in MEMORY])
+        records = _records(run, "memory.jsonl", lambda record: [reading(record.get(key)) for key in MEMORY])
         columns = dict(zip(MEMORY, map(list, zip(*records.values(), strict=True)), strict=True))
         numbers.append({"name": name, "folder": str(run), "steps": list(records)} | columns)
     return {"analysis": "memory", "runs": numbers}
@@ -77,6 +77,14 @@ def _records(run: Path, name: str, read: Callable[[Document], Any]) -> dict[int,
     return dict(sorted(by_step.items()))
 
 
-def _reading(value: Any) -> float | None:
-    """Return a number of a record; None where it was not measured, or is infinite or NaN."""
-    return None if value is None or not math.isfinite(float(value)) else float(value)
+def reading(value: Any) -> float | None:
+    """Return a number of a record; None where it was not measured, or is not finite.
+
+    >>> reading("nan"), reading(None), reading(0.5)
+    (None, None, 0.5)
+    """
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None

@@ -27,6 +27,7 @@ NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 _COLOUR = re.compile(r"#[0-9a-f]{6}\b")
 _FONT = re.compile(r"font-family: [^;]*;?|font: ([\d.]+px) [^;]*")
 _REFERENCE = re.compile(r"(?:(?<=url\()|^)#([\w.-]+)(?=\)|$)")
+_PLACE = "\x1e"  # stands for a figure's digest; no text of a figure has this control character
 _NUMBER = re.compile(r"(\d+\.\d{2})\d+")
 
 
@@ -57,22 +58,11 @@ def inline_svg(figure: "Figure") -> str:
             element.insert(0, _text("title", lines[gid]))
         elif gid.startswith("axes-") and _has_curves(axes := panels[int(gid[5:])]):
             element.set("data-axes", _scales(axes, width, height))
-    title = title_of(figure)
-    root.insert(0, _text("title", title))
-    root.insert(1, _text("desc", describe(figure)))
+    title = figure.get_suptitle() or next((axes.get_title(loc="left") for axes in panels), "")
+    root.insert(0, _text("title", " ".join(title.split())))
+    root.insert(1, _text("desc", " ".join(sentence for axes in panels for sentence in _sentences(axes))))
     root.attrib = {"viewBox": f"0 0 {width:g} {height:g}", "role": "img", "style": f"--width: {1.25 * width:.0f}px"}
     return _own_ids(root)
-
-
-def title_of(figure: "Figure") -> str:
-    """Return a figure's title, or its first panel's, in one line."""
-    text = figure.get_suptitle() or next((axes.get_title(loc="left") for axes in figure.axes), "")
-    return " ".join(text.split())
-
-
-def describe(figure: "Figure") -> str:
-    """Describe each series of a figure in words: its ends, its least and its largest value."""
-    return " ".join(sentence for axes in figure.axes for sentence in _sentences(axes))
 
 
 def number(value: float) -> str:
@@ -85,6 +75,7 @@ def number(value: float) -> str:
 
 
 def _sentences(axes: "Axes") -> Iterator[str]:
+    """Describe each series in words: its ends, its least and its largest value."""
     name, x = " ".join(axes.get_title(loc="left").split()), axes.get_xlabel()
     if name:
         yield f"{name}."
@@ -195,17 +186,11 @@ def _own_ids(root: Element) -> str:
     """
     values = [value for element in root.iter() for value in element.attrib.values()]
     used = dict.fromkeys(name for value in values for name in _REFERENCE.findall(value))
-    names = {name: f"{index}" for index, name in enumerate(used)}
-    _rename(root, names)
-    digest = hashlib.sha256(ElementTree.tostring(root)).hexdigest()[:10]
-    _rename(root, {name: f"figure-{digest}-{name}" for name in names.values()})
-    return ElementTree.tostring(root, encoding="unicode")
-
-
-def _rename(root: Element, names: dict[str, str]) -> None:
-    """Give ids and references to them new names."""
+    names = {name: f"{_PLACE}{index}" for index, name in enumerate(used)}
     for element in root.iter():
         if (name := element.attrib.pop("id", None)) in names:
             element.set("id", names[name])
         for key, value in element.attrib.items():
             element.set(key, _REFERENCE.sub(lambda match: f"#{names[match[1]]}", value))
+    text = ElementTree.tostring(root, encoding="unicode")
+    return text.replace(_PLACE, f"figure-{hashlib.sha256(text.encode()).hexdigest()[:10]}-")

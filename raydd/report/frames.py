@@ -19,7 +19,18 @@ from markupsafe import Markup
 from PIL import Image
 
 from raydd.data.synset import SyntheticSet
-from raydd.figures.frames import FOLDER, INDEX, MOST_IMAGES, MOST_PIXELS, REMAKE, Frames, frame_path, layout, pixels_of
+from raydd.figures.frames import (
+    FOLDER,
+    INDEX,
+    MOST_IMAGES,
+    MOST_PIXELS,
+    REMAKE,
+    Frames,
+    frame_path,
+    frame_steps,
+    layout,
+    pixels_of,
+)
 from raydd.figures.synset_picture import arrange, png_of, to_image
 from raydd.io.document import read_document
 from raydd.report.folder import RunFolder
@@ -29,8 +40,6 @@ MOST_BYTES = 12_000_000  # of all frames on a page
 LIKELIEST = 5
 BESIDE = 10
 MOST_BESIDE = 20  # classes that stand beside each other
-MANY = 20  # classes that are scrolled through
-SMALL = 64  # pixels a side
 
 
 class Stop(NamedTuple):
@@ -62,16 +71,6 @@ class ImageGrid:
     def id(self) -> str:
         """The id of the picture on the page."""
         return f"frame-{hashlib.sha256(self.stops[-1].png + repr(len(self.stops)).encode()).hexdigest()[:12]}"
-
-    @property
-    def small(self) -> bool:
-        """Whether enlarged images show their pixels as squares."""
-        return max(self.size) < SMALL
-
-    @property
-    def kind(self) -> str:
-        """The class of the list of images in the page's style."""
-        return " single" if self.columns == 1 else " many" if len(self.classes) > MANY else ""
 
     @property
     def json(self) -> Markup:
@@ -164,7 +163,7 @@ def _frames(folder: Path, frames: Frames, last: int | None) -> tuple[list[Stop],
     most = max(2, len(stops) * MOST_BYTES // max(total, 1))
     if most >= len(stops):
         return stops, 0
-    chosen = sorted({round(place * (len(stops) - 1) / (most - 1)) for place in range(most)})
+    chosen = frame_steps(len(stops) - 1, most)
     return [stops[place] for place in chosen], len(stops) - len(chosen)
 
 

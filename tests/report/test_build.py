@@ -19,11 +19,10 @@ from raydd.data.synset import SyntheticSet
 from raydd.evaluation.matrix import Outcome
 from raydd.io.document import write_document
 from raydd.report import build
-from raydd.report.build import build_page, write_report
+from raydd.report.build import KINDS, build_page, kinds_of, write_report
 from raydd.report.compare import compare_section, names_of
 from raydd.report.folder import RunFolder
 from raydd.report.frames import compact, read_images
-from raydd.report.kinds import KINDS, kinds_of
 
 VOID = {"meta", "link", "img", "input", "br"}
 STYLE = (resources.files("raydd.report") / "style.css").read_text(encoding="utf-8")

@@ -596,7 +596,7 @@ def test_colours_are_those_of_the_pixels_means():
 
 
 def test_an_odd_last_row_has_nothing_below_it():
-    found = Tiles([tiles(synset(1, 1, side=5)).tiles[0]])
+    found = Tiles([tiles(synset(1, 1, side=5)).images[0]])
     file = io.StringIO()
     Console(file=file, force_terminal=True, color_system="truecolor", width=80).print(found, end="")
     last = file.getvalue().splitlines()[-1]
