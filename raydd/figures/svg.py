@@ -18,6 +18,7 @@ from raydd.io.console import visible
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 Element = ElementTree.Element
 NAMED = {"#000000": "var(--ink)", "#ffffff": "var(--paper)", "#b0b0b0": "var(--faint)"} | {
@@ -39,9 +40,12 @@ def inline_svg(figure: "Figure") -> str:
     """
     import matplotlib
 
-    lines, panels = dict(_name_lines(figure)), figure.axes
+    lines, panels = dict[str, str](), figure.axes
     for index, axes in enumerate(panels):
         axes.set_gid(f"axes-{index}")
+        for line in _named(axes):
+            line.set_gid(f"curve-{len(lines)}")
+            lines[f"curve-{len(lines)}"] = str(line.get_label())
     _take_texts_literally(figure)
     data = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "raydd"}), warnings.catch_warnings():
@@ -56,7 +60,7 @@ def inline_svg(figure: "Figure") -> str:
         elif gid in lines:
             element.set("class", "curve")
             element.insert(0, _text("title", lines[gid]))
-        elif gid.startswith("axes-") and _has_curves(axes := panels[int(gid[5:])]):
+        elif gid.startswith("axes-") and _named(axes := panels[int(gid[5:])]) and axes.get_xscale() == "linear":
             element.set("data-axes", _scales(axes, width, height))
     title = figure.get_suptitle() or next((axes.get_title(loc="left") for axes in panels), "")
     root.insert(0, _text("title", " ".join(title.split())))
@@ -79,10 +83,8 @@ def _sentences(axes: "Axes") -> Iterator[str]:
     name, x = " ".join(axes.get_title(loc="left").split()), axes.get_xlabel()
     if name:
         yield f"{name}."
-    for line in axes.lines:
+    for line in _named(axes):
         label = str(line.get_label())
-        if label.startswith("_"):
-            continue
         across, up = (np.asarray(each, np.float64) for each in (line.get_xdata(), line.get_ydata()))
         known = np.isfinite(up)
         if not known.any():
@@ -103,13 +105,9 @@ def _sentences(axes: "Axes") -> Iterator[str]:
             yield f"{rows[at] if at < len(rows) else ''}: {number(bar.get_width())};"
 
 
-def _name_lines(figure: "Figure") -> Iterator[tuple[str, str]]:
-    """Give each line that a legend names an id of its own; yield the ids with the names."""
-    for place, axes in enumerate(figure.axes):
-        for index, line in enumerate(axes.lines):
-            if not str(line.get_label()).startswith("_"):
-                line.set_gid(f"curve-{place}-{index}")
-                yield f"curve-{place}-{index}", str(line.get_label())
+def _named(axes: "Axes") -> "list[Line2D]":
+    """Return the lines that a legend names."""
+    return [line for line in axes.lines if not str(line.get_label()).startswith("_")]
 
 
 def _take_texts_literally(figure: "Figure") -> None:
@@ -159,10 +157,6 @@ def _themed(match: re.Match[str]) -> str:
     hue, lightness, saturation = colorsys.rgb_to_hls(red, green, blue)
     turned = "".join(f"{round(255 * part):02x}" for part in colorsys.hls_to_rgb(hue, 1 - lightness, saturation))
     return f"light-dark({match[0]}, #{turned})"
-
-
-def _has_curves(axes: "Axes") -> bool:
-    return axes.get_xscale() == "linear" and any(not str(line.get_label()).startswith("_") for line in axes.lines)
 
 
 def _scales(axes: "Axes", width: float, height: float) -> str:

@@ -15,7 +15,7 @@ from rich.style import Style
 from torch import Tensor
 
 from raydd.data.synset import SyntheticSet
-from raydd.figures.frames import layout, pixels_of
+from raydd.figures.frames import drawn_rows, pixels_of
 
 SIDE = 16
 MOST_CLASSES = 20
@@ -63,9 +63,8 @@ def _row(images: Sequence[tuple[str, Pixels]]) -> RenderResult:
 
 def tiles(synset: SyntheticSet) -> Tiles:
     """Return the first image of each of the first 20 classes, preprocessing undone, at most 16 pixels wide and high."""
-    size = layout(synset)
-    names = synset.classes[: min(size.classes, MOST_CLASSES)]
-    images = pixels_of(synset, [row * size.of for row in range(len(names))])
+    rows = drawn_rows(synset)[:MOST_CLASSES]
+    names, images = synset.classes[: len(rows)], pixels_of(synset, [row[0] for row in rows])
     return Tiles([(name, small(image)) for name, image in zip(names, images, strict=True)])
 
 

@@ -28,8 +28,8 @@ SETTING = "setting"  # the first column of the table of settings, so no run's na
 
 def names_of(paths: Sequence[Path]) -> list[str]:
     """Return a name of each run, which no other has."""
-    names = short_names([*paths, Path(SETTING)])[:-1]
-    return [name if names.count(name) == 1 else f"{name} ({place})" for place, name in enumerate(names, 1)]
+    names = [*short_names(paths), SETTING]
+    return [name if names.count(name) == 1 else f"{name} ({place})" for place, name in enumerate(names[:-1], 1)]
 
 
 def compare_section(paths: Sequence[Path], names: Sequence[str]) -> Section:

@@ -292,6 +292,7 @@ def test_the_file_is_written_whole_or_not_at_all(digits, tmp_path, monkeypatch):
 def test_names_tell_runs_apart(tmp_path):
     assert names_of([tmp_path / "a", tmp_path / "b"]) == ["a", "b"]
     assert names_of([tmp_path / "a", tmp_path / "a"]) == ["a (1)", "a (2)"]
+    assert names_of([tmp_path / "setting"]) == ["setting (1)"]  # a column of the table of settings has this name
 
 
 def test_single_images_stand_in_rows(digits):
