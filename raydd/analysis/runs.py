@@ -20,7 +20,9 @@ def matching(run: Path) -> Document:
     Reference:
         Guo et al., arXiv 2310.05773 (DATM), Fig. 10.
     """
-    ((top, losses),) = _records([run], "probe.jsonl", lambda record: [_reading(value) for value in record["losses"]])
+    ((top, losses),) = _records(
+        [run], "probe.jsonl", lambda record: [reading(value) for value in record.get("losses", ())]
+    )
     widths = sorted({len(values) for values in losses})
     if len(widths) != 1:
         raise ValueError(f"{run / 'probe.jsonl'} has {widths} start epochs; distill the run again")
@@ -35,7 +37,7 @@ def labels(runs: Sequence[Path]) -> Document:
         softmax(labels), mean over the images.
     """
     numbers = []
-    for top, values in _records(runs, "probe.jsonl", lambda record: _reading(record["label_std"])):
+    for top, values in _records(runs, "probe.jsonl", lambda record: reading(record.get("label_std"))):
         if all(value is None for value in values):
             raise ValueError(
                 f"{top['folder']} has hard labels, which have no spread; give runs whose method has soft ones"
@@ -50,7 +52,7 @@ def memory(runs: Sequence[Path]) -> Document:
     Reference:
         Cao et al. (DPD), Fig. 2.
     """
-    records = _records(runs, "memory.jsonl", lambda record: [_reading(record[key]) for key in MEMORY])
+    records = _records(runs, "memory.jsonl", lambda record: [reading(record.get(key)) for key in MEMORY])
     numbers = [top | dict(zip(MEMORY, map(list, zip(*values, strict=True)), strict=True)) for top, values in records]
     return {"analysis": "memory", "runs": numbers}
 
@@ -69,6 +71,14 @@ def _records(runs: Sequence[Path], name: str, read: Callable[[Document], Any]) -
         yield {"name": title, "folder": str(run), "steps": steps}, [by_step[step] for step in steps]
 
 
-def _reading(value: Any) -> float | None:
-    """Return a number of a record; None where it was not measured, or is infinite or NaN."""
-    return None if value is None or not math.isfinite(float(value)) else float(value)
+def reading(value: Any) -> float | None:
+    """Return a number of a record; None where it was not measured, or is not finite.
+
+    >>> reading("nan"), reading(None), reading(0.5)
+    (None, None, 0.5)
+    """
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None

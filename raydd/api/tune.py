@@ -17,7 +17,7 @@ from raydd.config.schema import EvaluateConfig, ExpertsConfig
 from raydd.data.mirroring import distillation_mirrors, mirroring_note as mirror_words
 from raydd.data.workspace import Workspace, print_note
 from raydd.evaluation.scores import check_scoring
-from raydd.figures.trial_tables import trial_line, trial_table
+from raydd.figures.trial_tables import trial_table
 from raydd.io.console import Screen, clock, left
 from raydd.io.files import write_atomic
 from raydd.io.filesystem import is_uri, public_uri
@@ -228,7 +228,7 @@ def _run(
         def show(progress: SearchProgress) -> None:
             if progress.note:
                 screen.note(progress.note)
-            line = trial_line(progress.done, progress.total, left(progress.seconds_left))
+            line = f"{progress.done} of {progress.total} trials {left(progress.seconds_left)}".rstrip()
             update(lambda: trial_table(progress.rows), line)
 
         trials = TrialScheduler(study, total, show, record=location.record)

@@ -194,8 +194,16 @@ class ArrowBuffer:
     @property
     def accuracy(self) -> Tensor:
         """The validation accuracy of every snapshot, (E, T), float64; NaN where not measured."""
+        return self._column("accuracy")
+
+    @property
+    def train_loss(self) -> Tensor:
+        """The mean training loss of the epoch before every snapshot, (E, T), float64; NaN where not measured."""
+        return self._column("train_loss")
+
+    def _column(self, name: str) -> Tensor:
         rows = len(self.kept) if self.kept else self.epochs + 1
-        return torch.cat([self._copy("accuracy", expert, 0, rows)[None] for expert in self.experts])
+        return torch.stack([self._copy(name, expert, 0, rows) for expert in self.experts])
 
     @property
     def rounding(self) -> dict[str, float] | None:

@@ -7,6 +7,7 @@ from typing import Any
 from rich.table import Table
 
 from raydd.figures.cells import rows_table
+from raydd.figures.frames import frame_steps
 
 MOST_ROWS = 8
 
@@ -69,8 +70,7 @@ def storage_table(numbers: dict[str, Any]) -> Table:
 def matching_table(numbers: dict[str, Any]) -> Table:
     """Return the first and last loss of some start epochs, the first and the last of them among these."""
     first, last = numbers["losses"][0], numbers["losses"][-1]
-    gaps = max(1, min(MOST_ROWS, len(first)) - 1)
-    chosen = sorted({round(index * (len(first) - 1) / gaps) for index in range(gaps + 1)})
+    chosen = frame_steps(len(first) - 1, max(2, min(MOST_ROWS, len(first))))
     rows = [{"start epoch": str(t), "first": _number(first[t]), "last": _number(last[t])} for t in chosen]
     steps = f"outer steps {numbers['steps'][0]} and {numbers['steps'][-1]}"
     return rows_table(f"{numbers['name']}: matching loss on an expert that takes no part, {steps}", rows)

@@ -7,9 +7,9 @@ Shapes: `H W` image, `K` classes.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from PIL import Image
@@ -39,26 +39,18 @@ class Frames(Document):
     steps: tuple[int, ...]  # outer steps, a picture each
 
 
-class Layout(NamedTuple):
-    """What a frame shows of a set, whose images are in class order."""
-
-    classes: int  # the first so many
-    images: int  # the first so many of each
-    of: int  # stored images a class
-    height: int  # of an image, in pixels
-    width: int  # of an image, in pixels
-
-    def indices(self) -> list[int]:
-        """Return the indices of the images that are drawn, row by row."""
-        return [row * self.of + column for row in range(self.classes) for column in range(self.images)]
+def limits(synset: SyntheticSet) -> tuple[int, int]:
+    """Return how many classes, and images of each, are drawn: 100 and 10, or fewer that make 2 million pixels."""
+    pixels = synset.images[0, 0].numel()
+    classes = min(len(synset.classes), MOST_CLASSES, max(1, MOST_PIXELS // pixels))
+    return classes, min(MOST_IMAGES, max(1, MOST_PIXELS // (classes * pixels)))
 
 
-def layout(synset: SyntheticSet) -> Layout:
-    """Return how much of a set is drawn: 100 classes, 10 images each, and fewer where these make 2 million pixels."""
-    height, width = synset.images.shape[2:]
+def drawn_rows(synset: SyntheticSet) -> list[list[int]]:
+    """Return the indices of the images that are drawn, a row a class, of a set whose images are in class order."""
+    classes, images = limits(synset)
     of = len(synset.images) // len(synset.classes)
-    classes = min(len(synset.classes), MOST_CLASSES, max(1, MOST_PIXELS // (height * width)))
-    return Layout(classes, min(of, MOST_IMAGES, max(1, MOST_PIXELS // (classes * height * width))), of, height, width)
+    return [list(range(row * of, row * of + min(of, images))) for row in range(classes)]
 
 
 def pixels_of(synset: SyntheticSet, indices: list[int]) -> Tensor:
@@ -78,10 +70,14 @@ def frame_steps(steps: int, count: int = COUNT) -> tuple[int, ...]:
 
 def frame(synset: SyntheticSet) -> Image.Image:
     """Return a set as a picture with a row a class and a column an image, preprocessing undone, mosaics whole."""
-    drawn = layout(synset)
-    images = map(to_image, pixels_of(synset, drawn.indices()))
-    places = {divmod(at, drawn.images): image for at, image in enumerate(images)}
-    return arrange(places, (drawn.classes, drawn.images))
+    return rows_picture(synset, drawn_rows(synset))
+
+
+def rows_picture(synset: SyntheticSet, rows: Sequence[Sequence[int]]) -> Image.Image:
+    """Return a picture of rows of images, given by their indices; it is white where a row is shorter than others."""
+    places = {(row, column): image for row, images in enumerate(rows) for column, image in enumerate(images)}
+    images = map(to_image, pixels_of(synset, list(places.values())))
+    return arrange(dict(zip(places, images, strict=True)), (len(rows), max(1, *map(len, rows))))
 
 
 def frame_path(folder: Path, step: int) -> Path:
@@ -98,9 +94,9 @@ def frame_paths(folder: Path) -> dict[int, Path]:
 def save_frame(folder: Path, step: int, synset: SyntheticSet) -> Path:
     """Write the frame of an outer step, and the index."""
     path = save_png(frame(synset), frame_path(folder, step))
-    drawn = layout(synset)
-    content = {"columns": drawn.images, "classes": list(synset.classes[: drawn.classes])}
-    content |= {"size": [drawn.height, drawn.width], "images_a_class": drawn.images, "of": drawn.of}
+    rows, of = drawn_rows(synset), len(synset.images) // len(synset.classes)
+    content = {"columns": len(rows[0]), "classes": list(synset.classes[: len(rows)])}
+    content |= {"size": list(synset.images.shape[2:]), "images_a_class": len(rows[0]), "of": of}
     _write_index(folder, content)
     return path
 

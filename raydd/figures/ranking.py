@@ -150,13 +150,14 @@ def ranking_csv(document: Document) -> str:
 def _scatter(axes: "Axes", real: Document, proxy: Document, words: Mapping[str, str], styles: Styles) -> None:
     places = {name: (100 * score, 100 * real[name]) for name, score in proxy["scores"].items() if name in real}
     size, stopped = 30 if len(places) <= 100 else 14, set(proxy["stopped"])
+    early: str | None = "stopped early, its last accuracy"
     for hollow, (word, style) in product((False, True), styles.items()):
         names = [name for name in places if words[name] == word and (name in stopped) == hollow]
         if hollow and not names:
             continue
         x, y = (np.array([places[name][axis] for name in names]) for axis in (0, 1))
         filled = {"facecolors": "none" if hollow else style["color"], "edgecolors": style["color"], "linewidths": 1}
-        text = "stopped early, its last accuracy" if hollow else word
+        text, early = (early, None) if hollow else (word, early)  # one entry of the legend for all colours
         drawn = axes.scatter(x, y, s=size, marker=style["marker"], alpha=0.75, zorder=2, label=text, **filled)
         texts = f"{{}}: {{:.1f}} % by {proxy['name']}, {{:.1f}} % by real data"
         add_tooltips(drawn, [texts.format(*point) for point in zip(names, x, y, strict=True)])

@@ -1,14 +1,20 @@
 """Tables of scores beside each other: differences and their tests, robust scores, and sets by networks."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from rich.table import Table
 
 from raydd.data.score_record import Comparison, RobustScore, Score
-from raydd.figures.cells import Cell, Row, chance, interval, points, rows_table, spread
+from raydd.figures.cells import Cell, Row, accuracy, chance, interval, number_cell, points, rows_table, spread
 from raydd.io.terminal_table import text_table
 
+SELECTIONS = {
+    "honest": "chosen on validation images held out of the training images, or the last step: the test images chose "
+    "nothing",
+    "paper": "chosen on the test images, the best of several, as papers report: higher than what new images would give",
+    "unknown": "its file does not say how it was chosen; other projects' best files were chosen on test, as a rule",
+}
 ROBUST = {"hlr": "less is better", "ior": "more is better", "lrs": "more is better", "ars": "more is better"}
 
 
@@ -36,30 +42,42 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
     return text_table(title, columns, rows)
 
 
-def by_set(scores: Iterable[Score]) -> list[dict[str, Score]]:
-    """Return the scores of each set by network; a second score on a network begins another entry."""
-    entries: dict[tuple[object, ...], dict[str, Score]] = {}
-    counts = Counter[tuple[str, ...]]()
+def score_cell(score: Score) -> Cell:
+    """Return the cell of a score."""
+    return accuracy(score.mean, score.std, score.networks, f"{networks_text(score)}, {score.selection}")
+
+
+def networks_text(score: Score) -> str:
+    """Return how many networks were trained, and how."""
+    return f"{score.networks} network{'' if score.networks == 1 else 's'}, protocol {score.protocol}"
+
+
+def matrix_rows(scores: Sequence[Score]) -> list[tuple[Score, Row, Row]]:
+    """Return of each set its first score, its cells by network, and its images a class and selection.
+
+    A second score of a set on a network begins another row.
+    """
+    groups, counts = dict[tuple[object, ...], dict[str, Score]](), Counter[tuple[str, ...]]()
     for score in scores:
         key = score.name, score.dataset, score.protocol, score.selection
-        entries.setdefault((key, counts[*key, score.network]), {})[score.network] = score
+        groups.setdefault((key, counts[*key, score.network]), {})[score.network] = score
         counts[*key, score.network] += 1
-    return list(entries.values())
+    networks, rows = list(dict.fromkeys(score.network for score in scores)), list[tuple[Score, Row, Row]]()
+    for own in groups.values():
+        first = next(iter(own.values()))
+        cells = {each: score_cell(own[each]) if each in own else number_cell("-", None) for each in networks}
+        size = number_cell("all" if first.ipc is None else f"{first.ipc:g}", first.ipc)
+        selection = Cell(first.selection, note=SELECTIONS.get(first.selection, ""))
+        rows.append((first, cells, {"images a class": size, "selection": selection}))
+    return rows
 
 
 def matrix_table(scores: Sequence[Score], what: str = "scores") -> Table:
     """Return sets of one data set by networks: mean ± standard deviation over networks, a dash where there is none."""
-    networks = list(dict.fromkeys(score.network for score in scores))
-    rows: list[Row] = []
-    for own in by_set(scores):
-        cells = {each: spread(own[each].mean, own[each].spread) if each in own else "-" for each in networks}
-        first = next(iter(own.values()))
-        rows.append({"set": first.name, **cells, "selection": first.selection})
-    counts = sorted({score.networks for score in scores})
-    many = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    many = "one network" if counts == [1] else f"mean ± std, {many} networks"
+    rows = [{"set": one.name, **cells, "selection": one.selection} for one, cells, _ in matrix_rows(scores)]
     protocols = ", ".join(dict.fromkeys(score.protocol for score in scores))
-    title = f"{what}: {scores[0].dataset}, protocol {protocols}, test accuracy in %, {many} a cell"
+    over = "mean ± std" if any(score.networks > 1 for score in scores) else "one network a cell"
+    title = f"{what}: {scores[0].dataset}, protocol {protocols}, test accuracy in %, {over} (number of networks)"
     return rows_table(title, rows)
 
 

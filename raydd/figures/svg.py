@@ -18,6 +18,7 @@ from raydd.io.console import visible
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 Element = ElementTree.Element
 NAMED = {"#000000": "var(--ink)", "#ffffff": "var(--paper)", "#b0b0b0": "var(--faint)"} | {
@@ -27,6 +28,7 @@ NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 _COLOUR = re.compile(r"#[0-9a-f]{6}\b")
 _FONT = re.compile(r"font-family: [^;]*;?|font: ([\d.]+px) [^;]*")
 _REFERENCE = re.compile(r"(?:(?<=url\()|^)#([\w.-]+)(?=\)|$)")
+_PLACE = "\x1e"  # stands for a figure's digest; no text of a figure has this control character
 _NUMBER = re.compile(r"(\d+\.\d{2})\d+")
 
 
@@ -38,9 +40,12 @@ def inline_svg(figure: "Figure") -> str:
     """
     import matplotlib
 
-    lines, panels = dict(_name_lines(figure)), figure.axes
+    lines, panels = dict[str, str](), figure.axes
     for index, axes in enumerate(panels):
         axes.set_gid(f"axes-{index}")
+        for line in _named(axes):
+            line.set_gid(f"curve-{len(lines)}")
+            lines[f"curve-{len(lines)}"] = str(line.get_label())
     _take_texts_literally(figure)
     data = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "raydd"}), warnings.catch_warnings():
@@ -55,24 +60,13 @@ def inline_svg(figure: "Figure") -> str:
         elif gid in lines:
             element.set("class", "curve")
             element.insert(0, _text("title", lines[gid]))
-        elif gid.startswith("axes-") and _has_curves(axes := panels[int(gid[5:])]):
+        elif gid.startswith("axes-") and _named(axes := panels[int(gid[5:])]) and axes.get_xscale() == "linear":
             element.set("data-axes", _scales(axes, width, height))
-    title = title_of(figure)
-    root.insert(0, _text("title", title))
-    root.insert(1, _text("desc", describe(figure)))
+    title = figure.get_suptitle() or next((axes.get_title(loc="left") for axes in panels), "")
+    root.insert(0, _text("title", " ".join(title.split())))
+    root.insert(1, _text("desc", " ".join(sentence for axes in panels for sentence in _sentences(axes))))
     root.attrib = {"viewBox": f"0 0 {width:g} {height:g}", "role": "img", "style": f"--width: {1.25 * width:.0f}px"}
     return _own_ids(root)
-
-
-def title_of(figure: "Figure") -> str:
-    """Return a figure's title, or its first panel's, in one line."""
-    text = figure.get_suptitle() or next((axes.get_title(loc="left") for axes in figure.axes), "")
-    return " ".join(text.split())
-
-
-def describe(figure: "Figure") -> str:
-    """Describe each series of a figure in words: its ends, its least and its largest value."""
-    return " ".join(sentence for axes in figure.axes for sentence in _sentences(axes))
 
 
 def number(value: float) -> str:
@@ -85,13 +79,12 @@ def number(value: float) -> str:
 
 
 def _sentences(axes: "Axes") -> Iterator[str]:
+    """Describe each series in words: its ends, its least and its largest value."""
     name, x = " ".join(axes.get_title(loc="left").split()), axes.get_xlabel()
     if name:
         yield f"{name}."
-    for line in axes.lines:
+    for line in _named(axes):
         label = str(line.get_label())
-        if label.startswith("_"):
-            continue
         across, up = (np.asarray(each, np.float64) for each in (line.get_xdata(), line.get_ydata()))
         known = np.isfinite(up)
         if not known.any():
@@ -112,13 +105,9 @@ def _sentences(axes: "Axes") -> Iterator[str]:
             yield f"{rows[at] if at < len(rows) else ''}: {number(bar.get_width())};"
 
 
-def _name_lines(figure: "Figure") -> Iterator[tuple[str, str]]:
-    """Give each line that a legend names an id of its own; yield the ids with the names."""
-    for place, axes in enumerate(figure.axes):
-        for index, line in enumerate(axes.lines):
-            if not str(line.get_label()).startswith("_"):
-                line.set_gid(f"curve-{place}-{index}")
-                yield f"curve-{place}-{index}", str(line.get_label())
+def _named(axes: "Axes") -> "list[Line2D]":
+    """Return the lines that a legend names."""
+    return [line for line in axes.lines if not str(line.get_label()).startswith("_")]
 
 
 def _take_texts_literally(figure: "Figure") -> None:
@@ -170,10 +159,6 @@ def _themed(match: re.Match[str]) -> str:
     return f"light-dark({match[0]}, #{turned})"
 
 
-def _has_curves(axes: "Axes") -> bool:
-    return axes.get_xscale() == "linear" and any(not str(line.get_label()).startswith("_") for line in axes.lines)
-
-
 def _scales(axes: "Axes", width: float, height: float) -> str:
     """Return the values at a panel's edges and where these lie: low high start end bottom top floor ceiling log."""
     box: Any = axes.get_position()
@@ -195,17 +180,11 @@ def _own_ids(root: Element) -> str:
     """
     values = [value for element in root.iter() for value in element.attrib.values()]
     used = dict.fromkeys(name for value in values for name in _REFERENCE.findall(value))
-    names = {name: f"{index}" for index, name in enumerate(used)}
-    _rename(root, names)
-    digest = hashlib.sha256(ElementTree.tostring(root)).hexdigest()[:10]
-    _rename(root, {name: f"figure-{digest}-{name}" for name in names.values()})
-    return ElementTree.tostring(root, encoding="unicode")
-
-
-def _rename(root: Element, names: dict[str, str]) -> None:
-    """Give ids and references to them new names."""
+    names = {name: f"{_PLACE}{index}" for index, name in enumerate(used)}
     for element in root.iter():
         if (name := element.attrib.pop("id", None)) in names:
             element.set("id", names[name])
         for key, value in element.attrib.items():
             element.set(key, _REFERENCE.sub(lambda match: f"#{names[match[1]]}", value))
+    text = ElementTree.tostring(root, encoding="unicode")
+    return text.replace(_PLACE, f"figure-{hashlib.sha256(text.encode()).hexdigest()[:10]}-")

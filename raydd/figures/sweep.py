@@ -44,10 +44,15 @@ def draw_values(rows: Sequence[Row], scales: Mapping[str, str], name: str) -> "F
 
 def _panel(axes: "Axes", rows: Sequence[Row], values: Sequence[Any], scale: str, alone: bool) -> None:
     """Draw a setting's panel; a choice stands at the index of its name."""
+    from matplotlib.ticker import LogLocator
+
     names = sorted({_words(value) for value in values}, key=_natural) if scale == "choice" else []
     places = np.array([names.index(_words(value)) for value in values] if names else values, np.float64)
     if scale == "log" and places.min() > 0:
         axes.set_xscale("log")  # first: what is drawn sets the ends by it
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if places.max() < 150 * places.min() else (1,)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("")  # labels of minor ticks would touch
     elif (places == places.round()).all():
         whole_ticks(axes)
     at = dict(zip((row["trial"] for row in rows), places.tolist(), strict=True))

@@ -34,7 +34,7 @@ def arrange(
     images: Mapping[tuple[int, int], Image.Image], shape: tuple[int, int], gap: int = 0, edge: int = 0
 ) -> Image.Image:
     """Return images of one size in (rows, columns), each at its (row, column); the rest is white."""
-    first = next(iter(images.values()))
+    first = next(iter(images.values()), Image.new("L", (1, 1)))
     down, across = first.height + gap, first.width + gap
     size = shape[1] * across - gap + 2 * edge, shape[0] * down - gap + 2 * edge
     canvas = Image.new(first.mode, size, "white")

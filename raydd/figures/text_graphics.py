@@ -4,7 +4,6 @@ Shapes: `C H W` image, `h w` what is drawn of it.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from rich.style import Style
 from torch import Tensor
 
 from raydd.data.synset import SyntheticSet
-from raydd.figures.frames import layout, pixels_of
+from raydd.figures.frames import drawn_rows, pixels_of
 
 SIDE = 16
 MOST_CLASSES = 20
@@ -27,54 +26,46 @@ LEVELS = "▁▂▃▄▅▆▇█"
 Pixels = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 
 
-class Tile(NamedTuple):
-    """An image and its name."""
-
-    name: str  # of its class
-    pixels: Pixels  # (h, w, 3)
-
-
 class Tiles:
-    """Images side by side, as many in a row as there is room for, each below its name; a cell has two pixels.
+    """Images (h, w, 3) side by side, as many in a row as there is room for, each below its name; a cell has two pixels.
 
     What a terminal is not high enough for is left out.
     """
 
-    def __init__(self, tiles: Sequence[Tile]) -> None:
-        self.tiles = tiles
+    def __init__(self, images: Sequence[tuple[str, Pixels]]) -> None:
+        self.images = images
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Yield the cells, each with the colours of two pixels."""
-        height, width = self.tiles[0].pixels.shape[:2]
+        height, width = self.images[0][1].shape[:2]
         across = max(1, (options.max_width + 1) // (width + 1))
         down = max(1, (options.max_height - LINES_BESIDE) // (1 + -(-height // 2)))
-        visible = self.tiles[: across * down]
+        visible = self.images[: across * down]
         for start in range(0, len(visible), across):
             yield from _row(visible[start : start + across])
 
 
-def _row(tiles: Sequence[Tile]) -> RenderResult:
-    height, width = tiles[0].pixels.shape[:2]
+def _row(images: Sequence[tuple[str, Pixels]]) -> RenderResult:
+    height, width = images[0][1].shape[:2]
     # names may be those of folders
-    names = ("".join(sign if sign.isprintable() else "?" for sign in tile.name) for tile in tiles)
+    names = ("".join(sign if sign.isprintable() else "?" for sign in name) for name, _ in images)
     yield Segment(" ".join(set_cell_size(name, width) for name in names))
     yield Segment.line()
     for top in range(0, height, 2):
-        for place, tile in enumerate(tiles):
+        for place, (_, pixels) in enumerate(images):
             if place:
                 yield Segment(" ")
-            lower = tile.pixels[top + 1].tolist() if top + 1 < height else [None] * width
-            for upper, below in zip(tile.pixels[top].tolist(), lower, strict=True):
+            lower = pixels[top + 1].tolist() if top + 1 < height else [None] * width
+            for upper, below in zip(pixels[top].tolist(), lower, strict=True):
                 yield Segment(UPPER, Style(color=Color.from_rgb(*upper), bgcolor=below and Color.from_rgb(*below)))
         yield Segment.line()
 
 
 def tiles(synset: SyntheticSet) -> Tiles:
     """Return the first image of each of the first 20 classes, preprocessing undone, at most 16 pixels wide and high."""
-    size = layout(synset)
-    names = synset.classes[: min(size.classes, MOST_CLASSES)]
-    images = pixels_of(synset, [row * size.of for row in range(len(names))])
-    return Tiles([Tile(name, small(image)) for name, image in zip(names, images, strict=True)])
+    rows = drawn_rows(synset)[:MOST_CLASSES]
+    names, images = synset.classes[: len(rows)], pixels_of(synset, [row[0] for row in rows])
+    return Tiles([(name, small(image)) for name, image in zip(names, images, strict=True)])
 
 
 def small(pixels: Tensor) -> Pixels:

@@ -51,8 +51,3 @@ def settings_text(values: Mapping[str, Any]) -> str:
     return ", ".join(
         f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}" for key, value in values.items()
     )
-
-
-def trial_line(done: int, total: int, left: str) -> str:
-    """Return the progress of a search in a line."""
-    return f"{done} of {total} trials {left}".rstrip()

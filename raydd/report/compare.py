@@ -12,6 +12,7 @@ from raydd.config.schema import DistillConfig
 from raydd.data.score_record import Score
 from raydd.figures.cells import Cell, Row
 from raydd.figures.curves import Curve, band
+from raydd.figures.score_tables import matrix_rows
 from raydd.figures.style import numbers_of
 from raydd.io.paths import short_names
 from raydd.report.distillation import progress_charts, progress_curves, title_of
@@ -19,7 +20,7 @@ from raydd.report.documents import SCORES
 from raydd.report.folder import RunFolder, is_distilled
 from raydd.report.frames import compact, read_images
 from raydd.report.html import Section, macros, picture, table
-from raydd.report.scores import LEVEL, difference_table, matrix_rows, score_charts, setting_text, welch_tests
+from raydd.report.scores import LEVEL, difference_table, score_charts, setting_text, welch_tests
 
 IGNORED = {"preset", "threads"}  # settings that do not tell runs apart
 SETTING = "setting"  # the first column of the table of settings, so no run's name
@@ -27,8 +28,8 @@ SETTING = "setting"  # the first column of the table of settings, so no run's na
 
 def names_of(paths: Sequence[Path]) -> list[str]:
     """Return a name of each run, which no other has."""
-    names = short_names([*paths, Path(SETTING)])[:-1]
-    return [name if names.count(name) == 1 else f"{name} ({place})" for place, name in enumerate(names, 1)]
+    names = [*short_names(paths), SETTING]
+    return [name if names.count(name) == 1 else f"{name} ({place})" for place, name in enumerate(names[:-1], 1)]
 
 
 def compare_section(paths: Sequence[Path], names: Sequence[str]) -> Section:

@@ -7,10 +7,11 @@ from pydantic import Field, model_validator
 
 from raydd.figures.cells import Row, number_cell, points, spread
 from raydd.figures.continual import draw_continual, step_rows
+from raydd.figures.score_tables import score_cell
 from raydd.io.document import Document, Finite, Fraction
 from raydd.report.documents import DocumentFile, Scores
 from raydd.report.html import Section, chart, macros, table
-from raydd.report.scores import difference_table, score_cell, score_charts, selection_words, welch_tests
+from raydd.report.scores import difference_table, score_charts, selection_words, welch_tests
 
 
 class Memory(Document):

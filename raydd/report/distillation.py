@@ -6,17 +6,18 @@ from typing import Any
 
 from markupsafe import Markup
 
+from raydd.analysis.runs import labels, matching, memory, reading
 from raydd.figures.cells import spread
 from raydd.figures.curves import Curve, draw_curves, draw_labels, draw_matching, draw_memory, draw_window
+from raydd.figures.score_tables import SELECTIONS
 from raydd.figures.style import PAGE_WIDTH
 from raydd.figures.svg import number
 from raydd.numerics.windows import Window, growing
 from raydd.report.documents import SCORES
-from raydd.report.folder import NOT_RECORDED, RunFolder, reading
+from raydd.report.folder import NOT_RECORDED, RunFolder
 from raydd.report.frames import image_section
 from raydd.report.html import Section, chart, macros, plural
 from raydd.report.reproduce import resume_command
-from raydd.report.scores import SELECTIONS
 
 STEEP = 50  # the ratio of the largest to the least loss from which a logarithmic scale shows more
 LOSSES = {"statistics": "distance of the statistics of real and synthetic images"}
@@ -146,23 +147,18 @@ def _probes(run: RunFolder) -> Markup | None:
     """Return the measurements on an expert that takes no part."""
     if not run.probes:
         return None
-    epochs = min(len(record.get("losses", ())) for record in run.probes)
-    steps, spreads = _column(run.probes, "label_std")
-    losses = [[reading(value) for value in record["losses"][:epochs]] for record in run.probes]
-    charts = [chart(draw_matching({"name": title_of(run), "steps": steps, "losses": losses}, PAGE_WIDTH))]
-    if any(value is not None for value in spreads):
-        runs = [{"name": title_of(run), "steps": steps, "label_std": spreads}]
-        charts.append(chart(draw_labels({"runs": runs}, PAGE_WIDTH)))
+    charts = [chart(draw_matching(matching(run.path) | {"name": title_of(run)}, PAGE_WIDTH))]
+    if any(reading(record.get("label_std")) is not None for record in run.probes):
+        numbers = labels([run.path])["runs"][0] | {"name": title_of(run)}
+        charts.append(chart(draw_labels({"runs": [numbers]}, PAGE_WIDTH)))
     return macros("distillation").probes(charts)
 
 
 def _memory(run: RunFolder) -> Markup | None:
     if not run.memory:
         return None
-    steps, process = _column(run.memory, "resident_mb")
-    device = _column(run.memory, "device_mb")[1]
-    words = {"process": process, "tensors on the GPU, most so far": device}
+    numbers = memory([run.path])["runs"][0] | {"name": title_of(run)}
+    words = {"process": numbers["resident_mb"], "tensors on the GPU, most so far": numbers["device_mb"]}
     known = {name: [value for value in values if value is not None] for name, values in words.items()}
     most = "; ".join(f"{name} {number(max(values))} MB" for name, values in known.items() if values)
-    numbers = {"name": title_of(run), "steps": steps, "resident_mb": process, "device_mb": device}
     return macros("distillation").memory(most, chart(draw_memory({"runs": [numbers]}, PAGE_WIDTH)))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from raydd.buffer.arrow_buffer import ArrowBuffer
 from raydd.buffer.describe import describe
-from raydd.buffer.expert_file import expert_path, open_expert
+from raydd.buffer.expert_file import expert_path
 from raydd.buffer.manifest import read_manifest
 from raydd.buffer.mirror import MANIFEST
 from raydd.config.parsing import flat
@@ -48,7 +48,7 @@ def buffer_sections(path: Path) -> list[Section]:
     """Return the description of a buffer, its experts' curves and a table of the experts."""
     path = _home(path)
     buffer, about = ArrowBuffer(path), describe(path)
-    accuracy, loss = _columns(buffer)
+    accuracy, loss = buffer.accuracy.numpy(), buffer.train_loss.numpy()
     charts = [
         _chart(buffer, 100 * accuracy, "validation accuracy (%)", "Accuracy of the experts"),
         _chart(buffer, loss, "training loss", "Training loss of the experts"),
@@ -60,18 +60,6 @@ def buffer_sections(path: Path) -> list[Section]:
 
 def _home(path: Path) -> Path:
     return path if (path / MANIFEST).is_file() else path / "buffer"
-
-
-def _columns(buffer: ArrowBuffer) -> tuple[Array, Array]:
-    """Return accuracy and loss of every expert and snapshot, (E, T) each; NaN where not measured."""
-    rows = len(buffer.kept) if buffer.kept else buffer.epochs + 1
-    columns: dict[str, list[Array]] = {"accuracy": [], "train_loss": []}
-    for index in buffer.experts:
-        remedy = f"see `raydd buffer verify {buffer.folder}`"
-        file = open_expert(expert_path(buffer.folder, index), index, buffer.spec, remedy)
-        for name, values in columns.items():
-            values.append(file.rows(name, 0, rows))
-    return np.stack(columns["accuracy"]), np.stack(columns["train_loss"])
 
 
 def _chart(buffer: ArrowBuffer, values: Array, y: str, title: str) -> Markup:

@@ -1,7 +1,6 @@
 """The files of a distillation, read for its page; an unfinished run is read as far as it came."""
 
 import hashlib
-import math
 import os
 import re
 from collections.abc import Mapping
@@ -146,22 +145,15 @@ class RunFolder:
         """The rows of ``scores.json`` of this run's set; empty where it was not scored."""
         if self.folder is None or not SCORES.find(self.path):
             return []
-        rows = [row for row in SCORES.read(self.path).scores if row.in_table]
-        name = self._scored_as
-        if name is None:  # the quick start writes the rows alone
+        document, file = SCORES.read(self.path), self.path / "synset.arrow"
+        rows = [row for row in document.scores if row.in_table]
+        if document.sets:
+            digest = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
+            names = [one.name for one in document.sets if one.digest == digest]
+        else:  # the quick start writes the rows alone
             own = [row for row in rows if row.requested] or [row for row in rows if row.kind == "distilled"] or rows
-            name = own[0].name if own else ""
-        return [row for row in rows if row.name == name]
-
-    @property
-    def _scored_as(self) -> str | None:
-        """The name of this run's set in ``scores.json``: "" where it is of others, None where no set is named."""
-        sets = SCORES.read(self.path).sets
-        if not sets:
-            return None
-        file = self.path / "synset.arrow"
-        digest = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
-        return next((one.name for one in sets if one.digest == digest), "")
+            names = [row.name for row in own]
+        return [row for row in rows if row.name in names[:1]]
 
     @property
     def result_step(self) -> int | None:
@@ -202,19 +194,6 @@ class RunFolder:
     def _by_step(self, name: str) -> list[Record]:
         records = {record["step"]: record for record in self._lines(name)}
         return [records[step] for step in sorted(records)]
-
-
-def reading(value: Any) -> float | None:
-    """Return a number of a record; None where it was not measured, or is not finite.
-
-    >>> reading("nan"), reading(None), reading(0.5)
-    (None, None, 0.5)
-    """
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) else None
 
 
 def is_distilled(path: Path) -> bool:

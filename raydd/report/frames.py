@@ -19,8 +19,18 @@ from markupsafe import Markup
 from PIL import Image
 
 from raydd.data.synset import SyntheticSet
-from raydd.figures.frames import FOLDER, INDEX, MOST_IMAGES, MOST_PIXELS, REMAKE, Frames, frame_path, layout, pixels_of
-from raydd.figures.synset_picture import arrange, png_of, to_image
+from raydd.figures.frames import (
+    FOLDER,
+    INDEX,
+    REMAKE,
+    Frames,
+    drawn_rows,
+    frame_path,
+    frame_steps,
+    limits,
+    rows_picture,
+)
+from raydd.figures.synset_picture import arrange, png_of
 from raydd.io.document import read_document
 from raydd.report.folder import RunFolder
 from raydd.report.html import Section, macros, png_address
@@ -29,8 +39,6 @@ MOST_BYTES = 12_000_000  # of all frames on a page
 LIKELIEST = 5
 BESIDE = 10
 MOST_BESIDE = 20  # classes that stand beside each other
-MANY = 20  # classes that are scrolled through
-SMALL = 64  # pixels a side
 
 
 class Stop(NamedTuple):
@@ -64,16 +72,6 @@ class ImageGrid:
         return f"frame-{hashlib.sha256(self.stops[-1].png + repr(len(self.stops)).encode()).hexdigest()[:12]}"
 
     @property
-    def small(self) -> bool:
-        """Whether enlarged images show their pixels as squares."""
-        return max(self.size) < SMALL
-
-    @property
-    def kind(self) -> str:
-        """The class of the list of images in the page's style."""
-        return " single" if self.columns == 1 else " many" if len(self.classes) > MANY else ""
-
-    @property
     def json(self) -> Markup:
         """The stops for the page's script."""
         return htmlsafe_json_dumps([{"words": stop.words, "address": stop.address} for stop in self.stops])
@@ -84,15 +82,8 @@ def image_section(run: RunFolder) -> Section:
     grid, synset = read_images(run), run.synset
     if grid is None:
         return Section("images", "Synthetic images", macros("images").missing())
-    images, hint = "", ""
-    if synset is not None:
-        drawn, count = sum(map(len, members_of(synset))), len(synset.images)
-        images = f"all {count}" if drawn == count else f"{drawn} of {count}"
-        soft = f"its soft label: the {min(LIKELIEST, len(synset.classes))} likeliest classes"
-        label = soft if synset.label_kind == "logits" else "its label"
-        hint = f"Point at an image, or reach it by Tab and the arrow keys, for {label}."
-    alone = len(grid.stops) < 2 and run.folder is not None and run.finished and run.setting("steps", 0) != 0
-    return Section("images", "Synthetic images", macros("images").section(run, grid, images, hint, alone))
+    drawn = 0 if synset is None else sum(map(len, members_of(synset)))
+    return Section("images", "Synthetic images", macros("images").section(run, grid, drawn, LIKELIEST))
 
 
 def read_images(run: RunFolder) -> ImageGrid | None:
@@ -111,7 +102,7 @@ def read_images(run: RunFolder) -> ImageGrid | None:
     classes = tuple(synset.classes[: len(members)])
     if frames and (frames.columns, frames.size, frames.classes) != (columns, size, classes):
         stops = []  # of another set than the result
-    stops = _with_result(stops, result_picture(synset, members, columns), run)
+    stops = _with_result(stops, png_of(rows_picture(synset, members)), run)
     return ImageGrid(columns, classes, size, tuple(stops), _labels(synset, members), left_out)
 
 
@@ -121,21 +112,12 @@ def members_of(synset: SyntheticSet) -> list[list[int]]:
     A set that raydd distilled is in class order, and an image keeps its row whatever its soft label has become. In
     others a soft label counts by its largest logit.
     """
-    labels, drawn = synset.hard_labels.cpu(), layout(synset)
-    if drawn.of * len(synset.classes) == len(labels):
-        own = torch.arange(len(synset.classes)).repeat_interleave(drawn.of)
-        if 2 * int((labels == own).sum()) > len(labels):
-            places = drawn.indices()
-            return [places[row * drawn.images : (row + 1) * drawn.images] for row in range(drawn.classes)]
-    most = min(MOST_IMAGES, max(1, MOST_PIXELS // (drawn.classes * drawn.height * drawn.width)))
-    return [torch.nonzero(labels == label).flatten()[:most].tolist() for label in range(drawn.classes)]
-
-
-def result_picture(synset: SyntheticSet, members: Sequence[Sequence[int]], columns: int) -> bytes:
-    """Return a PNG with a row a class as in a frame, white where no image is."""
-    places = {(row, column): image for row, images in enumerate(members) for column, image in enumerate(images)}
-    pixels = pixels_of(synset, list(places.values()))
-    return png_of(arrange(dict(zip(places, map(to_image, pixels), strict=True)), (len(members), columns)))
+    labels, classes = synset.hard_labels.cpu(), len(synset.classes)
+    own = torch.arange(classes).repeat_interleave(len(labels) // classes)
+    if len(own) == len(labels) and 2 * int((labels == own).sum()) > len(labels):
+        return drawn_rows(synset)
+    rows, most = limits(synset)
+    return [torch.nonzero(labels == label).flatten()[:most].tolist() for label in range(rows)]
 
 
 def compact(grid: ImageGrid) -> bytes:
@@ -164,7 +146,7 @@ def _frames(folder: Path, frames: Frames, last: int | None) -> tuple[list[Stop],
     most = max(2, len(stops) * MOST_BYTES // max(total, 1))
     if most >= len(stops):
         return stops, 0
-    chosen = sorted({round(place * (len(stops) - 1) / (most - 1)) for place in range(most)})
+    chosen = frame_steps(len(stops) - 1, most)
     return [stops[place] for place in chosen], len(stops) - len(chosen)
 
 

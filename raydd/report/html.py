@@ -28,9 +28,6 @@ class Section(NamedTuple):
     body: Markup  # HTML
 
 
-NO_NOTES: Mapping[str, str] = {}
-
-
 def _finalize(value: Any) -> Any:
     return value if isinstance(value, Markup) else visible(str(value))
 
@@ -76,7 +73,7 @@ def render(name: str, **values: object) -> str:
     return _environment().get_template(f"{name}.html.j2").render(values)
 
 
-def table(rows: Sequence[Row], caption: str, notes: Mapping[str, str] = NO_NOTES) -> Markup:
+def table(rows: Sequence[Row], caption: str, notes: Mapping[str, str] | None = None) -> Markup:
     """Return a table that sorts by a press on a title.
 
     The first cell of a row is its name. A column is one of numbers, aligned to the right, if each of its cells has one.
@@ -90,7 +87,7 @@ def table(rows: Sequence[Row], caption: str, notes: Mapping[str, str] = NO_NOTES
         raise ValueError(f"a row of {wrong[0]} cells in a table of {len(rows[0])} columns; give one cell a column")
     cells = [{title: cell if isinstance(cell, Cell) else Cell(cell) for title, cell in row.items()} for row in rows]
     numeric = {title for title in rows[0] if all(isinstance(row[title].value, int | float) for row in cells)}
-    return macros("elements").table(cells, numeric, caption, notes)
+    return macros("elements").table(cells, numeric, caption, notes or {})
 
 
 def chart(figure: "Figure") -> Markup:

@@ -23,10 +23,8 @@
 
   // Tables: a press on a title sorts by it, upwards first; what has no number stands last either way.
   const keyOf = (cell, numeric) => {
-    const value = cell.dataset.value ?? cell.firstChild?.textContent ?? "";
-    if (!numeric && cell.dataset.value === undefined) return value.trim();
-    const number = cell.dataset.value === undefined ? parseFloat(value.replace(/,/g, "")) : Number(value || NaN);
-    return Number.isNaN(number) && !numeric ? value : number;
+    const value = cell.dataset.value ?? cell.firstChild?.textContent.trim() ?? "";
+    return numeric ? Number(value || NaN) : value;
   };
   const order = (a, b) => (typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), "en", { numeric: true }));
   for (const table of all("table.sortable")) {

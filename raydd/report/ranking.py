@@ -9,10 +9,10 @@ from pydantic import Field, model_validator
 
 from raydd.figures.cells import Cell, Row, decimal, number_cell, spread
 from raydd.figures.ranking import Source, agreement_rows, draw_ranking, sources
+from raydd.figures.score_tables import SELECTIONS
 from raydd.io.document import Document, Finite, Fraction
 from raydd.report.documents import DocumentFile
 from raydd.report.html import Section, chart, macros, table
-from raydd.report.scores import SELECTIONS
 
 MOST_ROWS = 400  # of the table; ranking.csv has all
 MOST_POINTS = 800  # of a scatter; of more, evenly through the ranking

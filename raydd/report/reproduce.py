@@ -33,8 +33,8 @@ def commands(run: RunFolder) -> list[str]:
     if run.folder and SCORES.find(run.path):
         lines.append(evaluate_command(run, anew))
     elif run.finished:
-        out = ["--out", Path(run.home) / "scores.json"] if run.folder else []
-        lines.append(shell("raydd", "evaluate", run.home, *out))
+        out = ["--out", str(Path(run.home) / "scores.json")] if run.folder else []
+        lines.append(shlex.join(["raydd", "evaluate", run.home, *out]))
     return lines
 
 
@@ -55,7 +55,7 @@ def evaluate_command(run: RunFolder, anew: str) -> str:
         flags = [part for word in changed for part in ("--set", word)]
     else:
         flags = _flags(run.scores)
-    return shell("raydd", "evaluate", anew, *flags, "--out", Path(anew) / "scores.json")
+    return shlex.join(["raydd", "evaluate", anew, *flags, "--out", str(Path(anew) / "scores.json")])
 
 
 def _flags(rows: Sequence[Score]) -> list[str]:
@@ -69,17 +69,8 @@ def _flags(rows: Sequence[Score]) -> list[str]:
     return [*flags, "--set", f"epochs={length[1]}"] if length else flags
 
 
-def shell(*arguments: object) -> str:
-    """Return a command as it is typed.
-
-    >>> shell("raydd", "report", "my run")
-    "raydd report 'my run'"
-    """
-    return " ".join(shlex.quote(str(argument)) for argument in arguments)
-
-
 def _distill(run: RunFolder, out: str) -> str:
     own = Path(run.home) / "buffer"
-    buffer = ["--buffer", own] if run.folder and (own / "manifest.json").is_file() else []
-    preset = Path(run.home) / "config.yaml" if run.folder else "config.yaml"
-    return shell("raydd", "distill", "--preset", preset, *buffer, "--out", out)
+    buffer = ["--buffer", str(own)] if run.folder and (own / "manifest.json").is_file() else []
+    preset = str(Path(run.home) / "config.yaml") if run.folder else "config.yaml"
+    return shlex.join(["raydd", "distill", "--preset", preset, *buffer, "--out", out])

@@ -12,26 +12,15 @@ from markupsafe import Markup
 from raydd.data.score_record import Comparison, Score
 from raydd.evaluation.significance import compare_scores
 from raydd.figures.bars import draw_scores
-from raydd.figures.cells import Cell, Row, accuracy, chance, interval, number_cell, points, spread
+from raydd.figures.cells import Cell, Row, chance, interval, number_cell, points, spread
 from raydd.figures.curves import band, draw_curves
-from raydd.figures.score_tables import by_set, robust_rows
+from raydd.figures.score_tables import SELECTIONS, matrix_rows, networks_text, robust_rows
 from raydd.figures.style import PAGE_WIDTH
 from raydd.report.documents import SCORES, Scores
-from raydd.report.html import Section, chart, macros, plural, table
+from raydd.report.html import Section, chart, macros, table
 
 LEVEL = 0.05
-SELECTIONS = {
-    "honest": "chosen on validation images held out of the training images, or the last step: the test images chose "
-    "nothing",
-    "paper": "chosen on the test images, the best of several, as papers report: higher than what new images would give",
-    "unknown": "its file does not say how it was chosen; other projects' best files were chosen on test, as a rule",
-}
 TESTS = {"welch": "Welch's t test", "bootstrap": "a bootstrap"}
-
-
-def score_cell(row: Score) -> Cell:
-    """Return the cell of a row of scores."""
-    return accuracy(row.mean, row.std, row.networks, f"{_fresh(row)}, {row.selection}")
 
 
 def score_headline(path: Path) -> str:
@@ -39,7 +28,7 @@ def score_headline(path: Path) -> str:
     rows = [score for score in SCORES.read(path).scores if score.in_table]
     best = next((score for score in rows if score.requested), rows[0])
     text = f"{best.name}: {spread(best.mean, best.spread)} %"
-    return f"{text} on the test images of {best.dataset} ({best.network}, {_fresh(best)}, {best.selection})"
+    return f"{text} on the test images of {best.dataset} ({best.network}, {networks_text(best)}, {best.selection})"
 
 
 def score_sections(path: Path) -> list[Section]:
@@ -69,30 +58,13 @@ def score_matrix(rows: Sequence[Score]) -> Markup:
     return table(cells, f"{caption}, protocol {_join(row.protocol for row in rows)}", notes)
 
 
-def matrix_rows(rows: Sequence[Score]) -> list[tuple[Score, Row, Row]]:
-    """Return of each set its first score, its cells by network, and its images a class and selection."""
-    networks, parts = list(dict.fromkeys(row.network for row in rows)), list[tuple[Score, Row, Row]]()
-    for own in by_set(rows):
-        first = next(iter(own.values()))
-        cells = {each: score_cell(own[each]) if each in own else number_cell("-", None) for each in networks}
-        size = number_cell("all" if first.ipc is None else f"{first.ipc:g}", first.ipc)
-        selection = Cell(first.selection, note=SELECTIONS.get(first.selection, ""))
-        parts.append((first, cells, {"images a class": size, "selection": selection}))
-    return parts
-
-
 def score_charts(rows: Sequence[Score]) -> list[Markup]:
     """Return a chart of bars a network."""
-    return [
-        chart(
-            draw_scores(
-                [row.model_dump() | {"std": row.spread} for row in rows if row.network == network],
-                f"Test accuracy, {network}",
-                width=PAGE_WIDTH,
-            )
-        )
-        for network in dict.fromkeys(row.network for row in rows)
-    ]
+    figures = []
+    for network in dict.fromkeys(row.network for row in rows):
+        own = [row.model_dump() | {"std": row.spread} for row in rows if row.network == network]
+        figures.append(chart(draw_scores(own, f"Test accuracy, {network}", width=PAGE_WIDTH)))
+    return figures
 
 
 def differences(scores: Scores) -> Section:
@@ -176,10 +148,6 @@ def _robust(scores: Scores) -> Markup:
         return Markup()
     trainings = score_matrix([score for score in scores.scores if score.part])
     return macros("scores").robust(table(robust_rows(scores.robust), "Robust scores in %, mean ± std"), trainings)
-
-
-def _fresh(row: Score) -> str:
-    return f"{plural(row.networks, 'network')}, protocol {row.protocol}"
 
 
 def _join(words: Iterable[str]) -> str:

@@ -191,7 +191,7 @@ def test_labels_of_two_runs_of_one_name(capfd, tmp_path):
     runs = [probed(tmp_path / "a" / "run"), probed(tmp_path / "b" / "run", spread=(0.1, 0.125))]
     found = document(capfd, "analyse", "labels", *runs, "--out", tmp_path / "labels.png")["runs"]
     assert [entry["label_std"] for entry in found] == [[0.2, 0.25], [0.1, 0.125]]
-    assert [entry["name"] for entry in found] == [str(path) for path in runs]
+    assert [entry["name"] for entry in found] == ["a/run", "b/run"]
 
 
 def test_memory_with_and_without_a_device(capfd, tmp_path):

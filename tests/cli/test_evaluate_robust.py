@@ -157,7 +157,7 @@ def test_the_papers_number_stands_beside_the_honest_one(capfd, kept, scored, tmp
     out = capfd.readouterr().out
     assert "best of 4 steps on test" in out
     assert ", step 1" not in out
-    assert "mean ± std, 2 networks a cell" in out
+    assert "mean ± std (number of networks)" in out
     assert [row["first"] for row in found["comparisons"]] == [title] * 2
 
 

@@ -96,10 +96,10 @@ def test_sets_by_networks():
     found = cells(table)
     assert list(found) == ["set", "ConvNet", "MLP", "selection"]
     assert found["set"] == ["[red]a", "b", "random"]
-    assert found["ConvNet"] == ["75.0 ± 5.0", "25.0 ± 5.0", "12.5"]
-    assert found["MLP"] == ["50.0 ± 0.0", "-", "-"]
+    assert found["ConvNet"] == ["75.0 ± 5.0 (3)", "25.0 ± 5.0 (3)", "12.5 (1)"]
+    assert found["MLP"] == ["50.0 ± 0.0 (2)", "-", "-"]
     assert "digits, protocol mtt" in str(table.title)
-    assert "1 to 3 networks" in str(table.title)
+    assert str(table.title).endswith("mean ± std (number of networks)")
 
 
 def test_one_set_chosen_in_two_ways_has_two_rows():
@@ -113,24 +113,24 @@ def test_rows_of_one_name_are_not_merged():
     rows = [score("a", network, [low, low]) for low in (0.25, 0.75) for network in ("ConvNet", "MLP")]
     found = cells(matrix_table([*rows[:2], *SCORES[2:], *rows[2:]]))
     assert found["set"] == ["a", "b", "random", "a"]
-    assert found["ConvNet"] == ["25.0 ± 0.0", "25.0 ± 5.0", "12.5", "75.0 ± 0.0"]
-    assert found["MLP"] == ["25.0 ± 0.0", "-", "-", "75.0 ± 0.0"]
+    assert found["ConvNet"] == ["25.0 ± 0.0 (2)", "25.0 ± 5.0 (3)", "12.5 (1)", "75.0 ± 0.0 (2)"]
+    assert found["MLP"] == ["25.0 ± 0.0 (2)", "-", "-", "75.0 ± 0.0 (2)"]
 
 
 def test_rows_are_found_in_whatever_order_networks_come():
     found = cells(matrix_table([SCORES[0], *SCORES[2:], SCORES[1]]))
     assert found["set"] == ["[red]a", "b", "random"]
-    assert found["MLP"] == ["50.0 ± 0.0", "-", "-"]
+    assert found["MLP"] == ["50.0 ± 0.0 (2)", "-", "-"]
 
 
 def test_scores_are_shown_in_per_cent():
     rows = [score("mtt, 1 a class", "ConvNetW8", [0.6, 0.62498], std=0.0126), score("random", "ConvNetW8", [1.0, 1.0])]
     table = matrix_table(rows)
-    title = "scores: digits, protocol mtt, test accuracy in %, mean ± std, 2 networks a cell"
+    title = "scores: digits, protocol mtt, test accuracy in %, mean ± std (number of networks)"
     assert str(table.title) == title
     assert cells(table) == {
         "set": ["mtt, 1 a class", "random"],
-        "ConvNetW8": ["61.2 ± 1.3", "100.0 ± 0.0"],
+        "ConvNetW8": ["61.2 ± 1.3 (2)", "100.0 ± 0.0 (2)"],
         "selection": ["honest", "honest"],
     }
 
@@ -138,8 +138,8 @@ def test_scores_are_shown_in_per_cent():
 @pytest.mark.parametrize("std", [None, 0.0])
 def test_a_single_network_has_no_spread(std):
     rows = [score("a", "MLP", [0.5], std=std), score("b", "MLP", [0.5, 0.5], std=0.0)]
-    assert cells(matrix_table(rows))["MLP"] == ["50.0", "50.0 ± 0.0"]
-    assert str(matrix_table(rows[:1]).title).endswith("one network a cell")
+    assert cells(matrix_table(rows))["MLP"] == ["50.0 (1)", "50.0 ± 0.0 (2)"]
+    assert str(matrix_table(rows[:1]).title).endswith("one network a cell (number of networks)")
 
 
 @pytest.mark.parametrize("width", [60, 80, 100])

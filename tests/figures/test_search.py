@@ -194,3 +194,16 @@ def test_whole_numbers_have_whole_ticks():
     rows = [row(n, 0.5, low=n) for n in range(3)]
     (axes,) = draw_values(rows, {"window.low": "linear"}, "space").axes
     assert all(place == round(place) for place in axes.get_xticks())
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [([1e-6, 4e-6], ["1e-06", "2e-06"]), ([6.0, 8.0], ["6", "8"]), ([1.0, 1e4], ["1", "10", "100", "1000", "10000"])],
+)
+def test_ticks_of_a_logarithmic_axis_are_plain_numbers(values, words):
+    (axes,) = draw_values([row(n, 0.5, images=value) for n, value in enumerate(values)], {"lr.images": "log"}, "s").axes
+    axes.figure.draw_without_rendering()
+    low, high = axes.get_xlim()
+    inside = [text.get_text() for text in axes.get_xticklabels() if low <= text.get_position()[0] <= high]
+    assert set(words) <= {text.replace("\N{MINUS SIGN}", "-") for text in inside}
+    assert len(inside) <= 10

@@ -3,7 +3,7 @@ import io
 from rich.console import Console
 from rich.text import Text
 
-from raydd.figures.trial_tables import SHOWN, trial_line, trial_table
+from raydd.figures.trial_tables import SHOWN, trial_table
 from raydd.io import console
 from raydd.io.console import Screen
 from raydd.tuning.trial_scheduler import TrialProgress
@@ -34,8 +34,6 @@ def test_a_long_search_shows_the_first_and_says_how_many_more_there_are():
     shown = rendered(trial_table([TrialProgress(number, {}, 20, 20, 0.5, "complete") for number in range(SHOWN + 3)]))
     assert shown.count("20/20") == SHOWN
     assert "and 3 more" in shown
-    assert trial_line(3, 19, "2 min 0 s left") == "3 of 19 trials 2 min 0 s left"
-    assert trial_line(0, 19, "") == "0 of 19 trials"
 
 
 def test_a_picture_is_drawn_anew_on_a_terminal_and_told_in_lines_elsewhere(monkeypatch, capsys):

@@ -19,11 +19,10 @@ from raydd.data.synset import SyntheticSet
 from raydd.evaluation.matrix import Outcome
 from raydd.io.document import write_document
 from raydd.report import build
-from raydd.report.build import build_page, write_report
+from raydd.report.build import KINDS, build_page, kinds_of, write_report
 from raydd.report.compare import compare_section, names_of
 from raydd.report.folder import RunFolder
 from raydd.report.frames import compact, read_images
-from raydd.report.kinds import KINDS, kinds_of
 
 VOID = {"meta", "link", "img", "input", "br"}
 STYLE = (resources.files("raydd.report") / "style.css").read_text(encoding="utf-8")
@@ -293,6 +292,7 @@ def test_the_file_is_written_whole_or_not_at_all(digits, tmp_path, monkeypatch):
 def test_names_tell_runs_apart(tmp_path):
     assert names_of([tmp_path / "a", tmp_path / "b"]) == ["a", "b"]
     assert names_of([tmp_path / "a", tmp_path / "a"]) == ["a (1)", "a (2)"]
+    assert names_of([tmp_path / "setting"]) == ["setting (1)"]  # a column of the table of settings has this name
 
 
 def test_single_images_stand_in_rows(digits):

@@ -19,7 +19,7 @@ from raydd.evaluation.matrix import Outcome
 from raydd.figures.svg import number
 from raydd.io.document import dump_document
 from raydd.report.distillation import course_sections, distilled_headline, distilled_sections
-from raydd.report.folder import RunFolder, is_distilled, reading
+from raydd.report.folder import RunFolder, is_distilled
 from raydd.report.frames import members_of, read_images
 from raydd.report.html import png_address
 from raydd.report.reproduce import commands, made_sections, resume_command
@@ -349,7 +349,3 @@ def test_a_run_without_a_step_still_has_a_page(stopped, tmp_path, read):
     found = read(sections)
     assert "There are no images yet" in found.text
     assert distilled_headline(out).endswith("unfinished, at step 0 of 6")
-
-
-def test_readings():
-    assert [reading(value) for value in ("inf", "nan", None, "x", 1, "0.5")] == [None, None, None, None, 1.0, 0.5]

@@ -23,7 +23,7 @@ from raydd.config.schema import DistillConfig
 from raydd.data.preprocessing import Transform
 from raydd.data.synset import SyntheticSet
 from raydd.figures import frames
-from raydd.figures.frames import drop_frames, frame, frame_path, frame_paths, frame_steps, layout, save_frame
+from raydd.figures.frames import drawn_rows, drop_frames, frame, frame_path, frame_paths, frame_steps, save_frame
 from raydd.figures.text_graphics import UPPER, Tiles, small, spark, tiles
 from raydd.io import console
 from raydd.io.console import Screen
@@ -125,8 +125,9 @@ def test_preprocessing_is_undone_and_soft_labels_move_nothing(device):
 )
 def test_a_frame_shows_no_more_than_can_be_looked_at(made, shown):
     data = synset(*made, channels=1)
-    found = layout(data)
-    assert found[:3] == shown
+    rows = drawn_rows(data)
+    assert (len(rows), len(rows[0])) == shown[:2]
+    assert rows[-1][-1] == (shown[0] - 1) * shown[2] + shown[1] - 1
     assert frame(data).size == (shown[1] * made[2], shown[0] * made[2])
 
 
@@ -596,7 +597,7 @@ def test_colours_are_those_of_the_pixels_means():
 
 
 def test_an_odd_last_row_has_nothing_below_it():
-    found = Tiles([tiles(synset(1, 1, side=5)).tiles[0]])
+    found = Tiles([tiles(synset(1, 1, side=5)).images[0]])
     file = io.StringIO()
     Console(file=file, force_terminal=True, color_system="truecolor", width=80).print(found, end="")
     last = file.getvalue().splitlines()[-1]
