@@ -9,7 +9,7 @@ proportional set sizes (PSS) of the driver and all of Ray's processes, less what
 plus once the bytes of files in the page cache, where the readers map files. Then the same readers read a buffer of
 twice the size of the object store, by the way that `raydd.remote.buffer_store.share` chooses for an unseen folder:
 a copy on the node's disk, whose bytes pass through the object store, of which at most all stays taken; here the process
-that hands them out is on the same node and counts too. Last, the same buffer is put into that object store all the same:
+that hands them out is on the same node and counts too. Last, the same buffer is put into that object store anyway:
 Ray spills half of it to the disk and brings it back for each reader, which shows what the copy avoids.
 """
 

@@ -127,6 +127,7 @@ def _tuner(
     layout = trial_plan(space.config({}), strategy.context.device, limits, trials.left, turns=turns)
     parameters = {"context": strategy.context, "demand": layout.demand, "storage": storage}
     bundles = tune.PlacementGroupFactory([layout.demand.bundle])
+    waiting = WaitingNotes(trials, strategy.scheduler, layout.demand, limits.max_wait)
     return tune.Tuner(
         tune.with_resources(tune.with_parameters(strategy.trainable, **parameters), bundles),
         param_space=strategy.params,
@@ -146,7 +147,7 @@ def _tuner(
             storage_filesystem=storage.system,
             verbose=0,
             stop=UnusableNode(strategy.scheduler),
-            callbacks=[_RecoveryNotes(trials), WaitingNotes(trials, layout.demand), TBXLoggerCallback(), *loggers],
+            callbacks=[_RecoveryNotes(trials), waiting, TBXLoggerCallback(), *loggers],
             failure_config=tune.FailureConfig(max_failures=RESTARTS),
             checkpoint_config=tune.CheckpointConfig(num_to_keep=None if turns else 1),  # others may take one over
         ),
