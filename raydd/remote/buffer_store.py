@@ -17,12 +17,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raydd.buffer.arrow_buffer import ArrowBuffer
 from raydd.buffer.expert_file import expert_path
-from raydd.buffer.mirror import MANIFEST, PREPROCESSING
 from raydd.io.arrow_file import ArrowTable, open_arrow, parse_arrow
 from raydd.io.files import atomic_path, sweep, write_atomic
 from raydd.io.lock import one_at_a_time
 from raydd.io.paths import default_cache
-from raydd.remote.demand import node_shapes
 from raydd.remote.file_server import FileServer
 
 SHARE = 0.5
@@ -65,7 +63,7 @@ class RemoteBuffer(ArrowBuffer):
         copies.mkdir(parents=True, exist_ok=True)
         with one_at_a_time(copies):
             sweep(copies)  # of processes that were killed while they copied
-            _copy_file(self._server, expert, expert_path(copies, expert), size)
+            self._copy_file(expert, expert_path(copies, expert), size)
         return open_arrow(expert_path(copies, expert))
 
     @property
@@ -78,67 +76,23 @@ class RemoteBuffer(ArrowBuffer):
         for expert, size in self._state["sizes"].items():
             path = expert_path(folder, expert)
             if not self._files:
-                _copy_file(self._server, expert, path, size)
+                self._copy_file(expert, path, size)
             elif not (path.is_file() and path.stat().st_size == size):
                 write_atomic(path, ray.get(self._files[expert]).tobytes())
 
-
-class NodeFolder(NamedTuple):
-    """A buffer's folder on the driver's node, of which every other node that needs it makes one copy."""
-
-    folder: Path
-    digest: str  # of the manifest
-    sizes: dict[str, int]  # of all files; the manifest comes last
-    server: Any
-
-    def here(self) -> Path:
-        """Return the folder on this node; the first process that asks copies it, and the others wait."""
-        if _digest_of(self.folder / MANIFEST) == self.digest:
-            return self.folder
-        copies = default_cache() / "copies" / f"folder-{self.digest[:16]}"
-        copies.mkdir(parents=True, exist_ok=True)
-        with one_at_a_time(copies):
-            sweep(copies)
-            for name, size in self.sizes.items():
-                _copy_file(self.server, name, copies / name, size)
-        return copies
-
-
-def node_folder(folder: Path) -> NodeFolder | Path:
-    """Return a buffer's folder for the processes of all nodes, where the connected cluster has others than this one.
-
-    It works while the process that calls this lives.
-    """
-    if len(node_shapes()) == 1:
-        return folder
-    names = [*(expert_path("", index).name for index in ArrowBuffer(folder).experts), PREPROCESSING, MANIFEST]
-    paths: dict[Any, Path] = {name: (folder / name).absolute() for name in names}
-    sizes = {name: path.stat().st_size for name, path in paths.items()}
-    return NodeFolder(folder, _digest_of(folder / MANIFEST), sizes, _serve(paths))
-
-
-def _serve(paths: dict[Any, Path]) -> Any:
-    """Return an actor on this node that serves files."""
-    affinity = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    options = {"num_cpus": 0, "max_concurrency": 4, "max_restarts": -1, "max_task_retries": -1}
-    server = ray.remote(FileServer).options(scheduling_strategy=affinity, **options).remote(paths)
-    ray.get(server.ready.remote())
-    return server
-
-
-def _copy_file(server: Any, key: int | str, path: Path, size: int) -> None:
-    """Copy a file to this node's disk in chunks, unless it is there."""
-    if path.is_file() and path.stat().st_size == size:
-        return
-    free = shutil.disk_usage(path.parent).free
-    if free < size:
-        raise OSError(
-            f"{path.parent} has {free / 1e6:.0f} MB free, and {path.name} needs {size / 1e6:.0f}; set RAYDD_CACHE on "
-            "that node to a larger disk"
-        )
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        while file.tell() < size:
-            file.write(ray.get(server.read.remote(key, file.tell())))
+    def _copy_file(self, expert: int, path: Path, size: int) -> None:
+        """Copy an expert's file to this node's disk in chunks, unless it is there."""
+        if path.is_file() and path.stat().st_size == size:
+            return
+        free = shutil.disk_usage(path.parent).free
+        if free < size:
+            raise OSError(
+                f"{path.parent} has {free / 1e6:.0f} MB free, and expert {expert} of {self.folder} needs "
+                f"{size / 1e6:.0f}; set RAYDD_CACHE on that node to a larger disk"
+            )
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            while file.tell() < size:
+                file.write(ray.get(self._server.read.remote(expert, file.tell())))
 
 
 def share(buffer: ArrowBuffer, transport: Transport | None = None) -> SharedBuffer:
@@ -174,8 +128,11 @@ def share(buffer: ArrowBuffer, transport: Transport | None = None) -> SharedBuff
         return SharedBuffer(
             RemoteBuffer(state, files, None), f"{name}: in the object store ({room / 1e6:.0f} MB a node)"
         )
-    paths: dict[Any, Path] = {index: expert_path(buffer.folder, index).absolute() for index in sizes}
-    server = _serve(paths)
+    paths = {index: expert_path(buffer.folder, index).absolute() for index in sizes}
+    affinity = NodeAffinitySchedulingStrategy(here, soft=False)
+    options = {"num_cpus": 0, "max_concurrency": 4, "max_restarts": -1, "max_task_retries": -1}
+    server = ray.remote(FileServer).options(scheduling_strategy=affinity, **options).remote(paths)
+    ray.get(server.ready.remote())
     why = (
         f"memory-mapped on {len(nodes) - len(unseen)} of {len(nodes)} nodes, copied to the others' disks (more than "
         f"{SHARE:.0%} of an object store of {room / 1e6:.0f} MB)"

@@ -43,12 +43,12 @@ REMEDIES = {
 
 @contextmanager
 def local_ray(
-    note: Callable[[str], None],
-    num_cpus: int | None = None,
-    object_store_memory: int | None = None,
-    runtime_env: Mapping[str, Any] | None = None,
+    note: Callable[[str], None], num_cpus: int | None = None, object_store_memory: int | None = None, **options: Any
 ) -> Iterator[None]:
-    """Start a Ray on this machine that no other user can reach, and stop it after the block. Notes go to `note`."""
+    """Start a Ray on this machine that no other user can reach, and stop it after the block.
+
+    Notes go to `note`, other options to `ray.init`.
+    """
     folders = root()
     if folders.note:
         note(folders.note)
@@ -74,7 +74,7 @@ def local_ray(
                     num_cpus=num_cpus or len(os.sched_getaffinity(0)),
                     num_gpus=torch.cuda.device_count() if torch.cuda.is_available() else 0,  # those of use to torch
                     object_store_memory=object_store_memory,
-                    runtime_env=None if runtime_env is None else dict(runtime_env),
+                    **options,
                     include_dashboard=False,
                     log_to_driver=False,
                     logging_level=logging.ERROR,

@@ -34,7 +34,8 @@ def session(
     A local Ray never joins another cluster on this machine, and no other user of the machine can reach it. SIGTERM ends
     the block like an exception.
     """
-    with _connected(address, note, runtime_env):
+    options = {} if runtime_env is None else {"runtime_env": dict(runtime_env)}
+    with _connected(address, note, **options):
         try:
             with redirect_stdout(sys.stderr):  # Ray prints dead workers to stdout, which is for results
                 yield
@@ -43,11 +44,9 @@ def session(
 
 
 @contextmanager
-def _connected(
-    address: str | None, note: Callable[[str], None], runtime_env: Mapping[str, Any] | None
-) -> Iterator[None]:
+def _connected(address: str | None, note: Callable[[str], None], **options: Any) -> Iterator[None]:
     if ray.is_initialized():
-        if runtime_env is not None:
+        if options:
             raise ValueError("runtime_env=: this process is connected to Ray already; give it to ray.init instead")
         _check_open(address)
         yield
@@ -59,25 +58,17 @@ def _connected(
     with ExitStack() as stack:
         again = stack.enter_context(terminates())
         with PULSE.doing("starting Ray" if address is None else f"connecting to Ray at {address}"):
-            stack.enter_context(
-                local_ray(note, runtime_env=runtime_env) if address is None else _joined(address, runtime_env)
-            )
+            stack.enter_context(local_ray(note, **options) if address is None else _joined(address, **options))
         again()
         yield
 
 
 @contextmanager
-def _joined(address: str, runtime_env: Mapping[str, Any] | None) -> Iterator[None]:
+def _joined(address: str, **options: Any) -> Iterator[None]:
     """Connect to a cluster for the block."""
     with reload_authentication():
         try:
-            ray.init(
-                address=address,
-                namespace=NAMESPACE,
-                runtime_env=None if runtime_env is None else dict(runtime_env),
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
+            ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR, **options)
         except Exception as error:  # of any type
             reason = " ".join(str(error).split())[:200]
             remedy = "start one with `ray start --head`; a token is read where RAY_AUTH_MODE=token says so"

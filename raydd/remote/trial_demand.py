@@ -1,5 +1,6 @@
 """The demand of a search's trials: what one needs, how many are submitted at once, and notes while they wait."""
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ from ray.tune.experiment import Trial
 
 from raydd.config.schema import DistillConfig
 from raydd.remote.demand import WORKERS_PER_GPU, Demand, Plan, capacity, demand_for, node_shapes, plan
-from raydd.remote.trials import ByReference
+from raydd.remote.trials import ByReference, TrialEvents
 from raydd.tuning.trial_scheduler import TrialScheduler
 
 NOTE_SECONDS = 30.0
@@ -22,6 +23,7 @@ class Limits(NamedTuple):
     concurrent: int | None = None  # None takes as many as the cluster has room for
     seconds: float | None = None  # after which trials are stopped where they are
     gpus: float | None = None  # per trial; None shares them evenly
+    max_wait: float = math.inf  # minutes for which all trials may wait for a node
 
 
 def trial_demand(config: DistillConfig, device: str, limits: Limits, trials: int) -> Demand:
@@ -65,10 +67,10 @@ def trial_plan(config: DistillConfig, device: str, limits: Limits, trials: int, 
 
 
 class WaitingNotes(ByReference, tune.Callback):  # type: ignore[misc]
-    """Notes for the user while trials wait for a node with room."""
+    """Notes for the user while trials wait for a node with room; ends a search that has waited for too long."""
 
-    def __init__(self, trials: TrialScheduler, demand: Demand) -> None:
-        self._trials, self._demand = trials, demand
+    def __init__(self, trials: TrialScheduler, events: TrialEvents, demand: Demand, minutes: float = math.inf) -> None:
+        self._trials, self._events, self._demand, self._minutes = trials, events, demand, minutes
         self._since = self._noted = time.monotonic()
 
     def on_step_begin(self, iteration: int, trials: Sequence[Trial], **info: Any) -> None:
@@ -77,6 +79,11 @@ class WaitingNotes(ByReference, tune.Callback):  # type: ignore[misc]
         waiting = sum(trial.status == Trial.PENDING for trial in trials)
         if not waiting or any(trial.status == Trial.RUNNING for trial in trials):
             self._since = self._noted = now
+        elif now - self._since > 60 * self._minutes:
+            self._events.unusable = (
+                f"no node has had {self._demand.words()} for a trial for {self._minutes:g} min: add a node, or end "
+                "other work; --resume continues"
+            )
         elif now - self._noted >= NOTE_SECONDS:
             self._noted, nodes = now, sum(node["Alive"] for node in ray.nodes())
             self._trials.notify(

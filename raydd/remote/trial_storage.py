@@ -19,7 +19,7 @@ from ray import tune
 
 from raydd.io.files import temporary_path
 from raydd.io.filesystem import open_store
-from raydd.remote.buffer_store import NodeFolder
+from raydd.remote.buffer_copy import BufferCopy
 from raydd.remote.cluster_files import sees, serve_files
 from raydd.remote.demand import node_shapes
 from raydd.remote.trials import NO_METRICS
@@ -41,7 +41,7 @@ class SearchStorage(NamedTuple):
     token: Path | None  # a file by which a node recognises the driver's folder; None for a URI
     content: str
     interim: bool = True  # whether trials send their runs between reports, too
-    experts: NodeFolder | None = None  # of a buffer in the driver's folder
+    experts: BufferCopy | None = None  # those in a folder of the driver's node
 
     def trial(self, number: int) -> TrialStore:
         """Return the folder of a trial."""
@@ -50,7 +50,7 @@ class SearchStorage(NamedTuple):
     def here(self, context: SearchContext) -> tuple[SearchContext, bool]:
         """Return the context of a trial in this worker, and whether it runs in the search's own folder."""
         if self.experts is not None:
-            context = context._replace(buffer=self.experts.here())
+            context = context._replace(buffer=self.experts.folder())
         if sees(self.token, self.content):
             return context, True
         return context._replace(folder=Path.cwd()), False  # Tune's folder of this trial on this node

@@ -56,7 +56,7 @@ class TrialEvents(ByReference):
     def __init__(self, trials: TrialScheduler, **settings: Any) -> None:
         super().__init__(**settings)
         self._trials = trials
-        self.unusable = ""  # why a worker cannot use its GPU
+        self.unusable = ""  # why the cluster cannot run trials
 
     def stops(self, trial: Trial, result: Mapping[str, Any]) -> bool:
         """Record a report and return whether the trial must stop."""
@@ -78,7 +78,7 @@ class TrialEvents(ByReference):
 
 
 class UnusableNode(ByReference, tune.Stopper):  # type: ignore[misc]
-    """A Tune stopper that ends the search when a worker cannot use the GPU that Ray gave it."""
+    """A Tune stopper that ends the search when a worker cannot use the GPU that Ray gave it, or no node has room."""
 
     def __init__(self, events: TrialEvents) -> None:
         self._events = events

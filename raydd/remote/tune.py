@@ -1,7 +1,7 @@
 """Run the trials of a search by Ray Tune.
 
 Tune starts, watches and restarts trials. `raydd.tuning` proposes and stops them, based on the study's journal. Every
-call, also one that resumes a search, therefore starts a fresh Tune run and reads nothing that Tune stored.
+call, also one that resumes a search, therefore starts a fresh Tune run, and reads the trials' checkpoints alone.
 """
 
 import logging
@@ -11,11 +11,12 @@ from typing import Any
 
 from ray import tune
 from ray.tune.experiment import Trial
-from ray.tune.logger import TBXLoggerCallback
+from ray.tune.logger import JsonLoggerCallback, TBXLoggerCallback
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-from raydd.remote.buffer_store import NodeFolder, node_folder
+from raydd.remote.buffer_copy import buffer_copy
+from raydd.remote.buffer_store import RemoteBuffer
 from raydd.remote.demand import Demand
 from raydd.remote.local import environment
 from raydd.remote.own_search import OURS, OwnObjects
@@ -98,10 +99,13 @@ def run_trials(
     """
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are one line, not tracebacks
     strategy = own.applied(STRATEGIES.get(context.space.scheduler.name, independent)(trials, context), trials)
-    loggers = [*loggers, *own.callbacks]
+    if own != OURS:
+        loggers = [*loggers, JsonLoggerCallback(), *own.callbacks]  # the grid's data frames are made of its files
     with search_storage(context.folder, uri, interim=own == OURS) as storage:
-        if isinstance(context.buffer, Path) and isinstance(experts := node_folder(context.buffer), NodeFolder):
+        if isinstance(context.buffer, Path):
+            experts, note = buffer_copy(context.buffer)
             storage = storage._replace(experts=experts)
+            trials.notify(note if isinstance(experts.buffer, RemoteBuffer) else "")
         tuner = _tuner(strategy, storage, trials, limits, loggers)
         prepare(storage, context.folder, [proposal.number for proposal in trials.study.unfinished()])
         try:
@@ -123,6 +127,7 @@ def _tuner(
     layout = trial_plan(space.config({}), strategy.context.device, limits, trials.left, turns=turns)
     parameters = {"context": strategy.context, "demand": layout.demand, "storage": storage}
     bundles = tune.PlacementGroupFactory([layout.demand.bundle])
+    waiting = WaitingNotes(trials, strategy.scheduler, layout.demand, limits.max_wait)
     return tune.Tuner(
         tune.with_resources(tune.with_parameters(strategy.trainable, **parameters), bundles),
         param_space=strategy.params,
@@ -142,7 +147,7 @@ def _tuner(
             storage_filesystem=storage.system,
             verbose=0,
             stop=UnusableNode(strategy.scheduler),
-            callbacks=[_RecoveryNotes(trials), WaitingNotes(trials, layout.demand), TBXLoggerCallback(), *loggers],
+            callbacks=[_RecoveryNotes(trials), waiting, TBXLoggerCallback(), *loggers],
             failure_config=tune.FailureConfig(max_failures=RESTARTS),
             checkpoint_config=tune.CheckpointConfig(num_to_keep=None if turns else 1),  # others may take one over
         ),

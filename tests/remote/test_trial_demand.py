@@ -9,7 +9,7 @@ from raydd.remote import demand as demands, trial_demand
 from raydd.remote.demand import Demand, NodeShape
 from raydd.remote.trial_demand import Limits, WaitingNotes, trial_plan
 
-GPU4 = NodeShape({"CPU": 8.0, "GPU": 4.0})
+GPU4 = NodeShape({"CPU": 16.0, "GPU": 4.0})
 CPU2 = NodeShape({"CPU": 2.0})
 LATER = NodeShape({"CPU": 4.0, "GPU": 1.0}, nodes=3, alive=False)
 HEAD = NodeShape({"memory": 1e9})
@@ -35,9 +35,9 @@ def planned(monkeypatch):
         ([CPU2], 8, "auto", {"concurrent": 1}, 1, Demand(1, 0)),
         ([GPU4], 2, "auto", {}, 2, Demand(1, 1)),  # a GPU each while there are enough
         ([GPU4], 6, "cuda", {}, 6, Demand(1, 0.5)),
-        ([GPU4], 100, "auto", {}, 8, Demand(1, 0.25)),
+        ([GPU4], 100, "auto", {}, 16, Demand(1, 0.25)),
         ([GPU4], 100, "auto", {"concurrent": 3}, 3, Demand(1, 1)),
-        ([GPU4], 100, "cpu", {}, 8, Demand(1, 0)),
+        ([GPU4], 100, "cpu", {}, 16, Demand(1, 0)),
         ([GPU4], 100, "cuda", {"gpus": 2.0}, 2, Demand(1, 2)),
         ([HEAD, LATER], 3, "auto", {}, 3, Demand(1, 1)),  # nodes that the autoscaler starts for the trials
         ([HEAD, CPU2, LATER], 100, "cuda", {}, 12, Demand(1, 0.25)),
@@ -59,7 +59,7 @@ def test_trials_in_turns_demand_the_cpus_by_which_no_more_run_at_once(planned):
     [
         ([CPU2], "cuda", {}, "--device cuda: no node of the cluster has a GPU"),
         ([CPU2], "auto", {"gpus": 0.5}, "--gpus-per-trial 0.5: no node of the cluster has a GPU"),
-        ([GPU4], "cuda", {"gpus": 8.0}, "a trial needs 1 CPU, 8 GPU on one node; .* lower threads, --gpus-per-trial"),
+        ([GPU4], "cuda", {"gpus": 8.0}, "a trial needs 1 CPU, 8 GPU .*--gpus-per-trial"),
     ],
 )
 def test_trials_that_no_node_has_room_for_are_refused(planned, nodes, word, limits, words):
@@ -71,7 +71,8 @@ def test_waiting_trials_are_noted_until_one_runs(monkeypatch):
     seconds, notes = [0.0], []
     monkeypatch.setattr(trial_demand.time, "monotonic", lambda: seconds[0])
     monkeypatch.setattr(trial_demand.ray, "nodes", lambda: [{"Alive": True}])
-    watch = WaitingNotes(SimpleNamespace(notify=notes.append), Demand(2, 1))
+    events = SimpleNamespace(unusable="")
+    watch = WaitingNotes(SimpleNamespace(notify=notes.append), events, Demand(2, 1), minutes=2)
     pending, running = SimpleNamespace(status="PENDING"), SimpleNamespace(status="RUNNING")
     for now, trials in ((10, [pending]), (31, [pending]), (40, [pending]), (62, [pending] * 2), (63, [running])):
         seconds[0] = now
@@ -84,3 +85,7 @@ def test_waiting_trials_are_noted_until_one_runs(monkeypatch):
     seconds[0] = 80
     watch.on_step_begin(0, [pending])
     assert len(notes) == 2
+    assert events.unusable == ""
+    seconds[0] = 184
+    watch.on_step_begin(0, [pending])
+    assert "no node has had 2 CPU, 1 GPU for a trial for 2 min: add a node" in events.unusable

