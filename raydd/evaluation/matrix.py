@@ -16,6 +16,7 @@ from raydd.data.datasets import Split
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import Feed, Workspace, open_workspace, resolve_device
 from raydd.evaluation.protocols import Protocol
+from raydd.evaluation.saver import Saver
 from raydd.evaluation.student import EarlyStop, KeepTraining, evaluate, evaluate_real
 from raydd.evaluation.successive_halving import Rungs
 from raydd.io.memory import keep_memory
@@ -138,10 +139,13 @@ class Scorer:
         self._works: dict[str, Workspace] = {}
         self._feeds: dict[tuple[str, str, tuple[int, ...] | None], Feed] = {}
 
-    def score(self, job: Job, keep_training: KeepTraining | None = None) -> Outcome:
-        """Run one training, with ``keep_training`` at every rung; its accuracy does not depend on the worker."""
-        start, curve = time.perf_counter(), list[tuple[int, float]]()
-        stopped = False
+    def score(self, job: Job, keep_training: KeepTraining | None = None, saver: Saver | None = None) -> Outcome:
+        """Run one training, with ``keep_training`` at every rung; its accuracy does not depend on the worker.
+
+        ``saver`` has the state from which an interrupted training goes on, and saves it.
+        """
+        saver = saver or Saver()
+        start, curve, stopped = time.perf_counter(), saver.curve, False
 
         def at_rung(epoch: int, value: float) -> bool:
             nonlocal stopped
@@ -150,10 +154,10 @@ class Scorer:
             return not stopped
 
         rungs = self._matrix.rungs
-        value = self._train(job, EarlyStop(rungs.epochs, at_rung) if rungs else None)
-        return Outcome(value, time.perf_counter() - start, tuple(curve), stopped)
+        value = self._train(job, EarlyStop(rungs.epochs, at_rung) if rungs else None, saver)
+        return Outcome(value, saver.earlier_seconds + time.perf_counter() - start, tuple(curve), stopped)
 
-    def _train(self, job: Job, early_stop: EarlyStop | None) -> float:
+    def _train(self, job: Job, early_stop: EarlyStop | None, saver: Saver) -> float:
         matrix, row, synset = self._matrix, self._matrix.rows[job.row], self._sets.set_of(job)
         work = self._work(synset or self._sets.first_set())
         augmented = matrix.protocol.augmentation(matrix.data.augment if row.augment else "none", flip=work.dataset.flip)
@@ -161,12 +165,12 @@ class Scorer:
         test = self._feed(work, row.split, row.classes)
         if synset is None:
             train = self._feed(work, "train", row.classes)
-            return evaluate_real(train, build, test, matrix.protocol, augmented, job.seed)
+            return saver.part(lambda: evaluate_real(train, build, test, matrix.protocol, augmented, job.seed, saver))
         if row.classes is not None:
             synset = restrict_to_classes(synset, row.classes)
 
         def score(images: Feed, protocol: Protocol, early_stop: EarlyStop | None = None) -> float:
-            return evaluate(synset, build, images, protocol, augmented, job.seed, early_stop)
+            return saver.part(lambda: evaluate(synset, build, images, protocol, augmented, job.seed, early_stop, saver))
 
         protocols = [matrix.protocol.model_copy(update={"lr": lr}) for lr in row.lrs] or [matrix.protocol]
         if len(protocols) > 1:

@@ -4,7 +4,9 @@ Shapes: `N` synthetic images, `K` classes, `B` batch, `C H W` image.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import NamedTuple
 
 import torch
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import Feed
 from raydd.evaluation.protocols import Protocol
+from raydd.evaluation.saver import Saver, State, to_arrays, to_tensor
 from raydd.numerics.augment import Augment
 from raydd.numerics.cutmix import cutmix
 from raydd.numerics.flat import seeded
@@ -38,7 +41,7 @@ class EarlyStop(NamedTuple):
     keep_training: KeepTraining
 
 
-def evaluate(
+def evaluate(  # noqa: PLR0913, PLR0917 - what a training depends on, and two ways to watch it
     synset: SyntheticSet,
     build: Callable[[], nn.Module],
     test: Feed,
@@ -46,10 +49,12 @@ def evaluate(
     augment: Augment,
     seed: int,
     early_stop: EarlyStop | None = None,
+    saver: Saver | None = None,
 ) -> float:
     """Return the accuracy, in [0, 1], of one fresh network trained on a synthetic set and tested on real images.
 
-    ``test`` is preprocessed as the set's ``transform`` says; the set is moved to its device.
+    ``test`` is preprocessed as the set's ``transform`` says; the set is moved to its device. ``saver`` has the state
+    from which an interrupted training goes on, and saves it; the result is the same to the bit.
     """
     protocol = protocol.on(synset.dataset, synset.ipc)
     synset = synset.to(test.targets.device).decoded()
@@ -62,48 +67,98 @@ def evaluate(
 
     lr = float(synset.lr) if protocol.lr is None else protocol.lr
     epochs = protocol.plain_epochs if augment.plain else protocol.epochs
-    return _fit_and_test(build, epoch, test, protocol, augment, lr, epochs, seed, early_stop)
+    plan = _Plan(epoch, augment, epochs, protocol.cutmix, early_stop)
+    return _fit_and_test(_Student(build, test, protocol, (lr, epochs), seed), plan, test, saver or Saver())
 
 
 def evaluate_real(
-    train: Feed, build: Callable[[], nn.Module], test: Feed, protocol: Protocol, augment: Augment, seed: int
+    train: Feed,
+    build: Callable[[], nn.Module],
+    test: Feed,
+    protocol: Protocol,
+    augment: Augment,
+    seed: int,
+    saver: Saver | None = None,
 ) -> float:
     """Return the accuracy of one fresh network trained on all real images, an upper bound.
 
     As `evaluate`, but for ``protocol.real_epochs`` epochs, and with `REAL_LR` where the protocol takes the set's own
     learning rate.
     """
-    epoch = partial(train.shuffled, protocol.batch_size)
-    lr = REAL_LR if protocol.lr is None else protocol.lr
-    return _fit_and_test(build, epoch, test, protocol, augment, lr, protocol.real_epochs, seed)
+    lr, epochs = REAL_LR if protocol.lr is None else protocol.lr, protocol.real_epochs
+    plan = _Plan(partial(train.shuffled, protocol.batch_size), augment, epochs, protocol.cutmix)
+    return _fit_and_test(_Student(build, test, protocol, (lr, epochs), seed), plan, test, saver or Saver())
 
 
-def _fit_and_test(  # noqa: PLR0913, PLR0917 - the two functions above differ in these alone
-    build: Callable[[], nn.Module],
-    epoch: Epoch,
-    test: Feed,
-    protocol: Protocol,
-    augment: Augment,
-    lr: float,
-    epochs: int,
-    seed: int,
-    early_stop: EarlyStop | None = None,
-) -> float:
-    network = seeded(build, generator(seed, "student", "init")).to(test.targets.device).train()
-    milestones = [int(epochs * part) for part in protocol.milestones]
-    optimizer = Sgd(network.parameters(), lr, protocol.momentum, protocol.weight_decay, milestones, protocol.gamma)
-    order, draws = generator(seed, "student", "order"), generator(seed, "student", "augment")
-    boxes = generator(seed, "student", "cutmix")
-    for done in range(1, epochs + 1):
-        for x, y in epoch(order):
-            loss = _loss(network, augment.draw(x.shape, draws)(x), y, protocol.cutmix, boxes)
+@dataclass(frozen=True)
+class _Plan:
+    """What a student is trained on, and how long."""
+
+    epoch: Epoch
+    augment: Augment
+    epochs: int
+    cutmix: float
+    early_stop: EarlyStop | None = None
+
+
+class _Student:
+    """A network between two batches, with all that the next ones depend on."""
+
+    def __init__(
+        self, build: Callable[[], nn.Module], test: Feed, protocol: Protocol, schedule: tuple[float, int], seed: int
+    ) -> None:
+        lr, epochs = schedule
+        self.network = seeded(build, generator(seed, "student", "init")).to(test.targets.device).train()
+        milestones = [int(epochs * part) for part in protocol.milestones]
+        decay, gamma = protocol.weight_decay, protocol.gamma
+        self.optimizer = Sgd(self.network.parameters(), lr, protocol.momentum, decay, milestones, gamma)
+        self.rngs = {name: generator(seed, "student", name) for name in ("order", "augment", "cutmix")}
+        self.epoch, self.batch = 1, 0  # the current epoch, and its batches that have ended
+        self._order = self.rngs["order"].get_state()  # at the start of the epoch
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Begin an epoch, from its first batch."""
+        self.epoch, self.batch, self._order = epoch, 0, self.rngs["order"].get_state()
+
+    def state(self) -> State:
+        """Return a copy of the state."""
+        rngs = {name: rng.get_state() for name, rng in self.rngs.items()} | {"order": self._order}
+        return {
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "network": to_arrays(self.network.state_dict()),
+            "optimizer": self.optimizer.state(),
+            "rngs": to_arrays(rngs),
+        }
+
+    def load(self, state: State) -> None:
+        """Continue from a state."""
+        self.epoch, self.batch = state["epoch"], state["batch"]
+        self.network.load_state_dict({name: to_tensor(array) for name, array in state["network"].items()})
+        self.optimizer.load(state["optimizer"])
+        for name, array in state["rngs"].items():
+            self.rngs[name].set_state(to_tensor(array))
+        self._order = self.rngs["order"].get_state()
+
+
+def _fit_and_test(student: _Student, plan: _Plan, test: Feed, saver: Saver) -> float:
+    if (state := saver.take()) is not None:
+        student.load(state)
+    network, rngs, stop = student.network, student.rngs, plan.early_stop
+    for done in range(student.epoch, plan.epochs + 1):
+        if done > student.epoch:
+            student.begin_epoch(done)
+        for x, y in islice(plan.epoch(rngs["order"]), student.batch, None):
+            loss = _loss(network, plan.augment.draw(x.shape, rngs["augment"])(x), y, plan.cutmix, rngs["cutmix"])
             network.zero_grad()
             loss.backward()
-            optimizer.step()
-        optimizer.end_epoch()
-        if early_stop and done in early_stop.epochs and done < epochs:
+            student.optimizer.step()
+            student.batch += 1
+            saver.offer(student.state)
+        student.optimizer.end_epoch()
+        if stop and done in stop.epochs and done < plan.epochs:
             accuracy = measure_accuracy(network, test)
-            if not early_stop.keep_training(done, accuracy):
+            if not stop.keep_training(done, accuracy):
                 return accuracy
     return measure_accuracy(network, test)
 

@@ -4,7 +4,8 @@ A `torch.optim.SGD` loads torch's compiler, which is not used here: more than a 
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -62,6 +63,19 @@ class Sgd:
         )
         for index, velocity in zip(moved, velocities, strict=True):
             self.velocities[index] = velocity
+
+    def state(self) -> dict[str, Any]:
+        """Return a copy of learning rate, epoch and velocities, as numbers and arrays."""
+        velocities = [None if v is None else v.detach().cpu().numpy().copy() for v in self.velocities]
+        return {"lr": self.lr, "epoch": self._epoch, "velocities": velocities}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Continue from a `state` of the same parameters."""
+        self.lr, self._epoch = state["lr"], state["epoch"]
+        self.velocities = [
+            None if velocity is None else torch.tensor(velocity).to(parameter.device)
+            for velocity, parameter in zip(state["velocities"], self._parameters, strict=True)
+        ]
 
     def end_epoch(self) -> None:
         """End an epoch: the learning rate follows its schedule."""

@@ -42,6 +42,18 @@ class QueueActor(JobQueue):
         """Return all workers that have joined, also those that have ended."""
         return list(self._workers.values())
 
+    def save(self, job: Job, state: Any) -> None:
+        """Keep a training's checkpoint."""
+        self._checkpoints.save(job, state)
+
+    def load(self, job: Job) -> Any:
+        """Return a training's last checkpoint; None where there is none."""
+        return self._checkpoints.load(job)
+
+    def _end(self, worker: str, job: Job, result: Result) -> None:
+        super()._end(worker, job, result)
+        self._checkpoints.drop(job)
+
     def poll(self, skip: int) -> tuple[list[tuple[Job, Result]], Counts]:
         """Return `results` and `counts` at once."""
         return self.results(skip), self.counts()

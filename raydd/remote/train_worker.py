@@ -11,6 +11,7 @@ from ray.exceptions import RayError
 
 from raydd.evaluation.failures import out_of_memory, reason_of
 from raydd.evaluation.matrix import Job, Scorer
+from raydd.evaluation.saver import SECONDS, Saver, State
 from raydd.evaluation.set_cache import SetCache
 from raydd.remote.demand import Demand, worker_device
 
@@ -23,6 +24,7 @@ class Work(NamedTuple):
     demand: Demand
     group: str  # its name
     alone: bool = False  # the group takes trainings that ran out of memory
+    checkpoint_seconds: float = SECONDS  # the time between two checkpoints of a training
 
 
 class BrokenDeviceError(RuntimeError):
@@ -48,17 +50,22 @@ def work(config: dict[str, Work]) -> None:
     matrix, handles = ray.get(task.matrix)
     scorer = Scorer(replace(matrix, device=device.type), SetCache(handles, ray.get))
     while (job := ray.get(task.queue.take.remote(worker, task.alone))) is not None:
-        _train(task.queue, worker, scorer, Job(*job))
+        _train(task, worker, scorer, Job(*job))
 
 
-def _train(queue: Any, worker: str, scorer: Scorer, job: Job) -> None:
+def _train(task: Work, worker: str, scorer: Scorer, job: Job) -> None:
     """Run one training and store its result, or the reason why it has none."""
+    queue = task.queue
 
     def keep_training(epoch: int, value: float) -> bool:
         return bool(ray.get(queue.keep_training.remote(job, epoch, value)))
 
+    def save(state: State) -> None:
+        ray.get(queue.save.remote(job, state))
+
+    saver = Saver(save, ray.get(queue.load.remote(job)), task.checkpoint_seconds)
     try:
-        outcome = scorer.score(job, keep_training)
+        outcome = scorer.score(job, keep_training, saver)
     except RayError:  # the queue is gone, and the evaluation with it
         raise
     except Exception as error:  # whatever a network or its data raise: the other trainings go on

@@ -18,6 +18,7 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayError
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 
+from raydd.evaluation.saver import SECONDS
 from raydd.remote.demand import Demand
 from raydd.remote.job_queue import Counts, Loss
 from raydd.remote.train_worker import BrokenDeviceError, Work, work, worker_name
@@ -27,6 +28,7 @@ MOST_GROUPS = 8  # each has a few processes beside its workers
 SETTLE_SECONDS = 2.0  # how long the first group waits for requests after the first granted one
 GROW_SECONDS = 30.0  # the time between a group and the next one
 NOTE_SECONDS = 30.0
+CHECKPOINT_SECONDS = SECONDS
 MOST_FAULTS = 3  # groups in a row that fail before any training ends
 
 
@@ -190,7 +192,7 @@ class TrainingGroups:
             remove_placement_group(one)
         self._started, self._grown_at, self._granted_at = self._started + 1, now, None
         name = f"group-{self._started}"
-        task = Work(self._queue, self._matrix, demand, name, alone)
+        task = Work(self._queue, self._matrix, demand, name, alone, CHECKPOINT_SECONDS)
         self._groups.append(_Group(name, len(granted), task))
 
 

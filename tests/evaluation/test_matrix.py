@@ -189,9 +189,9 @@ def test_a_step_size_is_chosen_on_the_validation_images(split, lrs, synset, work
 def test_every_network_chooses_for_itself_and_a_single_step_size_is_no_choice(synset, monkeypatch):
     taken = []
 
-    def spy(synset, build, test, protocol, augment, seed, watch=None):
+    def spy(synset, build, test, protocol, augment, seed, *watch):
         taken.append((len(test), protocol.lr, seed))
-        return evaluate(synset, build, test, protocol, augment, seed, watch)
+        return evaluate(synset, build, test, protocol, augment, seed, *watch)
 
     monkeypatch.setattr("raydd.evaluation.matrix.evaluate", spy)
     scorer = Scorer(matrix(entry(synset, lrs=(1e-5, 0.3)), entry(synset, lrs=(0.3,))))
