@@ -16,8 +16,8 @@ class Where(NamedTuple):
         num_workers: Ray workers to start; as many as fit by default, one a CPU.
         address: Address of a running Ray cluster; a local Ray is started by default.
         device: Device of the computation.
-        gpus_per_worker: GPUs a worker of experts or rollouts: a part such as 0.25, by which four share one GPU, or
-            whole ones; by default the workers share the GPUs evenly.
+        gpus_per_worker: GPUs a worker of experts, rollouts or shards: a part such as 0.25, by which four share one GPU,
+            or whole ones; by default the workers share the GPUs evenly.
     """
 
     num_workers: int | None = None
