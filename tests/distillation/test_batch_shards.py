@@ -56,12 +56,12 @@ def test_any_worker_has_the_same_bits_and_gives_what_is_wanted():
     outer = (0, {"images": start.images, "labels": start.labels}, 4, generator(1).initial_seed())
     used, fresh = (BatchShard(matching(), start, 2) for _ in range(2))
     for step in range(3):
-        assert torch.equal(used(1, outer, step, theta), BatchShard(matching(), start, 2)(1, outer, step, theta))
-    slopes = used(1, outer, 2, theta, theta, (True, True))
-    assert all(torch.equal(a, b) for a, b in zip(slopes, fresh(1, outer, 2, theta, theta, (True, True)), strict=True))
+        assert torch.equal(used(1, outer, step, (theta,)), BatchShard(matching(), start, 2)(1, outer, step, (theta,)))
+    slopes = used(1, outer, 2, (theta, theta), (True, True))
+    assert all(torch.equal(a, b) for a, b in zip(slopes, fresh(1, outer, 2, (theta, theta), (True, True)), strict=True))
     assert (slopes.x.shape, slopes.y.shape) == ((5, 1, SIZE, SIZE), (5, CLASSES))
-    assert used(1, outer, 2, theta, theta, (True, False)).y is None
-    cheap = BatchShard(matching(backprop="truncated"), start, 2)(1, outer, 2, theta, theta, (True, True))
+    assert used(1, outer, 2, (theta, theta), (True, False)).y is None
+    cheap = BatchShard(matching(backprop="truncated"), start, 2)(1, outer, 2, (theta, theta), (True, True))
     assert cheap.theta is None
     assert torch.equal(cheap.x, slopes.x)
 
