@@ -29,7 +29,8 @@ versions more freely than [the names of `raydd`](api.md).
 PARTS = {
     "raydd.methods.method": ("Method",),
     "raydd.distillation.setup": ("Setup", "Recipe"),
-    "raydd.distillation.objective": ("Objective",),
+    "raydd.distillation.objective": ("Objective", "Divisible"),
+    "raydd.distillation.parts": ("Division", "Parts"),
     "raydd.distillation.loop": ("Leaf", "Step", "Distillation"),
     "raydd.distillation.trajectory_matching": ("TrajectoryMatching", "match_trajectories"),
     "raydd.distillation.statistic_matching": ("StatisticMatching", "RealImages", "match_statistics"),

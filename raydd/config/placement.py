@@ -16,8 +16,8 @@ class Where(NamedTuple):
         num_workers: Ray workers to start; as many as fit by default, one a CPU.
         address: Address of a running Ray cluster; a local Ray is started by default.
         device: Device of the computation.
-        gpus_per_worker: GPUs a worker of experts or rollouts: a part such as 0.25, by which four share one GPU, or
-            whole ones; by default a part that suits the work.
+        gpus_per_worker: GPUs a worker of experts, rollouts, shards or trainings: a part such as 0.25, by which four
+            share one GPU, or whole ones; by default a part that suits the work.
         max_wait: Minutes to wait for a node with room for a worker while none runs.
         max_failed: Share of the trainings of an evaluation that may fail, of those that have ended, before it ends
             early; it counts from the tenth training on.

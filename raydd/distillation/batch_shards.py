@@ -37,8 +37,7 @@ class BatchShard:
         index: int,
         outer: tuple[int, Leaves, int, int],
         step: int,
-        theta: Tensor,
-        adjoint: Tensor | None = None,
+        point: Sequence[Tensor],
         wanted: Sequence[bool] = (),
     ) -> Any:
         """Return the part of shard ``index`` in the gradient (P,) of a student step, or in its `Slopes`.
@@ -47,18 +46,17 @@ class BatchShard:
             index: The shard's number.
             outer: A number of this sweep, images and labels before the outer step, the step, and the seed of its draws.
             step: The student step.
-            theta: The student's parameters (P,).
-            adjoint: lambda (P,), for slopes; None asks for the gradient.
+            point: The student's parameters (P,), and lambda (P,) for slopes; without it the gradient is returned.
             wanted: Whether slopes by x and by y are wanted.
         """
         student = self._student(*outer)
-        batch, theta = student.batches[step], theta.to(self._synset.images.device)
-        shard = Shard(student.inner, index, self._shards)
-        if adjoint is None:
+        batch, shard = student.batches[step], Shard(student.inner, index, self._shards)
+        theta, *adjoint = (vector.to(self._synset.images.device) for vector in point)
+        if not adjoint:
             return shard.gradient(theta, batch)
         x, y = (tensor.detach().requires_grad_(need) for tensor, need in zip(batch[:2], wanted, strict=True))
         exact = self._objective.backprop == "adjoint"
-        return shard.slopes(theta, Batch(x, y, batch.view), adjoint.to(theta), exact)
+        return shard.slopes(theta, Batch(x, y, batch.view), adjoint[0], exact)
 
     def _student(self, number: int, leaves: Leaves, step: int, seed: int) -> "Student":
         if self._held is None or self._held[0] != number:
@@ -76,18 +74,16 @@ class ShardedSteps:
     def __init__(self, parts: Parts, numbers: Iterator[int], synset: SyntheticSet, step: int, seed: int) -> None:
         leaves = {name: getattr(synset, name).detach() for name in ("images", "labels")}
         self._parts, self._outer = parts, parts.share((next(numbers), leaves, step, seed))
-        self._thetas: dict[int, Any] = {}
 
     def gradient(self, step: int, theta: Tensor, batch: Batch) -> Tensor:
         """Return the gradient (P,) of the student's loss at theta (P,)."""
-        self._thetas[step] = self._parts.share(theta)
-        gradients: list[Tensor] = self._parts(self._outer, step, self._thetas[step])
+        gradients: list[Tensor] = self._parts(self._outer, step, self._parts.share((theta,)))
         return reduce(torch.add, gradients).to(theta)
 
     def slopes(self, step: int, theta: Tensor, batch: Batch, adjoint: Tensor, second_order: bool) -> Slopes:
         """Return the slopes of a student step."""
         wanted = (batch.x.requires_grad, batch.y.requires_grad)
-        results = self._parts(self._outer, step, self._thetas[step], self._parts.share(adjoint), wanted)
+        results = self._parts(self._outer, step, self._parts.share((theta, adjoint)), wanted)
         total = summed([Slopes(*result) for result in results])
         by_theta, x, y = (None if value is None else value.to(theta) for value in total[1:])
         return Slopes(total.value.to(theta), by_theta, x, y)

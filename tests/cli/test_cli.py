@@ -33,7 +33,7 @@ FLAGS = {
     "experts": RAY | {"--dataset", "--network", "--num-experts", "--epochs", "--optimizer", "--gpus-per-worker"},
     "distill": RAY
     | {"--method", "--dataset", "--network", "--ipc", "--buffer", "--preset", "--resume", "--window"}
-    | {"--rollouts", "--gpus-per-worker"},
+    | {"--rollouts", "--shards", "--gpus-per-worker"},
     "finish": COMMON | {"--buffer", "--device"},
     "ablate": RAY
     | {"--method", "--dataset", "--network", "--ipc", "--buffer", "--preset", "--seeds", "--protocol"}

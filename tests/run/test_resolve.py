@@ -92,6 +92,12 @@ REFUSED = [
     ("mtt", {"ipc": 32, "formation": {"factor": 2}}, ["ipc 32", "128 images", "--ipc 31"]),
     ("tesla", {"formation": {"factor": 2}}, ["labels = expert", "formation.factor 2", "formation.factor=1"]),
     ("ast", {"formation": {"factor": 2}, "clusters": 3}, ["clusters 3", "ipc 4"]),
+    ("mtt", {"shards": 2, "backprop": "full"}, ["shards = 2", "backprop = full", "backprop=adjoint", "--shards 1"]),
+    ("mtt", {"shards": 11}, ["shards = 11", "a student step has 10 images", "--shards 10"]),
+    ("mtt", {"shards": 5, "batch_size": 4}, ["shards = 5", "has 4 images", "--shards 4"]),
+    ("dm", {"shards": 11}, ["shards = 11", "digits has 10 classes", "--shards 10"]),
+    ("tgdd", {"shards": 2, "gate": 0.5}, ["shards = 2", "statistic.each_class", "gate = 0.5", "--shards 1"]),
+    ("herding", {"shards": 2}, ["shards = 2 means nothing", "method herding", "matches nothing"]),
 ]
 BATCH_NORM = [
     *[
@@ -110,6 +116,12 @@ BATCH_NORM = [
         )
         for name, other in (("ResNet18BNW8", "ResNet18W8"), ("ConvNetW8BN", "ConvNetW8"), ("DenseNet121W2", "ConvNet"))
     ],
+    (
+        "mtt",
+        {"shards": 2},
+        "ConvNetW8BN",
+        ["shards = 2", "ConvNetW8BN has batch norm", "depend on each other", "--shards 1, or ", "--network ConvNetW8"],
+    ),
     (
         "mct",
         {"labels": "expert"},

@@ -664,6 +664,7 @@ def test_threads_are_settled_once_for_a_run(tmp_path, experts):
     out, buffer = tmp_path / "a", experts[0]
     assert settle(toy({"threads": 3}), buffer).threads == 3
     assert settle(toy(), buffer).threads >= 1
+    assert settle(toy({"shards": 2}), buffer).threads == settle(toy({"rollouts": 2}), buffer).threads == 1
     start(out, experts, {"threads": 5})
     assert settle(toy(), buffer, previous_run(out, True)).threads == 5
     assert settle(toy({"threads": 3}), buffer, previous_run(out, True)).threads == 3
