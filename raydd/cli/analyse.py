@@ -9,7 +9,15 @@ import typer
 
 from raydd.cli.flags import Device, Flags, Output, command, whole_numbers
 from raydd.cli.output import files_of, show
-from raydd.cli.paths import existing_buffer, existing_buffers, existing_runs, existing_set, existing_sets, out_file
+from raydd.cli.paths import (
+    existing_buffer,
+    existing_buffers,
+    existing_runs,
+    existing_set,
+    existing_sets,
+    local_paths,
+    out_file,
+)
 from raydd.config.fields import configure
 from raydd.config.parsing import Tree
 from raydd.config.placement import Where
@@ -23,11 +31,12 @@ _OUT = "PNG file or folder; the numbers go beside it as JSON. By default beside 
 Out = Annotated[Path | None, typer.Option(help=_OUT)]
 _BUFFERS = typer.Argument(metavar="BUFFER...", help="Buffers: folders or URIs.", callback=existing_buffers)
 Buffers = Annotated[list[str], _BUFFERS]
-_RUNS = typer.Argument(metavar="RUN...", help="Run folders of `raydd distill`.", callback=existing_runs)
-Runs = Annotated[list[Path], _RUNS]
+_RUNS = typer.Argument(metavar="RUN...", help="Run folders of `raydd distill`, or URIs.", callback=existing_runs)
+Runs = Annotated[list[str], _RUNS]
 _WAYPOINTS = "Epochs that the convexified trajectory passes between the first and the last, comma-separated."
 Waypoints = Annotated[str, typer.Option(help=_WAYPOINTS)]
-Synsets = Annotated[list[Path], typer.Argument(metavar="SYNSET...", help="synset.arrow files.", callback=existing_sets)]
+_SYNSETS = typer.Argument(metavar="SYNSET...", help="synset.arrow files, or URIs.", callback=existing_sets)
+Synsets = Annotated[list[str], _SYNSETS]
 _BUFFER = "Buffer that stores every epoch (not convexified): a folder or a URI."
 Buffer = Annotated[str, typer.Option(help=_BUFFER, callback=existing_buffer)]
 Epochs = Annotated[str, typer.Option(help="Epochs of the experts, comma-separated; every snapshot by default.")]
@@ -91,23 +100,27 @@ def storage(buffers: Buffers, screen: Output, waypoints: Waypoints = "", out: Ou
 
 @command(app, "raydd analyse matching runs/digits")
 def matching(
-    run: Annotated[Path, typer.Argument(help="Run folder of `raydd distill`.")], screen: Output, out: Out = None
+    run: Annotated[str, typer.Argument(help="Run folder of `raydd distill`, or a URI.")],
+    screen: Output,
+    out: Out = None,
 ) -> None:
     """Draw the matching loss by start epoch; the run must have been distilled with --set probe_every=10."""
-    existing_runs([run])
-    _analyse("matching", [run], out, screen, lambda measure: measure(run))
+    folders = local_paths(existing_runs([run]), screen.note)
+    _analyse("matching", folders, out or _here([run], "matching"), screen, lambda measure: measure(folders[0]))
 
 
 @command(app, "raydd analyse labels runs/digits-datm-ipc1 runs/digits-datm-ipc10")
 def labels(runs: Runs, screen: Output, out: Out = None) -> None:
     """Draw how far soft labels spread over the classes; the runs must have been distilled with --set probe_every=10."""
-    _analyse("labels", runs, out, screen, lambda measure: measure(runs))
+    folders = local_paths(runs, screen.note)
+    _analyse("labels", folders, out or _here(runs, "labels"), screen, lambda measure: measure(folders))
 
 
 @command(app, "raydd analyse memory runs/digits-datm runs/digits-dpd")
 def memory(runs: Runs, screen: Output, out: Out = None) -> None:
     """Draw the memory of runs over their outer steps; on a GPU it is the peak so far."""
-    _analyse("memory", runs, out, screen, lambda measure: measure(runs))
+    folders = local_paths(runs, screen.note)
+    _analyse("memory", folders, out or _here(runs, "memory"), screen, lambda measure: measure(folders))
 
 
 @command(
@@ -128,11 +141,12 @@ def similarity(  # noqa: PLR0913, PLR0917 - one a flag
     """Measure how similar synthetic and real images look to experts, by training epoch."""
     stages = whole_numbers(epochs, "--epochs")
     configure(DataConfig, real)
+    paths = local_paths(synsets, screen.note)
 
     def call(measure: Any) -> Any:
-        return measure(synsets, _folder(buffer, screen), stages, images, context=_context(where, screen, real))
+        return measure(paths, _folder(buffer, screen), stages, images, context=_context(where, screen, real))
 
-    _analyse("similarity", _bare(synsets), out, screen, call)
+    _analyse("similarity", _bare(paths), out or _here(synsets, "similarity"), screen, call)
 
 
 @command(app, "raydd analyse separability runs/a/synset.arrow --buffer buffers/sgd --epochs 0,5,20")
@@ -141,21 +155,23 @@ def separability(
 ) -> None:
     """Measure how well experts classify synthetic images, by training epoch."""
     stages = whole_numbers(epochs, "--epochs")
+    paths = local_paths(synsets, screen.note)
 
     def call(measure: Any) -> Any:
-        return measure(synsets, _folder(buffer, screen), stages, context=_context(where, screen))
+        return measure(paths, _folder(buffer, screen), stages, context=_context(where, screen))
 
-    _analyse("separability", _bare(synsets), out, screen, call)
+    _analyse("separability", _bare(paths), out or _here(synsets, "separability"), screen, call)
 
 
 @command(app, "raydd analyse activation runs/a/synset.arrow runs/b/synset.arrow --buffer buffers/sgd")
 def activation(synsets: Synsets, buffer: Buffer, where: Device, screen: Output, out: Out = None) -> None:
     """Measure how many neurons of the experts synthetic images activate, by image and as a set."""
+    paths = local_paths(synsets, screen.note)
 
     def call(measure: Any) -> Any:
-        return measure(synsets, _folder(buffer, screen), context=_context(where, screen))
+        return measure(paths, _folder(buffer, screen), context=_context(where, screen))
 
-    _analyse("activation", _bare(synsets), out, screen, call)
+    _analyse("activation", _bare(paths), out or _here(synsets, "activation"), screen, call)
 
 
 _STAGES = "Epochs of the expert, comma-separated; the first, the middle and the last by default."
@@ -165,7 +181,7 @@ _STAGES = "Epochs of the expert, comma-separated; the first, the middle and the 
     app, "raydd analyse embedding runs/a/synset.arrow --buffer buffers/sgd --epochs 0,5,20", main="buffer epochs images"
 )
 def embedding(  # noqa: PLR0913, PLR0917 - one a flag
-    synset: Annotated[Path, typer.Argument(help="A file synset.arrow.", callback=existing_set)],
+    synset: Annotated[str, typer.Argument(help="A file synset.arrow, or a URI.", callback=existing_set)],
     buffer: Buffer,
     real: Real,
     where: Device,
@@ -179,12 +195,13 @@ def embedding(  # noqa: PLR0913, PLR0917 - one a flag
     """Draw real and synthetic images as points in the plane, placed by an expert's features (t-SNE)."""
     stages = whole_numbers(epochs, "--epochs")
     configure(DataConfig, real)
+    path = local_paths([synset], screen.note)[0]
 
     def call(measure: Any) -> Any:
         folder, context = _folder(buffer, screen), _context(where, screen, real)
-        return measure(synset, folder, stages, images, context=context, expert=expert, seed=seed)
+        return measure(path, folder, stages, images, context=context, expert=expert, seed=seed)
 
-    _analyse("embedding", _bare([synset]), out, screen, call)
+    _analyse("embedding", _bare([path]), out or _here([synset], "embedding"), screen, call)
 
 
 def _context(where: Where, screen: Screen, real: Tree | None = None) -> Any:
@@ -203,6 +220,11 @@ def _folder(buffer: str, screen: Screen) -> Path:
     from raydd.buffer.mirror import local_folder
 
     return local_folder(buffer, screen.note)
+
+
+def _here(locations: list[str], name: str) -> Path | None:
+    """Return a figure in the current folder for what was fetched from a URI; None for paths."""
+    return Path(f"{name}.png") if any("://" in location for location in locations) else None
 
 
 def _bare(files: list[Path]) -> list[Path]:

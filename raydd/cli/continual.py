@@ -7,7 +7,7 @@ import typer
 
 from raydd.cli.flags import Flags, Fresh, Machine, Output, Sets, command, whole_numbers
 from raydd.cli.output import files_of, show
-from raydd.cli.paths import existing_buffer, row_names, writable_folder
+from raydd.cli.paths import existing_buffer, local_paths, row_names, writable_folder
 from raydd.config.fields import configure
 from raydd.config.parsing import Tree
 from raydd.config.schema import EvaluateConfig
@@ -43,11 +43,12 @@ def continual(  # noqa: PLR0913, PLR0917 - one a flag
     from raydd.figures.continual import continual_tables
     from raydd.interop.layouts import detect
 
-    for path in synsets:
+    paths = local_paths(synsets, screen.note)
+    for path in paths:
         detect(path, config.layout)
     names = None if len(synsets) == 1 else row_names(synsets)
     document = evaluate_continual(
-        synsets, config, out, steps=counts, names=names, buffer=buffer, where=where, screen=screen, fresh=fresh
+        paths, config, out, steps=counts, names=names, buffer=buffer, where=where, screen=screen, fresh=fresh
     )
     outputs = {name: str(out / name) for name in ("continual.png", "continual.json")}
     show(screen, document | {"outputs": outputs}, files_of(outputs), continual_tables(document))

@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from raydd.io.arrow_batch import read_batch
 from raydd.io.bounded_file import open_regular
+from raydd.io.paths import check_local
 
 Columns = Mapping[str, np.ndarray[Any, Any]]
 AnyPath = str | os.PathLike[str]
@@ -63,7 +64,7 @@ def atomic_path(path: AnyPath) -> Iterator[Path]:
     written, not even after a crash. A block that raises leaves nothing; a killed writer leaves its temporary file,
     which `sweep` removes.
     """
-    final = Path(path)
+    final = check_local(Path(path))
     final.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_path(final)
     try:

@@ -11,6 +11,7 @@ import pytest
 
 from raydd.api.distill import distill
 from raydd.buffer.arrow_buffer import ArrowBuffer
+from raydd.cli import run as command
 from raydd.config.parsing import build
 from raydd.config.placement import Where
 from raydd.config.schema import DistillConfig
@@ -255,13 +256,13 @@ def address():
 
 
 @pytest.mark.parametrize("kind", ["folder", "uri"])
-def test_a_driver_that_is_killed_resumes(address, s3, here, tmp_path, kind):
+def test_a_driver_that_is_killed_resumes(address, s3, tmp_path, kind):
     """Its worker ends with it; the claim at a URI is given up after a while, and that of a folder at once."""
     uri = s3(f"bucket/{tmp_path.name}")
+    out = {"folder": str(tmp_path / "run"), "uri": uri}[kind]
     sets = [f"--set={name}={value}" for name, value in DM.items() if isinstance(value, int | float)]
     words = ["distill", "--method", "dm", *sets, "--set=data.validation=0.2", "--network", "MLP"]
-    words += ["--out", str(tmp_path / "run") if kind == "folder" else uri, "--address", address]
-    script, seen = [sys.executable, "-c", DRIVER, *words], []
+    script, seen = [sys.executable, "-c", DRIVER, *words, "--out", out, "--address", address], []
     with subprocess.Popen(script, stdout=subprocess.PIPE, text=True) as driver:
         for line in driver.stdout:
             seen.append(int(line))
@@ -271,4 +272,5 @@ def test_a_driver_that_is_killed_resumes(address, s3, here, tmp_path, kind):
     done = subprocess.run([*script, "--resume"], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.split()[0]) >= seen[-1]
-    assert files(tmp_path / "run" if kind == "folder" else stored_copy(uri)) == here(DM)
+    assert command([*words, "--out", str(tmp_path / "here")]) == 0
+    assert files(tmp_path / "run" if kind == "folder" else stored_copy(uri)) == files(tmp_path / "here")
