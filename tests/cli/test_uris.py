@@ -38,7 +38,7 @@ def test_commands_read_a_run_and_its_set_at_a_uri(there, ray2, tmp_path, capsys)
     words = ["--nets", "MLP", "--seeds", "1", "--baselines", "none", "--num-workers", "1", "--set", "epochs=1"]
     assert run(["evaluate", there, file, *words, "--json"]) == 0
     scores = json.loads(capsys.readouterr().out)["scores"]
-    assert len([score for score in scores if score["requested"]]) == 2
+    assert len([score for score in scores if score.get("asked")]) == 2
     assert scores[0]["mean"] == scores[1]["mean"]
     assert "s3:" not in {path.name for path in tmp_path.iterdir()}
 
