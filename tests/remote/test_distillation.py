@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,8 @@ from raydd.config.schema import DistillConfig
 from raydd.io.stored_folder import stored_copy
 from raydd.remote import buffer_copy
 from raydd.remote.buffer_store import share
+from raydd.remote.demand import NodeShape
+from raydd.remote.distillation import Request, _demand
 
 pytestmark = pytest.mark.remote
 
@@ -166,6 +169,27 @@ def test_a_gpu_that_no_node_has_is_refused(ray2, tmp_path):
         distill(build(DistillConfig, DM), tmp_path / "run", where=Where(address="auto", device="cuda"))
 
 
+@pytest.mark.rows(
+    ("shapes", "device", "settings", "before", "expected"),
+    [
+        ([{"CPU": 4}, {"CPU": 2}, {}], "auto", {}, None, (2, 2, 0)),  # all CPUs of the smallest node
+        ([{"CPU": 4}, {"CPU": 8, "GPU": 2}], "auto", {}, None, (1, 1, 1)),
+        ([{"CPU": 4}, {"CPU": 8, "GPU": 2}], "cpu", {}, None, (4, 4, 0)),
+        ([{"CPU": 4}, {"CPU": 8, "GPU": 2}], "cuda", {"threads": 3}, None, (1, 3, 1)),
+        ([{"CPU": 4}], "auto", {}, {"threads": 3}, (4, 3, 0)),  # a resumed run has the threads that it had
+    ],
+)
+def test_a_run_asks_for_a_gpu_where_there_is_one_and_for_its_threads(
+    shapes, device, settings, before, expected, monkeypatch
+):
+    for module in ("demand", "distillation"):
+        monkeypatch.setattr(f"raydd.remote.{module}.node_shapes", lambda: [NodeShape(shape) for shape in shapes])
+    config = build(DistillConfig, {"method": "dm"}, settings)
+    request = Request(config, "run", None, False, Where(device=device))
+    threads, demand = _demand(request, build(DistillConfig, before) if before else None)
+    assert (threads, demand.cpus, demand.gpus) == expected
+
+
 def test_workers_and_nodes_die_and_another_goes_on_to_the_same_bytes(small_buffer, here, tmp_path):
     kills = [["worker", 0], ["node", 8], ["worker", 20]]
     out = tmp_path / "run"
@@ -178,6 +202,17 @@ def test_workers_and_nodes_die_and_another_goes_on_to_the_same_bytes(small_buffe
         f"{out}: the node of its worker is lost",
         f"{out}: its worker died",
     ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["folder", "uri"])
+def test_random_kills_lose_nothing(small_buffer, s3, here, tmp_path, kind):
+    steps = sorted(random.Random(kind).sample(range(36), 7))
+    out = tmp_path / "run" if kind == "folder" else s3(f"bucket/{tmp_path.name}")
+    seen = run(out, tmp_path / "caches", MTT, [["worker", step] for step in steps], buffer=str(small_buffer))
+    assert files(tmp_path / "run" if kind == "folder" else stored_copy(out)) == here(MTT)
+    assert (seen["workers"], seen["left"]) == (8, [])
+    assert seen["steps"] == sorted(seen["steps"])  # no worker goes back behind a saved checkpoint
 
 
 def test_a_run_at_a_uri_needs_no_folder_of_the_driver(s3, here, tmp_path):
