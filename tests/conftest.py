@@ -213,7 +213,7 @@ def pretend(monkeypatch, tmp_path, cache):
             return known | found
 
         monkeypatch.setattr("raydd.remote.train_matrix.train_matrix", train_matrix)
-        monkeypatch.setattr("raydd.remote.session._connected", lambda address, note: contextlib.nullcontext())
+        monkeypatch.setattr("raydd.remote.session._connected", lambda *_: contextlib.nullcontext())
         monkeypatch.setattr("raydd.evaluation.result_cache.default_cache", lambda: tmp_path / "kept")
         return calls
 

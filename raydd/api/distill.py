@@ -14,10 +14,12 @@ from raydd.data.workspace import Workspace, print_note
 from raydd.io.console import Screen
 from raydd.io.memory import keep_memory
 from raydd.methods import complete
-from raydd.run.distillation import run_distillation
+from raydd.run.callbacks import follow
+from raydd.run.distillation import begin, conclude, prepare
 from raydd.run.requirements import concurrent_workers, own_device
 from raydd.run.resolve import BufferRequest, check_run, resolve
 from raydd.run.rollout_worker import StartWorkers, concurrent_parts
+from raydd.run.run import Run
 from raydd.run.storage import open_storage
 
 
@@ -65,7 +67,13 @@ def distill(
     request = BufferRequest(lambda config, work: _train(config, work, where, screen), buffer)
     with open_storage(out, "raydd distill", screen.note) as storage:
         context = resolve(config, storage.folder, request, own_device(config, where), resume=resume, note=screen.note)
-        return run_distillation(context, storage, where, screen, lambda config: _rollout_workers(config, where, screen))
+        context, need = prepare(context, where, screen)
+        with _rollout_workers(context.config, where, screen) as start_workers:
+            with screen.doing("preparing the run"):
+                run = Run(context, start_workers)
+            begin(run, need, storage, screen)
+            follow(run, screen, storage.save)
+        return conclude(storage)
 
 
 def _on_cluster(

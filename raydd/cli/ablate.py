@@ -7,7 +7,7 @@ import typer
 
 from raydd.cli.flags import Buffer, Flags, Output, Preset, TrainingMachine, command
 from raydd.cli.output import end, show_scores, with_missing
-from raydd.cli.paths import writable
+from raydd.cli.paths import writable_folder
 from raydd.config.fields import configure
 from raydd.config.names import TABLES
 from raydd.config.parsing import Tree
@@ -29,7 +29,7 @@ def ablate(
     screen: Output,
     buffer: Buffer = None,
     preset: Preset = None,
-    out: Annotated[Path | None, typer.Option(help=_OUT, callback=writable)] = None,
+    out: Annotated[Path | None, typer.Option(help=_OUT, callback=writable_folder)] = None,
 ) -> None:
     """Distill with the parts of a method added one by one, as in its paper, and score each step.
 

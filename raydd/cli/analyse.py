@@ -10,7 +10,7 @@ import typer
 
 from raydd.cli.flags import Device, Flags, Output, command, whole_numbers
 from raydd.cli.output import files_of, show
-from raydd.cli.paths import each, existing_buffer, existing_result, existing_set, out_file
+from raydd.cli.paths import each, existing_buffer, existing_result, existing_set, local_paths, out_file
 from raydd.config.fields import configure
 from raydd.config.parsing import Tree
 from raydd.config.placement import Where
@@ -30,10 +30,12 @@ _OUT = "PNG file or folder; the numbers go beside it as JSON. By default beside 
 Out = Annotated[Path | None, typer.Option(help=_OUT)]
 _BUFFERS = typer.Argument(metavar="BUFFER...", help="Buffers: folders or URIs.", callback=each(existing_buffer))
 Buffers = Annotated[list[str], _BUFFERS]
-_RUNS = typer.Argument(metavar="RUN...", help="Run folders of `raydd distill`.", callback=each(existing_result))
-Runs = Annotated[list[Path], _RUNS]
-_SETS = typer.Argument(metavar="SYNSET...", help="synset.arrow files.", callback=each(existing_set))
-Synsets = Annotated[list[Path], _SETS]
+_RUNS = typer.Argument(
+    metavar="RUN...", help="Run folders of `raydd distill`, or URIs.", callback=each(existing_result)
+)
+Runs = Annotated[list[str], _RUNS]
+_SETS = typer.Argument(metavar="SYNSET...", help="synset.arrow files, or URIs.", callback=each(existing_set))
+Synsets = Annotated[list[str], _SETS]
 _BUFFER = "Buffer that stores every epoch (not convexified): a folder or a URI."
 Buffer = Annotated[str, typer.Option(help=_BUFFER, callback=existing_buffer)]
 _WAYPOINTS = "Epochs that the convexified trajectory passes between the first and the last, comma-separated."
@@ -89,7 +91,7 @@ def storage(buffers: Buffers, screen: Output, waypoints: Waypoints = "", out: Ou
 
 @command(app, "raydd analyse matching runs/digits")
 def matching(
-    run: Annotated[Path, typer.Argument(help="Run folder of `raydd distill`.", callback=existing_result)],
+    run: Annotated[str, typer.Argument(help="Run folder of `raydd distill`, or a URI.", callback=existing_result)],
     screen: Output,
     out: Out = None,
 ) -> None:
@@ -151,7 +153,7 @@ def activation(synsets: Synsets, buffer: Buffer, where: Device, screen: Output, 
     app, "raydd analyse embedding runs/a/synset.arrow --buffer buffers/sgd --epochs 0,5,20", main="buffer epochs images"
 )
 def embedding(  # noqa: PLR0913, PLR0917 - one a flag
-    synset: Annotated[Path, typer.Argument(help="A file synset.arrow.", callback=existing_set)],
+    synset: Annotated[str, typer.Argument(help="A file synset.arrow, or a URI.", callback=existing_set)],
     buffer: Buffer,
     real: Real,
     where: Device,
@@ -169,7 +171,7 @@ def embedding(  # noqa: PLR0913, PLR0917 - one a flag
 
 def _analyse(
     name: str,
-    inputs: Sequence[str | Path],
+    inputs: Sequence[str],
     screen: Screen,
     out: Path | None,
     where: Where | None = None,
@@ -181,12 +183,14 @@ def _analyse(
     configure(DataConfig, real or {})
     from raydd.analysis.document import check_out, default_out, save
 
-    folders = [_folder(place, screen) for place in inputs]
+    folders = local_paths(inputs, screen.note)
     usual = default_out([path.with_suffix("") if path.is_file() else path for path in folders], name)
+    if any(map(is_uri, inputs)):  # the cache is no place for figures
+        usual = Path(f"{name}.png")
     target = out_file(out or usual, usual.name)
     check_out(target, name)
     if buffer is not None:
-        options["folder"] = _folder(buffer, screen)
+        (options["folder"],) = local_paths([buffer], screen.note)
     if where is not None:
         from raydd.analysis.expert_networks import AnalysisContext
         from raydd.data.workspace import resolve_device
@@ -201,12 +205,3 @@ def _analyse(
 
 def _load(module: str, name: str) -> Any:
     return getattr(import_module(f"raydd.{module}"), name)
-
-
-def _folder(place: str | Path, screen: Screen) -> Path:
-    """Return a path, or the folder on this machine of a buffer at a URI, which is fetched."""
-    if not is_uri(place):
-        return Path(place)
-    from raydd.buffer.mirror import local_folder
-
-    return local_folder(str(place), screen.note)

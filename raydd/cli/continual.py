@@ -7,7 +7,7 @@ import typer
 
 from raydd.cli.flags import Flags, Fresh, Output, Sets, TrainingMachine, command, whole_numbers
 from raydd.cli.output import end, files_of, show, with_missing
-from raydd.cli.paths import existing_buffer, row_names, writable
+from raydd.cli.paths import existing_buffer, local_paths, row_names, writable_folder
 from raydd.config.fields import configure
 from raydd.config.parsing import Tree
 from raydd.config.schema import EvaluateConfig
@@ -32,7 +32,7 @@ def continual(  # noqa: PLR0913, PLR0917 - one a flag
     steps: Annotated[str, typer.Option(help=_STEPS)] = "5,10",
     buffer: Annotated[str | None, typer.Option(help=_BUFFER, callback=existing_buffer)] = None,
     fresh: Fresh = False,
-    out: Annotated[Path, typer.Option(help=_OUT, callback=writable)] = Path("runs/continual"),
+    out: Annotated[Path, typer.Option(help=_OUT, callback=writable_folder)] = Path("runs/continual"),
 ) -> None:
     """Score synthetic sets as replay memory for class-incremental learning.
 
@@ -43,12 +43,13 @@ def continual(  # noqa: PLR0913, PLR0917 - one a flag
     from raydd.figures.continual import continual_tables
     from raydd.interop.layouts import detect
 
-    for path in synsets:
+    paths = local_paths(synsets, screen.note)
+    for path in paths:
         detect(path, config.layout)
     names = None if len(synsets) == 1 else row_names(synsets)
     document, missing = with_missing(
         lambda: evaluate_continual(
-            synsets, config, out, steps=counts, names=names, buffer=buffer, where=where, screen=screen, fresh=fresh
+            paths, config, out, steps=counts, names=names, buffer=buffer, where=where, screen=screen, fresh=fresh
         )
     )
     outputs = {name: str(out / name) for name in ("continual.png", "continual.json")}

@@ -8,7 +8,7 @@ import typer
 
 from raydd.cli.flags import Flags, Fresh, Output, Sets, TrainingMachine, command
 from raydd.cli.output import end, show_scores, with_missing
-from raydd.cli.paths import existing_buffer, out_file, row_names
+from raydd.cli.paths import existing_buffer, local_paths, out_file, row_names
 from raydd.config.fields import configure
 from raydd.config.parsing import Tree
 from raydd.config.schema import EvaluateConfig
@@ -62,14 +62,15 @@ def evaluate(
     from raydd.interop.layouts import detect
     from raydd.io.lock import alone
 
-    for path in synsets:
+    paths = local_paths(synsets, screen.note)
+    for path in paths:
         detect(path, config.layout)
     names = None if len(synsets) == 1 else row_names(synsets)
     with alone(out, "raydd evaluate", screen.note, beside=True) if out else nullcontext():
-        inputs = evaluation.inputs_document(synsets, config)
+        inputs = evaluation.inputs_document(paths, config)
         scores, missing = with_missing(
             lambda: evaluation.evaluate(
-                synsets, config, buffer=buffer, names=names, fresh=fresh, where=where, screen=screen
+                paths, config, buffer=buffer, names=names, fresh=fresh, where=where, screen=screen
             )
         )
         report = evaluation.report(scores, config, inputs, missing, names)

@@ -7,17 +7,20 @@ import typer
 
 from raydd.cli.flags import SET, Flags, Output, command, named
 from raydd.cli.output import show
-from raydd.cli.paths import existing_set, out_file
+from raydd.cli.paths import existing_set, local_paths, out_file
 from raydd.config.fields import configure
 from raydd.config.names import TABLES, absolute_dataset, check_name
 from raydd.config.parsing import Tree, parse_settings
 from raydd.config.schema import EvaluateConfig, ExpertsConfig
+from raydd.io.paths import check_local
 
 app = typer.Typer()
 _LAYOUTS = f"Layout of the files: one of {', '.join(TABLES['layout'].names)}."
 _FORMAT = typer.Option(help=_LAYOUTS, autocompletion=named("layout"))
 _NAME = typer.Argument(help="Name or path to load and describe.", autocompletion=named("dataset"))
-_SYNSET = typer.Argument(help="A synset.arrow, a run folder, or a set that raydd exported.", callback=existing_set)
+_SYNSET = typer.Argument(
+    help="A synset.arrow, a run folder or its URI, or a set that raydd exported.", callback=existing_set
+)
 
 
 @command(app, "raydd datasets digits")
@@ -63,7 +66,7 @@ def datasets(
 
 @command(app, "raydd export runs/digits --format mtt --out digits-mtt")
 def export(
-    synset: Annotated[Path, _SYNSET],
+    synset: Annotated[str, _SYNSET],
     out: Annotated[Path, typer.Option(help="Folder to write; empty or new.")],
     screen: Output,
     format: Annotated[str, _FORMAT] = "png",
@@ -71,13 +74,13 @@ def export(
 ) -> None:
     """Write a synthetic set in the files of another project, or as pictures."""
     check_name("layout", format)
-    if out.is_dir() and any(out.iterdir()):
+    if check_local(out).is_dir() and any(out.iterdir()):
         raise ValueError(f"{out} is not an empty folder; name another --out")
     from raydd.interop.reading import read_synset
     from raydd.interop.writing import write_synset
     from raydd.io.lock import alone
 
-    read = read_synset(synset)
+    read = read_synset(local_paths([synset], screen.note)[0])
     with alone(out, "raydd export", screen.note, beside=True):
         paths, images, notes = write_synset(read.synset, out, format, hard=hard)
     for note in (*read.notes, *notes):
@@ -94,7 +97,7 @@ def export(
     main="out dataset format",
 )
 def import_(
-    path: Annotated[Path, typer.Argument(help="A folder or file of another project.", callback=existing_set)],
+    path: Annotated[str, typer.Argument(help="A folder or file of another project.", callback=existing_set)],
     values: Annotated[Tree, Flags(ExpertsConfig, "data.dataset data.preprocessing", {"data.preprocessing": None})],
     reading: Annotated[Tree, Flags(EvaluateConfig, "layout=format lr", settable=False)],
     out: Annotated[Path, typer.Option(help="The synset.arrow to write, a new file; or a folder that exists.")],
@@ -117,10 +120,11 @@ def import_(
     words = [f"--{name}" for name in ("dataset", "preprocessing") if name in values.get("data", {})]
     words += [f"--{name}" for name, value in (("lr", files.lr), ("factor", factor)) if value is not None]
     words += ["--set"] if values and not words else []
-    if words and detect(path.expanduser(), files.layout)[0] == OURS:
-        raise ValueError(f"{path} is a set of raydd's own, which says all of itself: leave out {', '.join(words)}")
+    local = local_paths([path], screen.note)[0]
+    if words and detect(local.expanduser(), files.layout)[0] == OURS:
+        raise ValueError(f"{local} is a set of raydd's own, which says all of itself: leave out {', '.join(words)}")
     given = data if data.model_fields_set else None
-    read = read_synset(path, layout=files.layout, data=given, lr=files.lr, formation=factor)
+    read = read_synset(local, layout=files.layout, data=given, lr=files.lr, formation=factor)
     read.synset.save(out)
     for note in read.notes:
         screen.note(note)

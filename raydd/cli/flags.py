@@ -4,7 +4,6 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -275,5 +274,5 @@ Buffer = Annotated[str | None, typer.Option(help=_BUFFER, callback=existing_buff
 _PRESET = "Shipped settings such as cifar10/mtt, or a YAML file; by default those of the method and data set."
 Preset = Annotated[str | None, typer.Option(help=_PRESET, autocompletion=offer(presets))]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Ignore cached results and train again.")]
-_SETS = "synset.arrow files, run folders, or other projects' files."
-Sets = Annotated[list[Path], typer.Argument(metavar="SYNSET...", help=_SETS, callback=each(existing_set))]
+_SETS = "synset.arrow files, run folders or their URIs, or other projects' files."
+Sets = Annotated[list[str], typer.Argument(metavar="SYNSET...", help=_SETS, callback=each(existing_set))]

@@ -7,7 +7,7 @@ import typer
 
 from raydd.cli.flags import Flags, Fresh, Output, Sets, TrainingMachine, command
 from raydd.cli.output import end, files_of, show, with_missing
-from raydd.cli.paths import existing, row_names, writable
+from raydd.cli.paths import existing, local_paths, row_names, writable_folder
 from raydd.config.fields import configure
 from raydd.config.nas import NasConfig
 from raydd.config.parsing import Tree
@@ -34,7 +34,7 @@ def nas(
     where: TrainingMachine,
     screen: Output,
     fresh: Fresh = False,
-    out: Annotated[Path | None, typer.Option(help=_OUT, callback=writable)] = None,
+    out: Annotated[Path | None, typer.Option(help=_OUT, callback=writable_folder)] = None,
 ) -> None:
     """Rank network architectures by training them on synthetic sets, and compare with the ranking by real data."""
     config = configure(NasConfig, values)
@@ -45,9 +45,10 @@ def nas(
     from raydd.api.nas import rank_architectures
     from raydd.interop.layouts import detect
 
-    for path in synsets:
+    paths = local_paths(synsets, screen.note)
+    for path in paths:
         detect(path, files.layout)
-    loaded = [load_set(path, files, screen).synset for path in synsets]
+    loaded = [load_set(path, files, screen).synset for path in paths]
     stem = f"{Path(config.dataset or loaded[0].dataset).name}-{Path(config.space).stem}-nas"
     folder = out or Path("runs") / stem
     names = None if len(loaded) == 1 else row_names(synsets)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from raydd.io.filesystem import open_store
-from raydd.io.paths import existing as nearest, short_names
+from raydd.io.paths import check_local, existing as nearest, short_names
 
 T = TypeVar("T")
 Place = TypeVar("Place", str, Path, str | None, Path | None)
@@ -17,26 +17,46 @@ Place = TypeVar("Place", str, Path, str | None, Path | None)
 
 def existing(path: Path, remedy: str) -> Path:
     """Refuse a path that does not exist."""
-    if not path.expanduser().exists():
+    if not check_local(path).expanduser().exists():
         raise ValueError(f"{path} does not exist: {remedy}")
     return path
 
 
-def existing_set(path: Path) -> Path:
+def existing_or_uri(location: str, remedy: str) -> str:
+    """Refuse a path that does not exist, or a URI of an unknown kind; no store is asked."""
+    if "://" in location:
+        open_store(location)
+    else:
+        existing(Path(location), remedy)
+    return location
+
+
+def existing_set(location: str) -> str:
     """Refuse a synthetic set that does not exist."""
-    return existing(path, "name a synset.arrow, a run folder, or another project's files")
+    return existing_or_uri(location, "name a synset.arrow, a run folder, or another project's files")
 
 
-def existing_result(path: Path) -> Path:
+def existing_result(location: str) -> str:
     """Refuse a run, or another folder or file of results, that does not exist."""
-    return existing(path, "name a folder that raydd wrote")
+    return existing_or_uri(location, "name a folder that raydd wrote")
 
 
-def existing_run(path: Path) -> Path:
+def existing_run(location: str) -> str:
     """Refuse a folder without a run."""
-    if not (path / "config.yaml").exists():
-        raise ValueError(f"{path} holds no run; name a folder that raydd distill wrote")
-    return path
+    if "://" in location:
+        open_store(location)
+    elif not (Path(location) / "config.yaml").exists():
+        raise ValueError(f"{location} holds no run; name a folder that raydd distill wrote")
+    return location
+
+
+def local_paths(locations: Sequence[str], tell: Callable[[str], None]) -> list[Path]:
+    """Return the paths of folders and files; those at a URI are fetched first, with a line each."""
+    if not any("://" in location for location in locations):
+        return [Path(location) for location in locations]
+    from raydd.buffer.local_path import local_path  # it imports PyArrow
+
+    return [local_path(location, tell) for location in locations]
 
 
 def existing_buffer(place: str | None) -> str | None:
@@ -65,13 +85,19 @@ def writable(folder: Place) -> Place:
     return folder
 
 
-def row_names(paths: Sequence[Path]) -> list[str]:
+def writable_folder(folder: Path | None) -> Path | None:
+    """Refuse a folder that cannot be made since a file is in the way, and a URI."""
+    return folder if folder is None else writable(check_local(folder))
+
+
+def row_names(paths: Sequence[Path | str]) -> list[str]:
     """Return the names of the rows of sets: as many last folders of each path as tell it from the others.
 
     >>> row_names([Path("runs/a/s0/synset.arrow"), Path("runs/b/s0"), Path("/far/dm.pt")])
     ['a/s0', 'b/s0', 'dm.pt']
     """
-    return short_names([path.parent if path.name == "synset.arrow" else path for path in paths])
+    plain = [Path(str(path).partition("?")[0]) for path in paths]  # a URI has its settings there
+    return short_names([path.parent if path.name == "synset.arrow" else path for path in plain])
 
 
 def out_file(path: Path, name: str) -> Path:
@@ -80,6 +106,7 @@ def out_file(path: Path, name: str) -> Path:
     Raises:
         ValueError: It is no plain file, such as a device, or its folder takes no files.
     """
+    check_local(path)
     try:
         path = path / name if path.is_dir() else path
         if path.exists() and not path.is_file():

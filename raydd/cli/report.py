@@ -7,14 +7,14 @@ from typing import Annotated
 import typer
 
 from raydd.cli.flags import Output, command
-from raydd.cli.paths import each, existing_result, out_file
+from raydd.cli.paths import each, existing_result, local_paths, out_file
 
 app = typer.Typer()
 Runs = Annotated[
-    list[Path],
+    list[str],
     typer.Argument(
         metavar="RUN...",
-        help="Output folders of distill, tune, nas, continual, ablate or experts; or scores.json, synset.arrow.",
+        help="Outputs of distill, tune, nas, continual, ablate or experts: folders, URIs, scores.json, synset.arrow.",
         callback=each(existing_result),
     ),
 ]
@@ -31,15 +31,17 @@ def report(
     ] = None,
 ) -> None:
     """Write one self-contained HTML page, which opens offline, about a run or several side by side."""
-    page = page_path(runs, out)
+    paths = local_paths(runs, screen.note)
+    page = page_path(paths, out or (Path(PAGE) if "://" in runs[0] else None))
+    from raydd.io.filesystem import public_uri
     from raydd.report.build import write_report
 
     try:
         with screen.doing("writing the report"):
-            write_report(runs, page)
+            write_report(paths, page)
     except PermissionError as error:
         raise ValueError(f"{page} cannot be written ({error.strerror}); name another place by --out") from None
-    document = {"runs": [str(run) for run in runs], "outputs": {"report": str(page)}}
+    document = {"runs": [public_uri(run) for run in runs], "outputs": {"report": str(page)}}
     screen.result(document, lambda console: console.print(f"open {page}", markup=False))
 
 

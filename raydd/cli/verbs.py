@@ -93,23 +93,30 @@ def distill(
     """Distill a training set into a few synthetic images per class."""
     config = configure(DistillConfig, *preset_layers(preset, values))
     out = out or f"runs/{Path(config.data.dataset).name}-{config.method}-ipc{config.ipc}"
-    from raydd.io.filesystem import is_uri, public_uri
     from raydd.run.claim import claim
 
-    if not is_uri(out):
+    if "://" not in out:
         claim(Path(out), resume)
     from raydd.api.distill import distill as distill_set
 
     synset = distill_set(config, out, buffer=buffer, resume=resume, where=where, screen=screen)
-    home = public_uri(out).partition("?")[0] if is_uri(out) else Path(out)
-    outputs = {name: f"{home}/{name}" for name in FILES}
+    outputs = {name: f"{_home(out)}/{name}" for name in FILES}
     document = {"method": config.method, "dataset": synset.dataset, "ipc": synset.ipc, "lr": float(synset.lr)}
     show(screen, document | {"outputs": outputs}, [f"wrote {outputs['synset.arrow']} and its picture"])
 
 
+def _home(location: str) -> Path | str:
+    """Return a run's folder, or its URI without credentials and options."""
+    if "://" not in location:
+        return Path(location)
+    from raydd.io.filesystem import public_uri
+
+    return public_uri(location).partition("?")[0]
+
+
 @command(app, "raydd finish runs/digits")
 def finish(
-    run: Annotated[Path, typer.Argument(help="Run folder of `raydd distill`.", callback=existing_run)],
+    run: Annotated[str, typer.Argument(help="Run folder of `raydd distill`, or a URI.", callback=existing_run)],
     where: Device,
     screen: Output,
     buffer: Annotated[str | None, typer.Option(help=_OWN, callback=existing_buffer)] = None,
@@ -118,12 +125,11 @@ def finish(
 
     `raydd distill --resume` can still continue the run.
     """
-    from raydd.run.run_folder import read_config
+    from raydd.data.synset import UNFINISHED
     from raydd.run.unfinished import finish as write_set
 
     synset, step = write_set(run, buffer=buffer, device=where.device, screen=screen)
-    config = read_config(run)
-    steps = config.steps if config else step
-    outputs = {name: str(run / name) for name in ("synset.arrow", "synset.png")}
+    steps = int(synset.provenance.get(UNFINISHED, f"{step}").rpartition(" ")[2])
+    outputs = {name: f"{_home(run)}/{name}" for name in ("synset.arrow", "synset.png")}
     document = {"dataset": synset.dataset, "ipc": synset.ipc, "step": step, "steps": steps, "outputs": outputs}
     show(screen, document, [f"{outputs['synset.arrow']}: the set at step {step} of {steps}"])

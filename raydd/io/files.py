@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from raydd.io.paths import check_local
+
 AnyPath = str | os.PathLike[str]
 
 _TEMPORARY = re.compile(r"\.(?P<host>[0-9a-f]{8})\.(?P<pid>\d+)\.[0-9a-f]{8}\.tmp$")
@@ -46,7 +48,7 @@ def atomic_path(path: AnyPath) -> Iterator[Path]:
     written, not even after a crash. A block that raises leaves nothing; a killed writer leaves its temporary file,
     which `sweep` removes.
     """
-    final = Path(path)
+    final = check_local(Path(path))
     final.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_path(final)
     try:

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout, lock_descriptor
 
+from raydd.io.paths import check_local
+
 LOCK = ".lock"
 POLL_SECONDS = 0.5
 ATTEMPTS = 100
@@ -35,7 +37,7 @@ def alone(
         beside: Put the lock beside the path: it is a file, or a folder that must stay empty.
         wait: Wait for the end of another process instead of refusing.
     """
-    key = path.absolute()
+    key = check_local(path).absolute()
     if key in _OWN.get():
         yield
         return

@@ -1,8 +1,11 @@
 """Where raydd's own files go, and names of paths."""
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
+
+_COLLAPSED_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/(?=[^/]|$)")
 
 
 def default_cache() -> Path:
@@ -32,3 +35,15 @@ def short_names(paths: Sequence[Path]) -> list[str]:
         lengths = (length for length in range(1, len(own)) if all(own[-length:] != each[-length:] for each in others))
         names.append(str(Path(*own[-next(lengths, len(own)) :])))
     return names
+
+
+def check_local(path: Path) -> Path:
+    """Return a path; refuse one that was made from a URI, since it would name a local folder such as ``s3:``.
+
+    >>> check_local(Path("runs/digits"))
+    PosixPath('runs/digits')
+    """
+    match = _COLLAPSED_URI.match(os.fspath(path))
+    if match and not path.exists():
+        raise ValueError(f"{match[0]}/... is a URI, and a path on this machine is needed here; name a file or folder")
+    return path

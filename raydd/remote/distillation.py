@@ -34,6 +34,8 @@ from raydd.run.streamed_folder import FileGone, FilePart, ReceivedFolder, read_f
 DEATHS = 5
 """How often the worker may die without a new checkpoint until the run fails."""
 FIRST_NOTE_SECONDS, NOTE_SECONDS, SILENT_SECONDS = 3.0, 30.0, 10.0
+MOST_SECONDS = 900.0
+"""How long to wait for a node."""
 PAUSE_SECONDS = 1.0
 _POLL_SECONDS = 0.5
 
@@ -167,7 +169,7 @@ class _Driver:
         start, due = time.monotonic(), first
         while not ray.wait([call], timeout=_POLL_SECONDS)[0]:
             if (waited := time.monotonic() - start) > due:
-                note(waited)
+                note(waited)  # may raise
                 due = max(due + NOTE_SECONDS, waited)
         try:
             return ray.get(call)
@@ -180,6 +182,11 @@ class _Driver:
 
     def _note_waiting(self, seconds: float) -> None:
         what = f"a worker with {self._job.demand.words()}"
+        if seconds > MOST_SECONDS:
+            raise RuntimeError(
+                f"{self._job.name}: no node has had room for {what} for {clock(seconds)}: add a node, or end other "
+                "work. The same command with --resume goes on"
+            )
         if seconds < NOTE_SECONDS:
             self._screen.note(f"{self._job.name}: starting {what}")
         else:

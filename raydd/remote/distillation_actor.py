@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import Empty, Queue
 from typing import Any, NamedTuple
@@ -18,9 +18,11 @@ from raydd.io.paths import default_cache
 from raydd.io.private import private_folder
 from raydd.remote.buffer_copy import BufferCopy
 from raydd.remote.demand import Demand, worker_device
-from raydd.run.distillation import run_distillation
+from raydd.run.callbacks import follow
+from raydd.run.distillation import begin, conclude, prepare
 from raydd.run.events import EventScreen
 from raydd.run.resolve import BufferRequest, resolve
+from raydd.run.run import Run
 from raydd.run.run_folder import read_config
 from raydd.run.storage import RunStorage, kind_of, open_storage, public_errors
 from raydd.run.streamed_folder import FilePart, StreamedFolder, write_files
@@ -106,7 +108,12 @@ class DistillationActor:
         request = BufferRequest(lambda config, work: _cached(named), None if job.trained else named)
         context = resolve(config, storage.folder, request, device, resume=job.resume, note=self._screen.note)
         where = Where(num_workers=1, device=job.demand.device)
-        return run_distillation(context, storage, where, self._screen, lambda config: nullcontext())
+        context, need = prepare(context, where, self._screen)
+        with self._screen.doing("preparing the run"):
+            run = Run(context)
+        begin(run, need, storage, self._screen)
+        follow(run, self._screen, storage.save)
+        return conclude(storage)
 
     @contextmanager
     def _storage(self) -> Iterator[RunStorage]:

@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,6 +11,7 @@ from contextlib import ExitStack, contextmanager, redirect_stdout
 from typing import Any, NamedTuple
 
 import ray
+from ray._private.services import canonicalize_bootstrap_address
 from ray._private.state import available_resources_per_node
 from ray.exceptions import RayError
 
@@ -19,6 +21,7 @@ from raydd.remote.local import NAMESPACE, local_ray, reload_authentication
 
 WORKERS_PER_GPU = 4
 PATIENCE_SECONDS = 10.0
+CONNECT_SECONDS = 10.0
 
 
 @contextmanager
@@ -68,6 +71,7 @@ def _joined(address: str, **options: Any) -> Iterator[None]:
     """Connect to a cluster for the block."""
     with reload_authentication():
         try:
+            _check_answers(address)
             ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR, **options)
         except Exception as error:  # of any type
             reason = " ".join(str(error).split())[:200]
@@ -77,6 +81,14 @@ def _joined(address: str, **options: Any) -> Iterator[None]:
             yield
         finally:
             ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Refuse an address where nothing listens, to which Ray would try to connect for many minutes."""
+    known = address.partition("://")[2] if "://" in address else canonicalize_bootstrap_address(address) or ""
+    host, _, port = known.rpartition(":")
+    if port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
 
 
 def _check_open(address: str | None) -> None:

@@ -1,7 +1,4 @@
-"""One distillation in this process, from its settings to its files. Nothing here knows of Ray."""
-
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+"""The parts of a distillation around its steps, for this process and for a worker of a cluster."""
 
 import torch
 
@@ -13,41 +10,38 @@ from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import print_note
 from raydd.figures.synset_picture import grid, save_png
 from raydd.io.console import Screen
-from raydd.run.callbacks import follow
-from raydd.run.requirements import distillation_need
+from raydd.run.requirements import Need, distillation_need
 from raydd.run.resolve import RunContext
-from raydd.run.rollout_worker import StartWorkers
 from raydd.run.run import Run
 from raydd.run.storage import RunStorage
 from raydd.run.window_search import with_window
 
-Workers = Callable[[DistillConfig], AbstractContextManager[StartWorkers | None]]
-"""Returns the workers of a run's rollouts for a block; None where this process makes them."""
 
-
-def run_distillation(
-    context: RunContext, storage: RunStorage, where: Where, screen: Screen, rollout_workers: Workers
-) -> SyntheticSet:
-    """Run a distillation, or the rest of it, and save its files to its storage as it goes."""
+def prepare(context: RunContext, where: Where, screen: Screen) -> tuple[RunContext, Need]:
+    """Return a run with its window, and what it takes; refuse one that does not fit on this machine."""
     config = context.config
     if distillation_mirrors(config):
         screen.once(mirror_words(config.data.dataset))
     print_note(context.work.dataset, screen)
     need = distillation_need(context, where)
     torch.set_num_threads(config.threads or 1)
-    context = with_window(context, screen.note)
-    storage.most_seconds = config.checkpoint_seconds or storage.most_seconds
-    with rollout_workers(config) as start_workers:
-        with screen.doing("preparing the run"):
-            run = Run(context, start_workers)
-        storage.save(run.saved)
-        plain = DistillConfig()
-        settings = words(run.config.model_copy(update={"preset": plain.preset}), beside=plain)
-        path = storage.public(str(context.folder / "config.yaml"))
-        screen.note(f"preset {config.preset}: {settings} (all else as by default; {path} has everything)")
-        screen.note(f"needs {need.words()}")
-        follow(run, screen, storage.save)
-    synset = SyntheticSet.load(context.folder / "synset.arrow")
-    save_png(grid(synset), context.folder / "synset.png")
+    return with_window(context, screen.note), need
+
+
+def begin(run: Run, need: Need, storage: RunStorage, screen: Screen) -> None:
+    """Save the run's first files, and say what it does."""
+    storage.most_seconds = run.config.checkpoint_seconds or storage.most_seconds
+    storage.save(run.saved)
+    plain = DistillConfig()
+    settings = words(run.config.model_copy(update={"preset": plain.preset}), beside=plain)
+    path = storage.public(str(storage.folder / "config.yaml"))
+    screen.note(f"preset {run.config.preset}: {settings} (all else as by default; {path} has everything)")
+    screen.note(f"needs {need.words()}")
+
+
+def conclude(storage: RunStorage) -> SyntheticSet:
+    """Return the set of a run that has ended; write its picture, and save the last files."""
+    synset = SyntheticSet.load(storage.folder / "synset.arrow")
+    save_png(grid(synset), storage.folder / "synset.png")
     storage.save_last()
     return synset

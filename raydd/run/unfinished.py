@@ -11,10 +11,10 @@ from raydd.data.synset import SyntheticSet, checkpoint_step, is_unfinished
 from raydd.data.workspace import Workspace, resolve_device
 from raydd.figures.synset_picture import grid, save_png
 from raydd.io.console import Screen
-from raydd.io.lock import alone
 from raydd.run.resolve import BufferRequest, resolve
 from raydd.run.run import Run
 from raydd.run.run_folder import read_config
+from raydd.run.storage import open_storage
 from raydd.training.expert_worker import default_buffer
 
 
@@ -24,12 +24,13 @@ def finish(
     """Write the set of a run's checkpoint, and return it with its outer step; a finished run's set stays as it is.
 
     The provenance has ``unfinished``, such as ``step 40 of 150``; ``resume`` still continues the run, to the same bits.
-    ``buffer`` is a folder or a URI; None takes the cache's.
+    ``folder`` and ``buffer`` may be a URI; a ``buffer`` of None takes the cache's.
     """
-    screen, folder = screen or Screen(), Path(folder)
-    if (config := read_config(folder)) is None:
-        raise ValueError(f"{folder} holds no run; name a folder that raydd distill wrote")
-    with alone(folder, "raydd finish", screen.note):
+    screen = screen or Screen()
+    with open_storage(folder, "raydd finish", screen.note) as storage:
+        folder = storage.folder
+        if (config := read_config(folder)) is None:
+            raise ValueError(f"{folder} holds no run; name a folder that raydd distill wrote")
         if (step := checkpoint_step(folder)) is None:
             raise ValueError(
                 f"{folder} has no checkpoint yet, at step 0 of {config.steps}: go on with its command and --resume"
@@ -43,6 +44,7 @@ def finish(
         Run(context).finish()
         synset = SyntheticSet.load(path)
         save_png(grid(synset), folder / "synset.png")
+        storage.save_last()
     return synset, step
 
 

@@ -49,7 +49,7 @@ def digits(cache):
 def pretended(monkeypatch, pretend):
     """The sessions of Ray and the calls of trainings, in order; what a training comes to is `formula`."""
     done = pretend(formula)
-    monkeypatch.setattr("raydd.remote.session.session", lambda address, note: nullcontext(done.append("session")))
+    monkeypatch.setattr("raydd.remote.session.session", lambda *_: nullcontext(done.append("session")))
     return done
 
 
@@ -243,7 +243,7 @@ def test_a_users_space_is_trained_and_stopped_early_for_real(synset, monkeypatch
         return {**known, **dict(queue.results())}
 
     monkeypatch.setattr("raydd.remote.train_matrix.train_matrix", here)
-    monkeypatch.setattr("raydd.remote.session._connected", lambda address, note: nullcontext())
+    monkeypatch.setattr("raydd.remote.session._connected", lambda *_: nullcontext())
     monkeypatch.setattr(raydd.evaluation.result_cache, "default_cache", lambda: tmp_path / "kept")
     config = NasConfig(space=narrow(tmp_path / "narrow.yaml"), epochs=6, real_epochs=1, top=(2,), asha=True)
     found = ranked(synset, config, tmp_path / "out")

@@ -364,7 +364,7 @@ def test_ablate_document(capfd, small_buffer, tmp_path, monkeypatch):
     monkeypatch.setattr(
         "raydd.remote.train_matrix.train_matrix", lambda matrix, *_: {job: Outcome(0.5, 1.0) for job in matrix.jobs()}
     )
-    monkeypatch.setattr("raydd.remote.session._connected", lambda address, note: nullcontext())
+    monkeypatch.setattr("raydd.remote.session._connected", lambda *_: nullcontext())
     out = tmp_path / "out"
     flags = ("--method", "tgdd", "--network", "MLP", "--buffer", str(small_buffer), "--out", str(out), "--seeds", "2")
     for setting in ("steps=1", "threads=1", "formation.factor=2", "statistic.batch_real=4"):
@@ -405,7 +405,7 @@ def test_evaluate_document(capfd, small_synset, tmp_path, monkeypatch):
         return {job: Outcome(0.5 + 0.1 * job.seed, 1.0) for job in matrix.jobs()}
 
     monkeypatch.setattr(remote, "train_matrix", pretend)
-    monkeypatch.setattr(session, "_connected", lambda address, note: nullcontext())
+    monkeypatch.setattr(session, "_connected", lambda *_: nullcontext())
     out = tmp_path / "scores.json"
     flags = ("--nets", "MLP,LeNet", "--seeds", "2", "--num-workers", "2", "--out", str(out))
     found = document(capfd, "evaluate", str(small_synset), *flags)

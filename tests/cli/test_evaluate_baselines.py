@@ -24,7 +24,7 @@ def scored(monkeypatch):
         return {job: Outcome(0.5, 1.0) for job in matrix.jobs()}
 
     monkeypatch.setattr(remote, "train_matrix", pretend)
-    monkeypatch.setattr(session, "_connected", lambda address, note: nullcontext())
+    monkeypatch.setattr(session, "_connected", lambda *_: nullcontext())
     return asked
 
 

@@ -145,7 +145,7 @@ def test_a_killed_evaluation_goes_on_and_repeats_nothing(words, synset, tmp_path
 
     monkeypatch.setenv("RAYDD_CACHE", str(cache))
     monkeypatch.setattr(
-        "raydd.remote.session._connected", lambda address, note: pytest.fail("Ray was started for nothing")
+        "raydd.remote.session._connected", lambda *_: pytest.fail("Ray was started for nothing")
     )
     assert run(words) == 0
     third = capfd.readouterr()

@@ -28,7 +28,7 @@ def scored(monkeypatch):
         return {job: Outcome(accuracy(matrix.rows[job.row].name, *job[1:]), 1.0) for job in matrix.jobs()}
 
     monkeypatch.setattr(remote, "train_matrix", pretend)
-    monkeypatch.setattr(session, "_connected", lambda address, note: nullcontext())
+    monkeypatch.setattr(session, "_connected", lambda *_: nullcontext())
     monkeypatch.setenv("COLUMNS", "200")
     return asked
 

@@ -36,7 +36,7 @@ def scored(monkeypatch):
         return {job: Outcome(0.5 + 0.01 * job.row + 0.001 * job.seed, 1.0) for job in matrix.jobs()}
 
     monkeypatch.setattr(remote, "train_matrix", pretend)
-    monkeypatch.setattr(session, "_connected", lambda address, note: nullcontext())
+    monkeypatch.setattr(session, "_connected", lambda *_: nullcontext())
     monkeypatch.setenv("COLUMNS", "200")
     return asked
 

@@ -31,7 +31,7 @@ def failing(monkeypatch, tmp_path):
         return found
 
     monkeypatch.setattr(remote, "train_matrix", pretend)
-    monkeypatch.setattr(session, "_connected", lambda address, note: nullcontext())
+    monkeypatch.setattr(session, "_connected", lambda *_: nullcontext())
     monkeypatch.setattr("raydd.evaluation.result_cache.default_cache", lambda: tmp_path / "kept")
     monkeypatch.setenv("COLUMNS", "200")
     return lost, calls

@@ -436,7 +436,7 @@ def workers(request, tmp_path_factory):
             patch.setitem(PROTOCOLS, name, protocol.model_copy(update={"epochs": 1, "real_epochs": 1}))
         patch.setattr("raydd.run.window_search.PILOT_STEPS", 2)
         if request.param == "here":
-            patch.setattr("raydd.remote.session._connected", lambda address, note: nullcontext())
+            patch.setattr("raydd.remote.session._connected", lambda *_: nullcontext())
             patch.setattr("raydd.remote.train_matrix.train_matrix", scored_here)
             patch.setattr("raydd.remote.experts.train_missing", trained_here)
             patch.setattr("raydd.remote.tune.run_trials", tried_here)

@@ -506,7 +506,7 @@ def test_an_evaluation_keeps_what_was_stopped_apart_from_what_ran_to_its_end(mat
 
     monkeypatch.setenv("RAYDD_CACHE", str(tmp_path))
     monkeypatch.setattr("raydd.remote.train_matrix.train_matrix", pretend)
-    monkeypatch.setattr("raydd.remote.session._connected", lambda address, note: nullcontext())
+    monkeypatch.setattr("raydd.remote.session._connected", lambda *_: nullcontext())
     rungs = replace(matrix, rungs=RUNGS)
     first = run_matrix(rungs, dataset)
     assert (first[JOB]._replace(commit=None), len(first), asked) == (STOPPED, 4, [rungs.jobs()])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -11,12 +12,15 @@ import pytest
 
 from raydd.api.distill import distill
 from raydd.buffer.arrow_buffer import ArrowBuffer
+from raydd.cli import run as command
 from raydd.config.parsing import build
 from raydd.config.placement import Where
 from raydd.config.schema import DistillConfig
 from raydd.io.stored_folder import stored_copy
 from raydd.remote import buffer_copy
 from raydd.remote.buffer_store import share
+from raydd.remote.demand import NodeShape
+from raydd.remote.distillation import Request, _demand
 
 pytestmark = pytest.mark.remote
 
@@ -165,6 +169,27 @@ def test_a_gpu_that_no_node_has_is_refused(ray2, tmp_path):
         distill(build(DistillConfig, DM), tmp_path / "run", where=Where(address="auto", device="cuda"))
 
 
+@pytest.mark.rows(
+    ("shapes", "device", "settings", "before", "expected"),
+    [
+        ([{"CPU": 4}, {"CPU": 2}, {}], "auto", {}, None, (2, 2, 0)),  # all CPUs of the smallest node
+        ([{"CPU": 4}, {"CPU": 8, "GPU": 2}], "auto", {}, None, (1, 1, 1)),
+        ([{"CPU": 4}, {"CPU": 8, "GPU": 2}], "cpu", {}, None, (4, 4, 0)),
+        ([{"CPU": 4}, {"CPU": 8, "GPU": 2}], "cuda", {"threads": 3}, None, (1, 3, 1)),
+        ([{"CPU": 4}], "auto", {}, {"threads": 3}, (4, 3, 0)),  # a resumed run has the threads that it had
+    ],
+)
+def test_a_run_asks_for_a_gpu_where_there_is_one_and_for_its_threads(
+    shapes, device, settings, before, expected, monkeypatch
+):
+    for module in ("demand", "distillation"):
+        monkeypatch.setattr(f"raydd.remote.{module}.node_shapes", lambda: [NodeShape(shape) for shape in shapes])
+    config = build(DistillConfig, {"method": "dm"}, settings)
+    request = Request(config, "run", None, False, Where(device=device))
+    threads, demand = _demand(request, build(DistillConfig, before) if before else None)
+    assert (threads, demand.cpus, demand.gpus) == expected
+
+
 def test_workers_and_nodes_die_and_another_goes_on_to_the_same_bytes(small_buffer, here, tmp_path):
     kills = [["worker", 0], ["node", 8], ["worker", 20]]
     out = tmp_path / "run"
@@ -177,6 +202,17 @@ def test_workers_and_nodes_die_and_another_goes_on_to_the_same_bytes(small_buffe
         f"{out}: the node of its worker is lost",
         f"{out}: its worker died",
     ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["folder", "uri"])
+def test_random_kills_lose_nothing(small_buffer, s3, here, tmp_path, kind):
+    steps = sorted(random.Random(kind).sample(range(36), 7))
+    out = tmp_path / "run" if kind == "folder" else s3(f"bucket/{tmp_path.name}")
+    seen = run(out, tmp_path / "caches", MTT, [["worker", step] for step in steps], buffer=str(small_buffer))
+    assert files(tmp_path / "run" if kind == "folder" else stored_copy(out)) == here(MTT)
+    assert (seen["workers"], seen["left"]) == (8, [])
+    assert seen["steps"] == sorted(seen["steps"])  # no worker goes back behind a saved checkpoint
 
 
 def test_a_run_at_a_uri_needs_no_folder_of_the_driver(s3, here, tmp_path):
@@ -255,13 +291,13 @@ def address():
 
 
 @pytest.mark.parametrize("kind", ["folder", "uri"])
-def test_a_driver_that_is_killed_resumes(address, s3, here, tmp_path, kind):
+def test_a_driver_that_is_killed_resumes(address, s3, tmp_path, kind):
     """Its worker ends with it; the claim at a URI is given up after a while, and that of a folder at once."""
     uri = s3(f"bucket/{tmp_path.name}")
+    out = {"folder": str(tmp_path / "run"), "uri": uri}[kind]
     sets = [f"--set={name}={value}" for name, value in DM.items() if isinstance(value, int | float)]
     words = ["distill", "--method", "dm", *sets, "--set=data.validation=0.2", "--network", "MLP"]
-    words += ["--out", str(tmp_path / "run") if kind == "folder" else uri, "--address", address]
-    script, seen = [sys.executable, "-c", DRIVER, *words], []
+    script, seen = [sys.executable, "-c", DRIVER, *words, "--out", out, "--address", address], []
     with subprocess.Popen(script, stdout=subprocess.PIPE, text=True) as driver:
         for line in driver.stdout:
             seen.append(int(line))
@@ -271,4 +307,5 @@ def test_a_driver_that_is_killed_resumes(address, s3, here, tmp_path, kind):
     done = subprocess.run([*script, "--resume"], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.split()[0]) >= seen[-1]
-    assert files(tmp_path / "run" if kind == "folder" else stored_copy(uri)) == here(DM)
+    assert command([*words, "--out", str(tmp_path / "here")]) == 0
+    assert files(tmp_path / "run" if kind == "folder" else stored_copy(uri)) == files(tmp_path / "here")

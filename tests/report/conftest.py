@@ -133,7 +133,7 @@ def pretend(tmp_path_factory, cache):
     with pytest.MonkeyPatch.context() as patch:
         from raydd.remote import session, train_matrix as evaluate
 
-        patch.setattr(session, "session", lambda address, note: nullcontext())
+        patch.setattr(session, "session", lambda *_: nullcontext())
         patch.setattr(raydd.evaluation.result_cache, "default_cache", lambda: kept)
 
         def by(formula):
