@@ -160,7 +160,7 @@ def _known_shapes(needed: Demand, device: str, note: Callable[[str], None], minu
     try:
         while not any(shape.most("CPU") for shape in shapes):
             if group and device == "auto" and needed.gpus and refuses(needed.bundle):
-                needed = needed._replace(gpus=0.0)
+                waiting.demand = needed = needed._replace(gpus=0.0)
                 ray.util.remove_placement_group(group)
                 group = None
             group = group or ray.util.placement_group([needed.bundle])
@@ -187,7 +187,7 @@ class Waiting:
     def __init__(
         self, demand: Demand, wanted: int, note: Callable[[str], None], minutes: float = HERE.max_wait
     ) -> None:
-        self._demand, self._wanted, self._note, self._minutes = demand, wanted, note, minutes
+        self.demand, self._wanted, self._note, self._minutes = demand, wanted, note, minutes
         self._idle = self._short = monotonic()  # since when no worker is up, and too few are
         self._next, self._pause = math.nan, NOTE_SECONDS
 
@@ -209,18 +209,18 @@ class Waiting:
             return
         if now - self._idle > 60 * self._minutes:
             raise RuntimeError(
-                f"no node has had {self._demand.words()} for a worker for {_duration(now - self._idle)} (--max-wait "
+                f"no node has had {self.demand.words()} for a worker for {_duration(now - self._idle)} (--max-wait "
                 f"{self._minutes:g}): add a node, or end other work. What is finished is kept: the same command goes "
                 "on, with --resume where it has that flag"
             )
         if math.isnan(self._next):
             living = [shape for shape in node_shapes() if shape.alive]
-            self._next = now if capacity(self._demand, living) < max(1, wanted) else now + NOTE_SECONDS
+            self._next = now if capacity(self.demand, living) < max(1, wanted) else now + NOTE_SECONDS
         if now >= self._next:
             self._next, self._pause = now + self._pause, 2 * self._pause if up else NOTE_SECONDS
             count = f"{up} of {wanted} workers up" if wanted else "none has joined yet"
             waited = [_duration(now - self._short)] if now - self._short >= 1 else []
-            self._note(f"waiting for a node with {self._demand.words()}: {', '.join([count, *waited])}")
+            self._note(f"waiting for a node with {self.demand.words()}: {', '.join([count, *waited])}")
 
 
 def _duration(seconds: float) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import ray
@@ -13,12 +14,12 @@ from ray.exceptions import ActorDiedError, RayError, RayTaskError
 from raydd.buffer.expert_file import expert_path
 from raydd.buffer.expert_writer import ExpertWriter
 from raydd.buffer.upload import Entry
-from raydd.config.placement import HERE
+from raydd.config.placement import HERE, Where
 from raydd.io.files import remove_temporaries, temporary_path
-from raydd.remote.demand import Demand, Plan, Waiting, worker_device
+from raydd.remote.demand import Demand, Plan, Waiting, plan, worker_device
 from raydd.training.expert_worker import BufferInfo, ExpertChunk, ExpertJob, ExpertTrainer
 
-POLL_SECONDS = 0.5
+POLL_SECONDS, PLAN_SECONDS = 0.5, 30.0
 QUEUED_CALLS = 2  # per worker, so that it never waits for the driver
 ATTEMPTS = {"worker": 3, "node": 10}
 """How often an expert is started before the run fails, by what was lost: the expert rarely causes a lost node."""
@@ -58,9 +59,11 @@ class ExpertPool:
     resources.
     """
 
-    def __init__(self, job: ExpertJob, info: BufferInfo, plan: Plan, minutes: float = HERE.max_wait) -> None:
-        self._job, self._info, self._size, self._demand = job, info, plan.workers, plan.demand
-        self._waiting = Waiting(plan.demand, plan.workers, self._add_note, minutes)
+    def __init__(self, job: ExpertJob, info: BufferInfo, layout: Plan, where: Where = HERE) -> None:
+        self._job, self._info, self._size, self._demand = job, info, layout.workers, layout.demand
+        self._waiting = Waiting(layout.demand, layout.workers, self._add_note, where.max_wait)
+        self._grows = where.address is not None and where.num_workers is None
+        self._planned = monotonic()
         self.entries: list[Entry] = []  # of the manifest, for experts that workers have uploaded
         self._workers: list[_Worker] = []
         self._attempts: dict[tuple[int, str], int] = {}
@@ -74,9 +77,7 @@ class ExpertPool:
         job, info = ray.put(self._job), ray.put(self._info)
         with _token(self._job.folder) as token, closing(self):
             while done < len(missing):
-                busy = sum(worker.index >= 0 for worker in self._workers)
-                wanted = min(self._size, busy + len(self._queue))
-                for _ in range(wanted - len(self._workers)):
+                for _ in range(self._wanted() - len(self._workers)):
                     actor = ray.remote(ExpertActor).options(**options).remote(job, info, self._demand)
                     self._workers.append(_Worker(actor, [actor.start.remote(*token)]))
                 first = {worker.calls[0]: worker for worker in self._workers}
@@ -84,8 +85,16 @@ class ExpertPool:
                 for reference in ready:
                     done += self._receive(first[reference])
                 if done < len(missing):
-                    self._waiting.check(sum(bool(worker.node) for worker in self._workers), wanted)
+                    self._waiting.check(sum(bool(worker.node) for worker in self._workers), self._wanted())
                 yield done
+
+    def _wanted(self) -> int:
+        """Return how many workers have work; by default also those that fit on nodes which have joined meanwhile."""
+        unfinished = sum(worker.index >= 0 for worker in self._workers) + len(self._queue)
+        if self._grows and monotonic() - self._planned > PLAN_SECONDS:
+            self._size = max(self._size, plan(self._demand, None, unfinished).workers)
+            self._planned = monotonic()
+        return min(self._size, unfinished)
 
     def epochs(self) -> int:
         """Return the epochs trained of the current experts."""
@@ -213,4 +222,4 @@ def _token(folder: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _last_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[-1]
+    return str(error).strip().splitlines()[-1].removeprefix("RuntimeError: ")

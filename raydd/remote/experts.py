@@ -45,7 +45,7 @@ def train_missing(
         layout = plan(demand, where.num_workers, len(missing), grows=where.address is not None)
         uri = upload.store.uri if upload else None
         info = BufferInfo(load_transform(job.folder), read_manifest(job.folder)[0], uri)
-        yield from _train(job, missing, ExpertPool(job, info, layout, where.max_wait), layout.note, upload)
+        yield from _train(job, missing, ExpertPool(job, info, layout, where), layout.note, upload)
     if upload is None:
         refresh_manifest(job.folder)
 

@@ -1,5 +1,6 @@
 """The types of nodes that a cluster's autoscaler can start."""
 
+import json
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -8,8 +9,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import ray
+from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
 from ray._private.state import state
 from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
+from ray.experimental.internal_kv import _internal_kv_get
 
 from raydd.io.safe_yaml import read_yaml
 
@@ -34,7 +37,7 @@ def configured_types() -> list[NodeType]:
 
 
 def refuses(bundle: dict[str, float]) -> bool:
-    """Return whether the autoscaler reports that it has no room for a placement group of this bundle."""
+    """Return whether no node is started for a placement group of this bundle, because no type has room for it."""
     return bundle in _in_cluster(_refused)
 
 
@@ -97,10 +100,19 @@ def types_of(config: dict[str, Any]) -> list[NodeType]:
 
 
 def _refused() -> list[dict[str, float]]:
+    """Return the bundles that wait and for which the autoscaler starts nothing."""
     reply = GetClusterStatusReply.FromString(ray._private.worker.global_worker.gcs_client.get_cluster_status())
     groups = reply.autoscaling_state.infeasible_gang_resource_requests
-    return [dict(one.resources_bundle) for group in groups for one in _requests(group)]
+    bundles = [dict(one.resources_bundle) for group in groups for one in group.requests]
+    status = _internal_kv_get(DEBUG_AUTOSCALING_STATUS)  # of the first version of the autoscaler
+    return bundles + (idle_demands(json.loads(status)) if status else [])
 
 
-def _requests(group: Any) -> list[Any]:
-    return [*group.requests, *(one for selector in group.bundle_selectors for one in selector.resource_requests)]
+def idle_demands(status: dict[str, Any]) -> list[dict[str, float]]:
+    """Return the bundles that an autoscaler has seen, according to its status, if it starts no node."""
+    report = status.get("autoscaler_report") or {}
+    failed = (report.get("node_availability_summary") or {}).get("node_availabilities")  # tried again later
+    starts = [report.get(key) for key in ("active_nodes", "pending_nodes", "pending_launches", "failed_nodes")]
+    if not report or failed or any(starts):
+        return []
+    return [bundle for group, _ in status["load_metrics_report"]["pg_demand"] for bundle, _ in group["bundles"]]

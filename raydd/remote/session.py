@@ -7,7 +7,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from typing import Any, NamedTuple
 
 import ray
@@ -58,6 +58,7 @@ def _connected(address: str | None, note: Callable[[str], None], **options: Any)
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     if address is None and os.environ.get("RAY_ADDRESS"):
         note("RAY_ADDRESS is set, but not --address: a local Ray starts (use --address auto to join that cluster)")
+    address = None if address == "local" else address  # Ray's own would be open to all users
     with ExitStack() as stack:
         again = stack.enter_context(terminates())
         with PULSE.doing("starting Ray" if address is None else f"connecting to Ray at {address}"):
@@ -92,15 +93,29 @@ def _check_answers(address: str) -> None:
 
 
 def _check_open(address: str | None) -> None:
-    """Refuse an address other than that of the open connection."""
-    if address in (None, "auto"):
+    """Refuse an address other than that of the open connection; ``auto`` is that of RAY_ADDRESS, if there is one."""
+    wanted = os.environ.get("RAY_ADDRESS", "auto") if address == "auto" else address
+    if wanted in (None, "", "auto"):
         return
     if ray.util.client.ray.is_connected():
         current = f"ray://{ray.util.client.ray.worker._conn_str}"
     else:
         current = ray.get_runtime_context().gcs_address
-    if address != current:
-        raise ValueError(f"--address {address!r}: this process is connected to {current}; call ray.shutdown() before")
+    node = ray._private.worker._global_node
+    if wanted == "local" and node is not None and node.head:  # this process has started it
+        return
+    if wanted == "local" or _canonical(wanted) != _canonical(current):
+        given = f"--address {address!r}" + (f" with RAY_ADDRESS={wanted}" if address == "auto" else "")
+        raise ValueError(f"{given}: this process is connected to {current}; call ray.shutdown() before")
+
+
+def _canonical(address: str) -> str:
+    """Return an address with the numbers of its host, which are those of this machine if it is loopback."""
+    scheme, _, place = address.rpartition("://")
+    host, _, port = place.rpartition(":")
+    with suppress(OSError):
+        host = socket.gethostbyname(host)
+    return f"{scheme}://{canonicalize_bootstrap_address(f'{host}:{port}')}"
 
 
 def is_open() -> bool:

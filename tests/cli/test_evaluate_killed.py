@@ -144,9 +144,7 @@ def test_a_killed_evaluation_goes_on_and_repeats_nothing(words, synset, tmp_path
     assert len({value for values in expected.values() for value in values}) > TOTAL // 3
 
     monkeypatch.setenv("RAYDD_CACHE", str(cache))
-    monkeypatch.setattr(
-        "raydd.remote.session._connected", lambda *_: pytest.fail("Ray was started for nothing")
-    )
+    monkeypatch.setattr("raydd.remote.session._connected", lambda *_: pytest.fail("Ray was started for nothing"))
     assert run(words) == 0
     third = capfd.readouterr()
     assert f"{TOTAL} of them are cached" in third.err

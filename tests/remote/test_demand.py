@@ -185,7 +185,9 @@ def test_a_cluster_of_which_nothing_is_known_is_waited_for(nodes, clock, groups,
     assert demand_for(kind, default_gpus=0.25, note=note) == expected
     words = "1 CPU" if kind == "cpu" else "1 CPU, 0.25 GPU"
     start = f"waiting for a node with {words}: none has joined yet"
-    assert notes[:4] == [start, f"{start}, 30 s", f"{start}, 1 min", f"{start}, 2 min"]
+    assert notes[0] == start
+    rest = "waiting for a node with 1 CPU: none has joined yet" if refused else start
+    assert notes[1:4] == [f"{rest}, 30 s", f"{rest}, 1 min", f"{rest}, 2 min"]
     bundle = {"CPU": 1.0} if kind == "cpu" else {"CPU": 1.0, "GPU": 0.25}
     assert seen[0] == [bundle]
     assert seen[-1] == [{"CPU": 1.0} if refused else bundle]
@@ -296,3 +298,26 @@ FILE = {
 
 def test_the_types_of_a_file_of_ray_up():
     assert node_types.types_of(FILE) == [({"CPU": 4, "GPU": 1}, 3), ({"CPU": 8}, 5), ({"CPU": 2}, 5)]
+
+
+IDLE = {
+    "autoscaler_report": {"active_nodes": {}, "pending_nodes": [], "pending_launches": {}, "failed_nodes": []},
+    "load_metrics_report": {"pg_demand": [[{"bundles": [[{"CPU": 1.0, "GPU": 0.25}, 1]], "strategy": "PACK"}, 1]]},
+}
+
+
+@pytest.mark.rows(
+    ("report", "bundles"),
+    [
+        ({}, [{"CPU": 1.0, "GPU": 0.25}]),
+        ({"node_availability_summary": {"node_availabilities": {}}}, [{"CPU": 1.0, "GPU": 0.25}]),
+        ({"node_availability_summary": {"node_availabilities": {"gpu": {"is_available": False}}}}, []),
+        ({"pending_launches": {"gpu": 1}}, []),
+        ({"pending_nodes": [["", "gpu", "launching"]]}, []),
+        ({"failed_nodes": [["10.0.0.7", "gpu"]]}, []),
+    ],
+)
+def test_an_autoscaler_that_starts_nothing_for_a_demand_has_no_type_for_it(report, bundles):
+    status = IDLE | {"autoscaler_report": IDLE["autoscaler_report"] | report}
+    assert node_types.idle_demands(status) == bundles
+    assert node_types.idle_demands({"autoscaler_report": None}) == []

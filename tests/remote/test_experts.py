@@ -16,11 +16,12 @@ from raydd.buffer.mirror import local_folder
 from raydd.cli import run
 from raydd.config.placement import Where
 from raydd.io.filesystem import open_store, public_uri
-from raydd.remote.demand import Demand, Plan
+from raydd.remote.demand import Demand, NodeShape, Plan
 from raydd.remote.expert_pool import ExpertPool, _Worker
 from raydd.remote.experts import Progress, train_missing
 
 pytestmark = pytest.mark.remote
+ANYWHERE = Where(address="a:1")
 
 
 @pytest.mark.verb
@@ -123,6 +124,23 @@ def test_workers_that_never_start_end_the_run(pool):
     assert made.take_note() == ""
     with pytest.raises(RuntimeError, match=r"^10 workers died at their start: "):
         made._handle_loss(worker("", -1), ActorDiedError())
+
+
+def test_a_pool_grows_with_the_cluster_unless_workers_are_requested(make_job, monkeypatch):
+    job, missing = make_job("pool", num_experts=20)
+    now, nodes = [0.0], [NodeShape({"CPU": 2.0})]
+    monkeypatch.setattr("raydd.remote.expert_pool.monotonic", lambda: now[0])
+    monkeypatch.setattr("raydd.remote.demand.node_shapes", lambda: nodes)
+    pools = {where: ExpertPool(job, None, Plan(2, Demand()), where) for where in (Where(), Where(2, "a:1"), ANYWHERE)}
+    for pool in pools.values():
+        pool._queue = list(missing)
+    nodes += [NodeShape({"CPU": 16.0})]
+    assert {pool._wanted() for pool in pools.values()} == {2}
+    now[0] += 31
+    assert {where: pool._wanted() for where, pool in pools.items()} == {Where(): 2, Where(2, "a:1"): 2, ANYWHERE: 18}
+    del nodes[-1], pools[ANYWHERE]._queue[10:]
+    now[0] += 31
+    assert pools[ANYWHERE]._wanted() == 10, "lost nodes may come back"
 
 
 def test_a_killed_worker_is_replaced_and_its_expert_has_the_same_bytes(

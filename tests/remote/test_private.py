@@ -241,11 +241,25 @@ def test_local_rays_and_clusters_take_turns_in_one_process(tmp_path):
     assert found["changed"] == []
 
 
-def test_an_address_beside_an_open_ray_is_compared(ray2):
+def test_an_address_beside_an_open_ray_is_compared(ray2, monkeypatch):
     address = ray2.get_runtime_context().gcs_address
-    for same in (None, "auto", address):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for same in (None, "auto", "local", address, address.replace("127.0.0.1", "localhost")):
         with session(same):
             assert ray2.get_runtime_context().gcs_address == address
+    with (
+        pytest.raises(ValueError, match=rf"^--address 'ray://{address}': this process is connected to {address}; call"),
+        session(f"ray://{address}"),
+    ):
+        pass
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.2:6379")
+    with session():
+        assert ray2.get_runtime_context().gcs_address == address
+    with (
+        pytest.raises(ValueError, match=r"^--address 'auto' with RAY_ADDRESS=10.0.0.2:6379: this process is connected"),
+        session("auto"),
+    ):
+        pass
     with (
         pytest.raises(ValueError, match=rf"^--address '10.0.0.1:6379': this process is connected to {address}; call"),
         session("10.0.0.1:6379"),
