@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from raydd.api.trainings import driver_device, run_matrix
 from raydd.buffer.arrow_buffer import ArrowBuffer
+from raydd.buffer.local_path import local_path
 from raydd.buffer.mirror import local_folder
 from raydd.config.parsing import build
 from raydd.config.placement import HERE, Where, check_workers
@@ -96,7 +97,8 @@ def load_set(source: SynsetSource, config: EvaluateConfig, screen: Screen) -> Lo
         if config.paper:
             raise ValueError("paper = true scores kept steps, which a set in memory has none of; give its run folder")
         return LoadedSet(source)
-    layout, home = detect(Path(source), config.layout)
+    source = local_path(source, screen.note)
+    layout, home = detect(source, config.layout)
     given: dict[str, Any] = {"preprocessing": config.preprocessing}
     if layout != OURS:  # for our own sets this is the test data, not their source
         given["dataset"] = config.dataset

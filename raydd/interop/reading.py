@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from raydd.buffer.local_path import local_path
 from raydd.config.components import FormationConfig
 from raydd.config.parsing import build, merged
 from raydd.config.schema import DataConfig
@@ -43,7 +44,7 @@ def read_synset(
     than its own, only data set, preprocessing and learning rate are used.
 
     Args:
-        path: A ``synset.arrow``, a run folder, or files of a layout of `LAYOUTS`.
+        path: A ``synset.arrow``, a run folder, or files of a layout of `LAYOUTS`; or the URI of the first two.
         layout: A key of `LAYOUTS`; None detects it.
         data: The real images; only the fields that are set count.
         lr: The students' learning rate.
@@ -56,7 +57,7 @@ def read_synset(
     Raises:
         ValueError: Missing or damaged files, files with code, no data set named, or a set that does not fit it.
     """
-    name, home = detect(Path(path).expanduser(), layout)
+    name, home = detect(local_path(path).expanduser(), layout)
     if name == OURS:
         given = any(value is not None for value in (data, lr, formation))
         note = (f"{home} holds all of its settings: the given ones are not used",) if given else ()

@@ -153,8 +153,15 @@ class _Driver:
         replay = Replay(self._screen)
         try:
             self._node = self._wait(actor.start.remote(), self._note_waiting, FIRST_NOTE_SECONDS)
+            quiet, due = time.monotonic(), FIRST_NOTE_SECONDS
             while True:
-                for event in self._wait(actor.poll.remote(), self._note_silence, SILENT_SECONDS):
+                events = self._wait(actor.poll.remote(), self._note_silence, SILENT_SECONDS)
+                if events or replay.watches:
+                    quiet, due = time.monotonic(), FIRST_NOTE_SECONDS
+                elif (waited := time.monotonic() - quiet) > due:
+                    self._screen.note(f"{self._job.name}: its worker prepares the run, {clock(waited)}")
+                    due += NOTE_SECONDS
+                for event in events:
                     if isinstance(event, Ended):
                         return event.result()
                     if not replay.show(event):

@@ -86,8 +86,9 @@ def _joined(address: str, **options: Any) -> Iterator[None]:
 
 def _check_answers(address: str) -> None:
     """Refuse an address where nothing listens, to which Ray would try to connect for many minutes."""
-    known = address.partition("://")[2] if "://" in address else canonicalize_bootstrap_address(address) or ""
-    host, _, port = known.rpartition(":")
+    named = os.environ.get("RAY_ADDRESS", address) if address == "auto" else address
+    client = named.partition("://")[2]
+    host, _, port = (client or canonicalize_bootstrap_address(address) or "").rpartition(":")
     if port.isdecimal():
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
 

@@ -88,6 +88,11 @@ class Replay:
         self._screen, self._open = screen, ExitStack()
         self._show: Show | None = None
 
+    @property
+    def watches(self) -> bool:
+        """Whether a progress is shown."""
+        return self._show is not None
+
     def show(self, event: Any) -> bool:
         """Show an event; return False for one that shows nothing."""
         match event:

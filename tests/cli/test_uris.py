@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+import raydd
 from raydd.cli import run
 
 TINY = ["--set", "steps=2", "--set", "threads=1", "--network", "MLP"]
@@ -24,6 +25,7 @@ def there(s3, tmp_path, monkeypatch, capsys):
 def test_commands_read_a_run_and_its_set_at_a_uri(there, ray2, tmp_path, capsys):
     uri, _, query = there.partition("?")
     file = f"{uri}/synset.arrow?{query}"
+    assert len(raydd.read_synset(there).synset.images) == 10
     assert run(["report", there]) == 0
     assert "dm" in (tmp_path / "report.html").read_text()
     assert run(["analyse", "memory", there, "--json"]) == 0

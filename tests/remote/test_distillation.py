@@ -170,7 +170,7 @@ def test_a_gpu_that_no_node_has_is_refused(ray2, tmp_path):
 
 
 @pytest.mark.rows(
-    ("shapes", "device", "settings", "before", "expected"),
+    ("shapes", "requested", "settings", "before", "expected"),
     [
         ([{"CPU": 4}, {"CPU": 2}, {}], "auto", {}, None, (2, 2, 0)),  # all CPUs of the smallest node
         ([{"CPU": 4}, {"CPU": 8, "GPU": 2}], "auto", {}, None, (1, 1, 1)),
@@ -180,12 +180,12 @@ def test_a_gpu_that_no_node_has_is_refused(ray2, tmp_path):
     ],
 )
 def test_a_run_asks_for_a_gpu_where_there_is_one_and_for_its_threads(
-    shapes, device, settings, before, expected, monkeypatch
+    shapes, requested, settings, before, expected, monkeypatch
 ):
     for module in ("demand", "distillation"):
         monkeypatch.setattr(f"raydd.remote.{module}.node_shapes", lambda: [NodeShape(shape) for shape in shapes])
     config = build(DistillConfig, {"method": "dm"}, settings)
-    request = Request(config, "run", None, False, Where(device=device))
+    request = Request(config, "run", None, False, Where(device=requested))
     threads, demand = _demand(request, build(DistillConfig, before) if before else None)
     assert (threads, demand.cpus, demand.gpus) == expected
 

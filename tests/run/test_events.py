@@ -77,5 +77,7 @@ def test_a_progress_is_emitted_at_a_bounded_rate_and_ends_with_its_worker():
     screen = Recorded()
     replay = Replay(screen)
     replay.show(Watch("dm", 1000))
+    assert replay.watches
     replay.close()
+    assert not replay.watches
     assert screen.lines == ["+dm of 1000", "-dm of 1000"]
