@@ -10,7 +10,7 @@ from ray import tune
 from ray.tune.experiment import Trial
 
 from raydd.config.schema import DistillConfig
-from raydd.remote.demand import WORKERS_PER_GPU, Demand, Plan, capacity, demand_for, node_shapes, plan
+from raydd.remote.demand import WORKERS_PER_GPU, Demand, capacity, demand_for, node_shapes, plan
 from raydd.remote.trials import ByReference, TrialEvents
 from raydd.tuning.trial_scheduler import TrialScheduler
 
@@ -51,14 +51,33 @@ def trial_demand(config: DistillConfig, device: str, limits: Limits, trials: int
     return demand
 
 
-def trial_plan(config: DistillConfig, device: str, limits: Limits, trials: int, *, turns: bool) -> Plan:
+class TrialPlan(NamedTuple):
+    """How many trials are submitted at once, and what each of them needs."""
+
+    workers: int
+    demand: Demand
+    helpers: int = 0  # actors that compute the rollouts of a trial, each with the same demand
+
+    @property
+    def bundles(self) -> list[dict[str, float]]:
+        """The bundles of a trial's placement group: the trial's own, and one for each helper."""
+        return [self.demand.bundle] * (1 + self.helpers)
+
+
+def trial_plan(config: DistillConfig, device: str, limits: Limits, trials: int, *, turns: bool) -> TrialPlan:
     """Return how many trials are submitted at once, and the demand of each.
+
+    Where the cluster has room for more workers than trials, the rest computes the rollouts of trials. They are reserved
+    with the trial, so that no trial waits for helpers that other trials hold.
 
     Trials that take ``turns`` are all submitted, so that only their CPUs limit how many run at once. Each then demands
     more CPUs than it uses, but not more than the largest node has.
     """
     demand = trial_demand(config, device, limits, trials)
-    layout = plan(demand, limits.concurrent, trials)
+    layout = TrialPlan(plan(demand, limits.concurrent, trials).workers, demand)
+    if config.rollouts > 1 and not turns:
+        room = capacity(demand, node_shapes()) // min(limits.concurrent or trials, trials)
+        layout = layout._replace(helpers=int(max(0, min(config.rollouts, room - 1))))
     if turns and limits.concurrent is not None and layout.workers < trials:
         nodes = [shape.resources.get("CPU", 0.0) for shape in node_shapes() if shape.alive]
         cpus = max(demand.cpus, min(max(nodes, default=0.0), 1 + sum(nodes) // (layout.workers + 1)))

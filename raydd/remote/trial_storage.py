@@ -23,6 +23,7 @@ from raydd.remote.buffer_copy import BufferCopy
 from raydd.remote.cluster_files import sees, serve_files
 from raydd.remote.demand import node_shapes
 from raydd.remote.trials import NO_METRICS
+from raydd.run.rollout_worker import StartWorkers
 from raydd.tuning.checkpoint_transfer import export_checkpoint
 from raydd.tuning.trial import Report, SearchContext, progress_of, run_trial, trial_folder
 from raydd.tuning.trial_store import TrialStore
@@ -42,6 +43,7 @@ class SearchStorage(NamedTuple):
     content: str
     interim: bool = True  # whether trials send their runs between reports, too
     experts: BufferCopy | None = None  # those in a folder of the driver's node
+    helpers: int = 0  # actors that compute a trial's rollouts
 
     def trial(self, number: int) -> TrialStore:
         """Return the folder of a trial."""
@@ -112,6 +114,7 @@ def independent_reports(
     number: int,
     values: Mapping[str, Any],
     checkpoint: tune.Checkpoint | None,
+    start_workers: StartWorkers | None = None,
 ) -> Iterator[Sent]:
     """Run a trial in a worker; yield its reports, and its run with each that is new."""
     here, in_folder = storage.here(context)
@@ -121,7 +124,7 @@ def independent_reports(
     elif not in_folder:
         storage.trial(number).restore(folder)
     interim = _Interim(folder, send=storage.interim and not in_folder)
-    reports = run_trial(here, number, values, saved=interim)
+    reports = run_trial(here, number, values, saved=interim, start_workers=start_workers)
     for report in finished_last(reports, context.space.config(values).steps):
         interim.last = report._asdict()
         if progress_of(folder) == interim.progress:

@@ -6,6 +6,7 @@ call, also one that resumes a search, therefore starts a fresh Tune run, and rea
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from raydd.remote.demand import Demand
 from raydd.remote.local import environment
 from raydd.remote.own_search import OURS, OwnObjects
 from raydd.remote.population import population
+from raydd.remote.rollouts import RolloutPool
 from raydd.remote.trial_demand import Limits, WaitingNotes, trial_plan
 from raydd.remote.trial_storage import SearchStorage, gather, independent_reports, prepare, search_storage
 from raydd.remote.trials import RESTARTS, ByReference, Strategy, TrialEvents, UnusableNode, number_of, send_reports
@@ -73,7 +75,14 @@ class _RecoveryNotes(ByReference, tune.Callback):  # type: ignore[misc]
 def trainable(config: Mapping[str, Any], context: SearchContext, demand: Demand, storage: SearchStorage) -> None:
     """Run one independent trial in a worker."""
     number, values, checkpoint = int(config["trial"]), config["values"], tune.get_checkpoint()
-    send_reports(lambda here: independent_reports(here, storage, number, values, checkpoint), context, demand)
+    with ExitStack() as stack:
+        start = None
+        if storage.helpers and context.space.config(values).rollouts > 1:
+            pool = RolloutPool(storage.helpers, demand.device, lambda line: None, demand.gpus or None)
+            start = stack.enter_context(pool).start
+        send_reports(
+            lambda here: independent_reports(here, storage, number, values, checkpoint, start), context, demand
+        )
 
 
 def independent(trials: TrialScheduler, context: SearchContext) -> Strategy:
@@ -125,8 +134,9 @@ def _tuner(
 ) -> tune.Tuner:
     space, turns = strategy.context.space, strategy.searcher is None
     layout = trial_plan(space.config({}), strategy.context.device, limits, trials.left, turns=turns)
+    storage = storage._replace(helpers=layout.helpers)
     parameters = {"context": strategy.context, "demand": layout.demand, "storage": storage}
-    bundles = tune.PlacementGroupFactory([layout.demand.bundle])
+    bundles = tune.PlacementGroupFactory(layout.bundles)
     waiting = WaitingNotes(trials, strategy.scheduler, layout.demand, limits.max_wait)
     return tune.Tuner(
         tune.with_resources(tune.with_parameters(strategy.trainable, **parameters), bundles),
@@ -137,7 +147,7 @@ def _tuner(
             scheduler=strategy.scheduler,
             max_concurrent_trials=None if turns else layout.workers,  # else the shares are the only limit
             time_budget_s=limits.seconds,
-            reuse_actors=True,
+            reuse_actors=not layout.helpers,  # the helpers of a trial that is stopped end with its process
             trial_dirname_creator=lambda trial: f"{number_of(trial):04d}",
             trial_name_creator=lambda trial: f"trial-{number_of(trial):04d}",
         ),

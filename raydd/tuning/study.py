@@ -7,7 +7,7 @@ so that a resumed search continues as if it had not been interrupted.
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -153,10 +153,10 @@ class Study:
     def _trials(self) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False)
 
-    def _copy(self, sampler: BaseSampler) -> optuna.Study:
-        """Copy the study into memory, with its name, on which Hyperband's brackets depend."""
+    def _copy(self, sampler: BaseSampler, trials: Sequence[FrozenTrial]) -> optuna.Study:
+        """Copy trials into a study in memory, with the study's name, on which Hyperband's brackets depend."""
         study = new_study(self.space, sampler, self._study.study_name)
-        study.add_trials(self._trials())
+        study.add_trials(trials)
         return study
 
     def _values(self, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -183,7 +183,8 @@ class Study:
         """Draw a trial in a copy of the study, so that refused draws never reach the file."""
         seed = generator(self.space.seed, "trial", number).initial_seed() % 2**32
         tpe, startup = self.space.search.algorithm == "tpe", self.space.search.startup
-        copied = self._copy(TPESampler(n_startup_trials=startup, seed=seed) if tpe else RandomSampler(seed=seed))
+        sampler = TPESampler(n_startup_trials=startup, seed=seed) if tpe else RandomSampler(seed=seed)
+        copied = self._copy(sampler, self._trials() if tpe else [])  # a random draw depends on no other trial
         if point is not None:
             copied.enqueue_trial({key: _encode(self.space.narrowed[key], value) for key, value in point.items()})
         earlier = [trial.params for trial in self._trials()]
@@ -204,7 +205,9 @@ class Study:
         """Return whether the pruner stops a trial at a report, and the rungs that the trial has reached."""
         if len(self.space.directions) > 1 or index >= self.space.reports(self._values(self._trials()[number].params)):
             return False, {}  # no single metric decides; after the last report there is nothing to save
-        copied = self._copy(RandomSampler(seed=0))
+        if isinstance(self._pruner, NopPruner):
+            return False, {}
+        copied = self._copy(RandomSampler(seed=0), self._trials())
         trial = copied.get_trials()[number]
         trial.intermediate_values[index] = accuracy
         protected = number == 0 and self.space.first_is_protected  # all others are compared with the preset's trial

@@ -20,7 +20,8 @@ from raydd.io.document import Document, Finite, Whole, read_document, write_docu
 from raydd.io.filesystem import is_uri
 from raydd.io.memory import keep_memory
 from raydd.run.requirements import memory_use
-from raydd.run.resolve import BufferRequest, resolve
+from raydd.run.resolve import BufferRequest, RunContext, resolve
+from raydd.run.rollout_worker import StartWorkers
 from raydd.run.run import Run
 from raydd.training.expert_worker import ExpertJob, ExpertTrainer, default_buffer, prepare
 from raydd.tuning.space import Space
@@ -63,12 +64,13 @@ def run_trial(
     values: Mapping[str, Any],
     inherited: Path | None = None,
     saved: Callable[[], None] = lambda: None,
+    start_workers: StartWorkers | None = None,
 ) -> Iterator[Report]:
     """Run a trial, or the rest of it, and yield a report at every score.
 
     Reports of before a restart are repeated unchanged; a finished trial does nothing else. The folder `inherited` has
     another trial's checkpoint, with which this trial starts unless it has its own. ``saved`` is called after each state
-    that the trial writes between two reports.
+    that the trial writes between two reports; ``start_workers`` starts those that compute its rollouts.
     """
     keep_memory()
     if resolve_device(context.device).type == "cuda":
@@ -79,7 +81,7 @@ def run_trial(
         yield from ReportLog(folder, synset.history).reports
         return
     fresh = not (folder / "checkpoint" / "state.arrow").exists()
-    run, source = _open(context, number, values), folder
+    run, source = Run(_resolve(context, number, values), start_workers), folder
     if inherited is not None and fresh:
         run.inherit(state_of(inherited))
         source = inherited if (inherited / REPORTS).exists() else inherited.parent
@@ -170,8 +172,8 @@ def _new_reports(run: Run, log: ReportLog, loss: float, seconds: float) -> Itera
         yield report
 
 
-def _open(context: SearchContext, number: int, values: Mapping[str, Any]) -> Run:
-    """Return the trial's run, at its checkpoint where there is one."""
+def _resolve(context: SearchContext, number: int, values: Mapping[str, Any]) -> RunContext:
+    """Return the context of the trial's run, which goes on from its checkpoint where there is one."""
     config, device = context.space.config(values), resolve_device(context.device)
     shared, limit = shares_experts(context, config), values.get("experts.num_experts")
     if shared and context.space.buffer is None:  # of the cache's buffer, whose copy may have more
@@ -191,7 +193,7 @@ def _open(context: SearchContext, number: int, values: Mapping[str, Any]) -> Run
             "train more, or search fewer"
         )
     torch.set_num_threads(run.config.threads or 1)
-    return Run(run)
+    return run
 
 
 def shares_experts(context: SearchContext, config: DistillConfig) -> bool:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import boto3
@@ -273,6 +274,19 @@ def test_a_writer_that_ends_halfway_leaves_no_object(place, tmp_path):
         assert process.returncode == ways[way], errors
         assert ("the disk is gone" in errors) == (way == "raise"), errors
     assert open_store(place).names() == {}
+
+
+def test_readers_of_a_node_that_start_together_fetch_each_file_once(s3, tmp_path, gets):
+    """Like a search's trials, actors and trainings: one fetches, and the others wait and map its files."""
+    uri = s3(f"bucket/{tmp_path.name}")
+    full = make(tmp_path / "full")
+    copy_buffer(full, uri)
+    gets.clear()
+    with ThreadPoolExecutor(6) as pool:
+        folders = list(pool.map(lambda _: local_folder(uri), range(6)))
+    assert set(folders) == {mirror(uri)}
+    assert contents(folders[0]) == contents(full)
+    assert sorted(gets) == ["expert-00000.arrow", "expert-00001.arrow", "expert-00002.arrow", "preprocessing.arrow"]
 
 
 @everywhere

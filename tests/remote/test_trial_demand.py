@@ -19,10 +19,10 @@ HEAD = NodeShape({"memory": 1e9})
 def planned(monkeypatch):
     """The plan of trials on a cluster of some nodes."""
 
-    def make(nodes, trials, device="auto", turns=False, threads=1, **limits):
+    def make(nodes, trials, device="auto", turns=False, rollouts=1, **limits):
         for module in (demands, trial_demand):
             monkeypatch.setattr(module, "node_shapes", lambda: nodes)
-        config = DistillConfig(threads=threads)
+        config = DistillConfig(threads=1, rollouts=rollouts)
         return trial_plan(config, device, Limits(**limits), trials, turns=turns)
 
     return make
@@ -52,6 +52,19 @@ def test_trials_in_turns_demand_the_cpus_by_which_no_more_run_at_once(planned):
     layout = planned([NodeShape({"CPU": 8.0})], 6, turns=True, concurrent=3)
     assert layout.demand.cpus == 3  # 8 CPUs hold two such trials, and four of 2 CPUs
     assert planned([NodeShape({"CPU": 8.0})], 6, turns=True).demand.cpus == 1
+
+
+def test_what_a_cluster_has_room_for_beside_the_trials_computes_their_rollouts(planned):
+    layout = planned([NodeShape({"CPU": 8.0})] * 2, 4, rollouts=8)
+    assert (layout.workers, layout.helpers, layout.bundles) == (4, 3, [{"CPU": 1.0}] * 4)
+    assert planned([NodeShape({"CPU": 8.0})], 4, rollouts=8, concurrent=1).helpers == 7
+    assert planned([NodeShape({"CPU": 8.0})], 1, rollouts=2).helpers == 2
+    for nodes, options in (
+        ([CPU2], {"rollouts": 8}),
+        ([GPU4], {"rollouts": 1}),
+        ([GPU4], {"rollouts": 8, "turns": True}),
+    ):
+        assert planned(nodes, 2, **options).helpers == 0
 
 
 @pytest.mark.rows(

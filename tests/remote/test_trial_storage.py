@@ -131,6 +131,25 @@ def test_a_search_at_a_uri_is_the_same_and_goes_on_elsewhere(ray2, buffer, alone
     assert location_of(uri).has_search()
 
 
+def test_a_trials_rollouts_are_computed_by_helpers_in_its_placement_group(ray2, buffer, alone, tmp_path, below):
+    """Two CPUs and one trial: its one helper is reserved with it, and the bits are those of a process alone."""
+    tree = SPACE | {"set": SPACE["set"] | {"rollouts": 2}, "budget": {"samples": 1, "reports": 2}}
+    seen, out = set(), tmp_path / "out"
+
+    def watch():
+        while not (out / "results.parquet").exists():
+            seen.update(words.split("\0")[0].split(".")[0] for words in below(os.getpid()).values() if "ray::" in words)
+            time.sleep(0.05)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    results, _ = tune(out, tree, buffer=str(buffer))
+    watcher.join()
+    assert [trial.state for trial in results.trials] == ["complete"]
+    same_runs(results, out, alone(tree, [results.trials[0].values]))
+    assert [name for name in seen if name.startswith("ray::Rollout")]
+
+
 CLUSTER = """
     import json, logging, sys, threading, time
     from pathlib import Path
