@@ -1,26 +1,21 @@
-"""Connect to Ray, and compute how many workers fit on its resources."""
+"""Connect to Ray: the open connection, a given cluster, or a local Ray of our own."""
 
 import logging
-import math
 import os
 import socket
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
-from typing import Any, NamedTuple
+from typing import Any
 
 import ray
 from ray._private.services import canonicalize_bootstrap_address
-from ray._private.state import available_resources_per_node
 from ray.exceptions import RayError
 
 from raydd.io.pulse import PULSE
 from raydd.io.signals import terminates
 from raydd.remote.local import NAMESPACE, local_ray, reload_authentication
 
-WORKERS_PER_GPU = 4
-PATIENCE_SECONDS = 10.0
 CONNECT_SECONDS = 10.0
 
 
@@ -122,90 +117,3 @@ def _canonical(address: str) -> str:
 def is_open() -> bool:
     """Return whether this process is connected to a Ray."""
     return bool(ray.is_initialized())
-
-
-class Plan(NamedTuple):
-    """The workers that are started on a cluster."""
-
-    workers: int
-    cpus: int  # per worker
-    gpus: float  # per worker
-    note: str  # about a difference from the request, or empty
-
-
-class Node(NamedTuple):
-    """The free resources of one node."""
-
-    cpus: float
-    gpus: float
-
-
-def plan(requested: int | None, jobs: int, cpus: int, gpus: float) -> Plan:
-    """Return the workers to start on a cluster, see `spread`; ``gpus`` is 0 for work on CPUs."""
-    return spread(requested, jobs, [Node(cpus, gpus)], gpus > 0)
-
-
-def spread(requested: int | None, jobs: int, nodes: Sequence[Node], gpu: bool, share: float | None = None) -> Plan:
-    """Return the workers to start on the nodes of a cluster; each fits on one node, a fraction of a GPU on one GPU.
-
-    Without a request, there is a worker per CPU, or `WORKERS_PER_GPU` per GPU. ``share`` is the GPUs per worker.
-    """
-    if requested is not None and requested < 1:
-        raise ValueError(f"--num-workers {requested}: at least 1 worker is needed")
-    room = sum(_room(node, gpu, share) for node in nodes)
-    if room < 1:
-        lacks = f"CPU and {share:g} GPU on one node" if share and any(node.cpus >= 1 for node in nodes) else "CPU"
-        raise ValueError(f"the cluster has no free {lacks} for a worker; wait for other work to end, or add a node")
-    usual = room if share or not gpu else sum(min(int(n.cpus), math.ceil(n.gpus * WORKERS_PER_GPU)) for n in nodes)
-    workers = max(1, min(requested or usual, room, jobs))
-    note = ""
-    if requested is not None and requested > room:
-        limit = f"the cluster has resources for {room}"
-        if len(nodes) == 1 and share is None:
-            limit = f"the machine has {room} CPUs"
-        note = f"{requested} workers requested, {limit}: running {workers}"
-    elif requested is not None and requested > workers:
-        note = f"{requested} workers requested, {jobs} jobs left: running {workers}"
-    return Plan(workers, 1, (share or _share(workers, nodes)) if gpu else 0.0, note)
-
-
-def _room(node: Node, gpu: bool, share: float | None) -> int:
-    """Return the workers that fit on a node; GPU work does not run on a node without a GPU."""
-    if not gpu or share is None:
-        return int(node.cpus) if not gpu or node.gpus > 0 else 0
-    if share >= 1:
-        return min(int(node.cpus), int(node.gpus // share))
-    whole = int(node.gpus)
-    return min(int(node.cpus), whole * int(1 / share + 1e-9) + int((node.gpus - whole) / share + 1e-9))
-
-
-def _share(workers: int, nodes: Sequence[Node]) -> float:
-    """Return the GPUs per worker: the largest 1 / k with which all workers fit."""
-    k = 1
-    while sum(_room(node, True, 1 / k) for node in nodes) < workers:
-        k += 1
-    return 1 / k
-
-
-def free_nodes() -> list[Node]:
-    """Return the free resources of each living node, after waiting briefly for those of our own last work."""
-    resources()
-    query = available_resources_per_node
-    client = ray.util.client.ray.is_connected()  # such a driver is outside the cluster: a task queries
-    free = ray.get(ray.remote(query).options(num_cpus=0).remote()) if client else query()
-    alive = (node["NodeID"] for node in ray.nodes() if node["Alive"])
-    nodes = (free.get(name, {}) for name in alive)
-    return [Node(float(node.get("CPU", 0)), float(node.get("GPU", 0))) for node in nodes]
-
-
-def resources() -> tuple[int, float]:
-    """Return the free CPUs and GPUs of the connected cluster.
-
-    Waits up to `PATIENCE_SECONDS` for all CPUs to be free, because our own last work may still hold some.
-    """
-    end = time.monotonic() + PATIENCE_SECONDS
-    while True:
-        free, total = ray.available_resources(), ray.cluster_resources()
-        if free.get("CPU", 0) == total.get("CPU", 0) > 0 or time.monotonic() > end:
-            return int(free.get("CPU", 0)), float(free.get("GPU", 0))
-        time.sleep(0.2)
