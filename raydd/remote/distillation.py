@@ -197,7 +197,7 @@ class _Driver:
         if seconds < NOTE_SECONDS:
             self._screen.note(f"{self._job.name}: starting {what}")
         else:
-            self._screen.note(f"{self._job.name}: waiting for a node that has {what}, {clock(seconds)}")
+            self._screen.note(f"{self._job.name}: waiting for a node that has room for {what}, {clock(seconds)}")
 
     def _note_silence(self, seconds: float) -> None:
         self._screen.note(f"{self._job.name}: no answer from its worker for {clock(seconds)}")
