@@ -9,6 +9,7 @@ import secrets
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ from raydd.io.console import Screen, clock
 from raydd.io.filesystem import is_uri, open_store, public_uri
 from raydd.io.lock import alone
 from raydd.remote.buffer_copy import BufferCopy, buffer_copy
-from raydd.remote.demand import Demand, demand_for, node_shapes
+from raydd.remote.demand import Demand, Waiting, demand_for, node_shapes
 from raydd.remote.distillation_actor import DistillationActor, DistillationJob, Ended, Saved
 from raydd.remote.session import session
 from raydd.run.events import Replay
@@ -34,7 +35,6 @@ from raydd.run.streamed_folder import FileGone, FilePart, ReceivedFolder, read_f
 DEATHS = 5
 """How often the worker may die without a new checkpoint until the run fails."""
 FIRST_NOTE_SECONDS, NOTE_SECONDS, SILENT_SECONDS = 3.0, 30.0, 10.0
-MOST_SECONDS = 900.0
 """How long to wait for a node."""
 PAUSE_SECONDS = 1.0
 _POLL_SECONDS = 0.5
@@ -67,7 +67,7 @@ def distill_on_cluster(request: Request, screen: Screen, train: Train) -> Synthe
             stack.enter_context(alone(folder, "raydd distill", screen.note))
             before = previous_run(folder, request.resume)
         stack.enter_context(session(request.where.address, screen.note))
-        threads, demand = _demand(request, before)
+        threads, demand = _demand(request, before, screen.note)
         experts = _experts(request, screen, train)
         job = DistillationJob(
             config=request.config,
@@ -81,22 +81,22 @@ def distill_on_cluster(request: Request, screen: Screen, train: Train) -> Synthe
             owner=secrets.token_hex(8),
             pictures=screen.draws,
         )
-        return _Driver(job, folder, screen).run()
+        return _Driver(job, folder, screen, request.where.max_wait).run()
 
 
-def _demand(request: Request, before: DistillConfig | None) -> tuple[int, Demand]:
+def _demand(request: Request, before: DistillConfig | None, note: Callable[[str], None]) -> tuple[int, Demand]:
     """Return the CPU threads of a run that asks for none, and what its worker needs.
 
     On a GPU that is one thread, otherwise all CPUs of the smallest node.
     """
     config, where = request.config, request.where
-    demand = demand_for(where.device, gpus=where.gpus_per_worker)
+    wanted = partial(demand_for, where.device, gpus=where.gpus_per_worker, note=note, minutes=where.max_wait)
     usual = 1
-    if not demand.gpus:
+    if not wanted().gpus:
         cpus = [int(shape.resources.get("CPU", 0)) for shape in node_shapes() if shape.nodes]
         usual = min((count for count in cpus if count), default=1)
     threads = config.threads or (before.threads if before else None) or usual
-    return usual, demand_for(where.device, cpus=threads, gpus=where.gpus_per_worker)
+    return usual, wanted(cpus=threads)
 
 
 def _experts(request: Request, screen: Screen, train: Train) -> BufferCopy | str | None:
@@ -124,8 +124,8 @@ class _Lost(Exception):
 class _Driver:
     """Starts the worker of a run, shows what it does, and starts another one when it dies."""
 
-    def __init__(self, job: DistillationJob, folder: Path | None, screen: Screen) -> None:
-        self._job, self._folder, self._screen = job, folder, screen
+    def __init__(self, job: DistillationJob, folder: Path | None, screen: Screen, max_wait: float) -> None:
+        self._job, self._folder, self._screen, self._max_wait = job, folder, screen, max_wait
         self._received = None if folder is None else ReceivedFolder(folder)
         self._node, self._saved, self._deaths = "", -1, 0
 
@@ -152,7 +152,9 @@ class _Driver:
     def _follow(self, actor: Any) -> SyntheticSet:
         replay = Replay(self._screen)
         try:
-            self._node = self._wait(actor.start.remote(), self._note_waiting, FIRST_NOTE_SECONDS)
+            self._screen.note(f"{self._job.name}: starting a worker with {self._job.demand.words()}")
+            waiting = Waiting(self._job.demand, 1, self._screen.note, self._max_wait)
+            self._node = self._wait(actor.start.remote(), lambda seconds: waiting.check(0), 0.0, pause=0.0)
             quiet, due = time.monotonic(), FIRST_NOTE_SECONDS
             while True:
                 events = self._wait(actor.poll.remote(), self._note_silence, SILENT_SECONDS)
@@ -171,13 +173,13 @@ class _Driver:
             if self._received is not None:
                 self._received.drop()
 
-    def _wait(self, call: Any, note: Callable[[float], None], first: float) -> Any:
-        """Return the answer to a call; note how long it takes, after ``first`` seconds and from time to time."""
+    def _wait(self, call: Any, note: Callable[[float], None], first: float, pause: float = NOTE_SECONDS) -> Any:
+        """Return the answer to a call; ``note`` how long it takes, after ``first`` seconds and then every ``pause``."""
         start, due = time.monotonic(), first
         while not ray.wait([call], timeout=_POLL_SECONDS)[0]:
             if (waited := time.monotonic() - start) > due:
                 note(waited)  # may raise
-                due = max(due + NOTE_SECONDS, waited)
+                due = max(due + pause, waited)
         try:
             return ray.get(call)
         except RayTaskError as error:
@@ -186,18 +188,6 @@ class _Driver:
             if isinstance(error, ActorDiedError) and error.actor_init_failed:
                 raise RuntimeError(f"the worker could not start: {_last_line(error)}") from error
             raise _Lost(_last_line(error)) from error
-
-    def _note_waiting(self, seconds: float) -> None:
-        what = f"a worker with {self._job.demand.words()}"
-        if seconds > MOST_SECONDS:
-            raise RuntimeError(
-                f"{self._job.name}: no node has had room for {what} for {clock(seconds)}: add a node, or end other "
-                "work. The same command with --resume goes on"
-            )
-        if seconds < NOTE_SECONDS:
-            self._screen.note(f"{self._job.name}: starting {what}")
-        else:
-            self._screen.note(f"{self._job.name}: waiting for a node that has room for {what}, {clock(seconds)}")
 
     def _note_silence(self, seconds: float) -> None:
         self._screen.note(f"{self._job.name}: no answer from its worker for {clock(seconds)}")

@@ -28,6 +28,7 @@ from raydd.run.resolve import needs_experts
 COMMON = {"--json", "--help"}
 JOB = COMMON | {"--seed", "--set", "--device"}
 RAY = JOB | {"--num-workers", "--address", "--max-wait", "--out"}
+TRAININGS = RAY | {"--gpus-per-worker", "--max-failed"}
 FLAGS = {
     "quickstart": JOB | {"--out"},
     "experts": RAY | {"--dataset", "--network", "--num-experts", "--epochs", "--optimizer", "--gpus-per-worker"},
@@ -35,17 +36,17 @@ FLAGS = {
     | {"--method", "--dataset", "--network", "--ipc", "--buffer", "--preset", "--resume", "--window"}
     | {"--rollouts", "--shards", "--gpus-per-worker"},
     "finish": COMMON | {"--buffer", "--device"},
-    "ablate": RAY
+    "ablate": TRAININGS
     | {"--method", "--dataset", "--network", "--ipc", "--buffer", "--preset", "--seeds", "--protocol"}
     | {"--epochs", "--real-epochs"},
-    "evaluate": RAY
+    "evaluate": TRAININGS
     | {"--dataset", "--nets", "--seeds", "--protocol", "--baselines", "--buffer", "--fresh", "--scores", "--paper"}
     | {"--test", "--preprocessing", "--lr", "--format"},
-    "nas": RAY
+    "nas": TRAININGS
     | {"--dataset", "--space", "--cells", "--sample", "--seeds", "--top", "--protocol", "--epochs", "--real-epochs"}
     | {"--real", "--split", "--baselines", "--asha", "--first-rung", "--reduction", "--fresh"}
     | {"--preprocessing", "--lr", "--format"},
-    "continual": RAY
+    "continual": TRAININGS
     | {"--steps", "--dataset", "--nets", "--seeds", "--protocol", "--baselines", "--buffer", "--fresh"}
     | {"--preprocessing", "--lr", "--format"},
     "tune": RAY

@@ -188,24 +188,15 @@ def test_a_run_asks_for_a_gpu_where_there_is_one_and_for_its_threads(
         monkeypatch.setattr(f"raydd.remote.{module}.node_shapes", lambda: [NodeShape(shape) for shape in shapes])
     config = build(DistillConfig, {"method": "dm"}, settings)
     request = Request(config, "run", None, False, Where(device=requested))
-    threads, demand = _demand(request, build(DistillConfig, before) if before else None)
+    threads, demand = _demand(request, build(DistillConfig, before) if before else None, print)
     assert (threads, demand.cpus, demand.gpus) == expected
 
 
-def test_waiting_is_said_and_ends(capsys):
+def test_a_silent_worker_is_noted(capsys):
     demand = Demand(2, 1)
     job = DistillationJob(build(DistillConfig, DM), "s3://b/x", "s3://b/x", False, None, True, 1, demand, "me", False)
-    driver = _Driver(job, None, Screen())
-    driver._note_waiting(3.1)
-    driver._note_waiting(64.0)
-    driver._note_silence(11.0)
-    assert capsys.readouterr().err.splitlines() == [
-        "s3://b/x: starting a worker with 2 CPU, 1 GPU",
-        "s3://b/x: waiting for a node that has room for a worker with 2 CPU, 1 GPU, 1 min 4 s",
-        "s3://b/x: no answer from its worker for 11 s",
-    ]
-    with pytest.raises(RuntimeError, match=r"no node has had room for a worker with 2 CPU, 1 GPU for 15 min 1 s: add"):
-        driver._note_waiting(901.0)
+    _Driver(job, None, Screen(), 15.0)._note_silence(11.0)
+    assert capsys.readouterr().err == "s3://b/x: no answer from its worker for 11 s\n"
 
 
 def test_workers_and_nodes_die_and_another_goes_on_to_the_same_bytes(small_buffer, here, tmp_path):
