@@ -402,7 +402,7 @@ def scored_here(matrix, where, show, known, keep):
     return {**known, **dict(queue.results())}
 
 
-def trained_here(job, missing, num_workers, **options):
+def trained_here(job, missing, where, **options):
     """All missing experts, by what a worker of Ray's trains them with."""
     from raydd.buffer.arrow_buffer import refresh_manifest
     from raydd.remote.experts import Progress

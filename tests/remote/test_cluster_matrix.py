@@ -180,3 +180,14 @@ def test_an_autoscaler_whose_types_are_unknown_starts_what_it_has(tmp_path):
         assert done.code == 0, done.err
         assert "waiting for a node with 1 CPU: none has joined yet" in done.err
         assert done.devices() == {("cpu", None)}
+
+
+def test_a_client_of_ray_starts_gpu_nodes(tmp_path):
+    """Its driver is outside the cluster; the worker that notices its fake GPU shows that it was given one."""
+    with scaling_cluster({"gpu": (4, 1, 1), "many": (16, 0, 1)}) as cluster:
+        words = [*EXPERTS, "--out", str(tmp_path / "out"), "--address", cluster.client]
+        done = cluster.end(tmp_path, cluster.start(tmp_path, *words, usable=False))
+        assert done.code == 1, done.err
+        line = done.err.splitlines()[-1]
+        assert line.startswith("raydd: a worker could not start: Ray gave a worker on node ")
+        assert "a GPU (CUDA_VISIBLE_DEVICES='0')" in line

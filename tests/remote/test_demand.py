@@ -321,3 +321,34 @@ def test_an_autoscaler_that_starts_nothing_for_a_demand_has_no_type_for_it(repor
     status = IDLE | {"autoscaler_report": IDLE["autoscaler_report"] | report}
     assert node_types.idle_demands(status) == bundles
     assert node_types.idle_demands({"autoscaler_report": None}) == []
+
+
+def test_a_client_of_ray_asks_the_cluster_by_tasks(monkeypatch):
+    """Its driver is outside the cluster, where neither the reported types nor the head's file can be read."""
+    calls = []
+
+    def remote(read):
+        def call(*words):
+            calls.append((read.__name__, options, *words))
+            return {"_reported": [], "_address": "10.0.0.1:6379", "_from_file": node_types.types_of(FILE)}[
+                read.__name__
+            ]
+
+        options = {}
+        return SimpleNamespace(options=lambda **given: options.update(given) or SimpleNamespace(remote=call))
+
+    monkeypatch.setattr(node_types.ray.util.client.ray, "is_connected", lambda: True)
+    monkeypatch.setattr(node_types.ray, "remote", remote)
+    monkeypatch.setattr(node_types.ray, "get", lambda answer: answer)
+    head = {"NodeID": "h", "Alive": True, "Resources": {"CPU": 0.0, node_types.HEAD: 1.0}}
+    monkeypatch.setattr(node_types.ray, "nodes", lambda: [head])
+    node_types._by_task.cache_clear()
+    shapes = module.node_shapes()
+    assert shapes[0] == NodeShape(head["Resources"])
+    assert shapes[1:] == [NodeShape(*kind, alive=False) for kind in node_types.types_of(FILE)]
+    assert calls == [
+        ("_reported", {"num_cpus": 0}),
+        ("_address", {"num_cpus": 0}),
+        ("_from_file", {"num_cpus": 0, "resources": {node_types.HEAD: 0.001}}, "10.0.0.1:6379"),
+    ]
+    node_types._by_task.cache_clear()

@@ -225,6 +225,7 @@ head.wait()
 
 def test_local_rays_and_clusters_take_turns_in_one_process(tmp_path):
     settings = {"RAY_AUTH_MODE": "disabled", "RAY_ADDRESS": "192.0.2.77:6379", "RAY_worker_niceness": "3"}
+    settings["PYTHONBREAKPOINT"] = "ray.util.rpdb._driver_set_trace"  # Ray sets it in every driver
     words = [sys.executable, "-c", SEQUENCE]
     done = subprocess.run(
         words, env=os.environ | settings, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from fake_cluster import fake_cluster
@@ -22,7 +23,7 @@ def work(out="buffer", **where):
 """
 OWN_RAY = """
 import ray
-ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
 counter = ray.remote(lambda: 7)
 work()
 assert ray.get(counter.remote()) == 7, "the program's own Ray is open"
@@ -61,15 +62,16 @@ def start(folder, script, *words, stdin=False, **environment):
     """Start a program in a folder of its own, as a file or from its standard input as a notebook does."""
     folder.mkdir()
     (folder / "program.py").write_text(WORK + script)
-    return subprocess.Popen(
-        [sys.executable, "-" if stdin else "program.py", *words],
-        cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
-        stdin=(folder / "program.py").open() if stdin else subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    with (folder / "program.py").open() if stdin else Path(os.devnull).open() as source:
+        return subprocess.Popen(
+            [sys.executable, "-" if stdin else "program.py", *words],
+            cwd=folder,
+            env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+            stdin=source,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
 
 
 def end(process):

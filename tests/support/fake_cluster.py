@@ -110,6 +110,7 @@ class FakeCluster(NamedTuple):
     home: Path
     environment: Mapping[str, str]
     server: "subprocess.Popen[str] | None" = None  # of a cluster without an autoscaler
+    client: str = ""  # the address for Ray Client of a cluster with one
 
     def add_node(self, cpus: float, gpus: float) -> None:
         """Start one more node, without waiting for it."""
@@ -195,7 +196,7 @@ def scaling_cluster(types: Mapping[str, tuple[float, float, int]], version: str 
             [sys.executable, *words], env={**environment, **started}, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stdout + done.stderr
-        yield FakeCluster(f"127.0.0.1:{port}", home, environment)
+        yield FakeCluster(f"127.0.0.1:{port}", home, environment, client=f"ray://127.0.0.1:{client}")
 
 
 def _scaling_file(types: Mapping[str, tuple[float, float, int]], port: int) -> dict[str, Any]:
