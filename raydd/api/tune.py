@@ -139,7 +139,8 @@ def _tune(space: Space, location: Location, where: Where, screen: Screen, option
         options.get("time_budget", space.budget.seconds),
         options.get("gpus_per_trial"),
     )
-    with session(where.address, screen.note, options.get("runtime_env")):  # one session for experts, trials and scores
+    environment = {"runtime_env": options["runtime_env"]} if "runtime_env" in options else {}
+    with session(where.address, screen.note, **environment):  # one session for experts, trials and scores
         trial_demand(space.config({}), where.device, limits, trials=1)  # refuses trials larger than every node
         journal = location.folder / JOURNAL
         if journal.exists():

@@ -74,7 +74,7 @@ def remove_run(folder: Path) -> None:
 
 
 def newest_copy(sizes: dict[str, int], read: Callable[[str], bytes]) -> Copy | None:
-    """Return the complete checkpoint of a trial's folder that is the furthest; None where there is none.
+    """Return the last complete checkpoint of a trial's folder, else its run; None where there is none.
 
     Args:
         sizes: The bytes of all files below the folder, by their path in it.
@@ -96,7 +96,7 @@ def newest_copy(sizes: dict[str, int], read: Callable[[str], bytes]) -> Copy | N
     plain = {name: size for name, size in sizes.items() if name in (*_FILES, STATE) or name.startswith("steps/")}
     if not copies and "config.yaml" in plain:  # a run that was written here, and never copied
         copies.append(Copy("", plain, (0, 0, False)))
-    return max(copies, key=lambda copy: (copy.progress, copy.name), default=None)
+    return max(copies, key=lambda copy: copy.name, default=None)  # a later one may be of fewer steps, of another trial
 
 
 def checkpoint_folders(paths: Iterable[str]) -> list[str]:

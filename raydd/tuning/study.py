@@ -150,6 +150,10 @@ class Study:
         """Return every trial, by number."""
         return [self._record(trial) for trial in self._trials()]
 
+    def record(self, number: int) -> Record:
+        """Return one trial."""
+        return self._record(self._trials()[number])
+
     def _trials(self) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False)
 

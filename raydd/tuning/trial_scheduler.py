@@ -135,7 +135,7 @@ class TrialScheduler:
 
     def _end(self, number: int, note: str) -> None:
         self.record(True)
-        self.rows[number].state = self.study.records()[number].state
+        self.rows[number].state = self.study.record(number).state
         self.notify(note)
 
 

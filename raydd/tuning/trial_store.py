@@ -27,7 +27,7 @@ class TrialStore(NamedTuple):
         return {info.path[start:]: info.size for info in infos if info.type == FileType.File}
 
     def newest(self) -> Copy | None:
-        """Return the copy of the trial's run that is the furthest; None where there is none."""
+        """Return the last copy of the trial's run; None where there is none."""
         return newest_copy(self.sizes(), self._read)
 
     def _read(self, name: str) -> bytes:

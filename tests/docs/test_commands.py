@@ -416,7 +416,7 @@ def trained_here(job, missing, where, **options):
     refresh_manifest(job.folder)
 
 
-def tried_here(task, trials, limits, loggers):
+def tried_here(task, trials, **options):
     """All trials of a search, one after another, by what a worker of Ray's runs them with."""
     from raydd.tuning.trial import run_trial
 
@@ -440,7 +440,7 @@ def workers(request, tmp_path_factory):
             patch.setattr("raydd.remote.train_matrix.train_matrix", scored_here)
             patch.setattr("raydd.remote.experts.train_missing", trained_here)
             patch.setattr("raydd.remote.tune.run_trials", tried_here)
-            patch.setattr("raydd.remote.tune.largest", lambda kind: {"CPU": 2.0}.get(kind, 0.0))
+            patch.setattr("raydd.remote.trial_demand.trial_demand", lambda *arguments, **options: None)
             yield request.param
             return
         from raydd.remote.session import session

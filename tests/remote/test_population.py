@@ -8,12 +8,14 @@ import sys
 import threading
 import time
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import yaml
 
 from raydd.data.synset import SyntheticSet
+from raydd.remote import trial_storage
 from raydd.remote.tune import Limits, run_trials
 from raydd.tuning.space_files import make_space
 from raydd.tuning.study import Study
@@ -98,6 +100,22 @@ def test_the_hopeless_take_over_from_the_good(ray2, population):
     assert min(record.metrics["accuracy"] for record in records) > 0.6
 
 
+def test_a_population_that_does_not_see_the_folder_sends_its_runs(ray2, population, monkeypatch):
+    """Trials take over checkpoints of trials that ran elsewhere, and their results reach the driver's folder."""
+    real = trial_storage.search_storage
+
+    @contextmanager
+    def elsewhere(folder, uri, **options):
+        with real(folder, uri, **options) as storage:
+            yield storage._replace(content="of another folder")
+
+    monkeypatch.setattr("raydd.remote.tune.search_storage", elsewhere)
+    task, trials, search, _ = population()
+    run_trials(task, trials, Limits(), [])
+    check_outcome(task, search)
+    assert any(search.changes(number) for number in range(4))
+
+
 def test_a_killed_worker_loses_nothing(ray2, population, kill_worker):
     task, trials, search, notes = population()
     killed = []
@@ -127,6 +145,7 @@ import sys
 from pathlib import Path
 import yaml
 from raydd.remote.session import session
+from raydd.remote import trial_storage
 from raydd.remote.tune import Limits, run_trials
 from raydd.tuning.trial_scheduler import TrialScheduler
 from raydd.tuning.study import Study

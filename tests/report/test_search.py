@@ -46,7 +46,7 @@ def formula(matrix, job):
     return Outcome(0.5 + zlib.crc32(f"{entry.name} {job.seed}".encode()) / 2**32 / 5, 1.0)
 
 
-def in_turn(task, trials, limits, loggers):
+def in_turn(task, trials, **options):
     """The trials one after another in this process: the third is stopped early, the fourth fails, the last goes on."""
     while ask := trials.next():
         if ask.number == 3:
@@ -66,14 +66,14 @@ def in_turn(task, trials, limits, loggers):
 @pytest.fixture(scope="module")
 def tuned(small_buffer, pretend, tmp_path_factory):
     """What a search of six trials returned; its folder is read only."""
-    from raydd.remote import tune
+    from raydd.remote import trial_demand, tune
 
     root = tmp_path_factory.mktemp("tuned")
     pretend(formula)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         patch.setattr(tune, "run_trials", in_turn)
-        patch.setattr(tune, "check_limits", lambda task, limits: None)
+        patch.setattr(trial_demand, "trial_demand", lambda *arguments, **options: None)
         (root / "none.yaml").write_text("{}\n")
         scoring = raydd.EvaluateConfig(seeds=3, real_epochs=0, baselines=("random",))
         given = {"buffer": str(small_buffer), "evaluation": scoring}

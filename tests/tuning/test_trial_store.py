@@ -1,4 +1,4 @@
-"""Runs of trials in a storage: what is copied is complete, and the furthest copy is taken."""
+"""Runs of trials in a storage: what is copied is complete, and the last copy is taken."""
 
 import shutil
 
@@ -46,7 +46,7 @@ def files(folder):
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def test_a_run_is_restored_from_the_furthest_complete_checkpoint(trial, checkpoint, tmp_path):
+def test_a_run_is_restored_from_the_last_complete_checkpoint(trial, checkpoint, tmp_path):
     assert trial.newest() is None
     checkpoint(0, 10)
     whole, half = checkpoint(1, 20, probe=True), checkpoint(2, 30)
@@ -64,10 +64,18 @@ def test_a_run_is_restored_from_the_furthest_complete_checkpoint(trial, checkpoi
     assert (here / "checkpoint" / "state.arrow").read_text() == "checkpoint/state.arrow of step 20"
 
 
-def test_a_result_is_further_than_its_last_report(trial, checkpoint):
-    checkpoint(0, 10, done=True)
+def test_the_last_checkpoint_is_taken_though_it_is_of_fewer_steps(trial, checkpoint):
+    """A trial of a population goes on from another one's checkpoint, which may be of an earlier step."""
+    checkpoint(0, 20)
     checkpoint(1, 10)
-    assert trial.newest().name == "checkpoint_000000"
+    assert trial.newest().name == "checkpoint_000001"
+
+
+def test_a_result_is_further_than_its_last_report(trial, checkpoint, tmp_path):
+    write_run(tmp_path / "here", 10, 1)
+    checkpoint(0, 10, done=True)
+    trial.restore(tmp_path / "here")
+    assert (tmp_path / "here" / "synset.arrow").read_text() == "result"
 
 
 def test_checkpoints_are_promoted_and_a_kill_in_between_loses_nothing(trial, checkpoint, tmp_path, monkeypatch):
