@@ -36,10 +36,10 @@ from raydd.methods import complete
 
 SHARED: dict[str, Any] = {"threads": 1, "checkpoint_every": 10_000, "checkpoint_seconds": None}
 SIZES: dict[str, dict[str, Any]] = {  # a step takes more than a second on one core
-    "tgdd": {"ipc": 31, "shards": 4, "statistic": {"batch_real": 128}, "experts": {"network": "ConvNetW192"}},
-    "dm": {"ipc": 50, "shards": 4, "statistic": {"batch_real": 128}, "experts": {"network": "ConvNetW320"}},
+    "tgdd": {"ipc": 31, "shards": 4, "statistic": {"batch_real": 128}, "experts": {"network": "ConvNetW288"}},
+    "dm": {"ipc": 50, "shards": 4, "statistic": {"batch_real": 128}, "experts": {"network": "ConvNetW640"}},
     "mtt": {
-        "ipc": 50,
+        "ipc": 100,
         "shards": 2,
         "student_steps": 10,
         "span": 1,

@@ -122,4 +122,5 @@ def test_what_is_recorded_of_shards_has_every_method_and_its_bits():
         assert found["same_bits"] is True
         assert found["shards"] == script.SIZES[method]["shards"]
         assert found["seconds"].keys() == {str(workers) for workers in script.WORKERS[method]}
-        assert found["critical_speedup"]["2"]["mean"] >= script.ACCEPTED
+        fast = found["speedup"]["2"]["mean"] >= script.ACCEPTED and found["seconds"]["1"]["mean"] >= 1
+        assert found["accepted"] is fast
