@@ -27,6 +27,7 @@ from typing import Any
 
 import torch
 
+import raydd
 from raydd.config.parsing import build
 from raydd.config.schema import DistillConfig, ExpertsConfig
 from raydd.data.preprocessing import fit_transform
@@ -34,12 +35,19 @@ from raydd.io.files import write_atomic
 from raydd.methods import complete
 
 SHARED: dict[str, Any] = {"threads": 1, "checkpoint_every": 10_000, "checkpoint_seconds": None}
-EXPERTS = {"network": "ConvNet", "num_experts": 1, "epochs": 3}
-SIZES: dict[str, dict[str, Any]] = {
-    "tgdd": {"ipc": 50, "shards": 4, "statistic": {"batch_real": 128}},
-    "dm": {"ipc": 50, "shards": 4, "statistic": {"batch_real": 144}},  # all that there are of a class
-    "mtt": {"ipc": 20, "shards": 2, "student_steps": 10, "span": 1, "window": {"high": 1}},
+SIZES: dict[str, dict[str, Any]] = {  # a step takes more than a second on one core
+    "tgdd": {"ipc": 31, "shards": 4, "statistic": {"batch_real": 128}, "experts": {"network": "ConvNetW288"}},
+    "dm": {"ipc": 50, "shards": 4, "statistic": {"batch_real": 128}, "experts": {"network": "ConvNetW640"}},
+    "mtt": {
+        "ipc": 100,
+        "shards": 2,
+        "student_steps": 10,
+        "span": 1,
+        "window": {"high": 1},
+        "experts": {"network": "ConvNetW64"},
+    },
 }
+EXPERTS = {"num_experts": 1, "epochs": 2}
 WORKERS = {"tgdd": (1, 2, 4), "dm": (1, 2, 4), "mtt": (1, 2)}
 ACCEPTED = 1.6
 TICK = os.sysconf("SC_CLK_TCK")
@@ -48,10 +56,10 @@ TICK = os.sysconf("SC_CLK_TCK")
 class Runs:
     """Runs of one method, by their number of workers; one worker is this process."""
 
-    def __init__(self, method: str, buffer: Path, scratch: Path, steps: int, stack: ExitStack) -> None:
+    def __init__(self, method: str, scratch: Path, steps: int, stack: ExitStack) -> None:
         self.config = complete(build(DistillConfig, SHARED, {"experts": EXPERTS}, SIZES[method], {"method": method}))
         self.config = self.config.model_copy(update={"steps": steps})
-        self.buffer, self.scratch = buffer, scratch / method
+        self.scratch = scratch / method
         self.runs, self.iterators, self.actors = {}, {}, {}
         for workers in WORKERS[method]:
             before = actors()
@@ -70,7 +78,9 @@ class Runs:
 
         config, experts, device = self.config, None, torch.device("cpu")
         if needs_experts(config):
-            experts, work = open_buffer(self.buffer, config, device)
+            recipe = ExpertsConfig(data=config.data, experts=config.experts)
+            buffer = raydd.train_experts(recipe, self.scratch / "buffer")
+            experts, work = open_buffer(Path(buffer), config, device)
         else:
             work = plain_workspace(config, device)
             work = replace(work, transform=fit_transform(config.data.preprocessing, work.dataset))
@@ -137,10 +147,10 @@ def measured(method: str, turns: list[dict[int, tuple[float, float]]]) -> dict[s
     return found
 
 
-def turns_of(method: str, buffer: Path, scratch: Path, turns: int) -> Iterator[dict[int, tuple[float, float]]]:
+def turns_of(method: str, scratch: Path, turns: int) -> Iterator[dict[int, tuple[float, float]]]:
     """One step of each run, again and again."""
     with ExitStack() as stack:
-        runs = Runs(method, buffer, scratch, turns + 2, stack)
+        runs = Runs(method, scratch, turns + 2, stack)
         for _ in range(turns):
             yield runs.turn()
 
@@ -152,7 +162,6 @@ def main() -> None:
     parser.add_argument("--methods", default="tgdd,dm,mtt")
     parser.add_argument("--write", action="store_true", help="record the result in benchmarks/shards.json")
     options = parser.parse_args()
-    import raydd
     from raydd.remote.local import local_ray
 
     torch.set_num_threads(1)
@@ -166,9 +175,8 @@ def main() -> None:
         "methods": {},
     }
     with tempfile.TemporaryDirectory() as folder, local_ray(print, num_cpus=6):
-        buffer = Path(raydd.train_experts(ExpertsConfig(experts=EXPERTS), Path(folder) / "buffer"))
         for method in options.methods.split(","):
-            turns = list(turns_of(method, buffer, Path(folder), options.turns))
+            turns = list(turns_of(method, Path(folder), options.turns))
             result["methods"][method] = measured(method, turns)
             print(method, json.dumps(result["methods"][method]), file=sys.stderr, flush=True)
     text = json.dumps(result, indent=1) + "\n"

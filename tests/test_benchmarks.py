@@ -101,3 +101,26 @@ def test_what_is_recorded_of_the_searches_follows_from_their_trials(search):
     assert record["space"] == search.SPACE
     best = {name: [trial["accuracy"] for trial in found] for name, found in record["winners"].items()}
     assert best == {name: [max(one) for one in found] for name, found in accuracies.items()}
+
+
+def test_the_speed_of_shards_is_compared_step_by_step():
+    script = load(FOLDER / "shards.py")
+    turns = [{1: (4.0, 4.0), 2: (2.0, 2.5)}, {1: (12.0, 4.0), 2: (8.0, 2.5)}]
+    found = script.measured("mtt", turns)
+    assert found["speedup"]["2"] == {"mean": 1.75, "std": pytest.approx(0.125**0.5), "min": 1.5, "max": 2.0}
+    assert found["critical_speedup"]["2"]["mean"] == 1.6
+    assert found["seconds"]["1"]["mean"] == 8
+    assert found["accepted"] is True
+    assert script.measured("mtt", [turns[1]] * 2)["accepted"] is False  # 1.5 times
+    assert script.measured("mtt", [{1: (0.9, 0.9), 2: (0.4, 0.4)}] * 2)["accepted"] is False  # short steps
+
+
+def test_what_is_recorded_of_shards_has_every_method_and_its_bits():
+    script, record = load(FOLDER / "shards.py"), json.loads((FOLDER / "shards.json").read_text(encoding="utf-8"))
+    assert record["methods"].keys() == script.SIZES.keys()
+    for method, found in record["methods"].items():
+        assert found["same_bits"] is True
+        assert found["shards"] == script.SIZES[method]["shards"]
+        assert found["seconds"].keys() == {str(workers) for workers in script.WORKERS[method]}
+        fast = found["speedup"]["2"]["mean"] >= script.ACCEPTED and found["seconds"]["1"]["mean"] >= 1
+        assert found["accepted"] is fast

@@ -19,6 +19,8 @@ from raydd.data.preprocessing import fit_transform
 from raydd.data.synset import SyntheticSet
 from raydd.io.tensor_file import load_tensors
 from raydd.methods import complete
+from raydd.remote import rollouts
+from raydd.remote.demand import NodeShape
 from raydd.remote.rollouts import RolloutPool
 from raydd.run.experts import open_buffer, plain_workspace, settle
 from raydd.run.resolve import bind, needs_experts
@@ -160,6 +162,13 @@ def test_any_number_of_actors_gives_the_bits_of_one_process_also_when_one_dies(
         list(run_kind(kind, tmp_path / "killed", small_buffer, pool))
     assert equal(state(tmp_path / "killed"), whole(kind))
     assert any("a worker died: it is replaced" in note for note in notes)
+
+
+@pytest.mark.rows("workers, share", [(1, 1), (2, 1), (3, 1 / 2), (4, 1 / 2), (6, 1 / 3), (8, 1 / 4), (20, 1 / 4)])
+def test_workers_share_the_gpus_of_a_cluster_evenly_four_to_one_at_most(monkeypatch, workers, share):
+    shapes = [NodeShape({"CPU": 8.0, "GPU": 1.0})] * 2 + [NodeShape({"CPU": 64.0})]
+    monkeypatch.setattr(rollouts, "node_shapes", lambda: shapes)
+    assert rollouts._even_share(workers, 1) == share
 
 
 def test_more_rollouts_are_another_run(here):
