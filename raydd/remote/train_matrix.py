@@ -38,6 +38,10 @@ class QueueActor(JobQueue):
         """Add a worker, so that it can be ended."""
         self._workers[worker] = actor
 
+    def joined(self, group: str) -> int:
+        """Return how many workers of a group have joined."""
+        return sum(worker.startswith(f"{group} ") for worker in self._workers)
+
     def workers(self) -> list[Any]:
         """Return all workers that have joined, also those that have ended."""
         return list(self._workers.values())
@@ -93,10 +97,10 @@ def train_matrix(
     limit = None if minutes is None else 60.0 * minutes
     try:
         with TrainingGroups(queue, sets, results.poll, results.note, limit) as groups:
-            groups.run(demand, planned.workers, POLL_SECONDS)
+            groups.run(demand, lambda: plan(demand, where.num_workers, len(jobs)).workers, POLL_SECONDS)
         if (counts := results.poll()).alone and not counts.stopped:
             with TrainingGroups(queue, sets, results.poll, results.note, limit or ALONE_SECONDS) as groups:
-                groups.run(alone_demand(demand), 1, POLL_SECONDS, alone=True)
+                groups.run(alone_demand(demand), lambda: 1, POLL_SECONDS, alone=True)
         stopped, reasons = results.poll().stopped, ray.get(queue.reasons.remote())
     finally:
         ray.kill(queue)
@@ -116,8 +120,11 @@ def _demand(device: str, where: Where) -> Demand:
 
 
 def _queue(jobs: list[Job], matrix: Matrix, where: Where) -> Any:
-    """Return the queue's actor, on this node: it must not be lost with a node of the workers."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    """Return the queue's actor, on this node: it must not be lost with a node of the workers.
+
+    A soft affinity is not enough, by which Ray has placed it on another node.
+    """
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options = {"num_cpus": 0, "scheduling_strategy": here}
     return ray.remote(QueueActor).options(**options).remote(jobs, matrix.rungs, where.max_failed)
 

@@ -15,6 +15,7 @@ from typing import Any
 import ray
 import ray.train
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 
@@ -27,6 +28,7 @@ MOST_REQUESTS = 128  # that wait at a time
 MOST_GROUPS = 8  # each has a few processes beside its workers
 SETTLE_SECONDS = 2.0  # how long the first group waits for requests after the first granted one
 GROW_SECONDS = 30.0  # the time between a group and the next one
+ROOM_SECONDS = 5.0
 NOTE_SECONDS = 30.0
 CHECKPOINT_SECONDS = SECONDS
 MOST_FAULTS = 3  # groups in a row that fail before any training ends
@@ -36,7 +38,7 @@ class _Group:
     """A Ray Train group of fixed size in a thread."""
 
     def __init__(self, name: str, workers: int, task: Work) -> None:
-        self.name, self.workers = name, workers
+        self.name, self.workers, self.up = name, workers, False
         self.error: BaseException | None = None
         self._task = task
         self.thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -71,9 +73,10 @@ class _Group:
         """Return why the group ended, if it is for no lost worker; empty without a fault."""
         failures = list(getattr(self.error, "worker_failures", {}).values())
         known = all(_loss(failure) is not None or isinstance(failure, BrokenDeviceError) for failure in failures)
-        if self.error is None or (failures and known):
-            return ""
         cause = failures[0] if failures else getattr(self.error, "controller_failure", self.error)
+        late = isinstance(cause, WorkerGroupStartupTimeoutError)  # other work took its place
+        if cause is None or late or (failures and known):
+            return ""
         return " ".join(str(cause).split())[-300:] or type(cause).__name__
 
 
@@ -131,18 +134,21 @@ class TrainingGroups:
         except RayError:  # Ray itself has ended, and with it all workers
             return
 
-    def run(self, demand: Demand, workers: int, poll_seconds: float, *, alone: bool = False) -> None:
-        """Work until no job waits: all jobs, or those that are to run ``alone``."""
+    def run(self, demand: Demand, room: Callable[[], int], poll_seconds: float, *, alone: bool = False) -> None:
+        """Work until no job waits: all jobs, or those that are to run ``alone``; ``room`` is how many workers fit."""
+        workers, checked = room(), time.monotonic()
         waits = _Waits(demand, workers, self._note, self._most_seconds)
         while True:
+            if time.monotonic() - checked > ROOM_SECONDS:  # nodes may have joined
+                workers, checked = room(), time.monotonic()
             self._collect()
             counts = self._poll()
             waiting = 0 if counts.stopped else counts.alone if alone else counts.waiting
             if not waiting and not self._groups:
                 break
-            running = sum(group.workers for group in self._groups)
-            self._request(min(workers - running, waiting, MOST_REQUESTS), demand)
-            if self._requests:
+            if self._all_up():
+                running = sum(group.workers for group in self._groups)
+                self._request(min(workers - running, waiting, MOST_REQUESTS), demand)
                 self._grow(demand, alone)
             if reason := waits.check(waiting > 0 and not self._groups):
                 ray.get(self._queue.stop.remote(reason))
@@ -164,16 +170,22 @@ class TrainingGroups:
             if self._faults >= MOST_FAULTS:
                 ray.get(self._queue.stop.remote(f"{self._faults} groups of workers failed: {fault}"))
 
+    def _all_up(self) -> bool:
+        """Return whether the workers of all groups have started; until then a request would take their place."""
+        for group in self._groups:
+            group.up = group.up or ray.get(self._queue.joined.remote(group.name)) >= group.workers
+        return all(group.up for group in self._groups)
+
     def _request(self, wanted: int, demand: Demand) -> None:
         """Keep as many requests for a worker as are wanted."""
         while len(self._requests) > max(0, wanted):
-            remove_placement_group(self._requests.pop())
+            remove_placement_group(self._requests.pop(0))
         while len(self._requests) < wanted:
             self._requests.append(placement_group([demand.bundle]))
 
     def _grow(self, demand: Demand, alone: bool) -> None:
         """Start a group of the granted requests, soon for the first group, and rarely for others."""
-        if len(self._groups) >= MOST_GROUPS:
+        if not self._requests or len(self._groups) >= MOST_GROUPS:
             return
         table = placement_group_table()
         granted = [one for one in self._requests if table.get(one.id.hex(), {}).get("state") == "CREATED"]
@@ -187,9 +199,8 @@ class TrainingGroups:
         settled = len(granted) == len(self._requests) or now - self._granted_at >= SETTLE_SECONDS
         if not settled or now - self._grown_at < pause:
             return
-        for one in granted:
-            self._requests.remove(one)
-            remove_placement_group(one)
+        self._requests.sort(key=granted.__contains__)  # the waiting ones go first: they would take the others' room
+        self._request(0, demand)
         self._started, self._grown_at, self._granted_at = self._started + 1, now, None
         name = f"group-{self._started}"
         task = Work(self._queue, self._matrix, demand, name, alone, CHECKPOINT_SECONDS)
