@@ -107,6 +107,6 @@ def _rollout_workers(config: DistillConfig, where: Where, screen: Screen) -> Ite
 
     with (
         session(where.address, screen.note),
-        RolloutPool(where.num_workers, where.device, screen.note, where.gpus_per_worker) as pool,
+        RolloutPool(where.num_workers, where.device, screen.note, where.gpus_per_worker, where.max_wait) as pool,
     ):
         yield pool.start

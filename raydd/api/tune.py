@@ -138,6 +138,7 @@ def _tune(space: Space, location: Location, where: Where, screen: Screen, option
         options.get("max_concurrent", space.budget.concurrent),
         options.get("time_budget", space.budget.seconds),
         options.get("gpus_per_trial"),
+        where.max_wait,
     )
     environment = {"runtime_env": options["runtime_env"]} if "runtime_env" in options else {}
     with session(where.address, screen.note, **environment):  # one session for experts, trials and scores

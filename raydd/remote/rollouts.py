@@ -9,14 +9,15 @@ import ray
 from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
 from raydd.buffer.arrow_buffer import ArrowBuffer
+from raydd.config.placement import HERE
 from raydd.remote.buffer_store import share
-from raydd.remote.demand import WORKERS_PER_GPU, Demand, capacity, demand_for, node_shapes, plan, worker_device
+from raydd.remote.demand import WORKERS_PER_GPU, Demand, Waiting, capacity, demand_for, node_shapes, plan, worker_device
 from raydd.run.rollout_worker import RolloutTask, RolloutWorker, as_arrays, as_tensors, concurrent_parts
 
 ATTEMPTS, STARTS = 3, 8
 PAUSE_SECONDS = 0.5
 _STARTING = -1  # instead of a part's number
-NOTE_SECONDS, PATIENCE_SECONDS = 30.0, 900.0
+POLL_SECONDS = 1.0
 
 
 class RolloutActor(RolloutWorker):
@@ -35,9 +36,14 @@ class RolloutPool:
     """
 
     def __init__(
-        self, requested: int | None, device: str, note: Callable[[str], None], gpus: float | None = None
+        self,
+        requested: int | None,
+        device: str,
+        note: Callable[[str], None],
+        gpus: float | None = None,
+        max_wait: float = HERE.max_wait,
     ) -> None:
-        self._requested, self._device, self._note, self._gpus = requested, device, note, gpus
+        self._requested, self._device, self._note, self._gpus, self._max_wait = requested, device, note, gpus, max_wait
         self._idle: list[Any] = []
         self._running: dict[Any, tuple[Any, int | None]] = {}
 
@@ -53,9 +59,13 @@ class RolloutPool:
         """Start the actors; the first step waits for them."""
         self._count, threads = concurrent_parts(task.config), task.config.threads or 1
         wanted = min(self._requested or self._count, self._count)
-        demand = demand_for(self._device, cpus=threads, gpus=self._gpus, default_gpus=_even_share(wanted, threads))
+        usual = _even_share(wanted, threads)
+        demand = demand_for(
+            self._device, cpus=threads, gpus=self._gpus, default_gpus=usual, note=self._note, minutes=self._max_wait
+        )
         layout = plan(demand, self._requested, self._count)
         self._demand, self._workers = demand, layout.workers
+        self._waiting = Waiting(demand, layout.workers, self._note, self._max_wait)
         source, note = share(task.source) if isinstance(task.source, ArrowBuffer) else (task.source, "")
         self._task = ray.put(task._replace(source=source))
         for line in filter(None, (layout.note, note)):
@@ -88,20 +98,10 @@ class RolloutPool:
         return [results[index] for index in range(self._count)]
 
     def _ready(self) -> list[Any]:
-        """Wait for calls to end and return them."""
-        start = time.monotonic()
-        while True:
-            ready, _ = ray.wait(list(self._running), timeout=NOTE_SECONDS)
-            if ready:
-                return list(ready)
-            if any(index is not None for _, index in self._running.values()):
-                continue  # a part takes as long as it takes
-            waited = time.monotonic() - start
-            if waited > PATIENCE_SECONDS:
-                raise RuntimeError(
-                    f"no worker could start in {waited:.0f} s: the cluster has no free CPU or GPU; --resume continues"
-                )
-            self._note(f"waiting for a worker for {waited:.0f} s: the cluster has no free CPU or GPU")
+        """Wait for calls to end and return them; say which workers are missing meanwhile."""
+        while not (ready := ray.wait(list(self._running), timeout=POLL_SECONDS)[0]):
+            self._waiting.check(len(self._idle) + sum(index is not None for _, index in self._running.values()))
+        return list(ready)
 
     def _collect(self, reference: Any, waiting: list[int], deaths: dict[int, int]) -> tuple[int, Any] | None:
         """Process a call that ended: return a part's number and result, or None where an actor started or died."""

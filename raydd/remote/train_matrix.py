@@ -93,13 +93,12 @@ def train_matrix(
     results = _Results(queue, len(jobs), show, store or (lambda job, outcome: None))
     show(MatrixProgress(0, len(jobs), planned.note))
     sets = ray.put(store_sets(matrix, jobs, ray.put))
-    minutes = getattr(where, "max_wait", None)
-    limit = None if minutes is None else 60.0 * minutes
+    limit = 60.0 * where.max_wait
     try:
         with TrainingGroups(queue, sets, results.poll, results.note, limit) as groups:
             groups.run(demand, lambda: plan(demand, where.num_workers, len(jobs)).workers, POLL_SECONDS)
         if (counts := results.poll()).alone and not counts.stopped:
-            with TrainingGroups(queue, sets, results.poll, results.note, limit or ALONE_SECONDS) as groups:
+            with TrainingGroups(queue, sets, results.poll, results.note, min(limit, ALONE_SECONDS)) as groups:
                 groups.run(alone_demand(demand), lambda: 1, POLL_SECONDS, alone=True)
         stopped, reasons = results.poll().stopped, ray.get(queue.reasons.remote())
     finally:
@@ -116,7 +115,8 @@ def device_on_cluster(where: Where) -> str:
 
 
 def _demand(device: str, where: Where) -> Demand:
-    return demand_for(device, gpus=where.gpus_per_worker, default_gpus=1 / WORKERS_PER_GPU)
+    usual = 1 / WORKERS_PER_GPU
+    return demand_for(device, gpus=where.gpus_per_worker, default_gpus=usual, minutes=where.max_wait)
 
 
 def _queue(jobs: list[Job], matrix: Matrix, where: Where) -> Any:

@@ -42,7 +42,9 @@ def trial_demand(config: DistillConfig, device: str, limits: Limits, trials: int
     threads = float(config.threads or 1)
     for sharing in range(1, WORKERS_PER_GPU + 1):
         try:
-            demand = demand_for(device, cpus=threads, gpus=limits.gpus, default_gpus=1 / sharing)
+            demand = demand_for(
+                device, cpus=threads, gpus=limits.gpus, default_gpus=1 / sharing, minutes=limits.max_wait
+            )
         except ValueError as error:
             words = str(error).replace("a worker needs", "a trial needs").replace("lower threads or", "lower threads,")
             raise ValueError(words.replace("--gpus-per-worker", "--gpus-per-trial")) from None
