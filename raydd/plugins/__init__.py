@@ -121,7 +121,7 @@ def origin_of(error: BaseException | None) -> str | None:
     homes = {entry: _home(entry.module) for entry in installed()}
     while error is not None:
         files = [frame.f_code.co_filename for frame, _ in walk_tb(error.__traceback__)]
-        for file in reversed(files + _FRAME.findall(getattr(error, "traceback_str", ""))):
+        for file in reversed(files + _FRAME.findall(getattr(error, "traceback_str", None) or "")):
             if entry := next((entry for entry, home in homes.items() if home and file.startswith(home)), None):
                 return _origin(entry)
             if isinstance(error, ValueError) and file.startswith(_RAYDD):

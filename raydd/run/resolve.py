@@ -186,7 +186,7 @@ def check_data(config: DistillConfig, work: Workspace) -> None:
         raise ValueError(
             f"formation.factor {config.formation.factor} cuts {work.dataset.size} pixels a side into nothing; use less"
         )
-        _check_shards(config, len(work.dataset.classes), tiles)
+    _check_shards(config, len(work.dataset.classes), tiles)
     real(Request(work.dataset, work.transform, config.ipc, generator(config.seed, "check")))
     if config.initial == "representative":
         clusters_of(config.ipc * tiles, config.clusters)

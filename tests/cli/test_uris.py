@@ -49,7 +49,6 @@ def test_commands_read_a_run_and_its_set_at_a_uri(there, ray2, tmp_path, capsys)
     "words",
     [
         ["quickstart", "--out", "s3://b/x"],
-        ["tune", "--space", "datm_digits", "--out", "s3://b/x"],
         ["ablate", "--method", "tgdd", "--out", "s3://b/x"],
         ["continual", "SET", "--out", "s3://b/x"],
         ["nas", "SET", "--out", "s3://b/x"],

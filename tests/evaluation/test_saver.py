@@ -17,7 +17,7 @@ from raydd.evaluation.saver import Saver
 from raydd.evaluation.student import evaluate, evaluate_real
 from raydd.evaluation.successive_halving import Rungs
 from raydd.numerics.rng import generator
-from raydd.selection.class_sampler import real
+from raydd.selection.class_sampler import Request, real
 
 SHORT = Protocol(
     name="short", epochs=5, plain_epochs=4, real_epochs=2, lr=0.02, batch_size=7, cutmix=0.5, milestones=(0.5,)
@@ -37,7 +37,7 @@ def work():
 
 @pytest.fixture(scope="module")
 def synset(work):
-    images, labels = real(work.dataset, work.transform, 2, generator(0))
+    images, labels = real(Request(work.dataset, work.transform, 2, generator(0)))
     return SyntheticSet(images, labels, torch.tensor(0.05), work.transform, "digits", work.dataset.classes)
 
 
