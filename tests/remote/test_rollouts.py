@@ -267,8 +267,6 @@ def test_a_result_that_is_lost_is_made_again(ray2, small_buffer, here, tmp_path,
 def test_too_many_threads_for_the_cluster_are_refused(ray2, small_buffer, tmp_path):
     with (
         RolloutPool(1, "cpu", print) as pool,
-        pytest.raises(
-            ValueError, match="a worker needs 64 CPU of one node, and no node has that"
-        ),
+        pytest.raises(ValueError, match="a worker needs 64 CPU of one node, and no node has that"),
     ):
         list(steps_of(tmp_path / "run", small_buffer, pool, 2, threads=64))
