@@ -203,6 +203,8 @@ def _array(path: Path, dtype: type[np.generic], shape: tuple[int | None, ...]) -
     wanted = tuple(have if want is None else want for have, want in zip(array.shape, shape, strict=False))
     if array.dtype != dtype or (array.ndim, array.shape) != (len(shape), wanted) or not array.flags.c_contiguous:
         raise ValueError(f"{path.name} is of {array.dtype} and shape {array.shape}")
+    if (size := path.stat().st_size - array.offset) != array.nbytes:
+        raise ValueError(f"{path.name} is of {array.dtype} and shape {array.shape}, and has {size} bytes")
     return array
 
 

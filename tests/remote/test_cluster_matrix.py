@@ -4,11 +4,13 @@ Each case checks which device every worker resolved, and the CUDA_VISIBLE_DEVICE
 """
 
 import contextlib
+import re
 import subprocess
 import sys
 from typing import NamedTuple
 
 import pytest
+import yaml
 from fake_cluster import fake_cluster, scaling_cluster
 
 pytestmark = pytest.mark.remote
@@ -26,7 +28,8 @@ class Verb(NamedTuple):
     """A verb of the matrix.
 
     Attributes:
-        words: Its command line, but for address and device; OUT is the folder of its results.
+        words: Its command line, but for address and device; OUT is the folder of its results, SET a synthetic set,
+            SPACE a search space.
         visible: By layout with GPUs, the CUDA_VISIBLE_DEVICES of its workers.
         result: A file of its results.
         together: Workers that wait for each other before they begin.
@@ -38,13 +41,29 @@ class Verb(NamedTuple):
     together: int = 1
 
 
+ANY = {"scaling from zero": {"0", "1"}, "gpu nodes": {"0"}, "mixed": {"0", "1"}}
+TRAIN = "--nets MLP --seeds 2 --set epochs=1 --set real_epochs=0"
 VERBS = {
     "experts": Verb(
-        "experts --network MLP --num-experts 4 --epochs 2 --num-workers 2 --out OUT",
-        {"scaling from zero": {"0", "1"}, "gpu nodes": {"0"}, "mixed": {"0", "1"}},
-        "expert-00003.arrow",
-        together=2,
-    )
+        "experts --network MLP --num-experts 4 --epochs 2 --num-workers 2 --out OUT", ANY, "expert-00003.arrow", 2
+    ),
+    "distill": Verb("distill --method dm --network MLP --set steps=2 --set threads=1 --out OUT", ANY, "synset.arrow"),
+    "shards": Verb(
+        "distill --method dm --network MLP --set steps=2 --set threads=1 --shards 2 --num-workers 2 --out OUT",
+        ANY,
+        "synset.arrow",
+        2,
+    ),
+    "tune": Verb("tune --space SPACE --seeds 1 --epochs 1 --max-concurrent 2 --out OUT", ANY, "best/synset.arrow"),
+    "evaluate": Verb(f"evaluate SET {TRAIN} --num-workers 2 --out OUT/scores.json", ANY, "scores.json"),
+    "nas": Verb("nas SET --sample 2 --epochs 1 --real none --top 1 --seeds 1 --out OUT", ANY, "nas.json"),
+    "continual": Verb(f"continual SET --steps 2 {TRAIN} --out OUT", ANY, "continual.json"),
+}
+SPACE = {
+    "method": "dm",
+    "set": {"steps": 2, "threads": 1, "evaluate_epochs": 1, "experts": {"network": "MLP"}},
+    "domains": {"lr.images": {"log_uniform": [0.1, 100]}},
+    "budget": {"samples": 2},
 }
 
 
@@ -59,10 +78,14 @@ on_gpu_nodes = pytest.mark.parametrize("layout", ["gpu nodes"], indirect=True)
 
 
 @pytest.mark.parametrize("kind", ["auto", "cuda"])
-@pytest.mark.parametrize("name", VERBS)
-def test_every_worker_has_the_device_that_the_cluster_offers(layout, tmp_path, name, kind):
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name == "experts" else [pytest.mark.slow]) for name in VERBS]
+)
+def test_every_worker_has_the_device_that_the_cluster_offers(layout, small_synset, tmp_path, name, kind):
     (place, cluster), verb = layout, VERBS[name]
-    words = [str(tmp_path / "out") if word == "OUT" else word for word in verb.words.split()]
+    (tmp_path / "space.yaml").write_text(yaml.safe_dump(SPACE))
+    places = {"OUT": str(tmp_path / "out"), "SET": str(small_synset), "SPACE": str(tmp_path / "space.yaml")}
+    words = [re.sub(r"^(OUT|SET|SPACE)\b", lambda match: places[match[0]], word) for word in verb.words.split()]
     done = cluster.run(tmp_path, *words, "--device", kind, TOGETHER=str(verb.together))
     assert done.own_choices() == [], "a worker chose its device by itself"
     if place == "no gpu" and kind == "cuda":
@@ -73,7 +96,7 @@ def test_every_worker_has_the_device_that_the_cluster_offers(layout, tmp_path, n
     devices = {("cuda", one) for one in verb.visible[place]} if place != "no gpu" else {("cpu", None)}
     assert done.devices()
     assert done.devices() <= devices
-    if place != "scaling from zero":  # there, the workers may be on two nodes
+    if verb.together > 1 and place != "scaling from zero":  # there, the workers may be on two nodes
         assert done.devices() == devices
     assert (tmp_path / "out" / verb.result).is_file()
 
@@ -156,6 +179,7 @@ def test_more_than_any_node_has_is_refused_at_once(layout, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_the_first_node_decides_on_a_cluster_that_nothing_is_known_of(tmp_path):
     """A head alone: a wait with a limit ends in a line; then a node with a GPU joins."""
     with fake_cluster(()) as cluster:
@@ -173,6 +197,7 @@ def test_the_first_node_decides_on_a_cluster_that_nothing_is_known_of(tmp_path):
         assert done.devices() == {("cuda", "0")}
 
 
+@pytest.mark.slow
 def test_an_autoscaler_whose_types_are_unknown_starts_what_it_has(tmp_path):
     """As on Kubernetes, without any type that has a GPU."""
     with scaling_cluster({"many": (16, 0, 1)}) as cluster:
@@ -182,6 +207,7 @@ def test_an_autoscaler_whose_types_are_unknown_starts_what_it_has(tmp_path):
         assert done.devices() == {("cpu", None)}
 
 
+@pytest.mark.slow
 def test_a_client_of_ray_starts_gpu_nodes(tmp_path):
     """Its driver is outside the cluster; the worker that notices its fake GPU shows that it was given one."""
     with scaling_cluster({"gpu": (4, 1, 1), "many": (16, 0, 1)}) as cluster:

@@ -24,6 +24,7 @@ from raydd.evaluation.protocols import Protocol
 from raydd.numerics.rng import generator
 from raydd.remote import training_groups
 from raydd.remote.train_matrix import device_on_cluster, train_matrix
+from raydd.selection.class_sampler import Request
 from raydd.selection.starting_images import INITIAL
 
 folder, scene = sys.argv[1:]
@@ -48,7 +49,7 @@ def setup():
 def matrix(seeds, epochs):
     data = DataConfig(augment="none")
     work = open_workspace(data, "MLP", torch.device("cpu"))
-    images, labels = INITIAL["real"](work.dataset, work.transform, 1, generator(0, "test"))
+    images, labels = INITIAL["real"](Request(work.dataset, work.transform, 1, generator(0, "test")))
     synset = SyntheticSet(images, labels, torch.tensor(0.01), work.transform, "digits", work.dataset.classes)
     protocol = Protocol(name="tiny", epochs=epochs, plain_epochs=epochs, real_epochs=1, lr=0.01)
     row = ScoreRow("ten", "distilled", (synset,))
@@ -114,6 +115,7 @@ def told(tmp_path, scene):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_on_mixed_nodes_the_workers_are_those_that_can_be_placed(tmp_path):
     """One node has 1 CPU and 2 GPUs, the other 4 CPUs and none: one worker fits beside a GPU."""
     found = told(tmp_path, "mixed")
@@ -122,6 +124,7 @@ def test_on_mixed_nodes_the_workers_are_those_that_can_be_placed(tmp_path):
     assert len(found["devices"]) == 1
 
 
+@pytest.mark.slow
 def test_beside_another_job_it_waits_says_so_and_takes_what_is_free(tmp_path):
     """The other job has both CPUs, and gives one back after two lines about the wait."""
     found = told(tmp_path, "busy")

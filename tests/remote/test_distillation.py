@@ -224,6 +224,7 @@ def test_random_kills_lose_nothing(small_buffer, s3, here, tmp_path, kind):
     assert seen["steps"] == sorted(seen["steps"])  # no worker goes back behind a saved checkpoint
 
 
+@pytest.mark.slow
 def test_a_run_at_a_uri_needs_no_folder_of_the_driver(s3, here, tmp_path):
     uri = s3(f"bucket/{tmp_path.name}")
     seen = run(uri, tmp_path / "caches", DM, [["worker", 5], ["node", 15]])
@@ -299,7 +300,7 @@ def address():
         process.stdin.close()
 
 
-@pytest.mark.parametrize("kind", ["folder", "uri"])
+@pytest.mark.parametrize("kind", ["folder", pytest.param("uri", marks=pytest.mark.slow)])
 def test_a_driver_that_is_killed_resumes(address, s3, tmp_path, kind):
     """Its worker ends with it; the claim at a URI is given up after a while, and that of a folder at once."""
     uri = s3(f"bucket/{tmp_path.name}")

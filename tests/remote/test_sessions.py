@@ -87,6 +87,7 @@ def test_a_program_with(name, tmp_path, trained_here, expert_bytes):
     assert expert_bytes(tmp_path / "work/buffer") == trained_here(2, 4)
 
 
+@pytest.mark.slow
 def test_a_program_that_has_joined_a_cluster(tmp_path, trained_here, expert_bytes):
     """Another address is refused, not ignored."""
     with fake_cluster(((2, 0),)) as cluster:
@@ -99,6 +100,7 @@ def test_a_program_that_has_joined_a_cluster(tmp_path, trained_here, expert_byte
     assert not (tmp_path / "work/third/expert-00000.arrow").exists()
 
 
+@pytest.mark.slow
 def test_two_jobs_of_slurm_on_a_node(tmp_path, trained_here, expert_bytes):
     """Each has a folder for temporary files whose path is too long for sockets."""
     expected, jobs = trained_here(2, 4), {}

@@ -55,7 +55,7 @@ def test_results_are_those_of_one_process(ray2, matrix, expected):
     assert len(found) == len(expected) == 4
     assert len(set(expected.values())) > 1
     assert (shown[0].done, shown[0].total) == (0, 4)
-    assert shown[0].note == "8 workers requested, the cluster has room for 2 (1 CPU each): running 2"
+    assert shown[0].note == "8 workers requested, the machine has room for 2 (1 CPU each): running 2"
 
 
 def test_a_killed_worker_costs_no_result(ray2, matrix, expected, kill_worker):

@@ -18,6 +18,7 @@ from raydd.evaluation.successive_halving import Rungs
 from raydd.numerics.rng import generator
 from raydd.remote import train_matrix as remote
 from raydd.remote.train_matrix import QueueActor, train_matrix
+from raydd.selection.class_sampler import Request
 from raydd.selection.starting_images import INITIAL
 
 pytestmark = pytest.mark.remote
@@ -27,7 +28,7 @@ TINY = Protocol(name="tiny", epochs=2, plain_epochs=2, real_epochs=1, lr=0.01)
 @pytest.fixture(scope="module")
 def synset(cache):
     work = open_workspace(DataConfig(augment="none"), "MLP", torch.device("cpu"))
-    images, labels = INITIAL["real"](work.dataset, work.transform, 1, generator(0, "test"))
+    images, labels = INITIAL["real"](Request(work.dataset, work.transform, 1, generator(0, "test")))
     return SyntheticSet(images, labels, torch.tensor(0.01), work.transform, "digits", work.dataset.classes)
 
 
