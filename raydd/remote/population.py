@@ -1,5 +1,6 @@
 """Population based training by Ray Tune: the worst trials go on from checkpoints of the best, with changed settings."""
 
+import math
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,9 +22,13 @@ from raydd.tuning.trial_scheduler import TrialScheduler
 class Population(TrialEvents, PopulationBasedTraining):  # type: ignore[misc]
     """Ray Tune's population based training, at every ``grace``-th report of a trial.
 
-    Tune decides which trial goes on from which, and transfers the checkpoint. The new settings are drawn by
-    `raydd.tuning.population` and recorded in the study. The preset's trial never takes over another's checkpoint,
-    because the best trial is compared with it.
+    Tune decides which trial goes on from which, and transfers the checkpoint; its explore function draws the new
+    settings by `raydd.tuning.population` and records them in the study. A trial whose accuracy is NaN takes no part in
+    a decision. That is how
+
+    - the preset's trial never takes over another's checkpoint, because the best trial is compared with it: it takes
+      part while it is in the better half;
+    - no trial takes over the same checkpoint again and again while the other one waits for its turn.
     """
 
     def __init__(self, trials: TrialScheduler, context: SearchContext) -> None:
@@ -33,37 +38,46 @@ class Population(TrialEvents, PopulationBasedTraining):  # type: ignore[misc]
             time_attr="index",
             metric="accuracy",
             mode="max",
-            perturbation_interval=plan.grace,
+            perturbation_interval=1,
             quantile_fraction=min(0.5, 1 / plan.reduction),
-            custom_explore_fn=dict,  # required by Tune; `_get_new_config` replaces it
+            custom_explore_fn=self._explore,
             log_config=False,
         )
-        self._space, self._steps = context.space, context.space.config({}).steps
-        self._transfers: set[tuple[int, str]] = set()
+        self._space, self._steps, self._grace = context.space, context.space.config({}).steps, plan.grace
+        self._shown = dict[Trial, list[Mapping[str, Any]]]()  # the reports about which Tune has decided
+        self._sources = dict[Trial, tuple[Trial, int]]()  # of a trial's last take-over, and the other's reports then
+        self._taker: Trial | None = None
 
     def on_trial_result(self, controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Record a report and let Tune decide, except at the last report, after which no step is left."""
         if self.stops(trial, result):
             return str(self.STOP)
-        if int(result["index"]) == 0 or result["step"] >= self._steps:
+        if int(result["index"]) == 0 or int(result["index"]) % self._grace or result["step"] >= self._steps:
             return str(self.CONTINUE)
-        return str(super().on_trial_result(controller, trial, result))
+        shown = result if self._takes_part(trial, result) else result | {"accuracy": math.nan}
+        self._shown.setdefault(trial, []).append(shown)
+        self._taker = trial
+        return str(super().on_trial_result(controller, trial, shown))
 
-    def _quantiles(self) -> tuple[list[Trial], list[Trial]]:
-        lower, upper = super()._quantiles()
-        return [trial for trial in lower if number_of(trial) or not self._space.first_is_protected], upper
+    def _takes_part(self, trial: Trial, result: Mapping[str, Any]) -> bool:
+        source, reports = self._sources.get(trial, (None, 0))
+        if source is not None and len(self._shown[source]) == reports and not source.is_finished():
+            return False
+        if number_of(trial) or not self._space.first_is_protected:
+            return True
+        live = [
+            shown[-1]["accuracy"] for each, shown in self._shown.items() if each is not trial and not each.is_finished()
+        ]
+        others = [accuracy for accuracy in live if not math.isnan(accuracy)]
+        return sum(1 for accuracy in others if accuracy < result["accuracy"]) >= (len(others) + 1) // 2
 
-    def _exploit(self, controller: Any, trial: Trial, trial_to_clone: Trial) -> None:
-        """Take over each checkpoint once: a fast trial would otherwise repeat that of a slow one without end."""
-        transfer = number_of(trial), self._trial_state[trial_to_clone].last_checkpoint.path
-        if transfer not in self._transfers:
-            self._transfers.add(transfer)
-            super()._exploit(controller, trial, trial_to_clone)
-
-    def _get_new_config(self, trial: Trial, trial_to_clone: Trial) -> tuple[dict[str, Any], dict[str, Any]]:
-        report = self._trial_state[trial_to_clone].last_result
-        values = self._trials.take_over(number_of(trial), number_of(trial_to_clone), report)
-        return {"trial": number_of(trial), "values": values}, {}
+    def _explore(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the settings with which the trial that has just reported goes on from the one of a configuration."""
+        assert self._taker is not None
+        source = next(trial for trial in self._shown if number_of(trial) == config["trial"])
+        self._sources[self._taker] = source, len(self._shown[source])
+        taker = number_of(self._taker)
+        return {"trial": taker, "values": self._trials.take_over(taker, config["trial"], self._shown[source][-1])}
 
 
 def member(config: Mapping[str, Any], context: SearchContext, demand: Demand, storage: SearchStorage) -> None:
