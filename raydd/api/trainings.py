@@ -57,7 +57,7 @@ def _run(matrix: Matrix, dataset: Dataset, fresh: bool, where: Where, screen: Sc
     with ExitStack() as stack:
         if on_cluster(where):
             stack.enter_context(session(where.address, screen.note))
-            matrix = replace(matrix, device=device_on_cluster(where))
+            matrix = replace(matrix, device=device_on_cluster(where, screen.note))
         else:
             matrix = replace(matrix, device=driver_device(where))
             check_share(where.gpus_per_worker, matrix.device)

@@ -14,8 +14,6 @@ from raydd.remote.job_queue import Checkpoints, Counts, JobQueue
 from raydd.remote.training_groups import TrainingGroups
 
 POLL_SECONDS = 0.2
-ALONE_SECONDS = 600.0
-"""How long a training that ran out of memory waits for a node of its own, where the user gives no limit."""
 Store = Callable[[Job, Outcome], None]
 
 
@@ -84,7 +82,7 @@ def train_matrix(
     jobs = [job for job in matrix.jobs() if job not in known]
     if not jobs:
         return dict(known)
-    demand = _demand(matrix.device, where)
+    demand = _demand(matrix.device, where, lambda line: show(MatrixProgress(0, len(jobs), line)))
     planned = plan(demand, where.num_workers, len(jobs))
     queue = _queue(jobs, matrix, where)
     for job, outcome in known.items():
@@ -93,12 +91,11 @@ def train_matrix(
     results = _Results(queue, len(jobs), show, store or (lambda job, outcome: None))
     show(MatrixProgress(0, len(jobs), planned.note))
     sets = ray.put(store_sets(matrix, jobs, ray.put))
-    limit = 60.0 * where.max_wait
     try:
-        with TrainingGroups(queue, sets, results.poll, results.note, limit) as groups:
+        with TrainingGroups(queue, sets, results.poll, results.note, where.max_wait) as groups:
             groups.run(demand, lambda: plan(demand, where.num_workers, len(jobs)).workers, POLL_SECONDS)
         if (counts := results.poll()).alone and not counts.stopped:
-            with TrainingGroups(queue, sets, results.poll, results.note, min(limit, ALONE_SECONDS)) as groups:
+            with TrainingGroups(queue, sets, results.poll, results.note, where.max_wait) as groups:
                 groups.run(alone_demand(demand), lambda: 1, POLL_SECONDS, alone=True)
         stopped, reasons = results.poll().stopped, ray.get(queue.reasons.remote())
     finally:
@@ -109,14 +106,14 @@ def train_matrix(
     return {**known, **{job: results.all.get(job, Failure(reasons.get(job, not_run))) for job in jobs}}
 
 
-def device_on_cluster(where: Where) -> str:
-    """Return the device of every worker on the connected cluster, ``cpu`` or ``cuda``."""
-    return _demand(where.device, where).device
+def device_on_cluster(where: Where, note: Callable[[str], None]) -> str:
+    """Return the device of every worker on the connected cluster, ``cpu`` or ``cuda``; ``note`` how long that takes."""
+    return _demand(where.device, where, note).device
 
 
-def _demand(device: str, where: Where) -> Demand:
+def _demand(device: str, where: Where, note: Callable[[str], None]) -> Demand:
     usual = 1 / WORKERS_PER_GPU
-    return demand_for(device, gpus=where.gpus_per_worker, default_gpus=usual, minutes=where.max_wait)
+    return demand_for(device, gpus=where.gpus_per_worker, default_gpus=usual, note=note, minutes=where.max_wait)
 
 
 def _queue(jobs: list[Job], matrix: Matrix, where: Where) -> Any:

@@ -20,7 +20,7 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 
 from raydd.evaluation.saver import SECONDS
-from raydd.remote.demand import Demand
+from raydd.remote.demand import Demand, Waiting
 from raydd.remote.job_queue import Counts, Loss
 from raydd.remote.train_worker import BrokenDeviceError, Work, work, worker_name
 
@@ -29,7 +29,6 @@ MOST_GROUPS = 8  # each has a few processes beside its workers
 SETTLE_SECONDS = 2.0  # how long the first group waits for requests after the first granted one
 GROW_SECONDS = 30.0  # the time between a group and the next one
 ROOM_SECONDS = 5.0
-NOTE_SECONDS = 30.0
 CHECKPOINT_SECONDS = SECONDS
 MOST_FAULTS = 3  # groups in a row that fail before any training ends
 
@@ -100,18 +99,13 @@ class TrainingGroups:
         matrix: A reference to what `raydd.evaluation.set_cache.store_sets` returned.
         poll: Fetches new results, and returns the queue's counts.
         note: Prints a line.
-        most_seconds: How long no worker may have room; None waits for ever.
+        minutes: How long the jobs may be without any worker.
     """
 
     def __init__(
-        self,
-        queue: Any,
-        matrix: Any,
-        poll: Callable[[], Counts],
-        note: Callable[[str], None],
-        most_seconds: float | None,
+        self, queue: Any, matrix: Any, poll: Callable[[], Counts], note: Callable[[str], None], minutes: float
     ) -> None:
-        self._queue, self._matrix, self._poll, self._note, self._most_seconds = queue, matrix, poll, note, most_seconds
+        self._queue, self._matrix, self._poll, self._note, self._minutes = queue, matrix, poll, note, minutes
         self._groups: list[_Group] = []
         self._requests: list[PlacementGroup] = []
         self._started, self._faults = 0, 0
@@ -137,7 +131,7 @@ class TrainingGroups:
     def run(self, demand: Demand, room: Callable[[], int], poll_seconds: float, *, alone: bool = False) -> None:
         """Work until no job waits: all jobs, or those that are to run ``alone``; ``room`` is how many workers fit."""
         workers, checked = room(), time.monotonic()
-        waits = _Waits(demand, workers, self._note, self._most_seconds)
+        missing = Waiting(demand, workers, self._note, self._minutes)
         while True:
             if time.monotonic() - checked > ROOM_SECONDS:  # nodes may have joined
                 workers, checked = room(), time.monotonic()
@@ -146,12 +140,14 @@ class TrainingGroups:
             waiting = 0 if counts.stopped else counts.alone if alone else counts.waiting
             if not waiting and not self._groups:
                 break
+            running = sum(group.workers for group in self._groups)
             if self._all_up():
-                running = sum(group.workers for group in self._groups)
                 self._request(min(workers - running, waiting, MOST_REQUESTS), demand)
                 self._grow(demand, alone)
-            if reason := waits.check(waiting > 0 and not self._groups):
-                ray.get(self._queue.stop.remote(reason))
+            try:
+                missing.check(running, min(workers, running + waiting))
+            except RuntimeError as error:
+                ray.get(self._queue.stop.remote(str(error)))
             time.sleep(poll_seconds)
         self._request(0, demand)
 
@@ -205,26 +201,3 @@ class TrainingGroups:
         name = f"group-{self._started}"
         task = Work(self._queue, self._matrix, demand, name, alone, CHECKPOINT_SECONDS)
         self._groups.append(_Group(name, len(granted), task))
-
-
-class _Waits:
-    """Says how long no worker has had room, and when that was too long."""
-
-    def __init__(self, demand: Demand, workers: int, note: Callable[[str], None], most_seconds: float | None) -> None:
-        self._demand, self._workers, self._note, self._most_seconds = demand, workers, note, most_seconds
-        self._since = self._noted = time.monotonic()
-
-    def check(self, waiting: bool) -> str:
-        """Return why no more training starts; empty while the wait goes on."""
-        now = time.monotonic()
-        if not waiting:
-            self._since = self._noted = now
-            return ""
-        waited = now - self._since
-        if self._most_seconds is not None and waited > self._most_seconds:
-            return f"no node had room for a worker of {self._demand.words()} for {waited / 60:.0f} min"
-        if now - self._noted >= NOTE_SECONDS:
-            self._noted = now
-            up = f"0 of {self._workers} workers up, {waited / 60:.1f} min"
-            self._note(f"waiting for a node with {self._demand.words()}: {up}")
-        return ""

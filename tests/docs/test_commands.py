@@ -438,7 +438,7 @@ def workers(request, tmp_path_factory):
         if request.param == "here":
             patch.setattr("raydd.remote.session._connected", lambda *_: nullcontext())
             patch.setattr("raydd.remote.train_matrix.train_matrix", scored_here)
-            patch.setattr("raydd.remote.train_matrix.device_on_cluster", lambda where: "cpu")
+            patch.setattr("raydd.remote.train_matrix.device_on_cluster", lambda where, note: "cpu")
             patch.setattr("raydd.remote.experts.train_missing", trained_here)
             patch.setattr("raydd.remote.tune.run_trials", tried_here)
             patch.setattr("raydd.remote.trial_demand.trial_demand", lambda *arguments, **options: None)

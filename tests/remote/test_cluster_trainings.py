@@ -22,13 +22,13 @@ from raydd.data.workspace import open_workspace
 from raydd.evaluation.matrix import Matrix, Outcome, ScoreRow
 from raydd.evaluation.protocols import Protocol
 from raydd.numerics.rng import generator
-from raydd.remote import training_groups
+from raydd.remote import demand, training_groups
 from raydd.remote.train_matrix import device_on_cluster, train_matrix
 from raydd.selection.class_sampler import Request
 from raydd.selection.starting_images import INITIAL
 
 folder, scene = sys.argv[1:]
-training_groups.NOTE_SECONDS, training_groups.GROW_SECONDS, training_groups.CHECKPOINT_SECONDS = 1.0, 3.0, 0.5
+demand.NOTE_SECONDS, training_groups.GROW_SECONDS, training_groups.CHECKPOINT_SECONDS = 1.0, 3.0, 0.5
 store = {"object_store_memory": 100 * 2**20}
 head = {"num_cpus": 0, "include_dashboard": False}
 cluster = Cluster(initialize_head=True, head_node_args=head | store)
@@ -53,7 +53,7 @@ def matrix(seeds, epochs):
     synset = SyntheticSet(images, labels, torch.tensor(0.01), work.transform, "digits", work.dataset.classes)
     protocol = Protocol(name="tiny", epochs=epochs, plain_epochs=epochs, real_epochs=1, lr=0.01)
     row = ScoreRow("ten", "distilled", (synset,))
-    return Matrix((row,), ("MLP",), range(seeds), protocol, data, device_on_cluster(where))
+    return Matrix((row,), ("MLP",), range(seeds), protocol, data, device_on_cluster(where, notes.append))
 
 def train(seeds, epochs, act=lambda step: None):
     def show(step):
