@@ -71,6 +71,7 @@ class Runs:
     def _run(self, workers: int, stack: ExitStack) -> Any:
         import ray
 
+        from raydd.remote.demand import Demand
         from raydd.remote.rollouts import RolloutPool
         from raydd.run.experts import open_buffer, plain_workspace, settle
         from raydd.run.resolve import bind, needs_experts
@@ -87,9 +88,9 @@ class Runs:
         context = bind(settle(config, experts), self.scratch / str(workers), experts, work, None)
         if workers == 1:
             return Run(context)
-        pool = stack.enter_context(RolloutPool(workers, "cpu", print))
+        pool = stack.enter_context(RolloutPool(workers - 1, Demand(), print))
         run = Run(context, pool.start)
-        ray.wait(list(pool._running), num_returns=workers, timeout=300)  # all have started
+        ray.wait(list(pool._running), num_returns=workers - 1, timeout=300)  # all have started
         return run
 
     def turn(self) -> dict[int, tuple[float, float]]:
@@ -100,7 +101,7 @@ class Runs:
             next(steps)
             wall, own = time.perf_counter() - start, time.process_time() - own
             busiest = max((end - at for at, end in zip(before, cpu(self.actors[workers]), strict=True)), default=0.0)
-            found[workers] = (wall, own + busiest)
+            found[workers] = (wall, max(own, busiest))  # this process computes parts beside the actors
         images = [run.synset.images for run in self.runs.values()]
         assert all(torch.equal(images[0], other) for other in images[1:]), "other bits"
         return found

@@ -142,7 +142,7 @@ def _tune(space: Space, location: Location, where: Where, screen: Screen, option
     )
     environment = {"runtime_env": options["runtime_env"]} if "runtime_env" in options else {}
     with session(where.address, screen.note, **environment):  # one session for experts, trials and scores
-        trial_demand(space.config({}), where.device, limits, trials=1)  # refuses trials larger than every node
+        trial_demand(space.config({}), where.device, limits, 1, screen.note)  # refuses trials larger than every node
         journal = location.folder / JOURNAL
         if journal.exists():
             Study(space, journal)  # refuses another search before anything is trained

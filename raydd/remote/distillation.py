@@ -1,7 +1,8 @@
-"""A distillation on a cluster: one actor runs it, and the driver shows its progress and replaces it if it dies.
+"""A distillation on Ray: one actor runs it, and the driver shows its progress and replaces it if it dies.
 
 The actor works in a folder of its own node. It saves each checkpoint to the run's URI, or sends it to the driver, which
 writes it into the run's folder. So no node needs another one's disk, and another node can go on from the checkpoint.
+Where a step has several parts, the actor has further workers that compute parts beside it; they end with it.
 """
 
 import os
@@ -24,11 +25,12 @@ from raydd.io.console import Screen, clock
 from raydd.io.filesystem import is_uri, open_store, public_uri
 from raydd.io.lock import alone
 from raydd.remote.buffer_copy import BufferCopy, buffer_copy
-from raydd.remote.demand import Demand, Waiting, demand_for, node_shapes
+from raydd.remote.demand import WORKERS_PER_GPU, Demand, Plan, Waiting, capacity, demand_for, node_shapes, plan
 from raydd.remote.distillation_actor import DistillationActor, DistillationJob, Ended, Saved
 from raydd.remote.session import session
 from raydd.run.events import Replay
 from raydd.run.resolve import check_names, check_settings, needs_experts
+from raydd.run.rollout_worker import concurrent_parts
 from raydd.run.run_folder import previous_run
 from raydd.run.streamed_folder import FileGone, FilePart, ReceivedFolder, read_files
 
@@ -53,8 +55,8 @@ class Request(NamedTuple):
     where: Where
 
 
-def distill_on_cluster(request: Request, screen: Screen, train: Train) -> SyntheticSet:
-    """Distill on the cluster of ``where.address``; see `raydd.api.distill.distill`."""
+def distill_on_ray(request: Request, screen: Screen, train: Train) -> SyntheticSet:
+    """Distill on the cluster of ``where.address``, or on a local Ray; see `raydd.api.distill.distill`."""
     request = request._replace(config=with_absolute_path(request.config))
     check_names(request.config)
     if request.buffer is None:
@@ -67,7 +69,7 @@ def distill_on_cluster(request: Request, screen: Screen, train: Train) -> Synthe
             stack.enter_context(alone(folder, "raydd distill", screen.note))
             before = previous_run(folder, request.resume)
         stack.enter_context(session(request.where.address, screen.note))
-        threads, demand = _demand(request, before, screen.note)
+        threads, layout = _layout(request, before, screen.note)
         experts = _experts(request, screen, train)
         job = DistillationJob(
             config=request.config,
@@ -77,26 +79,42 @@ def distill_on_cluster(request: Request, screen: Screen, train: Train) -> Synthe
             buffer=experts,
             trained=request.buffer is None,
             threads=threads,
-            demand=demand,
+            demand=layout.demand,
+            helpers=layout.workers - 1,
+            local=request.where.address is None,
             owner=secrets.token_hex(8),
             pictures=screen.draws,
         )
         return _Driver(job, folder, screen, request.where.max_wait).run()
 
 
-def _demand(request: Request, before: DistillConfig | None, note: Callable[[str], None]) -> tuple[int, Demand]:
-    """Return the CPU threads of a run that asks for none, and what its worker needs.
+def _layout(request: Request, before: DistillConfig | None, note: Callable[[str], None]) -> tuple[int, Plan]:
+    """Return the CPU threads of a run that asks for none, and its workers.
 
-    On a GPU that is one thread, otherwise all CPUs of the smallest node.
+    One thread on a GPU, or where a step has several parts, which are spread over CPUs; else all CPUs of the smallest
+    node.
     """
-    config, where = request.config, request.where
+    config, where, parts = request.config, request.where, concurrent_parts(request.config)
     wanted = partial(demand_for, where.device, gpus=where.gpus_per_worker, note=note, minutes=where.max_wait)
-    usual = 1
-    if not wanted().gpus:
+    gpus, usual = wanted().gpus, 1
+    if not gpus and parts == 1:
         cpus = [int(shape.resources.get("CPU", 0)) for shape in node_shapes() if shape.nodes]
         usual = min((count for count in cpus if count), default=1)
     threads = config.threads or (before.threads if before else None) or usual
-    return usual, wanted(cpus=threads)
+    if parts == 1:
+        return usual, Plan(1, wanted(cpus=threads))
+    share = _even_share(min(where.num_workers or parts, parts), threads)
+    layout = plan(wanted(cpus=threads, default_gpus=share), where.num_workers, parts, grows=where.address is not None)
+    if layout.note:
+        note(layout.note)
+    return usual, layout
+
+
+def _even_share(workers: int, cpus: int) -> float:
+    """Return GPUs a worker: the largest 1 / k, k up to `WORKERS_PER_GPU`, with which the cluster has room for all."""
+    shapes = node_shapes()
+    shares = (1 / k for k in range(1, WORKERS_PER_GPU))
+    return next((share for share in shares if capacity(Demand(cpus, share), shapes) >= workers), 1 / WORKERS_PER_GPU)
 
 
 def _experts(request: Request, screen: Screen, train: Train) -> BufferCopy | str | None:
@@ -152,7 +170,8 @@ class _Driver:
     def _follow(self, actor: Any) -> SyntheticSet:
         replay = Replay(self._screen)
         try:
-            self._screen.note(f"{self._job.name}: starting a worker with {self._job.demand.words()}")
+            many = f"{1 + self._job.helpers} workers, each" if self._job.helpers else "a worker"
+            self._screen.note(f"{self._job.name}: starting {many} with {self._job.demand.words()}")
             waiting = Waiting(self._job.demand, 1, self._screen.note, self._max_wait)
             self._node = self._wait(actor.start.remote(), lambda seconds: waiting.check(0), 0.0, pause=0.0)
             quiet, due = time.monotonic(), FIRST_NOTE_SECONDS

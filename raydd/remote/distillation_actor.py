@@ -1,15 +1,14 @@
-"""The worker of a distillation on a cluster."""
+"""The worker that runs a distillation on Ray, with those that compute parts of its steps beside it."""
 
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from queue import Empty, Queue
 from typing import Any, NamedTuple
 
 import ray
 
-from raydd.config.placement import Where
 from raydd.config.schema import DistillConfig
 from raydd.data.synset import SyntheticSet
 from raydd.io.files import sweep
@@ -18,6 +17,7 @@ from raydd.io.paths import default_cache
 from raydd.io.private import private_folder
 from raydd.remote.buffer_copy import BufferCopy
 from raydd.remote.demand import Demand, worker_device
+from raydd.remote.rollouts import RolloutPool
 from raydd.run.callbacks import follow
 from raydd.run.distillation import begin, conclude, prepare
 from raydd.run.events import EventScreen
@@ -41,7 +41,9 @@ class DistillationJob(NamedTuple):
     buffer: BufferCopy | str | None  # experts, a URI or for any node
     trained: bool  # the experts are those of the cache, not a named buffer
     threads: int  # of a run whose settings and checkpoint name none
-    demand: Demand
+    demand: Demand  # of each worker
+    helpers: int  # workers that compute parts of the steps beside the one that runs it
+    local: bool  # whether all workers are on one machine
     owner: str  # of the claim at the URI, for all workers of this command
     pictures: bool  # whether the driver draws
 
@@ -107,12 +109,15 @@ class DistillationActor:
         named = job.buffer.folder() if isinstance(job.buffer, BufferCopy) else job.buffer
         request = BufferRequest(lambda config, work: _cached(named), None if job.trained else named)
         context = resolve(config, storage.folder, request, device, resume=job.resume, note=self._screen.note)
-        where = Where(num_workers=1, device=job.demand.device)
-        context, need = prepare(context, where, self._screen)
-        with self._screen.doing("preparing the run"):
-            run = Run(context)
-        begin(run, need, storage, self._screen)
-        follow(run, self._screen, storage.save)
+        context, need = prepare(context, self._screen, 1 + job.helpers if job.local else 1)
+        with ExitStack() as stack:
+            start_workers = None
+            if job.helpers:
+                start_workers = stack.enter_context(RolloutPool(job.helpers, job.demand, self._screen.note)).start
+            with self._screen.doing("preparing the run"):
+                run = Run(context, start_workers)
+            begin(run, need, storage, self._screen)
+            follow(run, self._screen, storage.save)
         return conclude(storage)
 
     @contextmanager

@@ -1,20 +1,18 @@
 """The demand of a search's trials: what one needs, how many are submitted at once, and notes while they wait."""
 
 import math
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import ray
 from ray import tune
 from ray.tune.experiment import Trial
 
 from raydd.config.schema import DistillConfig
-from raydd.remote.demand import WORKERS_PER_GPU, Demand, capacity, demand_for, node_shapes, plan
+from raydd.remote.demand import WORKERS_PER_GPU, Demand, Waiting, capacity, demand_for, node_shapes, plan
 from raydd.remote.trials import ByReference, TrialEvents
-from raydd.tuning.trial_scheduler import TrialScheduler
+from raydd.run.rollout_worker import concurrent_parts
 
-NOTE_SECONDS = 30.0
+Note = Callable[[str], None]
 
 
 class Limits(NamedTuple):
@@ -26,7 +24,7 @@ class Limits(NamedTuple):
     max_wait: float = math.inf  # minutes for which all trials may wait for a node
 
 
-def trial_demand(config: DistillConfig, device: str, limits: Limits, trials: int) -> Demand:
+def trial_demand(config: DistillConfig, device: str, limits: Limits, trials: int, note: Note) -> Demand:
     """Return what one trial needs; trials share the GPUs evenly, at most `WORKERS_PER_GPU` on one.
 
     Args:
@@ -34,6 +32,7 @@ def trial_demand(config: DistillConfig, device: str, limits: Limits, trials: int
         device: The user's ``auto``, ``cpu`` or ``cuda``.
         limits: The user's limits.
         trials: How many are left to run.
+        note: Gets lines about a wait for the first node.
 
     Raises:
         ValueError: No kind of node has room for a trial.
@@ -43,7 +42,7 @@ def trial_demand(config: DistillConfig, device: str, limits: Limits, trials: int
     for sharing in range(1, WORKERS_PER_GPU + 1):
         try:
             demand = demand_for(
-                device, cpus=threads, gpus=limits.gpus, default_gpus=1 / sharing, minutes=limits.max_wait
+                device, cpus=threads, gpus=limits.gpus, default_gpus=1 / sharing, note=note, minutes=limits.max_wait
             )
         except ValueError as error:
             words = str(error).replace("a worker needs", "a trial needs").replace("lower threads or", "lower threads,")
@@ -58,7 +57,7 @@ class TrialPlan(NamedTuple):
 
     workers: int
     demand: Demand
-    helpers: int = 0  # actors that compute the rollouts of a trial, each with the same demand
+    helpers: int = 0  # actors that compute parts of a trial's steps beside it, each with the same demand
 
     @property
     def bundles(self) -> list[dict[str, float]]:
@@ -66,20 +65,22 @@ class TrialPlan(NamedTuple):
         return [self.demand.bundle] * (1 + self.helpers)
 
 
-def trial_plan(config: DistillConfig, device: str, limits: Limits, trials: int, *, turns: bool) -> TrialPlan:
+def trial_plan(
+    config: DistillConfig, device: str, limits: Limits, trials: int, note: Note, *, turns: bool
+) -> TrialPlan:
     """Return how many trials are submitted at once, and the demand of each.
 
-    Where the cluster has room for more workers than trials, the rest computes the rollouts of trials. They are reserved
+    Where the cluster has room for more workers than trials, the rest computes parts of trials' steps. They are reserved
     with the trial, so that no trial waits for helpers that other trials hold.
 
     Trials that take ``turns`` are all submitted, so that only their CPUs limit how many run at once. Each then demands
     more CPUs than it uses, but not more than the largest node has.
     """
-    demand = trial_demand(config, device, limits, trials)
+    demand = trial_demand(config, device, limits, trials, note)
     layout = TrialPlan(plan(demand, limits.concurrent, trials).workers, demand)
-    if config.rollouts > 1 and not turns:
+    if (parts := concurrent_parts(config)) > 1 and not turns:
         room = capacity(demand, node_shapes()) // min(limits.concurrent or trials, trials)
-        layout = layout._replace(helpers=int(max(0, min(config.rollouts, room - 1))))
+        layout = layout._replace(helpers=int(max(0, min(parts, room) - 1)))
     if turns and limits.concurrent is not None and layout.workers < trials:
         nodes = [shape.resources.get("CPU", 0.0) for shape in node_shapes() if shape.alive]
         cpus = max(demand.cpus, min(max(nodes, default=0.0), 1 + sum(nodes) // (layout.workers + 1)))
@@ -90,24 +91,15 @@ def trial_plan(config: DistillConfig, device: str, limits: Limits, trials: int, 
 class WaitingNotes(ByReference, tune.Callback):  # type: ignore[misc]
     """Notes for the user while trials wait for a node with room; ends a search that has waited for too long."""
 
-    def __init__(self, trials: TrialScheduler, events: TrialEvents, demand: Demand, minutes: float = math.inf) -> None:
-        self._trials, self._events, self._demand, self._minutes = trials, events, demand, minutes
-        self._since = self._noted = time.monotonic()
+    def __init__(self, note: Note, events: TrialEvents, layout: TrialPlan, minutes: float) -> None:
+        self._events, self._workers = events, layout.workers
+        self._waiting = Waiting(layout.demand, layout.workers, note, minutes)
 
     def on_step_begin(self, iteration: int, trials: Sequence[Trial], **info: Any) -> None:
-        """Note how long no trial has run, at most every `NOTE_SECONDS`."""
-        now = time.monotonic()
-        waiting = sum(trial.status == Trial.PENDING for trial in trials)
-        if not waiting or any(trial.status == Trial.RUNNING for trial in trials):
-            self._since = self._noted = now
-        elif now - self._since > 60 * self._minutes:
-            self._events.unusable = (
-                f"no node has had {self._demand.words()} for a trial for {self._minutes:g} min: add a node, or end "
-                "other work; --resume continues"
-            )
-        elif now - self._noted >= NOTE_SECONDS:
-            self._noted, nodes = now, sum(node["Alive"] for node in ray.nodes())
-            self._trials.notify(
-                f"waiting for a node with {self._demand.words()} for {now - self._since:.0f} s: {waiting} trials wait, "
-                f"the cluster has {nodes} nodes"
-            )
+        """Note how long no trial has run."""
+        states = {trial.status for trial in trials}
+        waits = Trial.PENDING in states and Trial.RUNNING not in states
+        try:
+            self._waiting.check(up=0 if waits else self._workers)
+        except RuntimeError as error:
+            self._events.unusable = str(error)

@@ -43,7 +43,7 @@ class SearchStorage(NamedTuple):
     content: str
     interim: bool = True  # whether trials send their runs between reports, too
     experts: BufferCopy | None = None  # those in a folder of the driver's node
-    helpers: int = 0  # actors that compute a trial's rollouts
+    helpers: int = 0  # actors that compute parts of a trial's steps
 
     def trial(self, number: int) -> TrialStore:
         """Return the folder of a trial."""

@@ -26,6 +26,7 @@ from raydd.remote.rollouts import RolloutPool
 from raydd.remote.trial_demand import Limits, WaitingNotes, trial_plan
 from raydd.remote.trial_storage import SearchStorage, gather, independent_reports, prepare, search_storage
 from raydd.remote.trials import RESTARTS, ByReference, Strategy, TrialEvents, UnusableNode, number_of, send_reports
+from raydd.run.rollout_worker import concurrent_parts
 from raydd.tuning.loggers import require_package, require_wandb_key
 from raydd.tuning.trial import SearchContext
 from raydd.tuning.trial_scheduler import TrialScheduler
@@ -77,9 +78,8 @@ def trainable(config: Mapping[str, Any], context: SearchContext, demand: Demand,
     number, values, checkpoint = int(config["trial"]), config["values"], tune.get_checkpoint()
     with ExitStack() as stack:
         start = None
-        if storage.helpers and context.space.config(values).rollouts > 1:
-            pool = RolloutPool(storage.helpers, demand.device, lambda line: None, demand.gpus or None)
-            start = stack.enter_context(pool).start
+        if (helpers := min(storage.helpers, concurrent_parts(context.space.config(values)) - 1)) > 0:
+            start = stack.enter_context(RolloutPool(helpers, demand, lambda line: None)).start
         send_reports(
             lambda here: independent_reports(here, storage, number, values, checkpoint, start), context, demand
         )
@@ -133,11 +133,12 @@ def _tuner(
     strategy: Strategy, storage: SearchStorage, trials: TrialScheduler, limits: Limits, loggers: Sequence[Any]
 ) -> tune.Tuner:
     space, turns = strategy.context.space, strategy.searcher is None
-    layout = trial_plan(space.config({}), strategy.context.device, limits, trials.left, turns=turns)
+    device, note = strategy.context.device, trials.notify
+    layout = trial_plan(space.config({}), device, limits, trials.left, note, turns=turns)
     storage = storage._replace(helpers=layout.helpers)
     parameters = {"context": strategy.context, "demand": layout.demand, "storage": storage}
     bundles = tune.PlacementGroupFactory(layout.bundles)
-    waiting = WaitingNotes(trials, strategy.scheduler, layout.demand, limits.max_wait)
+    waiting = WaitingNotes(note, strategy.scheduler, layout, limits.max_wait)
     return tune.Tuner(
         tune.with_resources(tune.with_parameters(strategy.trainable, **parameters), bundles),
         param_space=strategy.params,

@@ -3,7 +3,6 @@
 import torch
 
 from raydd.config.parsing import words
-from raydd.config.placement import Where
 from raydd.config.schema import DistillConfig
 from raydd.data.mirroring import distillation_mirrors, mirroring_note as mirror_words
 from raydd.data.synset import SyntheticSet
@@ -17,13 +16,13 @@ from raydd.run.storage import RunStorage
 from raydd.run.window_search import with_window
 
 
-def prepare(context: RunContext, where: Where, screen: Screen) -> tuple[RunContext, Need]:
-    """Return a run with its window, and what it takes; refuse one that does not fit on this machine."""
+def prepare(context: RunContext, screen: Screen, workers: int = 1) -> tuple[RunContext, Need]:
+    """Return a run with its window, and what it takes; refuse one whose ``workers`` do not fit on this machine."""
     config = context.config
     if distillation_mirrors(config):
         screen.once(mirror_words(config.data.dataset))
     print_note(context.work.dataset, screen)
-    need = distillation_need(context, where)
+    need = distillation_need(context, workers)
     torch.set_num_threads(config.threads or 1)
     return with_window(context, screen.note), need
 

@@ -19,7 +19,7 @@ from raydd.buffer.precision import STORAGES
 from raydd.buffer.spec import BufferSpec
 from raydd.config.placement import Where
 from raydd.config.schema import DistillConfig, ExpertConfig
-from raydd.data.workspace import Workspace, open_workspace, resolve_device
+from raydd.data.workspace import Workspace, open_workspace
 from raydd.distillation.setup import tiles_of
 from raydd.distillation.trajectory_matching import classification
 from raydd.io.memory import format_bytes, system_memory
@@ -164,33 +164,22 @@ def memory_use(device: torch.device) -> dict[str, float | None]:
     return {"resident_mb": round(resident, 1), "device_mb": None if peak is None else round(peak, 1)}
 
 
-def concurrent_workers(config: DistillConfig) -> int:
-    """Return how many workers this machine's cores run at once."""
-    return max(1, len(os.sched_getaffinity(0)) // (config.threads or 1))
+def concurrent_workers(config: DistillConfig, where: Where) -> int:
+    """Return how many workers compute the parts of a step on this machine: as many as its cores run at once."""
+    cores = max(1, len(os.sched_getaffinity(0)) // (config.threads or 1))
+    return min(concurrent_parts(config), where.num_workers or cores)
 
 
-def on_cluster(config: DistillConfig, where: Where) -> bool:
-    """Whether a cluster computes the parts of the steps, and this process only takes the steps."""
-    return where.address is not None and concurrent_parts(config) > 1
-
-
-def own_device(config: DistillConfig, where: Where) -> torch.device:
-    """Return the device of this process, which needs no GPU where a cluster computes the steps."""
-    return resolve_device("auto" if on_cluster(config, where) else where.device)
-
-
-def distillation_need(context: RunContext, where: Where) -> Need:
-    """Return what a run takes; refuse one that does not fit on this machine. Other nodes are not checked."""
+def distillation_need(context: RunContext, workers: int) -> Need:
+    """Return what a run takes; refuse one whose ``workers`` here do not fit. Other nodes are not checked."""
     config, work, out = context.config, context.work, context.folder
     need = of_distillation(config, work, parameters_of(work), kept_sets(config))
     stored = sum(path.stat().st_size for path in out.rglob("*.arrow")) if out.is_dir() else 0  # of a run that goes on
     need = need._replace(disk=max(0, need.disk - stored))
-    alone, cores = where.address is None and work.device.type == "cpu", concurrent_workers(config)
-    workers = min(concurrent_parts(config), where.num_workers or cores, cores) if alone else 1
+    workers = workers if work.device.type == "cpu" else 1  # how many share a GPU is not known here
     lighter = "use --set backprop=adjoint" if config.backprop == "full" else "use a smaller --set batch_size"
     remedies = (f"{lighter}, or fewer --num-workers" if workers > 1 else lighter, "name an --out with room")
-    here = need._replace(memory=0) if on_cluster(config, where) else need
-    check_room(here, out, work.device, workers=workers, remedies=remedies)
+    check_room(need, out, work.device, workers=workers, remedies=remedies)
     return need
 
 

@@ -30,8 +30,8 @@ class RolloutTask(NamedTuple):
     source: TrajectorySource | None
 
 
-StartWorkers = Callable[[RolloutTask], Parts]
-"""Starts workers that compute the parts of a run's steps."""
+StartWorkers = Callable[[RolloutTask, Division], Parts]
+"""Starts workers that compute the parts of a run's steps, of a division that this process could compute alone."""
 
 
 class RolloutWorker:
@@ -102,4 +102,5 @@ def matches_of(setup: Setup, recipe: Recipe, start_workers: StartWorkers | None)
     division = division_of(config, recipe)
     if start_workers is None:
         return division.matches(Sequential(division.part, division.count))
-    return division.matches(start_workers(RolloutTask(config, recipe.synset.to("cpu"), setup.source)))
+    task = RolloutTask(config, recipe.synset.to("cpu"), setup.source)
+    return division.matches(start_workers(task, division))

@@ -33,6 +33,7 @@ CLUSTER = """
     from raydd.run.experts import open_buffer
     from raydd.config.schema import DistillConfig
     from raydd.run.resolve import bind
+    from raydd.remote.demand import Demand
     from raydd.remote.rollouts import RolloutPool
     from raydd.run.run import Run
     from raydd.config.parsing import build
@@ -52,8 +53,10 @@ CLUSTER = """
         import raydd.remote.buffer_store
         raydd.remote.buffer_store._sees = lambda node, folder: False
         raydd.remote.buffer_store.SHARE = float(sys.argv[3])
-        with RolloutPool(2, "cpu", notes.append) as pool:
+        with RolloutPool(2, Demand(), notes.append) as pool:
             run = Run(bind(config, out, buffer, work, None), pool.start)
+            pool._part = None  # the workers compute all parts
+            ray.wait(list(pool._running), num_returns=2, timeout=60)
             folder.rename(folder.with_name("away"))  # from here on only what Ray has can be read
             list(run.steps())
         print(json.dumps(notes))

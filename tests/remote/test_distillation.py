@@ -21,7 +21,7 @@ from raydd.io.stored_folder import stored_copy
 from raydd.remote import buffer_copy
 from raydd.remote.buffer_store import share
 from raydd.remote.demand import Demand, NodeShape
-from raydd.remote.distillation import Request, _demand, _Driver
+from raydd.remote.distillation import Request, _Driver, _layout
 from raydd.remote.distillation_actor import DistillationJob
 
 pytestmark = pytest.mark.remote
@@ -82,7 +82,22 @@ if __name__ == "__main__":
     from raydd.run import events
 
     notes, workers, steps = [], [], []
-    note, show, follow = Screen.note, events.Replay.show, distillation._Driver._follow
+    note, show, follow, join = Screen.note, events.Replay.show, distillation._Driver._follow, ray.init
+
+    def setup():
+        import ray
+        from raydd.remote.rollouts import RolloutPool
+
+        start = RolloutPool.start
+
+        def all_up(pool, task, division):  # else a short run would be over before
+            start(pool, task, division)
+            ray.wait(list(pool._running), num_returns=len(pool._running), timeout=60)
+            return pool
+
+        RolloutPool.start = all_up
+
+    ray.init = lambda **words: join(**words, runtime_env={"worker_process_setup_hook": setup})
     Screen.note = lambda self, text: (notes.append(text), note(self, text))[1]
 
     def followed(driver, actor):
@@ -94,10 +109,10 @@ if __name__ == "__main__":
             steps.append(event.step)
             if kills and event.step >= kills[0][1]:
                 driver, actor = workers[-1]
-                if kills.pop(0)[0] == "worker":
+                if (kind := kills.pop(0)[0]) == "worker":
                     ray.kill(actor)
                 else:
-                    (gone,) = [each for each in nodes if each.node_id == driver._node]
+                    (gone,) = [each for each in nodes if (each.node_id == driver._node) is (kind == "node")]
                     nodes.remove(gone)
                     cluster.remove_node(gone, allow_graceful=False)
                     nodes.append(add())
@@ -131,7 +146,7 @@ def here(small_buffer, tmp_path):
 
     def make(settings):
         buffer = None if "method" in settings else small_buffer
-        distill(build(DistillConfig, settings), tmp_path / "here", buffer=buffer, where=Where(device="cpu"))
+        distill(build(DistillConfig, settings), tmp_path / "here", buffer=buffer, where=Where(1, device="cpu"))
         made = files(tmp_path / "here")
         assert len(made) >= len(SAME) - 1
         return made
@@ -174,43 +189,62 @@ def test_a_gpu_that_no_node_has_is_refused(ray2, tmp_path):
 @pytest.mark.rows(
     ("shapes", "requested", "settings", "before", "expected"),
     [
-        ([{"CPU": 4}, {"CPU": 2}, {}], "auto", {}, None, (2, 2, 0)),  # all CPUs of the smallest node
-        ([{"CPU": 4}, {"CPU": 8, "GPU": 2}], "auto", {}, None, (1, 1, 1)),
-        ([{"CPU": 4}, {"CPU": 8, "GPU": 2}], "cpu", {}, None, (4, 4, 0)),
-        ([{"CPU": 4}, {"CPU": 8, "GPU": 2}], "cuda", {"threads": 3}, None, (1, 3, 1)),
-        ([{"CPU": 4}], "auto", {}, {"threads": 3}, (4, 3, 0)),  # a resumed run has the threads that it had
+        ([{"CPU": 4}, {"CPU": 2}, {}], "auto", {}, None, (2, 2, 0, 1)),  # all CPUs of the smallest node
+        ([{"CPU": 4}, {"CPU": 8, "GPU": 2}], "auto", {}, None, (1, 1, 1, 1)),
+        ([{"CPU": 4}, {"CPU": 8, "GPU": 2}], "cpu", {}, None, (4, 4, 0, 1)),
+        ([{"CPU": 4}, {"CPU": 8, "GPU": 2}], "cuda", {"threads": 3}, None, (1, 3, 1, 1)),
+        ([{"CPU": 4}], "auto", {}, {"threads": 3}, (4, 3, 0, 1)),  # a resumed run has the threads that it had
+        ([{}, {"CPU": 2}], "auto", {"shards": 4}, None, (1, 1, 0, 2)),
+        ([{}, {"CPU": 8, "GPU": 2}], "auto", {"shards": 2}, None, (1, 1, 1, 2)),
+        ([{}, {"CPU": 8, "GPU": 2}], "auto", {"rollouts": 4}, None, (1, 1, 0.5, 4)),
+        ([{}, {"CPU": 8, "GPU": 1}], "auto", {"rollouts": 8}, None, (1, 1, 0.25, 4)),
+        ([{}, {"CPU": 8}], "cpu", {"rollouts": 8}, {"threads": 2}, (1, 2, 0, 4)),
     ],
 )
-def test_a_run_asks_for_a_gpu_where_there_is_one_and_for_its_threads(
+def test_a_run_asks_for_a_gpu_where_there_is_one_and_for_its_threads_and_workers(
     shapes, requested, settings, before, expected, monkeypatch
 ):
     for module in ("demand", "distillation"):
         monkeypatch.setattr(f"raydd.remote.{module}.node_shapes", lambda: [NodeShape(shape) for shape in shapes])
     config = build(DistillConfig, {"method": "dm"}, settings)
     request = Request(config, "run", None, False, Where(device=requested))
-    threads, demand = _demand(request, build(DistillConfig, before) if before else None, print)
-    assert (threads, demand.cpus, demand.gpus) == expected
+    threads, layout = _layout(request, build(DistillConfig, before) if before else None, print)
+    assert (threads, layout.demand.cpus, layout.demand.gpus, layout.workers) == expected
 
 
 def test_a_silent_worker_is_noted(capsys):
-    demand = Demand(2, 1)
-    job = DistillationJob(build(DistillConfig, DM), "s3://b/x", "s3://b/x", False, None, True, 1, demand, "me", False)
+    job = DistillationJob(
+        *(build(DistillConfig, DM), "s3://b/x", "s3://b/x", False, None, True, 1, Demand(2, 1), 0, False, "me", False)
+    )
     _Driver(job, None, Screen(), 15.0)._note_silence(11.0)
     assert capsys.readouterr().err == "s3://b/x: no answer from its worker for 11 s\n"
 
 
-def test_workers_and_nodes_die_and_another_goes_on_to_the_same_bytes(small_buffer, here, tmp_path):
-    kills = [["worker", 0], ["node", 8], ["worker", 20]]
+@pytest.mark.parametrize(
+    "settings",
+    [
+        MTT | {"rollouts": 2},
+        pytest.param(DM | {"shards": 2}, marks=pytest.mark.slow),
+        pytest.param(MTT, marks=pytest.mark.slow),
+    ],
+    ids=["two workers, rollouts", "two workers, shards", "one worker"],
+)
+def test_workers_and_nodes_die_and_another_goes_on_to_the_same_bytes(small_buffer, here, tmp_path, settings):
+    """The other node has the second worker, if there is one; the first one goes on without it."""
+    kills = [["worker", 0], ["other", 8], ["node", 20]]
     out = tmp_path / "run"
-    seen = run(out, tmp_path / "caches", MTT, kills, buffer=str(small_buffer))
-    assert files(out) == here(MTT)
-    assert (seen["workers"], seen["left"]) == (4, [])
+    options = {} if "method" in settings else {"buffer": str(small_buffer)}
+    seen = run(out, tmp_path / "caches", settings, kills, **options)
+    assert files(out) == here(settings)
+    assert (seen["workers"], seen["left"]) == (3, [])
     notes = [note for note in seen["notes"] if "another one goes on" in note]
     assert [note.partition("; ")[0] for note in notes] == [
         f"{out}: its worker died",
         f"{out}: the node of its worker is lost",
-        f"{out}: its worker died",
     ]
+    parts = settings.keys() & {"rollouts", "shards"}
+    assert any("starting 2 workers, each with 1 CPU" in note for note in seen["notes"]) == bool(parts)
+    assert any("a worker died: it is replaced" in note for note in seen["notes"]) == bool(parts)
 
 
 @pytest.mark.slow

@@ -3,10 +3,10 @@
 import os
 import signal
 import threading
-import time
 from dataclasses import replace
 
 import pytest
+import ray
 import torch
 from ray.exceptions import ObjectLostError
 
@@ -19,8 +19,8 @@ from raydd.data.preprocessing import fit_transform
 from raydd.data.synset import SyntheticSet
 from raydd.io.tensor_file import load_tensors
 from raydd.methods import complete
-from raydd.remote import rollouts
-from raydd.remote.demand import NodeShape
+from raydd.remote import distillation
+from raydd.remote.demand import Demand, NodeShape
 from raydd.remote.rollouts import RolloutPool
 from raydd.run.experts import open_buffer, plain_workspace, settle
 from raydd.run.resolve import bind, needs_experts
@@ -107,6 +107,21 @@ def here(small_buffer, tmp_path_factory):
     return run
 
 
+def up(pool):
+    """A pool's own start, after which its actors have started; else a short run would be over before."""
+
+    def start(task, division):
+        all_up(pool.start(task, division))
+        return pool
+
+    return start
+
+
+def all_up(pool):
+    """Wait until the actors of a pool have started."""
+    assert not ray.wait(list(pool._running), num_returns=len(pool._running), timeout=60)[1]
+
+
 def run_kind(kind, out, buffer, pool):
     """The steps of a run of one kind whose parts a pool computes."""
     config = of_kind(kind)
@@ -116,17 +131,17 @@ def run_kind(kind, out, buffer, pool):
         experts, work = open_buffer(buffer, config, torch.device("cpu"))
     else:
         work = replace(work, transform=fit_transform(config.data.preprocessing, work.dataset))
-    return Run(bind(settle(config, experts), out, experts, work, None), pool.start).steps()
+    return Run(bind(settle(config, experts), out, experts, work, None), up(pool)).steps()
 
 
 def buffer_for(kind, buffer):
     return buffer if needs_experts(of_kind(kind)) else None
 
 
-def steps_of(out, buffer, pool, rollouts, **settings):
+def steps_of(out, buffer, pool, rollouts):
     """The steps of a run whose rollouts a pool computes."""
     experts, work = open_buffer(buffer, toy(rollouts), torch.device("cpu"))
-    return Run(bind(toy(rollouts, **settings), out, experts, work, None), pool.start).steps()
+    return Run(bind(toy(rollouts), out, experts, work, None), up(pool)).steps()
 
 
 @pytest.mark.verb
@@ -135,30 +150,30 @@ def steps_of(out, buffer, pool, rollouts, **settings):
     [(3, 2), *(pytest.param(*each, marks=pytest.mark.integration) for each in ((1, 1), (4, 1), (4, 2)))],
 )
 def test_actors_come_to_the_bits_of_one_process(ray2, small_buffer, here, tmp_path, rollouts, workers):
-    with RolloutPool(workers, "cpu", print) as pool:
+    with RolloutPool(workers, Demand(), print) as pool:
         list(steps_of(tmp_path / "run", small_buffer, pool, rollouts))
     assert equal(state(tmp_path / "run"), here(rollouts))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_number_of_actors_gives_the_bits_of_one_process_also_when_one_dies(
-    ray2, small_buffer, whole, tmp_path, monkeypatch, kill_worker, kind
+    ray2, small_buffer, whole, tmp_path, monkeypatch, kind
 ):
     for workers in (1, 2):
-        with RolloutPool(workers, "cpu", print) as pool:
+        with RolloutPool(workers, Demand(), print) as pool:
             list(run_kind(kind, tmp_path / str(workers), small_buffer, pool))
         assert equal(state(tmp_path / str(workers)), whole(kind))
-    wait, waits, notes = RolloutPool._ready, [], []
+    wait, waits, notes = RolloutPool._ended, [], []
 
-    def killing(pool):
-        """Kill an actor while the parts of a step are computed."""
-        waits.append(1)
-        if len(waits) == 9:
-            kill_worker("ray::RolloutActor")
-        return wait(pool)
+    def killing(pool, block):
+        """Kill an actor while it computes a part of a step."""
+        if (at_work := [actor for actor, index in pool._running.values() if index is not None]) and not waits:
+            waits.append(1)
+            ray.kill(at_work[0])
+        return wait(pool, block)
 
-    monkeypatch.setattr(RolloutPool, "_ready", killing)
-    with RolloutPool(2, "cpu", notes.append) as pool:
+    monkeypatch.setattr(RolloutPool, "_ended", killing)
+    with RolloutPool(2, Demand(), notes.append) as pool:
         list(run_kind(kind, tmp_path / "killed", small_buffer, pool))
     assert equal(state(tmp_path / "killed"), whole(kind))
     assert any("a worker died: it is replaced" in note for note in notes)
@@ -167,45 +182,37 @@ def test_any_number_of_actors_gives_the_bits_of_one_process_also_when_one_dies(
 @pytest.mark.rows("workers, share", [(1, 1), (2, 1), (3, 1 / 2), (4, 1 / 2), (6, 1 / 3), (8, 1 / 4), (20, 1 / 4)])
 def test_workers_share_the_gpus_of_a_cluster_evenly_four_to_one_at_most(monkeypatch, workers, share):
     shapes = [NodeShape({"CPU": 8.0, "GPU": 1.0})] * 2 + [NodeShape({"CPU": 64.0})]
-    monkeypatch.setattr(rollouts, "node_shapes", lambda: shapes)
-    assert rollouts._even_share(workers, 1) == share
+    monkeypatch.setattr(distillation, "node_shapes", lambda: shapes)
+    assert distillation._even_share(workers, 1) == share
 
 
 def test_more_rollouts_are_another_run(here):
     assert not equal(here(1), here(4))
 
 
-def test_the_command_gives_the_same_set_with_one_worker_and_two(ray2, small_buffer, tmp_path, monkeypatch):
-    hired, hire = [], RolloutPool._start_actor
-    monkeypatch.setattr(RolloutPool, "_start_actor", lambda self: (hired.append(1), hire(self))[1])
+def test_the_command_gives_the_same_set_with_one_worker_and_two(ray2, small_buffer, tmp_path, below):
+    seen, ended = set(), threading.Event()
+
+    def watch():
+        while not ended.wait(0.05):
+            seen.update(words.split("\0")[0].split(".")[0] for words in below(os.getpid()).values() if "ray::" in words)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
     words = ["distill", "--network", "MLP", "--buffer", str(small_buffer), "--rollouts", "4", "--json"]
     for workers in ("1", "2"):
+        assert not any("Actor" in name for name in seen)  # one worker is this process
         out = tmp_path / workers
         sets = [f"--set={name}={value}" for name, value in (("steps", 3), ("student_steps", 2), ("window.high", 1))]
         assert command([*words, *sets, "--num-workers", workers, "--out", str(out)]) == 0
-    assert len(hired) == 2  # one worker is this process
+    ended.set()
+    watcher.join()
+    assert any(name.startswith("ray::DistillationActor") for name in seen)
     one, two = (SyntheticSet.load(tmp_path / workers / "synset.arrow") for workers in ("1", "2"))
     assert torch.equal(one.images, two.images)
     assert torch.equal(one.lr, two.lr)
     assert one.recipe["rollouts"] == 4
     assert one.recipe["threads"] == 1
-
-
-def test_an_actor_that_dies_in_mid_step_is_replaced_and_its_part_made_again(
-    ray2, small_buffer, here, tmp_path, kill_worker
-):
-    notes, done = [], []
-    with RolloutPool(2, "cpu", notes.append) as pool:
-        for step in steps_of(tmp_path / "run", small_buffer, pool, 4):
-            done.append(step.step)
-            if step.step in (1, 3):
-                killer = threading.Thread(target=kill_worker, args=("ray::RolloutActor",))
-                killer.start()
-                time.sleep(0.02)
-        killer.join()
-    assert done == [1, 2, 3, 4]
-    assert equal(state(tmp_path / "run"), here(4))
-    assert any("a worker died: it is replaced" in note for note in notes)
 
 
 def test_an_actor_that_always_dies_ends_the_run_with_a_reason(ray2, small_buffer, tmp_path, monkeypatch):
@@ -220,11 +227,14 @@ def test_an_actor_that_always_dies_ends_the_run_with_a_reason(ray2, small_buffer
             os.kill(os.getpid(), signal.SIGKILL)
 
     monkeypatch.setattr("raydd.remote.rollouts.RolloutActor", Deadly)
+    monkeypatch.setattr("raydd.remote.rollouts.DEATHS", 1)
+    start = RolloutPool._start_actor
+    monkeypatch.setattr(RolloutPool, "_start_actor", lambda pool: (start(pool), all_up(pool)))
     with (
-        RolloutPool(1, "cpu", print) as pool,
-        pytest.raises(RuntimeError, match="the worker of part 0 died 3 times in one step; check the memory"),
+        RolloutPool(1, Demand(), print) as pool,
+        pytest.raises(RuntimeError, match="workers died 3 times in a row; check the memory"),
     ):
-        list(steps_of(tmp_path / "run", small_buffer, pool, 2))
+        list(steps_of(tmp_path / "run", small_buffer, pool, 4))
 
 
 def test_what_raises_in_an_actor_is_told_in_one_line(ray2, small_buffer, tmp_path, monkeypatch):
@@ -240,33 +250,25 @@ def test_what_raises_in_an_actor_is_told_in_one_line(ray2, small_buffer, tmp_pat
 
     monkeypatch.setattr("raydd.remote.rollouts.RolloutActor", Broken)
     with (
-        RolloutPool(1, "cpu", print) as pool,
-        pytest.raises(RuntimeError, match="part 0 of a step failed: the expert's file is broken"),
+        RolloutPool(1, Demand(), print) as pool,
+        pytest.raises(RuntimeError, match="part 1 of a step failed: the expert's file is broken"),
     ):
         list(steps_of(tmp_path / "run", small_buffer, pool, 2))
 
 
 def test_a_result_that_is_lost_is_made_again(ray2, small_buffer, here, tmp_path, monkeypatch):
     """The actor lives, and what it made is gone with a node."""
-    get, lost = ray2.get, []
+    get, lost = ray.get, []
 
     def losing(reference, **options):
         found = get(reference, **options)
-        if isinstance(found, tuple) and len(lost) < 2:
+        if isinstance(found, tuple) and len(lost) < 1:
             lost.append(1)
             raise ObjectLostError(reference.hex(), None, "")
         return found
 
     monkeypatch.setattr("raydd.remote.rollouts.ray.get", losing)
-    with RolloutPool(2, "cpu", print) as pool:
+    with RolloutPool(2, Demand(), print) as pool:
         list(steps_of(tmp_path / "run", small_buffer, pool, 4))
-    assert len(lost) == 2
+    assert len(lost) == 1
     assert equal(state(tmp_path / "run"), here(4))
-
-
-def test_too_many_threads_for_the_cluster_are_refused(ray2, small_buffer, tmp_path):
-    with (
-        RolloutPool(1, "cpu", print) as pool,
-        pytest.raises(ValueError, match="a worker needs 64 CPU of one node, and no node has that"),
-    ):
-        list(steps_of(tmp_path / "run", small_buffer, pool, 2, threads=64))

@@ -7,7 +7,7 @@ import pytest
 from raydd.config.schema import DistillConfig
 from raydd.remote import demand as demands, trial_demand
 from raydd.remote.demand import Demand, NodeShape
-from raydd.remote.trial_demand import Limits, WaitingNotes, trial_plan
+from raydd.remote.trial_demand import Limits, TrialPlan, WaitingNotes, trial_plan
 
 GPU4 = NodeShape({"CPU": 16.0, "GPU": 4.0})
 CPU2 = NodeShape({"CPU": 2.0})
@@ -23,7 +23,7 @@ def planned(monkeypatch):
         for module in (demands, trial_demand):
             monkeypatch.setattr(module, "node_shapes", lambda: nodes)
         config = DistillConfig(threads=1, rollouts=rollouts)
-        return trial_plan(config, device, Limits(**limits), trials, turns=turns)
+        return trial_plan(config, device, Limits(**limits), trials, print, turns=turns)
 
     return make
 
@@ -58,7 +58,7 @@ def test_what_a_cluster_has_room_for_beside_the_trials_computes_their_rollouts(p
     layout = planned([NodeShape({"CPU": 8.0})] * 2, 4, rollouts=8)
     assert (layout.workers, layout.helpers, layout.bundles) == (4, 3, [{"CPU": 1.0}] * 4)
     assert planned([NodeShape({"CPU": 8.0})], 4, rollouts=8, concurrent=1).helpers == 7
-    assert planned([NodeShape({"CPU": 8.0})], 1, rollouts=2).helpers == 2
+    assert planned([NodeShape({"CPU": 8.0})], 1, rollouts=2).helpers == 1
     for nodes, options in (
         ([CPU2], {"rollouts": 8}),
         ([GPU4], {"rollouts": 1}),
@@ -82,23 +82,20 @@ def test_trials_that_no_node_has_room_for_are_refused(planned, nodes, word, limi
 
 def test_waiting_trials_are_noted_until_one_runs(monkeypatch):
     seconds, notes = [0.0], []
-    monkeypatch.setattr(trial_demand.time, "monotonic", lambda: seconds[0])
-    monkeypatch.setattr(trial_demand.ray, "nodes", lambda: [{"Alive": True}])
+    monkeypatch.setattr(demands, "monotonic", lambda: seconds[0])
+    monkeypatch.setattr(demands, "node_shapes", lambda: [CPU2])
     events = SimpleNamespace(unusable="")
-    watch = WaitingNotes(SimpleNamespace(notify=notes.append), events, Demand(2, 1), minutes=2)
+    watch = WaitingNotes(notes.append, events, TrialPlan(2, Demand(2, 1)), minutes=2)
     pending, running = SimpleNamespace(status="PENDING"), SimpleNamespace(status="RUNNING")
-    for now, trials in ((10, [pending]), (31, [pending]), (40, [pending]), (62, [pending] * 2), (63, [running])):
+    moments = ((10, [pending]), (31, [pending]), (41, [pending]), (50, [pending]), (63, [running, pending]))
+    for now, trials in moments:
         seconds[0] = now
         watch.on_step_begin(0, trials)
-    assert [note.split(":")[0] for note in notes] == [
-        "waiting for a node with 2 CPU, 1 GPU for 31 s",
-        "waiting for a node with 2 CPU, 1 GPU for 62 s",
-    ]
-    assert "2 trials wait" in notes[1]
+    start = "waiting for a node with 2 CPU, 1 GPU: 0 of 2 workers up"
+    assert notes == [f"{start}, 10 s", f"{start}, 41 s"]
     seconds[0] = 80
     watch.on_step_begin(0, [pending])
-    assert len(notes) == 2
     assert events.unusable == ""
     seconds[0] = 184
     watch.on_step_begin(0, [pending])
-    assert "no node has had 2 CPU, 1 GPU for a trial for 2 min: add a node" in events.unusable
+    assert events.unusable.startswith("no node has had 2 CPU, 1 GPU for a worker for 2 min (--max-wait 2): add a node")
