@@ -44,7 +44,7 @@ class Population(TrialEvents, PopulationBasedTraining):  # type: ignore[misc]
             log_config=False,
         )
         self._space, self._steps, self._grace = context.space, context.space.config({}).steps, plan.grace
-        self._shown = dict[Trial, list[Mapping[str, Any]]]()  # the reports about which Tune has decided
+        self._reports = dict[Trial, list[Mapping[str, Any]]]()  # the reports about which Tune has decided
         self._sources = dict[Trial, tuple[Trial, int]]()  # of a trial's last take-over, and the other's reports then
         self._taker: Trial | None = None
 
@@ -54,19 +54,21 @@ class Population(TrialEvents, PopulationBasedTraining):  # type: ignore[misc]
             return str(self.STOP)
         if int(result["index"]) == 0 or int(result["index"]) % self._grace or result["step"] >= self._steps:
             return str(self.CONTINUE)
-        shown = result if self._takes_part(trial, result) else result | {"accuracy": math.nan}
-        self._shown.setdefault(trial, []).append(shown)
+        report = result if self._takes_part(trial, result) else result | {"accuracy": math.nan}
+        self._reports.setdefault(trial, []).append(report)
         self._taker = trial
-        return str(super().on_trial_result(controller, trial, shown))
+        return str(super().on_trial_result(controller, trial, report))
 
     def _takes_part(self, trial: Trial, result: Mapping[str, Any]) -> bool:
-        source, reports = self._sources.get(trial, (None, 0))
-        if source is not None and len(self._shown[source]) == reports and not source.is_finished():
+        source, count = self._sources.get(trial, (None, 0))
+        if source is not None and len(self._reports[source]) == count and not source.is_finished():
             return False
         if number_of(trial) or not self._space.first_is_protected:
             return True
         live = [
-            shown[-1]["accuracy"] for each, shown in self._shown.items() if each is not trial and not each.is_finished()
+            reports[-1]["accuracy"]
+            for each, reports in self._reports.items()
+            if each is not trial and not each.is_finished()
         ]
         others = [accuracy for accuracy in live if not math.isnan(accuracy)]
         return sum(1 for accuracy in others if accuracy < result["accuracy"]) >= (len(others) + 1) // 2
@@ -74,10 +76,10 @@ class Population(TrialEvents, PopulationBasedTraining):  # type: ignore[misc]
     def _explore(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """Return the settings with which the trial that has just reported goes on from the one of a configuration."""
         assert self._taker is not None
-        source = next(trial for trial in self._shown if number_of(trial) == config["trial"])
-        self._sources[self._taker] = source, len(self._shown[source])
+        source = next(trial for trial in self._reports if number_of(trial) == config["trial"])
+        self._sources[self._taker] = source, len(self._reports[source])
         taker = number_of(self._taker)
-        return {"trial": taker, "values": self._trials.take_over(taker, config["trial"], self._shown[source][-1])}
+        return {"trial": taker, "values": self._trials.take_over(taker, config["trial"], self._reports[source][-1])}
 
 
 def member(config: Mapping[str, Any], context: SearchContext, demand: Demand, storage: SearchStorage) -> None:
