@@ -35,6 +35,7 @@ CLUSTER = """
     from raydd.run.resolve import bind
     from raydd.remote.demand import Demand
     from raydd.remote.rollouts import RolloutPool
+    from raydd.run.rollout_worker import as_arrays, as_tensors
     from raydd.run.run import Run
     from raydd.config.parsing import build
 
@@ -55,8 +56,12 @@ CLUSTER = """
         raydd.remote.buffer_store.SHARE = float(sys.argv[3])
         with RolloutPool(2, Demand(), notes.append) as pool:
             run = Run(bind(config, out, buffer, work, None), pool.start)
-            pool._part = None  # the workers compute all parts
-            ray.wait(list(pool._running), num_returns=2, timeout=60)
+            actor, _ = next(iter(pool._running.values()))
+
+            def part(index, *arguments):  # by an actor, too
+                return as_tensors(ray.get(actor.compute.remote(index, *map(as_arrays, arguments))))
+
+            pool._part = part
             folder.rename(folder.with_name("away"))  # from here on only what Ray has can be read
             list(run.steps())
         print(json.dumps(notes))
