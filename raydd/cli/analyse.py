@@ -10,7 +10,7 @@ import typer
 
 from raydd.cli.flags import Device, Flags, Output, command, whole_numbers
 from raydd.cli.output import files_of, show
-from raydd.cli.paths import each, existing_buffer, existing_result, existing_set, local_paths, out_place
+from raydd.cli.paths import each, existing_buffer, existing_result, existing_set, local_paths, out_location
 from raydd.config.fields import configure
 from raydd.config.parsing import Tree
 from raydd.config.placement import Where
@@ -188,7 +188,7 @@ def _analyse(
     usual = default_out([path.with_suffix("") if path.is_file() else path for path in folders], name)
     if any(map(is_uri, inputs)):  # the cache is no place for figures
         usual = Path(f"{name}.png")
-    place = out_place(out or str(usual), usual.name)
+    place = out_location(out or str(usual), usual.name)
     if not is_uri(place):
         check_out(Path(place), name)
     if buffer is not None:

@@ -8,7 +8,7 @@ import typer
 
 from raydd.cli.flags import Flags, Fresh, Output, Sets, TrainingMachine, command
 from raydd.cli.output import end, show_scores, with_missing
-from raydd.cli.paths import existing_buffer, local_paths, out_place, row_names
+from raydd.cli.paths import existing_buffer, local_paths, out_location, row_names
 from raydd.config.fields import configure
 from raydd.config.parsing import Tree
 from raydd.config.schema import EvaluateConfig
@@ -23,7 +23,7 @@ _OUT = "JSON file to write, or a folder; or a URI."
 
 def own_scores(out: str | None) -> str | None:
     """Return the file that scores go to, a path or a URI; a path is checked."""
-    if out is not None and "://" not in (out := out_place(out, "scores.json")):
+    if out is not None and "://" not in (out := out_location(out, "scores.json")):
         check_scores(Path(out))
     return out
 

@@ -7,7 +7,7 @@ import typer
 
 from raydd.cli.flags import SET, Flags, Output, command, named
 from raydd.cli.output import show
-from raydd.cli.paths import existing_set, local_paths, out_place
+from raydd.cli.paths import existing_set, local_paths, out_location
 from raydd.config.fields import configure
 from raydd.config.names import TABLES, absolute_dataset, check_name
 from raydd.config.parsing import Tree, parse_settings
@@ -108,7 +108,7 @@ def import_(
 
     Flags give what its files do not say.
     """
-    out = out_place(out, "synset.arrow")
+    out = out_location(out, "synset.arrow")
     if "://" not in out and Path(out).exists():
         raise ValueError(f"{out} exists already; name another --out")
     if "://" not in out and not out.endswith(".arrow"):

@@ -110,10 +110,10 @@ def row_names(paths: Sequence[Path | str]) -> list[str]:
     return short_names([path.parent if path.name == "synset.arrow" else path for path in plain])
 
 
-def out_place(out: str, name: str) -> str:
+def out_location(out: str, name: str) -> str:
     """Return the file that ``--out`` means: a path as `out_file` does, or a URI, of a file if its ending is the name's.
 
-    >>> out_place("s3://bucket/run", "scores.json"), out_place("s3://bucket/first.json", "scores.json")
+    >>> out_location("s3://bucket/run", "scores.json"), out_location("s3://bucket/first.json", "scores.json")
     ('s3://bucket/run/scores.json', 's3://bucket/first.json')
     """
     if "://" not in out:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from raydd.cli.flags import Output, command
-from raydd.cli.paths import each, existing_result, local_paths, out_place
+from raydd.cli.paths import each, existing_result, local_paths, out_location
 
 app = typer.Typer()
 Runs = Annotated[
@@ -26,7 +26,7 @@ _OUT = f"The page, a folder or a URI; by default {PAGE} in the run's folder, or 
 def report(runs: Runs, screen: Output, out: Annotated[str | None, typer.Option(help=_OUT)] = None) -> None:
     """Write one self-contained HTML page, which opens offline, about a run or several side by side."""
     paths = local_paths(runs, screen.note)
-    place = page_place(paths, out or (PAGE if "://" in runs[0] else None))
+    place = page_location(paths, out or (PAGE if "://" in runs[0] else None))
     from raydd.io.filesystem import public_uri
     from raydd.report.build import missing_of, write_report
 
@@ -44,7 +44,7 @@ def report(runs: Runs, screen: Output, out: Annotated[str | None, typer.Option(h
     screen.result(document, lambda console: console.print(f"open {page}", markup=False))
 
 
-def page_place(runs: Sequence[Path], out: str | None) -> str:
+def page_location(runs: Sequence[Path], out: str | None) -> str:
     """Return the path or the URI of the page of runs."""
     if out is None:
         if len(runs) != 1:
@@ -53,4 +53,4 @@ def page_place(runs: Sequence[Path], out: str | None) -> str:
     path = Path(out)
     if "://" not in out and not path.is_dir() and path.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"--out {out}: a report is a page; use {path.with_suffix('.html')}, or a folder that exists")
-    return out_place(out, PAGE)
+    return out_location(out, PAGE)

@@ -112,8 +112,8 @@ def open_storage(out: AnyPath, verb: str, tell: Tell, owner: str | None = None) 
             yield RunStorage(folder, str(folder))
         return
     assert store is not None
-    if (opened := _OPEN.get().get(store.public_uri)) is not None:
-        yield opened
+    if (current := _OPEN.get().get(store.public_uri)) is not None:
+        yield current
         return
     with claim_store(store, verb, tell, owner) as claim, private_folder(default_cache() / "work") as private:
         folder = private / "run"
