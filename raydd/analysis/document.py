@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from raydd.figures.style import save_figure
 from raydd.io.bounded_file import read_bytes
 from raydd.io.document import parse, write_document
+from raydd.io.files import AnyPath
+from raydd.io.filesystem import is_uri
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,8 +45,11 @@ def check_out(out: Path, analysis: str) -> None:
         raise ValueError(f"{path} is not of this analysis and would be replaced; name another --out")
 
 
-def check_folder(out: Path) -> None:
+def check_folder(out: AnyPath) -> None:
     """Refuse a folder that cannot be made because it, or a parent, is a file; before anything is computed."""
+    if is_uri(out):
+        return
+    out = Path(out)
     existing = next(path for path in (out, *out.absolute().parents) if path.exists())
     if not existing.is_dir():
         raise ValueError(

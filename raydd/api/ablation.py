@@ -15,9 +15,11 @@ from raydd.evaluation.failures import MissingTrainings
 from raydd.evaluation.scores import check_scoring
 from raydd.figures.bars import draw_ablation
 from raydd.io.console import Screen
-from raydd.io.lock import alone
+from raydd.io.filesystem import is_uri, public_uri
+from raydd.io.paths import below
 from raydd.methods import METHODS, complete
 from raydd.run.resolve import check_names, check_settings, check_start
+from raydd.run.storage import open_storage
 
 ABLATIONS = {name: method.ablation for name, method in METHODS.items() if method.ablation}
 """By method: the rows of its ablation, see `raydd.methods.method.Method`."""
@@ -50,12 +52,13 @@ def ablate(
 ) -> list[Score]:
     """Distill a method's rows of `ABLATIONS`, score them in one evaluation, and draw them.
 
-    The folder gets the rows' runs, ``ablation.json`` and ``ablation.png``. The same call continues where it stopped.
+    The folder or URI gets the rows' runs, ``ablation.json`` and ``ablation.png``. The same call continues where it
+    stopped.
 
     Raises:
         MissingTrainings: Some trainings failed; its ``result`` has the scores of the others.
     """
-    screen, out = screen or Screen(), Path(out)
+    screen = screen or Screen()
     check_scoring(evaluation)
     check_workers(where)
     check_buffer(buffer)
@@ -65,12 +68,13 @@ def ablate(
             check_start(row, row.experts.epochs)
             check_settings(row)
     check_folder(out)
-    with alone(out, "raydd ablate", screen.note):
+    with open_storage(out, "raydd ablate", screen.note) as storage:
         sets = {}
         for name, row in rows(config).items():
-            folder = out / re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-            screen.note(f"{name}: {folder}")
-            sets[name] = distill(row, folder, buffer=buffer, resume=True, where=where, screen=screen)
+            stem = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+            place = below(str(out), stem) if is_uri(out) else Path(out) / stem
+            screen.note(f"{name}: {public_uri(str(place))}")
+            sets[name] = distill(row, place, buffer=buffer, resume=True, where=where, screen=screen)
         partial: MissingTrainings | None = None
         try:
             scores = evaluate([*sets.values()], evaluation, names=[*sets], where=where, screen=screen)
@@ -82,7 +86,8 @@ def ablate(
             "scores": [score.to_document() for score in scores],
             "missing": [one.to_document() for one in partial.missing] if partial else [],
         }
-        save(document, draw_ablation, out / "ablation.png")
+        save(document, draw_ablation, storage.folder / "ablation.png")
+        storage.save_last()
         if partial:
             raise partial
         return scores

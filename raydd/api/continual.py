@@ -35,9 +35,9 @@ from raydd.evaluation.matrix import Job, Matrix, Outcome, ScoreRow
 from raydd.evaluation.scores import plan
 from raydd.figures.continual import draw_continual
 from raydd.io.console import Screen
-from raydd.io.lock import alone
 from raydd.io.memory import keep_memory
 from raydd.numerics.rng import generator
+from raydd.run.storage import open_storage
 
 STEPS = (5, 10)
 """The papers' numbers of steps."""
@@ -112,7 +112,7 @@ def evaluate_continual(  # noqa: PLR0913 - as `evaluate`, and two more
     Args:
         synsets: The sets, or their paths.
         config: Real images, networks, runs, protocol. Without named baselines they are `BASELINES`.
-        out: A folder for ``continual.json`` and ``continual.png``.
+        out: A folder or URI for ``continual.json`` and ``continual.png``.
         steps: Numbers of steps in which the classes come; each is a panel of the figure.
         names: Names of the sets' rows; None takes method and ipc.
         buffer: Experts, a folder or a URI; herding then measures distances of their features.
@@ -133,16 +133,16 @@ def evaluate_continual(  # noqa: PLR0913 - as `evaluate`, and two more
 
     Example: examples/continual_learning.py (it starts a Ray).
     """
-    screen, png = screen or Screen(), Path(out) / "continual.png"
+    screen = screen or Screen()
     keep_memory()
     check_workers(where)
-    check_folder(Path(out))
+    check_folder(out)
     if foreign := sorted(EVALUATE_ONLY & config.model_fields_set):
         raise ValueError(f"{', '.join(foreign)}: such settings are of `raydd evaluate`; leave them out here")
     if config.baselines is None:
         config = config.model_copy(update={"baselines": BASELINES})
-    with alone(png.parent, "raydd continual", screen.note):
-        check_out(png, "continual")
+    with open_storage(out, "raydd continual", screen.note) as storage:
+        check_out(png := storage.folder / "continual.png", "continual")
         sets = [load_set(source, config, screen).synset for source in synsets]
         classes = len(sets[0].classes)
         seen_by_steps = {count: seen_after(classes, count) for count in dict.fromkeys(steps)}
@@ -158,6 +158,7 @@ def evaluate_continual(  # noqa: PLR0913 - as `evaluate`, and two more
             raise RuntimeError(f"no run has all of its trainings, so there is no curve: {missing[0].line}")
         document |= {"missing": [one.to_document() for one in missing]}
         save(document, draw_continual, png)
+        storage.save_last()
         return complete(document, missing, len(results))
 
 

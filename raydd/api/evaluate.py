@@ -24,9 +24,11 @@ from raydd.interop.layouts import OURS, detect
 from raydd.interop.reading import read_synset
 from raydd.io.console import Screen
 from raydd.io.document import write_document
+from raydd.io.filesystem import is_uri, public_uri
 from raydd.io.memory import keep_memory
 from raydd.io.provenance import commit
 from raydd.run.run_folder import load_scored_sets
+from raydd.run.storage import open_file
 from raydd.selection.coresets import BY_DISTANCE, CORESETS
 from raydd.selection.starting_images import NEED_EXPERTS
 
@@ -128,16 +130,19 @@ def _use_of_experts(folder: Path, config: EvaluateConfig, loaded: Sequence[Loade
     return "; ".join(words) or "no row needs its experts"
 
 
-def inputs_document(synsets: Sequence[Path], config: EvaluateConfig) -> dict[str, Any]:
+def inputs_document(
+    synsets: Sequence[Path], config: EvaluateConfig, given: Sequence[str] | None = None
+) -> dict[str, Any]:
     """Return the inputs of an evaluation for its JSON document; call it first, since files may change meanwhile.
 
-    A set's ``digest`` is the sha256 of its file; None for a folder of several files.
+    A set's ``path`` is its URI if it is ``given`` as one, and else absolute. Its ``digest`` is the sha256 of its file;
+    None for a folder of several files.
     """
     sets = []
-    for path in synsets:
+    for path, location in zip(synsets, given or map(str, synsets), strict=True):
         _, home = detect(path, config.layout)
         digest = hashlib.sha256(home.read_bytes()).hexdigest() if home.is_file() else None
-        sets.append({"path": str(path.absolute()), "digest": digest})
+        sets.append({"path": public_uri(location) if is_uri(location) else str(path.absolute()), "digest": digest})
     protocol = find_protocol(config.protocol).lasting(config.epochs, config.real_epochs)
     return {"protocol": protocol.model_dump(mode="json"), "sets": sets}
 
@@ -175,6 +180,7 @@ def report(
     }
 
 
-def save_scores(scores: Sequence[Score], path: Path, more: Mapping[str, Any] | None = None) -> Path:
-    """Write scores as JSON, with the other keys of their document."""
-    return write_document(path, {"scores": [score.to_document() for score in scores], **(more or {})})
+def save_scores(scores: Sequence[Score], path: Path | str, more: Mapping[str, Any] | None = None) -> None:
+    """Write scores as JSON to a path or a URI, with the other keys of their document."""
+    with open_file(path, "raydd evaluate", Screen().note) as (_, file):
+        write_document(file, {"scores": [score.to_document() for score in scores], **(more or {})})

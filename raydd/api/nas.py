@@ -15,6 +15,7 @@ from pathlib import Path
 
 from raydd.analysis.document import Document, check_out, save
 from raydd.api.trainings import driver_device, run_matrix
+from raydd.buffer.local_path import local_path
 from raydd.config.nas import NasConfig
 from raydd.config.placement import HERE, Where, check_workers
 from raydd.config.schema import EvaluateConfig
@@ -39,11 +40,12 @@ from raydd.figures.ranking import draw_ranking, ranking_csv
 from raydd.io.console import Screen
 from raydd.io.document import write_document
 from raydd.io.files import write_atomic
-from raydd.io.lock import alone
+from raydd.io.filesystem import is_uri
 from raydd.io.memory import keep_memory
 from raydd.io.safe_yaml import parse_yaml
 from raydd.models.spaces import SPACES, ConvNetRow, Row, load_rows, nasbench201, sample
 from raydd.numerics.rng import generator
+from raydd.run.storage import open_storage
 from raydd.selection.coresets import CORESETS
 from raydd.selection.starting_images import NEED_EXPERTS
 
@@ -67,7 +69,7 @@ def rank_architectures(
     Args:
         synsets: The proxy sets.
         config: Architectures, protocol, real ranking.
-        out: A folder for ``nas.json``, ``ranking.csv``, ``nas.png``, and ``real.json`` if it is trained here.
+        out: A folder or URI for ``nas.json``, ``ranking.csv``, ``nas.png``, and ``real.json`` if it is trained here.
         names: Names of the sets; None takes method and images per class.
         fresh: Run every training again.
         where: Workers, cluster and device.
@@ -84,15 +86,16 @@ def rank_architectures(
 
     Example: examples/rank_architectures.py (it starts a Ray).
     """
-    screen, out = screen or Screen(), Path(out)
+    screen = screen or Screen()
     keep_memory()
     check_workers(where)
-    with alone(out, "raydd nas", screen.note):
+    with open_storage(out, "raydd nas", screen.note) as storage:
+        out = storage.folder
         space, rows = architectures(config)
         _check_flags(config)
         matrix, work = _plan(synsets, names, config, rows, driver_device(where))
         matrix, selection, doubts = rank_on(matrix, work.dataset, config.split)
-        real = None if config.real in (None, "none") else read_real(Path(config.real), list(rows), work.dataset)
+        real = None if config.real in (None, "none") else read_real(local_path(config.real), list(rows), work.dataset)
         again = _check_folder(out, config)
         screen.note(f"{_title(config)}: {len(rows)} of {space} architectures; {_counts(matrix)}")
         if config.split == "test":
@@ -111,6 +114,7 @@ def rank_architectures(
             save_real(real, out / "real.json", work.dataset)
         elif config.real == "none" and again:
             (out / "real.json").unlink(missing_ok=True)  # an earlier call's
+        storage.save_last()
         return complete(document, missing, len(results))
 
 
@@ -197,7 +201,7 @@ def _check_flags(config: NasConfig) -> None:
     for flag, value in (("--first-rung", config.first_rung), ("--reduction", config.reduction)):
         if value is not None and not config.asha:
             raise ValueError(f"{flag} {value} stops nothing by itself: add --asha")
-    if config.real not in (None, "none") and not Path(config.real).exists():
+    if config.real not in (None, "none") and not is_uri(config.real) and not Path(config.real).exists():
         raise ValueError(
             f"--real {config.real}: No such file or directory; give a real.json, or CSV with architecture,accuracy"
         )

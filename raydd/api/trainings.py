@@ -1,5 +1,6 @@
 """The trainings of a matrix: cached ones are reused, and the others run on Ray."""
 
+import itertools
 import json
 import sys
 from collections.abc import Mapping
@@ -14,12 +15,15 @@ from raydd.evaluation.matrix import Job, Matrix, Outcome, Result
 from raydd.evaluation.result_cache import CacheKeys, ResultCache, cached_outcomes, commits
 from raydd.io.console import Pace, Screen, left
 from raydd.io.provenance import commit
+from raydd.run.storage import TRAININGS, remote_storage
 
 
 def run_matrix(
     matrix: Matrix, dataset: Dataset, *, fresh: bool = False, where: Where = HERE, screen: Screen | None = None
 ) -> dict[Job, Result]:
     """Run the trainings of a matrix on Ray, except those with a cached result; cache each result at once.
+
+    Inside a block of `raydd.run.storage.open_storage` results are kept at its URI, too.
 
     A row that belongs to another one runs once with an earlier row of the same trainings. A training that failed has
     a `raydd.evaluation.matrix.Failure` as its result. Arguments are those of `raydd.api.evaluate.evaluate`.
@@ -61,7 +65,9 @@ def _run(matrix: Matrix, dataset: Dataset, fresh: bool, where: Where, screen: Sc
         else:
             matrix = replace(matrix, device=driver_device(where))
             check_share(where.gpus_per_worker, matrix.device)
-        keys, cache = CacheKeys(matrix, dataset), ResultCache(commit=commit())
+        storage, number = remote_storage(), itertools.count(1)
+        cache = ResultCache(commit=commit(), log=None if storage is None else storage.folder / TRAININGS)
+        keys = CacheKeys(matrix, dataset)
         cached = {} if fresh else cached_outcomes(matrix, keys, cache)
         remaining = len(matrix.jobs()) - len(cached)
         _note_work(matrix, dataset, cached, cache, screen)
@@ -73,6 +79,8 @@ def _run(matrix: Matrix, dataset: Dataset, fresh: bool, where: Where, screen: Sc
 
         def store(job: Job, outcome: Outcome) -> None:
             cache.store(keys.stopped(job) if outcome.stopped else keys.of(job), outcome)
+            if storage is not None:
+                storage.save(next(number), "training")
 
         def show(step: MatrixProgress) -> None:
             if step.note:

@@ -77,7 +77,8 @@ def finish(
     location.send(outputs.values())
     if best is not None and evaluation is not None:
         scores = _score(context, records, best, evaluation, location, where, screen)
-        outputs["scores"] = save_scores(scores, folder / "scores.json")
+        outputs["scores"] = folder / "scores.json"
+        save_scores(scores, outputs["scores"])
         location.send([outputs["scores"]])
     if records and all(record.state == "failed" for record in records):
         raise RuntimeError(shared_reason(records))

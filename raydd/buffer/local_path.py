@@ -2,20 +2,23 @@
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from raydd.buffer.mirror import MANIFEST, local_folder
 from raydd.io.files import AnyPath
 from raydd.io.filesystem import is_uri, open_store
 from raydd.io.lock import one_at_a_time
-from raydd.io.paths import check_local
+from raydd.io.paths import below, check_local, split_uri
 from raydd.io.stored_folder import INDEX, StoredFolder, copy_folder, stored_copy
 
+SEARCH, SEARCH_FOLDERS = "space.yaml", ("", "best", "figures")
+"""What a search at a URI has, and its folders of small files; the runs of its trials stay there."""
 Tell = Callable[[str], None]
 
 
 def local_path(location: AnyPath, tell: Tell | None = None) -> Path:
-    """Return the path of a run folder, a buffer or a file; what is at a URI is fetched into the cache first.
+    """Return the path of a run folder, a search, a buffer or a file; what is at a URI is fetched into the cache first.
 
     Args:
         location: A path, or the URI of a folder that raydd wrote or of one file. ``file://`` is read in place.
@@ -39,6 +42,8 @@ def local_path(location: AnyPath, tell: Tell | None = None) -> Path:
         return folder
     if MANIFEST in names:
         return local_folder(text, tell)
+    if SEARCH in names:
+        return _fetched_search(text)
     if (file := _fetched_file(text)) is not None:
         return file
     raise ValueError(f"{store.public_uri} holds no run, buffer or file of raydd; name the URI that raydd wrote to")
@@ -46,11 +51,13 @@ def local_path(location: AnyPath, tell: Tell | None = None) -> Path:
 
 def _fetched_file(uri: str) -> Path | None:
     """Return this node's copy of one file; None if the URI is not that of a file."""
-    head, mark, query = uri.partition("?")
-    parent, _, name = head.rstrip("/").rpartition("/")
-    if parent.endswith(("/", ":")) or not Path(name).suffix:  # a bucket, or a folder
+    try:
+        parent, name = split_uri(uri)
+    except ValueError:  # a bucket
         return None
-    store = open_store(f"{parent}{mark}{query}")
+    if not Path(name).suffix:
+        return None
+    store = open_store(parent)
     if name in (StoredFolder(store.uri).files() or ()):
         return stored_copy(store.uri) / name
     folder = copy_folder(uri, "files")
@@ -60,3 +67,20 @@ def _fetched_file(uri: str) -> Path | None:
             return store.get(name, folder / name)
         except FileNotFoundError:
             return None
+
+
+def _fetched_search(uri: str) -> Path:
+    """Return this node's copy of a search's small files, with the times of the store: a page compares them."""
+    folder = copy_folder(uri, "searches")
+    folder.mkdir(parents=True, exist_ok=True)
+    with one_at_a_time(folder):
+        for part in SEARCH_FOLDERS:
+            store = open_store(below(uri, part) if part else uri)
+            times = {name: seconds for name, seconds in store.times("").items() if not name.endswith(".tmp")}
+            for name, seconds in times.items():
+                with suppress(FileNotFoundError):  # its search replaces it just now
+                    os.utime(store.get(name, folder / part / name), (seconds, seconds))
+            for path in (folder / part).glob("*"):
+                if path.is_file() and path.name not in times:
+                    path.unlink()
+    return folder

@@ -10,7 +10,7 @@ import typer
 
 from raydd.cli.flags import Device, Flags, Output, command, whole_numbers
 from raydd.cli.output import files_of, show
-from raydd.cli.paths import each, existing_buffer, existing_result, existing_set, local_paths, out_file
+from raydd.cli.paths import each, existing_buffer, existing_result, existing_set, local_paths, out_location
 from raydd.config.fields import configure
 from raydd.config.parsing import Tree
 from raydd.config.placement import Where
@@ -26,8 +26,8 @@ def _numbers(flag: str, text: str) -> Any:
     return typer.Option(help=text, callback=partial(whole_numbers, flag=flag))
 
 
-_OUT = "PNG file or folder; the numbers go beside it as JSON. By default beside the input, or here."
-Out = Annotated[Path | None, typer.Option(help=_OUT)]
+_OUT = "PNG file, a folder or a URI; the numbers go beside it as JSON. By default beside the input, or here."
+Out = Annotated[str | None, typer.Option(help=_OUT)]
 _BUFFERS = typer.Argument(metavar="BUFFER...", help="Buffers: folders or URIs.", callback=each(existing_buffer))
 Buffers = Annotated[list[str], _BUFFERS]
 _RUNS = typer.Argument(
@@ -173,7 +173,7 @@ def _analyse(
     name: str,
     inputs: Sequence[str],
     screen: Screen,
-    out: Path | None,
+    out: str | None,
     where: Where | None = None,
     buffer: str | None = None,
     real: Tree | None = None,
@@ -182,13 +182,15 @@ def _analyse(
     """Measure, write figure and numbers, and print the table."""
     configure(DataConfig, real or {})
     from raydd.analysis.document import check_out, default_out, save
+    from raydd.run.storage import open_file
 
     folders = local_paths(inputs, screen.note)
     usual = default_out([path.with_suffix("") if path.is_file() else path for path in folders], name)
     if any(map(is_uri, inputs)):  # the cache is no place for figures
         usual = Path(f"{name}.png")
-    target = out_file(out or usual, usual.name)
-    check_out(target, name)
+    place = out_location(out or str(usual), usual.name)
+    if not is_uri(place):
+        check_out(Path(place), name)
     if buffer is not None:
         (options["folder"],) = local_paths([buffer], screen.note)
     if where is not None:
@@ -197,8 +199,11 @@ def _analyse(
 
         options["context"] = AnalysisContext(resolve_device(where.device), screen, real or {})
     measure, draw = ANALYSES[name]
-    numbers = _load(f"analysis.{measure}", name)(folders[0] if name in OF_ONE else folders, **options)
-    outputs = save(numbers, _load(f"figures.{draw}", f"draw_{name}"), target)
+    with open_file(place, f"raydd analyse {name}", screen.note) as (storage, target):
+        check_out(target, name)
+        numbers = _load(f"analysis.{measure}", name)(folders[0] if name in OF_ONE else folders, **options)
+        files = save(numbers, _load(f"figures.{draw}", f"draw_{name}"), target)
+        outputs = {key: storage.output(file) for key, file in files.items()}
     table = _load("figures.analysis_tables", f"{name}_table")(numbers)
     show(screen, numbers | {"outputs": outputs}, files_of(outputs), [table])
 

@@ -1,13 +1,12 @@
 """The command that scores synthetic sets as memories of class-incremental learning."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from raydd.cli.flags import Flags, Fresh, Output, Sets, TrainingMachine, command, whole_numbers
 from raydd.cli.output import end, files_of, show, with_missing
-from raydd.cli.paths import existing_buffer, local_paths, row_names, writable_folder
+from raydd.cli.paths import existing_buffer, local_paths, output, row_names, writable
 from raydd.config.fields import configure
 from raydd.config.parsing import Tree
 from raydd.config.schema import EvaluateConfig
@@ -18,7 +17,7 @@ app = typer.Typer()
 CONTINUAL = "dataset networks=nets seeds protocol baselines preprocessing lr layout=format seed"
 _STEPS = "Into how many steps the classes are split; several, comma-separated."
 _BUFFER = "Buffer of experts that choose herding, kcenter and forgetting."
-_OUT = "Folder for continual.json and continual.png."
+_OUT = "Folder or URI for continual.json and continual.png."
 
 
 @command(
@@ -32,7 +31,7 @@ def continual(  # noqa: PLR0913, PLR0917 - one a flag
     steps: Annotated[str, typer.Option(help=_STEPS)] = "5,10",
     buffer: Annotated[str | None, typer.Option(help=_BUFFER, callback=existing_buffer)] = None,
     fresh: Fresh = False,
-    out: Annotated[Path, typer.Option(help=_OUT, callback=writable_folder)] = Path("runs/continual"),
+    out: Annotated[str, typer.Option(help=_OUT, callback=writable)] = "runs/continual",
 ) -> None:
     """Score synthetic sets as replay memory for class-incremental learning.
 
@@ -52,6 +51,6 @@ def continual(  # noqa: PLR0913, PLR0917 - one a flag
             paths, config, out, steps=counts, names=names, buffer=buffer, where=where, screen=screen, fresh=fresh
         )
     )
-    outputs = {name: str(out / name) for name in ("continual.png", "continual.json")}
+    outputs = {name: output(out, name) for name in ("continual.png", "continual.json")}
     show(screen, document | {"outputs": outputs}, files_of(outputs), continual_tables(document))
     end(screen, missing)

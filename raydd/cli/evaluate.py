@@ -8,7 +8,7 @@ import typer
 
 from raydd.cli.flags import Flags, Fresh, Output, Sets, TrainingMachine, command
 from raydd.cli.output import end, show_scores, with_missing
-from raydd.cli.paths import existing_buffer, local_paths, out_file, row_names
+from raydd.cli.paths import existing_buffer, local_paths, out_location, row_names
 from raydd.config.fields import configure
 from raydd.config.parsing import Tree
 from raydd.config.schema import EvaluateConfig
@@ -18,17 +18,18 @@ app = typer.Typer()
 
 EVALUATE = "dataset networks=nets seeds protocol baselines scores paper test preprocessing lr layout=format seed"
 _BUFFER = "Buffer of experts: they choose herding, kcenter and forgetting, and label random images for --scores."
+_OUT = "JSON file to write, or a folder; or a URI."
 
 
-def own_scores(out: Path | None) -> Path | None:
-    """Return the file that scores go to, which replaces nothing but older scores.
+def own_scores(out: str | None) -> str | None:
+    """Return the file that scores go to, a path or a URI; a path is checked."""
+    if out is not None and "://" not in (out := out_location(out, "scores.json")):
+        check_scores(Path(out))
+    return out
 
-    Raises:
-        ValueError: It is another kind of file.
-    """
-    if out is None:
-        return None
-    path = out_file(out, "scores.json")
+
+def check_scores(path: Path) -> None:
+    """Refuse a file that is no JSON, or holds anything but older scores."""
     from raydd.io.bounded_file import read_bytes
     from raydd.io.document import parse
 
@@ -40,7 +41,6 @@ def own_scores(out: Path | None) -> Path | None:
         own = False
     if not own:
         raise ValueError(f"--out {path} holds no scores of `raydd evaluate` and would be replaced; name another file")
-    return path
 
 
 @command(app, "raydd evaluate runs/digits/synset.arrow --nets ConvNetW32,MLP --seeds 5", main="nets seeds out")
@@ -51,7 +51,7 @@ def evaluate(
     screen: Output,
     buffer: Annotated[str | None, typer.Option(help=_BUFFER, callback=existing_buffer)] = None,
     fresh: Fresh = False,
-    out: Annotated[Path | None, typer.Option(help="JSON file to write, or a folder.", callback=own_scores)] = None,
+    out: Annotated[str | None, typer.Option(help=_OUT, callback=own_scores)] = None,
 ) -> None:
     """Train fresh networks on synthetic sets and measure their accuracy on the real test images.
 
@@ -60,21 +60,23 @@ def evaluate(
     config = configure(EvaluateConfig, values)
     from raydd.api import evaluate as evaluation
     from raydd.interop.layouts import detect
-    from raydd.io.lock import alone
+    from raydd.run.storage import open_file
 
     paths = local_paths(synsets, screen.note)
     for path in paths:
         detect(path, config.layout)
     names = None if len(synsets) == 1 else row_names(synsets)
-    with alone(out, "raydd evaluate", screen.note, beside=True) if out else nullcontext():
-        inputs = evaluation.inputs_document(paths, config)
+    with open_file(out, "raydd evaluate", screen.note) if out else nullcontext() as place:
+        if place is not None:
+            check_scores(place[1])
+        inputs = evaluation.inputs_document(paths, config, synsets)
         scores, missing = with_missing(
             lambda: evaluation.evaluate(
                 paths, config, buffer=buffer, names=names, fresh=fresh, where=where, screen=screen
             )
         )
         report = evaluation.report(scores, config, inputs, missing, names)
-        show_scores(screen, scores, {} if out is None else {"scores": str(out)}, report)
-        if out is not None:  # last: the scores have been shown, should the file not be writable
-            evaluation.save_scores(scores, out, report)
+        show_scores(screen, scores, {} if place is None else {"scores": place[0].output(place[1])}, report)
+        if place is not None:  # last: the scores have been shown, should the file not be writable
+            evaluation.save_scores(scores, place[1], report)
     end(screen, missing)

@@ -7,7 +7,7 @@ import typer
 
 from raydd.cli.flags import SET, Flags, Output, command, named
 from raydd.cli.output import show
-from raydd.cli.paths import existing_set, local_paths, out_file
+from raydd.cli.paths import existing_set, local_paths, out_location
 from raydd.config.fields import configure
 from raydd.config.names import TABLES, absolute_dataset, check_name
 from raydd.config.parsing import Tree, parse_settings
@@ -100,7 +100,7 @@ def import_(
     path: Annotated[str, typer.Argument(help="A folder or file of another project.", callback=existing_set)],
     values: Annotated[Tree, Flags(ExpertsConfig, "data.dataset data.preprocessing", {"data.preprocessing": None})],
     reading: Annotated[Tree, Flags(EvaluateConfig, "layout=format lr", settable=False)],
-    out: Annotated[Path, typer.Option(help="The synset.arrow to write, a new file; or a folder that exists.")],
+    out: Annotated[str, typer.Option(help="The synset.arrow to write, a new file; a folder that exists, or a URI.")],
     screen: Output,
     factor: Annotated[int | None, typer.Option(help="Images are mosaics of N x N (tgdd).", metavar="N")] = None,
 ) -> None:
@@ -108,14 +108,15 @@ def import_(
 
     Flags give what its files do not say.
     """
-    out = out_file(out, "synset.arrow")
-    if out.exists():
+    out = out_location(out, "synset.arrow")
+    if "://" not in out and Path(out).exists():
         raise ValueError(f"{out} exists already; name another --out")
-    if out.suffix != ".arrow":
+    if "://" not in out and not out.endswith(".arrow"):
         raise ValueError(f"--out {out} does not end in .arrow, and would not be found again: name {out}.arrow")
     data, files = configure(ExpertsConfig, values).data, configure(EvaluateConfig, reading)
     from raydd.interop.layouts import OURS, detect
     from raydd.interop.reading import read_synset
+    from raydd.run.storage import open_file
 
     words = [f"--{name}" for name in ("dataset", "preprocessing") if name in values.get("data", {})]
     words += [f"--{name}" for name, value in (("lr", files.lr), ("factor", factor)) if value is not None]
@@ -124,8 +125,11 @@ def import_(
     if words and detect(local.expanduser(), files.layout)[0] == OURS:
         raise ValueError(f"{local} is a set of raydd's own, which says all of itself: leave out {', '.join(words)}")
     given = data if data.model_fields_set else None
-    read = read_synset(local, layout=files.layout, data=given, lr=files.lr, formation=factor)
-    read.synset.save(out)
+    with open_file(out, "raydd import", screen.note) as (storage, file):
+        if file.exists():
+            raise ValueError(f"{file} exists already; name another --out")
+        read = read_synset(local, layout=files.layout, data=given, lr=files.lr, formation=factor)
+        read.synset.save(file)
     for note in read.notes:
         screen.note(note)
-    show(screen, read.document() | {"outputs": {"synset": str(out)}})
+    show(screen, read.document() | {"outputs": {"synset": storage.output(file)}})

@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 from typer.models import OptionInfo
 
-from raydd.cli.paths import each, existing_buffer, existing_set
+from raydd.cli.paths import each, existing_buffer, existing_set, fetched
 from raydd.config.fields import Setting, settings
 from raydd.config.names import TABLES, absolute_dataset, presets
 from raydd.config.parsing import Tree, merge, nested, parse_settings
@@ -271,8 +271,10 @@ TrainingMachine = Annotated[
 ]
 _BUFFER = "Buffer of experts, a folder or a URI; by default a cached one, trained first if there is none."
 Buffer = Annotated[str | None, typer.Option(help=_BUFFER, callback=existing_buffer)]
-_PRESET = "Shipped settings such as cifar10/mtt, or a YAML file; by default those of the method and data set."
-Preset = Annotated[str | None, typer.Option(help=_PRESET, autocompletion=offer(presets))]
+_PRESET = (
+    "Shipped settings such as cifar10/mtt, or a YAML file or its URI; by default those of the method and data set."
+)
+Preset = Annotated[str | None, typer.Option(help=_PRESET, autocompletion=offer(presets), callback=fetched)]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Ignore cached results and train again.")]
 _SETS = "synset.arrow files, run folders or their URIs, or other projects' files."
 Sets = Annotated[list[str], typer.Argument(metavar="SYNSET...", help=_SETS, callback=each(existing_set))]

@@ -7,7 +7,7 @@ import typer
 
 from raydd.cli.flags import Flags, Fresh, Output, Sets, TrainingMachine, command
 from raydd.cli.output import end, files_of, show, with_missing
-from raydd.cli.paths import existing, local_paths, row_names, writable_folder
+from raydd.cli.paths import existing_or_uri, local_paths, output, row_names, writable
 from raydd.config.fields import configure
 from raydd.config.nas import NasConfig
 from raydd.config.parsing import Tree
@@ -19,7 +19,7 @@ app = typer.Typer()
 
 NAS = "space sample real_epochs cells seeds top protocol epochs real split baselines"
 MORE = "asha first_rung reduction dataset seed"
-_OUT = "Folder for the numbers and the figure."
+_OUT = "Folder or URI for the numbers and the figure; by default a folder below runs/."
 
 
 @command(
@@ -34,13 +34,13 @@ def nas(
     where: TrainingMachine,
     screen: Output,
     fresh: Fresh = False,
-    out: Annotated[Path | None, typer.Option(help=_OUT, callback=writable_folder)] = None,
+    out: Annotated[str | None, typer.Option(help=_OUT, callback=writable)] = None,
 ) -> None:
     """Rank network architectures by training them on synthetic sets, and compare with the ranking by real data."""
     config = configure(NasConfig, values)
     files = configure(EvaluateConfig, reading, {"dataset": config.dataset} if config.dataset else {})
     if config.real not in (None, "none"):
-        existing(Path(config.real), "--real takes a real.json, or a CSV of architecture,accuracy")
+        existing_or_uri(config.real, "--real takes a real.json, or a CSV of architecture,accuracy")
     from raydd.api.evaluate import load_set
     from raydd.api.nas import rank_architectures
     from raydd.interop.layouts import detect
@@ -50,16 +50,16 @@ def nas(
         detect(path, files.layout)
     loaded = [load_set(path, files, screen).synset for path in paths]
     stem = f"{Path(config.dataset or loaded[0].dataset).name}-{Path(config.space).stem}-nas"
-    folder = out or Path("runs") / stem
+    place = out or f"runs/{stem}"
     names = None if len(loaded) == 1 else row_names(synsets)
     document, missing = with_missing(
-        lambda: rank_architectures(loaded, config, folder, names=names, fresh=fresh, where=where, screen=screen)
+        lambda: rank_architectures(loaded, config, place, names=names, fresh=fresh, where=where, screen=screen)
     )
-    show_ranking(screen, document, folder)
+    show_ranking(screen, document, place)
     end(screen, missing)
 
 
-def show_ranking(screen: Screen, document: dict[str, Any], folder: Path) -> None:
+def show_ranking(screen: Screen, document: dict[str, Any], place: str) -> None:
     """Show the table, each proxy's winner, and where everything is."""
     from raydd.figures.cells import percent, rows_table
     from raydd.figures.ranking import agreement_rows, agreement_title
@@ -67,7 +67,7 @@ def show_ranking(screen: Screen, document: dict[str, Any], folder: Path) -> None
 
     files = ["nas.json", "ranking.csv", *(["nas.png"] if document["real"] else [])]
     files += ["real.json"] if document["real_epochs"] else []
-    outputs = {name: str(folder / name) for name in files}
+    outputs = {name: output(place, name) for name in files}
     lines = []
     for proxy in document["proxies"]:
         best, stopped = proxy["winner"], len(proxy["stopped"])

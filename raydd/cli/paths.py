@@ -7,9 +7,10 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import unquote, urlsplit
 
-from raydd.io.filesystem import open_store
-from raydd.io.paths import check_local, existing as nearest, short_names
+from raydd.io.filesystem import open_store, public_uri
+from raydd.io.paths import below, check_local, existing as nearest, short_names
 
 T = TypeVar("T")
 Place = TypeVar("Place", str, Path, str | None, Path | None)
@@ -59,6 +60,11 @@ def local_paths(locations: Sequence[str], tell: Callable[[str], None]) -> list[P
     return [local_path(location, tell) for location in locations]
 
 
+def fetched(location: str | None) -> str | None:
+    """Return the path of a file of settings; one at a URI is fetched."""
+    return location if location is None or "://" not in location else str(local_paths([location], lambda line: None)[0])
+
+
 def existing_buffer(place: str | None) -> str | None:
     """Refuse a buffer that does not exist, or a URI of an unknown kind; no store is asked."""
     if place is not None and "://" in place:
@@ -85,9 +91,13 @@ def writable(folder: Place) -> Place:
     return folder
 
 
-def writable_folder(folder: Path | None) -> Path | None:
-    """Refuse a folder that cannot be made since a file is in the way, and a URI."""
-    return folder if folder is None else writable(check_local(folder))
+def output(out: str, name: str) -> str:
+    """Return where a file of ``--out`` is, without the credentials and options of a URI.
+
+    >>> output("runs/digits", "scores.json"), output("s3://key@bucket/digits?region=x", "scores.json")
+    ('runs/digits/scores.json', 's3://bucket/digits/scores.json')
+    """
+    return f"{public_uri(out).partition('?')[0]}/{name}" if "://" in out else str(Path(out) / name)
 
 
 def row_names(paths: Sequence[Path | str]) -> list[str]:
@@ -98,6 +108,20 @@ def row_names(paths: Sequence[Path | str]) -> list[str]:
     """
     plain = [Path(str(path).partition("?")[0]) for path in paths]  # a URI has its settings there
     return short_names([path.parent if path.name == "synset.arrow" else path for path in plain])
+
+
+def out_location(out: str, name: str) -> str:
+    """Return the file that ``--out`` means: a path as `out_file` does, or a URI, of a file if its ending is the name's.
+
+    >>> out_location("s3://bucket/run", "scores.json"), out_location("s3://bucket/first.json", "scores.json")
+    ('s3://bucket/run/scores.json', 's3://bucket/first.json')
+    """
+    if "://" not in out:
+        return str(out_file(Path(out), name))
+    if open_store(out).scheme == "file":
+        return str(out_file(Path(unquote(urlsplit(out).path)), name))
+    head = out.partition("?")[0]
+    return out if head.endswith(Path(name).suffix) and head.count("/") > 2 else below(out, name)
 
 
 def out_file(path: Path, name: str) -> Path:

@@ -8,7 +8,7 @@ import typer
 
 from raydd.cli.flags import Buffer, Flags, Machine, Output, command, offer
 from raydd.cli.output import files_of, lines_of, show
-from raydd.cli.paths import writable
+from raydd.cli.paths import fetched, writable
 from raydd.config.fields import configure
 from raydd.config.names import PLUGIN_SPACES, find_space, search_spaces
 from raydd.config.parsing import Tree
@@ -18,7 +18,11 @@ from raydd.io.console import Screen
 app = typer.Typer()
 UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 SCORING = Flags(EvaluateConfig, "seeds protocol epochs real_epochs", {"real_epochs": 0}, settable=False)
-_SPACE = typer.Option(help="Name that `raydd spaces` lists, or a YAML file.", autocompletion=offer(search_spaces))
+_SPACE = typer.Option(
+    help="Name that `raydd spaces` lists, or a YAML file or its URI.",
+    autocompletion=offer(search_spaces),
+    callback=fetched,
+)
 _SAMPLES = typer.Option(min=1, help="Total number of trials, with those done; the space's own number by default.")
 _OUT = typer.Option(help="Folder or URI of the search; by default a folder below runs/.", callback=writable)
 _CONCURRENT = typer.Option(min=1, help="Trials at the same time; by default as many as fit.")

@@ -7,7 +7,7 @@ import typer
 
 from raydd.cli.flags import Buffer, Device, Flags, Output, Preset, SharedMachine, command
 from raydd.cli.output import show, show_scores
-from raydd.cli.paths import existing_buffer, existing_run, writable
+from raydd.cli.paths import existing_buffer, existing_run, output, writable
 from raydd.config.fields import configure
 from raydd.config.parsing import Tree
 from raydd.config.presets import load_preset, preset_layers
@@ -18,7 +18,7 @@ app = typer.Typer()
 EXPERTS = "data.dataset experts.network experts.num_experts experts.epochs experts.optimizer seed"
 DISTILL = "method data.dataset ipc experts.network window rollouts shards seed"
 FILES = ("config.yaml", "metrics.jsonl", "synset.arrow", "synset.png")
-_RUN = "Run folder; a second run continues the first."
+_RUN = "Run folder, or a URI; a second run continues the first."
 _OUT = "Run folder, or a URI such as s3://bucket/run; by default a folder below runs/."
 _BUFFER = "Buffer to write, a folder or a URI; one of the cache by default."
 _OWN = "Buffer of the run's experts, if the run was started with --buffer."
@@ -29,7 +29,7 @@ def quickstart(
     values: Annotated[Tree, Flags(DistillConfig, "seed")],
     where: Device,
     screen: Output,
-    out: Annotated[Path, typer.Option(help=_RUN, callback=writable)] = Path("runs/quickstart"),
+    out: Annotated[str, typer.Option(help=_RUN, callback=writable)] = "runs/quickstart",
 ) -> None:
     """Do the whole job once on small bundled images: train experts, distill a set, score it, write a report.
 
@@ -40,24 +40,26 @@ def quickstart(
     from raydd.api.evaluate import evaluate, save_scores
     from raydd.api.experts import train_experts
     from raydd.data.workspace import resolve_device
-    from raydd.io.lock import alone
     from raydd.methods import complete
     from raydd.report.build import write_report
     from raydd.run.resolve import check_names, check_run
+    from raydd.run.storage import open_storage
 
     config = complete(config)
-    with alone(out, "raydd quickstart", screen.note):
+    with open_storage(out, "raydd quickstart", screen.note) as storage:
+        folder = storage.folder
         check_names(config)
         check_run(config, resolve_device(where.device))
         experts = ExpertsConfig(data=config.data, experts=config.experts, seed=config.seed)
-        buffer = train_experts(experts, out / "buffer", where=where, screen=screen)
+        buffer = train_experts(experts, folder / "buffer", where=where, screen=screen)
         synset = distill_set(config, out, buffer=buffer, resume=True, where=where, screen=screen)
         scores = evaluate([synset], where=where, screen=screen)
-        save_scores(scores, out / "scores.json")
-        outputs = {name: str(out / name) for name in FILES}
-        outputs |= {"buffer": str(buffer), "scores.json": str(out / "scores.json")}
+        save_scores(scores, folder / "scores.json")
         with screen.doing("writing the report"):
-            outputs |= {"report": str(write_report([out], out / "report.html"))}
+            write_report([folder], folder / "report.html", [out])
+        storage.save_last()
+    outputs = {name: output(out, name) for name in (*FILES, "buffer", "scores.json")}
+    outputs["report"] = output(out, "report.html")
     show_scores(screen, scores, outputs, last=f"open {outputs['report']}")
 
 
@@ -100,18 +102,9 @@ def distill(
     from raydd.api.distill import distill as distill_set
 
     synset = distill_set(config, out, buffer=buffer, resume=resume, where=where, screen=screen)
-    outputs = {name: f"{_home(out)}/{name}" for name in FILES}
+    outputs = {name: output(out, name) for name in FILES}
     document = {"method": config.method, "dataset": synset.dataset, "ipc": synset.ipc, "lr": float(synset.lr)}
     show(screen, document | {"outputs": outputs}, [f"wrote {outputs['synset.arrow']} and its picture"])
-
-
-def _home(location: str) -> Path | str:
-    """Return a run's folder, or its URI without credentials and options."""
-    if "://" not in location:
-        return Path(location)
-    from raydd.io.filesystem import public_uri
-
-    return public_uri(location).partition("?")[0]
 
 
 @command(app, "raydd finish runs/digits")
@@ -130,6 +123,6 @@ def finish(
 
     synset, step = write_set(run, buffer=buffer, device=where.device, screen=screen)
     steps = int(synset.provenance.get(UNFINISHED, f"{step}").rpartition(" ")[2])
-    outputs = {name: f"{_home(run)}/{name}" for name in ("synset.arrow", "synset.png")}
+    outputs = {name: output(run, name) for name in ("synset.arrow", "synset.png")}
     document = {"dataset": synset.dataset, "ipc": synset.ipc, "step": step, "steps": steps, "outputs": outputs}
     show(screen, document, [f"{outputs['synset.arrow']}: the set at step {step} of {steps}"])

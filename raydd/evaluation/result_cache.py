@@ -1,10 +1,13 @@
 """A cache of training results, by everything that decides them.
 
 Each result is one file ``<cache>/scores/<two digits>/<key>.json``, written atomically. Equal trainings have equal keys
-in all evaluations.
+in all evaluations. Of an evaluation whose results go elsewhere, a log of one file has them, too: there another machine,
+with another cache, finds them.
 """
 
+import contextlib
 import hashlib
+import json
 import time
 from collections.abc import Iterable
 from importlib.metadata import version
@@ -17,7 +20,18 @@ from raydd.data.datasets import Dataset
 from raydd.data.synset import SyntheticSet
 from raydd.evaluation.matrix import Job, Matrix, Outcome, ScoreRow
 from raydd.io.bounded_file import read_bytes
-from raydd.io.document import Document, Finite, Fraction, Whole, digest, parse_document, write_document
+from raydd.io.document import (
+    MOST_LOG_BYTES,
+    Document,
+    Finite,
+    Fraction,
+    Whole,
+    digest,
+    parse,
+    parse_document,
+    validate,
+    write_document,
+)
 from raydd.io.paths import default_cache
 
 SCHEMA = 1
@@ -28,27 +42,52 @@ LATER_FIELDS = {"rule": None, "strategy": None, "lengths": ()}
 Key = dict[str, Any]
 
 
-class _Result(Document):
-    """The file of a result."""
-
-    key: dict[str, Any]
+class _Outcome(Document):
     value: Fraction
     seconds: Finite
     curve: tuple[tuple[Whole, Fraction], ...]
     stopped: bool
     commit: str | None
 
+    def outcome(self) -> Outcome:
+        return Outcome(self.value, self.seconds, self.curve, self.stopped, self.commit)
+
+
+class _Result(_Outcome):
+    """The file of a result."""
+
+    key: dict[str, Any]
+
+
+class _Line(_Outcome):
+    """A line of a log of results."""
+
+    key: str
+
 
 class ResultCache:
-    """The results on this machine, or of all processes that share a cache folder."""
+    """The results on this machine, or of all processes that share a cache folder; and those of a log, if there is one.
 
-    def __init__(self, folder: Path | None = None, commit: str | None = None) -> None:
+    What is loaded or stored goes into the log.
+    """
+
+    def __init__(self, folder: Path | None = None, commit: str | None = None, log: Path | None = None) -> None:
         self._folder = folder or default_cache() / "scores"
-        self._commit = commit
+        self._commit, self._log = commit, log
         self.damaged: list[Path] = []
+        self._logged = dict[str, Outcome]()
+        if log is not None and log.exists():
+            self._read(log)
 
     def load(self, key: Key) -> Outcome | None:
         """Return the cached result of a training; None where there is none, or its file is damaged."""
+        name = digest(key)[:32]
+        outcome = self._load(key) or self._logged.get(name)
+        if outcome is not None and name not in self._logged:
+            self._write(name, outcome)
+        return outcome
+
+    def _load(self, key: Key) -> Outcome | None:
         path = self._path(key)
         if not path.exists():
             return None
@@ -59,12 +98,26 @@ class ResultCache:
         except (OSError, ValueError):
             self.damaged.append(path)
             return None
-        return Outcome(result.value, result.seconds, result.curve, result.stopped, result.commit)
+        return result.outcome()
 
     def store(self, key: Key, outcome: Outcome) -> None:
         """Write a result atomically."""
         outcome = outcome._replace(commit=self._commit)
         write_document(self._path(key), {"key": key, **outcome._asdict(), "when": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
+        self._write(digest(key)[:32], outcome)
+
+    def _write(self, name: str, outcome: Outcome) -> None:
+        self._logged[name] = outcome
+        if self._log is not None:
+            with self._log.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"key": name} | outcome._asdict()) + "\n")
+
+    def _read(self, log: Path) -> None:
+        """Take the results of a log; a line that is damaged, or of another version, is left out."""
+        for line in read_bytes(log, MOST_LOG_BYTES).splitlines():
+            with contextlib.suppress(ValueError):
+                result = validate(_Line, parse(line))
+                self._logged[result.key] = result.outcome()
 
     def _path(self, key: Key) -> Path:
         name = digest(key)[:32]

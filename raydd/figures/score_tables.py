@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from raydd.data.score_record import Comparison, RobustScore, Score
+from raydd.data.score_record import Comparison, Missing, RobustScore, Score
 from raydd.figures.cells import Cell, Row, accuracy, chance, interval, number_cell, points, rows_table, spread
 from raydd.io.terminal_table import text_table
 
@@ -52,20 +52,38 @@ def networks_text(score: Score) -> str:
     return f"{score.networks} network{'' if score.networks == 1 else 's'}, protocol {score.protocol}"
 
 
-def matrix_rows(scores: Sequence[Score]) -> list[tuple[Score, Row, Row]]:
+def lacking(cell: Cell, missing: Sequence[Missing]) -> Cell:
+    """Return a cell that says how many trainings it lacks, and why."""
+    if not missing:
+        return cell
+    reasons: dict[str, list[str]] = {}
+    for one in missing:
+        reasons.setdefault(one.reason, []).append(str(one.seed))
+    why = "; ".join(f"{reason} (seed {', '.join(seeds)})" for reason, seeds in reasons.items())
+    return cell._replace(
+        text=f"{cell.text}, {len(missing)} missing", note=f"{cell.note}; missing: {why}".removeprefix("; ")
+    )
+
+
+def matrix_rows(scores: Sequence[Score], missing: Sequence[Missing] = ()) -> list[tuple[Score, Row, Row]]:
     """Return of each set its first score, its cells by network, and its images a class and selection.
 
-    A second score of a set on a network begins another row.
+    A second score of a set on a network begins another row. Cells say which trainings they lack.
     """
     groups, counts = dict[tuple[object, ...], dict[str, Score]](), Counter[tuple[str, ...]]()
     for score in scores:
         key = score.name, score.dataset, score.protocol, score.selection
         groups.setdefault((key, counts[*key, score.network]), {})[score.network] = score
         counts[*key, score.network] += 1
-    networks, rows = list(dict.fromkeys(score.network for score in scores)), list[tuple[Score, Row, Row]]()
+    networks = dict.fromkeys([one.network for one in scores] + [one.network for one in missing])
+    rows = list[tuple[Score, Row, Row]]()
+    lost: dict[tuple[str, str], list[Missing]] = {}
+    for gone in missing:
+        lost.setdefault((gone.name, gone.network), []).append(gone)
     for own in groups.values():
         first = next(iter(own.values()))
         cells = {each: score_cell(own[each]) if each in own else number_cell("-", None) for each in networks}
+        cells = {each: lacking(cell, lost.get((first.name, each), ())) for each, cell in cells.items()}
         size = number_cell("all" if first.ipc is None else f"{first.ipc:g}", first.ipc)
         selection = Cell(first.selection, note=SELECTIONS.get(first.selection, ""))
         rows.append((first, cells, {"images a class": size, "selection": selection}))

@@ -47,3 +47,26 @@ def check_local(path: Path) -> Path:
     if match and not path.exists():
         raise ValueError(f"{match[0]}/... is a URI, and a path on this machine is needed here; name a file or folder")
     return path
+
+
+def below(uri: str, path: str) -> str:
+    """Return the URI of a file or folder below another.
+
+    >>> below("s3://key@bucket/runs/?region=eu-west-1", "best")
+    's3://key@bucket/runs/best?region=eu-west-1'
+    """
+    head, mark, query = uri.partition("?")
+    return f"{head.rstrip('/')}/{path}{mark}{query}"
+
+
+def split_uri(uri: str) -> tuple[str, str]:
+    """Return the URI of a file's folder, and the file's name.
+
+    >>> split_uri("s3://key@bucket/runs/scores.json?region=eu-west-1")
+    ('s3://key@bucket/runs?region=eu-west-1', 'scores.json')
+    """
+    head, mark, query = uri.partition("?")
+    parent, _, name = head.rstrip("/").rpartition("/")
+    if parent.endswith("/"):
+        raise ValueError(f"{name.rpartition('@')[2]} is a bucket; name a file in it")
+    return f"{parent}{mark}{query}", name

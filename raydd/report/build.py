@@ -9,15 +9,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
+from raydd.data.score_record import Missing
+from raydd.io.console import Screen
 from raydd.io.files import write_atomic
+from raydd.io.filesystem import is_uri, public_uri
 from raydd.report import continual, distillation, experts, folder, ranking, reproduce, scores, search
 from raydd.report.compare import compare_section, names_of
 from raydd.report.continual import CONTINUAL
 from raydd.report.distillation import distilled_headline
 from raydd.report.documents import SCORES
 from raydd.report.html import Section, render
+from raydd.run.storage import open_file
 
 _INNER = re.compile(r'( id="|href="#|data-frame="|url\(#)((?:frame|figure)-[0-9a-f]+[-"])')
 
@@ -72,16 +76,36 @@ class RunPart(NamedTuple):
     sections: list[Section]
 
 
-def write_report(paths: Sequence[Path], out: Path) -> Path:
-    """Write the page of one or several runs, whole or not at all; equal runs give equal bytes."""
-    return write_atomic(out, build_page(paths).encode())
+def missing_of(path: Path) -> list[Missing]:
+    """Return the trainings that the results of a path lack."""
+    files = (SCORES, ranking.RANKING, CONTINUAL, continual.ABLATION)
+    return [one for file in files if file.find(path) for one in file.read(path).missing]
 
 
-def build_page(paths: Sequence[Path]) -> str:
-    """Return the page of one or several runs, in this order; a ValueError refuses a damaged file."""
+def write_report(paths: Sequence[Path], out: Path | str, places: Sequence[str] = ()) -> str:
+    """Write the page of one or several runs to a path or a URI, whole or not at all; equal runs give equal bytes."""
+    page = build_page(paths, places).encode()
+    with open_file(out, "raydd report", Screen().note) as (storage, file):
+        write_atomic(file, page)
+    return storage.output(file)
+
+
+def build_page(paths: Sequence[Path], places: Sequence[str] = ()) -> str:
+    """Return the page of one or several runs, in this order; a ValueError refuses a damaged file.
+
+    ``places`` are where the runs are, if ``paths`` are copies of what is at URIs: the page names those.
+    """
     if not paths:
         raise ValueError("no run is given; name a folder that raydd wrote, such as runs/quickstart")
-    names = names_of(paths)
+    pairs = zip(paths, places or map(str, paths), strict=True)
+    known = [public_uri(place).partition("?")[0] if is_uri(place) else str(path) for path, place in pairs]
+    page = _whole(paths, names_of([*map(Path, known)]))
+    for path, place in zip(paths, known, strict=True):
+        page = page.replace(escape(str(path)), escape(place))
+    return page
+
+
+def _whole(paths: Sequence[Path], names: Sequence[str]) -> str:
     if len(paths) == 1:
         one = _part(paths[0], names[0], "")
         return _page(one.name, one.headline, one.sections, one.sections)

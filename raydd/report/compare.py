@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from raydd.config.parsing import flat
 from raydd.config.schema import DistillConfig
-from raydd.data.score_record import Score
+from raydd.data.score_record import Missing, Score
 from raydd.figures.cells import Cell, Row
 from raydd.figures.curves import Curve, band
 from raydd.figures.score_tables import matrix_rows
@@ -37,7 +37,8 @@ def compare_section(paths: Sequence[Path], names: Sequence[str]) -> Section:
     runs = {name: RunFolder(path) for name, path in zip(names, paths, strict=True) if is_distilled(path)}
     scores = {name: _rows(path, name) for name, path in zip(names, paths, strict=True) if SCORES.find(path)}
     own = [row for rows in scores.values() for row in rows if row.requested]
-    accuracies = _scores([*own, *_baselines(scores)], runs) if own else ""
+    lost = [one for name, path in zip(names, paths, strict=True) if name in scores for one in _missing(path, name)]
+    accuracies = _scores([*own, *_baselines(scores)], runs, lost) if own else ""
     ignored = [name for name, rows in scores.items() if not any(row.requested for row in rows)]
     curves, banded = _curves(runs)
     values = accuracies, ignored, progress_charts(curves, "loss"), banded, _pictures(runs), _settings(runs)
@@ -57,6 +58,19 @@ def _rows(path: Path, name: str) -> list[Score]:
     ]
 
 
+def _missing(path: Path, name: str) -> list[Missing]:
+    """Return the trainings that a folder's own sets lack, named as its rows."""
+    document, rows = SCORES.read(path), _rows(path, name)
+    several = len({row.name for row in document.scores if row.requested and row.in_table}) > 1
+    own = {row.name for row in rows if row.requested}
+    renamed = [
+        one.model_copy(update={"name": f"{name}: {one.name}" if several else name})
+        for one in document.missing
+        if one.requested
+    ]
+    return [one for one in renamed if one.name in own]
+
+
 def _baselines(scores: Mapping[str, Sequence[Score]]) -> list[Score]:
     """Return the baselines, each once; those of one name and different accuracies are named after their runs too."""
     entries: dict[tuple[str, ...], list[tuple[str, Score]]] = {}
@@ -72,10 +86,10 @@ def _baselines(scores: Mapping[str, Sequence[Score]]) -> list[Score]:
     ]
 
 
-def _scores(rows: Sequence[Score], runs: Mapping[str, RunFolder]) -> Markup:
+def _scores(rows: Sequence[Score], runs: Mapping[str, RunFolder], missing: Sequence[Missing]) -> Markup:
     """Return the accuracies, and Welch's tests of those that were scored alike."""
     cells = list[Row]()
-    for first, own, ends in matrix_rows(rows):
+    for first, own, ends in matrix_rows(rows, missing):
         about = {"outer step": _step(runs.get(first.name)), "data set": first.dataset, "protocol": first.protocol}
         cells.append({"run": first.name, **own, **about, **ends})
     caption = "Test accuracy of the runs in %, mean ± std (number of networks)"

@@ -1,16 +1,19 @@
 """Class-incremental learning and ablations on a page, from the documents that `raydd continual` and `ablate` write."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from raydd.figures.cells import Row, number_cell, points, spread
+from raydd.data.score_record import Missing
+from raydd.figures.cells import Cell, Row, number_cell, points, spread
 from raydd.figures.continual import draw_continual, step_rows
-from raydd.figures.score_tables import score_cell
+from raydd.figures.score_tables import lacking, score_cell
 from raydd.io.document import Document, Finite, Fraction
 from raydd.report.documents import DocumentFile, Scores
 from raydd.report.html import Section, chart, macros, table
+from raydd.report.missing import missing_table
 from raydd.report.scores import difference_table, score_charts, selection_words, welch_tests
 
 
@@ -54,6 +57,7 @@ class Continual(Document):
     protocol: str
     orders: tuple[Order, ...] = ()
     runs: Annotated[tuple[Memory, ...], Field(min_length=1)]
+    missing: tuple[Missing, ...] = ()
 
     @model_validator(mode="after")
     def _shared(self) -> Self:
@@ -90,9 +94,13 @@ def continual_sections(path: Path) -> list[Section]:
     tree, most = document.model_dump() | {"runs": runs}, max(run.networks for run in document.runs)
     caption = f"test accuracy in % on the classes seen, {'mean ± std' if most > 1 else 'one run'} (number of runs)"
     notes = {"mean over steps": "the average incremental accuracy of iCaRL"}
-    tables = [table(rows, f"{steps} steps: {caption}", notes) for steps, rows in step_rows(tree).items()]
+    tables = []
+    for steps, rows in step_rows(tree).items():
+        whole = [{**row, **_lost(document.missing, str(row["memory"]))} for row in rows]
+        tables.append(table(whole, f"{steps} steps: {caption}", notes))
     selections = selection_words(run.selection for run in document.runs)
     body = macros("continual").section(document, most, selections, chart(draw_continual(tree)), tables)
+    body += missing_table(document.missing)
     return [Section("continual", "Continual learning", body)]
 
 
@@ -113,9 +121,20 @@ def ablation_sections(path: Path) -> list[Section]:
         gain = score.mean - before[score.network] if score.requested and score.network in before else None
         if score.requested:
             before[score.network] = score.mean
-        cells = {"mean ± std in %": score_cell(score), "gain": number_cell("" if gain is None else points(gain), gain)}
+        own = [one for one in document.missing if (one.name, one.network) == (score.name, score.network)]
+        cells = {
+            "mean ± std in %": lacking(score_cell(score), own),
+            "gain": number_cell("" if gain is None else points(gain), gain),
+        }
         rows.append({"row": score.name, "trained on": score.source, "network": score.network, **cells})
     notes = {"gain": "over the row above, in points of %"}
     scores = table(rows, f"What each part of {document.method} brings, test accuracy in %", notes)
     values = scores, score_charts(document.scores), difference_table(welch_tests(document.scores))
-    return [Section("ablation", "Ablation", macros("continual").ablation(document, document.scores[0], *values))]
+    body = macros("continual").ablation(document, document.scores[0], *values) + missing_table(document.missing)
+    return [Section("ablation", "Ablation", body)]
+
+
+def _lost(missing: Sequence[Missing], memory: str) -> dict[str, Cell]:
+    """Return the cell of the trainings that a memory lacks; none where no memory lacks any."""
+    own = [one for one in missing if memory in (one.name, f"{one.name}, {one.network}")]
+    return {"missing": lacking(Cell(str(len(own)), len(own)), own)._replace(text=str(len(own)))} if missing else {}

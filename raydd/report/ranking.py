@@ -7,12 +7,14 @@ from typing import Annotated, Self
 from markupsafe import Markup
 from pydantic import Field, model_validator
 
+from raydd.data.score_record import Missing
 from raydd.figures.cells import Cell, Row, decimal, number_cell, spread
 from raydd.figures.ranking import Source, agreement_rows, draw_ranking, sources
 from raydd.figures.score_tables import SELECTIONS
 from raydd.io.document import Document, Finite, Fraction
 from raydd.report.documents import DocumentFile
 from raydd.report.html import Section, chart, macros, table
+from raydd.report.missing import missing_table
 
 MOST_ROWS = 400  # of the table; ranking.csv has all
 MOST_POINTS = 800  # of a scatter; of more, evenly through the ranking
@@ -97,6 +99,7 @@ class Ranking(Document):
     real_seconds: Finite | None
     real_seconds_of: dict[str, Finite] | None = None
     proxies: Annotated[tuple[Proxy, ...], Field(min_length=1)]
+    missing: tuple[Missing, ...] = ()
 
 
 RANKING = DocumentFile("nas.json", "nas", Ranking, "`raydd nas` with the same --out writes it anew")
@@ -131,6 +134,7 @@ def nas_sections(path: Path) -> list[Section]:
     undefined = any(None in (top.spearman, top.overlap) for _, agreed in judged for top in agreed.tops)
     best = judged[0][1] if judged else None
     body = template.section(document, SELECTIONS, charts, MOST_POINTS, agreement, best, undefined)
+    body += missing_table(document.missing)
     known = sources(tree)
     rows: list[Row] = [
         {"architecture": name, **{title: cell for source in known for title, cell in _cells(name, source).items()}}

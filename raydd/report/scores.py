@@ -9,7 +9,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from raydd.data.score_record import Comparison, Score
+from raydd.data.score_record import Comparison, Missing, Score
 from raydd.evaluation.significance import compare_scores
 from raydd.figures.bars import draw_scores
 from raydd.figures.cells import Cell, Row, chance, interval, number_cell, points, spread
@@ -18,6 +18,7 @@ from raydd.figures.score_tables import SELECTIONS, matrix_rows, networks_text, r
 from raydd.figures.style import PAGE_WIDTH
 from raydd.report.documents import SCORES, Scores
 from raydd.report.html import Section, chart, macros, table
+from raydd.report.missing import missing_table
 
 LEVEL = 0.05
 TESTS = {"welch": "Welch's t test", "bootstrap": "a bootstrap"}
@@ -40,20 +41,22 @@ def score_sections(path: Path) -> list[Section]:
     pairs = [("protocol", _join(row.protocol for row in rows)), *selection_words(row.selection for row in rows)]
     pairs.append(("made by commit", ", ".join(commits)))
     counts, datasets = sorted({row.networks for row in rows}), _join(row.dataset for row in rows)
-    body = macros("scores").section(datasets, counts, others, score_matrix(rows), pairs, score_charts(rows))
-    body += _steps(scores) + _robust(scores)
+    matrix = score_matrix(rows, scores.missing)
+    body = macros("scores").section(datasets, counts, others, matrix, pairs, score_charts(rows))
+    body += missing_table(scores.missing) + _steps(scores) + _robust(scores)
     for title, fields in (("Fields of the protocol", scores.protocol), ("Settings of the evaluation", scores.settings)):
         body += macros("scores").settings(title, {key: setting_text(value) for key, value in fields.items()})
     return [Section("scores", "Test accuracy", body), differences(scores)]
 
 
-def score_matrix(rows: Sequence[Score]) -> Markup:
+def score_matrix(rows: Sequence[Score], missing: Sequence[Missing] = ()) -> Markup:
     """Return sets by networks: a cell is mean ± standard deviation, with the number of networks."""
     over = "mean ± std" if any(row.networks > 1 for row in rows) else "one network a cell"
     caption = f"Test accuracy in %, {over} (number of networks): {_join(row.dataset for row in rows)}"
     notes = {"selection": "how the set was chosen among the steps of its distillation"}
     cells: list[Row] = [
-        {"set": first.name, **own, "trained on": first.source, **ends} for first, own, ends in matrix_rows(rows)
+        {"set": first.name, **own, "trained on": first.source, **ends}
+        for first, own, ends in matrix_rows(rows, missing)
     ]
     return table(cells, f"{caption}, protocol {_join(row.protocol for row in rows)}", notes)
 

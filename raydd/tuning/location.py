@@ -22,6 +22,8 @@ from raydd.buffer.upload import put
 from raydd.io.files import write_atomic
 from raydd.io.filesystem import Store, is_uri, open_store, public_uri
 from raydd.io.lock import alone
+from raydd.io.paths import below
+from raydd.io.stored_folder import INDEX
 from raydd.tuning.trial import trial_folder
 from raydd.tuning.trial_store import TrialStore
 
@@ -80,7 +82,8 @@ class Location:
                 return
             store = self._store
             with _Lease(store, verb) as self._lease:
-                there = store.names()
+                if INDEX in (there := store.names()):
+                    raise ValueError(f"{self.name} holds other results, which raydd wrote; name another --out")
                 for name in (SPACE, JOURNAL):
                     (self.folder / name).unlink(missing_ok=True)
                     if name in there:
@@ -129,16 +132,6 @@ def location_of(out: Path | str) -> Location:
     uri = os.fspath(out)
     local = open_store(uri).local
     return Location(local.absolute()) if local is not None else Location(mirror(uri), uri)
-
-
-def below(uri: str, path: str) -> str:
-    """Return the URI of a file or folder below another.
-
-    >>> below("s3://key@bucket/runs/?region=eu-west-1", "best")
-    's3://key@bucket/runs/best?region=eu-west-1'
-    """
-    head, mark, query = uri.partition("?")
-    return f"{head.rstrip('/')}/{path}{mark}{query}"
 
 
 class _Lease:

@@ -32,7 +32,7 @@ def test_the_page_of_a_file_lies_beside_it(digits, capfd):
 
 
 def test_a_folder_that_cannot_be_written_asks_for_another_place(digits, monkeypatch, capfd):
-    def refuse(runs, out):
+    def refuse(runs, out, places):
         raise PermissionError(13, "Permission denied", str(out))
 
     monkeypatch.setattr("raydd.report.build.write_report", refuse)
@@ -46,7 +46,8 @@ def test_a_folder_that_cannot_be_written_asks_for_another_place(digits, monkeypa
 def test_the_page_of_several_lies_here(digits, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     assert run(["report", "digits", str(digits), "--json"]) == 0
-    assert json.loads(capfd.readouterr().out) == {"runs": ["digits", str(digits)], "outputs": {"report": "report.html"}}
+    document = json.loads(capfd.readouterr().out)
+    assert document == {"runs": ["digits", str(digits)], "missing": [], "outputs": {"report": "report.html"}}
     assert "side by side" in (tmp_path / "report.html").read_text()
     assert run(["report", "digits", "--out", "pages/own.html"]) == 0
     assert (tmp_path / "pages" / "own.html").is_file()

@@ -18,9 +18,10 @@ from raydd.config.parsing import build
 from raydd.data.synset import SyntheticSet
 from raydd.io.console import Screen
 from raydd.io.filesystem import open_store
+from raydd.io.paths import below
 from raydd.remote import trial_storage
 from raydd.remote.cluster_files import serve_files
-from raydd.tuning.location import below, location_of
+from raydd.tuning.location import location_of
 from raydd.tuning.space_files import make_space
 from raydd.tuning.trial import SearchContext, run_trial, trial_folder
 

@@ -8,9 +8,14 @@ import zlib
 import pytest
 
 import raydd
+from raydd.buffer.local_path import local_path
 from raydd.config.placement import Where
 from raydd.evaluation.matrix import Outcome
+from raydd.io.filesystem import open_store
+from raydd.io.paths import below
+from raydd.report.build import build_page
 from raydd.report.search import is_search, tune_headline, tune_sections
+from raydd.tuning.location import Location
 from raydd.tuning.results import load_results, save_results
 from raydd.tuning.trial import run_trial
 
@@ -191,6 +196,26 @@ def test_a_search_that_goes_on_again_is_not_shown_as_it_ended_before(tuned, read
     for later, trials in ((1, 2), (-1, 6)):
         os.utime(results, ns=(ended + later, ended + later))
         assert len(read(tune_sections(tmp_path)).tables[0].rows) == trials
+
+
+def test_a_search_at_a_uri_has_the_page_of_one_in_a_folder(tuned, s3, tmp_path):
+    uri, small = s3(f"bucket/{tmp_path.name}"), [path for path in tuned.folder.rglob("*") if path.is_file()]
+    small = [path for path in small if "trials" not in path.parts and path.suffix != ".lock"]
+    small.sort(key=lambda path: path.stat().st_mtime_ns)
+    Location(tuned.folder, uri).send(small)
+    copied, place = local_path(uri), f"s3://bucket/{tmp_path.name}"
+    assert sorted(path.relative_to(copied) for path in copied.rglob("*.*")) == sorted(
+        path.relative_to(tuned.folder) for path in small
+    )
+    page = build_page([copied], [uri])
+    assert f"raydd tune --resume --out {place}" in page
+    assert str(copied) not in page
+    assert page.replace(place, str(tuned.folder)).replace(tmp_path.name, tuned.folder.name) == build_page(
+        [tuned.folder]
+    )
+    open_store(uri).delete("scores.json")
+    assert not (local_path(uri) / "scores.json").exists()
+    assert (local_path(f"{below(uri, 'best/synset.arrow')}")).stat().st_size > 0
 
 
 def test_a_search_without_scores_says_so(tuned, read, tmp_path):

@@ -2,8 +2,9 @@
 
 import pytest
 
+from raydd.io.paths import below
 from raydd.tuning import location as locations
-from raydd.tuning.location import JOURNAL, SPACE, below, location_of
+from raydd.tuning.location import JOURNAL, SPACE, location_of
 
 
 def no_note(line):
