@@ -12,7 +12,7 @@ from raydd.io.filesystem import Store, is_uri, open_store
 from raydd.io.lock import alone
 from raydd.io.paths import default_cache
 from raydd.io.private import private_folder
-from raydd.io.store_claim import claim_store
+from raydd.io.store_claim import PREFIX, claim_store
 from raydd.io.stored_folder import StoredFolder
 
 SAVE_SECONDS = 2.0
@@ -104,9 +104,9 @@ def open_storage(out: AnyPath, verb: str, tell: Tell, owner: str | None = None) 
         folder = private / "run"
         folder.mkdir()
         stored = StoredFolder(store.uri)
-        store.sweep()
         if not stored.fetch(folder):
             _check_empty(store)
+        stored.sweep(others=PREFIX)
 
         def commit() -> None:
             claim.check()
@@ -120,7 +120,7 @@ def open_storage(out: AnyPath, verb: str, tell: Tell, owner: str | None = None) 
 
 def _check_empty(store: Store) -> None:
     """Refuse a URI that holds something else, such as a buffer."""
-    others = [name for name in store.names() if not name.startswith("claim-")]
+    others = [name for name in store.names() if not name.startswith(PREFIX)]
     if "manifest.json" in others:
         raise ValueError(f"{store.public_uri} holds a buffer; name another --out")
 
