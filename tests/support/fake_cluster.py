@@ -60,7 +60,7 @@ def left():  # of all jobs that have ended
 
 for cpus, gpus in nodes:
     add(cpus, gpus)
-cluster.wait_for_nodes()
+cluster.wait_for_nodes(300)
 print(cluster.address, flush=True)
 for line in sys.stdin:
     order = json.loads(line)
