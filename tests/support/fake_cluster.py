@@ -29,7 +29,7 @@ QUICK_DEATH = {
     "health_check_timeout_ms": 500,
 }
 SERVE = """
-import json, os, sys
+import json, os, sys, time
 import ray
 from ray.cluster_utils import Cluster
 from ray.util import placement_group_table
@@ -39,7 +39,12 @@ cluster, disks = Cluster(initialize_head=True, head_node_args=head | {"_system_c
 
 def add(cpus, gpus):
     own = {"RAYDD_CACHE": f"{os.environ['HOME']}/disk-{next(disks)}"}  # no node sees another one's
-    cluster.add_node(wait=False, num_cpus=cpus, num_gpus=gpus, object_store_memory=store, env_vars=own)
+    for left in (2, 1, 0):
+        try:
+            return cluster.add_node(wait=False, num_cpus=cpus, num_gpus=gpus, object_store_memory=store, env_vars=own)
+        except Exception:  # Ray waits half a minute for a node, which a machine with other work may not keep
+            if not left:
+                raise
 
 def raylets():
     found = {node: node.all_processes["raylet"][0].process for node in list(cluster.worker_nodes)}
@@ -60,7 +65,10 @@ def left():  # of all jobs that have ended
 
 for cpus, gpus in nodes:
     add(cpus, gpus)
-cluster.wait_for_nodes(300)
+end = time.monotonic() + 300
+while len(cluster.global_state._live_node_ids()) < len(cluster.list_all_nodes()):  # more where a late one joins
+    assert time.monotonic() < end
+    time.sleep(0.1)
 print(cluster.address, flush=True)
 for line in sys.stdin:
     order = json.loads(line)
