@@ -124,3 +124,23 @@ def test_what_is_recorded_of_shards_has_every_method_and_its_bits():
         assert found["seconds"].keys() == {str(workers) for workers in script.WORKERS[method]}
         fast = found["speedup"]["2"]["mean"] >= script.ACCEPTED and found["seconds"]["1"]["mean"] >= 1
         assert found["accepted"] is fast
+
+
+def test_what_is_recorded_of_kills_adds_up_and_has_no_fault():
+    script, record = load(FOLDER / "kills.py"), json.loads((FOLDER / "kills.json").read_text(encoding="utf-8"))
+    assert record["verbs"].keys() <= set(script.ATTACKED)
+    for found in record["verbs"].values():
+        assert found["faults"] == []
+        assert found["killed"].keys() <= script.KINDS.keys()
+        assert sum(found["killed"].values()) == found["kills"] >= found["at_work"] > found["kills"] / 2
+        assert found["compared"]
+    assert record["kills"] == sum(record["killed"].values()) == sum(one["kills"] for one in record["verbs"].values())
+
+
+def test_names_of_files_are_compared_without_times_and_numbers_of_checkpoints():
+    script = load(FOLDER / "kills.py")
+    names = ["trials/0000/checkpoint_000003/synset.arrow", "trials/0000/events.out.tfevents.17.host", "space.yaml"]
+    objects = [f"state-{digit * 16}.arrow" for digit in "abc"]
+    plain = {"trials/0000/checkpoint_N/synset.arrow", "trials/0000/events.out.tfevents", "space.yaml"}
+    assert script._names(dict.fromkeys(names + objects[:2], b"")) == plain | {"state.arrow"}
+    assert script._names(dict.fromkeys(names + objects, b"")) == plain | {"3 times state.arrow"}

@@ -144,8 +144,9 @@ class Store:
         return {info.base_name: info.size for info in self._infos() if not info.base_name.endswith(".tmp")}
 
     def times(self, prefix: str) -> dict[str, float]:
-        """Return when the files whose names start with a prefix were written, by the store's clock, in seconds."""
-        return {info.base_name: info.mtime.timestamp() for info in self._infos() if info.base_name.startswith(prefix)}
+        """Return when complete files whose names start with a prefix were written, in seconds of the store's clock."""
+        infos = [info for info in self._infos() if not info.base_name.endswith(".tmp")]
+        return {info.base_name: info.mtime.timestamp() for info in infos if info.base_name.startswith(prefix)}
 
     def _infos(self) -> list[Any]:
         from pyarrow.fs import FileSelector, FileType
@@ -260,13 +261,19 @@ class Store:
         with contextlib.suppress(FileNotFoundError), self._errors("be changed"):
             self._system[0].delete_file(self._path(name))
 
-    def sweep(self) -> None:
-        """Remove the temporary files of dead writers."""
+    def sweep(self, others: str | None = None) -> None:
+        """Remove the temporary files of dead writers.
+
+        A writer is taken for dead after a day; at once, where the caller writes alone but for names with the prefix
+        ``others``.
+        """
         if self.scheme == "file":
             sweep(self._system[1])
             return
         for info in self._infos():
-            if info.base_name.endswith(".tmp") and time.time() - info.mtime.timestamp() > STALE_SECONDS:
+            alone = others is not None and not info.base_name.startswith(others)
+            old = time.time() - info.mtime.timestamp() > STALE_SECONDS
+            if info.base_name.endswith(".tmp") and (alone or old):
                 with contextlib.suppress(OSError):  # the credentials may not allow to delete
                     self.delete(info.base_name)
 

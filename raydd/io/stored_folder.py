@@ -8,6 +8,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -24,6 +25,7 @@ INDEX = "folder.json"
 ATTEMPTS = 5
 """How often a reader starts again because the folder was written meanwhile."""
 _DIGITS = 16  # of the checksum, in the name of an object
+_OBJECT = re.compile(rf".+-([0-9a-f]{{{_DIGITS}}})(\.[^.]*)?")
 _SLICE = 8 << 20
 
 
@@ -102,6 +104,20 @@ class StoredFolder:
         for name in [*files_below(folder)]:
             if name not in files:
                 (folder / name).unlink()
+
+    def sweep(self, others: str) -> None:
+        """Remove what killed writers left: temporary files, and objects that the last version does not list.
+
+        It is for the only writer, after `fetch`; names with the prefix ``others`` stay. An object is recognised by its
+        bytes, so that nobody else's file is removed.
+        """
+        self.store.sweep(others)
+        listed = {file.object for file in self._files.values()}
+        for name in self.store.names().keys() - listed:
+            match = None if name.startswith(others) else _OBJECT.fullmatch(name)
+            with suppress(OSError):  # the credentials may not allow to delete
+                if match and hashlib.sha256(self.store.read(name)).hexdigest().startswith(match[1]):
+                    self.store.delete(name)
 
     def commit(self, folder: Path) -> None:
         """Store all files of a local folder as the next version: objects first, then the list."""

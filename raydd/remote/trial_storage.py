@@ -95,11 +95,12 @@ def prepare(storage: SearchStorage, folder: Path, unfinished: Collection[int]) -
 def gather(storage: SearchStorage, folder: Path, numbers: Iterable[int]) -> None:
     """Bring the newest runs of trials from their checkpoints into the search's folder, and keep those checkpoints.
 
-    At a URI they stay where they are.
+    At a URI they stay where they are, and a run that `prepare` moved out of an older one goes.
     """
-    if storage.token is None:
-        return
     for number in numbers:
+        if storage.token is None:
+            storage.trial(number).drop_promoted()
+            continue
         own = trial_folder(folder, number)
         checkpoints = sorted(own.glob("checkpoint_*"))
         if checkpoints:

@@ -14,7 +14,7 @@ from raydd.io.filesystem import Store, is_uri, open_store
 from raydd.io.lock import alone
 from raydd.io.paths import default_cache, split_uri
 from raydd.io.private import private_folder
-from raydd.io.store_claim import claim_store
+from raydd.io.store_claim import PREFIX, claim_store
 from raydd.io.stored_folder import StoredFolder
 
 SAVE_SECONDS = 2.0
@@ -119,9 +119,9 @@ def open_storage(out: AnyPath, verb: str, tell: Tell, owner: str | None = None) 
         folder = private / "run"
         folder.mkdir()
         stored = StoredFolder(store.uri)
-        store.sweep()
         if not stored.fetch(folder):
             _check_empty(store)
+        stored.sweep(others=PREFIX)
 
         def commit() -> None:
             claim.check()

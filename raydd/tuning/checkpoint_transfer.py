@@ -40,6 +40,11 @@ def run_files(folder: Path) -> list[str]:
     return [name for name in (*_FILES, *scored, STATE) if (folder / name).is_file()]
 
 
+def is_run_file(name: str) -> bool:
+    """Return whether a path in a trial's folder is of its run, or the index of one."""
+    return name in (*_FILES, STATE, INDEX) or name.startswith("steps/")
+
+
 def export_checkpoint(folder: Path, to: Path) -> None:
     """Copy a trial's run into an existing folder, with an index."""
     sizes = {}
@@ -93,7 +98,7 @@ def newest_copy(sizes: dict[str, int], read: Callable[[str], bytes]) -> Copy | N
         sources = ({sizes.get(f"{name}/{file}"), sizes.get(file)} for file in index.files)
         if all(size in source for size, source in zip(index.files.values(), sources, strict=True)):
             copies.append(Copy(name, index.files, index.progress))
-    plain = {name: size for name, size in sizes.items() if name in (*_FILES, STATE) or name.startswith("steps/")}
+    plain = {name: size for name, size in sizes.items() if name != INDEX and is_run_file(name)}
     if not copies and "config.yaml" in plain:  # a run that was written here, and never copied
         copies.append(Copy("", plain, (0, 0, False)))
     return max(copies, key=lambda copy: copy.name, default=None)  # a later one may be of fewer steps, of another trial

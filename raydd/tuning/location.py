@@ -28,6 +28,8 @@ from raydd.tuning.trial import trial_folder
 from raydd.tuning.trial_store import TrialStore
 
 JOURNAL, SPACE = "study.journal", "space.yaml"
+FOLDERS = ("best", "figures")  # of the files that the driver writes, beside those of trials
+DRIVER = "driver-"
 RENEW_SECONDS, STALE_SECONDS = 20.0, 120.0
 LAZY_SECONDS = 5.0
 """Reports of running trials are sent to a URI at most this often: a trial repeats those that a killed driver lost."""
@@ -82,8 +84,11 @@ class Location:
                 return
             store = self._store
             with _Lease(store, verb) as self._lease:
-                if INDEX in (there := store.names()):
+                if INDEX in store.names():
                     raise ValueError(f"{self.name} holds other results, which raydd wrote; name another --out")
+                for one in (store, *(open_store(below(self.uri, name)) for name in FOLDERS)):
+                    one.sweep(others=DRIVER)  # of a killed driver
+                there = store.names()
                 for name in (SPACE, JOURNAL):
                     (self.folder / name).unlink(missing_ok=True)
                     if name in there:
@@ -139,7 +144,7 @@ class _Lease:
 
     def __init__(self, store: Store, verb: str) -> None:
         self._store, self._ended = store, threading.Event()
-        self._name = f"driver-{secrets.token_hex(6)}.json"
+        self._name = f"{DRIVER}{secrets.token_hex(6)}.json"
         self._text = json.dumps({"host": socket.gethostname(), "process": os.getpid(), "verb": verb}) + "\n"
         self._renewed = -STALE_SECONDS
 
@@ -177,7 +182,7 @@ class _Lease:
                 self._renew()
 
     def _refuse_others(self) -> None:
-        times = self._store.times("driver-")
+        times = self._store.times(DRIVER)
         for name in times.keys() - {self._name}:
             age = times[self._name] - times[name]
             owner = self._owner(name)

@@ -6,7 +6,7 @@ A trial's folder there holds its run, or checkpoints of it in folders of their o
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from raydd.tuning.checkpoint_transfer import INDEX, Copy, checkpoint_folders, newest_copy, replace_run
+from raydd.tuning.checkpoint_transfer import INDEX, Copy, checkpoint_folders, is_run_file, newest_copy, replace_run
 from raydd.tuning.trial import REPORTS, progress_of
 
 CHUNK = 8 << 20
@@ -70,3 +70,11 @@ class TrialStore(NamedTuple):
                     self.system.move(f"{self.path}/{copy.name}/{name}", f"{self.path}/{name}")
         for folder in folders:
             self.system.delete_dir(f"{self.path}/{folder}")
+
+    def drop_promoted(self) -> None:
+        """Remove the run that `promote` has left in the trial's folder, if a whole checkpoint has followed it."""
+        sizes = self.sizes()
+        copy = newest_copy(sizes, self._read)
+        if copy and copy.name and all(f"{copy.name}/{name}" in sizes for name in copy.files):
+            for name in filter(is_run_file, sizes):
+                self.system.delete_file(f"{self.path}/{name}")

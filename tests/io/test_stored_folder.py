@@ -60,6 +60,32 @@ def test_a_writer_that_dies_before_the_list_leaves_the_version_before(uri, tmp_p
     assert contents(stored_copy(uri)) == {"state": "a", "log": "1"}
 
 
+def test_the_next_writer_removes_what_a_killed_one_left_and_nothing_else(uri, tmp_path, monkeypatch):
+    own = write(tmp_path / "own", state="a", log="1")
+    stored = StoredFolder(uri)
+    stored.commit(own)
+    stored.commit(write(own, state="b"))
+    listed = {INDEX, *(file.object for file in stored.files().values())}
+    killed, rename = type(stored.store), type(stored.store)._rename
+    with monkeypatch.context() as patch:
+        patch.setattr(killed, "_rename", lambda *words: None)  # the temporary file has been written
+        stored.store.put(own / "state", "frame-0123456789abcdef.png")
+        stored.store.put(own / "state", "claim-0123456789abcdef.json")
+        patch.setattr(killed, "_rename", lambda store, path, name: name != INDEX and rename(store, path, name))
+        stored.commit(write(own, state="c", frames__1="d"))  # has no list
+    others = {"photo-0123456789abcdef.png", "claim-0123456789abcdef.json"}
+    for name in others:
+        stored.store.put(own / "state", name)
+    assert len(stored.store.names()) == len(listed | others) + 2  # the objects of c and d
+    after = StoredFolder(uri)
+    after.fetch(tmp_path / "after")
+    after.sweep(others="claim-")
+    assert stored.store.names().keys() == listed | others
+    left = [info.base_name for info in stored.store._infos() if info.base_name.endswith(".tmp")]
+    assert [name.partition(".")[0] for name in left] == ["claim-0123456789abcdef"]
+    assert contents(stored_copy(uri)) == {"state": "b", "log": "1"}
+
+
 def test_old_objects_go_and_a_slow_reader_still_gets_its_files(uri, tmp_path, monkeypatch):
     own = write(tmp_path / "own", state="0")
     stored = StoredFolder(uri)

@@ -29,18 +29,53 @@ QUICK_DEATH = {
     "health_check_timeout_ms": 500,
 }
 SERVE = """
-import json, sys
+import json, os, sys, time
+import ray
 from ray.cluster_utils import Cluster
+from ray.util import placement_group_table
 nodes, store, config = map(json.loads, sys.argv[1:])
 head = {"num_cpus": 0, "num_gpus": 0, "include_dashboard": False, "object_store_memory": store}
-cluster = Cluster(initialize_head=True, head_node_args=head | {"_system_config": config})
+cluster, disks = Cluster(initialize_head=True, head_node_args=head | {"_system_config": config}), iter(range(10**6))
+
+def add(cpus, gpus):
+    own = {"RAYDD_CACHE": f"{os.environ['HOME']}/disk-{next(disks)}"}  # no node sees another one's
+    for left in (2, 1, 0):
+        try:
+            return cluster.add_node(wait=False, num_cpus=cpus, num_gpus=gpus, object_store_memory=store, env_vars=own)
+        except Exception:  # Ray waits half a minute for a node, which a machine with other work may not keep
+            if not left:
+                raise
+
+def raylets():
+    found = {node: node.all_processes["raylet"][0].process for node in list(cluster.worker_nodes)}
+    for node in [node for node, process in found.items() if process.poll() is not None]:
+        cluster.remove_node(node, allow_graceful=False)
+        del found[node]
+    return sorted(process.pid for process in found.values())
+
+def left():  # of all jobs that have ended
+    ray.init(address=cluster.address, log_to_driver=False)
+    own = ray.get_runtime_context().get_job_id()
+    jobs = [f"job {job['JobID']}" for job in ray._private.state.jobs() if not job["IsDead"] and job["JobID"] != own]
+    alive = [actor for actor in ray._private.state.actors().values() if actor["State"] != "DEAD"]
+    actors = [f"{actor['ActorClassName']} of job {actor['JobID']}" for actor in alive]
+    groups = [f"placement group {key}" for key, one in placement_group_table().items() if one["state"] != "REMOVED"]
+    ray.shutdown()
+    return jobs + actors + groups
+
 for cpus, gpus in nodes:
-    cluster.add_node(wait=False, num_cpus=cpus, num_gpus=gpus, object_store_memory=store)
-cluster.wait_for_nodes()
+    add(cpus, gpus)
+end = time.monotonic() + 300
+while len(cluster.global_state._live_node_ids()) < len(cluster.list_all_nodes()):  # more where a late one joins
+    assert time.monotonic() < end
+    time.sleep(0.1)
 print(cluster.address, flush=True)
-for line in sys.stdin:  # another node
-    cpus, gpus = json.loads(line)
-    cluster.add_node(wait=False, num_cpus=cpus, num_gpus=gpus, object_store_memory=store)
+for line in sys.stdin:
+    order = json.loads(line)
+    if isinstance(order, list):
+        add(*order)
+    else:
+        print(json.dumps({"raylets": raylets, "left": left}[order]()), flush=True)
 """
 
 # The driver of a verb. Its first argument is the file of records, or "" if workers are to use what they have.
@@ -128,6 +163,22 @@ class FakeCluster(NamedTuple):
         self.server.stdin.write(json.dumps([cpus, gpus]) + "\n")
         self.server.stdin.flush()
 
+    def raylets(self) -> list[int]:
+        """Return the process of each node that lives, but for the head's."""
+        return [int(pid) for pid in self._ask("raylets")]
+
+    def left(self) -> list[str]:
+        """Return what runs on a cluster without an autoscaler: jobs, actors and placement groups."""
+        return [str(words) for words in self._ask("left")]
+
+    def _ask(self, order: str) -> Any:
+        assert self.server is not None
+        assert self.server.stdin is not None
+        assert self.server.stdout is not None
+        self.server.stdin.write(json.dumps(order) + "\n")
+        self.server.stdin.flush()
+        return json.loads(self.server.stdout.readline())
+
     def start(self, folder: Path, *words: str, usable: bool = True, **environment: str) -> subprocess.Popen[str]:
         """Start a verb on the cluster; its workers can use their GPUs, or cannot."""
         (folder / "records").touch()
@@ -159,10 +210,10 @@ class FakeCluster(NamedTuple):
 
 
 @contextlib.contextmanager
-def fake_cluster(nodes: Nodes) -> Iterator[FakeCluster]:
-    """Start a cluster of a head and some nodes."""
+def fake_cluster(nodes: Nodes, death: Mapping[str, int] = QUICK_DEATH) -> Iterator[FakeCluster]:
+    """Start a cluster of a head and some nodes; Ray's settings say when one is dead that does not answer."""
     with _home() as (home, environment):
-        words = [sys.executable, "-c", SERVE, *map(json.dumps, (nodes, STORE, QUICK_DEATH))]
+        words = [sys.executable, "-c", SERVE, *map(json.dumps, (nodes, STORE, death))]
         process = subprocess.Popen(
             words, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )

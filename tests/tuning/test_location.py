@@ -56,6 +56,21 @@ def test_a_search_at_a_uri_is_found_by_another_node(uri, tmp_path, monkeypatch):
     assert [name for name in locations.open_store(uri).names() if name.startswith("driver-")] == []
 
 
+def test_the_next_driver_removes_temporary_files_of_a_killed_one(uri, tmp_path, monkeypatch):
+    location = location_of(uri)
+    places = [locations.open_store(place) for place in (uri, below(uri, "best"), below(uri, "figures"))]
+    (tmp_path / "file").write_text("half")
+    with monkeypatch.context() as patch:
+        patch.setattr(type(places[0]), "_rename", lambda *words: None)  # killed before
+        for place in places:
+            place.put(tmp_path / "file", "file")
+        places[0].put(tmp_path / "file", "driver-0123456789ab.json")  # another driver, which is about to be refused
+    with location.alone("raydd tune", no_note):
+        pass
+    left = [info.base_name.partition(".")[0] for place in places for info in place._infos()]
+    assert left == ["driver-0123456789ab"]
+
+
 def test_two_drivers_on_a_uri_are_refused_and_a_dead_one_is_not(uri, monkeypatch, tmp_path):
     location, cache = location_of(uri), tmp_path / "other"
     with location.alone("raydd tune", no_note):

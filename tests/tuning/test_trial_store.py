@@ -100,6 +100,26 @@ def test_checkpoints_are_promoted_and_a_kill_in_between_loses_nothing(trial, che
     assert files(place) == newest
 
 
+def test_a_promoted_run_goes_once_a_whole_checkpoint_has_followed_it(trial, checkpoint, tmp_path):
+    place = tmp_path / "trial"
+    checkpoint(0, 10, probe=True)
+    trial.promote(here=False)
+    (place / "events.out.tfevents.1").write_text("of Ray Tune")
+    before = files(place)
+    trial.drop_promoted()
+    assert files(place) == before
+    half = checkpoint(0, 20)
+    (half / "best.arrow").unlink()  # its worker was killed
+    trial.drop_promoted()
+    assert before.items() <= files(place).items()
+    shutil.rmtree(half)
+    whole = checkpoint(0, 20)
+    trial.drop_promoted()
+    assert {path.name for path in place.iterdir() if path.is_file()} == {"events.out.tfevents.1"}
+    assert trial.newest().progress == (20, 2, False)
+    assert files(whole)["checkpoint/state.arrow"] == b"checkpoint/state.arrow of step 20"
+
+
 def test_a_run_in_the_folder_itself_that_is_further_than_its_checkpoint_stays(trial, checkpoint, tmp_path):
     checkpoint(0, 10)
     write_run(tmp_path / "trial", 15, 1)
