@@ -282,7 +282,7 @@ def in_shards(config, source, workers=0):
     made = setup(config, source)
     recipe = METHODS[config.method](made)
     run = Distillation(recipe.objective, recipe.synset, recipe.learn, config.seed, gate=recipe.gate, ema=recipe.ema)
-    start = (lambda task: Workers(config, source, workers)) if workers else None
+    start = (lambda task, division: Workers(config, source, workers)) if workers else None
     return list(run.run(config.steps, matches_of(made, recipe, start))), run.result, run.state_dict()
 
 
