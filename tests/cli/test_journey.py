@@ -141,9 +141,8 @@ def test_letters_are_read_alike_from_every_kind_of_file(kind, capfd, tmp_path):
 
 
 @pytest.mark.remote
-@pytest.mark.parametrize(
-    "kind", ["folder", *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS if kind != "folder")]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_newcomer_walks_from_images_to_a_set_that_is_shared(kind, capfd, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     data = KINDS[kind](tmp_path).relative_to(tmp_path)

@@ -17,7 +17,7 @@ import yaml
 from raydd.config.schema import DataConfig, ExpertConfig
 from raydd.training.expert_worker import ExpertJob, ExpertTrainer, prepare
 
-pytestmark = pytest.mark.remote
+pytestmark = [pytest.mark.remote, pytest.mark.slow]
 HERE = Path(__file__).parent
 
 

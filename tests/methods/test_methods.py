@@ -58,8 +58,8 @@ def toy(method, *layers):
 
 
 def thorough(*layers):
-    """Variants that `-m integration` adds to the ones that the default run has."""
-    return [pytest.param(*values, marks=pytest.mark.integration) for values in layers]
+    """Variants that `-m slow` adds to the ones that the default run has."""
+    return [pytest.param(*values, marks=pytest.mark.slow) for values in layers]
 
 
 def of(*families):
@@ -736,7 +736,7 @@ def once_a_method(cells):
     methods = set()
     for cell in cells:
         method = cell[1].removesuffix("-official")
-        yield pytest.param(*cell, marks=[pytest.mark.integration] * (method in methods))
+        yield pytest.param(*cell, marks=[pytest.mark.slow] * (method in methods))
         methods.add(method)
 
 
