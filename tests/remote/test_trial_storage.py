@@ -207,7 +207,8 @@ CLUSTER = """
 """
 
 
-@pytest.mark.parametrize("word", ["auto", pytest.param("cuda", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("word", ["auto", "cuda"])
 def test_a_cluster_without_a_shared_disk_whose_node_is_cut_off_finishes_with_the_same_bits(
     ray2, buffer, alone, tmp_path, word
 ):
