@@ -58,7 +58,14 @@ def test_an_example_runs_from_any_directory(script, apart):
 
 @pytest.mark.remote
 @pytest.mark.usefixtures("ray2", "tables")
-@pytest.mark.parametrize("script", [path for path in SCRIPTS if path.stem not in PROCESSES], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param(path, id=path.stem, marks=[] if path.stem in {"tune", "own_method"} else pytest.mark.slow)
+        for path in SCRIPTS
+        if path.stem not in PROCESSES
+    ],
+)
 def test_an_example_runs_on_the_ray_that_is_open(script, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [str(script), "--smoke"])

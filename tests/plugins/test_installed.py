@@ -76,6 +76,7 @@ def test_trials_know_its_space_and_method(raydd, experts):
     assert document["outputs"]
 
 
+@pytest.mark.slow
 def test_its_architectures_are_ranked(raydd, distilled):
     ranked = raydd(
         f"nas {distilled} --space narrow --sample 2 --epochs 1 --real-epochs 1 --top 1 --seeds 1 --num-workers 2"

@@ -220,13 +220,10 @@ def test_a_silent_worker_is_noted(capsys):
     assert capsys.readouterr().err == "s3://b/x: no answer from its worker for 11 s\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
-    [
-        MTT | {"rollouts": 2},
-        pytest.param(DM | {"shards": 2}, marks=pytest.mark.slow),
-        pytest.param(MTT, marks=pytest.mark.slow),
-    ],
+    [MTT | {"rollouts": 2}, DM | {"shards": 2}, MTT],
     ids=["two workers, rollouts", "two workers, shards", "one worker"],
 )
 def test_workers_and_nodes_die_and_another_goes_on_to_the_same_bytes(small_buffer, here, tmp_path, settings):

@@ -58,6 +58,7 @@ def test_results_are_those_of_one_process(ray2, matrix, expected):
     assert shown[0].note == "8 workers requested, the machine has room for 2 (1 CPU each): running 2"
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_no_result(ray2, matrix, expected, kill_worker):
     """One worker, killed when its first results are in: the group is started anew and ends with the same results."""
     killed = []

@@ -328,6 +328,7 @@ def timed(out, tree, past, resume=False):
     return results, notes
 
 
+@pytest.mark.slow
 def test_time_that_is_up_leaves_trials_to_be_resumed(ray2, tmp_path):
     tree = SPACE | {"set": QUICK | {"steps": 100_000, "evaluate_every": 2}, "budget": {"samples": 2}}
     stopped, notes = timed(tmp_path / "late", tree, past=1)
