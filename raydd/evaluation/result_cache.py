@@ -107,8 +107,8 @@ class ResultCache:
         self._write(digest(key)[:32], outcome)
 
     def _write(self, name: str, outcome: Outcome) -> None:
-        self._logged[name] = outcome
         if self._log is not None:
+            self._logged[name] = outcome
             with self._log.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"key": name} | outcome._asdict()) + "\n")
 
