@@ -40,7 +40,7 @@ def report(runs: Runs, screen: Output, out: Annotated[str | None, typer.Option(h
         for run, path in zip(runs, paths, strict=True)
         for one in missing_of(path)
     ]
-    document = {"runs": [public_uri(run) for run in runs], "missing": missing, "outputs": {"report": page}}
+    document = {"runs": [public_uri(run) for run in runs], "missing": missing, "outputs": {"report": str(page)}}
     screen.result(document, lambda console: console.print(f"open {page}", markup=False))
 
 

@@ -82,12 +82,16 @@ def missing_of(path: Path) -> list[Missing]:
     return [one for file in files if file.find(path) for one in file.read(path).missing]
 
 
-def write_report(paths: Sequence[Path], out: Path | str, places: Sequence[str] = ()) -> str:
-    """Write the page of one or several runs to a path or a URI, whole or not at all; equal runs give equal bytes."""
+def write_report(paths: Sequence[Path], out: Path | str, places: Sequence[str] = ()) -> Path | str:
+    """Write the page of one or several runs to a path or a URI, whole or not at all; equal runs give equal bytes.
+
+    Returns:
+        The page's path; at a URI where it is there, as text.
+    """
     page = build_page(paths, places).encode()
     with open_file(out, "raydd report", Screen().note) as (storage, file):
         write_atomic(file, page)
-    return storage.output(file)
+    return storage.output(file) if is_uri(out) else file
 
 
 def build_page(paths: Sequence[Path], places: Sequence[str] = ()) -> str:
