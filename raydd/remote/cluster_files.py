@@ -227,7 +227,7 @@ class _Files(FileSystemHandler):  # type: ignore[misc]
         return pa.PythonFile(io.BufferedWriter(_Writer(self._call, path), CHUNK), mode="w")
 
     def open_append_stream(self, path: str, metadata: Any) -> Any:
-        raise NotImplementedError("files of a search are written whole")
+        raise io.UnsupportedOperation("files of a search are written whole")
 
 
 def sees(token: Path | None, content: str) -> bool:

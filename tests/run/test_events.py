@@ -43,10 +43,10 @@ def test_notes_and_progress_are_shown_in_order(monkeypatch):
     monkeypatch.setattr("raydd.run.events.DRAW_SHARE", 1e9)
     events = []
     sender, screen = EventScreen(events.append, pictures=True), Recorded()
-    sender.note("a line of /work/run")
-    sender.public = lambda text: text.replace("/work/run", "s3://b/run")
-    sender.once("/work/run twice")
-    sender.once("/work/run twice")
+    sender.note("a line of here/run")
+    sender.public = lambda text: text.replace("here/run", "s3://b/run")
+    sender.once("here/run twice")
+    sender.once("here/run twice")
     with sender.doing("preparing"):
         pass
     with sender.watch("mtt", 3) as show:
@@ -55,7 +55,7 @@ def test_notes_and_progress_are_shown_in_order(monkeypatch):
     replay = Replay(screen)
     assert all(replay.show(pickle.loads(pickle.dumps(event))) for event in events)
     assert screen.lines == [
-        "a line of /work/run",
+        "a line of here/run",
         "s3://b/run twice",
         "+preparing",
         "-preparing",
