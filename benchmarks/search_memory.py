@@ -111,12 +111,12 @@ def resident(path: Path) -> int:
 def below(root: int) -> list[int]:
     """A process and all that it started, and they."""
     children: dict[int, list[int]] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
+    for process in Path("/proc").glob("[0-9]*"):
         try:
-            parent = int(stat.read_text(encoding="utf-8").rpartition(")")[2].split()[1])
+            parent = int((process / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
         except OSError:  # it has ended meanwhile
             continue
-        children.setdefault(parent, []).append(int(stat.parent.name))
+        children.setdefault(parent, []).append(int(process.name))
     found = [root]
     for pid in found:
         found += children.get(pid, [])

@@ -147,8 +147,8 @@ def _kill(folder: Path) -> None:
 def _processes(folder: Path) -> list[int]:
     """Return the processes that were started with the token of a private folder."""
     token, pids = os.fsencode(f"RAY_AUTH_TOKEN_PATH={folder / TOKEN}\0"), []
-    for path in Path("/proc").glob("[0-9]*/environ"):
+    for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # another user's, or it has ended
-            if token in path.read_bytes():
-                pids.append(int(path.parent.name))
+            if token in (process / "environ").read_bytes():
+                pids.append(int(process.name))
     return pids

@@ -77,9 +77,10 @@ def _by_task(address: str) -> list[NodeType]:
 
 def _from_file(address: str) -> list[NodeType]:
     """Return the types in the autoscaler's file of the cluster at an address; called on the head."""
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
+    for process in Path("/proc").glob("[0-9]*"):  # a name behind it would raise where a process ends
         with suppress(OSError, ValueError):  # the process has ended, or is another program
-            words = path.read_bytes().decode().split("\0") if path.stat().st_uid == os.getuid() else []
+            own = process.stat().st_uid == os.getuid()
+            words = (process / "cmdline").read_bytes().decode().split("\0") if own else []
             file = next((word.removeprefix(CONFIG) for word in words if word.startswith(CONFIG)), "")
             if file and f"--gcs-address={address}" in words:
                 return types_of(read_yaml(Path(file)))

@@ -2,12 +2,13 @@
 
 import itertools
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from raydd.remote import demand as module, node_types
+from raydd.remote import demand as module, local, node_types
 from raydd.remote.demand import Demand, NodeShape, Waiting, capacity, demand_for, plan, worker_device
 
 HEAD = NodeShape({"CPU": 0.0, "memory": 4e9})
@@ -352,3 +353,16 @@ def test_a_client_of_ray_asks_the_cluster_by_tasks(monkeypatch):
         ("_from_file", {"num_cpus": 0, "resources": {node_types.HEAD: 0.001}}, "10.0.0.1:6379"),
     ]
     node_types._by_task.cache_clear()
+
+
+@pytest.mark.parametrize("search", [lambda: node_types._from_file("10.0.0.1:1"), lambda: local._processes(Path("/no"))])
+def test_a_process_that_ends_while_all_are_read_is_no_error(monkeypatch, search):
+    stat = Path.stat
+
+    def ended(path, **options):
+        if path.name in ("cmdline", "environ"):
+            raise ProcessLookupError(3, "No such process", str(path))
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", ended)
+    assert search() == []

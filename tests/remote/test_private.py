@@ -88,7 +88,7 @@ def test_the_files_of_a_local_ray_are_its_users_alone(ray2):
     assert list(folder.glob("ray/session_*/sockets/plasma_store"))
     assert "RAY_AUTH_TOKEN_PATH" not in os.environ
     token = (folder / "token").read_bytes()
-    assert not [path for path in Path("/proc").glob("[0-9]*/cmdline") if token in read(path)], "all users see these"
+    assert not [one for one in Path("/proc").glob("[0-9]*") if token in read(one / "cmdline")], "all users see these"
 
 
 def test_workers_have_the_niceness_of_the_command(ray2):
