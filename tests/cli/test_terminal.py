@@ -40,6 +40,7 @@ def _read(terminal):
 
 
 @pytest.mark.remote
+@pytest.mark.slow
 def test_no_command_is_silent_for_long(tmp_path, small_buffer):
     """Loading, reading images, choosing, Ray's start, workers' start, steps, scores, the report."""
     distill = f"distill --network MLP --buffer {small_buffer} {QUICK} --set evaluate_every=10 --set evaluate_epochs=50"

@@ -265,6 +265,7 @@ def test_rows_are_consistent() -> None:
 
 @pytest.mark.integration
 @pytest.mark.skipif(not REAL.is_dir(), reason="needs the real images beside the repository")
+@pytest.mark.slow
 def test_the_real_images_load(tmp_path: Path) -> None:
     cifar = load_dataset(REAL, cache=tmp_path)
     assert cifar.name == "cifar10-jpeg"

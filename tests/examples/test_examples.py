@@ -61,7 +61,7 @@ def test_an_example_runs_from_any_directory(script, apart):
 @pytest.mark.parametrize(
     "script",
     [
-        pytest.param(path, id=path.stem, marks=[] if path.stem in {"tune", "own_method"} else pytest.mark.slow)
+        pytest.param(path, id=path.stem, marks=[] if path.stem == "own_method" else pytest.mark.slow)
         for path in SCRIPTS
         if path.stem not in PROCESSES
     ],

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "fuzz.py"
-EACH = [20, pytest.param(200, marks=pytest.mark.integration)]
+EACH = [20, pytest.param(200, marks=pytest.mark.slow)]
 
 
 def load():

@@ -285,6 +285,7 @@ def test_the_published_extremes_of_the_parameter_count_on_cifar10(arch: str, cou
 
 
 @pytest.mark.integration
+@pytest.mark.slow
 def test_all_15625_cells_build_and_differ() -> None:
     """A network is a fixed frame around copies of one cell, so that the cells prove the networks."""
 

@@ -61,6 +61,7 @@ def test_its_data_set_is_listed_and_read(raydd):
     assert raydd("datasets bars")["classes"] == ["upright", "lying"]
 
 
+@pytest.mark.slow
 def test_evaluators_know_its_network_and_protocol(raydd, distilled):
     scores = raydd(f"evaluate {distilled} --nets Tiny --protocol brief --seeds 2 --num-workers 2 --set baselines=[]")
     found = {(score["name"], score["dataset"], score["network"], score["protocol"]) for score in scores["scores"]}

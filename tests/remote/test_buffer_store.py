@@ -148,6 +148,7 @@ def test_it_pickles_small_and_carries_no_bytes_of_experts(ray2, large):
 @pytest.mark.parametrize(
     ("share", "way"), [(0.5, "in the object store"), pytest.param(0, "copied to the others'", marks=pytest.mark.slow)]
 )
+@pytest.mark.slow
 def test_a_node_without_the_folder_distills_to_the_same_bits(tmp_path, small_buffer, share, way):
     folder = tmp_path / "buffer"
     shutil.copytree(small_buffer, folder)

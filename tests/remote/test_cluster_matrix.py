@@ -77,7 +77,7 @@ def layout(request):
 on_gpu_nodes = pytest.mark.parametrize("layout", ["gpu nodes"], indirect=True)
 
 
-@pytest.mark.parametrize("kind", ["auto", "cuda"])
+@pytest.mark.parametrize("kind", ["auto", pytest.param("cuda", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[] if name == "experts" else [pytest.mark.slow]) for name in VERBS]
 )

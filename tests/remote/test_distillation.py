@@ -265,6 +265,7 @@ def test_a_run_at_a_uri_needs_no_folder_of_the_driver(s3, here, tmp_path):
     assert not list(tmp_path.glob("run*"))
 
 
+@pytest.mark.slow
 def test_a_worker_that_always_dies_ends_the_run_with_a_reason(ray2, tmp_path, monkeypatch):
     class Deadly:
         def __init__(self, job, files):

@@ -101,6 +101,7 @@ def pool(make_job, monkeypatch):
 
 
 @pytest.mark.parametrize(("node", "times", "kind"), [("here", 3, "worker"), ("gone", 10, "node")])
+@pytest.mark.slow
 def test_an_expert_is_not_begun_for_ever(pool, node, times, kind):
     """Lost nodes are borne longer than lost workers, which may be the expert's own doing."""
     made, worker = pool
@@ -117,6 +118,7 @@ def test_an_expert_is_not_begun_for_ever(pool, node, times, kind):
     assert made._workers == []
 
 
+@pytest.mark.slow
 def test_workers_that_never_start_end_the_run(pool):
     made, worker = pool
     for _ in range(9):

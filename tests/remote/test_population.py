@@ -100,6 +100,7 @@ def test_the_hopeless_take_over_from_the_good(ray2, population):
     assert min(record.metrics["accuracy"] for record in records) > 0.6
 
 
+@pytest.mark.slow
 def test_a_population_that_does_not_see_the_folder_sends_its_runs(ray2, population, monkeypatch):
     """Trials take over checkpoints of trials that ran elsewhere, and their results reach the driver's folder."""
     real = trial_storage.search_storage
@@ -116,6 +117,7 @@ def test_a_population_that_does_not_see_the_folder_sends_its_runs(ray2, populati
     assert any(search.changes(number) for number in range(4))
 
 
+@pytest.mark.slow
 def test_a_killed_worker_loses_nothing(ray2, population, kill_worker):
     task, trials, search, notes = population()
     killed = []

@@ -177,6 +177,14 @@ def verbs(tmp_path_factory, short, below):
     return folder, seen
 
 
+def test_no_port_of_a_local_ray_is_beyond_loopback(ray2, below):
+    ports, names = listeners([os.getpid(), *below(os.getpid())])
+    assert len(ports) >= 8, "GCS, raylet, agents, driver and workers listen"
+    assert {host for host, _ in ports} <= LOOPBACK
+    assert [name for name in names if not private(name)] == []
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["experts", "tune", "evaluate"])
 def test_no_port_of_a_verb_is_beyond_loopback(verb, verbs):
     _, seen = verbs
@@ -188,6 +196,7 @@ def test_no_port_of_a_verb_is_beyond_loopback(verb, verbs):
     assert len(tokens) == 1
 
 
+@pytest.mark.slow
 def test_the_verbs_have_done_their_work(verbs):
     folder, _ = verbs
     assert len(list((folder / "buffer").glob("expert-*"))) == 2
@@ -223,6 +232,7 @@ head.wait()
 """
 
 
+@pytest.mark.slow
 def test_local_rays_and_clusters_take_turns_in_one_process(tmp_path):
     settings = {"RAY_AUTH_MODE": "disabled", "RAY_ADDRESS": "192.0.2.77:6379", "RAY_worker_niceness": "3"}
     settings["PYTHONBREAKPOINT"] = "ray.util.rpdb._driver_set_trace"  # Ray sets it in every driver
@@ -268,7 +278,14 @@ def test_an_address_beside_an_open_ray_is_compared(ray2, monkeypatch):
         pass
 
 
-@pytest.mark.parametrize(("moment", "group"), [("starting", False), ("running", False), ("running", True)])
+@pytest.mark.parametrize(
+    ("moment", "group"),
+    [
+        pytest.param("starting", False, marks=pytest.mark.slow),
+        pytest.param("running", False, marks=pytest.mark.slow),
+        ("running", True),
+    ],
+)
 def test_sigterm_ends_a_verb_with_a_line(moment, group, tmp_path, short, below):
     """Sent to the command, or to all processes of its group, as a batch system does."""
     words = ["experts", "--network", "MLP", "--num-experts", "2", "--epochs", "5000", "--out", "buffer"]
@@ -375,6 +392,7 @@ with local_ray(print, 1, 80 * 2**20):
 
 
 @pytest.mark.parametrize("name", ["TMPDIR", "RAY_TMPDIR"])
+@pytest.mark.slow
 def test_a_folder_with_a_long_path_holds_the_large_objects_only(name, tmp_path):
     place = tmp_path / ("long" * 20)
     environment = os.environ | {name: str(place)}

@@ -147,7 +147,7 @@ def steps_of(out, buffer, pool, rollouts):
 @pytest.mark.verb
 @pytest.mark.parametrize(
     ("rollouts", "workers"),
-    [(3, 2), *(pytest.param(*each, marks=pytest.mark.integration) for each in ((1, 1), (4, 1), (4, 2)))],
+    [(3, 2), *(pytest.param(*each, marks=pytest.mark.slow) for each in ((1, 1), (4, 1), (4, 2)))],
 )
 def test_actors_come_to_the_bits_of_one_process(ray2, small_buffer, here, tmp_path, rollouts, workers):
     with RolloutPool(workers, Demand(), print) as pool:
@@ -155,7 +155,9 @@ def test_actors_come_to_the_bits_of_one_process(ray2, small_buffer, here, tmp_pa
     assert equal(state(tmp_path / "run"), here(rollouts))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[] if kind in ("rollouts", "batch") else pytest.mark.slow) for kind in KINDS]
+)
 def test_any_number_of_actors_gives_the_bits_of_one_process_also_when_one_dies(
     ray2, small_buffer, whole, tmp_path, monkeypatch, kind
 ):
@@ -186,6 +188,7 @@ def test_workers_share_the_gpus_of_a_cluster_evenly_four_to_one_at_most(monkeypa
     assert distillation._even_share(workers, 1) == share
 
 
+@pytest.mark.slow
 def test_more_rollouts_are_another_run(here):
     assert not equal(here(1), here(4))
 
@@ -215,6 +218,7 @@ def test_the_command_gives_the_same_set_with_one_worker_and_two(ray2, small_buff
     assert one.recipe["threads"] == 1
 
 
+@pytest.mark.slow
 def test_an_actor_that_always_dies_ends_the_run_with_a_reason(ray2, small_buffer, tmp_path, monkeypatch):
     class Deadly:
         def __init__(self, task, demand):
@@ -256,6 +260,7 @@ def test_what_raises_in_an_actor_is_told_in_one_line(ray2, small_buffer, tmp_pat
         list(steps_of(tmp_path / "run", small_buffer, pool, 2))
 
 
+@pytest.mark.slow
 def test_a_result_that_is_lost_is_made_again(ray2, small_buffer, here, tmp_path, monkeypatch):
     """The actor lives, and what it made is gone with a node."""
     get, lost = ray.get, []

@@ -74,6 +74,7 @@ def test_a_killed_worker_costs_no_result(ray2, matrix, expected, kill_worker):
     assert {job: value for job, value in values(found).items() if job.network == "MLP"} == expected
 
 
+@pytest.mark.slow
 def test_what_is_known_is_not_done_again_and_counts_at_the_rungs(ray2, matrix):
     """Of two seeds one network is known, perfect at the rung or hopeless: the other is stopped there, or goes on."""
     rungs = Rungs((2,), 2)
@@ -96,10 +97,9 @@ def test_what_is_known_is_not_done_again_and_counts_at_the_rungs(ray2, matrix):
     assert (shown[0].total, shown[-1].done, shown[-1].total) == (2, 2, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("seeds", "room", "poll"),
-    [(40, 2, 0.05), pytest.param(1, 0, 3600.0, marks=pytest.mark.slow)],
-    ids=["in the middle", "at the very end"],
+    ("seeds", "room", "poll"), [(40, 2, 0.05), (1, 0, 3600.0)], ids=["in the middle", "at the very end"]
 )
 def test_a_full_disk_ends_it_in_one_line_and_costs_nothing_that_was_kept(ray2, matrix, monkeypatch, seeds, room, poll):
     """Seen while trainings go on, or, where nobody looked in between, with the last results."""

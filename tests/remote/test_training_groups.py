@@ -72,6 +72,7 @@ def rows_of(synset, log, counts):
     )
 
 
+@pytest.mark.slow
 def test_two_hundred_trainings_of_which_eight_fail(ray2, synset, tmp_path, monkeypatch, capfd):
     """Five raise and three run out of memory, also alone; a fourth has room alone. A second call trains eight."""
     counts = {"good": 191, "raises": 5, "cuda": 1, "cpu": 1, "host": 1, "alone": 1}
@@ -108,6 +109,7 @@ def test_two_hundred_trainings_of_which_eight_fail(ray2, synset, tmp_path, monke
     assert len({*(tmp_path / "kept" / "scores").rglob("*.json")} - {*kept}) == 8
 
 
+@pytest.mark.slow
 def test_an_evaluation_whose_trainings_mostly_fail_ends_early(ray2, synset, tmp_path):
     rows = rows_of(synset, tmp_path, {"raises": 30, "good": 30})
     matrix = Matrix(rows, ("MLP",), range(30), TINY, DataConfig(augment="none"), "cpu")

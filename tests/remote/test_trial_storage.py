@@ -104,6 +104,7 @@ def test_trials_that_do_not_see_the_folder_send_their_runs(ray2, buffer, alone, 
     assert not list(out.rglob("*.tmp"))
 
 
+@pytest.mark.slow
 def test_a_search_at_a_uri_is_the_same_and_goes_on_elsewhere(ray2, buffer, alone, s3, tmp_path, monkeypatch):
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     uri = s3(f"bucket/{tmp_path.name}")

@@ -107,6 +107,7 @@ def test_a_search_writes_what_it_says(finished):
     assert [note for note in notes if "on validation images" in note]
 
 
+@pytest.mark.slow
 def test_the_best_is_scored_on_test_images_beside_the_preset_and_real_images(finished):
     results, _ = finished
     names = [score.name for score in results.scores]
@@ -169,6 +170,7 @@ def test_changing_test_labels_changes_no_trials_score_and_no_choice(ray2, tmp_pa
     assert torch.equal(true.synset.images, false.synset.images)
 
 
+@pytest.mark.slow
 def test_asha_stops_what_is_bad_and_failures_are_results(ray2, tmp_path):
     """Of 12 trials eight take steps too small to learn, and one diverges: none of them holds the rest up."""
     starts = [0.05, 0.03, 1e20, 3e-4, 1e-4, 3e-5, 1e-5, 0.02, 1e-3, 2e-4, 6e-5, 2e-5]
@@ -210,6 +212,7 @@ def test_what_no_machine_holds_and_what_another_holds_is_refused_before_anything
 
 
 @pytest.mark.parametrize("key", ["dataset", "set"])
+@pytest.mark.slow
 def test_a_data_set_of_a_space_file_lies_in_this_folder_as_that_of_the_flag(ray2, tmp_path, monkeypatch, images, key):
     """Workers run elsewhere, and find it too; keys have dots everywhere."""
     monkeypatch.chdir(images.parent)
@@ -261,6 +264,7 @@ def test_a_journal_is_never_removed_whoever_else_works_there(ray2, tmp_path):
     assert Study(space, journal).unfinished() == [asked]
 
 
+@pytest.mark.slow
 def test_the_best_of_fewer_experts_of_a_named_buffer_says_what_it_had(ray2, tmp_path):
     buffer = raydd.train_experts(
         raydd.ExpertsConfig(experts=build(raydd.ExpertConfig, QUICK["experts"])), tmp_path / "b"
@@ -277,6 +281,7 @@ def test_the_best_of_fewer_experts_of_a_named_buffer_says_what_it_had(ray2, tmp_
     assert f"It used the first {results.best.values['experts.num_experts']} experts of {buffer}" in head
 
 
+@pytest.mark.slow
 def test_two_metrics_give_a_front(ray2, tmp_path):
     tree = SPACE | {
         "domains": {"steps": {"choice": [4, 40]}, "lr.images": {"log_uniform": [1, 20]}},
@@ -292,6 +297,7 @@ def test_two_metrics_give_a_front(ray2, tmp_path):
     assert results.outputs["pareto"].exists()
 
 
+@pytest.mark.slow
 def test_a_killed_worker_goes_on_from_its_checkpoint(ray2, tmp_path, kill_worker):
     tree = SPACE | {"set": QUICK | {"steps": 500}, "budget": {"samples": 1, "reports": 2}}
     whole, _ = tune(tmp_path / "whole", tree)
