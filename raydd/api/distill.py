@@ -10,12 +10,14 @@ from raydd.config.schema import DistillConfig
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import Workspace, print_note, resolve_device
 from raydd.io.console import Screen
+from raydd.io.filesystem import is_uri
 from raydd.io.memory import keep_memory
 from raydd.methods import complete
 from raydd.run.callbacks import follow
 from raydd.run.distillation import begin, conclude, prepare
+from raydd.run.experts import find_experts
 from raydd.run.requirements import concurrent_workers
-from raydd.run.resolve import BufferRequest, check_run, resolve
+from raydd.run.resolve import BufferRequest, check_on_experts, check_run, resolve
 from raydd.run.run import Run
 from raydd.run.storage import open_storage
 
@@ -86,6 +88,8 @@ def _on_ray(
         resolve_device(where.device)
         if buffer is None:
             check_run(config, torch.device("cpu"))
+        elif not is_uri(buffer):
+            check_on_experts(config, find_experts(Path(buffer), config), torch.device("cpu"), verified=True)
     return distill_on_ray(Request(config, out, buffer, resume, where), screen, train)
 
 

@@ -79,8 +79,8 @@ def resolve(
     if request.named is not None:
         limit = request.limit or (before.experts.num_experts if before else None)
         buffer = find_experts(local_folder(request.named, note), config, limit)
-        optimizer, config = config.experts.optimizer, settle(config, buffer, before)
-        work = bind_experts(buffer, config, check_run(config, device, buffer.epochs), verified=request.verified)
+        optimizer = config.experts.optimizer
+        config, work = check_on_experts(config, buffer, device, before, verified=request.verified)
         if note and optimizer != config.experts.optimizer:
             kinds = f"{config.experts.optimizer}, not {optimizer}"
             note(f"{buffer.folder}: these experts were trained by {kinds} as the settings ask; going on with them")
@@ -92,6 +92,19 @@ def resolve(
     buffer = find_experts(request.train(config, work), config, request.limit or config.experts.num_experts)
     work = bind_experts(buffer, config, work, verified=request.verified)
     return bind(settle(config, buffer, before), folder, buffer, work, before)
+
+
+def check_on_experts(
+    config: DistillConfig,
+    buffer: ArrowBuffer,
+    device: torch.device,
+    before: DistillConfig | None = None,
+    *,
+    verified: bool = False,
+) -> tuple[DistillConfig, Workspace]:
+    """Refuse what cannot run on these experts; return the settings as they run, and the data with their network."""
+    config = settle(config, buffer, before)
+    return config, bind_experts(buffer, config, check_run(config, device, buffer.epochs), verified=verified)
 
 
 def check_run(config: DistillConfig, device: torch.device, epochs: int | None = None) -> Workspace:

@@ -226,6 +226,7 @@ def test_every_figure_goes_into_a_folder_that_is_there(name, capfd, small_buffer
     (run_folder / "memory.jsonl").write_text('{"step": 1, "resident_mb": 100.5, "device_mb": null}\n')
     given = {"experts": [small_buffer], "storage": [small_buffer], "landscape": [small_buffer, "--device", "cpu"]}
     given |= {key: [run_folder] for key in ("matching", "labels", "memory")}
+    given["embedding"] = [small_synset, "--buffer", small_buffer, "--device", "cpu", "--epochs", "3", "--images", "5"]
     words = given.get(name, [small_synset, "--buffer", small_buffer, "--device", "cpu"])
     document(capfd, "analyse", name, *words, "--out", out)
     stem = words[0].with_suffix("").name

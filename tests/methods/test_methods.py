@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 from toy_runs import open_run, toy_of, train_buffer
+from variants import first
 
 from raydd.api.distill import distill
 from raydd.buffer.arrow_buffer import ArrowBuffer
@@ -62,9 +63,9 @@ def thorough(*layers):
     return [pytest.param(*values, marks=pytest.mark.slow) for values in layers]
 
 
-def of(*families):
+def of(*families, most=99):
     """Each method of some families; coresets learn nothing, and only trajectories have students."""
-    return pytest.mark.parametrize("method", [name for name in METHODS if family(name) in families])
+    return pytest.mark.parametrize("method", first([name for name in METHODS if family(name) in families], most))
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +130,7 @@ def test_it_runs_from_the_start_that_the_settings_ask_for(method, source, device
     assert torch.equal(start.images.to(device), result.images) == (not steps)
 
 
-@of("trajectories")
+@of("trajectories", most=2)
 @pytest.mark.parametrize(
     "layer", [{"batch_size": 7}, *thorough(({},), ({"initial": "noise", "lr": {"labels": 0}},), ({"ipc": 2},))]
 )
@@ -142,7 +143,7 @@ def test_its_loss_goes_down(method, layer, source):
     assert sum(losses[-5:]) < 0.95 * sum(losses[:5])
 
 
-@of("statistics")
+@of("statistics", most=2)
 @pytest.mark.parametrize(
     ("space", "layer"),
     [
@@ -243,7 +244,7 @@ def test_a_selection_learns_nothing(method, source):
         recipe.objective.loss(recipe.synset, recipe.objective.init(generator(0)), 0, generator(0))
 
 
-@each_method
+@pytest.mark.parametrize("method", first(METHODS, 0, keep=("mtt", "dm")))
 def test_a_run_is_its_seed_and_nothing_else(method, source):
     config = toy(method)
     torch.manual_seed(1)
@@ -286,7 +287,7 @@ def in_shards(config, source, workers=0):
     return list(run.run(config.steps, matches_of(made, recipe, start))), run.result, run.state_dict()
 
 
-@of("statistics")
+@of("statistics", most=2)
 @pytest.mark.parametrize(
     "layer",
     [
@@ -346,7 +347,7 @@ class Shuffled:
         return [self.division.part(index, *arguments) for index in reversed(range(self.division.count))][::-1]
 
 
-@of("trajectories")
+@of("trajectories", most=2)
 def test_pieces_of_a_batch_give_the_same_bits_whoever_computes_them(method, source):
     config = toy(method, {"shards": 3, "steps": 3})
     steps, here, _ = in_shards(config, source)
@@ -420,7 +421,7 @@ def test_batch_norm_is_refused_where_a_network_sees_one_class_a_batch(method):
         check_data(config, work)
 
 
-@of("trajectories", "nothing")
+@of("trajectories", "nothing", most=2)
 def test_batch_norm_experts_work_from_training_to_a_set(method, batch_norm, tmp_path):
     config = toy(method, {"experts": {"network": "ConvNetW8BN"}})
     if config.match == "trajectories":

@@ -181,14 +181,14 @@ def test_runs_side_by_side_have_the_baselines_and_are_tested_against_them(scored
 @pytest.mark.parametrize(
     ("chosen", "history", "step", "words"),
     [
-        ("last outer step", [], 1, "step 1 of 1: last outer step"),
+        pytest.param("last outer step", [], 1, "step 1 of 1: last outer step", marks=pytest.mark.slow),
         (
             "best outer step on the validation split",
             [(10, 0.5), (20, 0.75), (30, 0.75)],
             20,
             "step 20 of 1: best outer",
         ),
-        ("outer step 30", [], 30, "step 30 of 1"),
+        pytest.param("outer step 30", [], 30, "step 30 of 1", marks=pytest.mark.slow),
         ("", [], 1, "step 1 of 1"),
     ],
 )

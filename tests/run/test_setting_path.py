@@ -48,13 +48,18 @@ def followed():
     names = {function for _, function in ONCE | set(MOMENTS.values())}
 
     def profile(frame, event, _):
-        path, name = Path(frame.f_code.co_filename), frame.f_code.co_name
-        if event != "call" or "stepped" in stacks or name not in names or not path.is_relative_to(ROOT):
+        name = frame.f_code.co_name
+        if event != "call" or name not in names:
+            return
+        path = Path(frame.f_code.co_filename)
+        if not path.is_relative_to(ROOT):
             return
         file = path.relative_to(ROOT).as_posix()
         calls[file, name] += 1
         for moment in (moment for moment, place in MOMENTS.items() if place == (file, name)):
             stacks.setdefault(moment, stack(frame))
+        if "stepped" in stacks:
+            sys.setprofile(before)
 
     before = sys.getprofile()
     sys.setprofile(profile)
