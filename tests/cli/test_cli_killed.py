@@ -14,6 +14,7 @@ STEPS = 60
 
 
 @pytest.mark.integration
+@pytest.mark.slow
 def test_a_killed_distillation_resumes_to_the_same_bits(small_buffer, tmp_path):
     words = ["distill", "--network", "MLP", "--buffer", str(small_buffer), "--set", "window.high=1"]
     words += ["--set", f"steps={STEPS}", "--set", "student_steps=40", "--set", "checkpoint_every=5"]

@@ -36,8 +36,8 @@ PRINTED = {
 }
 
 
-PROCESSES = {"submit_to_cluster": [pytest.mark.slow], "experts_and_distill": []}
-"""Scripts that run as processes with a Ray of their own; one with a dashboard takes long to start."""
+PROCESSES = ("submit_to_cluster", "experts_and_distill")
+"""Scripts that run as processes with a Ray of their own."""
 
 
 def check_output(script, printed, folder):
@@ -47,9 +47,8 @@ def check_output(script, printed, folder):
 
 
 @pytest.mark.remote
-@pytest.mark.parametrize(
-    "script", [pytest.param(FOLDER / f"{name}.py", marks=marks, id=name) for name, marks in PROCESSES.items()]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("script", [FOLDER / f"{name}.py" for name in PROCESSES], ids=PROCESSES)
 def test_an_example_runs_from_any_directory(script, apart):
     done, folder = apart(sys.executable, str(script), "--smoke", OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr[-2000:]

@@ -31,6 +31,7 @@ print(train(), keep_memory(), train(), train())
 
 
 @pytest.mark.integration
+@pytest.mark.slow
 def test_a_training_is_the_same_with_and_without():
     """In a process of its own, since what is asked of the C library cannot be taken back."""
     words = [sys.executable, "-c", TRAININGS]

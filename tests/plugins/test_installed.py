@@ -68,6 +68,7 @@ def test_evaluators_know_its_network_and_protocol(raydd, distilled):
     assert {(dataset, network, protocol) for _, dataset, network, protocol in found} == {("bars", "Tiny", "brief")}
 
 
+@pytest.mark.slow
 def test_trials_know_its_space_and_method(raydd, experts):
     document = raydd(
         f"tune --space bar_rates --buffer {experts} --num-samples 2 --max-concurrent 2 --seeds 0 --set steps=2"

@@ -67,7 +67,10 @@ SPACE = {
 }
 
 
-@pytest.fixture(scope="module", params=LAYOUTS)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=pytest.mark.slow if name in ("mixed", "no gpu") else ()) for name in LAYOUTS],
+)
 def layout(request):
     """A cluster of each layout, with its name."""
     with LAYOUTS[request.param]() as cluster:
@@ -145,6 +148,7 @@ EXPERTS = ("experts", "--network", "MLP", "--num-experts", "2", "--epochs", "2",
 
 
 @on_gpu_nodes
+@pytest.mark.slow
 def test_workers_wait_for_what_another_job_holds(layout, tmp_path):
     _, cluster = layout
     with other_work(cluster):

@@ -355,6 +355,7 @@ def test_every_failure_to_start_is_one_line(error, line):
 
 
 @pytest.mark.parametrize("kind", ["file", "shared"])
+@pytest.mark.slow
 def test_a_folder_that_ray_cannot_use_is_refused_before_it_starts(kind, tmp_path):
     place = tmp_path / "place"
     if kind == "file":

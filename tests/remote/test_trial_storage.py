@@ -74,6 +74,7 @@ def same_runs(results, folder, reference):
         assert one.history == other.history
 
 
+@pytest.mark.slow
 def test_trials_that_do_not_see_the_folder_send_their_runs(ray2, buffer, alone, tmp_path, monkeypatch, kill_worker):
     """All that reaches the driver's folder comes as checkpoints, through the driver's actor; one worker dies."""
     real, systems = trial_storage.search_storage, []
