@@ -8,13 +8,22 @@ from typing import cast
 
 from torch import Tensor, nn
 
+from raydd.numerics.group_norm import group_norm
+
 Norm = Callable[[int], nn.Module]
 """Builds a normalisation layer of this many channels."""
 
 
+class GroupNorm(nn.GroupNorm):
+    """PyTorch's group norm, whose second derivative is `raydd.numerics.group_norm`'s."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
 def instance_norm(width: int) -> nn.Module:
     """Return an instance norm of ``width`` channels with scale and shift, without running statistics."""
-    return nn.GroupNorm(width, width)
+    return GroupNorm(width, width)
 
 
 class Classifier(nn.Module):

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from torch import nn
 
-from raydd.models.classifier import Classifier, instance_norm, padded, stem_padding
+from raydd.models.classifier import Classifier, GroupNorm, instance_norm, padded, stem_padding
 
 _Value = TypeVar("_Value")
 
@@ -18,7 +18,7 @@ NORMS: dict[str, Callable[[int, int], nn.Module | None]] = {
     "batch": lambda width, side: nn.BatchNorm2d(width),
     "layer": lambda width, side: nn.LayerNorm((width, side, side)),
     "instance": lambda width, side: instance_norm(width),
-    "group": lambda width, side: nn.GroupNorm(4, width),
+    "group": lambda width, side: GroupNorm(4, width),
 }
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "sigmoid": nn.Sigmoid,

@@ -3,13 +3,16 @@
 Shapes: `P` parameters, `B` batch, `S` student steps, `C H W` image, `K` classes.
 """
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from raydd.io.memory import system_memory
 from raydd.numerics.augment import View, identity
 
 Inner = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -56,32 +59,76 @@ class StudentSteps(Protocol):
         """
 
 
-class WholeBatches(NamedTuple):
-    """Student steps on whole batches of the loss ``inner``."""
+class _Graph(NamedTuple):
+    """A student step's gradient (P,) with its graph, and the leaves theta, x and y that it depends on."""
 
-    inner: Inner
+    gradient: Tensor
+    leaves: Batch
+    theta: Tensor
+
+
+class WholeBatches:
+    """Student steps on whole batches of the loss ``inner``.
+
+    Args:
+        inner: The student's loss.
+        steps: How many steps the path has.
+        memory: Bytes that the graphs of the last steps may take from the way forward to the way back; the other steps
+            are computed again, by the same operations.
+    """
+
+    def __init__(self, inner: Inner, steps: int = 0, memory: float = 0) -> None:
+        self._inner, self._steps, self._memory = inner, steps, memory
+        self._first_kept = steps
+        self._kept: dict[int, _Graph] = {}
 
     def gradient(self, step: int, theta: Tensor, batch: Batch) -> Tensor:
         """Return the gradient (P,) of the student's loss at theta (P,)."""
-        point = theta.detach().requires_grad_()
-        with torch.enable_grad():
-            (gradient,) = torch.autograd.grad(self.inner(point, batch.view(batch.x), batch.y), point)
-        return gradient
+        if self._memory and not step:
+            with saved_bytes() as size:
+                graph = self._graph(theta, batch)
+            self._first_kept = self._steps - int(min(self._steps, self._memory / max(1, size())))
+        else:
+            graph = self._graph(theta, batch)
+        if step >= self._first_kept:
+            self._kept[step] = graph
+        return graph.gradient.detach()
 
     def slopes(self, step: int, theta: Tensor, batch: Batch, adjoint: Tensor, second_order: bool) -> Slopes:
         """Return s = <g, lambda> and its derivatives."""
-        theta = theta.detach().requires_grad_()
-        leaves = {"theta": theta} if second_order else {}
-        leaves |= {name: leaf for name, leaf in (("x", batch.x), ("y", batch.y)) if leaf.requires_grad}
+        gradient, leaves, point = self._kept.pop(step, None) or self._graph(theta, batch)
+        wanted = {"theta": point} if second_order else {}
+        wanted |= {name: leaf for name, leaf in (("x", leaves.x), ("y", leaves.y)) if leaf.requires_grad}
         derivatives: dict[str, Tensor | None] = {}
         with torch.enable_grad():
-            loss = self.inner(theta, batch.view(batch.x), batch.y)
-            (gradient,) = torch.autograd.grad(loss, theta, create_graph=bool(leaves))
             slope = torch.dot(gradient, adjoint)
-        if slope.requires_grad:  # not where the loss is linear in theta and in what is wanted
-            values = torch.autograd.grad(slope, list(leaves.values()), allow_unused=True)
-            derivatives = dict(zip(leaves, values, strict=True))
+        if slope.requires_grad and wanted:  # not where the loss is linear in theta and in what is wanted
+            values = torch.autograd.grad(slope, list(wanted.values()), allow_unused=True)
+            derivatives = dict(zip(wanted, values, strict=True))
         return Slopes(slope.detach(), **derivatives)
+
+    def _graph(self, theta: Tensor, batch: Batch) -> _Graph:
+        """Return the gradient with its graph. Without one, some layers' gradients are rounded in another way."""
+        point = theta.detach().requires_grad_()
+        x, y = (tensor.detach().requires_grad_(tensor.requires_grad) for tensor in (batch.x, batch.y))
+        with torch.enable_grad():
+            loss = self._inner(point, batch.view(x), y)
+            (gradient,) = torch.autograd.grad(loss, point, create_graph=True)
+        return _Graph(gradient, Batch(x, y), point)
+
+
+@contextmanager
+def saved_bytes() -> Iterator[Callable[[], int]]:
+    """Yield what returns the bytes of the tensors that graphs built in this context have saved, each storage once."""
+    sizes: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield lambda: sum(sizes.values())
 
 
 def unroll(
@@ -91,6 +138,7 @@ def unroll(
     lr: Tensor,
     backprop: Backprop = "full",
     steps: StudentSteps | None = None,
+    memory: float | None = None,
 ) -> Path:
     r"""Train a student by SGD: theta_{i+1} = theta_i - lr * grad_theta inner(theta_i, view_i(x_i), y_i).
 
@@ -101,12 +149,15 @@ def unroll(
         lr: The student's learning rate, a scalar tensor; may require a gradient.
         backprop: How gradients to x, y, lr (and theta) are computed.
             ``full``: exact; autograd through the whole path, whose graph grows with S.
-            ``adjoint``: exact; stores only the path and the batches, and sweeps backwards with one Hessian-vector
-            product a step. With lambda the cotangent of theta_{i+1} and s = <g_i, lambda>: dx_i = -lr ds/dx,
+            ``adjoint``: exact; stores the path, the batches and the graphs that fit ``memory``, and sweeps backwards
+            with one Hessian-vector product a step. With lambda the cotangent of theta_{i+1} and s = <g_i, lambda>: dx_i = -lr ds/dx,
             dy_i = -lr ds/dy, dlr -= s and lambda <- lambda - lr ds/dtheta + the cotangent of theta_i itself.
             ``truncated``: **not** the gradient of the path: every theta_i is a constant when step i is
             differentiated, so that lambda does not change (TESLA's approximation).
         steps: What computes the steps, for ``adjoint`` and ``truncated``; by default each is computed here, as a whole.
+        memory: Bytes for the graphs of the last steps, which the way back then need not compute again; 0 keeps none.
+            None takes half of what the machine or the GPU has free for a process with this many threads. The result
+            does not depend on it. ``full`` keeps all graphs, and ``steps`` have their own memory.
 
     Returns:
         theta_0, ..., theta_S, each (P,), as S + 1 vectors: a distance that reads the last one pays for one cotangent.
@@ -133,8 +184,19 @@ def unroll(
     tensors = list({id(tensor): tensor for batch in batches for tensor in (batch.x, batch.y)}.values())
     places = {id(tensor): place for place, tensor in enumerate(tensors)}
     plan = [(places[id(batch.x)], places[id(batch.y)], batch.view) for batch in batches]
-    path: Path = _Sweep.apply(steps or WholeBatches(inner), plan, backprop == "adjoint", theta, lr, *tensors)
+    if steps is None:
+        steps = WholeBatches(inner, len(batches), _kept_bytes(memory, theta) if torch.is_grad_enabled() else 0)
+    path: Path = _Sweep.apply(steps, plan, backprop == "adjoint", theta, lr, *tensors)
     return path
+
+
+def _kept_bytes(memory: float | None, theta: Tensor) -> float:
+    """Return the bytes for kept graphs; None is half of what is free, shared by as many processes as have threads."""
+    if memory is not None:
+        return memory
+    if theta.is_cuda:
+        return torch.cuda.mem_get_info(theta.device)[0] / 2
+    return system_memory()[0] / 2 * min(1.0, torch.get_num_threads() / (os.cpu_count() or 1))
 
 
 def _full(inner: Inner, theta: Tensor, batches: Sequence[Batch], lr: Tensor) -> Path:
@@ -155,9 +217,10 @@ class _Sweep(torch.autograd.Function):
     def forward(
         ctx: Any, steps: StudentSteps, plan: Plan, second_order: bool, theta: Tensor, lr: Tensor, *tensors: Tensor
     ) -> Path:
-        path = [theta.detach().clone()]
+        path, wanted = [theta.detach().clone()], ctx.needs_input_grad[5:]
         for step, (x_place, y_place, view) in enumerate(plan):
-            batch = Batch(tensors[x_place].detach(), tensors[y_place].detach(), view)
+            x, y = (tensors[place].detach().requires_grad_(wanted[place]) for place in (x_place, y_place))
+            batch = Batch(x, y, view)
             path.append(path[-1] - lr * steps.gradient(step, path[-1], batch))
         ctx.student, ctx.plan, ctx.second_order = steps, plan, second_order
         ctx.save_for_backward(lr, *path, *tensors)
