@@ -160,12 +160,13 @@ class DistillConfig(Config):
         batch_size: Synthetic images per student step; the whole set by default.
         lr: Learning rates.
         backprop: How the gradient goes back through the student's steps: full and adjoint are exact.
+        memory: Bytes for graphs of student steps that need not be computed again; by default half of what is free.
         labels: Labels of the synthetic images: the set's own, or soft labels of the matched expert, which are never
             learned (TESLA).
         initial: Images at the start: real images selected in this way, or noise.
         select_by: What herding, k-center and k-means measure distances of: an expert's features, or pixels.
         formation: Several small images in one.
-        space: Where images are learned: as networks see them, or as pixels between 0 and 1.
+        space: Where images are learned: as networks see them, or as pixels from 0 to 1.
         match: What is matched; the method decides it.
         statistic: The statistics, where ``match`` is statistics.
         clusters: K-means clusters per class for the representative start; one per image by default.
@@ -179,7 +180,7 @@ class DistillConfig(Config):
         waypoints: Epochs between the first and the last that such a line passes.
         checkpoint_every: Outer steps between resumable checkpoints, which also serve a loss that is not finite.
         checkpoint_seconds: Write a checkpoint at the end of an outer step too if the last one is older; the bits do not
-            depend on it. ``null`` writes them by steps alone.
+            depend on it; ``null`` writes by steps alone.
         evaluate_every: Outer steps between scores on the validation split, by which the result is chosen; the last step
             is scored too. By default none is scored, and the last set is the result.
         keep_scored: Keep every scored set in ``steps/``, to be tested when the run is done.
@@ -187,8 +188,7 @@ class DistillConfig(Config):
         evaluate_epochs: Epochs of a score's networks on the set; those of the protocol mtt by default.
         probe_every: Outer steps between measures of the matching loss on the buffer's last expert, which then takes no
             part in the distillation; by default none are taken.
-        threads: CPU threads; part of the run, since sums depend on it. By default one per core, one with several
-            rollouts or shards, or what a resumed run had.
+        threads: CPU threads, on which sums depend. By default one per core, or one with several rollouts or shards.
         preset: The preset that the values came from, as text.
         data: The images.
         experts: The experts to match.
@@ -206,6 +206,7 @@ class DistillConfig(Config):
     batch_size: Count | None = None
     lr: StepSizes = StepSizes()
     backprop: Backprop = "adjoint"
+    memory: NonNegative | None = None
     labels: Literal["own", "expert"] = "own"
     initial: Initial = "real"
     clusters: Count | None = None

@@ -73,6 +73,7 @@ class TrajectoryMatching:
         labels: The labels that students train on.
         distance: Compares the student's path and the segment.
         backprop: How the path is differentiated.
+        memory: Bytes for graphs of steps that need not be computed again, see `raydd.numerics.unroll.unroll`.
         between: Whether ``distance`` reads the expert's snapshots inside the segment.
         disturb: Changes the weights (P,) that student and expert start from; None keeps them.
         weight: The factor of the student's loss, by start epoch; None is 1.
@@ -95,6 +96,7 @@ class TrajectoryMatching:
     labels: Labels = own_labels
     distance: Distance = normalized_mse
     backprop: Backprop = "adjoint"
+    memory: float | None = None
     between: bool = False
     disturb: Disturb | None = None
     weight: Weight | None = None
@@ -123,7 +125,7 @@ class TrajectoryMatching:
     ) -> Tensor:
         """Return the distance at a given segment, a scalar; batches and views are drawn from ``rng``."""
         segment, inner, batches, lr = self.student(synset, segment, rng)
-        path = unroll(inner, segment.start, batches, lr, self.backprop, steps)
+        path = unroll(inner, segment.start, batches, lr, self.backprop, steps, self.memory)
         return self.distance(path, segment)
 
     def student(self, synset: SyntheticSet, segment: Segment, rng: torch.Generator) -> Student:
@@ -180,6 +182,7 @@ def match_trajectories(setup: Setup) -> Recipe:
         labels=labels,
         distance=distance(config),
         backprop=config.backprop,
+        memory=config.memory,
         between=config.intermediate != "none",
         disturb=partial(perturb, layout, config.perturbation) if config.perturbation else None,
         weight=balanced(config, last),

@@ -8,16 +8,17 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from raydd.numerics.group_norm import group_norm
+from raydd.models.group_norm import group_norm
 
 Norm = Callable[[int], nn.Module]
 """Builds a normalisation layer of this many channels."""
 
 
 class GroupNorm(nn.GroupNorm):
-    """PyTorch's group norm, whose second derivative is `raydd.numerics.group_norm`'s."""
+    """PyTorch's group norm, whose second derivative is `raydd.models.group_norm`'s."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return x (B, C, H, W) normalised."""
         return group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
 
 

@@ -85,9 +85,9 @@ class WholeBatches:
     def gradient(self, step: int, theta: Tensor, batch: Batch) -> Tensor:
         """Return the gradient (P,) of the student's loss at theta (P,)."""
         if self._memory and not step:
-            with saved_bytes() as size:
+            with saved_bytes() as saved:
                 graph = self._graph(theta, batch)
-            self._first_kept = self._steps - int(min(self._steps, self._memory / max(1, size())))
+            self._first_kept = self._steps - int(min(self._steps, self._memory / max(1, saved())))
         else:
             graph = self._graph(theta, batch)
         if step >= self._first_kept:
@@ -119,13 +119,13 @@ class WholeBatches:
 
 @contextmanager
 def saved_bytes() -> Iterator[Callable[[], int]]:
-    """Yield what returns the bytes of the tensors that graphs built in this context have saved, each storage once."""
+    """Yield what returns the bytes that graphs built in this context have saved, each storage counted once."""
     sizes: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         sizes[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # a layer that saves its own output would hold itself, and never be freed
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         yield lambda: sum(sizes.values())
@@ -150,8 +150,9 @@ def unroll(
         backprop: How gradients to x, y, lr (and theta) are computed.
             ``full``: exact; autograd through the whole path, whose graph grows with S.
             ``adjoint``: exact; stores the path, the batches and the graphs that fit ``memory``, and sweeps backwards
-            with one Hessian-vector product a step. With lambda the cotangent of theta_{i+1} and s = <g_i, lambda>: dx_i = -lr ds/dx,
-            dy_i = -lr ds/dy, dlr -= s and lambda <- lambda - lr ds/dtheta + the cotangent of theta_i itself.
+            with one Hessian-vector product a step. With lambda the cotangent of theta_{i+1} and s = <g_i, lambda>:
+            dx_i = -lr ds/dx, dy_i = -lr ds/dy, dlr -= s and lambda <- lambda - lr ds/dtheta + the cotangent of theta_i
+            itself.
             ``truncated``: **not** the gradient of the path: every theta_i is a constant when step i is
             differentiated, so that lambda does not change (TESLA's approximation).
         steps: What computes the steps, for ``adjoint`` and ``truncated``; by default each is computed here, as a whole.

@@ -24,6 +24,7 @@ from raydd.distillation.setup import tiles_of
 from raydd.distillation.trajectory_matching import classification
 from raydd.io.memory import format_bytes, system_memory
 from raydd.io.paths import existing
+from raydd.numerics.unroll import saved_bytes
 from raydd.run.resolve import RunContext
 from raydd.run.rollout_worker import concurrent_parts
 from raydd.training.expert_worker import ExpertJob
@@ -53,21 +54,11 @@ def _size(count: float) -> str:
 
 def graph_bytes(loss: Callable[[Tensor], Tensor], theta: Tensor, twice: bool) -> int:
     """Return the bytes that autograd keeps for a step at theta (P,); ``twice`` keeps the gradient's own graph too."""
-    sizes: dict[int, int] = {}
-    alive: list[Any] = []  # so that no storage is freed, and another counted under its address
-
-    def count(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        sizes[storage.data_ptr()] = storage.nbytes()
-        alive.append(tensor)
-        return tensor
-
     theta = theta.detach().clone().requires_grad_()
-    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+    with saved_bytes() as saved:
         value = loss(theta)
-        if twice:
-            alive.append(torch.autograd.grad(value, theta, create_graph=True))
-    return sum(sizes.values())
+        _gradient = torch.autograd.grad(value, theta, create_graph=True) if twice else None
+        return saved()
 
 
 def step_bytes(work: Workspace, theta: Tensor, batch: int, twice: bool) -> int:

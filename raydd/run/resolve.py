@@ -139,7 +139,7 @@ def _found_before(config: DistillConfig, before: DistillConfig, folder: Path) ->
 
 def _bound(config: DistillConfig) -> dict[str, object]:
     """The settings that a resumed run must repeat: all but those on which no bit of a step depends."""
-    return config.model_dump(exclude={"steps", "checkpoint_seconds"})
+    return config.model_dump(exclude={"steps", "checkpoint_seconds", "memory"})
 
 
 def needs_experts(config: DistillConfig) -> bool:

@@ -18,7 +18,7 @@ FIXED = (
     *("method", "seed", "threads", "preset", "window.auto"),
     *("data.dataset", "data.validation", "data.size", "data.channels"),
     *("checkpoint_every", "checkpoint_seconds", "evaluate_every", "evaluate_networks", "evaluate_epochs"),
-    "probe_every",
+    *("probe_every", "memory"),
 )
 """Settings that cannot be searched: they change what a score means, or nothing at all."""
 

@@ -1,3 +1,4 @@
+from itertools import count
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,7 @@ from raydd.numerics.distances import normalized_mse
 from raydd.numerics.flat import FlatModel
 from raydd.numerics.losses import cross_entropy
 from raydd.numerics.rng import generator
-from raydd.numerics.unroll import Batch, unroll
+from raydd.numerics.unroll import Batch, saved_bytes, unroll
 
 MODES = ["full", "adjoint", "truncated"]
 
@@ -47,8 +48,8 @@ class Problem:
         x, y = self.leaves["images"], self.leaves["labels"]
         return [Batch(x[rows], y[rows], view) for rows, view in zip(self.rows, self.views, strict=True)]
 
-    def gradients(self, mode, distance):
-        path = unroll(self.inner, self.leaves["theta"], self.batches(), self.leaves["lr"], mode)
+    def gradients(self, mode, distance, memory=None):
+        path = unroll(self.inner, self.leaves["theta"], self.batches(), self.leaves["lr"], mode, memory=memory)
         return torch.autograd.grad(distance(path, self.segment), list(self.leaves.values()))
 
     def naive(self, distance, truncated):
@@ -196,31 +197,27 @@ def test_an_unknown_mode_is_refused():
         unroll(quadratic, theta, [], torch.tensor(0.1), "half")
 
 
-def most_saved(steps, mode):
+def most_saved(steps, mode, memory=0):
     """The most bytes that autograd kept at one time, storages counted once; five views take turns."""
-    problem, held, most = Problem("cpu", steps), {}, 0
+    problem, held, numbers, most = Problem("cpu", steps), {}, count(), 0
     problem.views = [problem.views[step % 5] for step in range(steps)]
 
     class Held:
         def __init__(self, tensor):
-            storage = tensor.untyped_storage()
-            self.tensor, self.key = tensor, storage.data_ptr()
-            users = held.setdefault(self.key, [0, storage.nbytes()])
-            users[0] += 1
+            self.number, self.tensor = next(numbers), tensor.detach()
+            held[self.number] = self.tensor.untyped_storage()
 
         def __del__(self):
-            held[self.key][0] -= 1
-            if not held[self.key][0]:
-                del held[self.key]
+            held.pop(self.number)
 
     def pack(tensor):
         nonlocal most
         wrapped = Held(tensor)
-        most = max(most, sum(size for _, size in held.values()))
+        most = max(most, sum({storage.data_ptr(): storage.nbytes() for storage in held.values()}.values()))
         return wrapped
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda wrapped: wrapped.tensor):
-        problem.gradients(mode, normalized_mse)
+        problem.gradients(mode, normalized_mse, memory)
     return most
 
 
@@ -232,6 +229,70 @@ def test_adjoint_keeps_the_path_and_the_batches_only():
     for mode in ("adjoint", "truncated"):
         assert (many - few) * theta <= saved[mode][1] - saved[mode][0] <= (many - few) * step
     assert saved["full"][1] - saved["full"][0] > 5 * (many - few) * step
+
+
+@pytest.mark.parametrize("mode", ["adjoint", "truncated"])
+def test_kept_graphs_take_the_memory_that_they_may_and_no_more(mode):
+    nothing = most_saved(12, mode)
+    with saved_bytes() as saved:
+        problem = Problem("cpu", steps=1)
+        problem.naive(normalized_mse, truncated=False)
+    step = saved()
+    grown = [most_saved(12, mode, share * step) - nothing for share in (2.5, 4.5, 6.5, 100)]
+    assert grown == sorted(grown)
+    for share, more in zip((2.5, 4.5, 6.5), grown, strict=False):
+        assert 0.5 * (share - 1) * step <= more <= share * step
+
+
+class Other(torch.nn.Module):
+    """PyTorch's own layers: their gradients are rounded in another way where they can be differentiated."""
+
+    def __init__(self):
+        super().__init__()
+        layers = [torch.nn.Conv2d(3, 8, 3), torch.nn.GroupNorm(4, 8), torch.nn.GELU(), torch.nn.BatchNorm2d(8)]
+        self.body = torch.nn.Sequential(*layers, torch.nn.Flatten(), torch.nn.LayerNorm(288), torch.nn.Linear(288, 4))
+
+    def forward(self, x):
+        return self.body(x)
+
+
+NETWORKS = [lambda: build("ConvNetW8", channels=3, size=8, classes=4), Other]
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("mode", ["adjoint", "truncated"])
+def test_no_bit_depends_on_the_memory(mode, network):
+    model = FlatModel(network)
+    rng = generator(0, "images")
+    theta = model.init(rng).requires_grad_()
+    x, y = torch.randn(6, 3, 8, 8, generator=rng).requires_grad_(), torch.randn(6, 4, generator=rng).requires_grad_()
+    lr = torch.tensor(0.1, requires_grad=True)
+    views = [augment("dsa").draw(x.shape, rng) for _ in range(6)]
+    calls = 0
+
+    def inner(theta, x, y):
+        nonlocal calls
+        calls += 1
+        return cross_entropy(model(theta, x), y.softmax(dim=1))
+
+    def gradients(memory):
+        nonlocal calls
+        calls = 0
+        path = unroll(inner, theta, [Batch(x, y, view) for view in views], lr, mode, memory=memory)
+        found = torch.autograd.grad(path[-1].square().sum(), [theta, x, y, lr], retain_graph=True)
+        first = calls
+        again = torch.autograd.grad(path[-1].square().sum(), [theta, x, y, lr])  # nothing is left of the first sweep
+        assert calls == first + 6
+        return found, again, first
+
+    with saved_bytes() as saved:
+        unroll(inner, theta, [Batch(x, y, views[0])], lr, "full")
+    nothing, some, everything = (gradients(memory) for memory in (0, 2.5 * saved(), None))
+    assert nothing[2] == 12
+    assert 6 < some[2] < 12
+    assert everything[2] == 6
+    for other in (nothing[1], some[0], some[1], everything[0], everything[1]):
+        assert all(torch.equal(a, b) for a, b in zip(nothing[0], other, strict=True))
 
 
 def test_shared_images_get_one_gradient_not_one_a_step():
