@@ -49,8 +49,8 @@ class _Norm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        wanted = list(ctx.needs_input_grad[:3])
-        return (*_Gradient.apply(dy.contiguous(), *ctx.saved_tensors, ctx.groups, wanted), None, None)
+        options = ctx.groups, list(ctx.needs_input_grad[:3])
+        return (*_Gradient.apply(dy.contiguous(), *ctx.saved_tensors, options), None, None)
 
 
 class _Gradient(torch.autograd.Function):
@@ -58,13 +58,13 @@ class _Gradient(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, dy: Tensor, x: Tensor, weight: Tensor, mean: Tensor, scale: Tensor, groups: int, wanted: list[bool]
+        ctx: Any, dy: Tensor, x: Tensor, weight: Tensor, mean: Tensor, scale: Tensor, options: tuple[int, list[bool]]
     ) -> tuple[Tensor | None, ...]:
         ctx.save_for_backward(dy, x, weight, mean, scale)
-        ctx.groups = groups
+        ctx.groups, wanted = options
         ctx.set_materialize_grads(False)
         batch, channels, *rest = x.shape
-        sizes = batch, channels, torch.Size(rest).numel(), groups
+        sizes = batch, channels, torch.Size(rest).numel(), ctx.groups
         gradients: tuple[Tensor | None, ...] = torch.ops.aten.native_group_norm_backward(
             dy, x, mean, scale, weight, *sizes, wanted
         )
@@ -105,7 +105,7 @@ class _Gradient(torch.autograd.Function):
             r**2 * (hx * u1 + ux * h1) - r * k1,
         )
         to_weight = (r * (of_udy - u1 * of_dy - ux * of_dyx)).sum(0)
-        return to_dy.view_as(dy), to_x.view_as(x), to_weight, None, None, None, None
+        return to_dy.view_as(dy), to_x.view_as(x), to_weight, None, None, None
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
