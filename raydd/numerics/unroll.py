@@ -96,7 +96,7 @@ class WholeBatches:
 
     def slopes(self, step: int, theta: Tensor, batch: Batch, adjoint: Tensor, second_order: bool) -> Slopes:
         """Return s = <g, lambda> and its derivatives."""
-        gradient, leaves, point = self._kept.pop(step, None) or self._graph(theta, batch)
+        gradient, leaves, point = self._kept.pop(step) if step in self._kept else self._graph(theta, batch)
         wanted = {"theta": point} if second_order else {}
         wanted |= {name: leaf for name, leaf in (("x", leaves.x), ("y", leaves.y)) if leaf.requires_grad}
         derivatives: dict[str, Tensor | None] = {}
