@@ -437,8 +437,9 @@ def make_buffer(folder: Path) -> None:
 def read_buffer(folder: Path) -> str:
     import torch
 
-    from raydd.buffer.arrow_buffer import ArrowBuffer, verify
+    from raydd.buffer.arrow_buffer import ArrowBuffer
     from raydd.buffer.describe import describe
+    from raydd.buffer.verification import verify
     from raydd.data.preprocessing import load_transform
 
     look = load_transform(folder)

@@ -7,32 +7,24 @@ Shapes: see `raydd.buffer.expert_file`.
 import os
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from raydd.buffer.expert_file import ExpertTrajectory, expert_numbers, expert_path, not_finite, open_expert, unpack_legs
+from raydd.buffer.expert_file import ExpertTrajectory, expert_numbers, expert_path, open_expert, unpack_legs
 from raydd.buffer.manifest import manifest_entry, read_manifest, write_manifest
 from raydd.buffer.precision import FULL, STORAGES
 from raydd.buffer.segments import Segment, draw
 from raydd.buffer.spec import BufferSpec
-from raydd.data.preprocessing import load_transform
-from raydd.io.arrow_file import ArrowTable, checksum
+from raydd.io.arrow_file import ArrowTable
 from raydd.io.files import AnyPath, sweep
 
 _FOREIGN = re.compile(r"expert-\d+\.arrow|(preprocessing|synset)\.arrow|(config|space)\.yaml")
 OPEN_FILES = 256  # files that a buffer maps at once; the usual limit of a process is 1024
 
 
-class Problem(NamedTuple):
-    """An error in a buffer: the file's name, and what is wrong with it."""
-
-    file: str
-    what: str
-
-
-def _present(folder: AnyPath) -> list[int]:
+def stored_experts(folder: AnyPath) -> list[int]:
+    """Return the numbers of the experts whose files are in a folder, ascending."""
     return expert_numbers(path.name for path in Path(folder).iterdir())
 
 
@@ -48,7 +40,7 @@ def create_buffer(folder: AnyPath, spec: BufferSpec) -> Path:
     return path.parent
 
 
-def _open(folder: AnyPath, index: int, spec: BufferSpec) -> ArrowTable:
+def open_stored(folder: AnyPath, index: int, spec: BufferSpec) -> ArrowTable:
     """Map one expert's file, after checking everything but its values."""
     remedy = f"see `raydd buffer verify {folder}`, and run `raydd experts` again to retrain it"
     return open_expert(expert_path(folder, index), index, spec, remedy)
@@ -57,13 +49,14 @@ def _open(folder: AnyPath, index: int, spec: BufferSpec) -> ArrowTable:
 def complete_experts(folder: AnyPath, spec: BufferSpec) -> set[int]:
     """Return the complete experts of a buffer, after removing the temporary files of dead writers.
 
-    A file that is cut short, corrupted or of another spec is renamed to ``*.bad``. Values are not read; `verify` does.
+    A file that is cut short, corrupted or of another spec is renamed to ``*.bad``. Values are not read, see
+    `raydd.buffer.verification`.
     """
     sweep(folder)
     complete = set()
-    for index in _present(folder):
+    for index in stored_experts(folder):
         try:
-            _open(folder, index, spec)
+            open_stored(folder, index, spec)
             complete.add(index)
         except ValueError:
             path = expert_path(folder, index)
@@ -75,7 +68,8 @@ def refresh_manifest(folder: AnyPath) -> None:
     """Write the manifest's list of experts from the files."""
     spec, _ = read_manifest(folder)
     entries = [
-        manifest_entry(expert_path(folder, index), index, _open(folder, index, spec)) for index in _present(folder)
+        manifest_entry(expert_path(folder, index), index, open_stored(folder, index, spec))
+        for index in stored_experts(folder)
     ]
     write_manifest(folder, spec, entries)
 
@@ -105,7 +99,7 @@ class ArrowBuffer:
     def __init__(self, folder: AnyPath, most: int | None = None) -> None:
         self.folder, self._most = Path(folder), most
         self.spec, entries = read_manifest(folder)
-        self.experts = tuple(sorted({*_present(folder), *entries}))[:most]
+        self.experts = tuple(sorted({*stored_experts(folder), *entries}))[:most]
         self._tables: dict[int, ArrowTable] = {}
         if not self.experts:
             raise ValueError(f"{folder} holds no experts; train some with `raydd experts --out {folder}`")
@@ -129,7 +123,7 @@ class ArrowBuffer:
         return self._tables[expert]
 
     def _open_table(self, expert: int) -> ArrowTable:  # a subclass on a cluster opens it elsewhere
-        return _open(self.folder, expert, self.spec)
+        return open_stored(self.folder, expert, self.spec)
 
     def _rows(self, expert: int) -> int:
         return len(self._table(expert).columns["epoch"])
@@ -228,34 +222,3 @@ class ArrowBuffer:
                 of = f"{self.spec.network} on {self.spec.dataset}"
                 remedy = "give the matching --buffer, or train one with `raydd experts`"
                 raise ValueError(f"{self.folder} (of {of}) has {name} {actual!r}, not {value!r}; {remedy}")
-
-
-def verify(folder: AnyPath) -> list[Problem]:
-    """Read every byte of a buffer and return its errors; a whole buffer has none."""
-    spec, entries = read_manifest(folder)
-    indices = sorted({*_present(folder), *entries})
-    errors = ((expert_path(folder, index).name, _error(folder, index, spec, entries.get(index))) for index in indices)
-    return [*_preprocessing_errors(folder), *(Problem(file, what) for file, what in errors if what)]
-
-
-def _preprocessing_errors(folder: AnyPath) -> list[Problem]:
-    path = Path(folder) / "preprocessing.arrow"
-    try:
-        if os.path.lexists(path):
-            load_transform(path.parent)
-    except ValueError as error:
-        return [Problem(path.name, str(error))]
-    return []
-
-
-def _error(folder: AnyPath, index: int, spec: BufferSpec, entry: dict[str, Any] | None) -> str | None:
-    try:
-        table = _open(folder, index, spec)
-    except ValueError as error:
-        return str(error)
-    if checksum(table.columns, table.release) != table.metadata["checksum"]:
-        return "its values changed since it was written (checksum): delete it and run `raydd experts` again"
-    if entry and (now := manifest_entry(expert_path(folder, index), index, table)) != entry:
-        what = next(f"{key} is {now[key]} instead of {entry[key]}" for key in now if now[key] != entry.get(key))
-        return f"it does not fit the manifest ({what}): run `raydd experts` again"
-    return not_finite(table.columns)

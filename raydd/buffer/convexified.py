@@ -14,10 +14,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from raydd.buffer.arrow_buffer import ArrowBuffer, complete_experts, create_buffer, refresh_manifest, verify
+from raydd.buffer.arrow_buffer import ArrowBuffer, complete_experts, create_buffer, refresh_manifest
 from raydd.buffer.expert_file import expert_path, write_expert
 from raydd.buffer.segments import Segment, TrajectorySource, check_window, draw
 from raydd.buffer.spec import ascends
+from raydd.buffer.verification import check_whole
 from raydd.io.files import AnyPath, write_atomic
 
 
@@ -187,8 +188,7 @@ def convexify(full: AnyPath, folder: AnyPath, waypoints: Sequence[int] = ()) -> 
         raise ValueError(f"{full} is convexified already, it keeps epochs {epochs}; give a full buffer")
     kept = knots(waypoints, source.epochs)
     spec = dataclasses.replace(source.spec, kept=kept, recipe=source.spec.recipe | {"kept": [*waypoints]})
-    if problems := verify(full):
-        raise ValueError(f"{problems[0].file} of {full} is broken: {problems[0].what}")
+    check_whole(full)
     create_buffer(folder, spec)
     preprocessing = Path(full) / "preprocessing.arrow"
     if preprocessing.exists():

@@ -15,8 +15,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from raydd.buffer.arrow_buffer import verify
 from raydd.buffer.manifest import parse_manifest, read_manifest, write_manifest
+from raydd.buffer.verification import check_whole
 from raydd.io.arrow_file import open_arrow
 from raydd.io.files import AnyPath, sweep, write_atomic
 from raydd.io.filesystem import SCHEMES, Store, is_uri, open_store, public_uri
@@ -246,8 +246,7 @@ def _complete_files(folder: Path, verified: bool) -> dict[str, Path]:
         if path.is_symlink() or not path.is_file():
             raise ValueError(f"{path} is not a regular file, and links are not followed: put the file itself there")
     if not verified:
-        for problem in verify(folder):
-            raise ValueError(f"{folder / problem.file} is damaged: {problem.what}")
+        check_whole(folder)
     return files
 
 

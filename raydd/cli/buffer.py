@@ -66,8 +66,8 @@ def buffer_info(folder: Source, screen: Output) -> None:
 @command(app, "raydd buffer verify runs/quickstart/buffer", name="verify")
 def buffer_verify(folder: Source, screen: Output) -> None:
     """Read every byte of a buffer and compare checksums; exit code 1 when something is wrong."""
-    from raydd.buffer.arrow_buffer import verify
     from raydd.buffer.mirror import local_folder
+    from raydd.buffer.verification import verify
 
     problems = [problem._asdict() for problem in verify(local_folder(folder, screen.note, anew=True))]
     lines = [f"{problem['file']}: {problem['what']}" for problem in problems] or [f"{public_uri(folder)}: whole"]

@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from raydd.buffer.arrow_buffer import ArrowBuffer, verify
+from raydd.buffer.arrow_buffer import ArrowBuffer
 from raydd.buffer.expert_file import expert_path
+from raydd.buffer.verification import check_whole
 from raydd.config.schema import DataConfig
 from raydd.data.preprocessing import Transform
 from raydd.data.synset import SyntheticSet, check_parts
@@ -184,6 +185,5 @@ def open_experts(folder: Path, data: DataConfig, synsets: Sequence[SyntheticSet]
     buffer.expect(fingerprint=work.dataset.fingerprint)
     for synset in synsets:
         buffer.expect(preprocessing_hash=synset.transform.hash)
-    for problem in verify(folder):
-        raise ValueError(f"{folder / problem.file} is damaged: {problem.what}")
+    check_whole(folder)
     return Experts(FlatModel(work.build), buffer, work.device)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from raydd.buffer.arrow_buffer import ArrowBuffer, verify
+from raydd.buffer.arrow_buffer import ArrowBuffer
+from raydd.buffer.verification import check_whole
 from raydd.config.parsing import build
 from raydd.config.schema import DistillConfig
 from raydd.data.mirroring import check_mirroring
@@ -41,8 +42,8 @@ def bind_experts(buffer: ArrowBuffer, config: DistillConfig, work: Workspace, *,
     buffer.expect(fingerprint=work.dataset.fingerprint, preprocessing_hash=transform.hash)
     check_mirroring(folder, buffer.spec.recipe, config.data)
     check_statistics(config, FlatModel(work.build), buffer)
-    for problem in () if verified else verify(folder):
-        raise ValueError(f"{folder / problem.file} is damaged: {problem.what}")
+    if not verified:
+        check_whole(folder)
     return replace(work, transform=transform)
 
 
@@ -57,7 +58,7 @@ def open_buffer(
 ) -> tuple[ArrowBuffer, Workspace]:
     """Open a buffer, and the workspace with its data set and preprocessing.
 
-    Every byte is read once and compared with its checksum, so that no run starts on damaged experts.
+    Every byte is compared with its checksum, once a machine, so that no run starts on damaged experts.
     """
     buffer = find_experts(folder, config, limit)
     return buffer, bind_experts(buffer, config, plain_workspace(config, device), verified=verified)

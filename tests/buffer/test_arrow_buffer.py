@@ -15,11 +15,12 @@ import pytest
 import torch
 from buffer_specs import make_spec
 
-from raydd.buffer.arrow_buffer import ArrowBuffer, complete_experts, create_buffer, refresh_manifest, verify
+from raydd.buffer.arrow_buffer import ArrowBuffer, complete_experts, create_buffer, refresh_manifest
 from raydd.buffer.describe import describe
 from raydd.buffer.expert_file import ExpertTrajectory, expert_path, write_expert
 from raydd.buffer.segments import InMemory
 from raydd.buffer.spec import BufferSpec
+from raydd.buffer.verification import verify
 from raydd.io.arrow_file import open_arrow, write_arrow
 from raydd.io.document import dump_document
 from raydd.io.files import atomic_path, sweep, write_atomic

@@ -9,11 +9,12 @@ import pytest
 import torch
 from buffer_specs import make_spec
 
-from raydd.buffer.arrow_buffer import ArrowBuffer, complete_experts, create_buffer, refresh_manifest, verify
+from raydd.buffer.arrow_buffer import ArrowBuffer, complete_experts, create_buffer, refresh_manifest
 from raydd.buffer.convexified import Convexified, betas, convexify, knots
 from raydd.buffer.describe import describe
 from raydd.buffer.expert_file import ExpertTrajectory, expert_path, write_expert
 from raydd.buffer.segments import InMemory
+from raydd.buffer.verification import verify
 from raydd.data.preprocessing import Transform, save_transform
 from raydd.io.document import dump_document
 from raydd.models.zoo import build
@@ -328,7 +329,7 @@ def test_convexify_does_not_pass_on_damage(tmp_path):
     place = data.index(ArrowBuffer(full).snapshot(2, 3).numpy().tobytes())  # an epoch that is not kept
     data[place] ^= 1
     expert_path(full, 2).write_bytes(data)
-    with pytest.raises(ValueError, match=r"expert-00002\.arrow .* is broken: .*checksum"):
+    with pytest.raises(ValueError, match=r"expert-00002\.arrow is damaged: .*checksum"):
         convexify(full, tmp_path / "straight", (4,))
     assert not (tmp_path / "straight").exists()
 

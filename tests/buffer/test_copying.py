@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
-from raydd.buffer.arrow_buffer import verify
 from raydd.buffer.mirror import copy_buffer
+from raydd.buffer.verification import verify
 
 
 @pytest.fixture

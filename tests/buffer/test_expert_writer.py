@@ -12,10 +12,11 @@ import pytest
 import torch
 from buffer_specs import make_spec
 
-from raydd.buffer.arrow_buffer import complete_experts, verify
+from raydd.buffer.arrow_buffer import complete_experts
 from raydd.buffer.expert_file import ExpertTrajectory, expert_path, step_norms, write_expert
 from raydd.buffer.expert_writer import ExpertWriter, Row, Rows, pieces
 from raydd.buffer.manifest import write_manifest
+from raydd.buffer.verification import verify
 from raydd.io.arrow_file import checksum, open_arrow, write_arrow
 from raydd.io.files import remove_temporaries, writer
 from raydd.numerics.flat import layout_of

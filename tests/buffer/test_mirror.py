@@ -17,10 +17,11 @@ from buffer_specs import make_spec
 
 import raydd
 from raydd.buffer import mirror as store
-from raydd.buffer.arrow_buffer import ArrowBuffer, create_buffer, refresh_manifest, verify
+from raydd.buffer.arrow_buffer import ArrowBuffer, create_buffer, refresh_manifest
 from raydd.buffer.expert_file import ExpertTrajectory, expert_path, write_expert
 from raydd.buffer.manifest import read_manifest
 from raydd.buffer.mirror import copy_buffer, fetch, local_folder, mirror, written_folder
+from raydd.buffer.verification import verify
 from raydd.cli import run
 from raydd.data.preprocessing import Transform, save_transform
 from raydd.io import filesystem as places

@@ -9,12 +9,13 @@ import pytest
 import torch
 from buffer_specs import make_spec
 
-from raydd.buffer.arrow_buffer import ArrowBuffer, complete_experts, create_buffer, refresh_manifest, verify
+from raydd.buffer.arrow_buffer import ArrowBuffer, complete_experts, create_buffer, refresh_manifest
 from raydd.buffer.convexified import convexify
 from raydd.buffer.describe import describe
 from raydd.buffer.expert_file import ExpertTrajectory, expert_path, step_norms, write_expert
 from raydd.buffer.precision import STORAGES, narrow_theta
 from raydd.buffer.spec import BufferSpec
+from raydd.buffer.verification import verify
 from raydd.numerics.flat import layout_of
 from raydd.numerics.rng import generator
 

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from raydd.buffer.arrow_buffer import ArrowBuffer, verify
+from raydd.buffer.arrow_buffer import ArrowBuffer
 from raydd.buffer.describe import describe, describe_location
 from raydd.buffer.expert_file import expert_path
 from raydd.buffer.manifest import read_manifest
 from raydd.buffer.mirror import fetch, local_folder, mirror
+from raydd.buffer.verification import verify
 from raydd.config.schema import DataConfig, ExpertConfig
 from raydd.data.preprocessing import load_transform
 from raydd.io.filesystem import Store, open_store, public_uri

@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from raydd.buffer.arrow_buffer import refresh_manifest, verify
+from raydd.buffer.arrow_buffer import refresh_manifest
+from raydd.buffer.verification import verify
 from raydd.cli import run
 from raydd.data.datasets import load_dataset
 from raydd.data.synset import SyntheticSet

@@ -11,7 +11,7 @@ import time
 import pytest
 import yaml
 
-from raydd.buffer.arrow_buffer import verify
+from raydd.buffer.verification import verify
 from raydd.config.schema import DataConfig, ExpertConfig
 from raydd.training.expert_worker import ExpertJob, ExpertTrainer, prepare
 

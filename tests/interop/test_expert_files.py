@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from raydd.buffer.arrow_buffer import ArrowBuffer, verify
+from raydd.buffer.arrow_buffer import ArrowBuffer
 from raydd.buffer.expert_file import expert_path
 from raydd.buffer.manifest import read_manifest
+from raydd.buffer.verification import verify
 from raydd.cli import run
 from raydd.config.parsing import build as settle
 from raydd.config.schema import DistillConfig

@@ -10,7 +10,8 @@ import sys
 
 import pytest
 
-from raydd.buffer.arrow_buffer import ArrowBuffer, verify
+from raydd.buffer.arrow_buffer import ArrowBuffer
+from raydd.buffer.verification import verify
 
 pytestmark = pytest.mark.remote
 

@@ -11,8 +11,9 @@ from contextlib import contextmanager
 import pytest
 from ray.exceptions import ActorDiedError
 
-from raydd.buffer.arrow_buffer import ArrowBuffer, verify
+from raydd.buffer.arrow_buffer import ArrowBuffer
 from raydd.buffer.mirror import local_folder
+from raydd.buffer.verification import verify
 from raydd.cli import run
 from raydd.config.placement import Where
 from raydd.io.filesystem import open_store, public_uri

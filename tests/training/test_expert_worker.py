@@ -7,11 +7,12 @@ from itertools import product
 import pytest
 import torch
 
-from raydd.buffer.arrow_buffer import ArrowBuffer, refresh_manifest, verify
+from raydd.buffer.arrow_buffer import ArrowBuffer, refresh_manifest
 from raydd.buffer.convexified import convexify
 from raydd.buffer.expert_file import expert_path
 from raydd.buffer.expert_writer import ExpertWriter, Row, pieces
 from raydd.buffer.manifest import read_manifest
+from raydd.buffer.verification import verify
 from raydd.cli import run
 from raydd.config.schema import DataConfig, ExpertConfig, ExpertsConfig
 from raydd.data.preprocessing import load_transform
