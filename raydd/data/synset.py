@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import AfterValidator, Field
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from raydd.config.components import FormationConfig
 from raydd.config.schema import DataConfig
@@ -144,6 +145,11 @@ class SyntheticSet:
         """The class of each image (N,): its label, or its largest logit."""
         return self.labels if self.label_kind == "hard" else self.labels.argmax(dim=1)
 
+    def rows(self, label: int) -> Tensor:
+        """Return which images (n,) are of a class, by `hard_labels`."""
+        rows = rows_by_class(self)
+        return rows[label] if label in rows else self.labels.new_empty(0, dtype=torch.int64)
+
     def decoded(self) -> "SyntheticSet":
         """Return the set that networks see: mosaics are split, and each part gets the label of its mosaic.
 
@@ -158,9 +164,8 @@ class SyntheticSet:
         if self.formation.decode != "bounded":
             images, rows = decode(self.images, self.formation)
             return replace(self, images=images, labels=self.labels[rows], formation=PLAIN)
-        parts, origins, classes = [], [], self.hard_labels
-        for label in classes.unique().tolist():
-            members = torch.nonzero(classes == label).flatten()
+        parts, origins = [], []
+        for _, members in sorted(rows_by_class(self).items()):
             images, rows = decode(self.images[members], self.formation)
             parts.append(images)
             origins.append(members[rows])
@@ -265,3 +270,17 @@ def progress_of(folder: Path) -> str | None:
 def is_unfinished(synset: SyntheticSet) -> bool:
     """Return whether a set is of an unfinished run: made by ``raydd finish``."""
     return UNFINISHED in synset.provenance
+
+
+_ROWS: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # labels -> their version, and the rows of each class
+
+
+def rows_by_class(synset: SyntheticSet) -> dict[int, Tensor]:
+    """Return which images (n,) are of each class that has any; labels on a GPU are read once, not in every step."""
+    labels = synset.labels
+    version, rows = _ROWS.get(labels, (None, {}))
+    if version != labels._version:
+        classes = synset.hard_labels.cpu()
+        rows = {label: torch.nonzero(classes == label)[:, 0].to(labels.device) for label in classes.unique().tolist()}
+        _ROWS[labels] = labels._version, rows
+    return rows

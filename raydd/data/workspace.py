@@ -29,18 +29,18 @@ class Feed:
     """
 
     def __init__(self, split: Split, transform: Transform, device: torch.device) -> None:
-        self._split = split
+        self.split = split
         self._transform = transform.to(device)
         self._device = device
         self._bytes = split.take(torch.arange(len(split))).to(device) if device.type != "cpu" else None
         self.targets = split.targets.to(device)
 
     def __len__(self) -> int:
-        return len(self._split)
+        return len(self.split)
 
     def __call__(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return preprocessed images (B, C, H, W), float32, and classes (B,) of CPU rows (B,)."""
-        stored = self._split.take(rows) if self._bytes is None else self._bytes[rows.to(self._device)]
+        stored = self.split.take(rows) if self._bytes is None else self._bytes[rows.to(self._device)]
         return self._transform(stored), self.targets[rows.to(self._device)]
 
     def shuffled(self, batch_size: int, rng: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:

@@ -61,7 +61,7 @@ class ClassShard:
 
     def rows(self, label: int) -> Tensor:
         """Return which images (n,) are of a class; labels are not learned."""
-        return self._objective.rows(self._synset, label)
+        return self._synset.rows(label)
 
 
 def class_division(objective: "StatisticMatching", synset: SyntheticSet, seed: int, shards: int) -> Division:

@@ -1,8 +1,10 @@
 """The one loop of every distiller: loss, gradient, step, for each learned part of the synthetic set."""
 
 import math
-from collections.abc import Iterator
+import operator
+from collections.abc import Iterable, Iterator
 from copy import copy
+from functools import reduce
 from typing import Any, NamedTuple
 
 import torch
@@ -75,6 +77,11 @@ class Step(NamedTuple):
     rolled_back_to: int | None
 
 
+def sum_of(values: Iterable[float]) -> float:
+    """Return the sum of numbers, added one after another; that of later versions of Python is rounded otherwise."""
+    return reduce(operator.add, values, 0.0)
+
+
 class Distillation:
     """A synthetic set that is learned: leaves, optimisers and all that resuming needs.
 
@@ -142,26 +149,41 @@ class Distillation:
     def _advance(self, matches: Matches | None) -> Step:
         due = self.step % self._keep_every == 0 and self._safe["step"] != self.step
         before = self._copy() if due else self._safe
-        total, stepped, state, summed = 0.0, False, self._state, None
-        for (value, gradients), after in self._match(matches):
-            total, state = total + value, after
-            if not (math.isfinite(value) and all(bool(torch.isfinite(each).all()) for each in gradients)):
-                return self._roll_back(total)
+        losses, finite, stepped, state, summed = [], [], False, self._state, None
+        for (loss, gradients), after in self._match(matches):
+            state = after
+            losses.append(loss)
+            finite += [torch.isfinite(each).all() for each in gradients]
             if self._objective.joint:
                 summed = gradients if summed is None else tuple(map(torch.add, summed, gradients))
-            elif self._gate is None or value <= self._gate:
+            elif self._gate is None or float(loss) <= self._gate:
                 self._descend(gradients)
                 stepped = True
-        if summed is not None and (self._gate is None or total <= self._gate):
+        if summed is not None and (self._gate is None or sum_of(map(float, losses)) <= self._gate):
             self._descend(summed)
             stepped = True
-        if not self._finite():
+        total, lr, right = self._read(losses, finite)
+        if not right:
             return self._roll_back(total)
         if stepped and self._mean is not None and self._decay is not None:
             self._mean.mul_(self._decay).add_(self._current("images"), alpha=1 - self._decay)
         self._state, self._safe = state, before
         self.step += 1
-        return Step(self.step, total, float(self._current("lr")), stepped, None)
+        return Step(self.step, total, lr, stepped, None)
+
+    def _read(self, losses: list[Tensor | float], finite: list[Tensor]) -> tuple[float, float, bool]:
+        """Return the summed loss, the learning rate, and whether losses, gradients, leaves and momenta are finite.
+
+        A finite gradient times its learning rate may overflow. All is read at once: a GPU is waited for once a step.
+        """
+        lr = self._current("lr")
+        momenta = (optimizer.velocities[0] for optimizer in self._optimizers.values())
+        values = [*self._leaves.values(), *(value for value in momenta if value is not None)]
+        finite = [*finite, *(torch.isfinite(value).all() for value in values)]
+        wanted = [torch.as_tensor(each, dtype=torch.float64, device=lr.device) for each in (lr, *losses, *finite)]
+        numbers = torch.stack(wanted).tolist()
+        found = numbers[1 : len(losses) + 1]
+        return sum_of(found), numbers[0], all(map(math.isfinite, found)) and all(numbers[len(losses) + 1 :])
 
     def _match(self, matches: Matches | None) -> Iterator[tuple[Rollout, Any]]:
         """Yield the loss and gradients of each part, and the state that follows it."""
@@ -174,7 +196,7 @@ class Distillation:
             current = self._synset.with_leaves(self._leaves)
             rng = step_generator(self._seed, self.step, self._attempt, part)
             loss, state = self._objective.loss(current, state, self.step, rng, part)
-            yield Rollout(float(loss.detach()), torch.autograd.grad(loss, list(self._leaves.values()))), state
+            yield Rollout(loss.detach(), torch.autograd.grad(loss, list(self._leaves.values()))), state
 
     def _ahead(self) -> Iterator[dict[str, Tensor]]:
         """Yield the leaves before each part, as they are if all gradients before it are zero; momentum moves them."""
@@ -200,12 +222,6 @@ class Distillation:
                 self._learn[name].clamp(leaf)
             if "lr" in self._leaves:
                 self._leaves["lr"].clamp_(min=self._lr_floor)
-
-    def _finite(self) -> bool:
-        """Whether leaves and momenta are finite: a finite gradient times its learning rate may overflow."""
-        momenta = (optimizer.velocities[0] for optimizer in self._optimizers.values())
-        values = [*self._leaves.values(), *(value for value in momenta if value is not None)]
-        return all(bool(torch.isfinite(value).all()) for value in values)
 
     def _roll_back(self, loss: float) -> Step:
         failed, attempt = self.step, self._attempt + 1

@@ -87,14 +87,14 @@ class Queue:
     @torch.no_grad()
     def _trained(self, network: dict[str, Any], like: Tensor, rng: torch.Generator) -> dict[str, Any]:
         theta, momentum = network["theta"].to(like), network["momentum"].to(like)
-        seen, right = network["seen"], network["right"]
+        seen, right = network["seen"], torch.zeros((), dtype=torch.int64, device=like.device)
         for _ in range(self.steps):
             images, targets = self.batch(self.batch_size, rng)
             gradient, logits = gradient_and_logits(self.model, theta, images.to(like), targets.to(like.device))
             momentum = MOMENTUM * momentum + gradient + WEIGHT_DECAY * theta
             theta = theta - self.lr * momentum
-            seen, right = seen + len(targets), right + int((logits.argmax(1).cpu() == targets.cpu()).sum())
-        return {"theta": theta, "momentum": momentum, "seen": seen, "right": right}
+            seen, right = seen + len(targets), right + (logits.argmax(1) == targets.to(like.device)).sum()
+        return {"theta": theta, "momentum": momentum, "seen": seen, "right": network["right"] + int(right)}
 
 
 def _ages(networks: dict[str, Any]) -> list[str]:

@@ -18,7 +18,7 @@ Arguments and results are tensors, numbers, text and None, and dictionaries, lis
 class Rollout(NamedTuple):
     """One match of an outer step, or one part of it."""
 
-    loss: float
+    loss: float | Tensor  # a tensor where it has been computed in this process
     gradients: tuple[Tensor, ...]
 
 

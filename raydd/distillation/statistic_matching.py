@@ -61,7 +61,7 @@ class RealImages:
     _rows: tuple[Tensor, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        targets = self.feed.targets.cpu()
+        targets = self.feed.split.targets
         rows = tuple(torch.nonzero(targets == label)[:, 0] for label in range(int(targets.max()) + 1))
         object.__setattr__(self, "_rows", rows)
 
@@ -175,13 +175,9 @@ class StatisticMatching:
         assert rollouts == 1, "rollouts are of trajectories"
         return class_division(self, synset, seed, shards)
 
-    def rows(self, synset: SyntheticSet, label: int) -> Tensor:
-        """Return which stored images (n,) are of a class."""
-        return torch.nonzero(synset.hard_labels == label)[:, 0]
-
     def _synthetic(self, synset: SyntheticSet, label: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return decoded images (B, C, H, W) of a class and their labels: all, or ``batch_synthetic`` at random."""
-        rows = self.rows(synset, label)
+        rows = synset.rows(label)
         if not len(rows):
             return synset.images[rows], synset.targets[rows]
         own = synset.with_leaves({"images": synset.images[rows], "labels": synset.labels[rows]}).decoded()

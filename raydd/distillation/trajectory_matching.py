@@ -117,8 +117,15 @@ class TrajectoryMatching:
         return batch_division(self, synset, seed, shards, rollouts)
 
     def draw(self, step: int, rng: torch.Generator) -> Segment:
-        """Return the segment of an outer step."""
-        return self.source.segment(self.window(step), self.span, rng, between=self.between)
+        """Return the segment of an outer step.
+
+        Raises:
+            ValueError: Its expert did not move, so that no distance can be measured.
+        """
+        segment = self.source.segment(self.window(step), self.span, rng, between=self.between)
+        if torch.equal(segment.start, segment.target):  # before they are on a GPU, which would have to be waited for
+            raise ValueError("the expert stands still between start and target; retrain it with a larger lr")
+        return segment
 
     def match(
         self, synset: SyntheticSet, segment: Segment, rng: torch.Generator, steps: StudentSteps | None = None

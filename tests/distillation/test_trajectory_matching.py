@@ -62,7 +62,7 @@ def inner(theta, x, y):
 
 def matching(**changes):
     values = {"window": fixed(0, 3), "span": 2, "student_steps": 4, "augment": augment("dsa")}
-    return TrajectoryMatching(SOURCE, inner, **{**values, **changes})
+    return TrajectoryMatching(**{"source": SOURCE, "inner": inner, **values, **changes})
 
 
 def naive(synset, objective, step, rng):
@@ -188,3 +188,9 @@ def test_resumed_equals_uninterrupted():
     second.load_state_dict(first.state_dict())
     assert list(second.run(8)) == steps[5:]
     assert same(whole, second)
+
+
+def test_an_expert_that_stands_still_is_refused():
+    still = InMemory([MODEL.init(generator(0, "still")).expand(3, -1)])
+    with pytest.raises(ValueError, match=r"^the expert stands still between start and target; .* larger lr$"):
+        matching(source=still, window=fixed(0, 0), span=1).loss(synset(), None, 0, generator(0))
