@@ -144,3 +144,28 @@ def test_names_of_files_are_compared_without_times_and_numbers_of_checkpoints():
     plain = {"trials/0000/checkpoint_N/synset.arrow", "trials/0000/events.out.tfevents", "space.yaml"}
     assert script._names(dict.fromkeys(names + objects[:2], b"")) == plain | {"state.arrow"}
     assert script._names(dict.fromkeys(names + objects, b"")) == plain | {"3 times state.arrow"}
+
+
+def test_a_step_has_no_more_operations_than_recorded():
+    """Each is a kernel or more on a GPU. A new version of torch may have others: then record them again."""
+    script = load(FOLDER / "operations.py")
+    recorded = json.loads((FOLDER / "operations.json").read_text(encoding="utf-8"))["operations"]
+    assert list(recorded) == script.learning()
+    found = {method: sum(script.operations(method).values()) for method in ("mtt", "datm", "tgdd", "dm")}
+    assert all(count <= recorded[method] for method, count in found.items()), found
+
+
+def test_the_benchmark_of_a_gpu_runs_without_one(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("RAYDD_CACHE", str(tmp_path))
+    monkeypatch.setattr("sys.argv", ["gpu.py", "--device", "cpu", "--smoke"])
+    load(FOLDER / "gpu.py").main()
+    found = json.loads(capsys.readouterr().out)
+    assert [row["method"] for row in found["methods"]] == ["mtt", "datm", "mct", "tgdd"]
+    ways = [
+        part
+        for row in found["methods"]
+        for part in (row["plain"], row.get("full"), row.get("adjoint"), row.get("ours"))
+    ]
+    assert all(way["seconds"] > 0 for way in ways if way is not None)
+    assert all(value > 0 for row in found["methods"] for value in row["ratio"].values())
+    assert found["evaluation"]["seconds"] > 0

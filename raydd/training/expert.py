@@ -79,7 +79,7 @@ def measure_accuracy(network: nn.Module, images: Feed) -> float:
         return float("nan")
     network.eval()
     with torch.no_grad():
-        right = sum(int((network(x).argmax(dim=1) == y).sum()) for x, y in images.in_order())
+        right = int(sum((network(x).argmax(dim=1) == y).sum() for x, y in images.in_order()))  # read once
     network.train()
     return right / len(images)
 
