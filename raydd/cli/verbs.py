@@ -41,6 +41,7 @@ def quickstart(
     from raydd.api.experts import train_experts
     from raydd.data.workspace import resolve_device
     from raydd.methods import complete
+    from raydd.remote.session import session
     from raydd.report.build import write_report
     from raydd.run.resolve import check_names, check_run
     from raydd.run.storage import open_storage
@@ -51,9 +52,10 @@ def quickstart(
         check_names(config)
         check_run(config, resolve_device(where.device))
         experts = ExpertsConfig(data=config.data, experts=config.experts, seed=config.seed)
-        buffer = train_experts(experts, folder / "buffer", where=where, screen=screen)
-        synset = distill_set(config, out, buffer=buffer, resume=True, where=where, screen=screen)
-        scores = evaluate([synset], where=where, screen=screen)
+        with session(None, screen.note):  # one Ray for all of it
+            buffer = train_experts(experts, folder / "buffer", where=where, screen=screen)
+            synset = distill_set(config, out, buffer=buffer, resume=True, where=where, screen=screen)
+            scores = evaluate([synset], where=where, screen=screen)
         save_scores(scores, folder / "scores.json")
         with screen.doing("writing the report"):
             write_report([folder], folder / "report.html", [out])

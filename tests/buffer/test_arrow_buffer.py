@@ -489,6 +489,7 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.slow
 def test_drawing_adds_little_private_memory(tmp_path):
     big(tmp_path)
     size = describe(tmp_path)["bytes"]

@@ -447,6 +447,7 @@ print(loaded, ends)
 """
 
 
+@pytest.mark.slow
 def test_processes_of_a_node_fetch_once_and_a_killed_one_is_replaced(place, tmp_path):
     """And a process that sees no URI loads no file systems."""
     full = make(tmp_path / "full")

@@ -269,6 +269,7 @@ print(during["resident_mb"] - before["resident_mb"], during["device_mb"])
 """
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_this_process():
     """In a process of its own: this one may have kept memory that such a tensor fits into."""
     answer = subprocess.run([sys.executable, "-c", HELD], capture_output=True, text=True, check=True).stdout.split()

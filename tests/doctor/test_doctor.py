@@ -138,6 +138,7 @@ def test_this_machine_is_told_of(tmp_path, monkeypatch, capfd):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_ray_missing_is_a_fault(ill):
     code, out, _ = ill("ray")
     found = checks(out)

@@ -101,6 +101,7 @@ def test_what_is_no_sample_is_refused(method):
         method([0.5, 0.6], [0.5, math.nan])
 
 
+@pytest.mark.slow
 def test_p_of_welch_is_uniform_where_nothing_differs():
     random = np.random.default_rng(5)
     draws = [(random.normal(0.7, 0.02, 5).tolist(), random.normal(0.7, 0.005, 5).tolist()) for _ in range(2000)]
@@ -250,6 +251,7 @@ def test_of_equal_baselines_the_first_is_the_best():
     assert [(found.second, found.best_baseline) for found in compare_scores(rows)] == [("a", True), ("b", False)]
 
 
+@pytest.mark.slow
 def test_the_best_of_many_equal_baselines_makes_no_set_look_better_than_it_is():
     """The rival is the luckiest of five: under the null a set beats it significantly less often than one test would."""
     random = np.random.default_rng(3)

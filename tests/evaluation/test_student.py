@@ -208,6 +208,7 @@ def test_the_learning_rate_falls_as_the_protocol_says(protocol, ipc, rates, work
 
 
 @pytest.mark.parametrize(("ipc", "epochs"), [(1, 2000), (10, 1000)])
+@pytest.mark.slow
 def test_tgdd_trains_an_imagenet_subset_by_its_size(ipc, epochs, work, monkeypatch):
     data = replace(synset(work, ipc), dataset="imagenet_nette")
     rates = rates_of(monkeypatch, PROTOCOLS["tgdd"].model_copy(update={"batch_size": 256}), data, work)

@@ -212,6 +212,7 @@ def test_every_part_of_a_page_names_the_same_step_of_the_result(chosen, history,
     assert all(f"{name}: the result, {said}" in shown for name, said in zip(("one", "two"), told, strict=True))
 
 
+@pytest.mark.slow
 def test_runs_that_differ_in_their_seed_alone_are_one_curve_with_a_band(small_buffer, tmp_path):
     folders = []
     for seed in range(2):

@@ -102,6 +102,7 @@ TAKEN = """
 """
 
 
+@pytest.mark.slow
 def test_a_run_takes_at_least_what_was_said_and_not_many_times_more(tmp_path, small_buffer):
     script = textwrap.dedent(TAKEN)
     words = [sys.executable, "-c", script, str(small_buffer), str(tmp_path / "run"), "full"]

@@ -252,6 +252,7 @@ def test_the_reason_that_failed_trials_share_is_one_line() -> None:
     assert shared_reason([*same, other]).startswith("all 4 trials failed, 3 of them for this reason: ValueError")
 
 
+@pytest.mark.slow
 def test_figures_leave_pyplot_as_it_was_and_settings_that_only_some_trials_have_are_drawn(tmp_path):
     import matplotlib
     import matplotlib.pyplot as plt
