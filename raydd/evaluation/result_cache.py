@@ -82,19 +82,19 @@ class ResultCache:
     def load(self, key: Key) -> Outcome | None:
         """Return the cached result of a training; None where there is none, or its file is damaged."""
         name = digest(key)[:32]
-        outcome = self._load(key) or self._logged.get(name)
+        outcome = self._load(name) or self._logged.get(name)
         if outcome is not None and name not in self._logged:
             self._write(name, outcome)
         return outcome
 
-    def _load(self, key: Key) -> Outcome | None:
-        path = self._path(key)
-        if not path.exists():
-            return None
+    def _load(self, name: str) -> Outcome | None:
+        path = self._path(name)
         try:
             result, tree = parse_document(read_bytes(path), _Result, always_sealed=True)
-            if digest(tree["key"]) != digest(key):
+            if digest(tree["key"])[:32] != name:
                 raise ValueError("it is of another training")
+        except FileNotFoundError:
+            return None
         except (OSError, ValueError):
             self.damaged.append(path)
             return None
@@ -102,9 +102,10 @@ class ResultCache:
 
     def store(self, key: Key, outcome: Outcome) -> None:
         """Write a result atomically."""
-        outcome = outcome._replace(commit=self._commit)
-        write_document(self._path(key), {"key": key, **outcome._asdict(), "when": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
-        self._write(digest(key)[:32], outcome)
+        outcome, name = outcome._replace(commit=self._commit), digest(key)[:32]
+        when = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        write_document(self._path(name), {"key": key, **outcome._asdict(), "when": when})
+        self._write(name, outcome)
 
     def _write(self, name: str, outcome: Outcome) -> None:
         if self._log is not None:
@@ -119,8 +120,7 @@ class ResultCache:
                 result = validate(_Line, parse(line))
                 self._logged[result.key] = result.outcome()
 
-    def _path(self, key: Key) -> Path:
-        name = digest(key)[:32]
+    def _path(self, name: str) -> Path:
         return self._folder / name[:2] / f"{name}.json"
 
 
@@ -131,11 +131,19 @@ class CacheKeys:
         self._matrix, self._dataset = matrix, dataset
         self._version = version("raydd")
         self._digests: dict[int, str] = {}  # by identity: the matrix holds the sets
+        self._shared: dict[tuple[int, int, str], Key] = {}  # by row, set and network
 
     def of(self, job: Job) -> Key:
         """Return the key of a job that runs to its end."""
-        matrix, data = self._matrix, self._dataset
-        row, synset = matrix.rows[job.row], matrix.set_of(job)
+        synset = self._matrix.set_of(job)
+        place = job.row, id(synset), job.network
+        if place not in self._shared:
+            self._shared[place] = self._of(job, synset)
+        return self._shared[place] | {"seed": job.seed}
+
+    def _of(self, job: Job, synset: SyntheticSet | None) -> Key:
+        """Return what the keys of a row's trainings of one set and network share."""
+        matrix, data, row = self._matrix, self._dataset, self._matrix.rows[job.row]
         protocol = matrix.protocol.on(synset.dataset, synset.ipc) if synset else matrix.protocol
         unused = {"name", *(("real_epochs",) if synset else ("epochs", "plain_epochs", "lengths"))}
         unused |= {name for name, usual in LATER_FIELDS.items() if getattr(protocol, name) == usual}
@@ -150,7 +158,6 @@ class CacheKeys:
             "protocol": protocol.model_dump(mode="json", exclude=unused),
             "augment": matrix.data.augment if row.augment else "none",
             "network": str(matrix.architectures.get(job.network, job.network)),
-            "seed": job.seed,
             "split": row.split,
             "classes": row.classes,
         }

@@ -77,6 +77,7 @@ def _load(cache: Path, barrier: object, results: object) -> None:
 
 
 @pytest.mark.integration
+@pytest.mark.slow
 def test_concurrent_writers_agree(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(2), context.Queue()

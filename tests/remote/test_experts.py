@@ -146,6 +146,7 @@ def test_a_pool_grows_with_the_cluster_unless_workers_are_requested(make_job, mo
     assert pools[ANYWHERE]._wanted() == 10, "lost nodes may come back"
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_replaced_and_its_expert_has_the_same_bytes(
     ray2, make_job, trained_here, expert_bytes, kill_worker
 ):

@@ -153,6 +153,7 @@ class Counter(ray_tune.Callback):
 
 
 @pytest.mark.remote
+@pytest.mark.slow
 def test_asha_optuna_and_a_callback_of_the_user_run_a_search(ray2, tmp_path):
     """Every trial is in the journal, the grid has its checkpoint, and what ASHA stops is recorded as pruned."""
     counter = Counter()

@@ -83,6 +83,7 @@ def check_outcome(task, search):
     return records
 
 
+@pytest.mark.slow
 def test_the_hopeless_take_over_from_the_good(ray2, population):
     task, trials, search, notes = population()
     starts = [search.propose().values["lr.images"] for _ in range(4)]

@@ -278,14 +278,8 @@ def test_an_address_beside_an_open_ray_is_compared(ray2, monkeypatch):
         pass
 
 
-@pytest.mark.parametrize(
-    ("moment", "group"),
-    [
-        pytest.param("starting", False, marks=pytest.mark.slow),
-        pytest.param("running", False, marks=pytest.mark.slow),
-        ("running", True),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("moment", "group"), [("starting", False), ("running", False), ("running", True)])
 def test_sigterm_ends_a_verb_with_a_line(moment, group, tmp_path, short, below):
     """Sent to the command, or to all processes of its group, as a batch system does."""
     words = ["experts", "--network", "MLP", "--num-experts", "2", "--epochs", "5000", "--out", "buffer"]

@@ -156,7 +156,7 @@ def test_actors_come_to_the_bits_of_one_process(ray2, small_buffer, here, tmp_pa
 
 
 @pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=[] if kind in ("rollouts", "batch") else pytest.mark.slow) for kind in KINDS]
+    "kind", [pytest.param(kind, marks=[] if kind == "rollouts" else pytest.mark.slow) for kind in KINDS]
 )
 def test_any_number_of_actors_gives_the_bits_of_one_process_also_when_one_dies(
     ray2, small_buffer, whole, tmp_path, monkeypatch, kind

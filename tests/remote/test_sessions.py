@@ -81,9 +81,8 @@ def end(process):
     return out
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name == "its own Ray" else pytest.mark.slow) for name in SCRIPTS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SCRIPTS)
 def test_a_program_with(name, tmp_path, trained_here, expert_bytes):
     end(start(tmp_path / "work", SCRIPTS[name], stdin=name == "a running event loop"))
     assert expert_bytes(tmp_path / "work/buffer") == trained_here(2, 4)

@@ -122,6 +122,7 @@ def test_a_full_disk_ends_it_in_one_line_and_costs_nothing_that_was_kept(ray2, m
     assert values(kept) == {job: Scorer(rows).score(job).value for job in kept}
 
 
+@pytest.mark.slow
 def test_a_training_that_fails_is_one_line_and_no_hang(ray2, matrix, tmp_path):
     """The images are gone when the workers start."""
     root = tmp_path / "images"

@@ -122,6 +122,7 @@ def test_an_evaluation_whose_trainings_mostly_fail_ends_early(ray2, synset, tmp_
     assert reasons.count("not run: 10 of the first 10 trainings failed (--max-failed 0.5)") == 50
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_only_what_its_training_did_since_its_checkpoint(ray2, synset, tmp_path, monkeypatch):
     """The epochs are counted by their comparisons, one an epoch; the worker is killed in the middle of its training."""
     log, epochs = tmp_path / "epochs", 400
