@@ -28,7 +28,8 @@ from raydd.config.schema import DataConfig
 from raydd.data.preprocessing import fit_transform
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import open_workspace
-from raydd.evaluation.matrix import Matrix, Outcome, ScoreRow
+from raydd.evaluation.jobs import Outcome
+from raydd.evaluation.matrix import Matrix, ScoreRow
 from raydd.evaluation.protocols import Protocol
 from raydd.evaluation.result_cache import CacheKeys, ResultCache, cached_outcomes
 from raydd.io.files import write_atomic

@@ -30,7 +30,8 @@ from raydd.config.schema import DataConfig
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import open_workspace
 from raydd.evaluation.failures import separate
-from raydd.evaluation.matrix import Job, Matrix, Outcome, ScoreRow
+from raydd.evaluation.jobs import Job, Outcome
+from raydd.evaluation.matrix import Matrix, ScoreRow
 from raydd.evaluation.protocols import PROTOCOLS
 from raydd.io.files import write_atomic
 from raydd.io.provenance import commit

@@ -583,7 +583,7 @@ CACHED = (
 
 
 def make_result(folder: Path) -> None:
-    from raydd.evaluation.matrix import Outcome
+    from raydd.evaluation.jobs import Outcome
     from raydd.evaluation.result_cache import ResultCache
 
     ResultCache(folder / "scores", "abc").store({"a": [1, 2]}, Outcome(0.5, 1.5, ((1, 0.25),), False))

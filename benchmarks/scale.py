@@ -21,7 +21,7 @@ from typing import Any
 
 import ray
 
-from raydd.evaluation.matrix import Job, Outcome
+from raydd.evaluation.jobs import Job, Outcome
 from raydd.io.files import write_atomic
 from raydd.io.provenance import commit
 from raydd.remote import train_matrix as remote

@@ -31,7 +31,8 @@ from raydd.config.placement import HERE, Where, check_workers
 from raydd.config.schema import EvaluateConfig
 from raydd.data.synset import SyntheticSet
 from raydd.evaluation.failures import complete, separate
-from raydd.evaluation.matrix import Job, Matrix, Outcome, ScoreRow
+from raydd.evaluation.jobs import Job, Outcome
+from raydd.evaluation.matrix import Matrix, ScoreRow
 from raydd.evaluation.scores import plan
 from raydd.figures.continual import draw_continual
 from raydd.io.console import Screen

@@ -11,7 +11,8 @@ from raydd.config.placement import HERE, Where, check_share
 from raydd.data import mirroring
 from raydd.data.datasets import Dataset
 from raydd.data.workspace import print_note, resolve_device
-from raydd.evaluation.matrix import Job, Matrix, Outcome, Result
+from raydd.evaluation.jobs import Job, Outcome, Result
+from raydd.evaluation.matrix import Matrix
 from raydd.evaluation.result_cache import CacheKeys, ResultCache, cached_outcomes, commits
 from raydd.io.console import Pace, Screen, left
 from raydd.io.provenance import commit
@@ -26,7 +27,7 @@ def run_matrix(
     Inside a block of `raydd.run.storage.open_storage` results are kept at its URI, too.
 
     A row that belongs to another one runs once with an earlier row of the same trainings. A training that failed has
-    a `raydd.evaluation.matrix.Failure` as its result. Arguments are those of `raydd.api.evaluate.evaluate`.
+    a `raydd.evaluation.jobs.Failure` as its result. Arguments are those of `raydd.api.evaluate.evaluate`.
     """
     screen = screen or Screen()
     if matrix.data.augment != "none" and dataset.flip:

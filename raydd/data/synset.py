@@ -278,9 +278,10 @@ _ROWS: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # labels -> their ve
 def rows_by_class(synset: SyntheticSet) -> dict[int, Tensor]:
     """Return which images (n,) are of each class that has any; labels on a GPU are read once, not in every step."""
     labels = synset.labels
-    version, rows = _ROWS.get(labels, (None, {}))
-    if version != labels._version:
-        classes = synset.hard_labels.cpu()
-        rows = {label: torch.nonzero(classes == label)[:, 0].to(labels.device) for label in classes.unique().tolist()}
-        _ROWS[labels] = labels._version, rows
+    known: tuple[int, dict[int, Tensor]] | None = _ROWS.get(labels)
+    if known is not None and known[0] == labels._version:
+        return known[1]
+    classes = synset.hard_labels.cpu()
+    rows = {label: torch.nonzero(classes == label)[:, 0].to(labels.device) for label in classes.unique().tolist()}
+    _ROWS[labels] = labels._version, rows
     return rows

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from raydd.data.datasets import DATASETS, Dataset
-from raydd.evaluation.matrix import Job, Matrix, Outcome, ScoreRow
+from raydd.evaluation.jobs import Job, Outcome
+from raydd.evaluation.matrix import Matrix, ScoreRow
 from raydd.evaluation.rank_agreement import Ranking, agreement, best, regret
 from raydd.evaluation.successive_halving import Rungs
 from raydd.io.bounded_file import read_bytes

@@ -6,7 +6,8 @@ from typing import Any, TypeVar
 import torch
 
 from raydd.data.score_record import Missing
-from raydd.evaluation.matrix import Failure, Job, Matrix, Outcome, Result
+from raydd.evaluation.jobs import Failure, Job, Outcome, Result
+from raydd.evaluation.matrix import Matrix
 
 T = TypeVar("T")
 MOST_CHARACTERS = 300

@@ -5,7 +5,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from raydd.config.schema import DataConfig
 from raydd.data.datasets import Split
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import Feed, Workspace, open_workspace, resolve_device
+from raydd.evaluation.jobs import Job, Outcome
 from raydd.evaluation.protocols import Protocol
 from raydd.evaluation.saver import Saver
 from raydd.evaluation.student import EarlyStop, KeepTraining, evaluate, evaluate_real
@@ -50,37 +51,6 @@ class ScoreRow:
     def set_of(self, seed_index: int) -> SyntheticSet | None:
         """Return the synthetic set of a seed, by its position among the seeds; None for the whole data."""
         return self.sets[seed_index % len(self.sets)] if self.sets else None
-
-
-class Job(NamedTuple):
-    """One training: the index of a row, a network and a seed."""
-
-    row: int
-    network: str
-    seed: int
-
-
-class Outcome(NamedTuple):
-    """The result of a training: accuracy in [0, 1] and duration.
-
-    ``curve`` has epoch and accuracy at every rung, ``stopped`` tells whether the training was stopped at the last of
-    them, and ``commit`` is that of the source; None where unknown.
-    """
-
-    value: float
-    seconds: float
-    curve: tuple[tuple[int, float], ...] = ()
-    stopped: bool = False
-    commit: str | None = None
-
-
-class Failure(NamedTuple):
-    """A training without a result, and the reason in one line. It is never cached, so the next call trains it again."""
-
-    reason: str
-
-
-Result = Outcome | Failure
 
 
 @dataclass(frozen=True, eq=False)

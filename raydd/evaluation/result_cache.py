@@ -18,7 +18,8 @@ import torch
 
 from raydd.data.datasets import Dataset
 from raydd.data.synset import SyntheticSet
-from raydd.evaluation.matrix import Job, Matrix, Outcome, ScoreRow
+from raydd.evaluation.jobs import Job, Outcome
+from raydd.evaluation.matrix import Matrix, ScoreRow
 from raydd.io.bounded_file import read_bytes
 from raydd.io.document import (
     MOST_LOG_BYTES,

@@ -17,7 +17,8 @@ from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import Workspace, open_workspace
 from raydd.evaluation.baselines import baselines, check_kinds, mosaics, open_experts
 from raydd.evaluation.compatibility import check_compatible
-from raydd.evaluation.matrix import Job, Matrix, Outcome, ScoreRow
+from raydd.evaluation.jobs import Job, Outcome
+from raydd.evaluation.matrix import Matrix, ScoreRow
 from raydd.evaluation.protocols import find_protocol
 from raydd.evaluation.result_cache import commits
 from raydd.evaluation.robust import needed

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from raydd.data.preprocessing import Transform
 from raydd.data.synset import SyntheticSet
-from raydd.evaluation.matrix import Job, Matrix
+from raydd.evaluation.jobs import Job
+from raydd.evaluation.matrix import Matrix
 
 CACHED_SETS = 2
 """Sets that a cache holds: that of the current job, and the one before, which the next job may use again."""

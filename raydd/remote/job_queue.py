@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Any, Literal, NamedTuple
 
-from raydd.evaluation.matrix import Failure, Job, Outcome, Result
+from raydd.evaluation.jobs import Failure, Job, Outcome, Result
 from raydd.evaluation.successive_halving import Rungs, SuccessiveHalving
 
 MOST_FAILED = 0.5

@@ -7,10 +7,12 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raydd.config.placement import Where
-from raydd.evaluation.matrix import Failure, Job, Matrix, Outcome, Result
+from raydd.evaluation.jobs import Failure, Job, Outcome, Result
+from raydd.evaluation.matrix import Matrix
 from raydd.evaluation.set_cache import store_sets
 from raydd.remote.demand import WORKERS_PER_GPU, Demand, demand_for, node_shapes, plan
-from raydd.remote.job_queue import Checkpoints, Counts, JobQueue
+from raydd.remote.job_queue import Counts
+from raydd.remote.queue_actor import QueueActor
 from raydd.remote.training_groups import TrainingGroups
 
 POLL_SECONDS = 0.2
@@ -23,42 +25,6 @@ class MatrixProgress(NamedTuple):
     done: int
     total: int
     note: str = ""
-
-
-class QueueActor(JobQueue):
-    """The queue in an actor, with its workers and the checkpoints of running trainings in the object store."""
-
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self._checkpoints, self._workers = Checkpoints(ray.put, ray.get), dict[str, Any]()
-
-    def join(self, worker: str, actor: Any) -> None:
-        """Add a worker, so that it can be ended."""
-        self._workers[worker] = actor
-
-    def joined(self, group: str) -> int:
-        """Return how many workers of a group have joined."""
-        return sum(worker.startswith(f"{group} ") for worker in self._workers)
-
-    def workers(self) -> list[Any]:
-        """Return all workers that have joined, also those that have ended."""
-        return list(self._workers.values())
-
-    def save(self, job: Job, state: Any) -> None:
-        """Keep a training's checkpoint."""
-        self._checkpoints.save(job, state)
-
-    def load(self, job: Job) -> Any:
-        """Return a training's last checkpoint; None where there is none."""
-        return self._checkpoints.load(job)
-
-    def _end(self, worker: str, job: Job, result: Result) -> None:
-        super()._end(worker, job, result)
-        self._checkpoints.drop(job)
-
-    def poll(self, skip: int) -> tuple[list[tuple[Job, Result]], Counts]:
-        """Return `results` and `counts` at once."""
-        return self.results(skip), self.counts()
 
 
 def train_matrix(

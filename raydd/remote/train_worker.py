@@ -10,7 +10,8 @@ import torch
 from ray.exceptions import RayError
 
 from raydd.evaluation.failures import out_of_memory, reason_of
-from raydd.evaluation.matrix import Job, Scorer
+from raydd.evaluation.jobs import Job
+from raydd.evaluation.matrix import Scorer
 from raydd.evaluation.saver import SECONDS, Saver, State
 from raydd.evaluation.set_cache import SetCache
 from raydd.remote.demand import Demand, worker_device

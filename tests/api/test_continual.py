@@ -15,7 +15,8 @@ from raydd.config.schema import DataConfig, EvaluateConfig
 from raydd.data.datasets import Split
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import Feed, open_workspace
-from raydd.evaluation.matrix import Job, Matrix, Outcome, Scorer, ScoreRow, select_classes
+from raydd.evaluation.jobs import Job, Outcome
+from raydd.evaluation.matrix import Matrix, Scorer, ScoreRow, select_classes
 from raydd.evaluation.protocols import Protocol
 from raydd.evaluation.student import evaluate, evaluate_real
 from raydd.io.document import without_checksum

@@ -19,7 +19,8 @@ from raydd.data.datasets import load_dataset
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import open_workspace
 from raydd.evaluation.architecture_results import RealRanking, read_real, save_real
-from raydd.evaluation.matrix import Outcome, Scorer
+from raydd.evaluation.jobs import Outcome
+from raydd.evaluation.matrix import Scorer
 from raydd.io.document import without_checksum
 from raydd.models.spaces import SPACES, parse
 from raydd.numerics.rng import generator

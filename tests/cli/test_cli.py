@@ -20,7 +20,7 @@ from raydd.config.parsing import build
 from raydd.config.presets import load_preset
 from raydd.config.schema import DistillConfig, EvaluateConfig
 from raydd.data.synset import SyntheticSet
-from raydd.evaluation.matrix import Outcome
+from raydd.evaluation.jobs import Outcome
 from raydd.io.console import Screen
 from raydd.methods import METHODS, complete
 from raydd.run.callbacks import Recorder

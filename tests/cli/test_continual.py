@@ -6,7 +6,7 @@ import pytest
 
 from raydd.api.continual import class_order
 from raydd.cli import run
-from raydd.evaluation.matrix import Outcome
+from raydd.evaluation.jobs import Outcome
 from raydd.io.document import without_checksum
 
 

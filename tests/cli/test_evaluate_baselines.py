@@ -8,7 +8,7 @@ import pytest
 
 from raydd.cli import run
 from raydd.data.synset import SyntheticSet
-from raydd.evaluation.matrix import Outcome
+from raydd.evaluation.jobs import Outcome
 from raydd.numerics.formation import Formation
 
 

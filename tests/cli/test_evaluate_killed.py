@@ -15,7 +15,8 @@ from raydd.cli import run
 from raydd.config.schema import DataConfig, EvaluateConfig
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import open_workspace
-from raydd.evaluation.matrix import Job, Scorer
+from raydd.evaluation.jobs import Job
+from raydd.evaluation.matrix import Scorer
 from raydd.evaluation.scores import plan
 from raydd.numerics.rng import generator
 from raydd.selection.class_sampler import Request, real

@@ -10,7 +10,7 @@ import torch
 
 from raydd.cli import run
 from raydd.data.synset import SyntheticSet
-from raydd.evaluation.matrix import Outcome
+from raydd.evaluation.jobs import Outcome
 from raydd.evaluation.robust import TRAININGS, over_seeds
 from raydd.interop.writing import write_synset
 from raydd.numerics.rng import generator

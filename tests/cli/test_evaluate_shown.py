@@ -16,7 +16,7 @@ from raydd.cli.paths import out_file, row_names
 from raydd.config.parsing import build, parse_settings
 from raydd.config.schema import DistillConfig, EvaluateConfig
 from raydd.data.synset import SyntheticSet
-from raydd.evaluation.matrix import Outcome
+from raydd.evaluation.jobs import Outcome
 from raydd.evaluation.protocols import find_protocol
 from raydd.interop.layouts import LAYOUTS
 from raydd.interop.writing import write_synset

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 import pytest
 
 from raydd.cli import run
-from raydd.evaluation.matrix import Failure, Outcome
+from raydd.evaluation.jobs import Failure, Outcome
 
 REASON = "out of memory, also alone"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from raydd.cli import run
-from raydd.evaluation.matrix import Outcome
+from raydd.evaluation.jobs import Outcome
 from raydd.io.document import without_checksum
 from raydd.models.spaces import SPACES, sample
 from raydd.numerics.rng import generator

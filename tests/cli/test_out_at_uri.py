@@ -12,7 +12,7 @@ from variants import first
 from raydd.api.evaluate import save_scores
 from raydd.cli import run
 from raydd.data.score_record import Score
-from raydd.evaluation.matrix import Failure, Outcome
+from raydd.evaluation.jobs import Failure, Outcome
 from raydd.io import store_claim
 from raydd.io.document import validate
 from raydd.io.filesystem import open_store, public_uri

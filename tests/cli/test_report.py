@@ -7,7 +7,7 @@ from contextlib import nullcontext
 import pytest
 
 from raydd.cli import run
-from raydd.evaluation.matrix import Outcome
+from raydd.evaluation.jobs import Outcome
 
 
 @pytest.fixture

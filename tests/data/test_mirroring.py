@@ -19,7 +19,8 @@ from raydd.data.datasets import DATASETS, load_dataset
 from raydd.data.mirroring import distillation_mirrors, flips, mirrors, stored_settings
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import open_workspace
-from raydd.evaluation.matrix import Job as Training, Scorer
+from raydd.evaluation.jobs import Job as Training
+from raydd.evaluation.matrix import Scorer
 from raydd.evaluation.scores import plan
 from raydd.io.console import Screen
 from raydd.methods import complete

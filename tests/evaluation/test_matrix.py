@@ -11,7 +11,8 @@ from raydd.data.datasets import Split
 from raydd.data.preprocessing import fit_transform
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import Feed, open_workspace
-from raydd.evaluation.matrix import Job, Matrix, Outcome, Scorer, ScoreRow, restrict_to_classes, select_classes
+from raydd.evaluation.jobs import Job, Outcome
+from raydd.evaluation.matrix import Matrix, Scorer, ScoreRow, restrict_to_classes, select_classes
 from raydd.evaluation.protocols import Protocol
 from raydd.evaluation.student import evaluate, evaluate_real
 from raydd.evaluation.successive_halving import Rungs

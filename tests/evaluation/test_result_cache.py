@@ -20,7 +20,8 @@ from raydd.data.preprocessing import Transform, fit_transform
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import open_workspace
 from raydd.evaluation import result_cache as module
-from raydd.evaluation.matrix import Job, Matrix, Outcome, ScoreRow
+from raydd.evaluation.jobs import Job, Outcome
+from raydd.evaluation.matrix import Matrix, ScoreRow
 from raydd.evaluation.protocols import Length, Protocol
 from raydd.evaluation.result_cache import CacheKeys, ResultCache, cached_outcomes, commits
 from raydd.evaluation.successive_halving import Rungs
@@ -316,7 +317,8 @@ import torch
 from raydd.config.schema import DataConfig
 from raydd.data.synset import SyntheticSet
 from raydd.evaluation.result_cache import CacheKeys, ResultCache
-from raydd.evaluation.matrix import ScoreRow, Job, Matrix
+from raydd.evaluation.jobs import Job
+from raydd.evaluation.matrix import ScoreRow, Matrix
 from raydd.evaluation.protocols import Length, Protocol
 from raydd.data.workspace import open_workspace
 

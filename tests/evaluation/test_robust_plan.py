@@ -11,7 +11,7 @@ from raydd.buffer.arrow_buffer import ArrowBuffer
 from raydd.config.schema import DataConfig, EvaluateConfig
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import open_workspace
-from raydd.evaluation.matrix import Outcome
+from raydd.evaluation.jobs import Outcome
 from raydd.evaluation.robust_plan import LRS, robust_scores
 from raydd.evaluation.scores import plan, summarise
 from raydd.numerics.flat import FlatModel

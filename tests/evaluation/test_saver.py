@@ -11,7 +11,8 @@ from raydd.config.schema import DataConfig
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import open_workspace
 from raydd.evaluation import saver as module
-from raydd.evaluation.matrix import Job, Matrix, Scorer, ScoreRow
+from raydd.evaluation.jobs import Job
+from raydd.evaluation.matrix import Matrix, Scorer, ScoreRow
 from raydd.evaluation.protocols import Protocol
 from raydd.evaluation.saver import Saver
 from raydd.evaluation.student import evaluate, evaluate_real

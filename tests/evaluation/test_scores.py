@@ -8,7 +8,8 @@ from raydd.config.schema import DataConfig, EvaluateConfig
 from raydd.data.preprocessing import fit_transform
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import open_workspace
-from raydd.evaluation.matrix import Job, Matrix, Outcome, Scorer, ScoreRow
+from raydd.evaluation.jobs import Job, Outcome
+from raydd.evaluation.matrix import Matrix, Scorer, ScoreRow
 from raydd.evaluation.protocols import Protocol
 from raydd.evaluation.scores import best_of_steps, plan, summarise, titles
 from raydd.evaluation.student import evaluate, evaluate_real

@@ -11,7 +11,8 @@ from raydd.config.schema import DataConfig
 from raydd.data.preprocessing import Transform, fit_transform
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import open_workspace
-from raydd.evaluation.matrix import Job, Matrix, Scorer, ScoreRow
+from raydd.evaluation.jobs import Job
+from raydd.evaluation.matrix import Matrix, Scorer, ScoreRow
 from raydd.evaluation.protocols import Protocol
 from raydd.evaluation.set_cache import CACHED_SETS, SetCache, store_sets
 from raydd.numerics.formation import Formation

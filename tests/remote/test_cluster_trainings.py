@@ -19,7 +19,8 @@ from raydd.config.placement import Where
 from raydd.config.schema import DataConfig
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import open_workspace
-from raydd.evaluation.matrix import Matrix, Outcome, ScoreRow
+from raydd.evaluation.jobs import Outcome
+from raydd.evaluation.matrix import Matrix, ScoreRow
 from raydd.evaluation.protocols import Protocol
 from raydd.numerics.rng import generator
 from raydd.remote import demand, training_groups

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from raydd.config.placement import HERE
-from raydd.evaluation.matrix import Failure, Job, Outcome
+from raydd.evaluation.jobs import Failure, Job, Outcome
 from raydd.evaluation.successive_halving import Rungs
 from raydd.remote.job_queue import Checkpoints, JobQueue
 from raydd.remote.train_matrix import train_matrix

@@ -14,7 +14,8 @@ from raydd.config.placement import Where
 from raydd.config.schema import DataConfig
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import open_workspace
-from raydd.evaluation.matrix import Job, Matrix, Outcome, Scorer, ScoreRow
+from raydd.evaluation.jobs import Job, Outcome
+from raydd.evaluation.matrix import Matrix, Scorer, ScoreRow
 from raydd.evaluation.protocols import PROTOCOLS
 from raydd.evaluation.successive_halving import Rungs
 from raydd.numerics.rng import generator

@@ -12,12 +12,14 @@ from raydd.config.placement import Where
 from raydd.config.schema import DataConfig
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import open_workspace
-from raydd.evaluation.matrix import Job, Matrix, Outcome, Scorer, ScoreRow
+from raydd.evaluation.jobs import Job, Outcome
+from raydd.evaluation.matrix import Matrix, Scorer, ScoreRow
 from raydd.evaluation.protocols import PROTOCOLS, Protocol
 from raydd.evaluation.successive_halving import Rungs
 from raydd.numerics.rng import generator
 from raydd.remote import train_matrix as remote
-from raydd.remote.train_matrix import QueueActor, train_matrix
+from raydd.remote.queue_actor import QueueActor
+from raydd.remote.train_matrix import train_matrix
 from raydd.selection.class_sampler import Request
 from raydd.selection.starting_images import INITIAL
 

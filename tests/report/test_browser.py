@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from raydd.cli import run
-from raydd.evaluation.matrix import Outcome
+from raydd.evaluation.jobs import Outcome
 from raydd.report.build import write_report
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the page is tested by Playwright: install playwright")

@@ -16,7 +16,7 @@ from PIL import Image
 
 from raydd.cli import run
 from raydd.data.synset import SyntheticSet
-from raydd.evaluation.matrix import Outcome
+from raydd.evaluation.jobs import Outcome
 from raydd.io.document import write_document
 from raydd.report import build
 from raydd.report.build import KINDS, build_page, kinds_of, write_report

@@ -13,7 +13,7 @@ from raydd.config.parsing import build
 from raydd.config.placement import Where
 from raydd.config.schema import DistillConfig, EvaluateConfig
 from raydd.data.synset import SyntheticSet
-from raydd.evaluation.matrix import Outcome
+from raydd.evaluation.jobs import Outcome
 from raydd.figures import continual as figures
 from raydd.report.continual import (
     ABLATION,

@@ -15,7 +15,7 @@ from PIL import Image
 
 from raydd.cli import run
 from raydd.data.synset import SyntheticSet
-from raydd.evaluation.matrix import Outcome
+from raydd.evaluation.jobs import Outcome
 from raydd.figures.svg import number
 from raydd.io.document import dump_document
 from raydd.report.distillation import course_sections, distilled_headline, distilled_sections

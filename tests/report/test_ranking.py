@@ -11,7 +11,7 @@ from raydd.config.nas import NasConfig
 from raydd.config.schema import DataConfig
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import open_workspace
-from raydd.evaluation.matrix import Outcome
+from raydd.evaluation.jobs import Outcome
 from raydd.numerics.rng import generator
 from raydd.report import ranking as rankings
 from raydd.report.ranking import RANKING, nas_headline, nas_sections

@@ -8,7 +8,7 @@ import pytest
 
 from raydd.cli import run
 from raydd.data.score_record import Score
-from raydd.evaluation.matrix import Outcome
+from raydd.evaluation.jobs import Outcome
 from raydd.evaluation.significance import compare_scores
 from raydd.io.document import dump_document
 from raydd.report.documents import SCORES

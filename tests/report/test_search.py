@@ -10,7 +10,7 @@ import pytest
 import raydd
 from raydd.buffer.local_path import local_path
 from raydd.config.placement import Where
-from raydd.evaluation.matrix import Outcome
+from raydd.evaluation.jobs import Outcome
 from raydd.io.filesystem import open_store
 from raydd.io.paths import below
 from raydd.report.build import build_page

@@ -1,0 +1,44 @@
+"""The queue of a matrix's trainings in an actor; it loads neither PyTorch nor Ray Train, and so starts at once."""
+
+from typing import Any
+
+import ray
+
+from raydd.evaluation.jobs import Job, Result
+from raydd.remote.job_queue import Checkpoints, Counts, JobQueue
+
+
+class QueueActor(JobQueue):
+    """The queue in an actor, with its workers and the checkpoints of running trainings in the object store."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._checkpoints, self._workers = Checkpoints(ray.put, ray.get), dict[str, Any]()
+
+    def join(self, worker: str, actor: Any) -> None:
+        """Add a worker, so that it can be ended."""
+        self._workers[worker] = actor
+
+    def joined(self, group: str) -> int:
+        """Return how many workers of a group have joined."""
+        return sum(worker.startswith(f"{group} ") for worker in self._workers)
+
+    def workers(self) -> list[Any]:
+        """Return all workers that have joined, also those that have ended."""
+        return list(self._workers.values())
+
+    def save(self, job: Job, state: Any) -> None:
+        """Keep a training's checkpoint."""
+        self._checkpoints.save(job, state)
+
+    def load(self, job: Job) -> Any:
+        """Return a training's last checkpoint; None where there is none."""
+        return self._checkpoints.load(job)
+
+    def _end(self, worker: str, job: Job, result: Result) -> None:
+        super()._end(worker, job, result)
+        self._checkpoints.drop(job)
+
+    def poll(self, skip: int) -> tuple[list[tuple[Job, Result]], Counts]:
+        """Return `results` and `counts` at once."""
+        return self.results(skip), self.counts()
