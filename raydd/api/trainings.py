@@ -26,8 +26,8 @@ def run_matrix(
 
     Inside a block of `raydd.run.storage.open_storage` results are kept at its URI, too.
 
-    A row that belongs to another one runs once with an earlier row of the same trainings. A training that failed has
-    a `raydd.evaluation.jobs.Failure` as its result. Arguments are those of `raydd.api.evaluate.evaluate`.
+    Rows of the same trainings run once. A training that failed has a `raydd.evaluation.jobs.Failure` as its result.
+    Arguments are those of `raydd.api.evaluate.evaluate`.
     """
     screen = screen or Screen()
     if matrix.data.augment != "none" and dataset.flip:
@@ -41,17 +41,15 @@ def run_matrix(
 
 
 def first_equal_rows(matrix: Matrix, dataset: Dataset) -> list[int]:
-    """Return for every row the first with the same trainings, if it belongs to another row; else the row itself.
+    """Return for every row the first one with the same trainings, which may be itself.
 
-    A kept step may be the set that was chosen, and robust scores of several sets compare with the same whole data.
+    Of one image a class, several selections are often the same images; a kept step may be the set that was chosen; and
+    robust scores of several sets compare with the same whole data.
     """
     keys, first, equal = CacheKeys(matrix, dataset), dict[str, int](), list[int]()
-    if not any(row.of for row in matrix.rows):
-        return [*range(len(matrix.rows))]
-    for index, row in enumerate(matrix.rows):
+    for index in range(len(matrix.rows)):
         own = [keys.of(Job(index, matrix.networks[0], seed)) for seed in matrix.seeds_of(index)]
-        earlier = first.setdefault(json.dumps(own, sort_keys=True), index)
-        equal.append(earlier if row.of not in ("", row.name) else index)
+        equal.append(first.setdefault(json.dumps(own, sort_keys=True), index))
     return equal
 
 

@@ -11,7 +11,7 @@ from raydd.cli.paths import existing_buffer, existing_run, output, writable
 from raydd.config.fields import configure
 from raydd.config.parsing import Tree
 from raydd.config.presets import load_preset, preset_layers
-from raydd.config.schema import DistillConfig, ExpertsConfig
+from raydd.config.schema import DistillConfig, EvaluateConfig, ExpertsConfig
 from raydd.io.filesystem import public_uri
 
 app = typer.Typer()
@@ -35,7 +35,9 @@ def quickstart(
 
     It takes a few minutes on a laptop and downloads nothing.
     """
-    config, where = configure(DistillConfig, load_preset("digits", "mtt", 1), values), where._replace(num_workers=2)
+    small = {"experts": {"network": "ConvNetW32", "epochs": 12}, "threads": 1}  # a second thread gains nothing
+    config = configure(DistillConfig, load_preset("digits", "mtt", 1), small, values)
+    where = where._replace(num_workers=2)
     from raydd.api.distill import distill as distill_set
     from raydd.api.evaluate import evaluate, save_scores
     from raydd.api.experts import train_experts
@@ -55,7 +57,7 @@ def quickstart(
         with session(None, screen.note):  # one Ray for all of it
             buffer = train_experts(experts, folder / "buffer", where=where, screen=screen)
             synset = distill_set(config, out, buffer=buffer, resume=True, where=where, screen=screen)
-            scores = evaluate([synset], where=where, screen=screen)
+            scores = evaluate([synset], EvaluateConfig(epochs=300), where=where, screen=screen)
         save_scores(scores, folder / "scores.json")
         with screen.doing("writing the report"):
             write_report([folder], folder / "report.html", [out])
