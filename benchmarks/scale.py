@@ -25,6 +25,7 @@ from raydd.evaluation.jobs import Job, Outcome
 from raydd.io.files import write_atomic
 from raydd.io.provenance import commit
 from raydd.remote import train_matrix as remote
+from raydd.remote.queue_actor import QueueActor
 from raydd.remote.session import session
 
 MEGA = 1e6
@@ -36,7 +37,7 @@ def resident() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / MEGA
 
 
-class Queue(remote.QueueActor):
+class Queue(QueueActor):
     """The queue of an evaluation, which also tells what it takes."""
 
     def used(self) -> tuple[float, float]:
@@ -68,7 +69,8 @@ class Workers:
 def timed(trainings: int, workers: int, processes: int) -> dict[str, Any]:
     """One evaluation of trainings that take no time."""
     jobs = [Job(0, f"network {number}", 0) for number in range(trainings)]
-    queue = ray.remote(Queue).options(num_cpus=0).remote(jobs)
+    queue = ray.remote(Queue).options(num_cpus=0).remote()
+    queue.begin.remote([], jobs)
     stored: list[Job] = []
     before, (_, worked) = resident(), ray.get(queue.used.remote())
     results = remote._Results(queue, trainings, lambda step: None, lambda job, outcome: stored.append(job))

@@ -44,6 +44,7 @@ def quickstart(
     from raydd.data.workspace import resolve_device
     from raydd.methods import complete
     from raydd.remote.session import session
+    from raydd.remote.train_matrix import early_workers
     from raydd.report.build import write_report
     from raydd.run.resolve import check_names, check_run
     from raydd.run.storage import open_storage
@@ -56,8 +57,9 @@ def quickstart(
         experts = ExpertsConfig(data=config.data, experts=config.experts, seed=config.seed)
         with session(None, screen.note):  # one Ray for all of it
             buffer = train_experts(experts, folder / "buffer", where=where, screen=screen)
-            synset = distill_set(config, out, buffer=buffer, resume=True, where=where, screen=screen)
-            scores = evaluate([synset], EvaluateConfig(epochs=300), where=where, screen=screen)
+            with early_workers(where):
+                synset = distill_set(config, out, buffer=buffer, resume=True, where=where, screen=screen)
+                scores = evaluate([synset], EvaluateConfig(epochs=300), where=where, screen=screen)
         save_scores(scores, folder / "scores.json")
         with screen.doing("writing the report"):
             write_report([folder], folder / "report.html", [out])

@@ -11,9 +11,19 @@ from raydd.remote.job_queue import Checkpoints, Counts, JobQueue
 class QueueActor(JobQueue):
     """The queue in an actor, with its workers and the checkpoints of running trainings in the object store."""
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
+    def __init__(self) -> None:
+        super().__init__([])
         self._checkpoints, self._workers = Checkpoints(ray.put, ray.get), dict[str, Any]()
+        self._matrix: list[Any] = []
+
+    def begin(self, matrix: list[Any], *arguments: Any) -> None:
+        """Take the trainings, see `JobQueue`, and a list of one reference: what `store_sets` returned."""
+        super().__init__(*arguments)
+        self._matrix = matrix
+
+    def matrix(self) -> list[Any]:
+        """Return the list of the reference; it is empty until the trainings are known."""
+        return self._matrix
 
     def join(self, worker: str, actor: Any) -> None:
         """Add a worker, so that it can be ended."""

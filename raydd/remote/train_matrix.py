@@ -1,6 +1,7 @@
 """A matrix of trainings on Ray Train; workers take the next job when they finish one."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import ray
@@ -13,7 +14,7 @@ from raydd.evaluation.set_cache import store_sets
 from raydd.remote.demand import WORKERS_PER_GPU, Demand, demand_for, node_shapes, plan
 from raydd.remote.job_queue import Counts
 from raydd.remote.queue_actor import QueueActor
-from raydd.remote.training_groups import TrainingGroups
+from raydd.remote.training_groups import MOST_REQUESTS, Run, TrainingGroups
 
 POLL_SECONDS = 0.2
 Store = Callable[[Job, Outcome], None]
@@ -50,19 +51,27 @@ def train_matrix(
         return dict(known)
     demand = _demand(matrix.device, where, lambda line: show(MatrixProgress(0, len(jobs), line)))
     planned = plan(demand, where.num_workers, len(jobs))
-    queue = _queue(jobs, matrix, where)
+    queue, groups = _EARLY.pop() if _EARLY else _workers()
     for job, outcome in known.items():
         for epoch, value in outcome.curve:
             queue.keep_training.remote(job, epoch, value)
     results = _Results(queue, len(jobs), show, store or (lambda job, outcome: None))
     show(MatrixProgress(0, len(jobs), planned.note))
     sets = ray.put(store_sets(matrix, jobs, ray.put))
+    queue.begin.remote([sets], jobs, matrix.rungs, where.max_failed)
+    run = Run(
+        poll=results.poll,
+        note=results.note,
+        room=lambda: plan(demand, where.num_workers, len(jobs)).workers,
+        minutes=where.max_wait,
+        poll_seconds=POLL_SECONDS,
+    )
     try:
-        with TrainingGroups(queue, sets, results.poll, results.note, where.max_wait) as groups:
-            groups.run(demand, lambda: plan(demand, where.num_workers, len(jobs)).workers, POLL_SECONDS)
+        with groups:
+            groups.run(demand, run)
         if (counts := results.poll()).alone and not counts.stopped:
-            with TrainingGroups(queue, sets, results.poll, results.note, where.max_wait) as groups:
-                groups.run(alone_demand(demand), lambda: 1, POLL_SECONDS, alone=True)
+            with TrainingGroups(queue) as groups:
+                groups.run(alone_demand(demand), run._replace(room=lambda: 1), alone=True)
         stopped, reasons = results.poll().stopped, ray.get(queue.reasons.remote())
     finally:
         ray.kill(queue)
@@ -82,14 +91,34 @@ def _demand(device: str, where: Where, note: Callable[[str], None]) -> Demand:
     return demand_for(device, gpus=where.gpus_per_worker, default_gpus=usual, note=note, minutes=where.max_wait)
 
 
-def _queue(jobs: list[Job], matrix: Matrix, where: Where) -> Any:
-    """Return the queue's actor, on this node: it must not be lost with a node of the workers.
+@contextmanager
+def early_workers(where: Where) -> Iterator[None]:
+    """Start the workers of the block's first `train_matrix`, which take long to load what they need."""
+    demand = _demand(where.device, where, lambda line: None)
+    queue, groups = _workers()
+    groups.start(demand, plan(demand, where.num_workers, MOST_REQUESTS).workers)
+    _EARLY.append((queue, groups))
+    try:
+        yield
+    finally:
+        if _EARLY:
+            _EARLY.clear()
+            groups.__exit__()
+            ray.kill(queue)
 
-    A soft affinity is not enough, by which Ray has placed it on another node.
+
+_EARLY: list[tuple[Any, TrainingGroups]] = []  # at most one
+
+
+def _workers() -> tuple[Any, TrainingGroups]:
+    """Return the queue's actor and its groups, of which none has started.
+
+    The queue is on this node: it must not be lost with a node of the workers. A soft affinity is not enough, by which
+    Ray has placed it on another node.
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    options = {"num_cpus": 0, "scheduling_strategy": here}
-    return ray.remote(QueueActor).options(**options).remote(jobs, matrix.rungs, where.max_failed)
+    queue = ray.remote(QueueActor).options(num_cpus=0, scheduling_strategy=here).remote()
+    return queue, TrainingGroups(queue)
 
 
 def alone_demand(demand: Demand) -> Demand:

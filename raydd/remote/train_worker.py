@@ -1,6 +1,7 @@
 """A worker of a group: it takes trainings from the queue, one after another, until none is left."""
 
 import gc
+import time
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -16,12 +17,13 @@ from raydd.evaluation.saver import SECONDS, Saver, State
 from raydd.evaluation.set_cache import SetCache
 from raydd.remote.demand import Demand, worker_device
 
+WAIT_SECONDS = 0.2
+
 
 class Work(NamedTuple):
     """What every worker of a group gets."""
 
-    queue: Any  # the actor of the `raydd.remote.job_queue.JobQueue`
-    matrix: Any  # a reference to what `raydd.evaluation.set_cache.store_sets` returned
+    queue: Any  # a `raydd.remote.queue_actor.QueueActor`
     demand: Demand
     group: str  # its name
     alone: bool = False  # the group takes trainings that ran out of memory
@@ -48,7 +50,9 @@ def work(config: dict[str, Work]) -> None:
     except RuntimeError as error:
         ray.get(task.queue.stop.remote(str(error)))
         return
-    matrix, handles = ray.get(task.matrix)
+    while not (references := ray.get(task.queue.matrix.remote())):  # the group was started before its trainings
+        time.sleep(WAIT_SECONDS)
+    matrix, handles = ray.get(references[0])
     scorer = Scorer(replace(matrix, device=device.type), SetCache(handles, ray.get))
     while (job := ray.get(task.queue.take.remote(worker, task.alone))) is not None:
         _train(task, worker, scorer, Job(*job))

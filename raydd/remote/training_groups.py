@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 import ray.train
@@ -30,6 +30,7 @@ SETTLE_SECONDS = 2.0  # how long the first group waits for requests after the fi
 GROW_SECONDS = 30.0  # the time between a group and the next one
 ROOM_SECONDS = 5.0
 CHECKPOINT_SECONDS = SECONDS
+EARLY_SECONDS = 10.0
 MOST_FAULTS = 3  # groups in a row that fail before any training ends
 
 
@@ -91,21 +92,34 @@ def _loss(error: BaseException) -> tuple[Loss, str] | None:
     return ("node", "its node has died") if node else ("worker", text.removeprefix("The actor died ")[-200:])
 
 
+class Run(NamedTuple):
+    """How groups work on a queue.
+
+    Attributes:
+        poll: Fetches new results, and returns the queue's counts.
+        note: Prints a line.
+        room: Returns how many workers fit.
+        minutes: How long the jobs may be without any worker.
+        poll_seconds: The time between two polls.
+    """
+
+    poll: Callable[[], Counts]
+    note: Callable[[str], None]
+    room: Callable[[], int]
+    minutes: float
+    poll_seconds: float
+
+
 class TrainingGroups:
     """The groups that work on one queue; leaving the context ends them.
 
     Args:
         queue: The actor of the queue.
-        matrix: A reference to what `raydd.evaluation.set_cache.store_sets` returned.
-        poll: Fetches new results, and returns the queue's counts.
-        note: Prints a line.
-        minutes: How long the jobs may be without any worker.
     """
 
-    def __init__(
-        self, queue: Any, matrix: Any, poll: Callable[[], Counts], note: Callable[[str], None], minutes: float
-    ) -> None:
-        self._queue, self._matrix, self._poll, self._note, self._minutes = queue, matrix, poll, note, minutes
+    def __init__(self, queue: Any) -> None:
+        self._queue = queue
+        self._note: Callable[[str], None] = lambda line: None
         self._groups: list[_Group] = []
         self._requests: list[PlacementGroup] = []
         self._started, self._faults = 0, 0
@@ -128,15 +142,24 @@ class TrainingGroups:
         except RayError:  # Ray itself has ended, and with it all workers
             return
 
-    def run(self, demand: Demand, room: Callable[[], int], poll_seconds: float, *, alone: bool = False) -> None:
-        """Work until no job waits: all jobs, or those that are to run ``alone``; ``room`` is how many workers fit."""
+    def start(self, demand: Demand, workers: int, most_seconds: float = EARLY_SECONDS) -> None:
+        """Start the first group before its trainings are known; where nobody has room soon, leave that to `run`."""
+        end = time.monotonic() + most_seconds
+        self._request(workers, demand)
+        while not self._groups and time.monotonic() < end:
+            time.sleep(0.1)
+            self._grow(demand, alone=False)
+
+    def run(self, demand: Demand, run: "Run", *, alone: bool = False) -> None:
+        """Work until no job waits: all jobs, or those that are to run ``alone``."""
+        self._note, room = run.note, run.room
         workers, checked = room(), time.monotonic()
-        missing = Waiting(demand, workers, self._note, self._minutes)
+        missing = Waiting(demand, workers, run.note, run.minutes)
         while True:
             if time.monotonic() - checked > ROOM_SECONDS:  # nodes may have joined
                 workers, checked = room(), time.monotonic()
             self._collect()
-            counts = self._poll()
+            counts = run.poll()
             waiting = 0 if counts.stopped else counts.alone if alone else counts.waiting
             if not waiting and not self._groups:
                 break
@@ -148,7 +171,7 @@ class TrainingGroups:
                 missing.check(running, min(workers, running + waiting))
             except RuntimeError as error:
                 ray.get(self._queue.stop.remote(str(error)))
-            time.sleep(poll_seconds)
+            time.sleep(run.poll_seconds)
         self._request(0, demand)
 
     def _collect(self) -> None:
@@ -199,5 +222,5 @@ class TrainingGroups:
         self._request(0, demand)
         self._started, self._grown_at, self._granted_at = self._started + 1, now, None
         name = f"group-{self._started}"
-        task = Work(self._queue, self._matrix, demand, name, alone, CHECKPOINT_SECONDS)
+        task = Work(self._queue, demand, name, alone, CHECKPOINT_SECONDS)
         self._groups.append(_Group(name, len(granted), task))

@@ -138,8 +138,8 @@ def test_a_row_that_is_another_ones_is_done_once(hard, work):
     assert first[one, "whole_hard"] == first[two, "whole_hard"] == ("", "whole")
     assert first[one, "random_own"] == first[two, "random_own"] == ("", "random")
     assert first[two, "random_plain"] == first[one, "random_plain"] == (one, "random_plain")
-    assert first[two, "distilled_own"] == (two, "distilled_own"), "asked for, so a row of its own"
-    assert first[two, "distilled_plain"] == (one, "distilled_plain"), "the protocol has the step size"
+    assert first[two, "distilled_own"] == (one, "distilled_own"), "the protocol has the step size"
+    assert first[two, "distilled_plain"] == (one, "distilled_plain")
     learned = planned([hard, replace(hard, lr=torch.tensor(0.2))])
     plain = [row for row, entry in enumerate(learned.rows) if entry.part == "distilled_plain"]
     assert [first_equal_rows(learned, work.dataset)[row] for row in plain] == plain, "the sets' own step sizes differ"

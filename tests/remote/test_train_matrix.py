@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -19,6 +20,7 @@ from raydd.evaluation.matrix import Matrix, Scorer, ScoreRow
 from raydd.evaluation.protocols import PROTOCOLS
 from raydd.evaluation.successive_halving import Rungs
 from raydd.numerics.rng import generator
+from raydd.remote import train_matrix as module
 from raydd.remote.train_matrix import train_matrix
 from raydd.selection.class_sampler import Request
 from raydd.selection.starting_images import INITIAL
@@ -57,6 +59,25 @@ def test_results_are_those_of_one_process(ray2, matrix, expected):
     assert len(set(expected.values())) > 1
     assert (shown[0].done, shown[0].total) == (0, 4)
     assert shown[0].note == "8 workers requested, the machine has room for 2 (1 CPU each): running 2"
+
+
+def test_workers_may_start_before_their_trainings_are_known(ray2, matrix, expected):
+    notes = []
+    with module.early_workers(TWO):
+        ((queue, groups),) = module._EARLY
+        end = time.monotonic() + 60
+        while ray2.get(queue.joined.remote("group-1")) < 2 and time.monotonic() < end:
+            time.sleep(0.1)
+        (first,) = groups._groups
+        assert values(train_matrix(matrix, TWO, lambda step: notes.append(step.note))) == expected
+        assert groups._started == 1, "the early group has done all"
+        assert not first.thread.is_alive()
+        assert module._EARLY == [], "a second matrix has workers of its own"
+    with module.early_workers(ONE):
+        ((queue, groups),) = module._EARLY
+    assert module._EARLY == groups._groups[1:] == []
+    with pytest.raises(ray2.exceptions.RayActorError):
+        ray2.get(queue.counts.remote())
 
 
 @pytest.mark.slow

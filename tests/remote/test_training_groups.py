@@ -141,10 +141,7 @@ def test_a_killed_worker_costs_only_what_its_training_did_since_its_checkpoint(r
 
             (tmp_path / "pid").write_text(str(ray.get(actor.get_metadata.remote()).pid))
 
-    def queue(jobs, matrix, where):
-        return ray2.remote(Counted).options(num_cpus=0).remote(jobs, matrix.rungs, where.max_failed)
-
-    monkeypatch.setattr(remote, "_queue", queue)
+    monkeypatch.setattr(remote, "QueueActor", Counted)
     monkeypatch.setattr("raydd.remote.training_groups.CHECKPOINT_SECONDS", 0.3)
     protocol = PROTOCOLS["mtt"].lasting(epochs)
     matrix = Matrix(
