@@ -55,10 +55,10 @@ def verify(folder: AnyPath, *, again: bool = True) -> list[Problem]:
     check = partial(_check, folder, spec, entries, {} if again else known)
     names = [expert_path(folder, index).name for index in indices]
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
-        found = dict(zip(names, threads.map(check, indices), strict=True))
-    whole = {name: result for name, result in found.items() if not isinstance(result, str)}
+        results = dict(zip(names, threads.map(check, indices), strict=True))
+    whole = {name: result for name, result in results.items() if not isinstance(result, str)}
     _remember(folder, {name: identity for name, identity in whole.items() if identity is not None}, known)
-    errors = [Problem(name, result) for name, result in found.items() if isinstance(result, str)]
+    errors = [Problem(name, result) for name, result in results.items() if isinstance(result, str)]
     return [*_preprocessing_errors(folder), *errors]
 
 
@@ -107,15 +107,15 @@ def _identity(path: Path, stored: str) -> Identity | None:
     return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns, stored
 
 
-def _place(folder: AnyPath) -> Path:
+def _record_path(folder: AnyPath) -> Path:
     name = os.path.realpath(folder)
     return default_cache() / "verified" / f"{hashlib.sha256(os.fsencode(name)).hexdigest()[:32]}.json"
 
 
 def _recall(folder: AnyPath) -> dict[str, Identity]:
-    place = _place(folder)
+    path = _record_path(folder)
     try:
-        return read_document(place, _Whole, "it is only a memory").files if place.exists() else {}
+        return read_document(path, _Whole, "it is only a memory").files if path.exists() else {}
     except ValueError:  # of another version, or damaged: everything is read
         return {}
 
@@ -124,6 +124,6 @@ def _remember(folder: AnyPath, whole: dict[str, Identity], known: dict[str, Iden
     if whole == known:
         return
     try:
-        write_document(_place(folder), {"folder": os.path.realpath(folder), "files": whole})
+        write_document(_record_path(folder), {"folder": os.path.realpath(folder), "files": whole})
     except OSError:  # no room, or no cache to write to: the next run reads the files again
         return

@@ -179,15 +179,14 @@ class DistillConfig(Config):
         convexify: Match straight lines between the experts' snapshots instead of their own steps (MCT).
         waypoints: Epochs between the first and the last that such a line passes.
         checkpoint_every: Outer steps between resumable checkpoints, which also serve a loss that is not finite.
-        checkpoint_seconds: Write a checkpoint at the end of an outer step too if the last one is older; the bits do not
-            depend on it; ``null`` writes by steps alone.
+        checkpoint_seconds: Write one at an outer step's end too if the last is older, with equal bits; null: by steps.
         evaluate_every: Outer steps between scores on the validation split, by which the result is chosen; the last step
             is scored too. By default none is scored, and the last set is the result.
         keep_scored: Keep every scored set in ``steps/``, to be tested when the run is done.
         evaluate_networks: Networks trained per score, which is their mean accuracy.
         evaluate_epochs: Epochs of a score's networks on the set; those of the protocol mtt by default.
-        probe_every: Outer steps between measures of the matching loss on the buffer's last expert, which then takes no
-            part in the distillation; by default none are taken.
+        probe_every: Outer steps between measures of the matching loss on the buffer's last expert, which is then left
+            out; by default none are taken.
         threads: CPU threads, on which sums depend. By default one per core, or one with several rollouts or shards.
         preset: The preset that the values came from, as text.
         data: The images.

@@ -178,12 +178,12 @@ class Distillation:
         """
         lr = self._current("lr")
         momenta = (optimizer.velocities[0] for optimizer in self._optimizers.values())
-        values = [*self._leaves.values(), *(value for value in momenta if value is not None)]
-        finite = [*finite, *(torch.isfinite(value).all() for value in values)]
+        learned = [*self._leaves.values(), *(value for value in momenta if value is not None)]
+        finite = [*finite, *(torch.isfinite(value).all() for value in learned)]
         wanted = [torch.as_tensor(each, dtype=torch.float64, device=lr.device) for each in (lr, *losses, *finite)]
         numbers = torch.stack(wanted).tolist()
-        found = numbers[1 : len(losses) + 1]
-        return sum_of(found), numbers[0], all(map(math.isfinite, found)) and all(numbers[len(losses) + 1 :])
+        values = numbers[1 : len(losses) + 1]
+        return sum_of(values), numbers[0], all(map(math.isfinite, values)) and all(numbers[len(losses) + 1 :])
 
     def _match(self, matches: Matches | None) -> Iterator[tuple[Rollout, Any]]:
         """Yield the loss and gradients of each part, and the state that follows it."""
