@@ -593,9 +593,10 @@ def make_result(folder: Path) -> None:
 
 def read_result(folder: Path) -> str:
     from raydd.evaluation.result_cache import ResultCache
+    from raydd.io.document import digest
 
     cache = ResultCache(folder / "scores", "abc")
-    path = cache._path({"a": [1, 2]})
+    path = cache._path(digest({"a": [1, 2]})[:32])
     path.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(OSError):
         path.rmdir()

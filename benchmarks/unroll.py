@@ -197,6 +197,7 @@ def timing(network: str, ipc: int, args: argparse.Namespace) -> dict[str, Any]:
             way()
             times[name].append(time.process_time() - begin)
     ratios = {name: [a / b for a, b in zip(row, times["plain"], strict=True)] for name, row in times.items()}
+    print(network, ipc, {name: round(mean(row), 3) for name, row in ratios.items()}, file=sys.stderr, flush=True)
     return {
         "network": network,
         "ipc": ipc,

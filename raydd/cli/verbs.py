@@ -43,8 +43,6 @@ def quickstart(
     from raydd.api.experts import train_experts
     from raydd.data.workspace import resolve_device
     from raydd.methods import complete
-    from raydd.remote.session import session
-    from raydd.remote.train_matrix import early_workers
     from raydd.report.build import write_report
     from raydd.run.resolve import check_names, check_run
     from raydd.run.storage import open_storage
@@ -54,6 +52,9 @@ def quickstart(
         folder = storage.folder
         check_names(config)
         check_run(config, resolve_device(where.device))
+        from raydd.remote.session import session  # no sooner: what is wrong is refused before Ray is loaded
+        from raydd.remote.train_matrix import early_workers
+
         experts = ExpertsConfig(data=config.data, experts=config.experts, seed=config.seed)
         with session(None, screen.note):  # one Ray for all of it
             buffer = train_experts(experts, folder / "buffer", where=where, screen=screen)

@@ -31,7 +31,7 @@ def group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float 
     >>> group_norm(x, 1, torch.ones(1), torch.zeros(1), eps=0.0).flatten().tolist()
     [-1.0, 1.0]
     """
-    normalised: Tensor = _Norm.apply(x.contiguous(), weight, bias, groups, eps)
+    normalised: Tensor = _Norm.apply(x.contiguous(), weight, bias, groups, eps)[0]
     return normalised
 
 
@@ -39,16 +39,24 @@ class _Norm(torch.autograd.Function):
     """The normalisation, by PyTorch's kernel."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
+    def forward(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> tuple[Tensor, ...]:
         batch, channels, *rest = x.shape
         area = torch.Size(rest).numel()
-        y, mean, scale = torch.native_group_norm(x, weight, bias, batch, channels, area, groups, eps)
-        ctx.save_for_backward(x, weight, mean, scale)
-        ctx.groups = groups
-        return y
+        parts: tuple[Tensor, ...] = torch.native_group_norm(x, weight, bias, batch, channels, area, groups, eps)
+        return parts
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        x, weight, _, ctx.groups, _ = inputs
+        _, mean, scale = output
+        ctx.mark_non_differentiable(mean, scale)
+        ctx.set_materialize_grads(False)  # no zeros for what has none
+        ctx.save_for_backward(x, weight, mean, scale)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor | None, *constant: None) -> tuple[Tensor | None, ...]:
+        if dy is None:
+            return (None,) * 5
         options = ctx.groups, list(ctx.needs_input_grad[:3])
         return (*_Gradient.apply(dy.contiguous(), *ctx.saved_tensors, options), None, None)
 
@@ -58,17 +66,21 @@ class _Gradient(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, dy: Tensor, x: Tensor, weight: Tensor, mean: Tensor, scale: Tensor, options: tuple[int, list[bool]]
+        dy: Tensor, x: Tensor, weight: Tensor, mean: Tensor, scale: Tensor, options: tuple[int, list[bool]]
     ) -> tuple[Tensor | None, ...]:
-        ctx.save_for_backward(dy, x, weight, mean, scale)
-        ctx.groups, wanted = options
-        ctx.set_materialize_grads(False)
+        groups, wanted = options
         batch, channels, *rest = x.shape
-        sizes = batch, channels, torch.Size(rest).numel(), ctx.groups
+        sizes = batch, channels, torch.Size(rest).numel(), groups
         gradients: tuple[Tensor | None, ...] = torch.ops.aten.native_group_norm_backward(
             dy, x, mean, scale, weight, *sizes, wanted
         )
         return gradients
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor | None, ...]) -> None:
+        *tensors, (ctx.groups, _) = inputs
+        ctx.save_for_backward(*tensors)
+        ctx.set_materialize_grads(False)
 
     @staticmethod
     @once_differentiable
