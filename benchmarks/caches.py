@@ -81,7 +81,14 @@ def results(folder: Path, count: int) -> dict[str, Any]:
         labels = torch.arange(10).repeat_interleave(10)
         synset = SyntheticSet(images, labels, torch.tensor(0.02), transform, "digits", dataset.classes)
         rows.append(ScoreRow(str(index), "distilled", (synset,)))
-    matrix = Matrix(tuple(rows), ("ConvNet",), range(count // 20), Protocol(name="p", epochs=300), data, "cpu")
+    matrix = Matrix(
+        tuple(rows),
+        ("ConvNet",),
+        range(count // 20),
+        Protocol(name="p", epochs=300, plain_epochs=300, real_epochs=5, lr=None),
+        data,
+        "cpu",
+    )
     keys, cache = CacheKeys(matrix, dataset), ResultCache(folder, commit="0")
     outcome = Outcome(0.75, 1.5, tuple((epoch, 0.5) for epoch in range(0, 300, 20)))
     for job in matrix.jobs():
