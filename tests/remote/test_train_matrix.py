@@ -61,6 +61,12 @@ def test_results_are_those_of_one_process(ray2, matrix, expected):
     assert shown[0].note == "8 workers requested, the machine has room for 2 (1 CPU each): running 2"
 
 
+def ask_until_it_is_gone(ray, queue):
+    for _ in range(100):  # Ray kills an actor soon
+        ray.get(queue.counts.remote())
+        time.sleep(0.1)
+
+
 def test_workers_may_start_before_their_trainings_are_known(ray2, matrix, expected):
     notes = []
     with module.early_workers(TWO):
@@ -77,9 +83,7 @@ def test_workers_may_start_before_their_trainings_are_known(ray2, matrix, expect
         ((queue, groups),) = module._EARLY
     assert module._EARLY == groups._groups[1:] == []
     with pytest.raises(ray2.exceptions.RayActorError):
-        for _ in range(100):  # Ray kills it soon
-            ray2.get(queue.counts.remote())
-            time.sleep(0.1)
+        ask_until_it_is_gone(ray2, queue)
 
 
 @pytest.mark.slow
