@@ -70,7 +70,7 @@ def timed(trainings: int, workers: int, processes: int) -> dict[str, Any]:
     """One evaluation of trainings that take no time."""
     jobs = [Job(0, f"network {number}", 0) for number in range(trainings)]
     queue = ray.remote(Queue).options(num_cpus=0).remote()
-    queue.begin.remote([], jobs)
+    queue.begin.remote([], {}, jobs)
     stored: list[Job] = []
     before, (_, worked) = resident(), ray.get(queue.used.remote())
     results = remote._Results(queue, trainings, lambda step: None, lambda job, outcome: stored.append(job))

@@ -1,10 +1,11 @@
 """The queue of a matrix's trainings in an actor; it loads neither PyTorch nor Ray Train, and so starts at once."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import ray
 
-from raydd.evaluation.jobs import Job, Result
+from raydd.evaluation.jobs import Job, Outcome, Result
 from raydd.remote.job_queue import Checkpoints, Counts, JobQueue
 
 
@@ -16,9 +17,18 @@ class QueueActor(JobQueue):
         self._checkpoints, self._workers = Checkpoints(ray.put, ray.get), dict[str, Any]()
         self._matrix: list[Any] = []
 
-    def begin(self, matrix: list[Any], *arguments: Any) -> None:
-        """Take the trainings, see `JobQueue`, and a list of one reference: what `store_sets` returned."""
+    def begin(self, matrix: list[Any], known: Mapping[Job, Outcome], *arguments: Any) -> None:
+        """Take the trainings, see `JobQueue`.
+
+        Args:
+            matrix: A list of one reference: what `store_sets` returned.
+            known: Trainings that do not run; they count at the rungs.
+            arguments: Those of a `JobQueue`.
+        """
         super().__init__(*arguments)
+        for job, outcome in known.items():
+            for epoch, value in outcome.curve:
+                self.keep_training(job, epoch, value)
         self._matrix = matrix
 
     def matrix(self) -> list[Any]:

@@ -52,13 +52,10 @@ def train_matrix(
     demand = _demand(matrix.device, where, lambda line: show(MatrixProgress(0, len(jobs), line)))
     planned = plan(demand, where.num_workers, len(jobs))
     queue, groups = _EARLY.pop() if _EARLY else _workers()
-    for job, outcome in known.items():
-        for epoch, value in outcome.curve:
-            queue.keep_training.remote(job, epoch, value)
     results = _Results(queue, len(jobs), show, store or (lambda job, outcome: None))
     show(MatrixProgress(0, len(jobs), planned.note))
     sets = ray.put(store_sets(matrix, jobs, ray.put))
-    queue.begin.remote([sets], jobs, matrix.rungs, where.max_failed)
+    queue.begin.remote([sets], known, jobs, matrix.rungs, where.max_failed)
     run = Run(
         poll=results.poll,
         note=results.note,
@@ -96,9 +93,9 @@ def early_workers(where: Where) -> Iterator[None]:
     """Start the workers of the block's first `train_matrix`, which take long to load what they need."""
     demand = _demand(where.device, where, lambda line: None)
     queue, groups = _workers()
-    groups.start(demand, plan(demand, where.num_workers, MOST_REQUESTS).workers)
     _EARLY.append((queue, groups))
     try:
+        groups.start(demand, plan(demand, where.num_workers, MOST_REQUESTS).workers)
         yield
     finally:
         if _EARLY:

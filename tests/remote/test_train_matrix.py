@@ -102,7 +102,6 @@ def test_a_killed_worker_costs_no_result(ray2, matrix, expected, kill_worker):
     assert {job: value for job, value in values(found).items() if job.network == "MLP"} == expected
 
 
-@pytest.mark.slow
 def test_what_is_known_is_not_done_again_and_counts_at_the_rungs(ray2, matrix):
     """Of two seeds one network is known, perfect at the rung or hopeless: the other is stopped there, or goes on."""
     rungs = Rungs((2,), 2)
