@@ -1,5 +1,6 @@
 """The commands of the main job: quickstart, experts, distill, finish."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -56,11 +57,15 @@ def quickstart(
         from raydd.remote.train_matrix import early_workers
 
         experts = ExpertsConfig(data=config.data, experts=config.experts, seed=config.seed)
-        with session(None, screen.note):  # one Ray for all of it
+        with ExitStack() as stack:
+            ended = (folder / "scores.json").exists()  # then there is nothing to train, and Ray is not needed
+            if not ended:
+                stack.enter_context(session(None, screen.note))  # one Ray for all of it
             buffer = train_experts(experts, folder / "buffer", where=where, screen=screen)
-            with early_workers(where):
-                synset = distill_set(config, out, buffer=buffer, resume=True, where=where, screen=screen)
-                scores = evaluate([synset], EvaluateConfig(epochs=300), where=where, screen=screen)
+            if not ended:
+                stack.enter_context(early_workers(where))
+            synset = distill_set(config, out, buffer=buffer, resume=True, where=where, screen=screen)
+            scores = evaluate([synset], EvaluateConfig(epochs=300), where=where, screen=screen)
         save_scores(scores, folder / "scores.json")
         with screen.doing("writing the report"):
             write_report([folder], folder / "report.html", [out])

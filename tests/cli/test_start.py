@@ -11,8 +11,8 @@ SLACK = 1.5  # a machine of continuous integration may be slower than the one th
 LIMITS = {
     ("-c", "import raydd"): 0.1,
     ("-m", "raydd", "--version"): 0.5,
-    ("-m", "raydd", "--help"): 0.7,
-    ("-m", "raydd", "distill", "--help"): 0.7,
+    ("-m", "raydd", "--help"): 0.5,
+    ("-m", "raydd", "distill", "--help"): 0.5,
 }
 
 

@@ -90,12 +90,13 @@ def run(folder, experts, epochs, nodes, gone, patience=60):
 def test_a_node_goes_in_mid_run_and_the_bytes_are_those_of_one_worker(tmp_path, trained_here, expert_bytes):
     """Three nodes: the driver's, one that writes in its folder, and one that does not see it and is removed."""
     folder = tmp_path / "buffer"
-    told = run(folder, 3, 150, ["writes", "sends"], ["sends"])
+    told = run(folder, 3, 300, ["writes", "sends"], ["sends"])
     assert (told["error"], told["removed"]) == ("", 1)
     (lost,) = told["sent"][-1:]
     notes = "; ".join(told["notes"])
     assert f"the node of expert {lost} is lost: the expert is trained again elsewhere" in notes
-    assert expert_bytes(folder) == trained_here(3, 150)
+    assert "waiting for a node with 1 CPU: 1 of 2 workers up" in notes
+    assert expert_bytes(folder) == trained_here(3, 300)
     assert len(expert_bytes(folder)) == 3
     assert verify(folder) == []
     assert list(folder.glob("*.tmp")) == []
