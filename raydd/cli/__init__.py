@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from raydd.cli import ablate, analyse, buffer, continual, doctor, evaluate, files, nas, reference, report, tune, verbs
+from raydd.cli.commands import Program
 from raydd.io.pulse import LOADING, PULSE
 from raydd.io.signals import TERMINATED, terminate, terminated
 from raydd.plugins import origin_of
@@ -23,15 +23,11 @@ FAILURES = (RuntimeError, FloatingPointError, OSError, MemoryError)
 
 app = typer.Typer(
     name="raydd",
+    cls=Program,
+    rich_markup_mode=None,
     help="Distill large labelled image sets into a few synthetic images per class, on one machine or a Ray cluster.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for _part in (verbs, evaluate, ablate, continual, tune, nas, report, reference, files):
-    app.add_typer(_part.app)
-app.add_typer(buffer.app, name="buffer")
-app.add_typer(analyse.app, name="analyse")
-app.add_typer(doctor.app)
 
 
 def _print_version(value: bool) -> None:
@@ -93,8 +89,7 @@ def run(arguments: list[str] | None = None) -> int:
 def _failed(words: Sequence[str], error: Exception) -> int:
     """The exit code of an error that is printed in one line; any other is raised."""
     if isinstance(error, typer.TyperException):
-        usage = getattr(error, "format_message", lambda: "")().strip()
-        return _fail(words, f"{usage or 'a command is needed'} (see raydd --help)", 2)
+        return _fail(words, f"{error.format_message().strip()} (see raydd --help)", 2)
     if _while_importing(error):
         line = f"{type(error).__name__}: {error}; `raydd doctor` says what is wrong with the installation"
         return _fail(words, line, 1)

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from raydd.cli.commands import Group
 from raydd.cli.flags import Device, Flags, Output, command, whole_numbers
 from raydd.cli.output import files_of, show
 from raydd.cli.paths import each, existing_buffer, existing_result, existing_set, local_paths, out_location
@@ -15,11 +16,13 @@ from raydd.config.fields import configure
 from raydd.config.parsing import Tree
 from raydd.config.placement import Where
 from raydd.config.schema import DataConfig
-from raydd.io.console import Screen
 from raydd.io.filesystem import is_uri
 
+if TYPE_CHECKING:
+    from raydd.io.console import Screen
+
 _HELP = "Measure properties of experts and runs: tables, figures and their numbers."
-app = typer.Typer(help=_HELP, no_args_is_help=True)
+app = typer.Typer(name="analyse", cls=Group, help=_HELP)
 
 
 def _numbers(flag: str, text: str) -> Any:
@@ -172,7 +175,7 @@ def embedding(  # noqa: PLR0913, PLR0917 - one a flag
 def _analyse(
     name: str,
     inputs: Sequence[str],
-    screen: Screen,
+    screen: "Screen",
     out: str | None,
     where: Where | None = None,
     buffer: str | None = None,

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from raydd.cli.commands import Group
 from raydd.cli.flags import Flags, Output, command, named, whole_numbers
 from raydd.cli.output import show
 from raydd.cli.paths import existing, existing_buffer, writable
@@ -14,7 +15,8 @@ from raydd.config.parsing import Tree
 from raydd.config.schema import ExpertsConfig
 from raydd.io.filesystem import is_uri, open_store, public_uri
 
-app = typer.Typer(help="Inspect, check, convert and copy buffers: folders of experts' weights.", no_args_is_help=True)
+_ABOUT = "Inspect, check, convert and copy buffers: folders of experts' weights."
+app = typer.Typer(name="buffer", cls=Group, help=_ABOUT)
 _HELP = "Buffer: a folder or a URI such as s3://bucket/folder."
 Source = Annotated[str, typer.Argument(help=_HELP, callback=existing_buffer)]
 Target = Annotated[

@@ -4,17 +4,20 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 from dataclasses import dataclass, field
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from typer.models import OptionInfo
 
+from raydd.cli.commands import Command
 from raydd.cli.paths import each, existing_buffer, existing_set, fetched
 from raydd.config.fields import Setting, settings
 from raydd.config.names import TABLES, absolute_dataset, presets
 from raydd.config.parsing import Tree, merge, nested, parse_settings
 from raydd.config.placement import Where, check_workers
-from raydd.io.console import Screen
+
+if TYPE_CHECKING:
+    from raydd.io.console import Screen
 
 MORE = "More options"
 SET = "Any other setting, as key=value, such as steps=150; may be repeated. `raydd settings` lists all."
@@ -22,7 +25,7 @@ WINDOW = "Expert epochs where segments start: first:last such as 0:20, or first:
 LISTED = 8
 """Names that a flag's help lists at most."""
 
-Command = TypeVar("Command", bound=Callable[..., Any])
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def offer(words: Callable[[], Iterable[str]], several: bool = False) -> Callable[[str], list[str]]:
@@ -67,7 +70,7 @@ class Flags:
         """Return the parameters that the command line fills."""
         parameters = [self._parameter(key, flag) for key, flag in self._named()]
         if self.settable:
-            parameters.append(_optional("settings", list[str], typer.Option("--set", help=SET)))
+            parameters.append(_optional("settings", list[str], typer.Option("--set", metavar="KEY=VALUE", help=SET)))
         return parameters
 
     def collect(self, values: Mapping[str, Any]) -> Any:
@@ -127,8 +130,10 @@ class Json:
         """Return the parameter that the command line fills."""
         return [_flag("as_json", typer.Option("--json", help="Print one JSON document on stdout."))]
 
-    def collect(self, values: Mapping[str, Any]) -> Screen:
+    def collect(self, values: Mapping[str, Any]) -> "Screen":
         """Return the screen."""
+        from raydd.io.console import Screen  # not sooner: rich takes a while
+
         return Screen(values["as_json"])
 
 
@@ -156,7 +161,9 @@ def _optional(name: str, kind: Any, option: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
-def command(app: typer.Typer, example: str, *, main: str = "", name: str | None = None) -> Callable[[Command], Command]:
+def command(
+    app: typer.Typer, example: str, *, main: str = "", name: str | None = None
+) -> Callable[[Function], Function]:
     """Add a function to the command line.
 
     A parameter whose metadata is a `Flags` becomes a flag a setting. The flags that matter most come first in the help;
@@ -169,7 +176,7 @@ def command(app: typer.Typer, example: str, *, main: str = "", name: str | None 
         name: The command's name; the function's by default.
     """
 
-    def register(function: Command) -> Command:
+    def register(function: Function) -> Function:
         makers: dict[str, Callable[[Mapping[str, Any]], Any]] = {}
         parameters: list[inspect.Parameter] = []
         for parameter in inspect.signature(function, eval_str=True).parameters.values():
@@ -184,7 +191,7 @@ def command(app: typer.Typer, example: str, *, main: str = "", name: str | None 
 
         call.__dict__["__signature__"] = inspect.Signature(_ordered(parameters, main.split()))
         call.__name__, call.__doc__ = function.__name__, function.__doc__
-        app.command(name, epilog=f"Example: {example}")(call)
+        app.command(name, cls=Command, epilog=f"Example: {example}")(call)
         return function
 
     return register
@@ -260,7 +267,7 @@ def whole_numbers(text: str, flag: str) -> tuple[int, ...]:
         raise ValueError(f"{flag} {text!r}: give whole numbers with commas, such as 6,25") from None
 
 
-Output = Annotated[Screen, Json()]
+Output = Annotated["Screen", Json()]
 Device = Annotated[Where, Placement(Where, "device", settable=False)]
 Machine = Annotated[Where, Placement(Where, "num_workers address device max_wait", settable=False)]
 SharedMachine = Annotated[

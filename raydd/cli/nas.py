@@ -1,7 +1,7 @@
 """The command that ranks architectures by proxy sets."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,7 +12,9 @@ from raydd.config.fields import configure
 from raydd.config.nas import NasConfig
 from raydd.config.parsing import Tree
 from raydd.config.schema import EvaluateConfig
-from raydd.io.console import Screen
+
+if TYPE_CHECKING:
+    from raydd.io.console import Screen
 
 app = typer.Typer()
 
@@ -59,7 +61,7 @@ def nas(
     end(screen, missing)
 
 
-def show_ranking(screen: Screen, document: dict[str, Any], place: str) -> None:
+def show_ranking(screen: "Screen", document: dict[str, Any], place: str) -> None:
     """Show the table, each proxy's winner, and where everything is."""
     from raydd.figures.cells import percent, rows_table
     from raydd.figures.ranking import agreement_rows, agreement_title

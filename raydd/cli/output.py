@@ -5,10 +5,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
-from raydd.io.console import Screen
-
 if TYPE_CHECKING:
     from raydd.data.score_record import Missing, Score
+    from raydd.io.console import Screen
 
 T = TypeVar("T")
 
@@ -24,7 +23,7 @@ def files_of(outputs: Mapping[str, str]) -> list[str]:
 
 
 def show(
-    screen: Screen, document: dict[str, Any], lines: Iterable[str] | None = None, tables: Iterable[Any] = ()
+    screen: "Screen", document: dict[str, Any], lines: Iterable[str] | None = None, tables: Iterable[Any] = ()
 ) -> None:
     """Show a result: its JSON document, or tables and lines for a person, by default one a key."""
 
@@ -38,7 +37,11 @@ def show(
 
 
 def show_scores(
-    screen: Screen, scores: "list[Score]", outputs: dict[str, str], report: dict[str, Any] | None = None, last: str = ""
+    screen: "Screen",
+    scores: "list[Score]",
+    outputs: dict[str, str],
+    report: dict[str, Any] | None = None,
+    last: str = "",
 ) -> None:
     """Show scores as tables, and where they were written.
 
@@ -81,7 +84,7 @@ def with_missing(call: Callable[[], T]) -> "tuple[T, tuple[Missing, ...]]":
         return result, error.missing
 
 
-def end(screen: Screen, missing: "tuple[Missing, ...]") -> None:
+def end(screen: "Screen", missing: "tuple[Missing, ...]") -> None:
     """Name the missing trainings of a result that was shown, and end the command with exit code 1 if there are any."""
     if not missing:
         return

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,7 +13,9 @@ from raydd.config.fields import configure
 from raydd.config.names import PLUGIN_SPACES, find_space, search_spaces
 from raydd.config.parsing import Tree
 from raydd.config.schema import DistillConfig, EvaluateConfig
-from raydd.io.console import Screen
+
+if TYPE_CHECKING:
+    from raydd.io.console import Screen
 
 app = typer.Typer()
 UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -87,7 +89,7 @@ def spaces(screen: Output) -> None:
     show(screen, {"spaces": document}, lines)
 
 
-def show_results(screen: Screen, results: Any) -> None:
+def show_results(screen: "Screen", results: Any) -> None:
     """Show the best trial, its scores, and where everything is."""
     from raydd.figures.score_tables import matrix_table
     from raydd.figures.trial_tables import settings_text

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from contextlib import nullcontext
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from variants import first
 from raydd.api.ablation import ABLATIONS
 from raydd.api.evaluate import evaluate
 from raydd.cli import app, run
+from raydd.cli.commands import MODULES
 from raydd.config.parsing import build
 from raydd.config.presets import load_preset
 from raydd.config.schema import DistillConfig, EvaluateConfig
@@ -107,6 +109,21 @@ def commands(group, prefix=""):
             yield prefix + name, entry
         else:
             yield from commands(entry, f"{prefix}{name} ")
+
+
+def test_every_command_of_a_module_is_in_the_table():
+    defined = {module: typer.main.get_group(import_module(f"raydd.cli.{module}").app) for module in MODULES}
+    names = {module: [group.name] if group.name else [*group.commands] for module, group in defined.items()}
+    assert names == {module: words.split() for module, words in MODULES.items()}
+
+
+def test_no_command_is_an_error_below_the_help(capfd):
+    for words in ([], ["buffer"]):
+        assert run(words) == 2
+        shown = capfd.readouterr()
+        assert shown.out == ""
+        assert shown.err.startswith(f"Usage: {' '.join(['raydd', *words])} [OPTIONS] COMMAND")
+        assert shown.err.endswith("\nraydd: Missing command. (see raydd --help)\n")
 
 
 def test_flags_are_the_settled_ones():

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -113,6 +114,28 @@ def test_many_take_turns_though_each_removes_the_lock(tmp_path):
         for thread in threads:
             thread.join()
     assert most == [1] * 20
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError, FileExistsError])
+def test_a_folder_that_its_holder_removes_just_now_is_made_again(tmp_path, monkeypatch, error):
+    make, refusals = Path.mkdir, [error(errno.EEXIST, "gone between two looks")]
+
+    def mkdir(path, *words, **options):
+        if refusals:
+            raise refusals.pop()
+        make(path, *words, **options)
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    with alone(tmp_path / "run", "raydd experts"):
+        assert (tmp_path / "run" / ".lock").exists()
+    assert not refusals
+
+
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
+    (tmp_path / "run").write_text("a file")
+    refusal = r"run cannot be written \((File exists|Not a directory)\)"
+    with pytest.raises(ValueError, match=refusal), alone(tmp_path / "run", "raydd experts"):
+        pass
 
 
 def test_files_beside_each_other_have_locks_of_their_own(tmp_path):

@@ -91,8 +91,8 @@ def test_another_thread_sets_no_handler():
 
 
 def test_a_verb_without_ray_ends_with_a_line(tmp_path):
-    code = "import os, signal, sys\nfrom raydd import cli\n"
-    code += "cli.verbs\nimport raydd.data.datasets as data\n"
+    code = "import os, signal\nfrom raydd import cli\n"
+    code += "import raydd.cli.files\nimport raydd.data.datasets as data\n"
     code += "data.load_dataset = lambda *a, **k: os.kill(os.getpid(), signal.SIGTERM)\ncli.main(['datasets', 'digits'])"
     words = [sys.executable, "-c", code]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
