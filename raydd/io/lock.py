@@ -89,9 +89,8 @@ def _acquire(lock: Path, path: Path, tell: Tell, wait: bool) -> FileLock:
             if error.errno in _NO_LOCKS:
                 tell(f"{path}: its file system has no locks ({error.strerror}); start no second process there")
                 return file_lock
-            if not (
-                isinstance(error, FileNotFoundError | FileExistsError) and attempts
-            ):  # its holder removed the folder
+            removed = isinstance(error, FileNotFoundError | FileExistsError)  # by its holder, between two looks
+            if not (removed and attempts):
                 raise ValueError(f"{path} cannot be written ({error.strerror}); name another folder") from None
 
 
