@@ -78,11 +78,12 @@ def _check_tree(tree: Any, nan: bool) -> None:
     while level:
         below: list[Any] = []
         for value in level:
-            if isinstance(value, dict):
+            kind = type(value)
+            if kind is dict:
                 below += value.values()
-            elif isinstance(value, list):
+            elif kind is list:
                 below += value
-            elif isinstance(value, float) and not nan and value - value != 0:
+            elif kind is float and not nan and value - value != 0:
                 _refuse(str(value))
         level, depth = below, depth + 1
         if depth > MOST_DEPTH:
@@ -96,8 +97,12 @@ def one_line(error: Exception) -> str:
 
 def validate(kind: type[D], tree: Any) -> D:
     """Return plain values as a model or a dataclass of pydantic."""
+    return _validate(kind, json.dumps(tree))
+
+
+def _validate(kind: type[D], data: bytes | str) -> D:
     try:
-        model: D = _adapter(kind).validate_json(json.dumps(tree))
+        model: D = _adapter(kind).validate_json(data)
         return model
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
@@ -141,7 +146,7 @@ def parse_document(data: bytes | str, kind: type[D], *, always_sealed: bool = Fa
         always_sealed: No version has written such a document without a checksum.
     """
     tree = parse(data)
-    model = validate(kind, tree)  # first, since it says more of what is wrong
+    model = _validate(kind, data)  # first, since it says more of what is wrong
     rest: Tree = without_checksum(tree)
     if always_sealed and rest is tree:
         raise ValueError("it has no checksum")
