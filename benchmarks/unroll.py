@@ -44,7 +44,8 @@ from raydd.numerics.unroll import Batch, saved_bytes, unroll
 
 SIZES = (("ConvNetW32", 1), ("ConvNetW32", 10), ("ConvNet", 1))  # network and images per class
 CLASSES, STEPS = 10, 20
-LENGTHS = (10, 20, 40, 80)
+LENGTHS = (10, 20, 80)
+PARTS = ("time", "memory")
 MEMORY = (("ConvNetW64", 50), ("ConvNet", 100))  # network and batch
 INFINITE = 1e15
 
@@ -156,7 +157,6 @@ def memory_of(network: str, batch: int, args: argparse.Namespace) -> dict[str, A
         "batch": batch,
         "step_bytes": step,
         "adjoint": nothing,
-        "truncated": {str(steps): peak(network, batch, "truncated", steps, args) for steps in LENGTHS},
         "adjoint_80_over_10": nothing["80"] / nothing["10"],
     }
     budgets = [kept for kept in (5, 10, 20) if kept * step < args.budget * 1e9]
@@ -165,6 +165,7 @@ def memory_of(network: str, batch: int, args: argparse.Namespace) -> dict[str, A
     }
     if STEPS * step < args.budget * 1e9:
         found["full"] = {str(STEPS): peak(network, batch, "full", STEPS, args)}
+    print(network, batch, found, file=sys.stderr, flush=True)
     return found
 
 
@@ -231,6 +232,7 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=8, help="GB that one path may use")
     parser.add_argument("--repeats", type=int, default=6)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="with --write, the others stay")
     parser.add_argument("--write", action="store_true", help="record the result in benchmarks/unroll.json")
     parser.add_argument("--memory", nargs=5, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -238,6 +240,12 @@ def main() -> None:
     if args.memory:
         return measure_memory(args)
     keep_memory()
+    file = Path(__file__).with_suffix(".json")
+    before = json.loads(file.read_text()) if file.exists() else {}
+    rows = {
+        "time": lambda: [timing(network, ipc, args) for network, ipc in SIZES],
+        "memory": lambda: [memory_of(network, batch, args) for network, batch in MEMORY],
+    }
     result: dict[str, Any] = {
         "command": " ".join(["python benchmarks/unroll.py", *sys.argv[1:]]),
         "machine": machine(),
@@ -245,14 +253,13 @@ def main() -> None:
         "torch_threads": 1,
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "seed": args.seed,
-        "time": [timing(network, ipc, args) for network, ipc in SIZES],
-        "memory": [memory_of(network, batch, args) for network, batch in MEMORY],
+        **{part: rows[part]() if part in args.parts else before[part] for part in PARTS},
     }
     result["accepted"] = accepted(result)
     text = json.dumps(result, indent=1) + "\n"
     print(text, end="")
     if args.write:
-        write_atomic(Path(__file__).with_suffix(".json"), text.encode())
+        write_atomic(file, text.encode())
     return None
 
 

@@ -28,7 +28,7 @@ LAYERS = (
     ("distillation", "evaluation"),
     ("methods", "analysis"),
     ("run",),
-    ("tuning",),
+    ("tuning", "campaign"),
     ("remote", "report"),
     ("api",),
     ("cli",),

@@ -7,7 +7,7 @@ import typer
 
 from raydd.cli.flags import SET, Flags, Output, command, named
 from raydd.cli.output import show
-from raydd.cli.paths import existing_set, local_paths, out_location
+from raydd.cli.paths import existing_buffer, existing_set, local_paths, out_location
 from raydd.config.fields import configure
 from raydd.config.names import TABLES, absolute_dataset, check_name
 from raydd.config.parsing import Tree, parse_settings
@@ -15,6 +15,7 @@ from raydd.config.schema import EvaluateConfig, ExpertsConfig
 from raydd.io.paths import check_local
 
 app = typer.Typer()
+_EXPERTS = "Buffer of experts, a folder or a URI; of the same images and preprocessing."
 _LAYOUTS = f"Layout of the files: one of {', '.join(TABLES['layout'].names)}."
 _FORMAT = typer.Option(help=_LAYOUTS, autocompletion=named("layout"))
 _NAME = typer.Argument(help="Name or path to load and describe.", autocompletion=named("dataset"))
@@ -90,6 +91,35 @@ def export(
     show(screen, document, [f"wrote {images} images to {out} ({format}, {len(paths)} files)"])
 
 
+@command(app, "raydd relabel runs/digits --experts runs/quickstart/buffer --epoch 10 --out soft.arrow")
+def relabel(
+    synset: Annotated[str, _SYNSET],
+    experts: Annotated[str, typer.Option(help=_EXPERTS, callback=existing_buffer)],
+    out: Annotated[str, typer.Option(help="The synset.arrow to write, a new file; or a URI.")],
+    screen: Output,
+    epoch: Annotated[int | None, typer.Option(help="Epoch after which it is asked; the last by default.")] = None,
+    expert: Annotated[int, typer.Option(help="Number of the expert.")] = 0,
+) -> None:
+    """Give a finished set soft labels: an expert's logits of its images."""
+    out = new_set(out)
+    from raydd.buffer.arrow_buffer import ArrowBuffer
+    from raydd.buffer.mirror import local_folder
+    from raydd.evaluation.relabel import relabel as relabel_set
+    from raydd.interop.reading import read_synset
+    from raydd.run.storage import open_file
+
+    read = read_synset(local_paths([synset], screen.note)[0])
+    labelled = relabel_set(read.synset, ArrowBuffer(local_folder(experts, screen.note)), epoch, expert)
+    with open_file(out, "raydd relabel", screen.note) as (storage, file):
+        if file.exists():
+            raise ValueError(f"{file} exists already; name another --out")
+        labelled.save(file)
+    agree = float((labelled.labels.argmax(dim=1) == read.synset.hard_labels).float().mean())
+    document = {"images": len(labelled.images), "agree": agree, "outputs": {"synset": storage.output(file)}}
+    words = f"wrote {storage.output(file)}: the expert agrees with {agree:.1%} of the classes"
+    show(screen, document, [words])
+
+
 @command(
     app,
     "raydd import logged_files/CIFAR10/run --dataset cifar10 --out synset.arrow",
@@ -108,11 +138,7 @@ def import_(
 
     Flags give what its files do not say.
     """
-    out = out_location(out, "synset.arrow")
-    if "://" not in out and Path(out).exists():
-        raise ValueError(f"{out} exists already; name another --out")
-    if "://" not in out and not out.endswith(".arrow"):
-        raise ValueError(f"--out {out} does not end in .arrow, and would not be found again: name {out}.arrow")
+    out = new_set(out)
     data, files = configure(ExpertsConfig, values).data, configure(EvaluateConfig, reading)
     from raydd.interop.layouts import OURS, detect
     from raydd.interop.reading import read_synset
@@ -133,3 +159,13 @@ def import_(
     for note in read.notes:
         screen.note(note)
     show(screen, read.document() | {"outputs": {"synset": storage.output(file)}})
+
+
+def new_set(out: str) -> str:
+    """Return where a new set is written, a file or a URI; refuse one that exists, or would not be found again."""
+    out = out_location(out, "synset.arrow")
+    if "://" not in out and Path(out).exists():
+        raise ValueError(f"{out} exists already; name another --out")
+    if "://" not in out and not out.endswith(".arrow"):
+        raise ValueError(f"--out {out} does not end in .arrow, and would not be found again: name {out}.arrow")
+    return out

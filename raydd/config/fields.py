@@ -45,7 +45,7 @@ def settings(kind: type) -> dict[str, Setting]:
     >>> from raydd.config.schema import DistillConfig
     >>> found = settings(DistillConfig)["experts.optimizer"]
     >>> found.kind.__name__, found.default, found.choices
-    ('str', 'sgd', ('sgd', 'momentum', 'gsam', 'smooth'))
+    ('str', 'sgd', ('sgd', 'momentum', 'adam', 'gsam', 'smooth'))
     """
     return {setting.key: setting for setting in _settings(kind, "")}
 

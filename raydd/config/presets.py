@@ -1,6 +1,7 @@
 """Values that are shipped, one YAML a data set and method in ``presets/``, or written in a file of the user's."""
 
 import re
+from functools import cache
 from importlib import resources
 from pathlib import Path
 
@@ -16,16 +17,35 @@ def load_preset(dataset: str, method: str, ipc: int) -> Tree:
     A preset file has the values of every ipc under ``all`` and those of one under ``ipc``. Where a paper and
     its official code part, the code's values are another file, such as ``datm-official``, of the same method.
     """
-    file = resources.files("raydd") / "presets" / dataset / f"{method}.yaml"
-    if not (dataset.isidentifier() and _NAME.fullmatch(method)) or not file.is_file():
+    content = _content(dataset, method)
+    if content is None:
         return {}
-    content = parse_yaml(file.read_text(encoding="utf-8"))
     tree: Tree = {"method": method.removesuffix("-official"), "ipc": ipc, "data": {"dataset": dataset}}
     merge(tree, content.get("all", {}))
     exact = content.get("ipc", {}).get(ipc)
     merge(tree, exact or {})
     tree["preset"] = f"{dataset}/{method}.yaml, ipc {'any' if exact is None else ipc}"
     return tree
+
+
+def preset_sizes(dataset: str, method: str) -> list[int] | None:
+    """The ipc that a shipped file has values of its own for; None without such a file.
+
+    >>> preset_sizes("digits", "mtt"), preset_sizes("digits", "unknown")
+    ([1, 10], None)
+    """
+    content = _content(dataset, method)
+    return None if content is None else list(content.get("ipc", {}))
+
+
+@cache
+def _content(dataset: str, method: str) -> Tree | None:
+    """What a shipped file holds."""
+    file = resources.files("raydd") / "presets" / dataset / f"{method}.yaml"
+    if not (dataset.isidentifier() and _NAME.fullmatch(method)) or not file.is_file():
+        return None
+    content: Tree = parse_yaml(file.read_text(encoding="utf-8"))
+    return content
 
 
 def expand_preset(name: str, ipc: int) -> Tree:

@@ -67,7 +67,7 @@ class ExpertConfig(Config):
         network: Network of the experts, such as ConvNetW32 (width 32), ConvNetD4 (depth 4) or ResNet18.
         num_experts: Total number of experts in the buffer, those already there included.
         epochs: Epochs per expert; a snapshot of the weights is stored before the first and after each.
-        optimizer: Optimiser of the experts: sgd, momentum, gsam (sharpness-aware, FTD) or smooth (AST).
+        optimizer: Optimiser of the experts: sgd, momentum, adam, gsam (sharpness-aware, FTD) or smooth (AST).
         lr: Learning rate.
         momentum: Heavy-ball momentum, where ``optimizer`` is momentum or smooth.
         weight_decay: L2 penalty.
@@ -84,7 +84,7 @@ class ExpertConfig(Config):
     network: Annotated[str, Named("network")] = "ConvNetW32"
     num_experts: Count = 10
     epochs: Count = 50
-    optimizer: Literal["sgd", "momentum", "gsam", "smooth"] = "sgd"
+    optimizer: Literal["sgd", "momentum", "adam", "gsam", "smooth"] = "sgd"
     lr: Positive = 0.01
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: NonNegative = 0.0

@@ -31,11 +31,12 @@ class ProbeDocument(Document, extra="allow"):
 
 
 class MemoryDocument(Document, extra="allow"):
-    """The memory of a process at an outer step: a line of ``memory.jsonl``."""
+    """The memory of a process at an outer step, and the seconds of all steps until then: a line of ``memory.jsonl``."""
 
     step: Whole
     resident_mb: Finite | None
     device_mb: Finite | None = None
+    seconds: Finite | None = None
 
 
 LOGS: dict[str, type[Document]] = {

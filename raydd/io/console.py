@@ -4,7 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 from unicodedata import category
 
@@ -169,6 +169,41 @@ class Screen:
             Screen.documents += 1
         else:
             show(self._out)
+
+
+class QuietScreen(Screen):
+    """A screen of work beside other work: it prints nothing, passes notes on, and keeps the last progress.
+
+    Attributes:
+        words: The last progress, as text.
+    """
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        super().__init__()
+        self._tell, self.words = tell, ""
+
+    def note(self, text: str) -> None:
+        """Pass a line on."""
+        self._tell(text)
+
+    def doing(self, text: str) -> AbstractContextManager[None]:
+        """Keep the name of the work of a block."""
+        self.words = text
+        return nullcontext()
+
+    @contextmanager
+    def progress(self, title: str, total: float) -> Iterator[Update]:
+        """Keep the progress."""
+
+        def update(done: float, words: str) -> None:
+            self.words = f"{done:g} of {total:g} {words}".rstrip()
+
+        yield update
+
+    @property
+    def draws(self) -> bool:
+        """Nothing is drawn."""
+        return False
 
 
 class Pace:

@@ -8,7 +8,7 @@ Where a step has several parts, the actor has further workers that compute parts
 import os
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -41,6 +41,7 @@ FIRST_NOTE_SECONDS, NOTE_SECONDS, SILENT_SECONDS = 3.0, 30.0, 10.0
 PAUSE_SECONDS = 1.0
 _POLL_SECONDS = 0.5
 
+Steps = Generator[Any, None, SyntheticSet]
 Train = Callable[[DistillConfig], Path]
 """Completes the cache's buffer of a run, and returns its folder."""
 
@@ -57,6 +58,28 @@ class Request(NamedTuple):
 
 def distill_on_ray(request: Request, screen: Screen, train: Train) -> SyntheticSet:
     """Distill on the cluster of ``where.address``, or on a local Ray; see `raydd.api.distill.distill`."""
+    steps = distill_in_steps(request, screen, train)
+    while True:
+        try:
+            wait_for([next(steps)])
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+
+
+def wait_for(calls: Sequence[Any]) -> None:
+    """Wait until one of the pending calls has ended, for `_POLL_SECONDS` at most."""
+    if known := [call for call in calls if call is not None]:
+        ray.wait(known, timeout=_POLL_SECONDS)
+    else:
+        time.sleep(_POLL_SECONDS)
+
+
+def distill_in_steps(request: Request, screen: Screen, train: Train) -> Steps:
+    """Distill as `distill_on_ray` does, but yield in place of every wait: several distillations can take turns.
+
+    What is yielded is a pending call, or None: there is nothing to do before it ends, or some time has passed. The set
+    is the value of the generator. Each generator needs a context of its own (`contextvars.copy_context`).
+    """
     request = request._replace(config=with_absolute_path(request.config))
     check_names(request.config)
     if request.buffer is None:
@@ -85,7 +108,7 @@ def distill_on_ray(request: Request, screen: Screen, train: Train) -> SyntheticS
             owner=secrets.token_hex(8),
             pictures=screen.draws,
         )
-        return _Driver(job, folder, screen, request.where.max_wait).run()
+        return (yield from _Driver(job, folder, screen, request.where.max_wait).run())
 
 
 def _layout(request: Request, before: DistillConfig | None, note: Callable[[str], None]) -> tuple[int, Plan]:
@@ -147,15 +170,17 @@ class _Driver:
         self._received = None if folder is None else ReceivedFolder(folder)
         self._node, self._saved, self._deaths = "", -1, 0
 
-    def run(self) -> SyntheticSet:
-        """Return the set; its files are in the run's storage."""
+    def run(self) -> Steps:
+        """Return the set; its files are in the run's storage. Yield pending calls, see `distill_in_steps`."""
         with self._screen.doing(f"waiting for a worker with {self._job.demand.words()}"):
             while True:
                 try:
                     with self._actor() as actor:
-                        return self._follow(actor)
+                        return (yield from self._follow(actor))
                 except _Lost as error:
-                    self._count(error)
+                    end = time.monotonic() + self._count(error)
+                while time.monotonic() < end:
+                    yield None
 
     @contextmanager
     def _actor(self) -> Any:
@@ -167,16 +192,17 @@ class _Driver:
         finally:
             ray.kill(actor)
 
-    def _follow(self, actor: Any) -> SyntheticSet:
+    def _follow(self, actor: Any) -> Steps:
         replay = Replay(self._screen)
         try:
             many = f"{1 + self._job.helpers} workers, each" if self._job.helpers else "a worker"
             self._screen.note(f"{self._job.name}: starting {many} with {self._job.demand.words()}")
             waiting = Waiting(self._job.demand, 1, self._screen.note, self._max_wait)
-            self._node = self._wait(actor.start.remote(), lambda seconds: waiting.check(0), 0.0, pause=0.0)
+            start = actor.start.remote()
+            self._node = yield from self._wait(start, lambda seconds: waiting.check(0), 0.0, pause=0.0)
             quiet, due = time.monotonic(), FIRST_NOTE_SECONDS
             while True:
-                events = self._wait(actor.poll.remote(), self._note_silence, SILENT_SECONDS)
+                events = yield from self._wait(actor.poll.remote(), self._note_silence, SILENT_SECONDS)
                 if events or replay.watches:
                     quiet, due = time.monotonic(), FIRST_NOTE_SECONDS
                 elif (waited := time.monotonic() - quiet) > due:
@@ -192,10 +218,13 @@ class _Driver:
             if self._received is not None:
                 self._received.drop()
 
-    def _wait(self, call: Any, note: Callable[[float], None], first: float, pause: float = NOTE_SECONDS) -> Any:
+    def _wait(
+        self, call: Any, note: Callable[[float], None], first: float, pause: float = NOTE_SECONDS
+    ) -> Generator[Any, None, Any]:
         """Return the answer to a call; ``note`` how long it takes, after ``first`` seconds and then every ``pause``."""
         start, due = time.monotonic(), first
-        while not ray.wait([call], timeout=_POLL_SECONDS)[0]:
+        while not ray.wait([call], timeout=0)[0]:
+            yield call
             if (waited := time.monotonic() - start) > due:
                 note(waited)  # may raise
                 due = max(due + pause, waited)
@@ -218,7 +247,8 @@ class _Driver:
             assert self._received is not None
             self._received.receive(event)
 
-    def _count(self, error: _Lost) -> None:
+    def _count(self, error: _Lost) -> float:
+        """Prepare the next worker, and return the seconds before it may start."""
         self._deaths += 1
         if self._deaths >= DEATHS:
             raise RuntimeError(
@@ -230,7 +260,7 @@ class _Driver:
         since = f"step {self._saved}" if self._saved > 0 else "its beginning"
         self._screen.note(f"{self._job.name}: {what}; another one goes on from {since}")
         self._job = self._job._replace(resume=True)
-        time.sleep(PAUSE_SECONDS * self._deaths)  # at once, Ray may place it on the node that has just died
+        return PAUSE_SECONDS * self._deaths  # at once, Ray may place it on the node that has just died
 
 
 def _last_line(error: Exception) -> str:

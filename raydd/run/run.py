@@ -61,6 +61,7 @@ class Run:
         self._distillation = Distillation(recipe.objective, recipe.synset, recipe.learn, config.seed, **options)
         self._matches = matches_of(setup, recipe, start_workers)
         self.seconds, self.saved, self._saved_at = 0.0, 0, time.monotonic()
+        self._earlier: float | None = None  # seconds of the steps that earlier processes took
         self._identity, self._log = self._buffer_identity(), Log()
         for folder in (self._folder, self._folder / "steps"):
             sweep(folder)
@@ -196,7 +197,10 @@ class Run:
         path = self._folder / "memory.jsonl"
         before = read_log(path, MemoryDocument, "remove it: the run goes on without it") if path.exists() else []
         lines = [entry for entry in before if entry["step"] < state["step"]]
-        write_log(path, [*lines, {"step": state["step"], **memory_use(self.context.work.device)}])
+        if self._earlier is None:
+            self._earlier = float(lines[-1].get("seconds") or 0.0) if lines else 0.0
+        took = round(self._earlier + self.seconds, 3)
+        write_log(path, [*lines, {"step": state["step"], **memory_use(self.context.work.device), "seconds": took}])
         self.saved, self._saved_at = state["step"], time.monotonic()
 
     def _score(self, step: int) -> None:

@@ -67,8 +67,26 @@ def train_expert(
         yield _snapshot(network, epoch, validation, mean)
 
 
-def make_optimizer(network: nn.Module, config: ExpertConfig) -> Sgd:
-    """Return SGD with the momentum of ``config.optimizer`` and the schedule."""
+class Adam:
+    """PyTorch's Adam with a learning rate that falls at milestones, called as `raydd.numerics.sgd.Sgd` is."""
+
+    def __init__(self, network: nn.Module, config: ExpertConfig) -> None:
+        self._adam = torch.optim.Adam(network.parameters(), config.lr, weight_decay=config.weight_decay)
+        self._schedule = torch.optim.lr_scheduler.MultiStepLR(self._adam, list(config.milestones), config.gamma)
+
+    def step(self) -> None:
+        """Update the parameters by their gradients."""
+        self._adam.step()
+
+    def end_epoch(self) -> None:
+        """Lower the learning rate after an epoch that is a milestone."""
+        self._schedule.step()
+
+
+def make_optimizer(network: nn.Module, config: ExpertConfig) -> Sgd | Adam:
+    """Return Adam, or SGD with the momentum of ``config.optimizer``, with the schedule."""
+    if config.optimizer == "adam":
+        return Adam(network, config)
     momentum = config.momentum if config.optimizer in WITH_MOMENTUM else 0.0
     return Sgd(network.parameters(), config.lr, momentum, config.weight_decay, config.milestones, config.gamma)
 

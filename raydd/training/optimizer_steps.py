@@ -1,4 +1,4 @@
-"""The direction in which SGD updates an expert, computed from one batch.
+"""The gradient by which an optimiser updates an expert, computed from one batch.
 
 Shapes: `B` batch, `C H W` image.
 """
@@ -78,6 +78,7 @@ def smooth(config: SmoothConfig, network: nn.Module, x: Tensor, y: Tensor, epoch
 STEPS: dict[str, Callable[[ExpertConfig], Step]] = {
     "sgd": lambda config: plain,
     "momentum": lambda config: plain,
+    "adam": lambda config: plain,
     "gsam": lambda config: partial(gsam, config.gsam),
     "smooth": lambda config: partial(smooth, config.smooth),
 }

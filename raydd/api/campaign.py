@@ -1,0 +1,283 @@
+"""Campaigns: the cells of papers' tables by one call, resumable anywhere."""
+
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from raydd.analysis.document import check_folder
+from raydd.api.evaluate import evaluate, load_set
+from raydd.api.experts import train_experts
+from raydd.buffer.arrow_buffer import ArrowBuffer
+from raydd.buffer.mirror import local_folder
+from raydd.campaign.costs import GPU_SPEED, estimate, measure_speed
+from raydd.campaign.graph import Graph, Options, Scoring, build_graph
+from raydd.campaign.order import Order, Task, order_of
+from raydd.campaign.plan import Plan
+from raydd.campaign.records import NodeRecord, measured, read_records, run_costs, write_record
+from raydd.campaign.table import CampaignDocument, campaign_document
+from raydd.config.placement import HERE, Where, check_workers
+from raydd.data.score_record import Score
+from raydd.data.synset import SyntheticSet
+from raydd.evaluation.failures import MissingTrainings
+from raydd.evaluation.relabel import relabel
+from raydd.evaluation.scores import check_scoring
+from raydd.io.console import Pace, QuietScreen, Screen, left
+from raydd.io.document import read_document, write_document
+from raydd.io.filesystem import is_uri
+from raydd.io.paths import below
+from raydd.run.resolve import check_names
+from raydd.run.storage import RunStorage, open_storage
+
+TABLE = "campaign.json"
+WRITE_SECONDS = 10.0
+
+
+class Limits(NamedTuple):
+    """A budget, after which nothing more starts: hours on the clock, and hours of GPUs at work."""
+
+    hours: float | None = None
+    gpu_hours: float | None = None
+
+
+NO_LIMITS = Limits()
+
+
+class CampaignIncomplete(RuntimeError):
+    """Some work of a campaign failed, or its budget was spent; ``result`` is the document of what is done."""
+
+    def __init__(self, message: str, result: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.result = result
+
+
+def campaign(
+    plans: Sequence[Plan],
+    out: Path | str,
+    options: Options,
+    *,
+    limits: Limits = NO_LIMITS,
+    where: Where = HERE,
+    screen: Screen | None = None,
+) -> dict[str, Any]:
+    """Do all that the cells of plans need, each once: experts, distillations, and scores.
+
+    The folder or URI gets ``experts/``, ``runs/``, ``nodes/`` with a record of what is done, and ``campaign.json`` with
+    the tables. The same call goes on where it stopped, also on another machine.
+
+    Args:
+        plans: The tables.
+        out: The folder, or a URI such as ``s3://bucket/table1``.
+        options: Size, data and seed.
+        limits: The budget.
+        where: Device, cluster and number of workers.
+        screen: Shows progress.
+
+    Returns:
+        The document of `raydd.campaign.table.CampaignDocument`.
+
+    Raises:
+        ValueError: A plan or a setting is impossible; nothing is written.
+        CampaignIncomplete: Some work failed, or the budget is spent; its ``result`` is the document of the rest.
+    """
+    screen = screen or Screen()
+    check_workers(where)
+    graph = build_graph(plans, options)
+    for node in graph.distillations.values():
+        check_names(node.config)
+    for scoring in graph.scores.values():
+        check_scoring(scoring.config)
+    check_folder(out)
+    with open_storage(out, "raydd campaign", screen.note) as storage:
+        _check_same(storage.folder / TABLE, plans, options, str(out))
+        return _Campaign(list(plans), str(out), options, graph, storage, where, screen).run(limits)
+
+
+class _Campaign:
+    """A campaign at work."""
+
+    def __init__(
+        self,
+        plans: list[Plan],
+        out: str,
+        options: Options,
+        graph: Graph,
+        storage: RunStorage,
+        where: Where,
+        screen: Screen,
+    ) -> None:
+        self._plans, self._out, self._options, self._graph = plans, out, options, graph
+        self._storage, self._where, self._screen = storage, where, screen
+        self._records = read_records(storage.folder, graph, screen.note)
+        self._number, self._begin = count(1), time.monotonic()
+        self._quiet: dict[str, QuietScreen] = {}
+        self._written, self._gpu_hours = float("-inf"), 0.0
+
+    def run(self, limits: Limits) -> dict[str, Any]:
+        """Return the document of all that is done."""
+        speed = GPU_SPEED if self._where.device == "cuda" else measure_speed()
+        seconds = estimate(self._graph, speed).seconds
+        order = order_of(self._graph, seconds)
+        for key in self._records:
+            order.done(key)
+        self._write(order)
+        if order.unfinished:
+            self._screen.note(f"{self._out}: {len(self._records)} of {len(order.tasks)} parts are there")
+            self._work(order, limits, seconds)
+        document = self._write(order)
+        self._storage.save_last()
+        if order.unfinished or order.failed:
+            raise CampaignIncomplete(self._incomplete(order), document)
+        return document
+
+    def _work(self, order: Order, limits: Limits, seconds: Mapping[str, float]) -> None:
+        from raydd.remote.campaign import Executor, InSteps, InThread, Start
+        from raydd.remote.distillation import Request, distill_in_steps
+        from raydd.remote.session import session
+
+        def experts(task: Task, workers: int) -> Any:
+            where, begin = self._where._replace(num_workers=workers), time.monotonic()
+            config, screen = self._graph.experts[task.key], self._quiet_screen(task.key)
+
+            def train() -> None:
+                train_experts(config, self._path("experts", task.key), where=where, screen=screen)
+
+            return InThread(workers, train, lambda _: self._end(task.key, begin))
+
+        def distillation(task: Task) -> Any:
+            node, begin = self._graph.distillations[task.key], time.monotonic()
+            buffer = self._path("experts", node.experts) if node.experts else None
+            place = self._path("runs", node.name)
+            request = Request(node.config, place, buffer, True, self._where._replace(num_workers=1))
+            steps = distill_in_steps(request, self._quiet_screen(task.key), _no_training)
+            return InSteps(steps, lambda _: self._end(task.key, begin, **run_costs(place, node.config.steps)))
+
+        def scores(tasks: Sequence[Task], workers: int) -> Any:
+            where = self._where._replace(num_workers=workers)
+            keys = [task.key for task in tasks]
+            return InThread(workers, lambda: self._score(keys, where), lambda found: self._keep(order, found))
+
+        with session(self._where.address, self._screen.note):
+            start = Start(experts, distillation, scores)
+            executor = Executor(order, start, self._where, partial(self._may_start, limits), self._screen.note)
+            total, pace = sum(seconds.values()), Pace()
+            with self._screen.progress("campaign", len(order.tasks)) as update:
+
+                def show() -> None:
+                    done = sum(seconds[key] for key in self._records)
+                    words = f"{self._words(executor.running)} {left(pace.left(done, total))}"
+                    update(len(self._records), words.rstrip())
+                    if time.monotonic() - self._written > WRITE_SECONDS:
+                        self._write(order)
+
+                executor.run(show)
+            self._gpu_hours = executor.gpu_seconds / 3600
+
+    def _words(self, running: Sequence[str]) -> str:
+        """Return in words what is at work."""
+        names = {key: node.name for key, node in self._graph.distillations.items()}
+        words = [f"{names.get(key, key)} {self._quiet[key].words}" for key in running if key in self._quiet]
+        return f"{len(running)} at work: {'; '.join(words[:2])}" if words else f"{len(running)} at work"
+
+    def _may_start(self, limits: Limits, gpu_seconds: float) -> bool:
+        hours = (time.monotonic() - self._begin) / 3600
+        in_time = limits.hours is None or hours < limits.hours
+        return in_time and (limits.gpu_hours is None or gpu_seconds / 3600 < limits.gpu_hours)
+
+    def _path(self, *parts: str) -> Path | str:
+        if is_uri(self._out):
+            return below(self._out, "/".join(parts))
+        return Path(self._out, *parts)
+
+    def _quiet_screen(self, key: str) -> QuietScreen:
+        log = self._storage.folder / "campaign.log"
+
+        def tell(line: str) -> None:
+            with log.open("a", encoding="utf-8") as file:
+                file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {key}: {line}\n")
+
+        return self._quiet.setdefault(key, QuietScreen(tell))
+
+    def _score(self, keys: Sequence[str], where: Where) -> dict[str, list[Score] | str]:
+        """Return the scores of several scorings, or why one has none; those of equal settings are one evaluation."""
+        groups: dict[str, list[str]] = {}
+        for key in keys:
+            scoring = self._graph.scores[key]
+            data = self._graph.distillations[scoring.distillation].config.data
+            alone = key if scoring.config.baselines or scoring.config.real_epochs != 0 else ""
+            groups.setdefault(f"{scoring.config!r} {data!r} {alone}", []).append(key)
+        found: dict[str, list[Score] | str] = {}
+        for group in groups.values():
+            found |= self._evaluate(group, where)
+        return found
+
+    def _evaluate(self, keys: Sequence[str], where: Where) -> dict[str, list[Score] | str]:
+        first, screen = self._graph.scores[keys[0]], self._quiet_screen(keys[0])
+        buffer = self._path("experts", first.experts) if first.experts else None
+        missing: dict[str, str] = {}
+        try:
+            sets = [self._set(self._graph.scores[key], screen) for key in keys]
+            scores = evaluate(sets, first.config, buffer=buffer, names=keys, where=where, screen=screen)
+        except MissingTrainings as error:
+            scores, missing = error.result, {one.name: one.line for one in error.missing}
+            if len(keys) == 1:
+                missing = dict.fromkeys(keys, error.missing[0].line)
+        except (ValueError, RuntimeError, OSError) as error:
+            return dict.fromkeys(keys, str(error))
+        if len(keys) == 1:
+            return {keys[0]: missing.get(keys[0], scores)}
+        return {key: missing.get(key, [one for one in scores if key in (one.name, one.of)]) for key in keys}
+
+    def _set(self, scoring: Scoring, screen: Screen) -> SyntheticSet | Path | str:
+        place = self._path("runs", self._graph.distillations[scoring.distillation].name)
+        if not scoring.relabel:
+            return place
+        synset = load_set(place, scoring.config.model_copy(update={"paper": False}), screen).synset
+        return relabel(synset, ArrowBuffer(local_folder(self._path("experts", scoring.experts))))
+
+    def _keep(self, order: Order, found: Mapping[str, list[Score] | str]) -> None:
+        for key, result in found.items():
+            if isinstance(result, str):
+                self._screen.note(f"failed: {result}")
+                order.fail(key, result)
+            else:
+                self._end(key, time.monotonic(), scores=tuple(score.to_document() for score in result))
+
+    def _end(self, key: str, begin: float, **known: Any) -> None:
+        """Record that a node is done."""
+        self._records[key] = NodeRecord(key=key, seconds=time.monotonic() - begin, **known)
+        write_record(self._storage.folder, self._records[key])
+        self._storage.save(next(self._number), "part")
+
+    def _write(self, order: Order) -> dict[str, Any]:
+        """Write the tables as far as they are known, and return them."""
+        self._written = time.monotonic()
+        known, spent = measured(self._records, order.failed), time.monotonic() - self._begin
+        document = campaign_document(self._plans, self._options, self._graph, known, spent, self._gpu_hours)
+        write_document(self._storage.folder / TABLE, document)
+        return document
+
+    def _incomplete(self, order: Order) -> str:
+        if order.failed:
+            reason = next(iter(order.failed.values()))
+            return f"{len(order.failed)} of {len(order.tasks)} parts failed: {reason}; the same command tries again"
+        return f"the budget is spent with {order.unfinished} of {len(order.tasks)} parts left; the same command goes on"
+
+
+def _no_training(config: Any) -> Path:
+    raise RuntimeError("a campaign trains experts before its distillations")
+
+
+def _check_same(path: Path, plans: Sequence[Plan], options: Options, out: str) -> None:
+    """Refuse a folder that holds another campaign."""
+    if not path.exists():
+        return
+    before = read_document(path, CampaignDocument, "name another --out")
+    names = [str(plan["name"]) for plan in before.plans]
+    now = ([plan.name for plan in plans], options.scale.name, options.seed, options.paper, dict(options.set))
+    then = (names, before.scale, before.seed, before.paper, before.settings)
+    if now != then:
+        words = f"{', '.join(names)} at --scale {before.scale}, seed {before.seed}"
+        raise ValueError(f"{out} holds another campaign ({words}); repeat it, or name another --out")

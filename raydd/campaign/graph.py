@@ -1,0 +1,255 @@
+"""The graph of a campaign: the experts, distillations and scores that the cells of its tables need, each once."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from raydd.campaign.plan import OWN, WHOLE, Column, Plan, Published, Row, published_values
+from raydd.campaign.scales import Scale, over, shrink
+from raydd.config.parsing import Tree, build
+from raydd.config.presets import load_preset, preset_sizes
+from raydd.config.schema import DistillConfig, EvaluateConfig, ExpertsConfig
+from raydd.io.document import digest
+from raydd.methods import complete, find_method
+from raydd.run.resolve import check_settings, needs_experts
+from raydd.selection.starting_images import NEED_EXPERTS
+
+UNLIKE = {"preset", "memory", "checkpoint_every", "checkpoint_seconds"}
+"""Settings on which no bit of a distillation depends."""
+KEPT_SCORES = 10
+"""How many sets of a run are kept to be tested, where the best on test is asked for as papers report it."""
+
+
+class Options(NamedTuple):
+    """How a campaign runs its plans.
+
+    Attributes:
+        scale: The size.
+        paths: Where the data sets are, by name; those without a path are found by their names.
+        seed: Seed of every distillation.
+        paper: Also keep and test steps of each run, as papers do.
+        set: Settings over all others.
+    """
+
+    scale: Scale
+    paths: Mapping[str, str] = {}
+    seed: int = 0
+    paper: bool = False
+    set: Mapping[str, Any] = {}
+
+
+class Cell(NamedTuple):
+    """A value of a table.
+
+    Attributes:
+        plan: The name of the plan.
+        row: The row's name.
+        column: The column's name.
+        network: The scored network, as the scale has it.
+        published: The published value.
+        score: Key of the scores that have it; empty where it is missing.
+        kind: ``distilled``, or the selection of real images.
+        distillation: Key of the distillation that made the set; empty for real images.
+        missing: Why no command gives it.
+    """
+
+    plan: str
+    row: str
+    column: str
+    network: str
+    published: Published | None
+    score: str = ""
+    kind: str = "distilled"
+    distillation: str = ""
+    missing: str = ""
+
+
+class Distillation(NamedTuple):
+    """A synthetic set: its run's name and settings, and the key of its experts, empty without any."""
+
+    name: str
+    config: DistillConfig
+    experts: str
+
+
+class Scoring(NamedTuple):
+    """Scores of a synthetic set, or of real images beside it.
+
+    Attributes:
+        distillation: Key of the set.
+        config: The evaluation.
+        experts: Key of the experts that are asked about images; empty where none are.
+        relabel: Whether they give the set soft labels before.
+    """
+
+    distillation: str
+    config: EvaluateConfig
+    experts: str = ""
+    relabel: bool = False
+
+
+@dataclass
+class Graph:
+    """All that the cells need, by key, in the order in which the cells ask for it."""
+
+    cells: list[Cell] = field(default_factory=list)
+    experts: dict[str, ExpertsConfig] = field(default_factory=dict)
+    distillations: dict[str, Distillation] = field(default_factory=dict)
+    scores: dict[str, Scoring] = field(default_factory=dict)
+
+    def needs(self, key: str) -> tuple[str, ...]:
+        """Return the keys of what a node needs directly."""
+        if node := self.distillations.get(key):
+            return (node.experts,) if node.experts else ()
+        if score := self.scores.get(key):
+            return (score.distillation, score.experts) if score.experts else (score.distillation,)
+        return ()
+
+
+class MissingCell(ValueError):
+    """A cell that no command gives; the message says why."""
+
+
+def build_graph(plans: Iterable[Plan], options: Options) -> Graph:
+    """Return the graph of plans.
+
+    Raises:
+        ValueError: A row's settings are impossible.
+    """
+    graph = Graph()
+    for plan in plans:
+        values = published_values(plan)
+        for place, column in enumerate(plan.single_columns()):
+            for name in plan.rows:
+                networks = plan.networks
+                own = values[name][place * len(networks) : (place + 1) * len(networks)]
+                try:
+                    graph.cells += _cells(graph, plan, name, column, options, own)
+                except MissingCell as error:
+                    graph.cells += [
+                        Cell(plan.name, name, title_of(column), network, value, missing=str(error))
+                        for network, value in zip(networks, own, strict=True)
+                    ]
+                except ValueError as error:
+                    raise ValueError(f"campaign {plan.name}, {name}, {title_of(column)}: {error}") from None
+    return graph
+
+
+def title_of(column: Column) -> str:
+    """Return the name of a column with one ipc."""
+    return column.title or f"{column.dataset}, ipc {column.ipc[0]}"
+
+
+def distill_config(row: Row, column: Column, options: Options) -> DistillConfig:
+    """Return the complete configuration of a cell's distillation.
+
+    Raises:
+        MissingCell: No settings are known.
+    """
+    scale, method = options.scale, str(row.method)
+    dataset = scale.dataset or column.dataset
+    ipc = min(column.ipc[0], scale.most.get("ipc", column.ipc[0]))
+    stem = method if scale.dataset else row.preset or method
+    layers = [_preset(dataset, stem, ipc, column.preset, nearest=bool(scale.most)), {"ipc": ipc, "seed": options.seed}]
+    config = complete(build(DistillConfig, *layers, {"method": method, "threads": 1}, partial=True), partial=True)
+    tree = config.model_dump(exclude_unset=True)
+    part = find_method(method).ablation[row.ablation] if row.ablation else {}
+    config = build(DistillConfig, tree, part, row.set, column.set, partial=True)
+    tree = over(config.model_dump(exclude_unset=True), shrink(config, scale))
+    if dataset in options.paths:
+        tree = over(tree, {"data": {"dataset": options.paths[dataset]}})
+    if options.paper:
+        steps = int(tree.get("steps", DistillConfig().steps))
+        tree = over(tree, {"keep_scored": True, "evaluate_every": max(1, steps // KEPT_SCORES)})
+    config = build(DistillConfig, tree, dict(options.set))
+    check_settings(config)
+    return config
+
+
+def _preset(dataset: str, stem: str, ipc: int, like: int | None, *, nearest: bool) -> Tree:
+    """Return a preset's values for an ipc: its own, or where the scale is smaller those of the nearest one."""
+    sizes = preset_sizes(dataset, stem)
+    if sizes is None:
+        raise MissingCell(f"no settings of {stem} on {dataset} are shipped")
+    wanted = like or ipc
+    if sizes and wanted not in sizes:
+        if not nearest:
+            raise MissingCell(f"no settings of {stem} on {dataset} with {wanted} images a class are published")
+        wanted = min(sizes, key=lambda size: (abs(size - wanted), size))
+    return _load(dataset, stem, wanted)
+
+
+_load = cache(load_preset)
+
+
+def _cells(
+    graph: Graph, plan: Plan, name: str, column: Column, options: Options, published: list[Published | None]
+) -> Iterator[Cell]:
+    row, title = plan.rows[name], title_of(column)
+    if row.missing is not None:
+        raise MissingCell(row.missing)
+    carrier, kind = (name, "distilled") if row.method else (_carrier(plan, column, options), str(row.real))
+    made = plan.rows[carrier] if carrier else Row(method="random")
+    key = _add_distillation(graph, made, column, options)
+    made_by = graph.distillations[key].config.experts.network
+    networks = [made_by if name == OWN else options.scale.networks.get(name, name) for name in plan.networks]
+    config = _evaluation(plan, row, kind, networks, options)
+    asked = kind in NEED_EXPERTS or row.relabel
+    experts = graph.distillations[key].experts if asked else ""
+    if asked and not experts:
+        raise MissingCell("it asks experts about the images, and no row of this column trains any")
+    parts = {"set": key, "config": config.model_dump(mode="json"), "experts": experts, "relabel": row.relabel}
+    score = "s" + digest(parts)[:11]
+    graph.scores[score] = Scoring(key, config, experts, row.relabel)
+    for network, value in zip(networks, published, strict=True):
+        own = key if kind == "distilled" else ""
+        yield Cell(plan.name, name, title, network, value, score, kind, own)
+
+
+def _carrier(plan: Plan, column: Column, options: Options) -> str:
+    """Return the row whose set real images stand beside: they have its size, network and preprocessing.
+
+    One with experts comes first, since some selections ask them; "" where no row of the column has a set.
+    """
+    possible: dict[str, tuple[bool, bool]] = {}
+    for name, row in plan.rows.items():
+        if row.method and not row.set:
+            try:
+                without = not needs_experts(distill_config(row, column, options))
+            except MissingCell:
+                continue
+            possible[name] = without, row.protocol is not None  # another protocol would train its networks again
+    return min(possible, key=lambda name: possible[name], default="")
+
+
+def _evaluation(plan: Plan, row: Row, kind: str, networks: list[str], options: Options) -> EvaluateConfig:
+    scale = options.scale
+    epochs = {key: value for key, value in scale.evaluation.items() if key != "real_epochs"}
+    real = scale.evaluation.get("real_epochs") if kind == WHOLE else 0
+    return build(
+        EvaluateConfig,
+        {
+            "networks": tuple(dict.fromkeys(networks)),
+            "seeds": min(plan.seeds, scale.seeds),
+            "protocol": row.protocol or plan.protocol,
+            "baselines": () if kind in ("distilled", WHOLE) else (kind,),
+            "real_epochs": real,
+            "paper": options.paper and kind == "distilled",
+        },
+        epochs,
+    )
+
+
+def _add_distillation(graph: Graph, row: Row, column: Column, options: Options) -> str:
+    config = distill_config(row, column, options)
+    experts = ""
+    if needs_experts(config):
+        wanted = ExpertsConfig(data=config.data, experts=config.experts, seed=config.seed)
+        experts = "e" + digest(wanted.model_dump(mode="json"))[:11]
+        graph.experts.setdefault(experts, wanted)
+    key = "d" + digest(config.model_dump(mode="json", exclude=UNLIKE))[:11]
+    name = f"{Path(config.data.dataset).name}-{config.method}-ipc{config.ipc}-{key[1:]}"
+    graph.distillations.setdefault(key, Distillation(name, config, experts))
+    return key

@@ -1,0 +1,43 @@
+"""What a campaign would do: its graph, what is there already, and an estimate of the rest."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from raydd.campaign.costs import GPU_SPEED, estimate, measure_speed
+from raydd.campaign.graph import Graph, Options, build_graph
+from raydd.campaign.plan import Plan
+from raydd.campaign.records import read_records
+from raydd.config.placement import HERE, Where
+from raydd.io.filesystem import is_uri
+from raydd.run.storage import open_storage
+
+
+class Preview(NamedTuple):
+    """What a campaign would do.
+
+    Attributes:
+        graph: All that it needs.
+        done: The keys of what is there already.
+        seconds: Estimated worker-seconds of what is left, by key.
+        disk: Estimated bytes that are left to write.
+        gpu: Whether the estimate is for GPUs.
+    """
+
+    graph: Graph
+    done: frozenset[str]
+    seconds: Mapping[str, float]
+    disk: int
+    gpu: bool
+
+
+def preview(plans: Sequence[Plan], options: Options, out: Path | str | None = None, where: Where = HERE) -> Preview:
+    """Return what a campaign would do, without doing it. Arguments are those of `campaign`."""
+    graph = build_graph(plans, options)
+    done = frozenset[str]()
+    if out is not None and (is_uri(out) or Path(out).exists()):
+        with open_storage(out, "raydd campaign", lambda line: None) as storage:
+            done = frozenset(read_records(storage.folder, graph, lambda line: None))
+    gpu = where.device == "cuda" or (where.device == "auto" and options.scale.name == "paper")
+    found = estimate(graph, GPU_SPEED if gpu else measure_speed(), done)
+    return Preview(graph, done, found.seconds, found.disk, gpu)

@@ -1,0 +1,161 @@
+"""Sizes at which a plan can be run: as published, or with smaller budgets that a small machine can work off."""
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from raydd.config.parsing import Tree, flat, merge, nested
+from raydd.config.schema import DistillConfig
+
+_AT_MOST = {
+    "all": ("steps", "experts.num_experts"),
+    "trajectories": ("student_steps", "batch_size"),
+    "statistics": ("statistic.batch_real",),
+    "nothing": (),
+}
+
+
+class Scale(NamedTuple):
+    """A size of a campaign.
+
+    Attributes:
+        name: Its name, as ``--scale`` takes it.
+        about: What it is for.
+        dataset: The data set in place of those of the plan; "" keeps them.
+        most: Largest values of settings, by dotted name; ``ipc`` and ``experts.epochs`` among them.
+        networks: Networks in place of those of the plan.
+        evaluation: Settings of the evaluation over the plan's.
+        seeds: Most networks trained a score.
+    """
+
+    name: str
+    about: str
+    dataset: str = ""
+    most: Mapping[str, int] = MappingProxyType({})
+    networks: Mapping[str, str] = MappingProxyType({})
+    evaluation: Mapping[str, Any] = MappingProxyType({})
+    seeds: int = 1000
+
+
+_SMALL = {
+    "ConvNet": "ConvNetW32",
+    "ConvNetBN": "ConvNetW32BN",
+    "ConvNetD4": "ConvNetW32D4",
+    "ConvNetD5": "ConvNetW32D5",
+    "ResNet10": "ResNet10W16",
+    "ResNet18": "ResNet18W16",
+    "ResNet18BN": "ResNet18BNW16",
+    "VGG11": "VGG11W16",
+    "AlexNet": "AlexNetW32",
+    "DenseNet121": "DenseNet121W8",
+}
+SCALES = {
+    scale.name: scale
+    for scale in (
+        Scale("paper", "the papers' settings"),
+        Scale(
+            "cpu",
+            "the papers' data with narrow networks, few experts and few steps: hours on two cores",
+            most={
+                "ipc": 50,
+                "steps": 60,
+                "student_steps": 20,
+                "batch_size": 128,
+                "experts.num_experts": 4,
+                "experts.epochs": 12,
+                "statistic.batch_real": 64,
+            },
+            networks=_SMALL,
+            evaluation={"epochs": 100, "real_epochs": 3},
+            seeds=2,
+        ),
+        Scale(
+            "digits",
+            "scikit-learn's digits in place of all data: minutes on two cores",
+            dataset="digits",
+            most={
+                "ipc": 50,
+                "steps": 40,
+                "student_steps": 20,
+                "batch_size": 64,
+                "experts.num_experts": 4,
+                "experts.epochs": 50,
+                "statistic.batch_real": 64,
+            },
+            networks=_SMALL | {"ConvNetD4": "ConvNetW32", "ConvNetD5": "ConvNetW32"},
+            evaluation={"epochs": 100, "real_epochs": 10},
+            seeds=2,
+        ),
+    )
+}
+
+
+def find_scale(name: str) -> Scale:
+    """Return a scale by name."""
+    if name not in SCALES:
+        raise ValueError(f"--scale {name!r} is unknown; use one of {', '.join(SCALES)}")
+    return SCALES[name]
+
+
+def shrink(config: DistillConfig, scale: Scale) -> Tree:
+    """Return the settings that a complete configuration takes at a scale; {} where it is as published.
+
+    Epochs of the experts shrink with everything that counts in them, and steps with their intervals.
+
+    >>> from raydd.methods import complete
+    >>> shrink(complete(DistillConfig(method="mct", waypoints=(6, 25))), SCALES["cpu"])["waypoints"]
+    [1, 6]
+    """
+    values, tree = flat(config.model_dump(mode="json")), dict[str, Any]()
+    if not scale.most:
+        return {}
+    for key in (*_AT_MOST["all"], *_AT_MOST[config.match]):
+        if values[key] is None or values[key] > scale.most[key]:
+            tree[key] = scale.most[key]
+    tree["experts.network"] = scale.networks.get(config.experts.network, config.experts.network)
+    tree["ipc"] = min(config.ipc, scale.most["ipc"])
+    part = min(1.0, scale.most["experts.epochs"] / config.experts.epochs)
+    if part < 1:
+        tree |= _fewer_epochs(config, part)
+    if config.statistic.refresh > 1 and config.match == "statistics":
+        tree["statistic.refresh"] = max(1, min(config.statistic.refresh, scale.most["steps"] // 4))
+    if config.window.interval > 1 and config.match == "trajectories":
+        steps = scale.most["steps"] / max(config.steps, 1)
+        tree["window.interval"] = max(1, round(config.window.interval * min(1.0, steps)))
+    return nested(tree)
+
+
+def _fewer_epochs(config: DistillConfig, part: float) -> Tree:
+    """Return the settings that count epochs of experts, for experts of a ``part`` of the epochs."""
+
+    def fewer(epoch: int, least: int = 0) -> int:
+        return max(least, round(epoch * part))
+
+    epochs = fewer(config.experts.epochs, 2)
+    tree: Tree = {"experts.epochs": epochs}
+    tree["experts.milestones"] = [epoch for epoch in dict.fromkeys(map(fewer, config.experts.milestones)) if epoch > 0]
+    if config.experts.kept is not None:
+        tree["experts.kept"] = _inner(map(fewer, config.experts.kept), epochs)
+    if config.match == "statistics":
+        return tree | {"statistic.region": min(config.statistic.region, epochs)}
+    span = min(config.span, max(1, epochs // 3))
+    waypoints = _inner(map(fewer, config.waypoints), epochs)
+    high = min(fewer(config.window.high, 1) if config.window.high is not None else epochs, epochs - span)
+    low = min(fewer(config.window.low), high)
+    tree |= {"span": span, "waypoints": waypoints, "window.low": low, "window.high": high}
+    if config.window.current is not None:
+        tree["window.current"] = min(max(fewer(config.window.current), low), high)
+    return tree
+
+
+def _inner(counted: Iterable[int], epochs: int) -> list[int]:
+    """Return the epochs that are neither the first nor the last, each once."""
+    return [epoch for epoch in dict.fromkeys(counted) if 0 < epoch < epochs]
+
+
+def over(tree: Tree, layer: Tree) -> Tree:
+    """Return settings with others over them."""
+    result: Tree = {}
+    merge(result, tree)
+    merge(result, layer)
+    return result

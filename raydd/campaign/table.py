@@ -1,0 +1,143 @@
+"""The results of a campaign: each cell with its published and its measured value, as a document."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from pydantic import Field
+from scipy.stats import ttest_ind_from_stats
+
+from raydd.campaign.graph import Cell, Graph, Options
+from raydd.campaign.plan import Plan
+from raydd.data.score_record import Score
+from raydd.io.document import Document, Finite, Fraction, Whole
+from raydd.io.provenance import commit
+
+NETWORKS = 5
+"""Networks that a published mean and deviation are taken to be of: the papers' usual number."""
+
+
+class CellDocument(Document):
+    """A cell of ``campaign.json``; accuracies are fractions, published values as the paper prints them."""
+
+    plan: str
+    row: str
+    column: str
+    network: str
+    published: Finite | None
+    published_std: Finite | None
+    mean: Finite | None  # the measured value: an accuracy in [0, 1], or seconds of an outer step
+    std: Finite | None
+    networks: Whole = 0
+    best: Finite | None = None  # the best kept step on test, as papers report it: optimistic
+    difference: Finite | None = None  # measured less published, in the units of the paper; only at its scale
+    p: Fraction | None = None  # of Welch's test of that difference
+    seconds: Finite | None = None  # of the distillation
+    memory_mb: Finite | None = None  # its peak, on the device or else of the process
+    run: str = ""  # the folder of the run, below that of the campaign
+    missing: str = ""  # why there is no measured value
+
+
+class CampaignDocument(Document):
+    """The file ``campaign.json``."""
+
+    analysis: str = "campaign"
+    plans: tuple[dict[str, Any], ...]
+    scale: str
+    seed: int
+    paper: bool
+    settings: dict[str, Any] = Field(default_factory=dict)
+    cells: tuple[CellDocument, ...]
+    seconds: Finite
+    gpu_hours: Finite
+    commit: str
+
+
+class Measured(NamedTuple):
+    """What is known of the nodes: scores by the key of the scoring, costs of runs, and reasons of failures."""
+
+    scores: Mapping[str, list[Score]]
+    costs: Mapping[str, "Costs"]
+    failed: Mapping[str, str]
+
+
+class Costs(NamedTuple):
+    """What a distillation took."""
+
+    seconds: float | None
+    memory_mb: float | None
+    steps: int
+
+
+def campaign_document(
+    plans: list[Plan], options: Options, graph: Graph, measured: Measured, seconds: float, gpu_hours: float
+) -> dict[str, Any]:
+    """Return the document of a campaign, whether or not all of it is done."""
+    by_name, comparable = {plan.name: plan for plan in plans}, not options.scale.most
+    return {
+        "analysis": "campaign",
+        "plans": [plan.model_dump(mode="json", exclude={"rows", "columns", "published"}) for plan in plans],
+        "scale": options.scale.name,
+        "seed": options.seed,
+        "paper": options.paper,
+        "settings": dict(options.set),
+        "cells": [_cell(cell, by_name[cell.plan], graph, measured, comparable) for cell in graph.cells],
+        "seconds": seconds,
+        "gpu_hours": gpu_hours,
+        "commit": commit(),
+    }
+
+
+def _cell(cell: Cell, plan: Plan, graph: Graph, measured: Measured, comparable: bool) -> dict[str, Any]:
+    node = graph.distillations.get(cell.distillation)
+    costs = measured.costs.get(cell.distillation, Costs(None, None, 0))
+    tree: dict[str, Any] = {
+        "plan": cell.plan,
+        "row": cell.row,
+        "column": cell.column,
+        "network": cell.network,
+        "published": cell.published.mean if cell.published else None,
+        "published_std": cell.published.std if cell.published else None,
+        "mean": None,
+        "std": None,
+        "best": None,
+        "difference": None,
+        "p": None,
+        "seconds": costs.seconds,
+        "memory_mb": costs.memory_mb,
+        "run": f"runs/{node.name}" if node else "",
+        "missing": cell.missing or measured.failed.get(cell.score, ""),
+    }
+    if plan.measure == "seconds":
+        value = costs.seconds / costs.steps if costs.seconds is not None and costs.steps else None
+        return tree | _measured(tree, value, None, 0) | (_against(tree, value, None, 0, 1.0) if comparable else {})
+    scores = [score for score in measured.scores.get(cell.score, ()) if _is_of(score, cell)]
+    own = next((score for score in scores if score.step is None), None)
+    best = next((score.mean for score in scores if score.step is not None), None)
+    if own is None:
+        return tree | {"missing": tree["missing"] or "not done yet"}
+    values = own.mean, own.spread, own.networks
+    beside = _against(tree, *values, 100.0) if comparable else {}
+    return tree | _measured(tree, *values) | beside | {"best": best}
+
+
+def _is_of(score: Score, cell: Cell) -> bool:
+    if score.network != cell.network or score.part:
+        return False
+    return score.requested if cell.kind == "distilled" else score.kind == cell.kind
+
+
+def _measured(tree: dict[str, Any], mean: float | None, std: float | None, count: int) -> dict[str, Any]:
+    if mean is None:
+        return {"missing": tree["missing"] or "not done yet"}
+    return {"mean": mean, "std": std, "networks": count}
+
+
+def _against(tree: dict[str, Any], mean: float | None, std: float | None, count: int, unit: float) -> dict[str, Any]:
+    """Return the difference from the published value, which is in another ``unit``, and its test."""
+    if mean is None or tree["published"] is None:
+        return {}
+    found: dict[str, Any] = {"difference": unit * mean - tree["published"]}
+    if std is not None and tree["published_std"] and count > 1:
+        published = tree["published"], tree["published_std"], NETWORKS
+        found["p"] = float(ttest_ind_from_stats(unit * mean, unit * std, count, *published, equal_var=False).pvalue)
+    return found

@@ -1,0 +1,60 @@
+"""Tables of a campaign: a row of the paper a line, its columns beside each other, published and measured."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from raydd.figures.cells import Cell, Row, rows_table
+
+LEVEL = 0.05
+MARK = "*"
+"""Marks a difference from the published value that Welch's test finds at `LEVEL`."""
+
+
+def campaign_tables(document: Mapping[str, Any]) -> list[Table]:
+    """Return a table a plan, for a terminal."""
+    return [rows_table(title, rows) for title, rows in campaign_rows(document).items()]
+
+
+def campaign_rows(document: Mapping[str, Any]) -> dict[str, list[Row]]:
+    """Return the rows of the table of each plan, by its title.
+
+    A cell is ``measured (published)``: accuracies in percent, with standard deviation; ``*`` marks a difference that
+    Welch's test finds at 5 %.
+    """
+    tables: dict[str, list[Row]] = {}
+    for plan in document["plans"]:
+        cells = [cell for cell in document["cells"] if cell["plan"] == plan["name"]]
+        several = len({cell["network"] for cell in cells if cell["mean"] is not None}) > 1
+        rows: dict[str, dict[str, Cell | str]] = {}
+        for cell in cells:
+            column = f"{cell['column']}, {cell['network']}" if several else cell["column"]
+            row = rows.setdefault(cell["row"], {"row": cell["row"]})
+            row[column] = cell_words(cell, plan["measure"])
+        what = f"{_unit(plan['measure'])}, measured (published), scale {document['scale']}"
+        title = f"{plan['paper']} {plan['table']}: {plan['title']}; {what}"
+        tables[title] = _squared([*rows.values()])
+    return tables
+
+
+def cell_words(cell: Mapping[str, Any], measure: str = "accuracy") -> str:
+    """Return a cell's values as text."""
+    published = "" if cell["published"] is None else f" ({cell['published']:g})"
+    if cell["mean"] is None:
+        return f"-{published}"
+    unit, digits = (100, 1) if measure == "accuracy" else (1, 2)
+    spread = "" if cell["std"] is None else f" ± {unit * cell['std']:.{digits}f}"
+    mark = MARK if cell["p"] is not None and cell["p"] < LEVEL else ""
+    best = "" if cell["best"] is None else f", best on test {unit * cell['best']:.{digits}f}"
+    return f"{unit * cell['mean']:.{digits}f}{spread}{mark}{best}{published}"
+
+
+def _unit(measure: str) -> str:
+    return {"accuracy": "test accuracy in %", "seconds": "seconds of an outer step"}.get(measure, measure)
+
+
+def _squared(rows: Sequence[Row]) -> list[Row]:
+    """Return rows that all have all columns."""
+    columns = dict.fromkeys(name for row in rows for name in row)
+    return [{name: row.get(name, "") for name in columns} for row in rows]

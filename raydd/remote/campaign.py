@@ -1,0 +1,198 @@
+"""The work of a campaign on Ray: distillations take turns in this process; experts and scores have threads."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from contextvars import copy_context
+from typing import Any, NamedTuple, Protocol
+
+import ray._private.auto_init_hook
+
+from raydd.campaign.order import Order, Task
+from raydd.config.placement import Where
+from raydd.io.signals import terminated
+from raydd.remote.demand import capacity, demand_for, node_shapes
+from raydd.remote.distillation import Steps, wait_for
+
+ROOM_SECONDS = 30.0
+BATCH = 16
+"""Trainings a worker that are scored together: starting the workers of an evaluation takes some seconds."""
+
+
+class Running(Protocol):
+    """Work that has started.
+
+    Attributes:
+        workers: How many workers it takes.
+        pending: A call that is waited for; None without one.
+    """
+
+    workers: int
+    pending: Any
+
+    def advance(self) -> bool:
+        """Go on, and return whether it has ended; raise what made it fail."""
+
+    def close(self) -> None:
+        """End it early."""
+
+
+class InSteps:
+    """A distillation, which yields where it waits; it has a context of its own."""
+
+    def __init__(self, steps: Steps, done: Callable[[Any], None]) -> None:
+        self.workers, self.pending = 1, None
+        self._steps, self._done, self._context = steps, done, copy_context()
+
+    def advance(self) -> bool:
+        """Go on to the next wait."""
+        try:
+            self.pending = self._context.run(next, self._steps)
+        except StopIteration as end:
+            self._done(end.value)
+            return True
+        return False
+
+    def close(self) -> None:
+        """Kill its worker."""
+        with suppress(Exception):  # Ray may have ended
+            self._context.run(self._steps.close)
+
+
+class InThread:
+    """Work that waits by itself, in a thread of its own."""
+
+    def __init__(self, workers: int, work: Callable[[], Any], done: Callable[[Any], None]) -> None:
+        self.workers, self.pending = workers, None
+        self._work, self._done = work, done
+        self._result: Any = None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._result = self._work()
+        except BaseException as error:  # raised again in the main thread
+            self._error = error
+
+    def advance(self) -> bool:
+        """Look whether it has ended."""
+        if self._thread.is_alive():
+            return False
+        if self._error is not None:
+            raise self._error
+        self._done(self._result)
+        return True
+
+    def close(self) -> None:
+        """Leave it to the end of Ray, and of this process."""
+
+
+class Start(NamedTuple):
+    """How tasks are started; each takes the workers that are free.
+
+    Attributes:
+        experts: Starts the training of a buffer.
+        distillation: Starts a distillation.
+        scores: Starts a batch of scores.
+    """
+
+    experts: Callable[[Task, int], Running]
+    distillation: Callable[[Task], Running]
+    scores: Callable[[Sequence[Task], int], Running]
+
+
+class Executor:
+    """Runs an order on the connected Ray.
+
+    Args:
+        order: The order.
+        start: How its tasks are started.
+        where: Device and number of workers.
+        may_start: Whether more may start: the budget is not spent.
+        note: Takes a line.
+    """
+
+    def __init__(
+        self, order: Order, start: Start, where: Where, may_start: Callable[[float], bool], note: Callable[[str], None]
+    ) -> None:
+        self._order, self._start, self._where, self._may_start = order, start, where, may_start
+        self._note = note
+        self._running: dict[tuple[str, ...], Running] = {}
+        self._batch: list[Task] = []
+        self._demand = demand_for(where.device, gpus=where.gpus_per_worker, note=note, minutes=where.max_wait)
+        self._slots, self._checked, self._last = self._room(), time.monotonic(), time.monotonic()
+        self.gpu_seconds = 0.0
+
+    def run(self, show: Callable[[], None]) -> None:
+        """Work until nothing is left that can be done; ``show`` is called again and again."""
+        ray._private.auto_init_hook.enable_auto_connect = False  # no thread starts another Ray when this one has ended
+        try:
+            while self._order.unfinished:
+                self._fill()
+                if not self._running:
+                    break
+                wait_for([one.pending for one in self._running.values()])
+                self._advance()
+                show()
+        finally:
+            for one in self._running.values():
+                one.close()
+
+    @property
+    def running(self) -> list[str]:
+        """The keys of what runs."""
+        return [key for keys in self._running for key in keys]
+
+    def _room(self) -> int:
+        """Return how many workers there is room for."""
+        room = int(max(1, capacity(self._demand, node_shapes())))
+        return min(room, self._where.num_workers or room)
+
+    def _fill(self) -> None:
+        """Start tasks on free workers."""
+        now = time.monotonic()
+        self.gpu_seconds += (now - self._last) * self._demand.gpus * min(self._used(), self._slots)
+        self._last = now
+        if now - self._checked > ROOM_SECONDS:
+            self._slots, self._checked = self._room(), now
+        while (free := self._slots - self._used()) > 0 and self._may_start(self.gpu_seconds) and not terminated():
+            task = self._order.take()
+            if task is None:
+                break
+            if task.stage == "scores":
+                self._batch.append(task)
+            elif task.stage == "experts":
+                self._running[task.key,] = self._start.experts(task, min(free, task.parts))
+            else:
+                self._running[task.key,] = self._start.distillation(task)
+        self._score(max(1, free))
+
+    def _used(self) -> int:
+        return sum(one.workers for one in self._running.values())
+
+    def _score(self, free: int) -> None:
+        """Start a batch of scores where it is large enough, or where nothing else is left to wait for."""
+        trainings = sum(task.parts for task in self._batch)
+        scoring = any(self._order.tasks[keys[0]].stage == "scores" for keys in self._running)
+        if not self._batch or scoring or (self._running and trainings < BATCH * self._slots):
+            return
+        keys = tuple(task.key for task in self._batch)
+        self._running[keys] = self._start.scores(self._batch, min(free, trainings))
+        self._batch = []
+
+    def _advance(self) -> None:
+        for keys, one in [*self._running.items()]:
+            try:
+                if not one.advance():
+                    continue
+                for key in keys:
+                    self._order.end(key)
+            except (ValueError, RuntimeError, OSError, FloatingPointError) as error:
+                reason = " ".join(str(error).split())[:300] or type(error).__name__
+                self._note(f"failed: {reason}")
+                for key in keys:
+                    self._order.fail(key, reason)
+            del self._running[keys]
