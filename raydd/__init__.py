@@ -18,6 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from raydd.api.campaign import campaign as campaign
     from raydd.api.continual import evaluate_continual as evaluate_continual
     from raydd.api.distill import distill as distill
     from raydd.api.evaluate import evaluate as evaluate
@@ -48,6 +49,7 @@ _HOMES = {
     "train_experts": "api.experts",
     "distill": "api.distill",
     "evaluate": "api.evaluate",
+    "campaign": "api.campaign",
     "evaluate_continual": "api.continual",
     "rank_architectures": "api.nas",
     "NasConfig": "config.nas",

@@ -28,7 +28,7 @@ LAYERS = (
     ("distillation", "evaluation"),
     ("methods", "analysis"),
     ("run",),
-    ("tuning", "campaign"),
+    ("tuning", "campaigns"),
     ("remote", "report"),
     ("api",),
     ("cli",),

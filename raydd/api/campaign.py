@@ -12,12 +12,13 @@ from raydd.api.evaluate import evaluate, load_set
 from raydd.api.experts import train_experts
 from raydd.buffer.arrow_buffer import ArrowBuffer
 from raydd.buffer.mirror import local_folder
-from raydd.campaign.costs import GPU_SPEED, estimate, measure_speed
-from raydd.campaign.graph import Graph, Options, Scoring, build_graph
-from raydd.campaign.order import Order, Task, order_of
-from raydd.campaign.plan import Plan
-from raydd.campaign.records import NodeRecord, measured, read_records, run_costs, write_record
-from raydd.campaign.table import CampaignDocument, campaign_document
+from raydd.campaigns.costs import GPU_SPEED, estimate, measure_speed
+from raydd.campaigns.graph import Graph, Options, Scoring, build_graph
+from raydd.campaigns.order import Order, Task, order_of
+from raydd.campaigns.plan import Plan, load_plan
+from raydd.campaigns.records import NodeRecord, measured, read_records, run_costs, write_record
+from raydd.campaigns.scales import find_scale
+from raydd.campaigns.table import CampaignDocument, campaign_document
 from raydd.config.placement import HERE, Where, check_workers
 from raydd.data.score_record import Score
 from raydd.data.synset import SyntheticSet
@@ -54,9 +55,9 @@ class CampaignIncomplete(RuntimeError):
 
 
 def campaign(
-    plans: Sequence[Plan],
+    plans: Sequence[Plan | str] | str,
     out: Path | str,
-    options: Options,
+    scale: Options | str = "paper",
     *,
     limits: Limits = NO_LIMITS,
     where: Where = HERE,
@@ -68,31 +69,36 @@ def campaign(
     the tables. The same call goes on where it stopped, also on another machine.
 
     Args:
-        plans: The tables.
+        plans: The tables: names that `raydd campaigns` lists, paths of YAML files, or plans.
         out: The folder, or a URI such as ``s3://bucket/table1``.
-        options: Size, data and seed.
+        scale: The size, ``paper``, ``cpu`` or ``digits``; or that with data, a seed and settings.
         limits: The budget.
         where: Device, cluster and number of workers.
         screen: Shows progress.
 
     Returns:
-        The document of `raydd.campaign.table.CampaignDocument`.
+        The document of `raydd.campaigns.table.CampaignDocument`.
 
     Raises:
         ValueError: A plan or a setting is impossible; nothing is written.
         CampaignIncomplete: Some work failed, or the budget is spent; its ``result`` is the document of the rest.
+
+    Example: examples/reproduce_table.py (it starts a Ray).
     """
     screen = screen or Screen()
     check_workers(where)
-    graph = build_graph(plans, options)
+    options = Options(find_scale(scale)) if isinstance(scale, str) else scale
+    named = [plans] if isinstance(plans, str) else plans
+    tables = [load_plan(plan) if isinstance(plan, str) else plan for plan in named]
+    graph = build_graph(tables, options)
     for node in graph.distillations.values():
         check_names(node.config)
     for scoring in graph.scores.values():
         check_scoring(scoring.config)
     check_folder(out)
     with open_storage(out, "raydd campaign", screen.note) as storage:
-        _check_same(storage.folder / TABLE, plans, options, str(out))
-        return _Campaign(list(plans), str(out), options, graph, storage, where, screen).run(limits)
+        _check_same(storage.folder / TABLE, tables, options, str(out))
+        return _Campaign(tables, str(out), options, graph, storage, where, screen).run(limits)
 
 
 class _Campaign:
@@ -123,7 +129,7 @@ class _Campaign:
         for key in self._records:
             order.done(key)
         self._write(order)
-        if order.unfinished:
+        if order.unfinished and self._may_start(limits, 0.0):
             self._screen.note(f"{self._out}: {len(self._records)} of {len(order.tasks)} parts are there")
             self._work(order, limits, seconds)
         document = self._write(order)
@@ -157,7 +163,7 @@ class _Campaign:
         def scores(tasks: Sequence[Task], workers: int) -> Any:
             where = self._where._replace(num_workers=workers)
             keys = [task.key for task in tasks]
-            return InThread(workers, lambda: self._score(keys, where), lambda found: self._keep(order, found))
+            return InThread(workers, lambda: self._score(keys, where), lambda results: self._keep(order, results))
 
         with session(self._where.address, self._screen.note):
             start = Start(experts, distillation, scores)
@@ -208,10 +214,10 @@ class _Campaign:
             data = self._graph.distillations[scoring.distillation].config.data
             alone = key if scoring.config.baselines or scoring.config.real_epochs != 0 else ""
             groups.setdefault(f"{scoring.config!r} {data!r} {alone}", []).append(key)
-        found: dict[str, list[Score] | str] = {}
+        results: dict[str, list[Score] | str] = {}
         for group in groups.values():
-            found |= self._evaluate(group, where)
-        return found
+            results |= self._evaluate(group, where)
+        return results
 
     def _evaluate(self, keys: Sequence[str], where: Where) -> dict[str, list[Score] | str]:
         first, screen = self._graph.scores[keys[0]], self._quiet_screen(keys[0])
@@ -237,8 +243,8 @@ class _Campaign:
         synset = load_set(place, scoring.config.model_copy(update={"paper": False}), screen).synset
         return relabel(synset, ArrowBuffer(local_folder(self._path("experts", scoring.experts))))
 
-    def _keep(self, order: Order, found: Mapping[str, list[Score] | str]) -> None:
-        for key, result in found.items():
+    def _keep(self, order: Order, results: Mapping[str, list[Score] | str]) -> None:
+        for key, result in results.items():
             if isinstance(result, str):
                 self._screen.note(f"failed: {result}")
                 order.fail(key, result)

@@ -13,9 +13,9 @@ from raydd.config.names import absolute_dataset, check_name
 from raydd.config.parsing import parse_settings
 
 if TYPE_CHECKING:
-    from raydd.campaign.graph import Cell, Graph
-    from raydd.campaign.plan import Plan
-    from raydd.campaign.preview import Preview
+    from raydd.campaigns.graph import Cell, Graph
+    from raydd.campaigns.plan import Plan
+    from raydd.campaigns.preview import Preview
 
 app = typer.Typer()
 ALL = "all"
@@ -34,9 +34,9 @@ def campaigns(
     missing: Annotated[bool, typer.Option("--missing", help="Name each row that raydd lacks, and why.")] = False,
 ) -> None:
     """List the tables of papers that a campaign reproduces."""
-    from raydd.campaign.graph import Options, build_graph
-    from raydd.campaign.plan import campaigns as shipped, load_plan
-    from raydd.campaign.scales import find_scale
+    from raydd.campaigns.graph import Options, build_graph
+    from raydd.campaigns.plan import campaigns as shipped, load_plan
+    from raydd.campaigns.scales import find_scale
 
     plans = [load_plan(name) for name in shipped()]
     graph = build_graph(plans, Options(find_scale("paper")))
@@ -46,7 +46,7 @@ def campaigns(
 
 
 def _summary(plan: "Plan", cells: "Sequence[Cell]") -> dict[str, Any]:
-    """Return what is told of a plan; a cell without a published value is missed by nobody."""
+    """Return the row of a plan; a cell without a published value is missed by nobody."""
     reasons: dict[tuple[str, str], list[str]] = {}
     for cell in cells:
         if cell.missing and cell.published:
@@ -84,16 +84,16 @@ def campaign(  # noqa: PLR0913, PLR0917 - one a flag
     What several cells share is done once.
     """
     paths = dict(_path(word) for word in data or ())
-    from raydd.campaign.graph import Options
-    from raydd.campaign.plan import campaigns as shipped, load_plan
-    from raydd.campaign.scales import find_scale
+    from raydd.campaigns.graph import Options
+    from raydd.campaigns.plan import campaigns as shipped, load_plan
+    from raydd.campaigns.scales import find_scale
 
     names = [name for word in plans for name in (shipped() if word == ALL else [word])]
     loaded = [load_plan(name) for name in dict.fromkeys(names)]
     options = Options(find_scale(scale), paths, seed, paper, parse_settings(settings or ()))
     place = out or f"runs/{Path(plans[0]).stem}-{scale}"
     if dry_run:
-        from raydd.campaign.preview import preview
+        from raydd.campaigns.preview import preview
 
         _show_preview(screen, preview(loaded, options, out, where))
         return
@@ -121,9 +121,9 @@ def _path(word: str) -> tuple[str, str]:
     return name, absolute_dataset(path)
 
 
-def _show_preview(screen: Any, found: "Preview") -> None:
-    graph: Graph = found.graph
-    hours = sum(found.seconds.values()) / 3600
+def _show_preview(screen: Any, plan: "Preview") -> None:
+    graph: Graph = plan.graph
+    hours = sum(plan.seconds.values()) / 3600
     missing = [cell for cell in graph.cells if cell.missing and cell.published]
     counts = {
         "cells": len(graph.cells),
@@ -133,17 +133,17 @@ def _show_preview(screen: Any, found: "Preview") -> None:
         "distillations": len(graph.distillations),
         "scores": len(graph.scores),
         "trainings": sum(node.config.seeds * len(node.config.networks) for node in graph.scores.values()),
-        "done": len(found.done),
+        "done": len(plan.done),
     }
-    estimate = {"gpu_hours" if found.gpu else "cpu_hours": round(hours, 2), "disk_gb": round(found.disk / 1e9, 2)}
+    estimate = {"gpu_hours" if plan.gpu else "cpu_hours": round(hours, 2), "disk_gb": round(plan.disk / 1e9, 2)}
     document: dict[str, Any] = counts | {"estimate": estimate}
     document["graph"] = {
         "experts": {key: config.model_dump(mode="json") for key, config in graph.experts.items()},
         "distillations": {
             key: {"name": node.name, "experts": node.experts} for key, node in graph.distillations.items()
         },
-        "scores": {key: graph.needs(key) for key in graph.scores},
+        "scores": {key: graph.requirements(key) for key in graph.scores},
     }
-    speed = "an assumed 10 TFLOP/s a GPU" if found.gpu else "what one core of this machine does now"
+    speed = "an assumed 10 TFLOP/s a GPU" if plan.gpu else "what one core of this machine does now"
     lines = [*lines_of(counts), *lines_of(estimate), f"estimated from operations counted, at {speed}"]
     show(screen, document, lines)

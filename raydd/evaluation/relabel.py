@@ -40,8 +40,8 @@ def relabel(synset: SyntheticSet, buffer: ArrowBuffer, epoch: int | None = None,
         raise ValueError(f"--epoch {at}: the experts of {buffer.folder} have epochs 0 to {buffer.epochs}")
     channels, size = synset.images.shape[1], synset.images.shape[-1]
     model = FlatModel(lambda: build(buffer.spec.network, channels=channels, size=size, classes=len(synset.classes)))
-    asked = expert_model(model, buffer, expert, at)
+    teacher = expert_model(model, buffer, expert, at)
     with torch.no_grad():
-        logits = torch.cat([asked.logits(images) for images in synset.images.split(_BATCH)])
+        logits = torch.cat([teacher.logits(images) for images in synset.images.split(_BATCH)])
     source = f"expert {expert} after epoch {at} ({buffer.spec.network})"
     return replace(synset, labels=logits, provenance=dict(synset.provenance) | {RELABELLED: source})

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 import ray._private.auto_init_hook
 
-from raydd.campaign.order import Order, Task
+from raydd.campaigns.order import Order, Task
 from raydd.config.placement import Where
 from raydd.io.signals import terminated
 from raydd.remote.demand import capacity, demand_for, node_shapes

@@ -16,6 +16,7 @@ from raydd.io.console import Screen
 from raydd.io.files import write_atomic
 from raydd.io.filesystem import is_uri, public_uri
 from raydd.report import continual, distillation, experts, folder, ranking, reproduce, scores, search
+from raydd.report.campaign import CAMPAIGN, campaign_headline, campaign_sections
 from raydd.report.compare import compare_section, names_of
 from raydd.report.continual import CONTINUAL
 from raydd.report.distillation import distilled_headline
@@ -42,6 +43,7 @@ KINDS: tuple[Kind, ...] = (
     Kind("ranking of architectures", ranking.RANKING.find, ranking.nas_sections, ranking.nas_headline),
     Kind("class-incremental learning", CONTINUAL.find, continual.continual_sections, continual.continual_headline),
     Kind("ablation", continual.ABLATION.find, continual.ablation_sections, continual.ablation_headline),
+    Kind("campaign", CAMPAIGN.find, campaign_sections, campaign_headline),
     Kind("scores", SCORES.find, scores.score_sections, scores.score_headline),
     Kind("course of the distillation", folder.is_distilled, distillation.course_sections, distilled_headline),
     Kind("experts", experts.is_buffer, experts.buffer_sections, experts.buffer_headline),
@@ -56,7 +58,7 @@ def kinds_of(path: Path) -> list[Kind]:
         raise ValueError(f"{path} does not exist; name a folder that raydd wrote")
     if kinds := [kind for kind in KINDS if kind.is_one(path)]:
         return kinds
-    remedy = "name a folder of raydd distill, tune, nas, evaluate --out, continual, ablate or experts"
+    remedy = "name a folder of raydd distill, tune, nas, evaluate --out, continual, ablate, campaign or experts"
     if path.is_file():
         raise ValueError(f"{path} is no file that a report is made of; {remedy}, a scores.json or a synset.arrow")
     names = sorted(entry.name for entry in path.iterdir())

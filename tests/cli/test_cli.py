@@ -56,6 +56,9 @@ FLAGS = {
     | {"--space", "--num-samples", "--max-concurrent", "--time-budget", "--resume", "--gpus-per-trial"}
     | {"--dataset", "--network", "--buffer", "--seeds", "--protocol", "--epochs", "--real-epochs"}
     | {"--mlflow", "--wandb"},
+    "campaigns": COMMON | {"--missing"},
+    "campaign": TRAININGS | {"--scale", "--dry-run", "--data", "--paper", "--hours", "--gpu-hours"},
+    "relabel": COMMON | {"--experts", "--out", "--epoch", "--expert"},
     "doctor": COMMON,
     "report": COMMON | {"--out"},
     "spaces": COMMON,

@@ -12,7 +12,7 @@ from raydd.config.schema import DataConfig, ExpertConfig
 from raydd.data.workspace import open_workspace
 from raydd.numerics.augment import augment
 from raydd.numerics.rng import generator
-from raydd.training.expert import measure_accuracy, train_expert
+from raydd.training.expert import make_optimizer, measure_accuracy, train_expert
 from raydd.training.optimizer_steps import STEPS
 
 SMALL = 200
@@ -91,6 +91,27 @@ def test_an_expert_is_plain_sgd_on_its_draws(settings, work):
         assert snapshot.train_loss == pytest.approx(loss, rel=1e-12, nan_ok=True)
 
 
+def test_adam_is_its_papers_algorithm():
+    """Kingma and Ba, arXiv 1412.6980, Algorithm 1, in float64, with a learning rate that falls after a milestone."""
+    config = ExpertConfig(lr=0.002, optimizer="adam", milestones=(2,), gamma=0.5)
+    network, rng = nn.Linear(5, 3).double(), generator(4)
+    optimizer = make_optimizer(network, config)
+    weights = [p.detach().clone() for p in network.parameters()]
+    first, second = ([torch.zeros_like(p) for p in weights] for _ in range(2))
+    for step in range(1, 10):
+        for number, parameter in enumerate(network.parameters()):
+            g = torch.randn(parameter.shape, generator=rng, dtype=torch.float64)
+            parameter.grad = g.clone()
+            first[number] = 0.9 * first[number] + 0.1 * g
+            second[number] = 0.999 * second[number] + 0.001 * g**2
+            mean, square = first[number] / (1 - 0.9**step), second[number] / (1 - 0.999**step)
+            weights[number] -= 0.002 * (0.5 if step > 6 else 1) * mean / (square.sqrt() + 1e-8)
+        optimizer.step()
+        if step % 3 == 0:
+            optimizer.end_epoch()
+    torch.testing.assert_close([*network.parameters()], weights, rtol=1e-13, atol=1e-15)
+
+
 def test_every_setting_of_the_optimiser_counts(work):
     ends = [
         train(work, **settings)[-1].theta
@@ -104,6 +125,8 @@ def test_every_setting_of_the_optimiser_counts(work):
             {"milestones": (1,)},
             {"milestones": (1,), "gamma": 0.5},
             {"draw": augment("none")},
+            {"optimizer": "adam"},
+            {"optimizer": "adam", "milestones": (1,)},
             {"optimizer": "gsam"},
             {"optimizer": "gsam", "gsam": GsamConfig(rho=0.5)},
             {"optimizer": "gsam", "gsam": GsamConfig(alpha=1)},

@@ -61,7 +61,7 @@ def naive_smooth(network, x, y, weight):
     return gradients(network, weight * cross_entropy(network, x, y) + 0.5 * penalty)
 
 
-NAIVE = {"sgd": naive_plain, "momentum": naive_plain, "gsam": naive_gsam, "smooth": naive_smooth}
+NAIVE = {"sgd": naive_plain, "momentum": naive_plain, "adam": naive_plain, "gsam": naive_gsam, "smooth": naive_smooth}
 
 
 @pytest.mark.parametrize(("epoch", "weight"), [(1, 0.25), (2, 0.5), (3, 0.75), (4, 1.0)])

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from raydd.buffer.local_path import local_path
-from raydd.campaign.graph import Graph
-from raydd.campaign.table import Costs, Measured
+from raydd.campaigns.graph import Graph
+from raydd.campaigns.table import Costs, Measured
 from raydd.data.score_record import Score
 from raydd.distillation.checkpoint import LOGS
 from raydd.io.document import Document, Finite, Whole, read_document, read_log, validate, write_document
@@ -34,16 +34,16 @@ def write_record(folder: Path, record: NodeRecord) -> None:
 
 def read_records(folder: Path, graph: Graph, note: Callable[[str], None]) -> dict[str, NodeRecord]:
     """Return the records of a graph's nodes; ``note`` takes a line on a damaged one, whose node is done again."""
-    found: dict[str, NodeRecord] = {}
+    records: dict[str, NodeRecord] = {}
     for key in (*graph.experts, *graph.distillations, *graph.scores):
         path = folder / FOLDER / f"{key}.json"
         if not path.exists():
             continue
         try:
-            found[key] = read_document(path, NodeRecord, "it is done again")
+            records[key] = read_document(path, NodeRecord, "it is done again")
         except ValueError as error:
             note(str(error))
-    return found
+    return records
 
 
 def measured(records: Mapping[str, NodeRecord], failed: Mapping[str, str]) -> Measured:

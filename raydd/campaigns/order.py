@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from itertools import count
 from typing import NamedTuple
 
-from raydd.campaign.graph import Graph
+from raydd.campaigns.graph import Graph
 
 STAGES = ("experts", "distillation", "scores")
 
@@ -96,10 +96,12 @@ def tasks_of(graph: Graph, seconds: Mapping[str, float]) -> list[Task]:
         Task(key, "experts", (), config.experts.num_experts, seconds.get(key, 1.0))
         for key, config in graph.experts.items()
     ]
-    tasks += [Task(key, "distillation", graph.needs(key), 1, seconds.get(key, 1.0)) for key in graph.distillations]
+    tasks += [
+        Task(key, "distillation", graph.requirements(key), 1, seconds.get(key, 1.0)) for key in graph.distillations
+    ]
     for key, scoring in graph.scores.items():
         trainings = scoring.config.seeds * len(scoring.config.networks)
-        tasks.append(Task(key, "scores", graph.needs(key), trainings, seconds.get(key, 1.0)))
+        tasks.append(Task(key, "scores", graph.requirements(key), trainings, seconds.get(key, 1.0)))
     return tasks
 
 
@@ -115,7 +117,7 @@ def keys_of(graph: Graph, score: str) -> list[str]:
     """
     keys = [score]
     for key in keys:
-        keys += [need for need in graph.needs(key) if need not in keys]
+        keys += [need for need in graph.requirements(key) if need not in keys]
     return keys
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from raydd.campaign.graph import Graph, Scoring
+from raydd.campaigns.graph import Graph, Scoring
 from raydd.config.schema import DistillConfig, ExpertsConfig
 from raydd.data.datasets import DATASETS
 from raydd.data.named_sets import SUBSETS
@@ -88,11 +88,11 @@ def distillation_operations(config: DistillConfig) -> float:
 
 def score_operations(scoring: Scoring, graph: Graph) -> float:
     """Return the operations of a score's trainings and tests."""
-    made = graph.distillations[scoring.distillation].config
-    data, evaluation = _known(made.data.dataset), scoring.config
+    run = graph.distillations[scoring.distillation].config
+    data, evaluation = _known(run.data.dataset), scoring.config
     protocol = find_protocol(evaluation.protocol).lasting(evaluation.epochs, evaluation.real_epochs)
-    protocol = protocol.on(made.data.dataset, made.ipc)
-    images = made.ipc * DATASETS[data].classes * made.formation.factor**2 * protocol.epochs
+    protocol = protocol.on(run.data.dataset, run.ipc)
+    images = run.ipc * DATASETS[data].classes * run.formation.factor**2 * protocol.epochs
     if evaluation.real_epochs != 0:
         images += TRAIN[data] * protocol.real_epochs
     one = sum(network(name, data).operations for name in evaluation.networks)

@@ -228,7 +228,7 @@ def _undotted(tree: Any) -> Any:
 
 
 def _folder() -> Any:
-    return resources.files("raydd") / "campaigns"
+    return resources.files("raydd") / "campaigns" / "plans"
 
 
 @cache

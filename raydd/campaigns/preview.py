@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from raydd.campaign.costs import GPU_SPEED, estimate, measure_speed
-from raydd.campaign.graph import Graph, Options, build_graph
-from raydd.campaign.plan import Plan
-from raydd.campaign.records import read_records
+from raydd.campaigns.costs import GPU_SPEED, estimate, measure_speed
+from raydd.campaigns.graph import Graph, Options, build_graph
+from raydd.campaigns.plan import Plan
+from raydd.campaigns.records import read_records
 from raydd.config.placement import HERE, Where
 from raydd.io.filesystem import is_uri
 from raydd.run.storage import open_storage
@@ -39,5 +39,5 @@ def preview(plans: Sequence[Plan], options: Options, out: Path | str | None = No
         with open_storage(out, "raydd campaign", lambda line: None) as storage:
             done = frozenset(read_records(storage.folder, graph, lambda line: None))
     gpu = where.device == "cuda" or (where.device == "auto" and options.scale.name == "paper")
-    found = estimate(graph, GPU_SPEED if gpu else measure_speed(), done)
-    return Preview(graph, done, found.seconds, found.disk, gpu)
+    rest = estimate(graph, GPU_SPEED if gpu else measure_speed(), done)
+    return Preview(graph, done, rest.seconds, rest.disk, gpu)

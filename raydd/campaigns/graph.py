@@ -6,14 +6,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from raydd.campaign.plan import OWN, WHOLE, Column, Plan, Published, Row, published_values
-from raydd.campaign.scales import Scale, over, shrink
+from raydd.campaigns.plan import OWN, WHOLE, Column, Plan, Published, Row, published_values
+from raydd.campaigns.scales import Scale, over, shrink
 from raydd.config.parsing import Tree, build
 from raydd.config.presets import load_preset, preset_sizes
 from raydd.config.schema import DistillConfig, EvaluateConfig, ExpertsConfig
 from raydd.io.document import digest
 from raydd.methods import complete, find_method
 from raydd.run.resolve import check_settings, needs_experts
+from raydd.selection.coresets import BY_DISTANCE
 from raydd.selection.starting_images import NEED_EXPERTS
 
 UNLIKE = {"preset", "memory", "checkpoint_every", "checkpoint_seconds"}
@@ -99,7 +100,7 @@ class Graph:
     distillations: dict[str, Distillation] = field(default_factory=dict)
     scores: dict[str, Scoring] = field(default_factory=dict)
 
-    def needs(self, key: str) -> tuple[str, ...]:
+    def requirements(self, key: str) -> tuple[str, ...]:
         """Return the keys of what a node needs directly."""
         if node := self.distillations.get(key):
             return (node.experts,) if node.experts else ()
@@ -190,15 +191,16 @@ def _cells(
     row, title = plan.rows[name], title_of(column)
     if row.missing is not None:
         raise MissingCell(row.missing)
-    carrier, kind = (name, "distilled") if row.method else (_carrier(plan, column, options), str(row.real))
-    made = plan.rows[carrier] if carrier else Row(method="random")
-    key = _add_distillation(graph, made, column, options)
+    kind = "distilled" if row.method else str(row.real)
+    carrier = name if row.method else _carrier(plan, column, options, asks=kind in NEED_EXPERTS | BY_DISTANCE)
+    row_of_set = plan.rows[carrier] if carrier else Row(method="random")
+    key = _add_distillation(graph, row_of_set, column, options)
     made_by = graph.distillations[key].config.experts.network
     networks = [made_by if name == OWN else options.scale.networks.get(name, name) for name in plan.networks]
     config = _evaluation(plan, row, kind, networks, options)
-    asked = kind in NEED_EXPERTS or row.relabel
-    experts = graph.distillations[key].experts if asked else ""
-    if asked and not experts:
+    asks = kind in NEED_EXPERTS or row.relabel
+    experts = graph.distillations[key].experts if asks or kind in BY_DISTANCE else ""
+    if asks and not experts:
         raise MissingCell("it asks experts about the images, and no row of this column trains any")
     parts = {"set": key, "config": config.model_dump(mode="json"), "experts": experts, "relabel": row.relabel}
     score = "s" + digest(parts)[:11]
@@ -208,19 +210,20 @@ def _cells(
         yield Cell(plan.name, name, title, network, value, score, kind, own)
 
 
-def _carrier(plan: Plan, column: Column, options: Options) -> str:
+def _carrier(plan: Plan, column: Column, options: Options, *, asks: bool) -> str:
     """Return the row whose set real images stand beside: they have its size, network and preprocessing.
 
-    One with experts comes first, since some selections ask them; "" where no row of the column has a set.
+    It is one with experts, where the selection ``asks`` them, of the plan's own protocol, under which its networks need
+    not be trained again, and without settings of its own; "" where no row of the column has a set.
     """
-    possible: dict[str, tuple[bool, bool]] = {}
+    possible: dict[str, tuple[bool, bool, bool]] = {}
     for name, row in plan.rows.items():
-        if row.method and not row.set:
+        if row.method:
             try:
-                without = not needs_experts(distill_config(row, column, options))
+                without = asks and not needs_experts(distill_config(row, column, options))
             except MissingCell:
                 continue
-            possible[name] = without, row.protocol is not None  # another protocol would train its networks again
+            possible[name] = without, bool(row.set), row.protocol is not None
     return min(possible, key=lambda name: possible[name], default="")
 
 

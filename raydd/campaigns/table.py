@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 from pydantic import Field
 from scipy.stats import ttest_ind_from_stats
 
-from raydd.campaign.graph import Cell, Graph, Options
-from raydd.campaign.plan import Plan
+from raydd.campaigns.graph import Cell, Graph, Options
+from raydd.campaigns.plan import Plan
 from raydd.data.score_record import Score
 from raydd.io.document import Document, Finite, Fraction, Whole
 from raydd.io.provenance import commit
@@ -136,8 +136,8 @@ def _against(tree: dict[str, Any], mean: float | None, std: float | None, count:
     """Return the difference from the published value, which is in another ``unit``, and its test."""
     if mean is None or tree["published"] is None:
         return {}
-    found: dict[str, Any] = {"difference": unit * mean - tree["published"]}
+    values: dict[str, Any] = {"difference": unit * mean - tree["published"]}
     if std is not None and tree["published_std"] and count > 1:
         published = tree["published"], tree["published_std"], NETWORKS
-        found["p"] = float(ttest_ind_from_stats(unit * mean, unit * std, count, *published, equal_var=False).pvalue)
-    return found
+        values["p"] = float(ttest_ind_from_stats(unit * mean, unit * std, count, *published, equal_var=False).pvalue)
+    return values

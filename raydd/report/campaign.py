@@ -1,0 +1,80 @@
+"""A campaign on a page, from the ``campaign.json`` that `raydd campaign` writes: papers' tables beside our values."""
+
+from pathlib import Path
+
+from markupsafe import Markup
+
+from raydd.campaigns.table import CampaignDocument, CellDocument
+from raydd.figures.campaign import campaign_rows, cell_words
+from raydd.figures.cells import Row, chance, number_cell
+from raydd.report.documents import DocumentFile
+from raydd.report.html import Section, macros, picture_file, plural, table
+
+CAMPAIGN = DocumentFile(
+    "campaign.json", "campaign", CampaignDocument, "`raydd campaign` with the same --out writes it anew"
+)
+MOST_BYTES = 6_000_000
+"""Bytes of all pictures of a table; the smaller ones come first."""
+
+
+def campaign_headline(path: Path) -> str:
+    """Return in a line how much is done."""
+    document = CAMPAIGN.read(path)
+    names = ", ".join(f"{plan['paper']} {plan['table']}" for plan in document.plans)
+    done = sum(cell.mean is not None for cell in document.cells)
+    return f"{names} at scale {document.scale}: {done} of {plural(len(document.cells), 'cell')} measured"
+
+
+def campaign_sections(path: Path) -> list[Section]:
+    """Return a part a table."""
+    document = CAMPAIGN.read(path)
+    folder = path if path.is_dir() else path.parent
+    tables = campaign_rows(document.model_dump())
+    sections = []
+    for plan, (title, rows) in zip(document.plans, tables.items(), strict=True):
+        cells = [cell for cell in document.cells if cell.plan == plan["name"]]
+        about = table(rows, title)
+        details = table([_row(cell, str(plan["measure"])) for cell in cells], "Every cell, with what it took", NOTES)
+        reasons = dict.fromkeys(f"{cell.row}, {cell.column}: {cell.missing}" for cell in cells if cell.missing)
+        scaled = document.scale != "paper"
+        body = macros("campaign").section(plan, about, details, _pictures(folder, cells), [*reasons], scaled)
+        sections.append(Section(str(plan["name"]).replace("_", "-"), f"{plan['paper']}, {plan['table']}", body))
+    return sections
+
+
+NOTES = {
+    "difference": "measured less published, at the paper's scale only",
+    "p": "Welch's test of the difference; a published deviation is taken to be of five networks",
+    "best on test": "of ten kept steps, chosen on the test images as papers do: optimistic",
+    "peak memory": "of the device, or of the process on a CPU, in MB",
+}
+
+
+def _row(cell: CellDocument, measure: str) -> Row:
+    unit = 100 if measure == "accuracy" else 1
+    best = None if cell.best is None else unit * cell.best
+    return {
+        "row": cell.row,
+        "column": cell.column,
+        "network": cell.network,
+        "measured": number_cell(cell_words(cell.model_dump() | {"published": None, "best": None}, measure), cell.mean),
+        "published": number_cell("-" if cell.published is None else f"{cell.published:g}", cell.published),
+        "difference": number_cell("-" if cell.difference is None else f"{cell.difference:+.1f}", cell.difference),
+        "p": number_cell(chance(cell.p), cell.p),
+        "best on test": number_cell("-" if best is None else f"{best:.1f}", best),
+        "seconds": number_cell("-" if cell.seconds is None else f"{cell.seconds:.0f}", cell.seconds),
+        "peak memory": number_cell("-" if cell.memory_mb is None else f"{cell.memory_mb:.0f}", cell.memory_mb),
+    }
+
+
+def _pictures(folder: Path, cells: list[CellDocument]) -> dict[str, Markup]:
+    """Return the picture of each set that lies here, by the words of its cell."""
+    files = {f"{cell.row}, {cell.column}": folder / cell.run / "synset.png" for cell in cells if cell.run}
+    there = {words: file for words, file in files.items() if file.is_file()}
+    pictures, size = dict[str, Markup](), 0
+    for words, file in sorted(there.items(), key=lambda item: item[1].stat().st_size):
+        size += file.stat().st_size
+        if size > MOST_BYTES:
+            break
+        pictures[words] = picture_file(file, f"synthetic images of {words}")
+    return {words: pictures[words] for words in there if words in pictures}

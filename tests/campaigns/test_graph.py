@@ -1,0 +1,127 @@
+"""The graph of plans: what cells share is there once, at every scale."""
+
+import time
+
+import pytest
+
+from raydd.campaigns.graph import Options, build_graph, distill_config
+from raydd.campaigns.order import keys_of
+from raydd.campaigns.plan import Column, Row, campaigns, load_plan
+from raydd.campaigns.scales import SCALES
+from raydd.methods import complete
+from raydd.run.resolve import check_settings, check_start, needs_experts
+
+PAPER = Options(SCALES["paper"])
+
+
+@pytest.fixture(scope="module")
+def plans():
+    return [load_plan(name) for name in campaigns()]
+
+
+def test_the_largest_graph_is_built_in_under_two_seconds(plans):
+    start = time.process_time()
+    graph = build_graph(plans, PAPER)
+    assert time.process_time() - start < 2
+    assert len(graph.cells) > 1000
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_every_distillation_is_one_that_can_start(plans, scale):
+    graph = build_graph(plans, Options(SCALES[scale]))
+    for node in graph.distillations.values():
+        check_settings(node.config)
+        check_start(node.config, node.config.experts.epochs)
+        assert bool(node.experts) == needs_experts(node.config)
+        assert node.config.threads == 1
+    names = [node.name for node in graph.distillations.values()]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_every_cell_has_scores_or_a_reason_and_needs_what_is_there(plans, scale):
+    graph = build_graph(plans, Options(SCALES[scale]))
+    for cell in graph.cells:
+        assert bool(cell.score) != bool(cell.missing)
+        if cell.score:
+            keys = keys_of(graph, cell.score)
+            assert all(key in graph.experts or key in graph.distillations or key in graph.scores for key in keys)
+            assert cell.network in graph.scores[cell.score].config.networks
+    used = {key for cell in graph.cells if cell.score for key in keys_of(graph, cell.score)}
+    assert used == {*graph.experts, *graph.distillations, *graph.scores}
+
+
+def test_equal_runs_of_several_tables_are_one(plans):
+    """DATM's own row stands in four tables; TGDD's whole ablation is its row in Table 1."""
+    graph = build_graph(plans, PAPER)
+    runs = {(cell.plan, cell.row, cell.column): cell.distillation for cell in graph.cells if cell.distillation}
+    datm = {runs[name, "DATM", "cifar100, ipc 50"] for name in ("datm_table1", "datm_table2a", "dpd_table2")}
+    assert len(datm | {runs["datm_table2b", "both", "cifar100, ipc 50"]}) == 1
+    whole = runs["tgdd_table4", "+ stage-wise constraint", "cifar10, ipc 10"]
+    assert whole == runs["tgdd_table1", "TGDD", "cifar10, ipc 10"] == runs["tgdd_table3", "TGDD", "cifar10, ipc 10"]
+    assert sum(len(graph.requirements(key)) for key in graph.distillations) > len(graph.experts)
+
+
+def test_at_the_papers_scale_a_cell_is_the_preset_itself():
+    config = distill_config(Row(method="datm"), Column(dataset="cifar10", ipc=(50,)), PAPER)
+    assert (config.steps, config.student_steps, config.ipc) == (10000, 80, 50)
+    assert (config.experts.network, config.experts.num_experts, config.window.high) == ("ConvNet", 100, 40)
+    assert config.preset == "cifar10/datm.yaml, ipc 50"
+
+
+def test_an_ablation_is_the_row_of_its_method():
+    column = Column(dataset="cifar10", ipc=(10,))
+    plain = distill_config(Row(method="tgdd", ablation="DM"), column, PAPER)
+    whole = distill_config(Row(method="tgdd"), column, PAPER)
+    assert (plain.statistic.networks, plain.formation.factor, plain.statistic.alpha) == ("random", 1, 0.0)
+    assert whole == distill_config(Row(method="tgdd", ablation="+ stage-wise constraint"), column, PAPER)
+    assert whole == complete(whole)
+
+
+def test_smaller_scales_have_no_larger_value(plans):
+    for name in ("cpu", "digits"):
+        scale = SCALES[name]
+        for node in build_graph(plans, Options(scale)).distillations.values():
+            config = node.config
+            assert config.steps <= scale.most["steps"]
+            assert config.ipc <= scale.most["ipc"]
+            assert config.experts.epochs <= scale.most["experts.epochs"]
+            assert config.experts.num_experts <= scale.most["experts.num_experts"]
+            assert config.experts.network not in scale.networks
+
+
+def test_a_path_takes_the_place_of_a_named_data_set(tmp_path):
+    options = Options(SCALES["cpu"], {"cifar10": str(tmp_path)})
+    config = distill_config(Row(method="mtt"), Column(dataset="cifar10", ipc=(10,)), options)
+    assert config.data.dataset == str(tmp_path)
+    assert config.data.preprocessing == "zca"  # the preset is that of the named one
+
+
+def test_settings_of_the_user_lie_over_all_others():
+    options = Options(SCALES["digits"], set={"steps": 3})
+    assert distill_config(Row(method="dm"), Column(ipc=(1,)), options).steps == 3
+
+
+def test_steps_are_kept_where_the_best_on_test_is_asked_for():
+    options = Options(SCALES["digits"], paper=True)
+    config = distill_config(Row(method="dm"), Column(ipc=(1,)), options)
+    assert (config.keep_scored, config.evaluate_every) == (True, 4)
+    plan = load_plan("tgdd_table4")
+    graph = build_graph([plan], options)
+    assert all(node.config.paper for node in graph.scores.values())
+
+
+def test_selections_that_ask_experts_are_given_those_of_their_column():
+    graph = build_graph([load_plan("datm_table4")], PAPER)
+    asked = [graph.scores[cell.score] for cell in graph.cells if cell.row == "Forgetting"]
+    assert asked
+    assert all(scoring.experts == graph.distillations[scoring.distillation].experts != "" for scoring in asked)
+    assert all(scoring.config.baselines == ("forgetting",) for scoring in asked)
+
+
+def test_a_setting_that_cannot_be_names_the_cell():
+    plan = load_plan("tgdd_table4")
+    with pytest.raises(
+        ValueError, match=r"campaign tgdd_table4, DM, cifar10, ipc 10: window.interval = 5 means nothing"
+    ):
+        build_graph([plan], Options(SCALES["digits"], set={"window": {"interval": 5}}))

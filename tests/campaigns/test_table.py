@@ -1,0 +1,93 @@
+"""The table of a campaign: measured values beside published ones."""
+
+import json
+
+import pytest
+from scipy.stats import ttest_ind
+
+from raydd.campaigns.graph import Options, build_graph
+from raydd.campaigns.plan import load_plan
+from raydd.campaigns.scales import SCALES
+from raydd.campaigns.table import CampaignDocument, Costs, Measured, campaign_document
+from raydd.data.score_record import Score
+from raydd.figures.campaign import campaign_rows
+from raydd.io.document import validate
+
+
+def score(key, network, values, **more):
+    mean = sum(values) / len(values)
+    std = (sum((value - mean) ** 2 for value in values) / (len(values) - 1)) ** 0.5
+    common = {"kind": "distilled", "dataset": "cifar10", "protocol": "tgdd", "selection": "honest", "ipc": 10}
+    numbers = {"networks": len(values), "mean": mean, "std": std, "values": values, "seconds": 1.0, "commits": ()}
+    return Score(name=key, network=network, **(common | numbers | {"asked": True} | more))
+
+
+def table(scale, plan="tgdd_table4", values=(0.71, 0.72, 0.73, 0.70, 0.72), failed=None, **more):
+    plans, options = [load_plan(plan)], Options(SCALES[scale])
+    graph = build_graph(plans, options)
+    cell = next(cell for cell in graph.cells if cell.score)
+    scores = {cell.score: [score(cell.score, cell.network, values, **more)]}
+    measured = Measured(scores, {cell.distillation: Costs(120.0, 512.0, 60)}, failed or {})
+    document = campaign_document(plans, options, graph, measured, 1.0, 0.0)
+    assert validate(CampaignDocument, json.loads(json.dumps(document)))
+    return document, document["cells"][graph.cells.index(cell)]
+
+
+def test_a_cell_is_compared_with_the_published_value_at_the_papers_scale():
+    values = (0.71, 0.72, 0.73, 0.70, 0.72)
+    _, cell = table("paper", values=values)
+    assert (cell["published"], cell["published_std"]) == (55.2, 0.2)
+    assert cell["mean"] == pytest.approx(0.716)
+    assert cell["difference"] == pytest.approx(71.6 - 55.2)
+    # five numbers of mean 55.2 and deviation 0.2
+    paper = [
+        55.2 + 0.2 * x for x in (-1.2649110640673518, -0.6324555320336759, 0.0, 0.6324555320336759, 1.2649110640673518)
+    ]
+    assert cell["p"] == pytest.approx(ttest_ind([100 * v for v in values], paper, equal_var=False).pvalue)
+    assert (cell["seconds"], cell["memory_mb"]) == (120.0, 512.0)
+    assert cell["missing"] == ""
+
+
+def test_other_scales_are_not_compared():
+    document, cell = table("digits")
+    assert cell["mean"] == pytest.approx(0.716)
+    assert cell["difference"] is cell["p"] is None
+    (title, rows), *_ = campaign_rows(document).items()
+    assert title.endswith("measured (published), scale digits")
+    assert rows[0]["cifar10, ipc 10"] == "71.6 ± 1.1 (55.2)"
+    assert rows[1]["cifar10, ipc 10"] == "71.6 ± 1.1 (63.2)"  # on digits the same run
+    assert rows[2]["cifar10, ipc 10"] == "- (65.8)"
+
+
+def test_a_difference_that_is_no_chance_has_a_star():
+    document, _ = table("paper")
+    rows = next(iter(campaign_rows(document).values()))
+    assert rows[0]["cifar10, ipc 10"] == "71.6 ± 1.1* (55.2)"
+
+
+def test_the_best_on_test_stands_beside_and_is_not_the_measured_value():
+    plans, options = [load_plan("tgdd_table4")], Options(SCALES["paper"], paper=True)
+    graph = build_graph(plans, options)
+    cell = graph.cells[0]
+    best = score(f"{cell.score}, best of 10 steps on test", cell.network, (0.8, 0.9), step=40, selection="paper")
+    honest = score(cell.score, cell.network, (0.5, 0.6))
+    measured = Measured({cell.score: [best, honest]}, {}, {})
+    found = campaign_document(plans, options, graph, measured, 1.0, 0.0)["cells"][0]
+    assert (found["mean"], found["best"]) == (pytest.approx(0.55), pytest.approx(0.85))
+
+
+def test_seconds_of_a_step_are_a_value_of_their_own():
+    _, cell = table("paper", "ast_table6")
+    assert (cell["mean"], cell["published"]) == (2.0, 0.5)
+    assert cell["difference"] == pytest.approx(1.5)
+
+
+def test_what_has_no_value_says_why():
+    document, _ = table("paper", "ast_table4")
+    reasons = {cell["row"]: cell["missing"] for cell in document["cells"]}
+    assert reasons["CAFE"] == "raydd has no CAFE yet"
+    assert reasons["MTT"] == "not done yet"
+    graph = build_graph([load_plan("ast_table4")], Options(SCALES["paper"]))
+    failed = next(cell for cell in graph.cells if cell.row == "MTT")
+    document, _ = table("paper", "ast_table4", failed={failed.score: "out of memory"})
+    assert {cell["missing"] for cell in document["cells"] if cell["row"] == "MTT"} == {"out of memory"}
