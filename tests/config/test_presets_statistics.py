@@ -161,6 +161,16 @@ def test_dance_looks_between_the_ends_of_its_experts(dataset, ipc):
     assert (experts.lr, experts.momentum, experts.gamma) == (0.01, 0.9, 0.2)
 
 
+@pytest.mark.rows(("dataset", "ipc"), [(name, ipc) for name in SUBSETS for ipc in (1, 10)] + [("tiny_imagenet", 50)])
+def test_dance_beyond_cifar_has_its_codes_rates_and_experts(dataset, ipc):
+    config, subset = whole(dataset, "dance", ipc), dataset in SUBSETS
+    assert config.lr.images == pytest.approx((0.1 if subset else 0.01) * ipc)
+    assert (config.formation.factor, config.experts.epochs) == ((3, 80) if subset else (2, 60))
+    epochs = config.experts.epochs
+    assert config.experts.milestones == (round(epochs * 2 / 3), round(epochs * 5 / 6))
+    assert (config.statistic.networks, config.experts.num_experts) == ("mixed", 5)
+
+
 @pytest.mark.rows("row", rows(IDM), ids=lambda row: f"{row['set']}-{row['ipc']}")
 def test_idm_looks_through_a_queue(row):
     config = whole(row["set"], "idm", int(row["ipc"]))
@@ -191,7 +201,8 @@ def test_the_tables_and_the_folder_have_the_same_cells():
     expected |= {(name, "dm", ipc) for name, ipc, _ in dm_cells()}
     tgdd = [cell.values for cell in tgdd_cells()]
     expected |= {(name, preset, int(row["ipc"])) for name, row in tgdd for preset in ("tgdd", "tgdd-official")}
-    expected |= {(name, "dance", ipc) for name in ("cifar10", "cifar100") for ipc in DANCE}
+    expected |= {(name, "dance", ipc) for name in ("cifar10", "cifar100", "tiny_imagenet") for ipc in DANCE}
+    expected |= {(name, "dance", ipc) for name in SUBSETS for ipc in (1, 10)}
     expected |= {(row["set"], "idm", int(row["ipc"])) for row in rows(IDM)}
     assert set(shipped()) == expected
 

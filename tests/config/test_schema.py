@@ -108,7 +108,7 @@ def test_set_refuses_what_is_no_yaml(word):
         ({"data": {"validation": 1}}, ["data.validation = 1", "less than 1"]),
         ({"data": {"augment": "mixup"}}, ["data.augment = 'mixup'", "'dsa'"]),
         ({"experts": {"milestones": [3, 0]}}, ["experts.milestones.1 = 0", "greater than or equal to 1"]),
-        ({"experts": {"optimizer": "adam"}}, ["experts.optimizer = 'adam'", "'gsam' or 'smooth'"]),
+        ({"experts": {"optimizer": "lamb"}}, ["experts.optimizer = 'lamb'", "'gsam' or 'smooth'"]),
     ],
 )
 def test_a_wrong_setting_is_named_in_one_line(layer, parts):
