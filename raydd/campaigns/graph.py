@@ -153,7 +153,8 @@ def distill_config(row: Row, column: Column, options: Options) -> DistillConfig:
     dataset = scale.dataset or column.dataset
     ipc = min(column.ipc[0], scale.most.get("ipc", column.ipc[0]))
     stem = method if scale.dataset else row.preset or method
-    layers = [_preset(dataset, stem, ipc, column.preset, nearest=bool(scale.most)), {"ipc": ipc, "seed": options.seed}]
+    shipped = {} if row.preset == "" else _preset(dataset, stem, ipc, column.preset, nearest=bool(scale.most))
+    layers = [shipped, {"ipc": ipc, "seed": options.seed, "data": {"dataset": dataset}}]
     config = complete(build(DistillConfig, *layers, {"method": method, "threads": 1}, partial=True), partial=True)
     tree = config.model_dump(exclude_unset=True)
     part = find_method(method).ablation[row.ablation] if row.ablation else {}

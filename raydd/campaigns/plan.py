@@ -27,7 +27,7 @@ class Row(Config):
     Attributes:
         method: The method that distills its sets.
         real: A selection of real images in place of a method, or ``whole`` for all training images.
-        preset: Stem of the preset's file, such as ``tgdd-official``; the method's by default.
+        preset: Stem of the preset's file, such as ``tgdd-official``; the method's by default, and none if it is empty.
         ablation: A row of the method's ablation, by name.
         set: Settings over the preset's.
         relabel: Give the finished set soft labels, by an expert's last snapshot.

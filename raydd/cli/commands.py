@@ -11,6 +11,7 @@ from typer.core import TyperArgument, TyperCommand, TyperGroup
 MODULES = {
     "verbs": "quickstart experts distill finish",
     "evaluate": "evaluate",
+    "first_answer": "try",
     "ablate": "ablate",
     "continual": "continual",
     "tune": "tune spaces",

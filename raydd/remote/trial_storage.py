@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import ray
-from pyarrow.fs import LocalFileSystem
+from pyarrow.fs import FileSelector, LocalFileSystem
 from ray import tune
 
 from raydd.io.files import temporary_path
@@ -30,6 +30,9 @@ from raydd.tuning.trial_store import TrialStore
 
 INTERIM_SECONDS = 60.0
 """A trial that has no folder in common with the driver sends its run after this, if no report is due."""
+
+STATES = ("experiment_state", "search_gen_state", "searcher-state")
+"""How the names of Tune's own files begin; a time follows."""
 
 Sent = tuple[Report, tune.Checkpoint | None]
 
@@ -107,6 +110,15 @@ def gather(storage: SearchStorage, folder: Path, numbers: Iterable[int]) -> None
             TrialStore(LocalFileSystem(), str(own)).restore(own)
         for path in checkpoints[:-1]:
             shutil.rmtree(path)
+
+
+def drop_old_states(storage: SearchStorage) -> None:
+    """Remove the files in which Tune kept a search's state, but for the newest: every call that goes on adds some."""
+    files = storage.system.get_file_info(FileSelector(f"{storage.path}/trials", allow_not_found=True))
+    for kind in STATES:
+        names = sorted(file.path for file in files if file.base_name.startswith(f"{kind}-"))
+        for name in names[:-1]:
+            storage.system.delete_file(name)
 
 
 def independent_reports(

@@ -56,6 +56,7 @@ FLAGS = {
     | {"--space", "--num-samples", "--max-concurrent", "--time-budget", "--resume", "--gpus-per-trial"}
     | {"--dataset", "--network", "--buffer", "--seeds", "--protocol", "--epochs", "--real-epochs"}
     | {"--mlflow", "--wandb"},
+    "try": (RAY - {"--set"}) | {"--dataset", "--size", "--minutes", "--gpus-per-worker"},
     "campaigns": COMMON | {"--missing"},
     "campaign": TRAININGS | {"--scale", "--dry-run", "--data", "--paper", "--hours", "--gpu-hours"},
     "relabel": COMMON | {"--experts", "--out", "--epoch", "--expert"},

@@ -32,8 +32,9 @@ threading.Event().wait()
 VARIABLES = shlex.quote(json.dumps({"env_vars": ACCESS}))
 SUBMIT = f"ray job submit --address http://127.0.0.1:8265 --runtime-env-json {VARIABLES} --"
 COPY = """
-import sys, pyarrow.fs as fs
-fs.copy_files(f"bucket/{sys.argv[1]}", sys.argv[2], fs.S3FileSystem(), fs.LocalFileSystem())
+import os, sys, pyarrow.fs as fs
+bucket = fs.S3FileSystem(endpoint_override=os.environ["AWS_ENDPOINT_URL"])  # by path: no name server knows the bucket
+fs.copy_files(f"bucket/{sys.argv[1]}", sys.argv[2], bucket, fs.LocalFileSystem())
 """
 EXPERTS = "experts --network MLP --num-experts 4 --epochs 60"
 TRAJECTORY = (

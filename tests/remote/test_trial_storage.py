@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from pyarrow.fs import LocalFileSystem
 
 import raydd
 from raydd.api.experts import train_experts
@@ -236,3 +237,19 @@ def test_a_cluster_without_a_shared_disk_whose_node_is_cut_off_finishes_with_the
     for number in range(2):
         one, other = (SyntheticSet.load(trial_folder(f, number) / "synset.arrow") for f in (out, reference))
         assert torch.equal(one.images, other.images)
+
+
+def test_of_tunes_own_states_the_newest_stay(tmp_path):
+    trials = tmp_path / "trials"
+    (trials / "0000").mkdir(parents=True)
+    times = ("2026-01-31_23-59-59", "2026-02-01_00-00-00", "2025-12-31_10-00-00")
+    kinds = {"experiment_state": "json", "search_gen_state": "json", "searcher-state": "pkl"}
+    for kind, suffix in kinds.items():
+        for when in times:
+            (trials / f"{kind}-{when}.{suffix}").touch()
+    (trials / "tuner.pkl").touch()
+    trial_storage.drop_old_states(trial_storage.SearchStorage(LocalFileSystem(), str(tmp_path), None, ""))
+    left = {f"{kind}-2026-02-01_00-00-00.{suffix}" for kind, suffix in kinds.items()}
+    assert {path.name for path in trials.iterdir()} == left | {"0000", "tuner.pkl"}
+    nowhere = trial_storage.SearchStorage(LocalFileSystem(), str(tmp_path / "nowhere"), None, "")
+    trial_storage.drop_old_states(nowhere)
