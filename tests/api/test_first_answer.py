@@ -1,0 +1,66 @@
+"""A first answer on one's own images: what is chosen for a budget, and the whole of it."""
+
+import json
+
+import pytest
+
+from raydd.api import first_answer as module
+from raydd.api.first_answer import METHODS, Settings, choose, first_answer
+from raydd.campaigns.graph import Options, build_graph
+from raydd.campaigns.plan import make_plan
+from raydd.campaigns.scales import SCALES
+from raydd.cli import run
+from raydd.config.placement import Where
+from raydd.config.schema import DataConfig
+from raydd.io.console import QuietScreen
+
+HERE = Where(device="cpu", num_workers=2)
+QUIET = QuietScreen(lambda line: None)
+
+
+@pytest.mark.parametrize(("ipc", "side"), [(1, None), (10, 32)])
+def test_its_plan_has_every_cell_and_the_settings_that_were_chosen(ipc, side):
+    settings = Settings(ipc, side, {"dm": 7, "dsa": 5})
+    graph = build_graph([make_plan(module._plan(DataConfig(), settings, 3), "test")], Options(SCALES["paper"], seed=3))
+    assert [(cell.row, cell.missing) for cell in graph.cells] == [
+        (name, "") for name in (*METHODS, "random", "k-means")
+    ]
+    runs = {node.config.method: node.config for node in graph.distillations.values()}
+    assert {name: config.steps for name, config in runs.items()} == settings.steps
+    for config in runs.values():
+        assert (config.ipc, config.data.size, config.seed, config.threads) == (ipc, side, 3, 1)
+        assert config.evaluate_every == config.steps  # one score on held-out images, which chooses the method
+    assert (runs["dsa"].statistic.refresh, runs["dsa"].statistic.epochs) == (ipc, ipc)
+    assert not graph.experts
+
+
+@pytest.mark.parametrize(("minutes", "workers", "share"), [(2, 2, 0.6), (4, 2, 0.6), (4, 1, 0.3)])
+def test_the_steps_are_what_fits_into_the_budget(monkeypatch, minutes, workers, share):
+    """Of a second a step, each method takes its share of the time that is left when the workers are up."""
+    monkeypatch.setattr(module, "run_costs", lambda folder, steps: {"run_seconds": float(steps)})
+    settings = choose(DataConfig(), minutes, 0, HERE._replace(num_workers=workers), QUIET)
+    assert settings == Settings(1, None, dict.fromkeys(METHODS, int(share * (60 * minutes - 45))))
+
+
+def test_a_long_budget_distills_more_images(monkeypatch):
+    monkeypatch.setattr(module, "run_costs", lambda folder, steps: {"run_seconds": float(steps)})
+    assert choose(DataConfig(), 20, 0, HERE, QUIET).ipc == 10
+
+
+def test_a_budget_in_which_nothing_can_start_is_refused(tmp_path, capfd):
+    assert run(["try", "--dataset", "digits", "--minutes", "0.5", "--out", str(tmp_path / "out")]) == 2
+    assert "--minutes 0.5 is too short: the workers alone take 45 s to start" in capfd.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.remote
+def test_distilled_images_beat_random_ones_within_the_budget(tmp_path):
+    answer = first_answer(DataConfig(), 1.5, tmp_path / "out", where=HERE, screen=QUIET)
+    means = {name: row["mean"] for name, row in answer["accuracy"].items()}
+    assert means[answer["best"]] > means["random"]
+    assert answer["best"] == max(METHODS, key=lambda name: answer["validation"][name])
+    assert answer["seconds"] < 150
+    assert all(words.startswith("raydd ") and "--dataset digits" in words for words in answer["next"])
+    document = json.loads((tmp_path / "out" / "campaign.json").read_text())
+    assert {cell["row"]: cell["mean"] for cell in document["cells"]} == means
