@@ -119,6 +119,7 @@ class _Campaign:
         self._records = read_records(storage.folder, graph, screen.note)
         self._number, self._begin = count(1), time.monotonic()
         self._quiet: dict[str, QuietScreen] = {}
+        self._stopped = False
         self._written, self._gpu_hours = float("-inf"), 0.0
 
     def run(self, limits: Limits) -> dict[str, Any]:
@@ -150,7 +151,7 @@ class _Campaign:
             def train() -> None:
                 train_experts(config, self._path("experts", task.key), where=where, screen=screen)
 
-            return InThread(workers, train, lambda _: self._end(task.key, begin))
+            return InThread(workers, train, lambda _: self._end(task.key, begin), self._stop)
 
         def distillation(task: Task) -> Any:
             node, begin = self._graph.distillations[task.key], time.monotonic()
@@ -163,7 +164,9 @@ class _Campaign:
         def scores(tasks: Sequence[Task], workers: int) -> Any:
             where = self._where._replace(num_workers=workers)
             keys = [task.key for task in tasks]
-            return InThread(workers, lambda: self._score(keys, where), lambda results: self._keep(order, results))
+            return InThread(
+                workers, lambda: self._score(keys, where), lambda results: self._keep(order, results), self._stop
+            )
 
         with session(self._where.address, self._screen.note):
             start = Start(experts, distillation, scores)
@@ -204,7 +207,15 @@ class _Campaign:
             with log.open("a", encoding="utf-8") as file:
                 file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {key}: {line}\n")
 
-        return self._quiet.setdefault(key, QuietScreen(tell))
+        screen = self._quiet.setdefault(key, QuietScreen(tell))
+        screen.stopped = self._stopped
+        return screen
+
+    def _stop(self) -> None:
+        """Let all that runs in threads end soon."""
+        self._stopped = True
+        for screen in self._quiet.values():
+            screen.stopped = True
 
     def _score(self, keys: Sequence[str], where: Where) -> dict[str, list[Score] | str]:
         """Return the scores of several scorings, or why one has none; those of equal settings are one evaluation."""

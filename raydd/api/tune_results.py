@@ -66,7 +66,10 @@ def finish(
     screen: Screen,
 ) -> Results:
     """Write the results, and score the best trial on the test images."""
+    from raydd.remote.trial_storage import settle
+
     space, folder, records = context.space, location.folder, tuple(study.records())
+    settle(folder, location.uri, (record.number for record in records if record.state != "failed"))
     best, scores = winner(records, space.directions), list[Score]()
     outputs = {"study": folder / JOURNAL, "results": save_results(records, folder / "results.parquet")}
     location.discard("scores.json")  # of an earlier call's best trial

@@ -176,18 +176,21 @@ class QuietScreen(Screen):
 
     Attributes:
         words: The last progress, as text.
+        stopped: Whether the work is to end: the next note or progress raises RuntimeError.
     """
 
     def __init__(self, tell: Callable[[str], None]) -> None:
         super().__init__()
-        self._tell, self.words = tell, ""
+        self._tell, self.words, self.stopped = tell, "", False
 
     def note(self, text: str) -> None:
         """Pass a line on."""
+        self._check()
         self._tell(text)
 
     def doing(self, text: str) -> AbstractContextManager[None]:
         """Keep the name of the work of a block."""
+        self._check()
         self.words = text
         return nullcontext()
 
@@ -196,6 +199,7 @@ class QuietScreen(Screen):
         """Keep the progress."""
 
         def update(done: float, words: str) -> None:
+            self._check()
             self.words = f"{done:g} of {total:g} {words}".rstrip()
 
         yield update
@@ -204,6 +208,10 @@ class QuietScreen(Screen):
     def draws(self) -> bool:
         """Nothing is drawn."""
         return False
+
+    def _check(self) -> None:
+        if self.stopped:
+            raise RuntimeError("stopped")
 
 
 class Pace:

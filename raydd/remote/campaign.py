@@ -15,7 +15,7 @@ from raydd.io.signals import terminated
 from raydd.remote.demand import capacity, demand_for, node_shapes
 from raydd.remote.distillation import Steps, wait_for
 
-ROOM_SECONDS = 30.0
+ROOM_SECONDS, STOP_SECONDS = 30.0, 20.0
 BATCH = 16
 """Trainings a worker that are scored together: starting the workers of an evaluation takes some seconds."""
 
@@ -63,9 +63,11 @@ class InSteps:
 class InThread:
     """Work that waits by itself, in a thread of its own."""
 
-    def __init__(self, workers: int, work: Callable[[], Any], done: Callable[[Any], None]) -> None:
+    def __init__(
+        self, workers: int, work: Callable[[], Any], done: Callable[[Any], None], stop: Callable[[], None]
+    ) -> None:
         self.workers, self.pending = workers, None
-        self._work, self._done = work, done
+        self._work, self._done, self._stop = work, done, stop
         self._result: Any = None
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -87,7 +89,9 @@ class InThread:
         return True
 
     def close(self) -> None:
-        """Leave it to the end of Ray, and of this process."""
+        """Let it end, before Ray does: a thread that asks an ended Ray would end this process without a word."""
+        self._stop()
+        self._thread.join(STOP_SECONDS)
 
 
 class Start(NamedTuple):

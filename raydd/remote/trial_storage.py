@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -102,7 +102,7 @@ def gather(storage: SearchStorage, folder: Path, numbers: Iterable[int]) -> None
     """
     for number in numbers:
         if storage.token is None:
-            storage.trial(number).drop_promoted()
+            storage.trial(number).settle()
             continue
         own = trial_folder(folder, number)
         checkpoints = sorted(own.glob("checkpoint_*"))
@@ -110,6 +110,15 @@ def gather(storage: SearchStorage, folder: Path, numbers: Iterable[int]) -> None
             TrialStore(LocalFileSystem(), str(own)).restore(own)
         for path in checkpoints[:-1]:
             shutil.rmtree(path)
+
+
+def settle(folder: Path, uri: str | None, numbers: Iterable[int]) -> None:
+    """Put the runs of trials in order that have ended; a driver may have been killed just before it did."""
+    system, path = (LocalFileSystem(), str(folder)) if uri is None else (open_store(uri).system, open_store(uri).path)
+    storage = SearchStorage(system, path, folder if uri is None else None, "")
+    gather(storage, folder, numbers)
+    with suppress(OSError):  # they are small
+        drop_old_states(storage)
 
 
 def drop_old_states(storage: SearchStorage) -> None:
@@ -133,10 +142,10 @@ def independent_reports(
     here, in_folder = storage.here(context)
     folder = trial_folder(here.folder, number)
     if checkpoint is not None:
-        TrialStore(checkpoint.filesystem, checkpoint.path).restore(folder)
-    elif not in_folder:
-        storage.trial(number).restore(folder)
-    interim = _Interim(folder, send=storage.interim and not in_folder)
+        sent = TrialStore(checkpoint.filesystem, checkpoint.path).restore(folder)
+    else:  # the folder of this node may be further, if a worker has died here
+        sent = progress_of(folder) if in_folder else storage.trial(number).restore(folder)
+    interim = _Interim(folder, sent, send=storage.interim and not in_folder)
     reports = run_trial(here, number, values, saved=interim, start_workers=start_workers)
     for report in finished_last(reports, context.space.config(values).steps):
         interim.last = report._asdict()
@@ -157,9 +166,9 @@ def finished_last(reports: Iterable[Report], steps: int) -> Iterator[Report]:
 class _Interim:
     """Sends a trial's run between reports."""
 
-    def __init__(self, folder: Path, *, send: bool) -> None:
+    def __init__(self, folder: Path, sent: tuple[int, int, bool], *, send: bool) -> None:
         self._folder, self._send, self._sent = folder, send, time.monotonic()
-        self.progress = progress_of(folder)
+        self.progress = sent
         self.last: Mapping[str, Any] = NO_METRICS
 
     def __call__(self) -> None:

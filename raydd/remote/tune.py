@@ -6,7 +6,7 @@ call, also one that resumes a search, therefore starts a fresh Tune run, and rea
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +24,7 @@ from raydd.remote.own_search import OURS, OwnObjects
 from raydd.remote.population import population
 from raydd.remote.rollouts import RolloutPool
 from raydd.remote.trial_demand import Limits, WaitingNotes, trial_plan
-from raydd.remote.trial_storage import (
-    SearchStorage,
-    drop_old_states,
-    gather,
-    independent_reports,
-    prepare,
-    search_storage,
-)
+from raydd.remote.trial_storage import SearchStorage, gather, independent_reports, prepare, search_storage
 from raydd.remote.trials import RESTARTS, ByReference, Strategy, TrialEvents, UnusableNode, number_of, send_reports
 from raydd.run.rollout_worker import concurrent_parts
 from raydd.tuning.loggers import require_package, require_wandb_key
@@ -131,8 +124,6 @@ def run_trials(
             raise RuntimeError(f"Ray Tune: {' '.join(str(error).split())[-300:]}") from error
         finally:
             gather(storage, context.folder, trials.rows)
-            with suppress(OSError):  # they are small
-                drop_old_states(storage)
     if strategy.scheduler.unusable:
         raise RuntimeError(strategy.scheduler.unusable)
     return grid

@@ -94,9 +94,8 @@ def newest_copy(sizes: dict[str, int], read: Callable[[str], bytes]) -> Copy | N
             index, _ = parse_document(read(path), _IndexDocument)
         except (OSError, ValueError):  # not copied completely
             continue
-        # A file that is not in the checkpoint's folder has been moved up already.
-        sources = ({sizes.get(f"{name}/{file}"), sizes.get(file)} for file in index.files)
-        if all(size in source for size, source in zip(index.files.values(), sources, strict=True)):
+        # Of its own folder only: a file of an older copy may have the same size.
+        if all(sizes.get(f"{name}/{file}" if name else file) == size for file, size in index.files.items()):
             copies.append(Copy(name, index.files, index.progress))
     plain = {name: size for name, size in sizes.items() if name != INDEX and is_run_file(name)}
     if not copies and "config.yaml" in plain:  # a run that was written here, and never copied

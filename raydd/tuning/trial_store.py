@@ -10,6 +10,8 @@ from raydd.tuning.checkpoint_transfer import INDEX, Copy, checkpoint_folders, is
 from raydd.tuning.trial import REPORTS, progress_of
 
 CHUNK = 8 << 20
+FIRST = "checkpoint_000000"
+"""Tune's name of a trial's first checkpoint."""
 
 
 class TrialStore(NamedTuple):
@@ -45,16 +47,20 @@ class TrialStore(NamedTuple):
 
         replace_run(folder, copy.files, get)
 
-    def restore(self, folder: Path) -> None:
-        """Replace the run of a folder of this node, unless it is as far."""
+    def restore(self, folder: Path) -> tuple[int, int, bool]:
+        """Replace the run of a folder of this node, unless it is as far; return how far the storage's run is."""
         copy = self.newest()
-        if copy and (not (folder / "config.yaml").exists() or copy.progress > progress_of(folder)):
+        if copy is None:
+            return 0, 0, False
+        if not (folder / "config.yaml").exists() or copy.progress > progress_of(folder):
             self.fetch(copy, folder)
+        return copy.progress
 
     def promote(self, here: bool) -> None:
-        """Move the newest checkpoint's files into the trial's folder, and remove all checkpoints.
+        """Copy the newest checkpoint's files into the trial's folder, then remove all checkpoints.
 
-        A later call of Tune numbers its checkpoints from 0 again. After a kill, the next call goes on.
+        A later call of Tune numbers its checkpoints from 0 again. After a kill, the next call goes on: the checkpoint
+        counts until its copy is whole.
 
         Args:
             here: The storage is a folder of this node, in which the trial may have run further than its checkpoint.
@@ -63,18 +69,26 @@ class TrialStore(NamedTuple):
         copy, folders = newest_copy(sizes, self._read), checkpoint_folders(sizes)
         further = here and copy is not None and progress_of(Path(self.path)) >= copy.progress
         if copy and copy.name and not further:
-            for parent in sorted({f"{self.path}/{name}".rpartition("/")[0] for name in copy.files}):
-                self.system.create_dir(parent, recursive=True)
             for name in (*sorted(copy.files, key=lambda name: name == REPORTS), INDEX):  # how far it is comes last
-                if f"{copy.name}/{name}" in sizes:
-                    self.system.move(f"{self.path}/{copy.name}/{name}", f"{self.path}/{name}")
-        for folder in folders:
+                self._copy(f"{copy.name}/{name}", name)
+        for folder in sorted(folders, key=lambda folder: copy is not None and folder == copy.name):  # the newest last
             self.system.delete_dir(f"{self.path}/{folder}")
 
-    def drop_promoted(self) -> None:
-        """Remove the run that `promote` has left in the trial's folder, if a whole checkpoint has followed it."""
+    def settle(self) -> None:
+        """Keep the newest copy of the run as a checkpoint, and remove the run that `promote` has left.
+
+        A run that no checkpoint has followed becomes one again. After a kill, call it again.
+        """
         sizes = self.sizes()
         copy = newest_copy(sizes, self._read)
-        if copy and copy.name and all(f"{copy.name}/{name}" in sizes for name in copy.files):
-            for name in filter(is_run_file, sizes):
-                self.system.delete_file(f"{self.path}/{name}")
+        if copy is None or (not copy.name and INDEX not in sizes):
+            return
+        if not copy.name:
+            for name in (*copy.files, INDEX):
+                self._copy(name, f"{FIRST}/{name}")
+        for name in filter(is_run_file, sizes):
+            self.system.delete_file(f"{self.path}/{name}")
+
+    def _copy(self, source: str, target: str) -> None:
+        self.system.create_dir(f"{self.path}/{target}".rpartition("/")[0], recursive=True)
+        self.system.copy_file(f"{self.path}/{source}", f"{self.path}/{target}")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from fake_cluster import fake_cluster
+from variants import first
 
 from raydd.api.campaign import CampaignIncomplete, Limits, campaign
 from raydd.campaigns.graph import Options, build_graph
@@ -139,25 +140,48 @@ def test_what_fails_is_named_and_the_others_go_on(small, tmp_path):
     assert "lower experts.lr" in found["MTT"][2]
 
 
+def command(path, out, *words):
+    call = [sys.executable, "-m", "raydd", "campaign", str(path), "--scale", "digits", "--num-workers", "2", *words]
+    call += [f"--set={key}={value}" for key, value in (("steps", 60), ("experts.network", "MLP"))]
+    return [*call, "--set=experts.num_experts=2", "--set=experts.epochs=6", "--device", "cpu", "--out", str(out)]
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("stage", first(["evaluating: ", "training 2 of 2 experts", "starting a worker"]))
+def test_an_interrupted_campaign_ends_in_a_line_and_leaves_no_process(small, tmp_path, stage):
+    small = small.model_copy(update={"rows": {name: small.rows[name] for name in ("MTT", "DM")}})
+    path, out = tmp_path / "plan.yaml", tmp_path / "out"
+    path.write_text(yaml.safe_dump(small.model_dump(mode="json", exclude={"name"})))
+    process = subprocess.Popen(command(path, out), stdout=-1, stderr=-1, text=True, start_new_session=True)
+    end, log = time.monotonic() + 120, out / "campaign.log"
+    while not (log.exists() and stage in log.read_text()) and time.monotonic() < end:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert err.splitlines()[-1].startswith("raydd: interrupted; the same command goes on"), err
+    end = time.monotonic() + 20
+    while (left := _session(process.pid)) and time.monotonic() < end:
+        time.sleep(0.2)
+    assert not left
+
+
 @pytest.mark.integration
 def test_a_killed_driver_leaves_what_the_next_call_goes_on_with(small, tmp_path):
     small = small.model_copy(update={"rows": {name: small.rows[name] for name in ("MTT", "DM")}})
     path = tmp_path / "plan.yaml"
     path.write_text(yaml.safe_dump(small.model_dump(mode="json", exclude={"name"})))
-    words = [sys.executable, "-m", "raydd", "campaign", str(path), "--scale", "digits", "--num-workers", "2"]
-    words += [f"--set={key}={value}" for key, value in (("steps", 60), ("experts.network", "MLP"))]
-    words += ["--set=experts.num_experts=2", "--set=experts.epochs=6", "--device", "cpu", "--json"]
-    first = subprocess.Popen([*words, "--out", str(tmp_path / "killed")], stdout=-1, stderr=-1, text=True)
+    process = subprocess.Popen(command(path, tmp_path / "killed", "--json"), stdout=-1, stderr=-1, text=True)
     end = time.monotonic() + 120
     while not list((tmp_path / "killed" / "nodes").glob("e*.json")) and time.monotonic() < end:
         time.sleep(0.1)
-    os.kill(first.pid, signal.SIGKILL)
-    first.communicate()
+    process.kill()
+    process.communicate()
     experts = {path: path.stat().st_mtime_ns for path in (tmp_path / "killed" / "experts").rglob("expert-*.arrow")}
     assert experts
     tables = []
     for name in ("killed", "whole"):
-        done = subprocess.run([*words, "--out", str(tmp_path / name)], capture_output=True, text=True, check=False)
+        done = subprocess.run(command(path, tmp_path / name, "--json"), capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         tables.append(values(json.loads(done.stdout)))
     assert tables[0] == tables[1]
@@ -201,6 +225,20 @@ def _after(nodes, count, process):
         assert time.monotonic() < end
         time.sleep(0.2)
     time.sleep(1)
+
+
+def _session(leader):
+    """The processes of a session."""
+    found = []
+    for path in Path("/proc").iterdir():
+        if path.name.isdigit():
+            try:
+                fields = (path / "stat").read_text().rsplit(")", 1)[1].split()
+            except OSError:
+                continue
+            if int(fields[3]) == leader and fields[0] != "Z":
+                found.append(int(path.name))
+    return found
 
 
 def _titles():

@@ -253,3 +253,26 @@ def test_of_tunes_own_states_the_newest_stay(tmp_path):
     assert {path.name for path in trials.iterdir()} == left | {"0000", "tuner.pkl"}
     nowhere = trial_storage.SearchStorage(LocalFileSystem(), str(tmp_path / "nowhere"), None, "")
     trial_storage.drop_old_states(nowhere)
+
+
+def test_a_node_that_is_further_than_the_storage_sends_its_result(tmp_path, monkeypatch):
+    """A worker died after its last step, before its report was known; the next one on this node has nothing to do."""
+    tree = {
+        "method": "dm",
+        "set": {"steps": 2, "threads": 1, "evaluate_epochs": 1, "experts": {"network": "MLP"}},
+        "domains": {"lr.images": {"log_uniform": [0.1, 100]}},
+        "budget": {"samples": 1, "reports": 1},
+    }
+    node, stored = tmp_path / "node", tmp_path / "stored"
+    node.mkdir()
+    monkeypatch.chdir(node)
+    context = SearchContext(make_space(tree), None, tmp_path / "driver", "cpu")
+    list(run_trial(context._replace(folder=node), 0, {"lr.images": 1.0}))
+    storage = trial_storage.SearchStorage(LocalFileSystem(), str(stored), None, "")
+    sent = []
+    for report, checkpoint in trial_storage.independent_reports(context, storage, 0, {"lr.images": 1.0}, None, None):
+        assert checkpoint is not None
+        sent.append((report.step, SyntheticSet.load(os.path.join(checkpoint.path, "synset.arrow")).images))
+    ((step, images),) = sent[-1:]
+    assert step == 2
+    assert torch.equal(images, SyntheticSet.load(trial_folder(node, 0) / "synset.arrow").images)

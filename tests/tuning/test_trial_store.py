@@ -84,11 +84,11 @@ def test_checkpoints_are_promoted_and_a_kill_in_between_loses_nothing(trial, che
     place, moves = tmp_path / "trial", []
 
     class Killed(LocalFileSystem):
-        def move(self, source, target):
+        def copy_file(self, source, target):
             if len(moves) == 3:
                 raise KeyboardInterrupt
             moves.append(source)
-            super().move(source, target)
+            super().copy_file(source, target)
 
     with pytest.raises(KeyboardInterrupt):
         TrialStore(Killed(), trial.path).promote(here=True)
@@ -106,18 +106,52 @@ def test_a_promoted_run_goes_once_a_whole_checkpoint_has_followed_it(trial, chec
     trial.promote(here=False)
     (place / "events.out.tfevents.1").write_text("of Ray Tune")
     before = files(place)
-    trial.drop_promoted()
-    assert files(place) == before
     half = checkpoint(0, 20)
     (half / "best.arrow").unlink()  # its worker was killed
-    trial.drop_promoted()
-    assert before.items() <= files(place).items()
+    assert trial.newest().progress == (10, 1, False), "files of an older copy may have the same size"
     shutil.rmtree(half)
     whole = checkpoint(0, 20)
-    trial.drop_promoted()
+    assert before.items() <= files(place).items()
+    trial.settle()
     assert {path.name for path in place.iterdir() if path.is_file()} == {"events.out.tfevents.1"}
     assert trial.newest().progress == (20, 2, False)
     assert files(whole)["checkpoint/state.arrow"] == b"checkpoint/state.arrow of step 20"
+
+
+def test_a_promoted_run_that_no_checkpoint_follows_becomes_one_again(trial, checkpoint, tmp_path):
+    """Its trial had ended, and its driver was killed before it knew."""
+    before = files(checkpoint(3, 20, done=True))
+    trial.promote(here=False)
+    assert trial.newest().name == ""
+    for _ in range(2):
+        trial.settle()
+        assert files(tmp_path / "trial") == {f"checkpoint_000000/{name}": data for name, data in before.items()}
+
+
+@pytest.mark.parametrize("done", [1, 3, 8])
+def test_a_kill_while_a_run_is_settled_loses_nothing(trial, checkpoint, tmp_path, done):
+    before, steps = files(checkpoint(0, 20, done=True)), []
+    trial.promote(here=False)
+
+    class Killed(LocalFileSystem):
+        def step(self):
+            steps.append(0)
+            if len(steps) == done:
+                raise KeyboardInterrupt
+
+        def copy_file(self, source, target):
+            self.step()
+            super().copy_file(source, target)
+
+        def delete_file(self, path):
+            self.step()
+            super().delete_file(path)
+
+    with pytest.raises(KeyboardInterrupt):
+        TrialStore(Killed(), trial.path).settle()
+    assert trial.newest().progress == (20, 2, True)
+    trial.settle()
+    assert files(tmp_path / "trial" / "checkpoint_000000") == before
 
 
 def test_a_run_in_the_folder_itself_that_is_further_than_its_checkpoint_stays(trial, checkpoint, tmp_path):
