@@ -28,6 +28,7 @@ class CellDocument(Document):
     mean: Finite | None  # the measured value: an accuracy in [0, 1], or seconds of an outer step
     std: Finite | None
     networks: Whole = 0
+    protocol: str = ""
     best: Finite | None = None  # the best kept step on test, as papers report it: optimistic
     difference: Finite | None = None  # measured less published, in the units of the paper; only at its scale
     p: Fraction | None = None  # of Welch's test of that difference
@@ -117,7 +118,7 @@ def _cell(cell: Cell, plan: Plan, graph: Graph, measured: Measured, comparable: 
         return tree | {"missing": tree["missing"] or "not done yet"}
     values = own.mean, own.spread, own.networks
     beside = _against(tree, *values, 100.0) if comparable else {}
-    return tree | _measured(tree, *values) | beside | {"best": best}
+    return tree | _measured(tree, *values) | beside | {"best": best, "protocol": own.protocol}
 
 
 def _is_of(score: Score, cell: Cell) -> bool:

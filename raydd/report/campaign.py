@@ -37,7 +37,12 @@ def campaign_sections(path: Path) -> list[Section]:
         details = table([_row(cell, str(plan["measure"])) for cell in cells], "Every cell, with what it took", NOTES)
         reasons = dict.fromkeys(f"{cell.row}, {cell.column}: {cell.missing}" for cell in cells if cell.missing)
         scaled = document.scale != "paper"
-        body = macros("campaign").section(plan, about, details, _pictures(folder, cells), [*reasons], scaled)
+        known = [cell for cell in cells if cell.networks]
+        how = [
+            ("protocol", "; ".join(sorted({cell.protocol for cell in known})) or str(plan["protocol"])),
+            ("networks a score", ", ".join(sorted({str(cell.networks) for cell in known})) or "none yet"),
+        ]
+        body = macros("campaign").section(plan, how, about, details, _pictures(folder, cells), [*reasons], scaled)
         sections.append(Section(str(plan["name"]).replace("_", "-"), f"{plan['paper']}, {plan['table']}", body))
     return sections
 

@@ -88,6 +88,7 @@ def test_the_page_shows_every_table(tmp_path):
         "mean": 0.512,
         "std": 0.01,
         "networks": 5,
+        "protocol": "mtt, 100 epochs",
         "difference": 4.9,
         "p": 0.0004,
         "best": 0.55,
@@ -112,7 +113,14 @@ def test_the_page_shows_every_table(tmp_path):
     write_document(tmp_path / "campaign.json", document)
     assert [kind.name for kind in kinds_of(tmp_path)] == ["campaign"]
     page = build_page([tmp_path])
-    for text in ("MTT, Table 1", "51.2 ± 1.0*, best on test 55.0 (46.3)", "+4.9", "&lt; 0.001", "A note."):
+    for text in (
+        "MTT, Table 1",
+        "51.2 ± 1.0*, best on test 55.0 (46.3)",
+        "+4.9",
+        "&lt; 0.001",
+        "A note.",
+        "mtt, 100 epochs",
+    ):
         assert text in page, text
     assert "CAFE, digits, ipc 1: no CAFE &lt;yet&gt;" in page
     assert "not comparable" not in page
