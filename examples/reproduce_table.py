@@ -1,7 +1,7 @@
 """A table of a paper, on small data: what AST's parts bring one by one, published values beside measured ones.
 
-The experts that the rows share are trained once, and a second call goes on where the first one stopped. About three
-minutes on two cores, without a GPU or a download:
+The experts that the rows share are trained once, and a second call goes on where the first one stopped.
+About three minutes on two cores, without a GPU or a download:
 
     python examples/reproduce_table.py [--smoke]
 """

@@ -55,11 +55,13 @@ def main(out: Path) -> float:
     accuracy += 0.0 if best is None else best.metrics["accuracy"]
     ranking = raydd.rank_architectures([found.synset], raydd.NasConfig(sample=4, top=(1, 2)), out / "nas")
     learned = raydd.evaluate_continual([synset], out=out / "continual", steps=(5,))
+    table = raydd.campaign("tgdd_table4", out / "table", "digits", where=where)
     written = raydd.write_synset(synset, out / "mtt", "mtt")
     again: raydd.SyntheticSet = raydd.read_synset(out / "mtt", layout="mtt", data=data, lr=0.01).synset
     size: int = raydd.load_dataset("digits", validation=0.2).size
     names: list[str] = [*raydd.METHODS, *raydd.NETWORKS, *raydd.DATASETS, *raydd.PROTOCOLS]
-    print(shape, ranking["proxies"], learned["runs"], written.images, again.ipc, names, raydd.DATASETS["digits"].size)
+    print(shape, ranking["proxies"], learned["runs"], table["cells"], names, raydd.DATASETS["digits"].size)
+    print(written.images, again.ipc)
     return accuracy + raydd.NETWORKS["MLP"].smallest + raydd.PROTOCOLS["dm"].epochs + size
 """
 WRONG = {

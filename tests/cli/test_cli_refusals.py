@@ -147,7 +147,7 @@ def distill(buffer, *more):
         ("distill --num-workers -3", ["--num-workers -3"]),
         ("experts --num-experts 0", ["num_experts", "0"]),
         ("experts --epochs two", ["--epochs"]),
-        ("experts --optimizer adam", ["optimizer", "'adam'"]),
+        ("experts --optimizer lamb", ["optimizer", "'lamb'"]),
         ("experts --optimiser sgd", ["--optimiser"]),
         ("expert", ["'expert'"]),
         ("evaluate", ["SYNSET"]),

@@ -82,4 +82,4 @@ def test_a_flag_says_what_the_schema_says(capfd):
     assert run(["experts", "--help"]) == 0
     out = " ".join(capfd.readouterr().out.split())
     setting = settings(DistillConfig)["experts.optimizer"]
-    assert f"--optimizer <str> {setting.meaning} (one of sgd, momentum, gsam, smooth; default: sgd) --seed" in out
+    assert f"--optimizer <str> {setting.meaning} (one of sgd, momentum, adam, gsam, smooth; default: sgd) --seed" in out

@@ -42,7 +42,7 @@ TABLE = [
     ("export {run} --out {old}", "is not an empty folder"),
     ("import {foreign} --out {run}/synset.arrow", "exists already"),
     ("analyse landscape {buffer} --dataset ./nowhere", "nowhere"),
-    ("experts --optimizer adam", "optimizer"),
+    ("experts --optimizer lamb", "optimizer"),
     ("experts --gpus-per-worker 0", "--gpus-per-worker"),
     ("experts --out {buffer} --network LeNet", "another buffer"),
     ("distill --method mmt", "mmt"),

@@ -104,8 +104,9 @@ def test_experts_are_trained_on_the_device_and_read_once_an_epoch(optimizer, mon
     work = replace(open_workspace(data, "ConvNetW8", CPU), device=META)
     images, steps = work.feed(work.dataset.train), []
     monkeypatch.setattr(expert, "_snapshot", lambda *arguments: None)
-    own = expert.Sgd.step
-    monkeypatch.setattr(expert.Sgd, "step", lambda self: steps.append(own(self)))
+    kind = expert.Adam if optimizer == "adam" else expert.Sgd
+    own = kind.step
+    monkeypatch.setattr(kind, "step", lambda self: steps.append(own(self)))
     config = ExpertConfig(network="ConvNetW8", epochs=1, batch_size=256, optimizer=optimizer)
     with pytest.raises(RuntimeError, match="item"):  # the mean loss of the epoch
         list(expert.train_expert(config, work.build, images, images, augment("dsa"), (0, 0)))
