@@ -166,7 +166,7 @@ def test_an_interrupted_campaign_ends_in_a_line_and_leaves_no_process(small, tmp
     assert not left
 
 
-@pytest.mark.integration
+@pytest.mark.slow
 def test_a_killed_driver_leaves_what_the_next_call_goes_on_with(small, tmp_path):
     small = small.model_copy(update={"rows": {name: small.rows[name] for name in ("MTT", "DM")}})
     path = tmp_path / "plan.yaml"
