@@ -18,7 +18,7 @@ from raydd.campaigns.order import Order, Task, order_of
 from raydd.campaigns.plan import Plan, load_plan
 from raydd.campaigns.records import NodeRecord, measured, read_records, run_costs, write_record
 from raydd.campaigns.scales import find_scale
-from raydd.campaigns.table import CampaignDocument, campaign_document
+from raydd.campaigns.table import campaign_document, check_same
 from raydd.config.placement import HERE, Where, check_workers
 from raydd.data.score_record import Score
 from raydd.data.synset import SyntheticSet
@@ -26,7 +26,7 @@ from raydd.evaluation.failures import MissingTrainings
 from raydd.evaluation.relabel import relabel
 from raydd.evaluation.scores import check_scoring
 from raydd.io.console import Pace, QuietScreen, Screen, left
-from raydd.io.document import read_document, write_document
+from raydd.io.document import write_document
 from raydd.io.filesystem import is_uri
 from raydd.io.paths import below
 from raydd.run.resolve import check_names
@@ -97,7 +97,7 @@ def campaign(
         check_scoring(scoring.config)
     check_folder(out)
     with open_storage(out, "raydd campaign", screen.note) as storage:
-        _check_same(storage.folder / TABLE, tables, options, str(out))
+        check_same(storage.folder / TABLE, tables, options, str(out))
         return _Campaign(tables, str(out), options, graph, storage, where, screen).run(limits)
 
 
@@ -140,9 +140,29 @@ class _Campaign:
         return document
 
     def _work(self, order: Order, limits: Limits, seconds: Mapping[str, float]) -> None:
-        from raydd.remote.campaign import Executor, InSteps, InThread, Start
-        from raydd.remote.distillation import Request, distill_in_steps
+        from raydd.remote.campaign import Executor
         from raydd.remote.session import session
+
+        with session(self._where.address, self._screen.note):
+            may_start = partial(self._may_start, limits)
+            executor = Executor(order, self._start(order), self._where, may_start, self._screen.note)
+            total, pace = sum(seconds.values()), Pace()
+            with self._screen.progress("campaign", len(order.tasks)) as update:
+
+                def show() -> None:
+                    done = sum(seconds[key] for key in self._records)
+                    words = f"{self._words(executor.running)} {left(pace.left(done, total))}"
+                    update(len(self._records), words.rstrip())
+                    if time.monotonic() - self._written > WRITE_SECONDS:
+                        self._write(order)
+
+                executor.run(show)
+            self._gpu_hours = executor.gpu_seconds / 3600
+
+    def _start(self, order: Order) -> Any:
+        """Return how the tasks of each stage are started, a `raydd.remote.campaign.Start`."""
+        from raydd.remote.campaign import InSteps, InThread, Start
+        from raydd.remote.distillation import Request, distill_in_steps
 
         def experts(task: Task, workers: int) -> Any:
             where, begin = self._where._replace(num_workers=workers), time.monotonic()
@@ -168,21 +188,7 @@ class _Campaign:
                 workers, lambda: self._score(keys, where), lambda results: self._keep(order, results), self._stop
             )
 
-        with session(self._where.address, self._screen.note):
-            start = Start(experts, distillation, scores)
-            executor = Executor(order, start, self._where, partial(self._may_start, limits), self._screen.note)
-            total, pace = sum(seconds.values()), Pace()
-            with self._screen.progress("campaign", len(order.tasks)) as update:
-
-                def show() -> None:
-                    done = sum(seconds[key] for key in self._records)
-                    words = f"{self._words(executor.running)} {left(pace.left(done, total))}"
-                    update(len(self._records), words.rstrip())
-                    if time.monotonic() - self._written > WRITE_SECONDS:
-                        self._write(order)
-
-                executor.run(show)
-            self._gpu_hours = executor.gpu_seconds / 3600
+        return Start(experts, distillation, scores)
 
     def _words(self, running: Sequence[str]) -> str:
         """Return in words what is at work."""
@@ -285,16 +291,3 @@ class _Campaign:
 
 def _no_training(config: Any) -> Path:
     raise RuntimeError("a campaign trains experts before its distillations")
-
-
-def _check_same(path: Path, plans: Sequence[Plan], options: Options, out: str) -> None:
-    """Refuse a folder that holds another campaign."""
-    if not path.exists():
-        return
-    before = read_document(path, CampaignDocument, "name another --out")
-    names = [str(plan["name"]) for plan in before.plans]
-    now = ([plan.name for plan in plans], options.scale.name, options.seed, options.paper, dict(options.set))
-    then = (names, before.scale, before.seed, before.paper, before.settings)
-    if now != then:
-        words = f"{', '.join(names)} at --scale {before.scale}, seed {before.seed}"
-        raise ValueError(f"{out} holds another campaign ({words}); repeat it, or name another --out")

@@ -30,6 +30,7 @@ START_SECONDS = 45.0
 """Until the workers of distillations and evaluations have started."""
 SHARE = 0.6
 """Of the other time, for the distillations; the rest is for the networks that test the sets."""
+MOST_MINUTES = 24.0 * 60
 LONG_MINUTES, LARGE_SIDE, SIDE = 15.0, 64, 32
 STEPS, SEEDS, EPOCHS = 3, 3, 300
 """Outer steps that are timed before; networks a score, and their epochs."""
@@ -77,7 +78,7 @@ def first_answer(
     words = ", ".join(f"{settings.steps[name]} steps of {name}" for name in METHODS)
     screen.note(f"{data.dataset}: {settings.ipc} images a class, {words}")
     plan = make_plan(_plan(data, settings, seed), "the plan of this data set")
-    scale = Scale("try", "a first answer", evaluation={"epochs": EPOCHS, "real_epochs": 0}, seeds=SEEDS)
+    scale = Scale("try", evaluation={"epochs": EPOCHS, "real_epochs": 0}, seeds=SEEDS)
     options = Options(scale, seed=seed)
     document = campaign([plan], out, options, where=where, screen=screen)
     validation = _validation(plan, options, out)
@@ -96,6 +97,8 @@ def first_answer(
 
 def choose(data: DataConfig, minutes: float, seed: int, where: Where, screen: Screen) -> Settings:
     """Return the settings for images and a budget, from the time that some steps of each method take here."""
+    if not 0 < minutes <= MOST_MINUTES:
+        raise ValueError(f"--minutes {minutes:g}: give minutes such as 5, and {MOST_MINUTES:g} at most")
     with screen.doing("reading the images"):
         images = load_images(data)
     ipc = 10 if minutes >= LONG_MINUTES else 1

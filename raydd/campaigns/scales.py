@@ -20,7 +20,6 @@ class Scale(NamedTuple):
 
     Attributes:
         name: Its name, as ``--scale`` takes it.
-        about: What it is for.
         dataset: The data set in place of those of the plan; "" keeps them.
         most: Largest values of settings, by dotted name; ``ipc`` and ``experts.epochs`` among them.
         networks: Networks in place of those of the plan.
@@ -29,7 +28,6 @@ class Scale(NamedTuple):
     """
 
     name: str
-    about: str
     dataset: str = ""
     most: Mapping[str, int] = MappingProxyType({})
     networks: Mapping[str, str] = MappingProxyType({})
@@ -52,10 +50,9 @@ _SMALL = {
 SCALES = {
     scale.name: scale
     for scale in (
-        Scale("paper", "the papers' settings"),
+        Scale("paper"),
         Scale(
             "cpu",
-            "the papers' data with narrow networks, few experts and few steps: hours on two cores",
             most={
                 "ipc": 50,
                 "steps": 60,
@@ -71,7 +68,6 @@ SCALES = {
         ),
         Scale(
             "digits",
-            "scikit-learn's digits in place of all data: minutes on two cores",
             dataset="digits",
             most={
                 "ipc": 50,

@@ -1,6 +1,7 @@
 """The results of a campaign: each cell with its published and its measured value, as a document."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import Field
@@ -9,7 +10,7 @@ from scipy.stats import ttest_ind_from_stats
 from raydd.campaigns.graph import Cell, Graph, Options
 from raydd.campaigns.plan import Plan
 from raydd.data.score_record import Score
-from raydd.io.document import Document, Finite, Fraction, Whole
+from raydd.io.document import Document, Finite, Fraction, Whole, read_document
 from raydd.io.provenance import commit
 
 NETWORKS = 5
@@ -142,3 +143,16 @@ def _against(tree: dict[str, Any], mean: float | None, std: float | None, count:
         published = tree["published"], tree["published_std"], NETWORKS
         values["p"] = float(ttest_ind_from_stats(unit * mean, unit * std, count, *published, equal_var=False).pvalue)
     return values
+
+
+def check_same(path: Path, plans: Sequence[Plan], options: Options, out: str) -> None:
+    """Refuse a folder that holds another campaign."""
+    if not path.exists():
+        return
+    before = read_document(path, CampaignDocument, "name another --out")
+    names = [str(plan["name"]) for plan in before.plans]
+    now = ([plan.name for plan in plans], options.scale.name, options.seed, options.paper, dict(options.set))
+    then = (names, before.scale, before.seed, before.paper, before.settings)
+    if now != then:
+        words = f"{', '.join(names)} at --scale {before.scale}, seed {before.seed}"
+        raise ValueError(f"{out} holds another campaign ({words}); repeat it, or name another --out")

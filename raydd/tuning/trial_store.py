@@ -84,6 +84,8 @@ class TrialStore(NamedTuple):
         if copy is None or (not copy.name and INDEX not in sizes):
             return
         if not copy.name:
+            for folder in checkpoint_folders(sizes):  # copied by half: files of this run would complete it
+                self.system.delete_dir(f"{self.path}/{folder}")
             for name in (*copy.files, INDEX):
                 self._copy(name, f"{FIRST}/{name}")
         for name in filter(is_run_file, sizes):

@@ -53,6 +53,14 @@ def test_a_budget_in_which_nothing_can_start_is_refused(tmp_path, capfd):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("minutes", ["nan", "inf", "-1", "0", "2000"])
+def test_minutes_that_are_no_budget_are_refused_in_a_line(minutes, capfd, tmp_path):
+    assert run(["try", "--dataset", "digits", "--minutes", minutes, "--out", str(tmp_path / "out")]) == 2
+    err = capfd.readouterr().err
+    assert err.count("\n") == 1
+    assert f"--minutes {float(minutes):g}: give minutes such as 5, and 1440 at most" in err
+
+
 @pytest.mark.slow
 @pytest.mark.remote
 def test_distilled_images_beat_random_ones_within_the_budget(tmp_path):

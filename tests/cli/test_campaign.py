@@ -5,7 +5,8 @@ import json
 import pytest
 
 from raydd.campaigns.plan import campaigns
-from raydd.cli import run
+from raydd.campaigns.scales import SCALES
+from raydd.cli import campaign as module, run
 from raydd.io.document import write_document
 from raydd.report.build import build_page, kinds_of
 
@@ -13,6 +14,10 @@ from raydd.report.build import build_page, kinds_of
 def answer(capfd, *words):
     assert run([*words, "--json"]) == 0
     return json.loads(capfd.readouterr().out)
+
+
+def test_the_shell_completes_to_every_scale():
+    assert tuple(SCALES) == module._SCALES
 
 
 def test_every_plan_is_listed_with_what_it_lacks(capfd):

@@ -109,7 +109,10 @@ def test_a_promoted_run_goes_once_a_whole_checkpoint_has_followed_it(trial, chec
     half = checkpoint(0, 20)
     (half / "best.arrow").unlink()  # its worker was killed
     assert trial.newest().progress == (10, 1, False), "files of an older copy may have the same size"
-    shutil.rmtree(half)
+    trial.settle()
+    run = {f"checkpoint_000000/{name}": data for name, data in before.items() if not name.startswith("events")}
+    assert files(place) == run | {"events.out.tfevents.1": b"of Ray Tune"}
+    trial.promote(here=False)
     whole = checkpoint(0, 20)
     assert before.items() <= files(place).items()
     trial.settle()
