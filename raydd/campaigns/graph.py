@@ -174,11 +174,11 @@ def _preset(dataset: str, stem: str, ipc: int, like: int | None, *, nearest: boo
     """Return a preset's values for an ipc: its own, or where the scale is smaller those of the nearest one."""
     sizes = preset_sizes(dataset, stem)
     if sizes is None:
-        raise MissingCell(f"no settings of {stem} on {dataset} are shipped")
+        raise MissingCell(f"raydd ships no settings of {stem} for {dataset}")
     wanted = like or ipc
     if sizes and wanted not in sizes:
         if not nearest:
-            raise MissingCell(f"no settings of {stem} on {dataset} with {wanted} images a class are published")
+            raise MissingCell(f"no settings of {stem} for {dataset} with ipc {wanted} are published")
         wanted = min(sizes, key=lambda size: (abs(size - wanted), size))
     return _load(dataset, stem, wanted)
 
@@ -194,7 +194,7 @@ def _cells(
         raise MissingCell(row.missing)
     kind = "distilled" if row.method else str(row.real)
     carrier = name if row.method else _carrier(plan, column, options, asks=kind in NEED_EXPERTS | BY_DISTANCE)
-    row_of_set = plan.rows[carrier] if carrier else Row(method="random")
+    row_of_set = plan.rows[carrier] if carrier else Row(method="random", preset="")
     key = _add_distillation(graph, row_of_set, column, options)
     made_by = graph.distillations[key].config.experts.network
     networks = [made_by if name == OWN else options.scale.networks.get(name, name) for name in plan.networks]
@@ -221,7 +221,7 @@ def _carrier(plan: Plan, column: Column, options: Options, *, asks: bool) -> str
     for name, row in plan.rows.items():
         if row.method:
             try:
-                without = asks and not needs_experts(distill_config(row, column, options))
+                without = not needs_experts(distill_config(row, column, options)) and asks
             except MissingCell:
                 continue
             possible[name] = without, bool(row.set), row.protocol is not None

@@ -17,6 +17,14 @@ from raydd.methods import find_method
 from raydd.selection.coresets import CORESETS
 
 WHOLE, OWN = "whole", "own"
+PAPERS = {
+    "AST": "Shen et al., arXiv 2310.10541",
+    "DATM": "Guo et al., arXiv 2310.05773",
+    "DPD": "Cao et al., PMLR 304:415-430, 2025",
+    "MCT": "Zhong et al., arXiv 2406.19827",
+    "TGDD": "Ran et al., arXiv 2512.02469",
+}
+"""The papers of the shipped plans, by the name that ``Plan.paper`` has."""
 _VALUE = re.compile(r"(\d+(?:\.\d+)?)(?:±(\d+(?:\.\d+)?))?")
 _NAME = re.compile(r"[\w-]{1,80}")
 

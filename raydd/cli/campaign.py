@@ -19,29 +19,32 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 ALL = "all"
-_PLAN = "Tables that `raydd campaigns` lists, all of them by the word all, or YAML files of your own."
-_SCALE = "Size: paper, or smaller budgets: cpu (narrow networks, few steps) or digits (small data in place of all)."
-_OUT = "Folder or URI; the same command again goes on there. By default a folder below runs/."
+_PLAN = "Names of tables from `raydd campaigns`, the word all for every table, or plans of your own (YAML)."
+_SCALE = "Size: paper (as published), cpu (narrow networks, few steps) or digits (few steps, small bundled images)."
+_OUT = "Folder or URI; the same command resumes there. By default a folder below runs/."
 _DATA = "Where a data set is, such as cifar10=/data/cifar10; may be repeated."
-_PAPER = "Also keep ten sets of each run and report the best on test, as papers do; that is optimistic."
-_DRY = "Print what would be done, what is there already, and an estimate of time, disk and GPU hours."
+_PAPER = "Also test ten sets of each run and report the best test accuracy, as papers do; that is optimistic."
+_DRY = "Print what would be done, what is already done, and an estimate of time, disk and GPU hours."
 _SCALES = ("paper", "cpu", "digits")
 
 
 @command(app, "raydd campaigns --missing", name="campaigns")
 def campaigns(
     screen: Output,
-    missing: Annotated[bool, typer.Option("--missing", help="Name each row that raydd lacks, and why.")] = False,
+    missing: Annotated[bool, typer.Option("--missing", help="Name the cells that raydd cannot run, and why.")] = False,
 ) -> None:
-    """List the tables of papers that a campaign reproduces."""
+    """List the tables of papers that `raydd campaign` can reproduce."""
     from raydd.campaigns.graph import Options, build_graph
-    from raydd.campaigns.plan import campaigns as shipped, load_plan
+    from raydd.campaigns.plan import PAPERS, campaigns as shipped, load_plan
     from raydd.campaigns.scales import find_scale
 
     plans = [load_plan(name) for name in shipped()]
     graph = build_graph(plans, Options(find_scale("paper")))
     rows = [_summary(plan, [cell for cell in graph.cells if cell.plan == plan.name]) for plan in plans]
-    lines = [line for row in rows for line in _lines(row, missing)]
+    lines = ["ipc stands for images per class"]
+    for paper in dict.fromkeys(plan.paper for plan in plans):
+        lines += ["", f"{paper}: {PAPERS[paper]}"]
+        lines += [line for row in rows if row["paper"] == paper for line in _lines(row, missing)]
     show(screen, {"campaigns": rows}, lines)
 
 
@@ -58,15 +61,28 @@ def _summary(plan: "Plan", cells: "Sequence[Cell]") -> dict[str, Any]:
 
 def _lines(row: dict[str, Any], missing: bool) -> list[str]:
     count = sum(len(one["columns"]) for one in row["missing"])
-    lines = [f"{row['name']:13} {row['cells']:4} cells{f', {count} missing' if count else '':13} {row['title']}"]
+    lines = [f"{row['name']:13} {row['cells']:4} cells{f', and {count} missing' if count else '':17} {row['title']}"]
     if missing:
-        lines += [f"  {one['row']}, {', '.join(dict.fromkeys(one['columns']))}: {one['why']}" for one in row["missing"]]
+        lines += [f"    {one['row']} ({_places(one['columns'])}): {one['why']}" for one in row["missing"]]
     return lines
+
+
+def _places(columns: "Sequence[str]") -> str:
+    """Return the names of columns, those of a data set together.
+
+    >>> _places(["cifar10, ipc 1", "cifar10, ipc 10", "top 5"])
+    'cifar10 ipc 1/10; top 5'
+    """
+    sizes: dict[str, list[str]] = {}
+    for column in dict.fromkeys(columns):
+        dataset, _, ipc = column.partition(", ipc ")
+        sizes.setdefault(dataset, []).extend([ipc] if ipc else [])
+    return "; ".join(f"{name} ipc {'/'.join(ipcs)}" if ipcs else name for name, ipcs in sizes.items())
 
 
 @command(app, "raydd campaign tgdd_table4 --scale digits --out runs/tgdd_table4", main="scale out dry_run")
 def campaign(  # noqa: PLR0913, PLR0917 - one a flag
-    plans: Annotated[list[str], typer.Argument(metavar="PLAN...", help=_PLAN)],
+    plans: Annotated[list[str], typer.Argument(metavar="PLAN", help=_PLAN)],
     where: TrainingMachine,
     screen: Output,
     scale: Annotated[str, typer.Option(help=_SCALE, autocompletion=offer(lambda: _SCALES))] = "paper",
@@ -75,13 +91,13 @@ def campaign(  # noqa: PLR0913, PLR0917 - one a flag
     data: Annotated[list[str] | None, typer.Option(metavar="NAME=PATH", help=_DATA)] = None,
     seed: Annotated[int, typer.Option(help="Seed of every distillation.")] = 0,
     paper: Annotated[bool, typer.Option("--paper", help=_PAPER)] = False,
-    hours: Annotated[float | None, typer.Option(help="Start nothing more after so many hours.")] = None,
-    gpu_hours: Annotated[float | None, typer.Option(help="Start nothing more after so many GPU hours.")] = None,
+    hours: Annotated[float | None, typer.Option(help="Start no new part after so many hours of this command; parts that run are finished.")] = None,
+    gpu_hours: Annotated[float | None, typer.Option(help="Start no new part after so many GPU hours of all parts; parts that run are finished.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=SET)] = None,
 ) -> None:
     """Reproduce tables of papers: experts, sets and scores of all cells, beside the published values.
 
-    What several cells share is done once.
+    What several cells of the tables share, such as experts, is done once.
     """
     paths = dict(_path(word) for word in data or ())
     from raydd.campaigns.graph import Options

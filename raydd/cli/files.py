@@ -15,12 +15,12 @@ from raydd.config.schema import EvaluateConfig, ExpertsConfig
 from raydd.io.paths import check_local
 
 app = typer.Typer()
-_EXPERTS = "Buffer of experts, a folder or a URI; of the same images and preprocessing."
+_EXPERTS = "Buffer of experts, a folder or a URI, trained on the same data set with the same preprocessing."
 _LAYOUTS = f"Layout of the files: one of {', '.join(TABLES['layout'].names)}."
 _FORMAT = typer.Option(help=_LAYOUTS, autocompletion=named("layout"))
 _NAME = typer.Argument(help="Name or path to load and describe.", autocompletion=named("dataset"))
 _SYNSET = typer.Argument(
-    help="A synset.arrow, a run folder or its URI, or a set that raydd exported.", callback=existing_set
+    help="A synset.arrow, a run folder or its URI, or a folder of `raydd export`.", callback=existing_set
 )
 
 
@@ -30,7 +30,7 @@ def datasets(
     name: Annotated[str | None, _NAME] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help=SET)] = None,
 ) -> None:
-    """List the data sets that have a name, or load one and describe it."""
+    """List the named data sets, or load one and describe it."""
     data = {} if name is None else {"data": {"dataset": absolute_dataset(name)}}
     config = configure(ExpertsConfig, data, parse_settings(settings or ())).data
     from raydd.data.datasets import DATASETS
@@ -73,7 +73,7 @@ def export(
     format: Annotated[str, _FORMAT] = "png",
     hard: Annotated[bool, typer.Option("--hard", help="Replace soft labels by their largest class.")] = False,
 ) -> None:
-    """Write a synthetic set in the files of another project, or as pictures."""
+    """Write a synthetic set in another project's file format, or as pictures."""
     check_name("layout", format)
     if check_local(out).is_dir() and any(out.iterdir()):
         raise ValueError(f"{out} is not an empty folder; name another --out")
@@ -91,16 +91,16 @@ def export(
     show(screen, document, [f"wrote {images} images to {out} ({format}, {len(paths)} files)"])
 
 
-@command(app, "raydd relabel runs/digits --experts runs/quickstart/buffer --epoch 10 --out soft.arrow")
+@command(app, "raydd relabel runs/quickstart --experts runs/quickstart/buffer --epoch 10 --out soft.arrow")
 def relabel(
     synset: Annotated[str, _SYNSET],
     experts: Annotated[str, typer.Option(help=_EXPERTS, callback=existing_buffer)],
-    out: Annotated[str, typer.Option(help="The synset.arrow to write, a new file; or a URI.")],
+    out: Annotated[str, typer.Option(help="Path or URI of the synset.arrow to write, which must not exist yet.")],
     screen: Output,
-    epoch: Annotated[int | None, typer.Option(help="Epoch after which it is asked; the last by default.")] = None,
-    expert: Annotated[int, typer.Option(help="Number of the expert.")] = 0,
+    epoch: Annotated[int | None, typer.Option(help="Use the expert's weights after this epoch; by default after the last.")] = None,
+    expert: Annotated[int, typer.Option(help="Index of the expert in the buffer, from 0.")] = 0,
 ) -> None:
-    """Give a finished set soft labels: an expert's logits of its images."""
+    """Replace a finished set's labels by soft labels: an expert's logits on its images, which stay as they are."""
     out = new_set(out)
     from raydd.buffer.arrow_buffer import ArrowBuffer
     from raydd.buffer.mirror import local_folder
@@ -134,7 +134,7 @@ def import_(
     screen: Output,
     factor: Annotated[int | None, typer.Option(help="Images are mosaics of N x N (tgdd).", metavar="N")] = None,
 ) -> None:
-    """Read a synthetic set of another project into a synset.arrow.
+    """Convert another project's synthetic set to raydd's format, a synset.arrow.
 
     Flags give what its files do not say.
     """

@@ -15,11 +15,11 @@ from raydd.figures.cells import spread
 
 app = typer.Typer()
 _OUT = "Folder or URI; by default a folder below runs/."
-_MINUTES = "Budget on this machine, in minutes."
+_MINUTES = "Time to aim at on this machine, in minutes; what is begun is finished."
 _DATA = Flags(ExpertsConfig, "data.dataset data.size seed", settable=False)
 
 
-@command(app, "raydd try --dataset photos --minutes 5", name="try", main="dataset minutes")
+@command(app, "raydd try --dataset ./photos --minutes 5", name="try", main="dataset minutes")
 def try_(
     values: Annotated[Tree, _DATA],
     where: SharedMachine,
@@ -27,9 +27,10 @@ def try_(
     minutes: Annotated[float, typer.Option(help=_MINUTES)] = 5.0,
     out: Annotated[str | None, typer.Option(help=_OUT, callback=writable)] = None,
 ) -> None:
-    """Give a first answer on your own images in some minutes: are distilled images worth it, and what to run next.
+    """Find out in a few minutes whether distillation pays off on your own images, and what to run next.
 
-    Two methods are distilled and tested against random images and k-means, with a report.
+    Distills with two methods, compares their test accuracy with that of randomly chosen images and of k-means, and
+    writes a report. A folder of images has one folder per class.
     """
     config = configure(ExpertsConfig, values)
     place = out or f"runs/{Path(config.data.dataset).name}-try"

@@ -38,7 +38,7 @@ def nas(
     fresh: Fresh = False,
     out: Annotated[str | None, typer.Option(help=_OUT, callback=writable)] = None,
 ) -> None:
-    """Rank network architectures by training them on synthetic sets, and compare with the ranking by real data."""
+    """Rank network architectures by training them on synthetic sets, and compare with their ranking on real images."""
     config = configure(NasConfig, values)
     files = configure(EvaluateConfig, reading, {"dataset": config.dataset} if config.dataset else {})
     if config.real not in (None, "none"):

@@ -47,7 +47,7 @@ def tune(  # noqa: PLR0913, PLR0917 - one a flag
     mlflow: Annotated[str | None, typer.Option(help="MLflow address or folder that gets the results too.")] = None,
     wandb: Annotated[str | None, typer.Option(help="Weights & Biases project that gets the results too.")] = None,
 ) -> None:
-    """Search the best settings of a method: many trials on Ray Tune, compared on validation images.
+    """Search for the best settings of a method: many trials on Ray Tune, scored on validation images.
 
     The best trial is scored on the test images.
     """

@@ -82,7 +82,7 @@ def experts(
     screen: Output,
     out: Annotated[str | None, typer.Option(help=_BUFFER, callback=writable)] = None,
 ) -> None:
-    """Train expert networks on the real images and store their weights at each epoch, which many methods match.
+    """Train expert networks on the real images and store their weights after each epoch, which many methods match.
 
     The same command again trains only what is missing.
     """
@@ -126,7 +126,7 @@ def finish(
     screen: Output,
     buffer: Annotated[str | None, typer.Option(help=_OWN, callback=existing_buffer)] = None,
 ) -> None:
-    """Write the synthetic set of a run that has not ended, from its last checkpoint.
+    """Write the synthetic set of an interrupted run, from its last checkpoint.
 
     `raydd distill --resume` can still continue the run.
     """

@@ -16,11 +16,10 @@ class Where(NamedTuple):
         num_workers: Ray workers to start; as many as fit by default, one a CPU.
         address: Address of a running Ray cluster; a local Ray is started by default.
         device: Device of the computation.
-        gpus_per_worker: GPUs a worker of experts, rollouts, shards or trainings: a part such as 0.25, by which four
-            share one GPU, or whole ones; by default a part that suits the work.
-        max_wait: Minutes to wait for a node with room for a worker while none runs.
-        max_failed: Share of the trainings of an evaluation that may fail, of those that have ended, before it ends
-            early; it counts from the tenth training on.
+        gpus_per_worker: GPUs per worker: a fraction, such as 0.25 where four workers share one GPU, or a whole number;
+            by default what suits the work.
+        max_wait: Minutes to wait for a free node while no worker runs, before giving up.
+        max_failed: End an evaluation early if more than this share of its ended trainings failed, once ten have ended.
     """
 
     num_workers: int | None = None
