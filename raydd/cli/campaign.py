@@ -25,6 +25,8 @@ _OUT = "Folder or URI; the same command resumes there. By default a folder below
 _DATA = "Where a data set is, such as cifar10=/data/cifar10; may be repeated."
 _PAPER = "Also test ten sets of each run and report the best test accuracy, as papers do; that is optimistic."
 _DRY = "Print what would be done, what is already done, and an estimate of time, disk and GPU hours."
+_HOURS = "Start no new part after so many hours of this command; parts that run are finished."
+_GPU_HOURS = "Start no new part after so many GPU hours of all parts; parts that run are finished."
 _SCALES = ("paper", "cpu", "digits")
 
 
@@ -91,8 +93,8 @@ def campaign(  # noqa: PLR0913, PLR0917 - one a flag
     data: Annotated[list[str] | None, typer.Option(metavar="NAME=PATH", help=_DATA)] = None,
     seed: Annotated[int, typer.Option(help="Seed of every distillation.")] = 0,
     paper: Annotated[bool, typer.Option("--paper", help=_PAPER)] = False,
-    hours: Annotated[float | None, typer.Option(help="Start no new part after so many hours of this command; parts that run are finished.")] = None,
-    gpu_hours: Annotated[float | None, typer.Option(help="Start no new part after so many GPU hours of all parts; parts that run are finished.")] = None,
+    hours: Annotated[float | None, typer.Option(help=_HOURS)] = None,
+    gpu_hours: Annotated[float | None, typer.Option(help=_GPU_HOURS)] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=SET)] = None,
 ) -> None:
     """Reproduce tables of papers: experts, sets and scores of all cells, beside the published values.

@@ -16,6 +16,7 @@ from raydd.io.paths import check_local
 
 app = typer.Typer()
 _EXPERTS = "Buffer of experts, a folder or a URI, trained on the same data set with the same preprocessing."
+_EPOCH = "Use the expert's weights after this epoch; by default after the last."
 _LAYOUTS = f"Layout of the files: one of {', '.join(TABLES['layout'].names)}."
 _FORMAT = typer.Option(help=_LAYOUTS, autocompletion=named("layout"))
 _NAME = typer.Argument(help="Name or path to load and describe.", autocompletion=named("dataset"))
@@ -97,7 +98,7 @@ def relabel(
     experts: Annotated[str, typer.Option(help=_EXPERTS, callback=existing_buffer)],
     out: Annotated[str, typer.Option(help="Path or URI of the synset.arrow to write, which must not exist yet.")],
     screen: Output,
-    epoch: Annotated[int | None, typer.Option(help="Use the expert's weights after this epoch; by default after the last.")] = None,
+    epoch: Annotated[int | None, typer.Option(help=_EPOCH)] = None,
     expert: Annotated[int, typer.Option(help="Index of the expert in the buffer, from 0.")] = 0,
 ) -> None:
     """Replace a finished set's labels by soft labels: an expert's logits on its images, which stay as they are."""
