@@ -132,6 +132,8 @@ def _fewer_epochs(config: DistillConfig, part: float) -> Tree:
     tree["experts.milestones"] = [epoch for epoch in dict.fromkeys(map(fewer, config.experts.milestones)) if epoch > 0]
     if config.experts.kept is not None:
         tree["experts.kept"] = _inner(map(fewer, config.experts.kept), epochs)
+    if config.label_epoch is not None:
+        tree["label_epoch"] = fewer(config.label_epoch, 1)
     if config.match == "statistics":
         return tree | {"statistic.region": min(config.statistic.region, epochs)}
     span = min(config.span, max(1, epochs // 3))

@@ -57,6 +57,8 @@ ANALYSES = {
     "matching": ("runs", "curves"),
     "labels": ("runs", "curves"),
     "memory": ("runs", "curves"),
+    "convergence": ("runs", "curves"),
+    "cost": ("runs", "bars"),
     "similarity": ("features", "curves"),
     "separability": ("features", "curves"),
     "activation": ("features", "bars"),
@@ -112,6 +114,21 @@ def labels(runs: Runs, screen: Output, out: Out = None) -> None:
 def memory(runs: Runs, screen: Output, out: Out = None) -> None:
     """Draw the memory of runs over their outer steps; on a GPU it is the peak so far."""
     _analyse("memory", runs, screen, out)
+
+
+@command(app, "raydd analyse convergence runs/digits-mtt runs/digits-ast --out convergence.png")
+def convergence(runs: Runs, screen: Output, out: Out = None) -> None:
+    """Draw the accuracy of runs by outer step, and tell how soon each came within 2 % of its best.
+
+    The runs must have been distilled with --set evaluate_every=100.
+    """
+    _analyse("convergence", runs, screen, out)
+
+
+@command(app, "raydd analyse cost runs/digits-mtt runs/digits-dm --out cost.png")
+def cost(runs: Runs, screen: Output, out: Out = None) -> None:
+    """Compare what runs took: seconds of an outer step and of all, peak memory, and the accuracy that they end at."""
+    _analyse("cost", runs, screen, out)
 
 
 @command(

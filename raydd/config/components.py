@@ -85,6 +85,9 @@ class StatisticConfig(Config):
         each_class: Take one optimiser step per class instead of one for all classes.
         alpha: Weight of the cross-entropy of the synthetic images.
         region: L, the number of snapshots from the matched one on of which one gives the cross-entropy.
+        extractor: Network that gives the statistic: own, which is that of ``networks``, or random, a fresh one.
+        judge: Network that gives the cross-entropy: own, which is that of ``networks``, last (the expert's last
+            snapshot), or random, a fresh one.
         augment: The siamese augmentation that real and synthetic images share.
         strategy: Operations of the augmentation, joined by ``_``.
         refresh: Outer steps that a trained network is used for; or between two fresh networks of the queue.
@@ -103,6 +106,8 @@ class StatisticConfig(Config):
     each_class: bool = False
     alpha: NonNegative = 0.0
     region: Count = 7
+    extractor: Literal["own", "random"] = "own"
+    judge: Literal["own", "last", "random"] = "own"
     augment: AugmentName = "dsa"
     strategy: str = "color_crop_cutout_flip_scale_rotate"
     refresh: Count = 1
@@ -111,3 +116,23 @@ class StatisticConfig(Config):
     batch_size: Count = 256
     queue_size: Count = 100
     queue_steps: Count = 10
+
+
+class WindowConfig(Config):
+    """The expert epochs at which a matched segment may start: a range closed at both ends.
+
+    Attributes:
+        low: T-, the first start epoch.
+        current: T, the last start epoch at outer step 0, which grows to ``high``; ``high`` by default.
+        high: T+, the last start epoch in the end; by default the experts' last epoch less the span.
+        interval: I, outer steps per epoch of growth.
+        continuous: Draw between whole epochs too (MCT; needs ``convexify``).
+        auto: Search low, current and high by short trials before the run (DATM, appendix A.6).
+    """
+
+    low: Annotated[int, Field(ge=0)] = 0
+    current: Annotated[int, Field(ge=0)] | None = None
+    high: Annotated[int, Field(ge=0)] | None = None
+    interval: Count = 100
+    continuous: bool = False
+    auto: bool = False

@@ -28,7 +28,7 @@ FITS: dict[str, tuple[str, ...]] = {
 }
 """The distances that each statistic can be compared by."""
 
-SOFT_LABELS = frozenset({"correctly_classified", "correctly_classified_mean"})
+SOFT_LABELS = frozenset({"correctly_classified", "correctly_classified_mean", "real_soft"})
 """The starts with soft labels."""
 
 
@@ -92,6 +92,16 @@ METHOD_RULES = (
         "use --set initial=correctly_classified, or --set lr.labels=0",
     ),
     Rule(
+        lambda c: c.label_epoch is not None and c.initial not in SOFT_LABELS,
+        "label_epoch = {label_epoch} is of soft labels, and initial = {initial} has none; "
+        "use --set initial=correctly_classified, or drop it",
+    ),
+    Rule(
+        lambda c: c.label_epoch is not None and c.label_epoch > c.experts.epochs,
+        "label_epoch = {label_epoch}, but experts have {experts.epochs} epochs; use --set label_epoch={experts.epochs} "
+        "or less",
+    ),
+    Rule(
         lambda c: c.match == "nothing" and c.steps,
         "steps = {steps}, but {method} selects images and learns nothing; drop it, or start a method that learns from "
         "them: --method dm --set initial={initial}",
@@ -108,6 +118,11 @@ METHOD_RULES = (
     Rule(
         lambda c: c.match == "statistics" and c.statistic.networks == "experts" and c.experts.kept is not None,
         "experts.kept = {experts.kept} keeps few snapshots, and method {method} looks through all; drop it",
+    ),
+    Rule(
+        lambda c: c.match == "statistics" and c.statistic.judge == "last" and c.statistic.networks != "experts",
+        "statistic.judge = last is the last snapshot of an expert, and statistic.networks = {statistic.networks} shows "
+        "none; use --set statistic.networks=experts, or --set statistic.judge=own",
     ),
     Rule(
         lambda c: c.shards > 1 and c.match == "trajectories" and c.backprop == "full",

@@ -14,6 +14,7 @@ from raydd.config.components import (
     PruningConfig,
     SmoothConfig,
     StatisticConfig,
+    WindowConfig,
 )
 from raydd.config.names import Named
 from raydd.config.parsing import Config, Tree
@@ -29,6 +30,7 @@ Initial = Literal[
     "noise",
     "correctly_classified",
     "correctly_classified_mean",
+    "real_soft",
     "representative",
     "kmeans",
     "herding",
@@ -103,26 +105,6 @@ class ExpertConfig(Config):
         return self.model_dump(mode="json", exclude={"num_experts", "network"} | unused)
 
 
-class WindowConfig(Config):
-    """The expert epochs at which a matched segment may start: a range closed at both ends.
-
-    Attributes:
-        low: T-, the first start epoch.
-        current: T, the last start epoch at outer step 0, which grows to ``high``; ``high`` by default.
-        high: T+, the last start epoch in the end; by default the experts' last epoch less the span.
-        interval: I, outer steps per epoch of growth.
-        continuous: Draw between whole epochs too (MCT; needs ``convexify``).
-        auto: Search low, current and high by short trials before the run (DATM, appendix A.6).
-    """
-
-    low: Annotated[int, Field(ge=0)] = 0
-    current: Annotated[int, Field(ge=0)] | None = None
-    high: Annotated[int, Field(ge=0)] | None = None
-    interval: Count = 100
-    continuous: bool = False
-    auto: bool = False
-
-
 class StepSizes(Config):
     """Learning rates of what is distilled, and the students' own learning rate at the start.
 
@@ -164,6 +146,7 @@ class DistillConfig(Config):
         labels: Labels of the synthetic images: the set's own, or soft labels of the matched expert, which are never
             learned (TESLA).
         initial: Images at the start: real images selected in this way, or noise.
+        label_epoch: Epoch after which an expert gives the soft labels of the start; the last by default.
         select_by: What herding, k-center and k-means measure distances of: an expert's features, or pixels.
         formation: Several small images in one.
         space: Where images are learned: as networks see them, or as pixels from 0 to 1.
@@ -208,6 +191,7 @@ class DistillConfig(Config):
     memory: NonNegative | None = None
     labels: Literal["own", "expert"] = "own"
     initial: Initial = "real"
+    label_epoch: Annotated[int, Field(ge=0)] | None = None
     clusters: Count | None = None
     select_by: Literal["features", "pixels"] = "features"
     formation: FormationConfig = FormationConfig()

@@ -14,6 +14,7 @@ from raydd.data.synset import SyntheticSet
 from raydd.numerics.augment import Augment
 from raydd.numerics.flat import FlatModel
 from raydd.numerics.losses import cross_entropy
+from raydd.numerics.rng import derived
 
 State = TypeVar("State")
 
@@ -162,6 +163,7 @@ class Snapshots(Stateless):
     Attributes:
         source: The experts.
         region: L, in epochs.
+        last: Judge by the expert's last snapshot instead of one of the region.
 
     Raises:
         ValueError: The experts keep only some of their snapshots, or the region is empty.
@@ -175,6 +177,7 @@ class Snapshots(Stateless):
 
     source: TrajectorySource
     region: int
+    last: bool = False
 
     def __post_init__(self) -> None:
         if self.source.kept is not None:
@@ -187,8 +190,8 @@ class Snapshots(Stateless):
         """Return two snapshots of one expert; the same one twice where they fall on the same epoch."""
         expert = _expert(self.source, rng)
         epoch = int(torch.randint(self.source.epochs + 1, (), generator=rng))
-        last = min(epoch + self.region - 1, self.source.epochs)
-        later = int(torch.randint(epoch, last + 1, (), generator=rng))
+        end = min(epoch + self.region - 1, self.source.epochs)
+        later = self.source.epochs if self.last else int(torch.randint(epoch, end + 1, (), generator=rng))
         theta = self.source.snapshot(expert, epoch)
         judge = theta if later == epoch else self.source.snapshot(expert, later)
         return NetworkPair(theta, judge).to(synset.images), state
@@ -212,6 +215,40 @@ class Mixed(Stateless):
         share = float(torch.rand((), generator=rng))
         start, end = (self.source.snapshot(expert, epoch).to(synset.images) for epoch in (0, self.source.epochs))
         return NetworkPair(share * start + (1 - share) * end, end), state
+
+
+@dataclass(frozen=True)
+class Exchanged:
+    """Networks of another source, of which those of some uses are exchanged for a fresh random one.
+
+    Attributes:
+        networks: The other source.
+        model: The network.
+        uses: Which are exchanged: ``theta``, ``judge``, or both.
+
+    Reference:
+        Ran et al., arXiv 2512.02469 (TGDD), Fig. 5, which shows what either network brings.
+    """
+
+    networks: Networks[Any]
+    model: FlatModel
+    uses: tuple[str, ...]
+
+    @property
+    def stateless(self) -> bool:
+        """Whether the other source is."""
+        return self.networks.stateless
+
+    def init(self, rng: torch.Generator) -> Any:
+        """Return the other source's state."""
+        return self.networks.init(rng)
+
+    def draw(self, synset: SyntheticSet, state: Any, step: int, rng: torch.Generator) -> tuple[NetworkPair, Any]:
+        """Return the other source's networks, some of them exchanged."""
+        pair, after = self.networks.draw(synset, state, step, rng)
+        fresh = self.model.init(derived(rng, "exchanged")).to(synset.images)
+        theta, judge = (fresh if use in self.uses else getattr(pair, use) for use in ("theta", "judge"))
+        return NetworkPair(theta, judge, pair.trust), after
 
 
 def _expert(source: TrajectorySource, rng: torch.Generator) -> int:

@@ -113,7 +113,7 @@ def experts_to_ask(setup: Setup) -> Experts | None:
     config, work = setup.config, setup.work
     if setup.source is None or (config.select_by == "pixels" and config.initial not in NEED_EXPERTS):
         return None
-    return Experts(FlatModel(work.build), setup.source, work.device, config.clusters)
+    return Experts(FlatModel(work.build), setup.source, work.device, config.clusters, config.label_epoch)
 
 
 def asks_experts(config: DistillConfig) -> bool:

@@ -16,6 +16,7 @@ from raydd.data.workspace import Feed
 from raydd.distillation.class_shards import class_division
 from raydd.distillation.network_queue import Queue
 from raydd.distillation.network_sources import (
+    Exchanged,
     Mixed,
     NetworkPair,
     Networks,
@@ -199,7 +200,7 @@ def match_statistics(setup: Setup) -> Recipe:
     real = RealImages(work.feed(work.dataset.train))
     shared = augment(chosen.augment, flip=work.dataset.flip, siamese=True, strategy=chosen.strategy)
     objective = StatisticMatching(
-        networks=NETWORKS[chosen.networks](setup, model, real),
+        networks=networks_of(setup, model, real),
         model=model,
         statistic=STATISTICS[chosen.of],
         distance=DISTANCES[chosen.distance](model),
@@ -212,6 +213,15 @@ def match_statistics(setup: Setup) -> Recipe:
         alpha=chosen.alpha,
     )
     return Recipe(objective, start, leaves(config, start.transform), config.gate, config.ema)
+
+
+def networks_of(setup: Setup, model: FlatModel, real: RealImages) -> Networks[Any]:
+    """Return where the networks of outer steps come from."""
+    chosen = setup.config.statistic
+    networks = NETWORKS[chosen.networks](setup, model, real)
+    exchanged = {"theta": chosen.extractor, "judge": chosen.judge}
+    uses = tuple(use for use, kind in exchanged.items() if kind == "random")
+    return Exchanged(networks, model, uses) if uses else networks
 
 
 def _trained(setup: Setup, model: FlatModel, real: RealImages) -> Networks[Any]:
@@ -227,10 +237,15 @@ def _queue(setup: Setup, model: FlatModel, real: RealImages) -> Networks[Any]:
     return Queue(model, real.mixed, chosen.queue_size, chosen.refresh, chosen.queue_steps, chosen.lr, chosen.batch_size)
 
 
+def _snapshots(setup: Setup) -> Networks[Any]:
+    chosen = setup.config.statistic
+    return Snapshots(setup.experts, chosen.region, last=chosen.judge == "last")
+
+
 NETWORKS: dict[str, Callable[[Setup, FlatModel, RealImages], Networks[Any]]] = {
     "random": lambda setup, model, real: RandomInit(model),
     "trained": _trained,
-    "experts": lambda setup, model, real: Snapshots(setup.experts, setup.config.statistic.region),
+    "experts": lambda setup, model, real: _snapshots(setup),
     "mixed": lambda setup, model, real: Mixed(setup.experts),
     "queue": _queue,
 }

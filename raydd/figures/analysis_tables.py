@@ -92,6 +92,39 @@ def memory_table(numbers: dict[str, Any]) -> Table:
     return rows_table("largest memory while distilling, in MB", rows)
 
 
+def convergence_table(numbers: dict[str, Any]) -> Table:
+    """Return the best and the last accuracy of each run, and how soon it was near the best."""
+    rows = [
+        {
+            "run": run["name"],
+            "best": _number(100 * run["best"], ".1f"),
+            "last": _number(100 * run["last"], ".1f"),
+            "near at step": str(run["near_step"]),
+            "after seconds": _number(run["near_seconds"], ",.0f"),
+        }
+        for run in numbers["runs"]
+    ]
+    return rows_table(f"{numbers['split']} accuracy in %; near: within {100 * numbers['near']:g} % of the best", rows)
+
+
+def cost_table(numbers: dict[str, Any]) -> Table:
+    """Return what each run took."""
+    rows = [
+        {
+            "run": run["name"],
+            "steps": f"{run['steps']:,}",
+            "seconds a step": _number(run["step_seconds"]),
+            "seconds": _number(run["seconds"], ",.0f"),
+            "MB": _number(run["memory_mb"], ",.0f"),
+            "accuracy": "-" if run["accuracy"] is None else _number(100 * run["accuracy"], ".1f"),
+        }
+        for run in numbers["runs"]
+    ]
+    return rows_table(
+        "cost of distillations; MB: the peak on a GPU, or else of the process; validation accuracy in %", rows
+    )
+
+
 def _most(values: Sequence[float | None]) -> str:
     return _number(max((value for value in values if value is not None), default=None), ",.0f")
 

@@ -93,6 +93,30 @@ def draw_ablation(numbers: Mapping[str, Any]) -> "Figure":
     return draw_scores(rows, f"What each part of {numbers['method']} brings")
 
 
+def draw_cost(numbers: Mapping[str, Any]) -> "Figure":
+    """Draw the seconds of an outer step, the peak memory and the accuracy at the end, a panel each, a row a run.
+
+    Reference: Shen et al., arXiv 2310.10541 (AST), Table VI; Ran et al., arXiv 2512.02469 (TGDD), Fig. 1.
+    """
+    runs = numbers["runs"]
+    names = [fill(run["name"], 24) for run in runs]
+    panels = (
+        ("seconds of an outer step", [run["step_seconds"] for run in runs], ".3g"),
+        ("peak memory (MB)", [run["memory_mb"] for run in runs], ",.0f"),
+        ("validation accuracy (%)", [run["accuracy"] and 100 * run["accuracy"] for run in runs], ".1f"),
+    )
+    figure = new_figure(WIDTH * 1.4, 2.2 + 0.4 * len(runs))
+    for index, (axes, panel) in enumerate(zip(figure.subplots(1, 3, sharey=True), panels, strict=True)):
+        x, values, digits = panel
+        bars = axes.barh(names, [value or 0.0 for value in values], 0.6, color=COLOURS[index])
+        axes.bar_label(bars, ["-" if value is None else format(value, digits) for value in values], padding=4)
+        axes.margins(x=0.35)
+        label(axes, x, "", "What runs took" if not index else "")
+        axes.grid(visible=False, axis="y")
+    figure.axes[0].invert_yaxis()
+    return figure
+
+
 def draw_scores(scores: Sequence[Mapping[str, Any]], title: str, *, width: float = WIDTH) -> "Figure":
     """Draw the accuracy of scores (``name, kind, mean, std``, fractions); the colour tells the training images."""
     words = {"distilled": "synthetic images", "whole": "all real images"}

@@ -160,6 +160,16 @@ def draw_memory(numbers: Numbers, width: float = WIDTH) -> "Figure":
     return draw_curves(curves, "outer step", "memory (MB)", "Memory while distilling", zero=True, width=width)
 
 
+def draw_convergence(numbers: Numbers, width: float = WIDTH) -> "Figure":
+    """Draw the accuracy of each run's sets against the outer step.
+
+    Reference: Shen et al., arXiv 2310.10541 (AST), Fig. 6.
+    """
+    curves = [Curve(run["name"], run["steps"], [100 * value for value in run["accuracy"]]) for run in numbers["runs"]]
+    title = "Accuracy of networks that are trained on the set, by outer step"
+    return draw_curves(curves, "outer step", f"{numbers['split']} accuracy (%)", title, width=width)
+
+
 def draw_similarity(numbers: Numbers) -> "Figure":
     """Draw the correlation of real and synthetic mean features by epoch of the expert.
 

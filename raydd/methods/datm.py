@@ -4,7 +4,7 @@ MTT's loss, with start epochs from T- to a T that grows to T+. Images start as o
 labels as its logits, which are learned beside the images.
 
 Reference:
-    Guo et al., arXiv 2310.05773, Algorithm 1; ``window.auto``: appendix A.6.
+    Guo et al., arXiv 2310.05773, Algorithm 1; ``window.auto``: appendix A.6; the ablation is of Table 2 (b, c).
 
 Differs:
     The official code averages the logits of all experts that are right (``initial: correctly_classified_mean``), leaves
@@ -23,4 +23,11 @@ METHOD = Method(
     name="datm",
     about=__doc__,
     defaults={"initial": "correctly_classified", "lr": {"labels": 5.0}, "experts": {"optimizer": "gsam"}},
+    ablation={
+        "early epochs, hard labels": {"initial": "real", "lr": {"labels": 0.0}, "window": {"low": 0, "current": None}},
+        "+ aligned difficulty": {"initial": "real", "lr": {"labels": 0.0}, "window": {"current": None}},
+        "+ soft labels": {"lr": {"labels": 0.0}, "window": {"current": None}},
+        "+ learned labels": {"window": {"current": None}},
+        "+ sequential generation": {},
+    },
 )

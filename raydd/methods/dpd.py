@@ -12,4 +12,9 @@ Differs:
 from raydd.methods.datm import METHOD as DATM
 from raydd.methods.method import Method
 
-METHOD = Method(name="dpd", about=__doc__, defaults=DATM.defaults | {"pruning": {"rate": 0.1}})
+METHOD = Method(
+    name="dpd",
+    about=__doc__,
+    defaults=DATM.defaults | {"pruning": {"rate": 0.1}},
+    ablation={"DATM": {"pruning": {"rate": 0.0}}, "+ pruning": {}},
+)

@@ -13,4 +13,13 @@ Differs:
 
 from raydd.methods.method import Method
 
-METHOD = Method(name="mct", about=__doc__, defaults={"convexify": True, "window": {"continuous": True}})
+METHOD = Method(
+    name="mct",
+    about=__doc__,
+    defaults={"convexify": True, "window": {"continuous": True}},
+    ablation={
+        "MTT": {"convexify": False, "waypoints": (), "window": {"continuous": False}},
+        "+ straight lines": {"window": {"continuous": False}},
+        "+ continuous epochs": {},
+    },
+)

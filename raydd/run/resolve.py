@@ -14,9 +14,10 @@ from raydd.buffer.arrow_buffer import ArrowBuffer
 from raydd.buffer.convexified import knots
 from raydd.buffer.mirror import local_folder
 from raydd.buffer.segments import check_window
+from raydd.config.components import WindowConfig
 from raydd.config.parsing import Config, first_difference
 from raydd.config.rules import FOREIGN, check_scores, method_rules
-from raydd.config.schema import DistillConfig, ExpertsConfig, WindowConfig
+from raydd.config.schema import DistillConfig, ExpertsConfig
 from raydd.data.datasets import find_source
 from raydd.data.preprocessing import fit_transform
 from raydd.data.workspace import Workspace, with_absolute_path

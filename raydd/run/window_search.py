@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, cast
 import torch
 
 from raydd.buffer.segments import Segment, TrajectorySource
-from raydd.config.schema import WindowConfig
+from raydd.config.components import WindowConfig
 from raydd.distillation.loop import Distillation, Step
 from raydd.distillation.setup import Setup
 from raydd.distillation.trajectory_matching import TrajectoryMatching

@@ -29,14 +29,15 @@ class Experts:
     source: TrajectorySource
     device: torch.device
     clusters: int | None = None  # clusters per class for the representative start; None takes one an image
+    label_epoch: int | None = None  # epoch after which logits are given; None is the last
 
     def pick(self, rng: torch.Generator) -> int:
         """Return one of the experts, at random."""
         return self.source.experts[int(torch.randint(len(self.source.experts), (), generator=rng))]
 
     def logits(self, expert: int, images: Tensor, epoch: int | None = None) -> Tensor:
-        """Return logits (n, K) of preprocessed images after an epoch, None being the last; on the CPU."""
-        return self._apply(ExpertModel.logits, expert, images, epoch)
+        """Return logits (n, K) of preprocessed images after an epoch, None being ``label_epoch``; on the CPU."""
+        return self._apply(ExpertModel.logits, expert, images, self.label_epoch if epoch is None else epoch)
 
     def features(self, expert: int, images: Tensor) -> Tensor:
         """Return features (n, F) of preprocessed images before the last layer, on the CPU."""

@@ -37,6 +37,18 @@ def correctly_classified(request: Request) -> tuple[Tensor, Tensor]:
     return torch.cat(images), torch.cat(labels)
 
 
+def real_soft(request: Request) -> tuple[Tensor, Tensor]:
+    """Draw any real images, with one sampled expert's logits (K ipc, K), right or wrong; see `Start`.
+
+    Reference:
+        Guo et al., arXiv 2310.05773 (DATM), Fig. 3 (a), "random selection", and appendix A.2.
+    """
+    known = request.require_experts("real_soft")
+    expert = known.pick(request.rng)
+    images, _ = real(request)
+    return images, known.logits(expert, images)
+
+
 def _best_classified(
     request: Request, rows: Tensor, label: int, logits_of: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, Tensor]:
@@ -101,6 +113,7 @@ INITIAL: dict[str, Start] = {
     "noise": noise,
     "correctly_classified": correctly_classified,
     "correctly_classified_mean": correctly_classified_mean,
+    "real_soft": real_soft,
     "representative": representative,
     **{name: start for name, start in CORESETS.items() if name != "random"},  # which is "real" here
 }

@@ -38,6 +38,10 @@ TABLES = {
     "dpd_table4": (6, 3),
     "dpd_table5": (4, 1),
     "dpd_table6": (2, 3),
+    "datm_fig3a": (2, 1),
+    "datm_fig3b": (6, 1),
+    "tgdd_fig5": (3, 1),
+    "tgdd_fig6b": (6, 1),
 }
 UNBUILT = {"CAFE", "KIP", "FRePo", "RCIG", "DSDM", "PP", "Glister"}
 

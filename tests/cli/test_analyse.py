@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from raydd.cli import run
 from raydd.cli.analyse import app
 from raydd.config.schema import DataConfig
 from raydd.data.preprocessing import Transform, save_transform
+from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import open_workspace
 from raydd.io.document import without_checksum
 from raydd.numerics.flat import FlatModel, flatten, layout_of
@@ -202,6 +204,47 @@ def test_memory_with_and_without_a_device(capfd, tmp_path):
     assert (found["steps"], found["resident_mb"], found["device_mb"]) == ([1, 2], [100.5, 120], [None, 7.0])
 
 
+def scored_run(folder, like, accuracy=(0.25, 0.5, 0.49), seconds=2.0):
+    """A run of 20 outer steps whose set was scored three times."""
+    folder.mkdir(exist_ok=True)
+    history = tuple({"step": 10 * place, "mean": value} for place, value in enumerate(accuracy))
+    synset = replace(SyntheticSet.load(like), history=history, recipe={"method": "dm"})
+    synset.save(folder / "synset.arrow")
+    rows = [
+        {"step": step, "resident_mb": 100.0 + step, "device_mb": None, "seconds": seconds * step}
+        for step in (1, 10, 20)
+    ]
+    (folder / "memory.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_convergence_tells_how_soon_a_run_was_near_its_best(capfd, small_synset, tmp_path):
+    runs = [scored_run(tmp_path / "a", small_synset), scored_run(tmp_path / "b", small_synset, (0.5, 0.51, 0.4))]
+    found = document(capfd, "analyse", "convergence", *runs, "--out", tmp_path / "convergence.png")
+    assert [row["accuracy"] for row in found["runs"]] == [[0.25, 0.5, 0.49], [0.5, 0.51, 0.4]]
+    keys = ("name", "best", "last", "near_step", "near_seconds")
+    assert [[row[key] for key in keys] for row in found["runs"]] == [
+        ["a", 0.5, 0.49, 10, 20.0],
+        ["b", 0.51, 0.4, 0, None],
+    ]
+    assert "evaluate_every" in refusal(
+        capfd, tmp_path, "analyse", "convergence", scored_run(tmp_path / "c", small_synset, ())
+    )
+    assert "that has ended" in refusal(capfd, tmp_path, "analyse", "convergence", tmp_path)
+
+
+def test_cost_is_what_the_logs_say(capfd, small_synset, tmp_path):
+    runs = [scored_run(tmp_path / "a", small_synset), scored_run(tmp_path / "b", small_synset, (), 0.5)]
+    found = document(capfd, "analyse", "cost", *runs, "--out", tmp_path / "cost.png")["runs"]
+    keys = ("name", "method", "steps", "seconds", "step_seconds", "memory_mb", "on_device", "accuracy")
+    assert [[row[key] for key in keys] for row in found] == [
+        ["a", "dm", 20, 40.0, 2.0, 120.0, False, 0.49],
+        ["b", "dm", 20, 10.0, 0.5, 120.0, False, None],
+    ]
+    (tmp_path / "a" / "memory.jsonl").write_text('{"step": 1, "resident_mb": 1.0}\n')
+    assert "has no seconds" in refusal(capfd, tmp_path, "analyse", "cost", tmp_path / "a")
+
+
 def test_a_table_and_the_files_are_named(capfd, tmp_path):
     folder = probed(tmp_path / "[red]run")  # what looks like markup is shown as it is
     assert run(["analyse", "matching", str(folder)]) == 0
@@ -225,7 +268,9 @@ def test_every_figure_goes_into_a_folder_that_is_there(name, capfd, small_buffer
     run_folder = probed(tmp_path / "run")
     (run_folder / "memory.jsonl").write_text('{"step": 1, "resident_mb": 100.5, "device_mb": null}\n')
     given = {"experts": [small_buffer], "storage": [small_buffer], "landscape": [small_buffer, "--device", "cpu"]}
-    given |= {key: [run_folder] for key in ("matching", "labels", "memory")}
+    given |= {key: [run_folder] for key in ("matching", "labels", "memory", "convergence", "cost")}
+    if name in ("convergence", "cost"):
+        scored_run(run_folder, small_synset)
     given["embedding"] = [small_synset, "--buffer", small_buffer, "--device", "cpu", "--epochs", "3", "--images", "5"]
     words = given.get(name, [small_synset, "--buffer", small_buffer, "--device", "cpu"])
     document(capfd, "analyse", name, *words, "--out", out)

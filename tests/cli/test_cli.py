@@ -74,6 +74,8 @@ FLAGS = {
     "analyse matching": COMMON | {"--out"},
     "analyse labels": COMMON | {"--out"},
     "analyse memory": COMMON | {"--out"},
+    "analyse convergence": COMMON | {"--out"},
+    "analyse cost": COMMON | {"--out"},
     "analyse similarity": COMMON | {"--out", "--buffer", "--epochs", "--images", "--dataset", "--size", "--device"},
     "analyse separability": COMMON | {"--out", "--buffer", "--epochs", "--device"},
     "analyse activation": COMMON | {"--out", "--buffer", "--device"},

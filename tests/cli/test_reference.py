@@ -5,9 +5,10 @@ import json
 import pytest
 
 from raydd.cli import run
+from raydd.config.components import WindowConfig
 from raydd.config.fields import meanings, settings
 from raydd.config.nas import NasConfig
-from raydd.config.schema import DistillConfig, EvaluateConfig, WindowConfig
+from raydd.config.schema import DistillConfig, EvaluateConfig
 from raydd.methods import METHODS, complete
 
 KINDS = {"distill": DistillConfig, "evaluate": EvaluateConfig, "nas": NasConfig}

@@ -48,6 +48,19 @@ def test_rules_of_a_method_wait_for_its_own_values():
         method_rules(said)
 
 
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"method": "mtt", "label_epoch": 3}, "label_epoch = 3 is of soft labels"),
+        ({"method": "datm", "label_epoch": 51}, "use --set label_epoch=50 or less"),
+        ({"method": "dm", "statistic": {"judge": "last"}}, "statistic.judge = last"),
+    ],
+)
+def test_settings_that_have_nothing_to_act_on_are_refused(values, words):
+    with pytest.raises(ValueError, match=words):
+        method_rules(complete(build(DistillConfig, values)))
+
+
 def test_tables_name_what_there_is():
     fields = DistillConfig.model_fields
     assert {name for names in FOREIGN.values() for name in names} <= {*fields}

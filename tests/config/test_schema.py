@@ -6,9 +6,10 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from raydd.config.components import WindowConfig
 from raydd.config.parsing import build, dump, merge, parse_settings, words
 from raydd.config.presets import expand_preset, load_preset
-from raydd.config.schema import DistillConfig, EvaluateConfig, ExpertConfig, ExpertsConfig, WindowConfig
+from raydd.config.schema import DistillConfig, EvaluateConfig, ExpertConfig, ExpertsConfig
 
 SHIPPED = sorted(
     (folder.name, file.name.removesuffix(".yaml"))

@@ -9,7 +9,7 @@ from raydd.buffer.convexified import Convexified
 from raydd.buffer.segments import InMemory
 from raydd.data.preprocessing import Transform
 from raydd.data.synset import SyntheticSet
-from raydd.distillation.network_sources import Mixed, RandomInit, Snapshots, Trained, loss_gradient, sgd_step
+from raydd.distillation.network_sources import Exchanged, Mixed, RandomInit, Snapshots, Trained, loss_gradient, sgd_step
 from raydd.models.zoo import build
 from raydd.numerics.augment import augment
 from raydd.numerics.flat import FlatModel
@@ -172,6 +172,24 @@ def test_snapshots_are_one_experts_and_the_judge_is_of_the_region(region):
     for (expert, epoch, _), count in found.items():
         share = pairs[expert, epoch] / (min(epoch + region - 1, EPOCHS) - epoch + 1)
         assert abs(count - share) < 5 * share**0.5
+
+
+def test_the_last_snapshot_judges_every_other_one_of_its_expert():
+    for look in draws(Snapshots(named(), 2, last=True), 300):
+        expert, end = divmod(int(look.judge[0]), 100)
+        assert (int(look.theta[0]) // 100, end) == (expert, EPOCHS)
+
+
+@pytest.mark.parametrize("uses", [("theta",), ("judge",), ("theta", "judge")])
+def test_fresh_networks_take_the_place_of_an_experts(uses):
+    own = Snapshots(named(), 3)
+    pairs = list(zip(draws(own, 20), draws(Exchanged(own, MODEL, uses), 20), strict=True))
+    for use in ("theta", "judge"):
+        same = [torch.equal(getattr(plain, use), getattr(changed, use)) for plain, changed in pairs]
+        assert not any(same) if use in uses else all(same)
+    fresh = {getattr(changed, uses[0])[0].item() for _, changed in pairs}
+    assert len(fresh) == 20
+    assert Exchanged(own, MODEL, uses).stateless
 
 
 def test_snapshots_come_to_the_set_and_leave_the_experts_alone(device):

@@ -7,6 +7,8 @@ import pytest
 from PIL import Image
 
 from raydd.figures.analysis_tables import (
+    convergence_table,
+    cost_table,
     experts_table,
     labels_table,
     landscape_table,
@@ -14,8 +16,8 @@ from raydd.figures.analysis_tables import (
     memory_table,
     storage_table,
 )
-from raydd.figures.bars import draw_storage
-from raydd.figures.curves import draw_experts, draw_labels, draw_matching, draw_memory
+from raydd.figures.bars import draw_cost, draw_storage
+from raydd.figures.curves import draw_convergence, draw_experts, draw_labels, draw_matching, draw_memory
 from raydd.figures.landscape import draw_landscape
 from raydd.figures.style import save_figure
 
@@ -69,7 +71,27 @@ MEMORY = {
         {"name": "b", "steps": [1, 2], "resident_mb": [700.0, 600.0], "device_mb": [90.0, 80.0]},
     ]
 }
+CONVERGENCE = {
+    "split": "validation",
+    "near": 0.02,
+    "runs": [
+        {"name": "a", "steps": [0, 5], "accuracy": [0.25, 0.5], "best": 0.5, "last": 0.5, "near_step": 5}
+        | {"near_seconds": 2.0},
+        {"name": "b", "steps": [0, 5, 9], "accuracy": [0.25, 0.75, 0.5], "best": 0.75, "last": 0.5, "near_step": 5}
+        | {"near_seconds": None},
+    ],
+}
+COST = {
+    "runs": [
+        {"name": "a", "method": "mtt", "ipc": 1.0, "steps": 10, "seconds": 25.0, "step_seconds": 2.5}
+        | {"memory_mb": 900.0, "on_device": False, "accuracy": 0.5},
+        {"name": "b", "method": "dm", "ipc": 1.0, "steps": 4, "seconds": 1.0, "step_seconds": 0.25}
+        | {"memory_mb": None, "on_device": False, "accuracy": None},
+    ]
+}
 FIGURES = [
+    (draw_convergence, convergence_table, CONVERGENCE),
+    (draw_cost, cost_table, COST),
     (draw_experts, experts_table, EXPERTS),
     (draw_landscape, landscape_table, LANDSCAPE),
     (draw_storage, storage_table, STORAGE),
@@ -175,6 +197,16 @@ def test_memory_of_a_device_is_drawn_where_there_is_one():
     assert ydata(axes) == [[800, 900], [700, 600], [90, 80]]
     assert [line.get_linestyle() for line in axes.get_lines()] == ["-", "-", "--"]
     assert axes.get_ylim()[0] == 0
+    assert ydata(draw_convergence(CONVERGENCE).axes[0]) == [[25.0, 50.0], [25.0, 75.0, 50.0]]
+    assert cells(convergence_table(CONVERGENCE)) == {
+        "run": ["a", "b"],
+        "best": ["50.0", "75.0"],
+        "last": ["50.0", "50.0"],
+        "near at step": ["5", "5"],
+        "after seconds": ["2", "-"],
+    }
+    assert [bar.get_width() for bar in draw_cost(COST).axes[0].patches] == [2.5, 0.25]
+    assert cells(cost_table(COST))["MB"] == ["900", "-"]
     assert cells(memory_table(MEMORY)) == {"run": ["a", "b"], "process": ["900", "700"], "device": ["-", "90"]}
 
 

@@ -12,9 +12,10 @@ from PIL import Image
 from toy_runs import toy_of, train_buffer
 
 from raydd.api.distill import distill
+from raydd.config.components import WindowConfig
 from raydd.config.parsing import build
 from raydd.config.placement import Where
-from raydd.config.schema import DistillConfig, WindowConfig
+from raydd.config.schema import DistillConfig
 from raydd.methods import METHODS
 from raydd.run import window_search
 from raydd.run.experts import open_buffer

@@ -192,10 +192,10 @@ MLP = FlatModel(lambda: build("MLP", channels=1, size=8, classes=10))
 SOFT_LABELS = ["correctly_classified", "correctly_classified_mean"]
 
 
-def experts(thetas, model=MLP, clusters=None):
+def experts(thetas, model=MLP, clusters=None, label_epoch=None):
     """Experts that have stood at these weights from the last epoch on, and elsewhere before."""
     paths = [torch.stack([torch.zeros_like(theta), theta]) for theta in thetas]
-    return Experts(model, InMemory(paths, model.layout), torch.device("cpu"), clusters)
+    return Experts(model, InMemory(paths, model.layout), torch.device("cpu"), clusters, label_epoch)
 
 
 def confused(theta):
@@ -255,6 +255,19 @@ def test_where_no_expert_is_right_labels_are_right_all_the_same(name, digits):
         chosen = mine.max(1).values - mine[:, label]
         torch.testing.assert_close(chosen.sort().values, gaps[:20], rtol=0, atol=1e-5)
         assert (chosen[1:] - chosen[:-1]).min() > -1e-5  # the right ones first, then the nearest misses
+
+
+def test_any_real_images_can_have_an_experts_logits_of_any_epoch(digits):
+    transform, thetas = trained(digits)
+    wrong = confused(thetas[0])
+    for epoch, theta in ((None, wrong), (1, wrong), (0, torch.zeros_like(wrong))):
+        request = Request(digits, transform, 5, generator(3), experts([wrong], label_epoch=epoch))
+        images, labels = INITIAL["real_soft"](request)
+        plain = Request(digits, transform, 5, generator(3), experts([wrong]))
+        plain.experts.pick(plain.rng)
+        assert torch.equal(images, INITIAL["real"](plain)[0])
+        torch.testing.assert_close(labels, MLP(theta, images), rtol=0, atol=1e-5)
+    assert (INITIAL["real_soft"](plain)[1].argmax(1) != plain.labels).float().mean() > 0.8
 
 
 def test_an_untrained_expert_gives_a_start_too(digits):
