@@ -1,12 +1,15 @@
 """A first answer on one's own images: what a few distilled images a class are worth, within some minutes."""
 
 import os
+import shlex
 import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from raydd.api.campaign import campaign
 from raydd.api.distill import distill
@@ -19,21 +22,29 @@ from raydd.config.parsing import Tree, build
 from raydd.config.placement import HERE, Where
 from raydd.config.schema import DataConfig, DistillConfig
 from raydd.data.synset import SyntheticSet
-from raydd.data.workspace import load_images
+from raydd.data.workspace import load_images, open_workspace, resolve_device
+from raydd.evaluation.protocols import find_protocol
+from raydd.evaluation.student import evaluate as train_and_test
 from raydd.io.console import QuietScreen, Screen
 from raydd.io.filesystem import is_uri
 from raydd.io.paths import below
+from raydd.training.expert import measure_accuracy
 
 METHODS = ("dm", "dsa")
 """Methods that need no experts."""
 START_SECONDS = 45.0
-"""Until the workers of distillations and evaluations have started."""
-SHARE = 0.6
-"""Of the other time, for the distillations; the rest is for the networks that test the sets."""
+"""Until the workers of distillations and evaluations have started, and for the report."""
+LEAST_SECONDS = 10.0
+"""For the steps of each method."""
 MOST_MINUTES = 24.0 * 60
+_QUIET = QuietScreen(lambda line: None)
 LONG_MINUTES, LARGE_SIDE, SIDE = 15.0, 64, 32
 STEPS, SEEDS, EPOCHS = 3, 3, 300
 """Outer steps that are timed before; networks a score, and their epochs."""
+CHOOSING_NETWORKS, CHOOSING_EPOCHS, TIMED_EPOCHS = 2, 100, 10
+"""Networks on held-out images, by which a method is chosen, and their epochs; epochs that are timed before."""
+SELECTIONS = {"random": "random", "k-means": "kmeans"}
+PROTOCOL = "dm"
 
 
 @dataclass(frozen=True)
@@ -99,22 +110,46 @@ def choose(data: DataConfig, minutes: float, seed: int, where: Where, screen: Sc
     """Return the settings for images and a budget, from the time that some steps of each method take here."""
     if not 0 < minutes <= MOST_MINUTES:
         raise ValueError(f"--minutes {minutes:g}: give minutes such as 5, and {MOST_MINUTES:g} at most")
+    begin, budget = time.monotonic(), 60 * minutes - START_SECONDS
+    if budget < LEAST_SECONDS:
+        raise ValueError(f"--minutes {minutes:g} is too short: the workers alone take {START_SECONDS:.0f} s to start")
     with screen.doing("reading the images"):
         images = load_images(data)
     ipc = 10 if minutes >= LONG_MINUTES else 1
     side = SIDE if images.size > LARGE_SIDE and data.size is None and minutes < LONG_MINUTES else None
-    workers = min(len(METHODS), where.num_workers or len(os.sched_getaffinity(0)))
-    each = SHARE * (60 * minutes - START_SECONDS) * workers / len(METHODS)
-    if each < 10:
-        raise ValueError(f"--minutes {minutes:g} is too short: the workers alone take {START_SECONDS:.0f} s to start")
-    steps = {}
+    seconds, workers = dict[str, float](), where.num_workers or len(os.sched_getaffinity(0))
     for name in METHODS:
         with screen.doing(f"timing {name}"), tempfile.TemporaryDirectory() as folder:
             config = build(DistillConfig, _settings(data, Settings(ipc, side, {name: STEPS}), name, seed))
-            distill(config, folder, where=where._replace(address=None), screen=QuietScreen(lambda line: None))
-            spent = float(run_costs(folder, STEPS)["run_seconds"] or 0.0)
-        steps[name] = max(STEPS, int(each * STEPS / max(spent, 1e-3)))
-    return Settings(ipc, side, steps)
+            synset = distill(config, folder, where=where._replace(address=None), screen=_QUIET)
+            seconds[name] = float(run_costs(folder, STEPS)["run_seconds"] or 0.0) / STEPS
+    with screen.doing("timing a network"):
+        scoring = _scoring_seconds(config, synset, resolve_device(where.device))
+    left = budget - (time.monotonic() - begin) - scoring / workers
+    each = left * min(len(METHODS), workers) / len(METHODS)
+    if each < LEAST_SECONDS:
+        need = (60 * minutes - each + LEAST_SECONDS) / 60
+        raise ValueError(f"--minutes {minutes:g} is too short for these images here; give at least {need:.1f}")
+    return Settings(ipc, side, {name: max(STEPS, int(each / max(seconds[name], 1e-3))) for name in METHODS})
+
+
+def _scoring_seconds(config: DistillConfig, synset: SyntheticSet, device: torch.device) -> float:
+    """Return the estimated seconds, on one worker, of all networks that are trained on a set and tested."""
+    work = open_workspace(config.data, config.experts.network, device, synset.transform)
+    held_out, threads = work.feed(work.dataset.validation), torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        network, begin = work.build().to(device), time.monotonic()
+        measure_accuracy(network, held_out)
+        test = time.monotonic() - begin
+        protocol = find_protocol(PROTOCOL).lasting(TIMED_EPOCHS)
+        train_and_test(synset, work.build, held_out, protocol, work.augment, config.seed)
+        epoch = max(0.0, time.monotonic() - begin - 2 * test) / TIMED_EPOCHS
+    finally:
+        torch.set_num_threads(threads)
+    sets, more = len(METHODS) + len(SELECTIONS), len(work.dataset.test) / max(1, len(held_out))
+    choosing = len(METHODS) * CHOOSING_NETWORKS * (CHOOSING_EPOCHS * epoch + test)
+    return SEEDS * sets * (EPOCHS * epoch + more * test) + choosing
 
 
 def _settings(data: DataConfig, settings: Settings, method: str, seed: int) -> Tree:
@@ -130,18 +165,18 @@ def _plan(data: DataConfig, settings: Settings, seed: int) -> Tree:
     for name in METHODS:
         tree = _settings(data, settings, name, seed)
         own = {key: value for key, value in tree.items() if key not in ("method", "ipc", "seed", "threads")}
-        scored = {"evaluate_every": tree["steps"], "evaluate_epochs": EPOCHS // 3}
+        scored = {"evaluate_every": tree["steps"], "evaluate_epochs": CHOOSING_EPOCHS}
+        scored["evaluate_networks"] = CHOOSING_NETWORKS
         rows[name] = {"method": name, "preset": "", "set": over(own, scored)}
     column = {"dataset": data.dataset, "ipc": [settings.ipc], "title": f"{settings.ipc} a class"}
     title = f"First answer on {Path(data.dataset).name}"
-    selections = {"random": "random", "k-means": "kmeans"}
     return {
         "name": "try",
         "title": title,
         "columns": [column],
-        "rows": rows | selections,
+        "rows": rows | SELECTIONS,
         "seeds": SEEDS,
-        "protocol": "dm",
+        "protocol": PROTOCOL,
     }
 
 
@@ -159,11 +194,12 @@ def _validation(plan: Plan, options: Options, out: Path | str) -> dict[str, floa
 def _commands(data: DataConfig, best: str, settings: Settings) -> list[str]:
     """Return the commands that go on from a first answer: more steps, more images, and methods that need experts."""
     name, more = Path(data.dataset).name, 10 * settings.ipc
-    steps = 10 * settings.steps[best]
+    side = settings.side or data.size
+    images = f"--dataset {shlex.quote(data.dataset)}" + (f" --set data.size={side}" if side else "")
     return [
-        f"raydd distill --method {best} --dataset {data.dataset} --ipc {settings.ipc} --set steps={steps} "
+        f"raydd distill --method {best} {images} --ipc {settings.ipc} --set steps={10 * settings.steps[best]} "
         f"--out runs/{name}-{best}",
-        f"raydd distill --method {best} --dataset {data.dataset} --ipc {more} --out runs/{name}-{best}-ipc{more}",
-        f"raydd distill --method mtt --dataset {data.dataset} --ipc {settings.ipc} --out runs/{name}-mtt",
-        f"raydd tune --space mtt_digits --dataset {data.dataset} --num-samples 16 --out runs/{name}-tune",
+        f"raydd distill --method {best} {images} --ipc {more} --out runs/{name}-{best}-ipc{more}",
+        f"raydd distill --method mtt {images} --ipc {settings.ipc} --out runs/{name}-mtt",
+        f"raydd tune --space mtt_digits {images} --num-samples 16 --out runs/{name}-tune",
     ]

@@ -33,7 +33,7 @@ def ablate(
 ) -> None:
     """Distill with the parts of a method added one by one, as in its paper, and score each step.
 
-    Ablations of tgdd and ast are known.
+    Ablations of tgdd, ast, datm, dpd and mct are known.
     """
     config = configure(DistillConfig, *preset_layers(preset, values))
     if config.method not in (known := TABLES["ablation"].names):

@@ -65,14 +65,14 @@ def _lines(row: dict[str, Any], missing: bool) -> list[str]:
     count = sum(len(one["columns"]) for one in row["missing"])
     lines = [f"{row['name']:13} {row['cells']:4} cells{f', and {count} missing' if count else '':17} {row['title']}"]
     if missing:
-        lines += [f"    {one['row']} ({_places(one['columns'])}): {one['why']}" for one in row["missing"]]
+        lines += [f"    {one['row']} ({_by_dataset(one['columns'])}): {one['why']}" for one in row["missing"]]
     return lines
 
 
-def _places(columns: "Sequence[str]") -> str:
+def _by_dataset(columns: "Sequence[str]") -> str:
     """Return the names of columns, those of a data set together.
 
-    >>> _places(["cifar10, ipc 1", "cifar10, ipc 10", "top 5"])
+    >>> _by_dataset(["cifar10, ipc 1", "cifar10, ipc 10", "top 5"])
     'cifar10 ipc 1/10; top 5'
     """
     sizes: dict[str, list[str]] = {}

@@ -84,7 +84,7 @@ TABLES = {
     "expert layout": Table("layout", "raydd.interop.expert_files:FORMATS", "mtt tgdd"),
     "score": Table("score", "raydd.evaluation.robust:SCORES", "lrs ars hlr ior"),
     "device": Table("device", "", "auto cpu cuda"),
-    "ablation": Table("ablation", "raydd.api.ablation:ABLATIONS", "tgdd ast"),
+    "ablation": Table("ablation", "raydd.api.ablation:ABLATIONS", "tgdd ast datm dpd mct"),
 }
 """By kind."""
 

@@ -1,17 +1,24 @@
 """A first answer on one's own images: what is chosen for a budget, and the whole of it."""
 
 import json
+import tempfile
+import time
 
 import pytest
+import torch
 
 from raydd.api import first_answer as module
+from raydd.api.distill import distill
 from raydd.api.first_answer import METHODS, Settings, choose, first_answer
 from raydd.campaigns.graph import Options, build_graph
 from raydd.campaigns.plan import make_plan
 from raydd.campaigns.scales import SCALES
 from raydd.cli import run
 from raydd.config.placement import Where
-from raydd.config.schema import DataConfig
+from raydd.config.schema import DataConfig, DistillConfig
+from raydd.data.workspace import open_workspace
+from raydd.evaluation.protocols import find_protocol
+from raydd.evaluation.student import evaluate as train_and_test
 from raydd.io.console import QuietScreen
 
 HERE = Where(device="cpu", num_workers=2)
@@ -34,16 +41,42 @@ def test_its_plan_has_every_cell_and_the_settings_that_were_chosen(ipc, side):
     assert not graph.experts
 
 
-@pytest.mark.parametrize(("minutes", "workers", "share"), [(2, 2, 0.6), (4, 2, 0.6), (4, 1, 0.3)])
+@pytest.mark.parametrize(("minutes", "workers", "share"), [(2, 2, 1.0), (4, 2, 1.0), (4, 1, 0.5), (4, 9, 1.0)])
 def test_the_steps_are_what_fits_into_the_budget(monkeypatch, minutes, workers, share):
-    """Of a second a step, each method takes its share of the time that is left when the workers are up."""
+    """Of a second a step, each method takes its share of the time that starting, timing and scoring leave."""
     monkeypatch.setattr(module, "run_costs", lambda folder, steps: {"run_seconds": float(steps)})
+    monkeypatch.setattr(module, "_scoring_seconds", lambda *given: 30.0)
+    begin = time.monotonic()
     settings = choose(DataConfig(), minutes, 0, HERE._replace(num_workers=workers), QUIET)
-    assert settings == Settings(1, None, dict.fromkeys(METHODS, int(share * (60 * minutes - 45))))
+    spent = time.monotonic() - begin
+    most = share * (60 * minutes - 45 - 30 / workers)
+    assert (settings.ipc, settings.side, {*settings.steps}) == (1, None, {*METHODS})
+    assert all(most - share * spent - 1 <= steps <= most for steps in settings.steps.values())
+
+
+def test_images_that_take_longer_than_the_budget_are_refused_with_one_that_is_enough(monkeypatch):
+    monkeypatch.setattr(module, "_scoring_seconds", lambda *given: 600.0)
+    with pytest.raises(ValueError, match=r"--minutes 5 is too short for these images here; give at least (6|7)\.\d$"):
+        choose(DataConfig(), 5, 0, HERE, QUIET)
+
+
+def test_the_time_of_scoring_is_that_of_its_networks():
+    """Twelve trainings of 300 epochs and four of 100, each with its test: near what one of them takes."""
+    config = DistillConfig(method="random", threads=1)
+    work = open_workspace(config.data, config.experts.network, torch.device("cpu"))
+    with tempfile.TemporaryDirectory() as folder:
+        synset = distill(config, folder, where=HERE, screen=QUIET)
+    torch.set_num_threads(1)
+    begin = time.process_time()
+    protocol = find_protocol("dm").lasting(100)
+    train_and_test(synset, work.build, work.feed(work.dataset.test), protocol, work.augment, 0)
+    one = time.process_time() - begin
+    assert 0.2 * 40 * one < module._scoring_seconds(config, synset, torch.device("cpu")) < 5 * 40 * one
 
 
 def test_a_long_budget_distills_more_images(monkeypatch):
     monkeypatch.setattr(module, "run_costs", lambda folder, steps: {"run_seconds": float(steps)})
+    monkeypatch.setattr(module, "_scoring_seconds", lambda *given: 30.0)
     assert choose(DataConfig(), 20, 0, HERE, QUIET).ipc == 10
 
 
