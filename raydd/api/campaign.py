@@ -8,22 +8,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from raydd.analysis.document import check_folder
-from raydd.api.evaluate import evaluate, load_set
+from raydd.api.campaign_scores import Result, Scorer
 from raydd.api.experts import train_experts
-from raydd.buffer.arrow_buffer import ArrowBuffer
-from raydd.buffer.mirror import local_folder
 from raydd.campaigns.costs import GPU_SPEED, estimate, measure_speed
-from raydd.campaigns.graph import Graph, Options, Scoring, build_graph
+from raydd.campaigns.graph import Graph, Options, build_graph
 from raydd.campaigns.order import Order, Task, order_of
 from raydd.campaigns.plan import Plan, load_plan
 from raydd.campaigns.records import NodeRecord, measured, read_records, run_costs, write_record
 from raydd.campaigns.scales import find_scale
 from raydd.campaigns.table import campaign_document, check_same
 from raydd.config.placement import HERE, Where, check_workers
-from raydd.data.score_record import Score
-from raydd.data.synset import SyntheticSet
-from raydd.evaluation.failures import MissingTrainings
-from raydd.evaluation.relabel import relabel
 from raydd.evaluation.scores import check_scoring
 from raydd.io.console import Pace, QuietScreen, Screen, left
 from raydd.io.document import write_document
@@ -184,9 +178,8 @@ class _Campaign:
         def scores(tasks: Sequence[Task], workers: int) -> Any:
             where = self._where._replace(num_workers=workers)
             keys = [task.key for task in tasks]
-            return InThread(
-                workers, lambda: self._score(keys, where), lambda results: self._keep(order, results), self._stop
-            )
+            scorer = Scorer(self._graph, self._path, self._quiet_screen, where)
+            return InThread(workers, lambda: scorer(keys), lambda results: self._keep(order, results), self._stop)
 
         return Start(experts, distillation, scores)
 
@@ -223,50 +216,15 @@ class _Campaign:
         for screen in self._quiet.values():
             screen.stopped = True
 
-    def _score(self, keys: Sequence[str], where: Where) -> dict[str, list[Score] | str]:
-        """Return the scores of several scorings, or why one has none; those of equal settings are one evaluation."""
-        groups: dict[str, list[str]] = {}
-        for key in keys:
-            scoring = self._graph.scores[key]
-            data = self._graph.distillations[scoring.distillation].config.data
-            alone = key if scoring.config.baselines or scoring.config.real_epochs != 0 else ""
-            groups.setdefault(f"{scoring.config!r} {data!r} {alone}", []).append(key)
-        results: dict[str, list[Score] | str] = {}
-        for group in groups.values():
-            results |= self._evaluate(group, where)
-        return results
-
-    def _evaluate(self, keys: Sequence[str], where: Where) -> dict[str, list[Score] | str]:
-        first, screen = self._graph.scores[keys[0]], self._quiet_screen(keys[0])
-        buffer = self._path("experts", first.experts) if first.experts else None
-        missing: dict[str, str] = {}
-        try:
-            sets = [self._set(self._graph.scores[key], screen) for key in keys]
-            scores = evaluate(sets, first.config, buffer=buffer, names=keys, where=where, screen=screen)
-        except MissingTrainings as error:
-            scores, missing = error.result, {one.name: one.line for one in error.missing}
-            if len(keys) == 1:
-                missing = dict.fromkeys(keys, error.missing[0].line)
-        except (ValueError, RuntimeError, OSError) as error:
-            return dict.fromkeys(keys, str(error))
-        if len(keys) == 1:
-            return {keys[0]: missing.get(keys[0], scores)}
-        return {key: missing.get(key, [one for one in scores if key in (one.name, one.of)]) for key in keys}
-
-    def _set(self, scoring: Scoring, screen: Screen) -> SyntheticSet | Path | str:
-        place = self._path("runs", self._graph.distillations[scoring.distillation].name)
-        if not scoring.relabel:
-            return place
-        synset = load_set(place, scoring.config.model_copy(update={"paper": False}), screen).synset
-        return relabel(synset, ArrowBuffer(local_folder(self._path("experts", scoring.experts))))
-
-    def _keep(self, order: Order, results: Mapping[str, list[Score] | str]) -> None:
+    def _keep(self, order: Order, results: Mapping[str, Result]) -> None:
         for key, result in results.items():
             if isinstance(result, str):
                 self._screen.note(f"failed: {result}")
                 order.fail(key, result)
-            else:
+            elif isinstance(result, list):
                 self._end(key, time.monotonic(), scores=tuple(score.to_document() for score in result))
+            else:
+                self._end(key, time.monotonic(), ranking=result)
 
     def _end(self, key: str, begin: float, **known: Any) -> None:
         """Record that a node is done."""

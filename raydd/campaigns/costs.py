@@ -96,7 +96,7 @@ def score_operations(scoring: Scoring, graph: Graph) -> float:
     if evaluation.real_epochs != 0:
         images += TRAIN[data] * protocol.real_epochs
     one = sum(network(name, data).operations for name in evaluation.networks)
-    return evaluation.seeds * one * (images * GRADIENT + TEST)
+    return scoring.trainings / len(evaluation.networks) * one * (images * GRADIENT + TEST)
 
 
 @cache

@@ -6,13 +6,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from raydd.campaigns.plan import OWN, WHOLE, Column, Plan, Published, Row, published_values
+from raydd.campaigns.plan import OWN, RANKING, WHOLE, Column, Plan, Published, Row, published_values
 from raydd.campaigns.scales import Scale, over, shrink
+from raydd.config.nas import NasConfig
 from raydd.config.parsing import Tree, build
 from raydd.config.presets import load_preset, preset_sizes
 from raydd.config.schema import DistillConfig, EvaluateConfig, ExpertsConfig
 from raydd.io.document import digest
 from raydd.methods import complete, find_method
+from raydd.models.spaces import SPACES
 from raydd.run.resolve import check_settings, needs_experts
 from raydd.selection.coresets import BY_DISTANCE
 from raydd.selection.starting_images import NEED_EXPERTS
@@ -54,6 +56,7 @@ class Cell(NamedTuple):
         kind: ``distilled``, or the selection of real images.
         distillation: Key of the distillation that made the set; empty for real images.
         missing: Why no command gives it.
+        top: Of a rank correlation: among how many architectures.
     """
 
     plan: str
@@ -65,6 +68,7 @@ class Cell(NamedTuple):
     kind: str = "distilled"
     distillation: str = ""
     missing: str = ""
+    top: int = 0
 
 
 class Distillation(NamedTuple):
@@ -83,12 +87,21 @@ class Scoring(NamedTuple):
         config: The evaluation.
         experts: Key of the experts that are asked about images; empty where none are.
         relabel: Whether they give the set soft labels before.
+        ranking: The architectures that the set ranks instead, with how they are trained.
     """
 
     distillation: str
     config: EvaluateConfig
     experts: str = ""
     relabel: bool = False
+    ranking: NasConfig | None = None
+
+    @property
+    def trainings(self) -> int:
+        """How many networks are trained; of a ranking each also on the real images."""
+        if self.ranking is None:
+            return self.config.seeds * len(self.config.networks)
+        return self.ranking.sample or len(SPACES[self.ranking.space])
 
 
 @dataclass
@@ -197,6 +210,10 @@ def _cells(
     row_of_set = plan.rows[carrier] if carrier else Row(method="random", preset="")
     key = _add_distillation(graph, row_of_set, column, options)
     made_by = graph.distillations[key].config.experts.network
+    if plan.measure == RANKING:
+        score = _add_ranking(graph, plan, row, key, options)
+        yield Cell(plan.name, name, title, "", published[0], score, kind, key, top=column.top or 0)
+        return
     networks = [made_by if name == OWN else options.scale.networks.get(name, name) for name in plan.networks]
     config = _evaluation(plan, row, kind, networks, options)
     asks = kind in NEED_EXPERTS or row.relabel
@@ -209,6 +226,19 @@ def _cells(
     for network, value in zip(networks, published, strict=True):
         own = key if kind == "distilled" else ""
         yield Cell(plan.name, name, title, network, value, score, kind, own)
+
+
+def _add_ranking(graph: Graph, plan: Plan, row: Row, key: str, options: Options) -> str:
+    """Return the key of the ranking of architectures by a set, which is the same for all columns."""
+    tops = tuple(dict.fromkeys(column.top for column in plan.columns))
+    protocol = row.protocol or plan.protocol
+    values: Tree = {"protocol": protocol, "split": "test", "baselines": (), "top": tops, "seed": options.seed}
+    config = build(NasConfig, values, dict(options.scale.ranking))
+    score = "r" + digest({"set": key, "config": config.model_dump(mode="json")})[:11]
+    network = graph.distillations[key].config.experts.network
+    tree: Tree = {"networks": (network,), "seeds": 1, "protocol": protocol, "real_epochs": config.real_epochs}
+    graph.scores[score] = Scoring(key, build(EvaluateConfig, tree | {"epochs": config.epochs}), ranking=config)
+    return score
 
 
 def _carrier(plan: Plan, column: Column, options: Options, *, asks: bool) -> str:

@@ -100,8 +100,7 @@ def tasks_of(graph: Graph, seconds: Mapping[str, float]) -> list[Task]:
         Task(key, "distillation", graph.requirements(key), 1, seconds.get(key, 1.0)) for key in graph.distillations
     ]
     for key, scoring in graph.scores.items():
-        trainings = scoring.config.seeds * len(scoring.config.networks)
-        tasks.append(Task(key, "scores", graph.requirements(key), trainings, seconds.get(key, 1.0)))
+        tasks.append(Task(key, "scores", graph.requirements(key), scoring.trainings, seconds.get(key, 1.0)))
     return tasks
 
 

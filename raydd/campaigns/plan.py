@@ -17,6 +17,7 @@ from raydd.methods import find_method
 from raydd.selection.coresets import CORESETS
 
 WHOLE, OWN = "whole", "own"
+RANKING = "rank correlation"
 PAPERS = {
     "AST": "Shen et al., arXiv 2310.10541",
     "DATM": "Guo et al., arXiv 2310.05773",
@@ -61,6 +62,7 @@ class Column(Config):
         ipc: Synthetic images per class.
         title: What the column is called; its data set and ipc by default.
         preset: The ipc whose values of the preset the column takes; its own by default.
+        top: Of a rank correlation: among how many architectures, those that the set ranks best.
         set: Settings over those of the row.
     """
 
@@ -68,6 +70,7 @@ class Column(Config):
     ipc: Annotated[tuple[Count, ...], Field(min_length=1)] = (1,)
     title: str | None = None
     preset: Count | None = None
+    top: Count | None = None
     set: Tree = Field(default_factory=dict)
 
 
@@ -156,6 +159,8 @@ def make_plan(tree: Tree, source: str) -> Plan:
             _check_row(name, row)
         for column in plan.columns:
             check_name("dataset", column.dataset)
+            if (plan.measure == RANKING) != (column.top is not None):
+                raise ValueError(f"measure: {plan.measure}: every column of a {RANKING} needs top, and no other has it")
         for network in {*plan.networks} - {OWN}:
             check_name("network", network)
         for protocol in {plan.protocol, *(row.protocol for row in plan.rows.values() if row.protocol)}:

@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from raydd.buffer.local_path import local_path
 from raydd.campaigns.graph import Graph
 from raydd.campaigns.table import Costs, Measured
@@ -20,6 +22,7 @@ class NodeRecord(Document):
     key: str
     seconds: Finite  # on the clock, with the wait for a worker
     scores: tuple[dict[str, Any], ...] = ()
+    ranking: dict[str, Finite | None] = Field(default_factory=dict)  # of a ranking: the correlation, by its top
     run_seconds: Finite | None = None  # of a distillation's steps
     memory_mb: Finite | None = None
     steps: Whole = 0
@@ -56,7 +59,8 @@ def measured(records: Mapping[str, NodeRecord], failed: Mapping[str, str]) -> Me
         for key, record in records.items()
         if record.run_seconds is not None
     }
-    return Measured(scores, costs, failed)
+    rankings = {key: record.ranking for key, record in records.items() if record.ranking}
+    return Measured(scores, costs, failed, rankings)
 
 
 def run_costs(place: Path | str, steps: int) -> dict[str, Any]:

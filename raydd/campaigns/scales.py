@@ -24,6 +24,7 @@ class Scale(NamedTuple):
         most: Largest values of settings, by dotted name; ``ipc`` and ``experts.epochs`` among them.
         networks: Networks in place of those of the plan.
         evaluation: Settings of the evaluation over the plan's.
+        ranking: Settings of a ranking of architectures over the plan's.
         seeds: Most networks trained a score.
     """
 
@@ -32,6 +33,7 @@ class Scale(NamedTuple):
     most: Mapping[str, int] = MappingProxyType({})
     networks: Mapping[str, str] = MappingProxyType({})
     evaluation: Mapping[str, Any] = MappingProxyType({})
+    ranking: Mapping[str, Any] = MappingProxyType({})
     seeds: int = 1000
 
 
@@ -64,6 +66,7 @@ SCALES = {
             },
             networks=_SMALL,
             evaluation={"epochs": 100, "real_epochs": 3},
+            ranking={"sample": 6, "epochs": 30, "real_epochs": 1},
             seeds=2,
         ),
         Scale(
@@ -80,6 +83,7 @@ SCALES = {
             },
             networks=_SMALL | {"ConvNetD4": "ConvNetW32", "ConvNetD5": "ConvNetW32"},
             evaluation={"epochs": 100, "real_epochs": 10},
+            ranking={"sample": 24, "epochs": 30, "real_epochs": 5},
             seeds=2,
         ),
     )

@@ -8,7 +8,7 @@ from pydantic import Field
 from scipy.stats import ttest_ind_from_stats
 
 from raydd.campaigns.graph import Cell, Graph, Options
-from raydd.campaigns.plan import Plan
+from raydd.campaigns.plan import RANKING, Plan
 from raydd.data.score_record import Score
 from raydd.io.document import Document, Finite, Fraction, Whole, read_document
 from raydd.io.provenance import commit
@@ -55,11 +55,12 @@ class CampaignDocument(Document):
 
 
 class Measured(NamedTuple):
-    """What is known of the nodes: scores by the key of the scoring, costs of runs, and reasons of failures."""
+    """What is known of the nodes: scores, costs of runs, reasons of failures, and rank correlations by their top."""
 
     scores: Mapping[str, list[Score]]
     costs: Mapping[str, "Costs"]
     failed: Mapping[str, str]
+    rankings: Mapping[str, Mapping[str, float | None]] = {}
 
 
 class Costs(NamedTuple):
@@ -111,6 +112,10 @@ def _cell(cell: Cell, plan: Plan, graph: Graph, measured: Measured, comparable: 
     }
     if plan.measure == "seconds":
         value = costs.seconds / costs.steps if costs.seconds is not None and costs.steps else None
+        return tree | _measured(tree, value, None, 0) | (_against(tree, value, None, 0, 1.0) if comparable else {})
+    if plan.measure == RANKING:
+        value = measured.rankings.get(cell.score, {}).get(str(cell.top))
+        tree["protocol"] = plan.protocol
         return tree | _measured(tree, value, None, 0) | (_against(tree, value, None, 0, 1.0) if comparable else {})
     scores = [score for score in measured.scores.get(cell.score, ()) if _is_of(score, cell)]
     own = next((score for score in scores if score.step is None), None)

@@ -150,7 +150,7 @@ def _show_preview(screen: Any, plan: "Preview") -> None:
         "buffers": len(graph.experts),
         "distillations": len(graph.distillations),
         "scores": len(graph.scores),
-        "trainings": sum(node.config.seeds * len(node.config.networks) for node in graph.scores.values()),
+        "trainings": sum(node.trainings for node in graph.scores.values()),
         "done": len(plan.done),
     }
     estimate = {"gpu_hours" if plan.gpu else "cpu_hours": round(hours, 2), "disk_gb": round(plan.disk / 1e9, 2)}

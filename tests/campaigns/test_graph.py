@@ -46,9 +46,26 @@ def test_every_cell_has_scores_or_a_reason_and_needs_what_is_there(plans, scale)
         if cell.score:
             keys = keys_of(graph, cell.score)
             assert all(key in graph.experts or key in graph.distillations or key in graph.scores for key in keys)
-            assert cell.network in graph.scores[cell.score].config.networks
+            scoring = graph.scores[cell.score]
+            assert cell.network == "" if scoring.ranking else cell.network in scoring.config.networks
     used = {key for cell in graph.cells if cell.score for key in keys_of(graph, cell.score)}
     assert used == {*graph.experts, *graph.distillations, *graph.scores}
+
+
+def test_a_ranking_is_one_for_all_its_columns_and_as_large_as_the_scale_says(plans):
+    for scale, count in (("paper", 720), ("digits", 24)):
+        graph = build_graph(plans, Options(SCALES[scale]))
+        cells = [cell for cell in graph.cells if cell.plan == "dpd_table6"]
+        keys = {cell.row: {other.score for other in cells if other.row == cell.row} for cell in cells}
+        assert [(cell.row, cell.top) for cell in cells] == [
+            (row, top) for top in (5, 10, 20) for row in ("DATM", "DPD")
+        ]
+        assert all(len(scores) == 1 for scores in keys.values())
+        assert keys["DATM"] != keys["DPD"]
+        for (key,) in keys.values():
+            scoring = graph.scores[key]
+            assert (scoring.trainings, scoring.ranking.top) == (count, (5, 10, 20))
+            assert scoring.ranking.split == "test"
 
 
 def test_equal_runs_of_several_tables_are_one(plans):

@@ -25,7 +25,7 @@ def test_every_plan_is_listed_with_what_it_lacks(capfd):
     assert [row["name"] for row in rows] == campaigns()
     (table,) = (row for row in rows if row["name"] == "ast_table4")
     why = [{"row": "CAFE", "columns": ["cifar10, ipc 50"] * 4, "why": "raydd has no CAFE yet"}]
-    top = {"paper": "AST", "table": "Table IV", "title": "Sets of a ConvNet on other networks, CIFAR-10"}
+    top = {"paper": "AST", "table": "Table IV", "title": "Cross-architecture evaluation of sets of a ConvNet, CIFAR-10"}
     assert table == {"name": "ast_table4", **top, "cells": 16, "missing": why}
 
 
@@ -34,8 +34,9 @@ def test_reasons_are_told_on_demand(capfd):
     assert "raydd has no CAFE yet" not in capfd.readouterr().out
     assert run(["campaigns", "--missing"]) == 0
     out = capfd.readouterr().out
-    assert "  CAFE, cifar10, ipc 50: raydd has no CAFE yet\n" in out
-    assert "no settings of ast on imagenet_nette are shipped" in out
+    assert "  CAFE (cifar10 ipc 50): raydd has no CAFE yet\n" in out
+    assert "AST (imagenet_nette ipc 1/10): raydd ships no settings of ast for imagenet_nette\n" in out
+    assert "\nDPD: Cao et al., PMLR" in out
 
 
 @pytest.mark.parametrize("name", campaigns())

@@ -83,6 +83,25 @@ def test_every_kind_of_row_is_measured(small, tmp_path):
     assert len({found[name] for name in ("Whole", "Random", "Forgetting", "DM")}) == 4
 
 
+def test_sets_rank_architectures_against_real_images(tmp_path):
+    columns = [{"dataset": "digits", "title": f"top {top}", "top": top} for top in (2, 3)]
+    tree = {
+        "title": "rankings",
+        "measure": "rank correlation",
+        "columns": columns,
+        "rows": {"Random": {"method": "random", "preset": ""}},
+    }
+    path = tmp_path / "ranking.yaml"
+    path.write_text(yaml.safe_dump(tree | {"protocol": "dm", "published": {"Random": "0.5 0.25"}}))
+    scale = SCALES["digits"]._replace(ranking={"sample": 3, "epochs": 1, "real_epochs": 1})
+    document = campaign([load_plan(str(path))], tmp_path / "out", Options(scale), where=HERE, screen=Lines())
+    (folder,) = (tmp_path / "out" / "rankings").iterdir()
+    numbers = json.loads((folder / "nas.json").read_text())
+    tops = {top["k"]: top["spearman"] for top in numbers["proxies"][0]["agreement"]["tops"]}
+    assert {cell["column"]: cell["mean"] for cell in document["cells"]} == {f"top {k}": tops[k] for k in (2, 3)}
+    assert (numbers["split"], numbers["architectures"], [*tops]) == ("test", 3, [2, 3])
+
+
 def test_every_cell_is_measured_once_and_a_second_call_does_nothing(small, tmp_path):
     given = Options(SCALES["digits"], set=SET)
     small = small.model_copy(update={"rows": {name: small.rows[name] for name in ("MTT", "MTT again", "CAFE")}})
