@@ -31,7 +31,8 @@ from raydd.buffer.segments import InMemory, TrajectorySource
 from raydd.buffer.spec import BufferSpec
 from raydd.data.preprocessing import Transform
 from raydd.data.synset import SyntheticSet
-from raydd.distillation.loop import Distillation, Leaf
+from raydd.distillation.leaves import Leaf
+from raydd.distillation.loop import Distillation
 from raydd.distillation.network_sources import NetworkPair, Snapshots
 from raydd.distillation.statistic_matching import StatisticMatching, features
 from raydd.io.files import write_atomic

@@ -79,6 +79,10 @@ def distillation_operations(config: DistillConfig) -> float:
     if config.match == "trajectories":
         batch = min(config.batch_size or images, images)
         return config.steps * config.rollouts * config.student_steps * batch * one * (GRADIENT + SECOND)
+    if config.match == "loss":
+        batch, through = min(config.batch_size or images, images), config.unrolled.window or config.student_steps
+        training = batch * (config.student_steps * GRADIENT + through * SECOND)
+        return config.steps * one * (training + config.unrolled.batch_real * GRADIENT)
     statistic = config.statistic
     synthetic = classes * min(statistic.batch_synthetic or images, images / classes)
     real, learned = (GRADIENT, SECOND) if statistic.of == "gradient" else (1, GRADIENT)

@@ -11,6 +11,7 @@ _AT_MOST = {
     "all": ("steps", "experts.num_experts"),
     "trajectories": ("student_steps", "batch_size"),
     "statistics": ("statistic.batch_real",),
+    "loss": ("student_steps", "batch_size", "unrolled.batch_real"),
     "nothing": (),
 }
 
@@ -63,6 +64,7 @@ SCALES = {
                 "experts.num_experts": 4,
                 "experts.epochs": 12,
                 "statistic.batch_real": 64,
+                "unrolled.batch_real": 256,
             },
             networks=_SMALL,
             evaluation={"epochs": 100, "real_epochs": 3},
@@ -80,6 +82,7 @@ SCALES = {
                 "experts.num_experts": 4,
                 "experts.epochs": 50,
                 "statistic.batch_real": 64,
+                "unrolled.batch_real": 256,
             },
             networks=_SMALL | {"ConvNetD4": "ConvNetW32", "ConvNetD5": "ConvNetW32"},
             evaluation={"epochs": 100, "real_epochs": 10},
@@ -117,6 +120,10 @@ def shrink(config: DistillConfig, scale: Scale) -> Tree:
     part = min(1.0, scale.most["experts.epochs"] / config.experts.epochs)
     if part < 1:
         tree |= _fewer_epochs(config, part)
+    if config.match == "loss" and config.unrolled.window:
+        share = min(1.0, scale.most["student_steps"] / config.student_steps)
+        tree["unrolled.window"] = max(1, int(config.unrolled.window * share))
+        tree["unrolled.radius"] = int(config.unrolled.radius * share)
     if config.statistic.refresh > 1 and config.match == "statistics":
         tree["statistic.refresh"] = max(1, min(config.statistic.refresh, scale.most["steps"] // 4))
     if config.window.interval > 1 and config.match == "trajectories":

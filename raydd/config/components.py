@@ -136,3 +136,22 @@ class WindowConfig(Config):
     interval: Count = 100
     continuous: bool = False
     auto: bool = False
+
+
+class UnrolledConfig(Config):
+    """The training on the synthetic set that a loss on real images is taken after, where ``match`` is loss.
+
+    Attributes:
+        window: Student steps that the gradient goes back through; those before only lead to it. By default all.
+        position: Where the window lies: last, random, or gradient (drawn by the norms of the student's gradients: where
+            they are large in the first third of the outer steps, anywhere in the second, late in the last).
+        radius: Half the range of the window's length, where ``position`` is gradient.
+        optimizer: Optimiser of the students.
+        batch_real: Real images of the loss, of all classes.
+    """
+
+    window: Count | None = None
+    position: Literal["last", "random", "gradient"] = "last"
+    radius: Annotated[int, Field(ge=0)] = 0
+    optimizer: Literal["sgd", "adam"] = "adam"
+    batch_real: Count = 256

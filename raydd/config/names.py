@@ -48,7 +48,9 @@ class Table(NamedTuple):
 _CORESETS = "random kmeans herding kcenter forgetting"
 TABLES = {
     "method": Table(
-        "method", "raydd.methods:METHODS", f"mtt ftd tesla datm dpd ast mct dc dsa dm tgdd dance idm m3d {_CORESETS}"
+        "method",
+        "raydd.methods:METHODS",
+        f"mtt ftd tesla datm dpd ast mct dc dsa dm tgdd dance idm m3d bptt ratbptt atbptt {_CORESETS}",
     ),
     "dataset": Table(
         "data set",

@@ -15,9 +15,10 @@ _SEGMENTS = (
     *("balance", "perturbation", "convexify", "waypoints"),
 )
 FOREIGN: dict[str, tuple[str, ...]] = {
-    "trajectories": ("statistic",),
-    "statistics": _SEGMENTS,
-    "nothing": ("statistic", *_SEGMENTS, "gate", "ema", "probe_every", "shards"),
+    "trajectories": ("statistic", "unrolled"),
+    "statistics": (*_SEGMENTS, "unrolled"),
+    "loss": ("statistic", *_SEGMENTS, "probe_every", "shards"),
+    "nothing": ("statistic", "unrolled", *_SEGMENTS, "gate", "ema", "probe_every", "shards"),
 }
 """By what is matched: the settings that mean nothing there."""
 
@@ -78,6 +79,15 @@ OWN_RULES = (
 )
 
 METHOD_RULES = (
+    Rule(
+        lambda c: c.match == "loss" and (c.unrolled.window or 0) + c.unrolled.radius > c.student_steps,
+        "unrolled.window {unrolled.window} and unrolled.radius {unrolled.radius} make more than student_steps = "
+        "{student_steps}; use fewer, or --set student_steps with more",
+    ),
+    Rule(
+        lambda c: c.match == "loss" and c.unrolled.radius >= (c.unrolled.window or c.student_steps),
+        "unrolled.radius = {unrolled.radius} leaves nothing of a window of {unrolled.window}; use less",
+    ),
     Rule(lambda c: c.waypoints and not c.convexify, f"waypoints {_CONVEXIFIED}"),
     Rule(lambda c: c.window.continuous and not c.convexify, f"window.continuous {_CONVEXIFIED}"),
     Rule(lambda c: c.experts.kept is not None and not c.convexify, f"experts.kept {_CONVEXIFIED}"),

@@ -14,6 +14,7 @@ from raydd.config.components import (
     PruningConfig,
     SmoothConfig,
     StatisticConfig,
+    UnrolledConfig,
     WindowConfig,
 )
 from raydd.config.names import Named
@@ -115,6 +116,8 @@ class StepSizes(Config):
         start: The students' learning rate at outer step 0.
         momentum: Momentum of the outer optimisers of images and lr.
         labels_momentum: Momentum of the outer optimiser of the labels.
+        optimizer: The outer optimiser: SGD with momentum, Adam, or Adam with decoupled weight decay.
+        patience: Outer steps without a lower loss after which all learning rates are halved; by default they stay.
     """
 
     images: Positive = 100.0
@@ -123,6 +126,8 @@ class StepSizes(Config):
     start: Positive = 0.01
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.5
     labels_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    patience: Count | None = None
 
 
 class DistillConfig(Config):
@@ -152,6 +157,7 @@ class DistillConfig(Config):
         space: Where images are learned: as networks see them, or as pixels from 0 to 1.
         match: What is matched; the method decides it.
         statistic: The statistics, where ``match`` is statistics.
+        unrolled: The training before a loss on real images, where ``match`` is loss.
         clusters: K-means clusters per class for the representative start; one per image by default.
         gate: Step only when the loss is at most this; by default always.
         ema: Decay of the running mean of the images that is the result; by default the last images are.
@@ -196,8 +202,9 @@ class DistillConfig(Config):
     select_by: Literal["features", "pixels"] = "features"
     formation: FormationConfig = FormationConfig()
     space: Literal["network", "pixels"] = "network"
-    match: Literal["trajectories", "statistics", "nothing"] = "trajectories"
+    match: Literal["trajectories", "statistics", "loss", "nothing"] = "trajectories"
     statistic: StatisticConfig = StatisticConfig()
+    unrolled: UnrolledConfig = UnrolledConfig()
     gate: Positive | None = None
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     pruning: PruningConfig = PruningConfig()

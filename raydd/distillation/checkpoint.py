@@ -101,15 +101,16 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 def check_state(path: Path, state: Mapping[str, Any], own: Mapping[str, Any]) -> None:
     """Refuse the state of another run: of other learned parts, or other shapes."""
-    for group in ("leaves", "momentum"):
-        if state[group].keys() != own[group].keys():
-            parts = [", ".join(sorted(each[group])) or "nothing" for each in (state, own)]
+    for group in ("leaves", "momentum", "second"):
+        if state.get(group, {}).keys() != own.get(group, {}).keys():
+            parts = [", ".join(sorted(each.get(group, {}))) or "nothing" for each in (state, own)]
             raise ValueError(f"{path} learned {parts[0]}, and this run learns {parts[1]}; {AGAIN}")
     pairs = {f"leaves/{name}": (state["leaves"][name], leaf) for name, leaf in own["leaves"].items()}
-    pairs |= {f"momentum/{name}": (state["momentum"][name], leaf) for name, leaf in own["leaves"].items()}
+    for group in ("momentum", "second"):
+        pairs |= {f"{group}/{name}": (value, own["leaves"][name]) for name, value in state.get(group, {}).items()}
     pairs["mean"] = state.get("mean"), own["mean"]
     for name, (stored, wanted) in pairs.items():
-        if stored is None and (wanted is None or name.startswith("momentum/")):
+        if stored is None and (wanted is None or name.startswith(("momentum/", "second/"))):
             continue
         if not isinstance(stored, Tensor) or wanted is None or _type(stored) != _type(wanted):
             what = _type(stored) if isinstance(stored, Tensor) else "missing"

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from raydd.distillation.real_loss import match_real_loss
 from raydd.distillation.setup import Recipe, Setup, select_images
 from raydd.distillation.statistic_matching import match_statistics
 from raydd.distillation.trajectory_matching import match_trajectories
@@ -9,6 +10,7 @@ from raydd.distillation.trajectory_matching import match_trajectories
 FAMILIES: dict[str, Callable[[Setup], Recipe]] = {
     "trajectories": match_trajectories,
     "statistics": match_statistics,
+    "loss": match_real_loss,
     "nothing": select_images,
 }
 """By the name of ``match``."""

@@ -1,4 +1,4 @@
-"""The one loop of every distiller: loss, gradient, step, for each learned part of the synthetic set."""
+"""The one loop of every distiller: loss, gradient, step, for all learned parts of the synthetic set."""
 
 import math
 import operator
@@ -10,52 +10,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from raydd.data.preprocessing import Transform
 from raydd.data.synset import SyntheticSet
+from raydd.distillation.leaves import Leaf, Optimizers
 from raydd.distillation.objective import Objective
 from raydd.distillation.parts import Matches, Rollout
 from raydd.distillation.rollouts import step_generator
 from raydd.numerics.rng import generator
-from raydd.numerics.sgd import Sgd
-
-
-class Leaf(NamedTuple):
-    """How one part of the synthetic set is learned, by SGD.
-
-    Attributes:
-        lr: Learning rate, in the units of ``scale``.
-        momentum: Heavy-ball momentum.
-        scale: The leaf is learned as ``leaf / scale`` would be; broadcasts to the leaf.
-        bounds: The least and the largest value; both broadcast to the leaf.
-    """
-
-    lr: float
-    momentum: float = 0.0
-    scale: Tensor | None = None
-    bounds: tuple[Tensor, Tensor] | None = None
-
-    def gradient(self, gradient: Tensor) -> Tensor:
-        """Return the gradient for SGD, times the squared scale: the chain rule there and back."""
-        return gradient if self.scale is None else gradient * self.scale.to(gradient).square()
-
-    def clamp(self, value: Tensor) -> None:
-        """Clamp a value to the bounds, in place."""
-        if self.bounds is not None:
-            value.clamp_(*(bound.to(value) for bound in self.bounds))
-
-
-def pixel_leaf(lr: float, momentum: float, transform: Transform) -> Leaf:
-    """Return the leaf of images that are learned as pixels in [0, 1], whatever their preprocessing."""
-    if transform.kind == "zca":
-        raise ValueError(
-            "space = pixels: zca mixes pixels, which cannot be kept in [0, 1] then; use --set space=network, "
-            "or --set data.preprocessing=normalise"
-        )
-    arrays = transform.tensors
-    if "std" not in arrays:
-        return Leaf(lr, momentum, None, (torch.tensor(0.0), torch.tensor(1.0)))
-    mean, std = (arrays[name].to(transform.dtype)[:, None, None] for name in ("mean", "std"))
-    return Leaf(lr, momentum, 1 / std, (-mean / std, (1 - mean) / std))
 
 
 class Step(NamedTuple):
@@ -122,15 +82,12 @@ class Distillation:
             learn[name].clamp(leaf)
             leaf.requires_grad_()
         self._learn = learn
-        self._optimizers = self._stepping(self._leaves)
+        self._optimizers = Optimizers(self._leaves, learn)
         self._mean = synset.images.detach().clone() if ema is not None else None
         self._state = objective.init(generator(seed, "objective"))
         self.step = 0
         self._attempt = 0
         self._safe = self._copy()
-
-    def _stepping(self, leaves: dict[str, Tensor]) -> dict[str, Sgd]:
-        return {name: Sgd([leaves[name]], leaf.lr, leaf.momentum) for name, leaf in self._learn.items()}
 
     def run(self, steps: int, matches: Matches | None = None) -> Iterator[Step]:
         """Take outer steps until ``steps`` are done, yielding each.
@@ -168,6 +125,7 @@ class Distillation:
         if stepped and self._mean is not None and self._decay is not None:
             self._mean.mul_(self._decay).add_(self._current("images"), alpha=1 - self._decay)
         self._state, self._safe = state, before
+        self._optimizers.observe(total)
         self.step += 1
         return Step(self.step, total, lr, stepped, None)
 
@@ -177,8 +135,7 @@ class Distillation:
         A finite gradient times its learning rate may overflow. All is read at once: a GPU is waited for once a step.
         """
         lr = self._current("lr")
-        momenta = (optimizer.velocities[0] for optimizer in self._optimizers.values())
-        learned = [*self._leaves.values(), *(value for value in momenta if value is not None)]
+        learned = [*self._leaves.values(), *self._optimizers.tensors]
         finite = [*finite, *(torch.isfinite(value).all() for value in learned)]
         wanted = [torch.as_tensor(each, dtype=torch.float64, device=lr.device) for each in (lr, *losses, *finite)]
         numbers = torch.stack(wanted).tolist()
@@ -203,9 +160,8 @@ class Distillation:
         yield {name: leaf.detach() for name, leaf in self._leaves.items()}
         ahead = copy(self)
         ahead._leaves = {name: leaf.detach().clone() for name, leaf in self._leaves.items()}
-        ahead._optimizers = self._stepping(ahead._leaves)
-        for name, optimizer in ahead._optimizers.items():
-            optimizer.velocities = _copied(self._optimizers[name].velocities)
+        ahead._optimizers = Optimizers(ahead._leaves, self._learn)
+        ahead._optimizers.load(self._optimizers.state())
         zeros = tuple(torch.zeros_like(leaf) for leaf in ahead._leaves.values())
         for _ in range(1, self._objective.parts):
             if not self._objective.joint:
@@ -213,9 +169,9 @@ class Distillation:
             yield ahead._leaves
 
     def _descend(self, gradients: tuple[Tensor, ...]) -> None:
-        for (name, optimizer), gradient in zip(self._optimizers.items(), gradients, strict=True):
+        for (name, stepper), gradient in zip(self._optimizers.steppers.items(), gradients, strict=True):
             self._leaves[name].grad = self._learn[name].gradient(gradient)
-            optimizer.step()
+            stepper.step()
             self._leaves[name].grad = None
         with torch.no_grad():
             for name, leaf in self._leaves.items():
@@ -263,7 +219,7 @@ class Distillation:
         return ({"attempt": self._attempt} if self._attempt else {}) | {
             "step": self.step,
             "leaves": {name: leaf.detach().clone() for name, leaf in self._leaves.items()},
-            "momentum": {name: _copied(optimizer.velocities[0]) for name, optimizer in self._optimizers.items()},
+            **self._optimizers.state(),
             "mean": None if self._mean is None else self._mean.clone(),
             "objective": _copied(self._state),
         }
@@ -279,9 +235,7 @@ class Distillation:
                 leaf.copy_(state["leaves"][name])
             if self._mean is not None:
                 self._mean.copy_(state["mean"])
-        for name, optimizer in self._optimizers.items():
-            value = state["momentum"][name]
-            optimizer.velocities[0] = None if value is None else value.clone().to(self._leaves[name])
+        self._optimizers.load(state)
         self._state = _copied(state["objective"])
         self.step, self._attempt = state["step"], state.get("attempt", 0)
 

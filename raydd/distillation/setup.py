@@ -16,7 +16,7 @@ from raydd.config.schema import DistillConfig
 from raydd.data.preprocessing import Transform
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import Workspace
-from raydd.distillation.loop import Leaf, pixel_leaf
+from raydd.distillation.leaves import Leaf, pixel_leaf
 from raydd.distillation.objective import Objective
 from raydd.numerics.flat import FlatModel
 from raydd.numerics.formation import Formation, encode
@@ -165,7 +165,7 @@ def leaves(config: DistillConfig, transform: Transform) -> dict[str, Leaf]:
         learned["labels"] = Leaf(rates.labels, rates.labels_momentum)
     if rates.lr:
         learned["lr"] = Leaf(rates.lr, rates.momentum)
-    return learned
+    return {name: leaf._replace(optimizer=rates.optimizer, patience=rates.patience) for name, leaf in learned.items()}
 
 
 class Nothing:

@@ -23,6 +23,7 @@ from raydd.distillation.batch_shards import batch_division
 from raydd.distillation.held_out import Probe
 from raydd.distillation.parts import Division
 from raydd.distillation.setup import Finish, Recipe, Setup, initial, leaves, unchanged
+from raydd.distillation.student_batches import student_batches
 from raydd.numerics.augment import Augment
 from raydd.numerics.distances import Distance, along, at_end, normalized_mse, pruned
 from raydd.numerics.flat import FlatModel
@@ -140,28 +141,14 @@ class TrajectoryMatching:
         synset, segment = synset.decoded(), segment.to(synset.images)
         if self.disturb:
             segment = segment._replace(start=self.disturb(segment.start, rng))
-        batches = self._batches(synset.images, self.labels(synset, segment), rng)
+        labels = self.labels(synset, segment)
+        batches = student_batches(synset.images, labels, self.student_steps, self.batch_size, self.augment, rng)
         weight = self.weight(segment.epoch) if self.weight else 1.0
 
         def weighted(theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
             return weight * self.inner(theta, x, y)
 
         return Student(segment, self.inner if weight == 1 else weighted, batches, synset.lr)
-
-    def _batches(self, images: Tensor, labels: Tensor, rng: torch.Generator) -> list[Batch]:
-        count = len(images)
-        size = min(self.batch_size or count, count)
-        batches, rows = [], torch.empty(0, dtype=torch.int64)
-        for _ in range(self.student_steps):
-            if size == count:
-                x, y = images, labels
-            else:
-                if not len(rows):
-                    rows = torch.randperm(count, generator=rng)
-                chosen, rows = rows[:size].to(images.device), rows[size:]
-                x, y = images[chosen], labels[chosen]
-            batches.append(Batch(x, y, self.augment.draw(x.shape, rng)))
-        return batches
 
 
 def match_trajectories(setup: Setup) -> Recipe:

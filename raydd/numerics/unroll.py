@@ -182,16 +182,21 @@ def unroll(
         return _full(inner, theta, batches, lr)
     if backprop not in ("adjoint", "truncated"):
         raise ValueError(f"backprop {backprop!r} is unknown; use full, adjoint or truncated")
-    tensors = list({id(tensor): tensor for batch in batches for tensor in (batch.x, batch.y)}.values())
-    places = {id(tensor): place for place, tensor in enumerate(tensors)}
-    plan = [(places[id(batch.x)], places[id(batch.y)], batch.view) for batch in batches]
+    plan, tensors = plan_of(batches)
     if steps is None:
-        steps = WholeBatches(inner, len(batches), _kept_bytes(memory, theta) if torch.is_grad_enabled() else 0)
+        steps = WholeBatches(inner, len(batches), kept_bytes(memory, theta) if torch.is_grad_enabled() else 0)
     path: Path = _Sweep.apply(steps, plan, backprop == "adjoint", theta, lr, *tensors)
     return path
 
 
-def _kept_bytes(memory: float | None, theta: Tensor) -> float:
+def plan_of(batches: Sequence[Batch]) -> tuple[Plan, list[Tensor]]:
+    """Return the batches' tensors, each once, and for each step the places of its images and labels among them."""
+    tensors = list({id(tensor): tensor for batch in batches for tensor in (batch.x, batch.y)}.values())
+    places = {id(tensor): place for place, tensor in enumerate(tensors)}
+    return [(places[id(batch.x)], places[id(batch.y)], batch.view) for batch in batches], tensors
+
+
+def kept_bytes(memory: float | None, theta: Tensor) -> float:
     """Return the bytes for kept graphs; None is half of what is free, shared by as many processes as have threads."""
     if memory is not None:
         return memory

@@ -20,7 +20,10 @@ from raydd.report.html import Section, chart, macros, plural
 from raydd.report.reproduce import resume_command
 
 STEEP = 50  # the ratio of the largest to the least loss from which a logarithmic scale shows more
-LOSSES = {"statistics": "distance of the statistics of real and synthetic images"}
+LOSSES = {
+    "statistics": "distance of the statistics of real and synthetic images",
+    "loss": "cross-entropy of trained students on real images",
+}
 
 
 def distilled_headline(path: Path) -> str:

@@ -87,6 +87,11 @@ def of_distillation(config: DistillConfig, work: Workspace, theta: Tensor, check
         graphs = config.student_steps if config.backprop == "full" else 1
         path = FLOAT * theta.numel() * (config.student_steps + 1 + 2)
         graph = graphs * step_bytes(work, theta, max(1, batch // config.shards), True)
+    elif config.match == "loss":
+        through = config.unrolled.window or config.student_steps
+        path = FLOAT * theta.numel() * (4 * through + 3)
+        graph = (through if config.backprop == "full" else 1) * step_bytes(work, theta, batch, True)
+        graph = max(graph, step_bytes(work, theta, config.unrolled.batch_real, False))
     elif config.match == "statistics":
         each = decoded // len(data.classes)
         graph = step_bytes(work, theta, max(1, min(each, config.statistic.batch_synthetic or each)), False)

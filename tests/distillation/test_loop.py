@@ -7,7 +7,8 @@ from variants import first
 
 from raydd.data.preprocessing import Transform
 from raydd.data.synset import SyntheticSet
-from raydd.distillation.loop import Distillation, Leaf, pixel_leaf
+from raydd.distillation.leaves import Leaf, pixel_leaf
+from raydd.distillation.loop import Distillation
 from raydd.io.tensor_file import flatten_tree, unflatten_tree
 from raydd.numerics.rng import generator
 

@@ -7,7 +7,8 @@ import torch
 
 from raydd.data.preprocessing import Transform
 from raydd.data.synset import SyntheticSet
-from raydd.distillation.loop import Distillation, Leaf
+from raydd.distillation.leaves import Leaf
+from raydd.distillation.loop import Distillation
 from raydd.distillation.parts import Rollout, Sequential
 from raydd.distillation.rollouts import Matcher, averaged, mean, rollout_division
 

@@ -11,7 +11,8 @@ from raydd.buffer.segments import InMemory
 from raydd.data.preprocessing import Transform
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import Feed
-from raydd.distillation.loop import Distillation, Leaf
+from raydd.distillation.leaves import Leaf
+from raydd.distillation.loop import Distillation
 from raydd.distillation.network_queue import Queue
 from raydd.distillation.network_sources import Mixed, NetworkPair, RandomInit, Snapshots, Trained
 from raydd.distillation.rollouts import step_generator

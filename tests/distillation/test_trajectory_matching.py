@@ -6,7 +6,8 @@ from variants import first
 from raydd.buffer.segments import InMemory
 from raydd.data.preprocessing import Transform
 from raydd.data.synset import SyntheticSet
-from raydd.distillation.loop import Distillation, Leaf
+from raydd.distillation.leaves import Leaf
+from raydd.distillation.loop import Distillation
 from raydd.distillation.trajectory_matching import TrajectoryMatching
 from raydd.models.zoo import build
 from raydd.numerics.augment import augment

@@ -10,7 +10,7 @@ from raydd.data.datasets import load_dataset
 from raydd.data.preprocessing import fit_transform
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import open_workspace
-from raydd.distillation.loop import pixel_leaf
+from raydd.distillation.leaves import pixel_leaf
 from raydd.evaluation.protocols import PROTOCOLS
 from raydd.evaluation.student import evaluate
 from raydd.interop.layouts import LAYOUTS

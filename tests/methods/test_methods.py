@@ -20,7 +20,8 @@ from raydd.config.schema import DistillConfig
 from raydd.data.named_sets import SUBSETS
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import open_workspace
-from raydd.distillation.loop import Distillation, Leaf
+from raydd.distillation.leaves import Leaf
+from raydd.distillation.loop import Distillation
 from raydd.distillation.rollouts import Matcher
 from raydd.distillation.setup import Recipe, Setup, initial, leaves
 from raydd.methods import METHODS, complete
