@@ -76,10 +76,13 @@ class StatisticConfig(Config):
     Attributes:
         networks: Networks: random (a fresh one every outer step), trained (a fresh one every ``refresh`` outer steps,
             trained on the synthetic set in between), experts (a snapshot of the buffer), mixed (between an
-            expert's first and last), or queue (several, each trained on real images for a while).
-        of: Statistic: features before the last layer, the features of all layers, or the gradient of the loss.
-        distance: Distance: means (squared distance of mean features), cosine (layer by layer), or gaussian (the maximum
-            mean discrepancy under a Gaussian kernel).
+            expert's first and last), queue (several, each trained on real images for a while), or real (a fresh one
+            every ``refresh`` outer steps, trained on real images in between).
+        of: Statistic: features before the last layer, the features of all layers, unit_features (of length 1), the
+            attention maps of all layers, or the gradient of the loss.
+        distance: Distance: means (squared distance of mean features), covariances (of these too), characteristic
+            (functions at random frequencies), gaussian (the maximum mean discrepancy under a Gaussian kernel), or of
+            gradients cosine (layer by layer) or squared (of convolutions).
         batch_real: Real images per class and step.
         batch_synthetic: Largest number of decoded synthetic images per class and step; all by default.
         each_class: Take one optimiser step per class instead of one for all classes.
@@ -90,17 +93,20 @@ class StatisticConfig(Config):
             snapshot), or random, a fresh one.
         augment: The siamese augmentation that real and synthetic images share.
         strategy: Operations of the augmentation, joined by ``_``.
+        history: Weight of the distance of a class's mean features from their running mean; 0 leaves it out.
+        history_from: Outer step from which that counts.
         refresh: Outer steps that a trained network is used for; or between two fresh networks of the queue.
         epochs: Epochs over the synthetic set between two outer steps.
         lr: Learning rate of that training.
         batch_size: Images per step of that training.
         queue_size: Largest number of networks in the queue; each has twice its parameters in every checkpoint.
-        queue_steps: Steps on real images that two networks of the queue take after every outer step.
+        queue_steps: Steps on real images that two networks of the queue, or the one network, take after every outer
+            step.
     """
 
-    networks: Literal["random", "trained", "experts", "mixed", "queue"] = "random"
-    of: Literal["features", "layers", "gradient"] = "features"
-    distance: Literal["means", "cosine", "gaussian"] = "means"
+    networks: Literal["random", "trained", "experts", "mixed", "queue", "real"] = "random"
+    of: Literal["features", "layers", "unit_features", "attention", "gradient"] = "features"
+    distance: Literal["means", "covariances", "characteristic", "gaussian", "cosine", "squared"] = "means"
     batch_real: Count = 256
     batch_synthetic: Count | None = None
     each_class: bool = False
@@ -110,6 +116,8 @@ class StatisticConfig(Config):
     judge: Literal["own", "last", "random"] = "own"
     augment: AugmentName = "dsa"
     strategy: str = "color_crop_cutout_flip_scale_rotate"
+    history: NonNegative = 0.0
+    history_from: Annotated[int, Field(ge=0)] = 2000
     refresh: Count = 1
     epochs: Annotated[int, Field(ge=0)] = 0
     lr: Positive = 0.01

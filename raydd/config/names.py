@@ -50,7 +50,8 @@ TABLES = {
     "method": Table(
         "method",
         "raydd.methods:METHODS",
-        f"mtt ftd tesla datm dpd ast mct dc dsa dm tgdd dance idm m3d bptt ratbptt atbptt {_CORESETS}",
+        "mtt ftd tesla datm dpd ast mct dc dsa dm tgdd dance idm m3d datadam dsdm ncfm idc bptt ratbptt atbptt "
+        f"{_CORESETS}",
     ),
     "dataset": Table(
         "data set",

@@ -23,9 +23,11 @@ FOREIGN: dict[str, tuple[str, ...]] = {
 """By what is matched: the settings that mean nothing there."""
 
 FITS: dict[str, tuple[str, ...]] = {
-    "features": ("means", "gaussian"),
-    "layers": ("means", "gaussian"),
-    "gradient": ("cosine",),
+    "features": ("means", "gaussian", "covariances", "characteristic"),
+    "layers": ("means", "gaussian", "covariances", "characteristic"),
+    "unit_features": ("characteristic", "means", "gaussian", "covariances"),
+    "attention": ("means", "gaussian"),
+    "gradient": ("cosine", "squared"),
 }
 """The distances that each statistic can be compared by."""
 
@@ -128,6 +130,15 @@ METHOD_RULES = (
     Rule(
         lambda c: c.match == "statistics" and c.statistic.networks == "experts" and c.experts.kept is not None,
         "experts.kept = {experts.kept} keeps few snapshots, and method {method} looks through all; drop it",
+    ),
+    Rule(
+        lambda c: c.match == "statistics" and c.statistic.history and c.shards > 1,
+        "shards = {shards}: statistic.history = {statistic.history:g} carries means from step to step, which shards do "
+        "not; use --shards 1",
+    ),
+    Rule(
+        lambda c: c.match == "statistics" and c.statistic.history and c.statistic.of == "gradient",
+        "statistic.history = {statistic.history:g} is of features; use --set statistic.of=features",
     ),
     Rule(
         lambda c: c.match == "statistics" and c.statistic.judge == "last" and c.statistic.networks != "experts",

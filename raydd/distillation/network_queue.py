@@ -40,6 +40,8 @@ class Queue:
         steps: SGD steps a training.
         lr: Learning rate of that training; momentum 0.9, weight decay 5e-4.
         batch_size: Images a step of it.
+        initial: Networks at the start. With 1, and ``size`` 1, one network at a time is used and trained, for
+            ``interval`` outer steps.
 
     Reference:
         Zhao et al., arXiv 2307.09742 (IDM), sections 4.2 and 4.3, and its official code.
@@ -57,11 +59,12 @@ class Queue:
     steps: int = 10
     lr: float = 0.01
     batch_size: int = 256
+    initial: int = INITIAL_SIZE
 
     def init(self, rng: torch.Generator) -> dict[str, Any]:
         """Return the first networks."""
-        networks = {str(name): self._fresh(rng) for name in range(INITIAL_SIZE)}
-        return {"networks": networks, "born": INITIAL_SIZE}
+        networks = {str(name): self._fresh(rng) for name in range(self.initial)}
+        return {"networks": networks, "born": self.initial}
 
     def draw(
         self, synset: SyntheticSet, state: dict[str, Any], step: int, rng: torch.Generator

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import Feed
@@ -31,7 +32,7 @@ from raydd.numerics.augment import Augment, augment
 from raydd.numerics.flat import FlatModel
 from raydd.numerics.losses import cross_entropy
 from raydd.numerics.rng import derived
-from raydd.numerics.statistics import Distance, cosine, gaussian, means
+from raydd.numerics.statistics import Characteristic, Distance, cosine, covariances, gaussian, means, squared
 
 Statistic = Callable[[FlatModel, Tensor, Tensor, Tensor], Tensor]
 """(network, theta (P,), images (B, C, H, W), labels (B,) or (B, K)) -> what is compared."""
@@ -50,7 +51,32 @@ def layers(model: FlatModel, theta: Tensor, images: Tensor, targets: Tensor) -> 
     return torch.cat(model.layers(theta, images), dim=1)
 
 
-STATISTICS: dict[str, Statistic] = {"features": features, "layers": layers, "gradient": loss_gradient}
+def unit_features(model: FlatModel, theta: Tensor, images: Tensor, targets: Tensor) -> Tensor:
+    """Return the input of the last layer, of length 1 for every image, (B, F)."""
+    return normalize(model.features(theta, images), dim=1)
+
+
+def attention(model: FlatModel, theta: Tensor, images: Tensor, targets: Tensor) -> Tensor:
+    """Return the attention maps of all layers but the last, and the logits, concatenated, (B, F).
+
+    The attention of a layer is the sum over its channels of |a|, as a vector of length 1. Squared distances of these
+    count `ATTENTION`, those of the logits a hundredth of it.
+
+    Reference: Sajedi et al., arXiv 2310.00093 (DataDAM), with the weights of its official code.
+    """
+    *maps, _ = model.maps(theta, images)
+    vectors = [ATTENTION**0.5 * normalize(each.abs().sum(1).flatten(1), dim=1) for each in maps if each.ndim == 4]
+    return torch.cat([*vectors, (0.01 * ATTENTION) ** 0.5 * model(theta, images)], dim=1)
+
+
+ATTENTION = 100.0
+STATISTICS: dict[str, Statistic] = {
+    "features": features,
+    "layers": layers,
+    "unit_features": unit_features,
+    "attention": attention,
+    "gradient": loss_gradient,
+}
 """By the name of ``statistic.of``."""
 
 
@@ -98,6 +124,7 @@ class StatisticMatching:
         augment: A, siamese: its views fit batches of any size.
         each_class: Take an optimiser step a class; else one, on the sum.
         alpha: Weight of the cross-entropy; 0 leaves it out.
+        history: How the mean features of a class stay near their running mean; None leaves them free.
 
     Reference:
         arXiv 2006.05929 (DC), 2102.08259 (DSA), 2110.04181 (DM), 2512.02469 (TGDD, Eq. 4-6 and Algorithm 1).
@@ -110,7 +137,7 @@ class StatisticMatching:
     networks: Networks[Any]
     model: FlatModel
     statistic: Statistic
-    distance: Distance
+    distance: Distance | Characteristic
     real: Real
     classes: int
     batch_real: int
@@ -118,6 +145,7 @@ class StatisticMatching:
     batch_synthetic: int | None = None
     each_class: bool = False
     alpha: float = 0.0
+    history: "History | None" = None
 
     @property
     def parts(self) -> int:
@@ -131,7 +159,7 @@ class StatisticMatching:
 
     def init(self, rng: torch.Generator) -> dict[str, Any]:
         """Return the networks' own state; within an outer step it also holds the networks in use."""
-        return {"networks": self.networks.init(rng)}
+        return {"networks": self.networks.init(rng)} | ({"history": {}} if self.history else {})
 
     def loss(
         self, synset: SyntheticSet, state: dict[str, Any], step: int, rng: torch.Generator, part: int = 0
@@ -147,7 +175,12 @@ class StatisticMatching:
         after = {"networks": carried}
         if part + 1 < self.parts:
             after |= pair._asdict()
-        return self.class_loss(synset, pair, part, rng), after
+        if self.history is None:
+            return self.class_loss(synset, pair, part, rng), after
+        loss, current = self._terms(synset, pair, part, rng)
+        past = dict(state["history"])
+        added, past[str(part)] = self.history(current, past.get(str(part)), step)
+        return loss + added, after | {"history": past}
 
     def class_loss(self, synset: SyntheticSet, pair: NetworkPair, label: int, rng: torch.Generator) -> Tensor:
         """Return the terms of one class through given networks; 0 where it has no synthetic image.
@@ -158,18 +191,26 @@ class StatisticMatching:
             label: The class.
             rng: A generator for this class and outer step alone.
         """
+        return self._terms(synset, pair, label, rng)[0]
+
+    def _terms(
+        self, synset: SyntheticSet, pair: NetworkPair, label: int, rng: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Return the terms of a class, and the statistic of its synthetic images."""
         images, targets = self._synthetic(synset, label, rng)
         if not len(images):
-            return images.sum() * 0
+            return images.sum() * 0, images.flatten(1)
         real = self.real(label, self.batch_real, rng).to(images)
         view = self.augment.draw(images.shape, rng)
         augmented = view(images)
         with torch.no_grad():
             wanted = self.statistic(self.model, pair.theta, view(real), targets.new_full((len(real),), label).long())
-        loss = self.distance(wanted, self.statistic(self.model, pair.theta, augmented, targets))
+        current = self.statistic(self.model, pair.theta, augmented, targets)
+        random = isinstance(self.distance, Characteristic)
+        loss = (self.distance.draw(wanted.shape[1], rng) if random else self.distance)(wanted, current)  # type: ignore
         if weight := self.alpha * pair.trust:
             loss = loss + weight * cross_entropy(self.model(pair.judge, augmented), targets)
-        return loss
+        return loss, current
 
     def divide(self, synset: SyntheticSet, seed: int, shards: int, rollouts: int = 1) -> Division:
         """Return the division of an outer step into groups of classes."""
@@ -187,6 +228,30 @@ class StatisticMatching:
             return images, targets
         chosen = torch.randperm(len(images), generator=rng)[: self.batch_synthetic].to(images.device)
         return images[chosen], targets[chosen]
+
+
+@dataclass(frozen=True)
+class History:
+    """The squared distance of a class's mean features from their running mean over the steps before.
+
+    weight |mean_s - h|^2 / F, from step ``begin`` on; then h <- decay h + (1 - decay) mean_s.
+
+    Reference:
+        Li et al., 2024 (DSDM), its semantic diversity by historical means, with the values of its official code.
+    """
+
+    weight: float
+    begin: int
+    decay: float = 0.99
+
+    def __call__(self, current: Tensor, past: Tensor | None, step: int) -> tuple[Tensor, Tensor]:
+        """Return the term for features (B, F) of a class, and the running mean (F,) after them."""
+        mean = current.mean(0)
+        if past is None:
+            return current.sum() * 0, mean.detach()
+        past = past.to(mean)
+        loss = self.weight * (mean - past).square().mean() if step >= self.begin else current.sum() * 0
+        return loss, self.decay * past + (1 - self.decay) * mean.detach()
 
 
 def match_statistics(setup: Setup) -> Recipe:
@@ -211,6 +276,7 @@ def match_statistics(setup: Setup) -> Recipe:
         batch_synthetic=chosen.batch_synthetic,
         each_class=chosen.each_class,
         alpha=chosen.alpha,
+        history=History(chosen.history, chosen.history_from) if chosen.history else None,
     )
     return Recipe(objective, start, leaves(config, start.transform), config.gate, config.ema)
 
@@ -231,6 +297,12 @@ def _trained(setup: Setup, model: FlatModel, real: RealImages) -> Networks[Any]:
     return Trained(model, chosen.refresh, chosen.epochs, chosen.lr, chosen.batch_size, own)
 
 
+def _trained_on_real(setup: Setup, model: FlatModel, real: RealImages) -> Networks[Any]:
+    """Return networks that are trained on real images without augmentation, one at a time."""
+    chosen = setup.config.statistic
+    return Queue(model, real.mixed, 1, chosen.refresh, chosen.queue_steps, chosen.lr, chosen.batch_size, initial=1)
+
+
 def _queue(setup: Setup, model: FlatModel, real: RealImages) -> Networks[Any]:
     """Return networks that are trained on real images without augmentation."""
     chosen = setup.config.statistic
@@ -248,11 +320,15 @@ NETWORKS: dict[str, Callable[[Setup, FlatModel, RealImages], Networks[Any]]] = {
     "experts": lambda setup, model, real: _snapshots(setup),
     "mixed": lambda setup, model, real: Mixed(setup.experts),
     "queue": _queue,
+    "real": lambda setup, model, real: _trained_on_real(setup, model, real),
 }
 """By the name of ``statistic.networks``."""
 
-DISTANCES: dict[str, Callable[[FlatModel], Distance]] = {
+DISTANCES: dict[str, Callable[[FlatModel], Distance | Characteristic]] = {
     "means": lambda model: means,
+    "covariances": lambda model: covariances,
+    "characteristic": lambda model: Characteristic(),
+    "squared": lambda model: partial(squared, layout=model.layout),
     "cosine": lambda model: partial(cosine, layout=model.layout),
     "gaussian": lambda model: gaussian,
 }

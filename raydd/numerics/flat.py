@@ -85,10 +85,24 @@ class _Layers(_Whole):
             raise ValueError("the network's body is not a sequence of layers; use statistic.of=features")
         parts, outputs, begun = list(body), list[Tensor](), False
         for part, after in zip(parts, [*parts[1:], None], strict=True):
-            x, begun = part(x), begun or _has_weights(part)
+            before, x, begun = x, part(x), begun or _has_weights(part)
             if after is None or (begun and _has_weights(after)):
-                outputs.append(x.flatten(1))
+                outputs.append(self.output(before if isinstance(part, POOLINGS) else x, x))
         return tuple(outputs)
+
+    def output(self, map: Tensor, x: Tensor) -> Tensor:
+        """Return what is asked of a layer: its map before the pooling that may end it, or its features."""
+        return x.flatten(1)
+
+
+class _Maps(_Layers):
+    """Calls the parts of the wrapped network's body one by one; see `FlatModel.maps`."""
+
+    def output(self, map: Tensor, x: Tensor) -> Tensor:
+        return map
+
+
+POOLINGS = (nn.AvgPool2d, nn.MaxPool2d)
 
 
 def _has_weights(part: nn.Module) -> bool:
@@ -154,6 +168,11 @@ class FlatModel:
             ValueError: The network's body is not a sequence of layers.
         """
         outputs: tuple[Tensor, ...] = self._call(_Layers, theta, x)
+        return outputs
+
+    def maps(self, theta: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+        """Return the maps (B, C, H, W) of every layer of the body, before the pooling that may end it; see `layers`."""
+        outputs: tuple[Tensor, ...] = self._call(_Maps, theta, x)
         return outputs
 
     @cached_property

@@ -7,6 +7,7 @@ Shapes: `B` real and `B'` synthetic images, `F` features, `P` parameters.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ Distance = Callable[[Tensor, Tensor], Tensor]
 """(statistic of real images, statistic of synthetic images) -> scalar."""
 
 EPSILON = 1e-6  # beside the norms in the denominator of a cosine
+TINY = 1e-12  # below a root
 BANDWIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the Gaussian kernels, as multiples of the mean distance
 
 
@@ -84,6 +86,77 @@ def gaussian(real: Tensor, syn: Tensor, bandwidths: tuple[float, ...] = BANDWIDT
     kernel = torch.stack([torch.exp(-gaps / (factor * scale)) for factor in bandwidths]).sum(0)
     weights = torch.cat([points.new_full((len(real),), 1 / len(real)), points.new_full((len(syn),), -1 / len(syn))])
     return weights @ kernel @ weights
+
+
+def covariances(real: Tensor, syn: Tensor, weight: float = 50.0) -> Tensor:
+    r"""Return |mean r - mean s|^2 + weight |cov r - cov s|_F^2 / F of features r (B, F) and s (B', F).
+
+    Covariances are means over the images of a side, so that a single image has the covariance 0.
+
+    Reference: Li et al., 2024 (DSDM), its mean and covariance terms, with the weights of its official code.
+    """
+    gap = _covariance(real) - _covariance(syn)
+    return means(real, syn) + weight * gap.square().sum() / real.shape[1]
+
+
+def _covariance(points: Tensor) -> Tensor:
+    centred = points - points.mean(0)
+    return centred.T @ centred / len(points)
+
+
+def squared(real: Tensor, syn: Tensor, layout: Layout) -> Tensor:
+    """Return the squared distance of the gradients of all convolutions' weights; real and syn are (P,).
+
+    Of a network without convolutions all weights count that have two axes or more.
+
+    Reference: Kim et al., arXiv 2205.14959 (IDC), its distance for CIFAR and SVHN.
+    """
+    ours, theirs = split(syn, layout), split(real, layout)
+    axes = 4 if any(tensor.ndim == 4 for tensor in ours.values()) else 2
+    gaps = [(ours[name] - theirs[name]).square().sum() for name in ours if ours[name].ndim >= axes]
+    return torch.stack(gaps).sum() if gaps else (real * 0 + syn * 0).sum()
+
+
+@dataclass(frozen=True)
+class Characteristic:
+    r"""The distance of characteristic functions at random frequencies, which are drawn for each class and step.
+
+    Phi(t) = mean_i exp(i <t, f_i>) for t ~ N(0, I). With the amplitudes |Phi| and a = ``amplitude``, the distance is
+
+        scale * mean_t sqrt(a (|Phi_r| - |Phi_s|)^2 + 2 (1 - a) (|Phi_r| |Phi_s| - Re(Phi_r conj Phi_s))).
+
+    Attributes:
+        frequencies: How many t.
+        amplitude: a; the rest weighs the phases.
+        scale: The factor.
+
+    Reference: Wang et al., arXiv 2502.20653 (NCFM), and its official code, whose values these are.
+    Differs: The paper has 1,024 frequencies, its code 4,096, and a sampler of them that all its settings switch off.
+    """
+
+    frequencies: int = 4096
+    amplitude: float = 0.5
+    scale: float = 300.0
+
+    def draw(self, features: int, rng: torch.Generator) -> Distance:
+        """Return the distance at frequencies drawn for so many features."""
+        drawn = torch.randn(features, self.frequencies, generator=rng)
+        return lambda real, syn: self(real, syn, drawn)
+
+    def __call__(self, real: Tensor, syn: Tensor, frequencies: Tensor) -> Tensor:
+        """Return the distance of features (B, F) and (B', F) at frequencies (F, T), a scalar."""
+        frequencies = frequencies.to(real)
+        ours, theirs = (_characteristic(points @ frequencies) for points in (syn, real))
+        amplitudes = (ours[2] - theirs[2]).square()
+        phases = 2 * (ours[2] * theirs[2] - ours[0] * theirs[0] - ours[1] * theirs[1])
+        gaps = self.amplitude * amplitudes + (1 - self.amplitude) * phases
+        return self.scale * gaps.clamp(min=TINY).sqrt().mean()
+
+
+def _characteristic(angles: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return real part, imaginary part and amplitude (T,) of the characteristic function of angles (B, T)."""
+    first, second = angles.cos().mean(0), angles.sin().mean(0)
+    return first, second, (first.square() + second.square() + TINY).sqrt()
 
 
 def _squared_distances(points: Tensor) -> Tensor:
