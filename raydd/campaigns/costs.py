@@ -83,6 +83,8 @@ def distillation_operations(config: DistillConfig) -> float:
         batch, through = min(config.batch_size or images, images), config.unrolled.window or config.student_steps
         training = batch * (config.student_steps * GRADIENT + through * SECOND)
         return config.steps * one * (training + config.unrolled.batch_real * GRADIENT)
+    if config.match == "kernel":
+        return config.steps * one * (config.kernel.batch_real + 2 * images * GRADIENT)
     statistic = config.statistic
     synthetic = classes * min(statistic.batch_synthetic or images, images / classes)
     real, learned = (GRADIENT, SECOND) if statistic.of == "gradient" else (1, GRADIENT)

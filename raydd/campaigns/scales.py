@@ -12,6 +12,7 @@ _AT_MOST = {
     "trajectories": ("student_steps", "batch_size"),
     "statistics": ("statistic.batch_real",),
     "loss": ("student_steps", "batch_size", "unrolled.batch_real"),
+    "kernel": ("kernel.batch_real", "kernel.renew"),
     "nothing": (),
 }
 
@@ -65,6 +66,8 @@ SCALES = {
                 "experts.epochs": 12,
                 "statistic.batch_real": 64,
                 "unrolled.batch_real": 256,
+                "kernel.batch_real": 512,
+                "kernel.renew": 20,
             },
             networks=_SMALL,
             evaluation={"epochs": 100, "real_epochs": 3},
@@ -83,6 +86,8 @@ SCALES = {
                 "experts.epochs": 50,
                 "statistic.batch_real": 64,
                 "unrolled.batch_real": 256,
+                "kernel.batch_real": 512,
+                "kernel.renew": 20,
             },
             networks=_SMALL | {"ConvNetD4": "ConvNetW32", "ConvNetD5": "ConvNetW32"},
             evaluation={"epochs": 100, "real_epochs": 10},

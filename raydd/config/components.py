@@ -163,3 +163,26 @@ class UnrolledConfig(Config):
     radius: Annotated[int, Field(ge=0)] = 0
     optimizer: Literal["sgd", "adam"] = "adam"
     batch_real: Count = 256
+
+
+class KernelConfig(Config):
+    """The kernel of a ridge regression from the synthetic set to real images, where ``match`` is kernel.
+
+    Attributes:
+        of: What it compares: features of networks that are trained on the synthetic set, or pixels by the tangent
+            kernel of a fully connected ReLU network of infinite width.
+        depth: Hidden layers of that network.
+        batch_real: Real images a step, of all classes.
+        regularisation: Of the regression, as a part of the mean of the kernel's diagonal.
+        pool: How many networks there are; each has three times its parameters in every checkpoint.
+        renew: Uses after which a fresh network takes the place of one.
+        lr: Learning rate of the networks, which take a step of Adam after each use.
+    """
+
+    of: Literal["features", "tangent"] = "features"
+    depth: Count = 3
+    batch_real: Count = 256
+    regularisation: Positive = 1e-6
+    pool: Count = 10
+    renew: Count = 100
+    lr: Positive = 3e-4

@@ -15,10 +15,11 @@ _SEGMENTS = (
     *("balance", "perturbation", "convexify", "waypoints"),
 )
 FOREIGN: dict[str, tuple[str, ...]] = {
-    "trajectories": ("statistic", "unrolled"),
-    "statistics": (*_SEGMENTS, "unrolled"),
-    "loss": ("statistic", *_SEGMENTS, "probe_every", "shards"),
-    "nothing": ("statistic", "unrolled", *_SEGMENTS, "gate", "ema", "probe_every", "shards"),
+    "trajectories": ("statistic", "unrolled", "kernel"),
+    "statistics": (*_SEGMENTS, "unrolled", "kernel"),
+    "loss": ("statistic", "kernel", *_SEGMENTS, "probe_every", "shards"),
+    "kernel": ("statistic", "unrolled", *_SEGMENTS, "probe_every", "shards"),
+    "nothing": ("statistic", "unrolled", "kernel", *_SEGMENTS, "gate", "ema", "probe_every", "shards"),
 }
 """By what is matched: the settings that mean nothing there."""
 
@@ -119,12 +120,12 @@ METHOD_RULES = (
         "them: --method dm --set initial={initial}",
     ),
     Rule(
-        lambda c: c.match == "statistics" and c.lr.lr,
+        lambda c: c.match in ("statistics", "kernel") and c.lr.lr,
         "lr.lr = {lr.lr:g}, but method {method} has no students whose learning rate could be learned; "
         "use --set lr.lr=0",
     ),
     Rule(
-        lambda c: c.match == "statistics" and c.lr.labels,
+        lambda c: c.match in ("statistics", "kernel") and c.lr.labels,
         "lr.labels = {lr.labels:g}, but method {method} learns no labels; use 0",
     ),
     Rule(

@@ -9,6 +9,7 @@ from raydd.config.components import (
     Count,
     FormationConfig,
     GsamConfig,
+    KernelConfig,
     NonNegative,
     Positive,
     PruningConfig,
@@ -158,6 +159,7 @@ class DistillConfig(Config):
         match: What is matched; the method decides it.
         statistic: The statistics, where ``match`` is statistics.
         unrolled: The training before a loss on real images, where ``match`` is loss.
+        kernel: The kernel of a regression, where ``match`` is kernel.
         clusters: K-means clusters per class for the representative start; one per image by default.
         gate: Step only when the loss is at most this; by default always.
         ema: Decay of the running mean of the images that is the result; by default the last images are.
@@ -202,9 +204,10 @@ class DistillConfig(Config):
     select_by: Literal["features", "pixels"] = "features"
     formation: FormationConfig = FormationConfig()
     space: Literal["network", "pixels"] = "network"
-    match: Literal["trajectories", "statistics", "loss", "nothing"] = "trajectories"
+    match: Literal["trajectories", "statistics", "loss", "kernel", "nothing"] = "trajectories"
     statistic: StatisticConfig = StatisticConfig()
     unrolled: UnrolledConfig = UnrolledConfig()
+    kernel: KernelConfig = KernelConfig()
     gate: Positive | None = None
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     pruning: PruningConfig = PruningConfig()

@@ -15,7 +15,7 @@ from raydd.config.schema import DistillConfig
 from raydd.methods.method import Method
 from raydd.plugins import Table
 
-_FAMILIES = ("trajectories", "statistics", "loss", "nothing")
+_FAMILIES = ("trajectories", "statistics", "loss", "kernel", "nothing")
 
 
 def _shipped() -> dict[str, Method]:

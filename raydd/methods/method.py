@@ -17,7 +17,8 @@ class Method:
     Attributes:
         name: The name that ``DistillConfig.method`` takes.
         about: What it does: one line, then the equation, ``Reference:`` and ``Differs:``.
-        match: What it matches: trajectories, statistics, a loss on real images, or nothing (real images are selected).
+        match: What it matches: trajectories, statistics, a loss on real images, a kernel regression to real labels, or
+            nothing (real images are selected).
         defaults: The settings that it has where neither a preset nor the user sets them.
         image_rates: ``lr.images`` per stored image of a class, where it grows with ``ipc``: by data set, "" for all
             others.
@@ -28,7 +29,7 @@ class Method:
 
     name: str
     about: str
-    match: Literal["trajectories", "statistics", "loss", "nothing"] = "trajectories"
+    match: Literal["trajectories", "statistics", "loss", "kernel", "nothing"] = "trajectories"
     defaults: Tree = field(default_factory=dict)
     image_rates: Mapping[str, float] = field(default_factory=dict)
     ablation: Mapping[str, Tree] = field(default_factory=dict)

@@ -92,6 +92,9 @@ def of_distillation(config: DistillConfig, work: Workspace, theta: Tensor, check
         path = FLOAT * theta.numel() * (4 * through + 3)
         graph = (through if config.backprop == "full" else 1) * step_bytes(work, theta, batch, True)
         graph = max(graph, step_bytes(work, theta, config.unrolled.batch_real, False))
+    elif config.match == "kernel":
+        graph = step_bytes(work, theta, decoded, False) + step_bytes(work, theta, config.kernel.batch_real, False)
+        path = 3 * FLOAT * theta.numel() * config.kernel.pool
     elif config.match == "statistics":
         each = decoded // len(data.classes)
         graph = step_bytes(work, theta, max(1, min(each, config.statistic.batch_synthetic or each)), False)

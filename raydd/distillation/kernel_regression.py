@@ -1,0 +1,155 @@
+"""Kernel regression: ridge regression on the synthetic set must predict the labels of real images.
+
+Shapes: `N` synthetic images, `B` batch, `C H W` image, `F` features, `P` parameters, `K` classes.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from raydd.data.synset import SyntheticSet
+from raydd.distillation.setup import Recipe, Setup, initial, leaves
+from raydd.distillation.statistic_matching import RealImages
+from raydd.numerics.adam import Moments, adam_step, begin
+from raydd.numerics.augment import Augment
+from raydd.numerics.flat import FlatModel
+from raydd.numerics.kernels import linear, ridge, tangent
+
+
+def centred(labels: Tensor, classes: int) -> Tensor:
+    """Return labels (n,) or (n, K) as regression targets (n, K): probabilities less 1 / K, in float32."""
+    probabilities = one_hot(labels, classes) if labels.ndim == 1 else labels
+    return probabilities.float() - 1 / classes
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Networks of many ages, trained on the synthetic set, one of which gives the features of an outer step.
+
+    After an outer step the network that was used takes a step of Adam on the mean squared error of its logits from the
+    centred labels of the set, and a fresh one takes its place after ``renew`` uses.
+
+    Attributes:
+        model: The network.
+        size: How many there are; each has three times its parameters in every checkpoint.
+        renew: Uses after which one is exchanged.
+        lr: Learning rate of its step.
+
+    Reference:
+        Zhou et al., arXiv 2206.00719 (FRePo), its model pool.
+    """
+
+    model: FlatModel
+    size: int
+    renew: int
+    lr: float
+
+    def init(self, rng: torch.Generator) -> dict[str, Any]:
+        """Return fresh networks."""
+        return {str(name): self._fresh(rng) for name in range(self.size)}
+
+    def draw(self, networks: dict[str, Any], rng: torch.Generator) -> str:
+        """Return the name of one of the networks, uniform."""
+        return str(int(torch.randint(self.size, (), generator=rng)))
+
+    def use(self, network: dict[str, Any], images: Tensor, targets: Tensor, rng: torch.Generator) -> dict[str, Any]:
+        """Return a network after its use: trained on images (N, C, H, W) with targets (N, K), or a fresh one."""
+        if network["steps"] + 1 >= self.renew:
+            return self._fresh(rng)
+        theta, first, second = (network[name].to(images) for name in ("theta", "first", "second"))
+        at = Moments(theta, first, second, network["steps"])
+        theta = at.theta.detach().requires_grad_()
+        with torch.enable_grad():
+            loss = (self.model(theta, images) - targets).square().sum(1).mean() / 2
+            (gradient,) = torch.autograd.grad(loss, theta)
+        after = adam_step(at, gradient, torch.tensor(self.lr).to(images))
+        return {name: value.detach() if isinstance(value, Tensor) else value for name, value in after._asdict().items()}
+
+    def _fresh(self, rng: torch.Generator) -> dict[str, Any]:
+        return begin(self.model.init(rng))._asdict()
+
+
+@dataclass(frozen=True)
+class KernelRegression:
+    r"""Half the mean squared error of kernel ridge regression from the synthetic set to real images.
+
+    L = 1/2 mean |K_ts (K_ss + lambda I)^-1 y_s - y_t|^2, with the labels y one-hot less 1 / K.
+
+    Attributes:
+        real: Draws real images (B, C, H, W) and classes (B,).
+        batch_real: Real images a step.
+        classes: K.
+        augment: The views of real and of synthetic images, drawn apart.
+        regularisation: lambda over the mean of the diagonal of K_ss.
+        pool: The networks whose features make the kernel, which is linear in them; None takes ``depth``.
+        depth: Hidden layers of the network of infinite width whose tangent kernel, of pixels in float64, is taken.
+
+    Reference:
+        Nguyen et al., arXiv 2011.00050 and 2107.13034 (KIP); Zhou et al., arXiv 2206.00719 (FRePo).
+
+    Differs:
+        Labels are not learned, so that FRePo's margin of learned labels is left out.
+    """
+
+    parts: ClassVar[int] = 1
+    joint: ClassVar[bool] = False
+    real: Callable[[int, torch.Generator], tuple[Tensor, Tensor]]
+    batch_real: int
+    classes: int
+    augment: Augment
+    regularisation: float
+    pool: Pool | None
+    depth: int = 3
+
+    def init(self, rng: torch.Generator) -> dict[str, Any]:
+        """Return the networks of the pool."""
+        return self.pool.init(rng) if self.pool else {}
+
+    def loss(
+        self, synset: SyntheticSet, state: dict[str, Any], step: int, rng: torch.Generator, part: int = 0
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Return the loss on a real batch, a scalar, and the networks after the step; all draws come from ``rng``."""
+        seen = synset.decoded()
+        targets = centred(seen.targets, self.classes).to(seen.images)
+        images, labels = self.real(self.batch_real, rng)
+        images, wanted = images.to(seen.images), centred(labels, self.classes).to(seen.images)
+        images = self.augment.draw(images.shape, rng)(images)
+        ours = self.augment.draw(seen.images.shape, rng)(seen.images)
+        if self.pool is None:
+            return self._error(images.flatten(1).double(), ours.flatten(1).double(), targets, wanted), state
+        name = self.pool.draw(state, rng)
+        theta = state[name]["theta"].to(ours)
+        with torch.no_grad():
+            features = self.pool.model.features(theta, images)
+        loss = self._error(features, self.pool.model.features(theta, ours), targets, wanted)
+        used = self.pool.use(state[name], ours.detach(), targets.detach(), rng)
+        return loss, state | {name: used}
+
+    def _error(self, real: Tensor, ours: Tensor, targets: Tensor, wanted: Tensor) -> Tensor:
+        kernel = linear if self.pool else self._tangent
+        guess = ridge(kernel(real, ours), kernel(ours, ours), targets.to(ours), self.regularisation)
+        return ((guess - wanted.to(guess)).square().sum(1).mean() / 2).to(targets)
+
+    def _tangent(self, x: Tensor, y: Tensor) -> Tensor:
+        return tangent(x, y, self.depth)
+
+
+def match_kernel(setup: Setup) -> Recipe:
+    """Return the recipe of kernel regression."""
+    config, work = setup.config, setup.work
+    chosen, start, model = config.kernel, initial(setup), FlatModel(work.build)
+    pool = Pool(model, chosen.pool, chosen.renew, chosen.lr) if chosen.of == "features" else None
+    objective = KernelRegression(
+        real=RealImages(work.feed(work.dataset.train)).mixed,
+        batch_real=chosen.batch_real,
+        classes=len(work.dataset.classes),
+        augment=work.augment,
+        regularisation=chosen.regularisation,
+        pool=pool,
+        depth=chosen.depth,
+    )
+    return Recipe(objective, start, leaves(config, start.transform), config.gate, config.ema)
