@@ -45,13 +45,13 @@ class Table(NamedTuple):
         return tuple(self.shipped.split())
 
 
-_CORESETS = "random kmeans herding kcenter forgetting"
+_CORESETS = "random kmeans herding kcenter forgetting glister"
 TABLES = {
     "method": Table(
         "method",
         "raydd.methods:METHODS",
         "mtt ftd tesla datm dpd ast mct dc dsa dm tgdd dance idm m3d datadam dsdm ncfm idc bptt ratbptt atbptt "
-        f"frepo kip {_CORESETS}",
+        f"frepo kip cafe rded {_CORESETS}",
     ),
     "dataset": Table(
         "data set",

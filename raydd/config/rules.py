@@ -32,7 +32,7 @@ FITS: dict[str, tuple[str, ...]] = {
 }
 """The distances that each statistic can be compared by."""
 
-SOFT_LABELS = frozenset({"correctly_classified", "correctly_classified_mean", "real_soft"})
+SOFT_LABELS = frozenset({"correctly_classified", "correctly_classified_mean", "real_soft", "rded"})
 """The starts with soft labels."""
 
 

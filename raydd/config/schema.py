@@ -38,6 +38,8 @@ Initial = Literal[
     "herding",
     "kcenter",
     "forgetting",
+    "glister",
+    "rded",
 ]
 
 

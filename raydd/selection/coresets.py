@@ -7,9 +7,11 @@ Shapes: `n` images or points, `K` classes, `C H W` image, `D` numbers a point, `
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from raydd.selection.class_sampler import Request, Start, real
 
@@ -187,12 +189,79 @@ def forgetting(request: Request) -> tuple[Tensor, Tensor]:
     return torch.cat(images), request.labels
 
 
+def glister_order(
+    features: Tensor, errors: Tensor, others: "Others", count: int, lr: float = 1.0
+) -> tuple[Tensor, "Others"]:
+    """Return rows (count,) in the order of greedy picks, and the other images after the picks' gradient steps.
+
+    A pick is the image whose gradient of the last layer agrees most with that of the others' mean loss; the others'
+    logits then move by a gradient step on it. With the error e = softmax(logits) - one_hot and features f, the gradient
+    of an image is e (f, 1)^T.
+
+    Args:
+        features: Of the images to pick from, (n, F).
+        errors: Theirs, (n, K), which stay as they are.
+        others: The images whose loss is to fall.
+        count: Between 1 and n.
+        lr: Of a step.
+
+    Reference: Killamsetty et al., arXiv 2012.10630, Algorithm 2, with gradients of the last layer as in section 3.
+    """
+    chosen, free = list[int](), torch.ones(len(features), dtype=torch.bool)
+    for _ in range(count):
+        gap = (torch.softmax(others.logits, 1) - one_hot(others.labels, others.logits.shape[1])) / len(others.labels)
+        gains = ((features @ (others.features.T @ gap) + gap.sum(0)) * errors).sum(1)
+        chosen.append(int(torch.where(free, gains, -torch.inf).argmax()))
+        free[chosen[-1]] = False
+        alike = others.features @ features[chosen[-1]] + 1
+        others = others._replace(logits=others.logits - lr * alike[:, None] * errors[chosen[-1]])
+    return torch.tensor(chosen), others
+
+
+class Others(NamedTuple):
+    """Images whose loss a selection lowers: features (m, F), logits (m, K) and classes (m,)."""
+
+    features: Tensor
+    logits: Tensor
+    labels: Tensor
+
+
+def glister(request: Request) -> tuple[Tensor, Tensor]:
+    """Select images of each class by `glister_order`, through one sampled expert; see `Start`.
+
+    Reference:
+        Killamsetty et al., arXiv 2012.10630.
+
+    Differs:
+        The loss to lower is that of up to `GLISTER_IMAGES` other training images, for validation images choose nothing
+        here. Features are divided by their mean norm, so that a step of 1 is small. Classes are picked one by one.
+    """
+    known, classes = request.require_experts("glister"), request.classes()
+    expert, each = known.pick(request.rng), max(1, GLISTER_IMAGES // len(classes))
+    rows = torch.cat([members[-each:] for members in classes])
+    images = request.images(rows)
+    features = known.features(expert, images).double()
+    scale = features.norm(dim=1).mean()
+    others = Others(features / scale, known.logits(expert, images).double(), request.dataset.train.targets[rows])
+    chosen = []
+    for label, members in enumerate(classes):
+        images = request.images(members)
+        errors = torch.softmax(known.logits(expert, images).double(), 1)
+        errors[:, label] -= 1
+        points = known.features(expert, images).double() / scale
+        order, others = glister_order(points, errors, others, request.ipc)
+        chosen.append(images[order])
+    return torch.cat(chosen), request.labels
+
+
+GLISTER_IMAGES = 1000
 CORESETS: dict[str, Start] = {
     "random": real,
     "kmeans": kmeans,
     "herding": herding,
     "kcenter": kcenter,
     "forgetting": forgetting,
+    "glister": glister,
 }
 """Selections of real images by name."""
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from raydd.config.rules import SOFT_LABELS
 from raydd.selection.class_sampler import Request, Start, real
 from raydd.selection.coresets import BY_DISTANCE, CORESETS, by_distance, centres, nearest
+from raydd.selection.crops import rded
 
 
 def noise(request: Request) -> tuple[Tensor, Tensor]:
@@ -114,12 +115,13 @@ INITIAL: dict[str, Start] = {
     "correctly_classified": correctly_classified,
     "correctly_classified_mean": correctly_classified_mean,
     "real_soft": real_soft,
+    "rded": rded,
     "representative": representative,
     **{name: start for name, start in CORESETS.items() if name != "random"},  # which is "real" here
 }
 """The starts by name."""
 
-NEED_EXPERTS = frozenset({*SOFT_LABELS, "representative", "forgetting"})
+NEED_EXPERTS = frozenset({*SOFT_LABELS, "representative", "forgetting", "glister"})
 """Starts that need experts; the others use them where there are some, or not at all."""
 
 MEASURE_DISTANCES = BY_DISTANCE | {"kmeans"}

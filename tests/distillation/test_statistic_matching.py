@@ -16,13 +16,13 @@ from raydd.distillation.loop import Distillation
 from raydd.distillation.network_queue import Queue
 from raydd.distillation.network_sources import Mixed, NetworkPair, RandomInit, Snapshots, Trained
 from raydd.distillation.rollouts import step_generator
-from raydd.distillation.statistic_matching import STATISTICS, RealImages, StatisticMatching
+from raydd.distillation.statistic_matching import STATISTICS, History, RealImages, StatisticMatching
 from raydd.models.zoo import build
 from raydd.numerics.augment import augment
 from raydd.numerics.flat import FlatModel
 from raydd.numerics.formation import Formation
 from raydd.numerics.rng import derived, generator
-from raydd.numerics.statistics import cosine, gaussian, means
+from raydd.numerics.statistics import Characteristic, cosine, gaussian, means
 
 SIZE, CLASSES, IPC, REAL = 8, 3, 2, 9
 PLAIN = Formation()
@@ -238,6 +238,62 @@ def test_layers_are_the_features_of_every_block():
             if isinstance(part, nn.AvgPool2d):
                 expected += means(theirs.flatten(1), ours.flatten(1)).item()
     assert value.item() == pytest.approx(expected, rel=1e-10)
+
+
+def test_attention_is_of_every_layer_but_the_last_before_it_is_pooled():
+    theta, images = MODEL.init(generator(0)).double(), torch.cat([POOL[0], POOL[1]])
+    module, x, vectors = network(theta), images, []
+    parts = list(module.body)
+    for place, part in enumerate(parts):
+        x = part(x)
+        if isinstance(part, nn.ReLU) and place < len(parts) - 2:
+            flat = torch.stack([torch.stack([channel.abs() for channel in image]).sum(0).flatten() for image in x])
+            vectors.append(10 * flat / flat.norm(dim=1, keepdim=True))
+    assert len(vectors) == 1  # of two layers
+    expected = torch.cat([*vectors, module(images)], dim=1)
+    torch.testing.assert_close(STATISTICS["attention"](MODEL, theta, images, None), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_unit_features_have_length_one():
+    theta = MODEL.init(generator(0)).double()
+    features = STATISTICS["features"](MODEL, theta, POOL[0], None)
+    unit = STATISTICS["unit_features"](MODEL, theta, POOL[0], None)
+    torch.testing.assert_close(unit, torch.stack([row / row.norm() for row in features]), rtol=1e-12, atol=0)
+
+
+def test_frequencies_are_drawn_for_each_class_and_step():
+    objective = matching(statistic=STATISTICS["unit_features"], distance=Characteristic(5), augment=augment("none"))
+    theta = MODEL.init(generator(0)).double()
+    losses = [objective.class_loss(synset(), NetworkPair(theta, theta), 0, generator(seed)) for seed in (1, 1, 2)]
+    assert torch.equal(losses[0], losses[1])
+    rng = generator(2)
+    theirs = real(0, 5, rng)
+    objective.augment.draw((IPC, 1, SIZE, SIZE), rng)
+    frequencies = torch.randn(MODEL.features(theta, theirs).shape[1], 5, generator=rng)
+    both = (STATISTICS["unit_features"](MODEL, theta, x, None) for x in (theirs, synset().images[synset().rows(0)]))
+    torch.testing.assert_close(losses[2], Characteristic(5)(*both, frequencies), rtol=1e-10, atol=0)
+
+
+def test_history_pulls_the_means_of_a_class_to_those_of_the_steps_before():
+    """Against running means by hand: nothing at first, then from its step on."""
+    plain = matching(augment=augment("none"))
+    objective = matching(augment=augment("none"), history=History(0.2, 2))
+    state, kept = objective.init(generator(0)), {}
+    moving = synset()
+    for step in range(4):
+        moving = moving.with_leaves({"images": synset().images * (1 + step)})
+        fresh = plain.init(generator(0))
+        theta = MODEL.init(derived(step_generator(9, step, 0), "networks")).double()
+        for label in range(CLASSES):
+            loss, state = objective.loss(moving, state, step, step_generator(9, step, 0, label), label)
+            without, fresh = plain.loss(moving, fresh, step, step_generator(9, step, 0, label), label)
+            mean = MODEL.features(theta, moving.images[moving.rows(label)]).mean(0)
+            expected = 0.0
+            if label in kept and step >= 2:
+                expected = 0.2 * (mean - kept[label]).square().sum() / len(mean)
+            assert (loss - without).item() == pytest.approx(float(expected), rel=1e-8, abs=1e-12)
+            kept[label] = mean if label not in kept else 0.99 * kept[label] + 0.01 * mean
+    assert {*state["history"]} == {"0", "1", "2"}
 
 
 class Halved:

@@ -6,7 +6,7 @@ from torch import nn
 
 from raydd.numerics.flat import Slot, layout_of
 from raydd.numerics.rng import generator
-from raydd.numerics.statistics import BANDWIDTHS, cosine, gaussian, means
+from raydd.numerics.statistics import BANDWIDTHS, Characteristic, cosine, covariances, gaussian, means, squared
 
 LAYOUT = (
     Slot("conv", (2, 3, 2, 2), 0),
@@ -168,7 +168,14 @@ def test_gaussian_slopes_with_its_bandwidth_held():
 
 
 ROWS = (Slot("weight", (3, 4), 0),)
-DISTANCES = {"means": means, "gaussian": gaussian, "cosine": lambda a, b: cosine(a.flatten(), b.flatten(), ROWS)}
+DISTANCES = {
+    "means": means,
+    "gaussian": gaussian,
+    "covariances": covariances,
+    "characteristic": Characteristic(16).draw(4, generator(0)),
+    "cosine": lambda a, b: cosine(a.flatten(), b.flatten(), ROWS),
+    "squared": lambda a, b: squared(a.flatten(), b.flatten(), ROWS),
+}
 
 
 @pytest.mark.rows("name", DISTANCES)
@@ -187,3 +194,54 @@ def test_equal_sets_are_at_no_distance():
     assert means(real, real.flip(0)).item() == pytest.approx(0, abs=1e-30)
     assert gaussian(real, real.flip(0)).item() == pytest.approx(0, abs=1e-14)
     assert cosine(flat, 3 * flat, LAYOUT).item() == pytest.approx(0, abs=1e-5)
+
+
+def naive_covariance(points):
+    """The covariance of features by loops, a mean over the images."""
+    count, width = points.shape
+    mean = [sum(float(row[f]) for row in points) / count for f in range(width)]
+    return [
+        [sum((float(row[f]) - mean[f]) * (float(row[g]) - mean[g]) for row in points) / count for g in range(width)]
+        for f in range(width)
+    ]
+
+
+def test_covariances_add_the_squared_difference_of_two_covariances():
+    real, syn = batches()
+    ours, theirs = naive_covariance(syn), naive_covariance(real)
+    gap = sum((a - b) ** 2 for one, other in zip(ours, theirs, strict=True) for a, b in zip(one, other, strict=True))
+    expected = naive_means(real, syn) + 50 * gap / real.shape[1]
+    assert covariances(real, syn).item() == pytest.approx(expected, rel=1e-12)
+    assert covariances(real, syn[:1]).item() == pytest.approx(
+        naive_means(real, syn[:1]) + 50 * sum(a**2 for row in theirs for a in row) / real.shape[1], rel=1e-12
+    )
+
+
+def test_squared_counts_the_weights_of_convolutions_alone():
+    real, syn = drawn(SIZE), drawn(SIZE) * 0.5
+    assert squared(real, syn, LAYOUT).item() == pytest.approx((real[:24] - syn[:24]).square().sum().item(), rel=1e-12)
+    flat = (Slot("linear", (3, 4), 0), Slot("bias", (3,), 12))
+    real, syn = drawn(15), drawn(15) + 1
+    assert squared(real, syn, flat).item() == pytest.approx((real[:12] - syn[:12]).square().sum().item(), rel=1e-12)
+
+
+def test_characteristic_is_the_distance_of_two_complex_means():
+    """The oracle: complex numbers, a frequency at a time; amplitude and phase weigh the same."""
+    (real, syn), distance = batches(), Characteristic(frequencies=11)
+    frequencies = torch.randn(7, 11, generator=generator(5))
+    total = 0.0
+    for t in range(11):
+        wave = frequencies[:, t].double()
+        theirs = sum(complex(math.cos(row @ wave), math.sin(row @ wave)) for row in real) / len(real)
+        ours = sum(complex(math.cos(row @ wave), math.sin(row @ wave)) for row in syn) / len(syn)
+        amplitudes = (abs(theirs) - abs(ours)) ** 2
+        phases = abs(theirs - ours) ** 2 - amplitudes  # 2 (|a| |b| - Re a conj b)
+        total += math.sqrt(0.5 * amplitudes + 0.5 * phases)
+    assert distance(real, syn, frequencies).item() == pytest.approx(300 * total / 11, rel=1e-8)
+    drawn_distance = distance.draw(7, generator(5))
+    assert drawn_distance(real, syn).item() == pytest.approx(300 * total / 11, rel=1e-8)
+
+
+def test_characteristic_is_nothing_between_equal_sets():
+    real, _ = batches()
+    assert Characteristic(8).draw(7, generator(0))(real, real.flip(0)).item() < 300 * 2e-6

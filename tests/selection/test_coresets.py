@@ -1,6 +1,7 @@
 """Coresets against their definitions, each written out again by plain loops in float64."""
 
 import itertools
+import math
 from dataclasses import replace
 
 import pytest
@@ -18,9 +19,11 @@ from raydd.selection.coresets import (
     BY_DISTANCE,
     CORESETS,
     SEEDED,
+    Others,
     centres,
     forgetting,
     forgetting_counts,
+    glister_order,
     herding,
     herding_order,
     kcenter,
@@ -252,7 +255,7 @@ def test_starts_that_ask_experts_say_so_and_the_others_do_without(name, digits):
 def test_coresets_are_starts():
     assert {name: start for name, start in CORESETS.items() if name != "random"}.items() <= INITIAL.items()
     assert CORESETS["random"] is INITIAL["real"]
-    assert SEEDED | BY_DISTANCE | {"forgetting"} == set(CORESETS)
+    assert SEEDED | BY_DISTANCE | {"forgetting", "glister"} == set(CORESETS)
     assert set(NEED_EXPERTS) <= set(INITIAL)
 
 
@@ -274,3 +277,31 @@ def test_nothing_larger_than_the_points_is_made(order):
     with Largest() as largest:
         order(points, 20)
     assert largest.numbers == points.numel()
+
+
+def test_glister_picks_what_lowers_the_loss_of_others_most():
+    """By autograd: the gradient of the last layer on each image, and on the others' mean loss at the weights so far."""
+    rng = generator(4)
+    features, others = (torch.randn(n, 5, generator=rng, dtype=torch.float64) for n in (12, 9))
+    weight, labels = torch.randn(3, 6, generator=rng, dtype=torch.float64), torch.arange(12) % 3
+
+    def extended(points):
+        return torch.cat([points, torch.ones(len(points), 1, dtype=torch.float64)], 1)
+
+    def gradient(at, points, targets):
+        at = at.clone().requires_grad_()
+        loss = torch.nn.functional.cross_entropy(extended(points) @ at.T, targets)
+        return torch.autograd.grad(loss, at)[0]
+
+    own = [gradient(weight, features[i : i + 1], labels[i : i + 1]) for i in range(12)]
+    at, picked = weight, []
+    for _ in range(6):
+        whole = gradient(at, others, torch.arange(9) % 3)
+        gains = [-math.inf if i in picked else float((whole * own[i]).sum()) for i in range(12)]
+        picked.append(gains.index(max(gains)))
+        at = at - 0.5 * own[picked[-1]]
+    errors = torch.softmax(extended(features) @ weight.T, 1) - torch.nn.functional.one_hot(labels, 3)
+    known = Others(others, extended(others) @ weight.T, torch.arange(9) % 3)
+    order, after = glister_order(features, errors, known, 6, lr=0.5)
+    assert order.tolist() == picked
+    torch.testing.assert_close(after.logits, extended(others) @ at.T)
