@@ -31,10 +31,11 @@ from raydd.buffer.segments import InMemory, TrajectorySource
 from raydd.buffer.spec import BufferSpec
 from raydd.data.preprocessing import Transform
 from raydd.data.synset import SyntheticSet
+from raydd.distillation.image_statistics import features
 from raydd.distillation.leaves import Leaf
 from raydd.distillation.loop import Distillation
 from raydd.distillation.network_sources import NetworkPair, Snapshots
-from raydd.distillation.statistic_matching import StatisticMatching, features
+from raydd.distillation.statistic_matching import StatisticMatching
 from raydd.io.files import write_atomic
 from raydd.models.zoo import build
 from raydd.numerics.augment import augment

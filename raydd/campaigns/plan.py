@@ -24,6 +24,7 @@ PAPERS = {
     "DPD": "Cao et al., PMLR 304:415-430, 2025",
     "MCT": "Zhong et al., arXiv 2406.19827",
     "TGDD": "Ran et al., arXiv 2512.02469",
+    "raydd": "comparisons of raydd's own, without published values",
 }
 """The papers of the shipped plans, by the name that ``Plan.paper`` has."""
 _VALUE = re.compile(r"(\d+(?:\.\d+)?)(?:±(\d+(?:\.\d+)?))?")

@@ -151,7 +151,9 @@ def _fewer_epochs(config: DistillConfig, part: float) -> Tree:
     if config.label_epoch is not None:
         tree["label_epoch"] = fewer(config.label_epoch, 1)
     if config.match == "statistics":
-        return tree | {"statistic.region": min(config.statistic.region, epochs)}
+        tree["statistic.region"] = min(config.statistic.region, epochs)
+    if config.match != "trajectories":
+        return tree
     span = min(config.span, max(1, epochs // 3))
     waypoints = _inner(map(fewer, config.waypoints), epochs)
     high = min(fewer(config.window.high, 1) if config.window.high is not None else epochs, epochs - span)

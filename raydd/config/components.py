@@ -93,6 +93,7 @@ class StatisticConfig(Config):
             snapshot), or random, a fresh one.
         augment: The siamese augmentation that real and synthetic images share.
         strategy: Operations of the augmentation, joined by ``_``.
+        beside: Weight of this loss beside the match of trajectories, where ``match`` is trajectories; 0 leaves it out.
         history: Weight of the distance of a class's mean features from their running mean; 0 leaves it out.
         history_from: Outer step from which that counts.
         refresh: Outer steps that a trained network is used for; or between two fresh networks of the queue.
@@ -116,6 +117,7 @@ class StatisticConfig(Config):
     judge: Literal["own", "last", "random"] = "own"
     augment: AugmentName = "dsa"
     strategy: str = "color_crop_cutout_flip_scale_rotate"
+    beside: NonNegative = 0.0
     history: NonNegative = 0.0
     history_from: Annotated[int, Field(ge=0)] = 2000
     refresh: Count = 1

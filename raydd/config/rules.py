@@ -133,6 +133,16 @@ METHOD_RULES = (
         "experts.kept = {experts.kept} keeps few snapshots, and method {method} looks through all; drop it",
     ),
     Rule(
+        lambda c: c.match != "trajectories" and c.statistic.beside,
+        "statistic.beside = {statistic.beside:g} adds statistics to trajectories, and method {method} matches {match}; "
+        "drop it, or use a method such as mtt",
+    ),
+    Rule(
+        lambda c: c.statistic.beside and (c.rollouts > 1 or c.shards > 1),
+        "statistic.beside = {statistic.beside:g} is a sum of losses, which is not divided among workers; "
+        "use --rollouts 1 and --shards 1",
+    ),
+    Rule(
         lambda c: c.match == "statistics" and c.statistic.history and c.shards > 1,
         "shards = {shards}: statistic.history = {statistic.history:g} carries means from step to step, which shards do "
         "not; use --shards 1",
@@ -181,7 +191,7 @@ def method_rules(config: "DistillConfig") -> None:
     _check(METHOD_RULES, config)
     _expert_left_out(config)
     chosen = config.statistic
-    if config.match == "statistics" and chosen.distance not in FITS[chosen.of]:
+    if (config.match == "statistics" or chosen.beside) and chosen.distance not in FITS[chosen.of]:
         raise ValueError(
             f"statistic.distance = {chosen.distance} does not compare statistic.of = {chosen.of}; "
             f"use --set statistic.distance={FITS[chosen.of][0]}"

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from raydd.data.synset import SyntheticSet
 from raydd.distillation.network_sources import Networks
+from raydd.distillation.real_images import Real, RealImages
 from raydd.distillation.setup import Recipe, Setup, initial, leaves
-from raydd.distillation.statistic_matching import Real, RealImages, networks_of
+from raydd.distillation.statistic_matching import networks_of
 from raydd.numerics.augment import Augment, augment
 from raydd.numerics.flat import FlatModel
 from raydd.numerics.losses import cross_entropy

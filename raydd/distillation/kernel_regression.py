@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from raydd.data.synset import SyntheticSet
+from raydd.distillation.real_images import RealImages
 from raydd.distillation.setup import Recipe, Setup, initial, leaves
-from raydd.distillation.statistic_matching import RealImages
 from raydd.numerics.adam import Moments, adam_step, begin
 from raydd.numerics.augment import Augment
 from raydd.numerics.flat import FlatModel

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from raydd.data.synset import SyntheticSet
+from raydd.distillation.real_images import RealImages
 from raydd.distillation.setup import Recipe, Setup, initial, leaves
-from raydd.distillation.statistic_matching import RealImages
 from raydd.distillation.student_batches import student_batches
 from raydd.distillation.trajectory_matching import classification
 from raydd.numerics.adam import Moments, adam_step, begin, unroll_adam
@@ -37,7 +37,8 @@ class RealLoss:
         student_steps: T.
         steps: Outer steps in all, for a position by ``gradient``.
         window: Student steps that the gradient goes through; T at most.
-        position: Where the window lies: at the ``last`` steps, anywhere by ``random``, or by ``gradient``, see `place`.
+        position: Where the window lies: at the ``last`` steps, anywhere by ``random``, or by ``gradient``; see
+            `choose_window`.
         radius: Half the range of the window's length, by ``gradient``.
         optimizer: The student's: ``sgd`` or ``adam``.
         augment: Drawn afresh for every student step, and for the real images.
@@ -77,7 +78,7 @@ class RealLoss:
         start = begin(self.model.init(rng).to(synset.images))
         seen = synset.decoded()
         batches = student_batches(seen.images, seen.targets, self.student_steps, self.batch_size, self.augment, rng)
-        first, length = self.place(step, start, batches, synset.lr, rng)
+        first, length = self.choose_window(step, start, batches, synset.lr, rng)
         before, _ = self._walk(start, batches[:first], synset.lr)
         end = self._unrolled(before, batches[first : first + length], synset.lr)
         images, targets = self.real(self.batch_real, rng)
@@ -85,7 +86,7 @@ class RealLoss:
         view = self.augment.draw(images.shape, rng)
         return cross_entropy(self.model(end, view(images)), targets.to(images.device)), state
 
-    def place(
+    def choose_window(
         self, step: int, start: Moments, batches: Sequence[Batch], lr: Tensor, rng: torch.Generator
     ) -> tuple[int, int]:
         """Return the first step of the window, and its length.
@@ -105,7 +106,7 @@ class RealLoss:
         if self.position == "random" or stage == 1:
             window += self.radius
             return int(torch.randint(steps - window + 1, (), generator=rng)), window
-        _, norms = self._walk(start, batches, lr)
+        norms = self._walk(start, batches, lr)[1].cpu()  # a GPU is waited for here
         drawn = int(torch.multinomial(torch.softmax(norms, dim=0), 1, generator=rng))
         if stage:
             window -= self.radius
@@ -116,7 +117,7 @@ class RealLoss:
         return min(drawn, steps - window), window
 
     def _walk(self, at: Moments, batches: Sequence[Batch], lr: Tensor) -> tuple[Moments, Tensor]:
-        """Return the student after steps without a graph, and the norms of its gradients, on the CPU."""
+        """Return the student after steps without a graph, and the norms of its gradients."""
         norms = list[Tensor]()
         for x, y, view in batches:
             theta = at.theta.detach().requires_grad_()
@@ -128,7 +129,7 @@ class RealLoss:
                     at = adam_step(at, gradient, lr)
                 else:
                     at = at._replace(theta=at.theta - lr * gradient)
-        return at, torch.stack(norms).cpu() if norms else torch.empty(0)
+        return at, torch.stack(norms) if norms else torch.empty(0)
 
     def _unrolled(self, at: Moments, batches: Sequence[Batch], lr: Tensor) -> Tensor:
         if self.optimizer == "adam":

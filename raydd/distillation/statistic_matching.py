@@ -4,102 +4,26 @@ Shapes: `N` synthetic images, `B` batch, `C H W` image, `F` features, `P` parame
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from raydd.data.synset import SyntheticSet
-from raydd.data.workspace import Feed
 from raydd.distillation.class_shards import class_division
+from raydd.distillation.image_statistics import STATISTICS, History, Statistic
 from raydd.distillation.network_queue import Queue
-from raydd.distillation.network_sources import (
-    Exchanged,
-    Mixed,
-    NetworkPair,
-    Networks,
-    RandomInit,
-    Snapshots,
-    Trained,
-    loss_gradient,
-)
+from raydd.distillation.network_sources import Exchanged, Mixed, NetworkPair, Networks, RandomInit, Snapshots, Trained
 from raydd.distillation.parts import Division
+from raydd.distillation.real_images import Real, RealImages
 from raydd.distillation.setup import Recipe, Setup, initial, leaves
 from raydd.numerics.augment import Augment, augment
 from raydd.numerics.flat import FlatModel
 from raydd.numerics.losses import cross_entropy
 from raydd.numerics.rng import derived
 from raydd.numerics.statistics import Characteristic, Distance, cosine, covariances, gaussian, means, squared
-
-Statistic = Callable[[FlatModel, Tensor, Tensor, Tensor], Tensor]
-"""(network, theta (P,), images (B, C, H, W), labels (B,) or (B, K)) -> what is compared."""
-
-Real = Callable[[int, int, torch.Generator], Tensor]
-"""(class, at most so many, rng) -> real images (B, C, H, W) of the class, none twice."""
-
-
-def features(model: FlatModel, theta: Tensor, images: Tensor, targets: Tensor) -> Tensor:
-    """Return the input of the last layer, (B, F)."""
-    return model.features(theta, images)
-
-
-def layers(model: FlatModel, theta: Tensor, images: Tensor, targets: Tensor) -> Tensor:
-    """Return the features of every layer, concatenated, (B, F)."""
-    return torch.cat(model.layers(theta, images), dim=1)
-
-
-def unit_features(model: FlatModel, theta: Tensor, images: Tensor, targets: Tensor) -> Tensor:
-    """Return the input of the last layer, of length 1 for every image, (B, F)."""
-    return normalize(model.features(theta, images), dim=1)
-
-
-def attention(model: FlatModel, theta: Tensor, images: Tensor, targets: Tensor) -> Tensor:
-    """Return the attention maps of all layers but the last, and the logits, concatenated, (B, F).
-
-    The attention of a layer is the sum over its channels of |a|, as a vector of length 1. Squared distances of these
-    count `ATTENTION`, those of the logits a hundredth of it.
-
-    Reference: Sajedi et al., arXiv 2310.00093 (DataDAM), with the weights of its official code.
-    """
-    *maps, _ = model.maps(theta, images)
-    vectors = [ATTENTION**0.5 * normalize(each.abs().sum(1).flatten(1), dim=1) for each in maps if each.ndim == 4]
-    return torch.cat([*vectors, (0.01 * ATTENTION) ** 0.5 * model(theta, images)], dim=1)
-
-
-ATTENTION = 100.0
-STATISTICS: dict[str, Statistic] = {
-    "features": features,
-    "layers": layers,
-    "unit_features": unit_features,
-    "attention": attention,
-    "gradient": loss_gradient,
-}
-"""By the name of ``statistic.of``."""
-
-
-@dataclass(frozen=True, eq=False)
-class RealImages:
-    """Preprocessed training images, by class."""
-
-    feed: Feed
-    _rows: tuple[Tensor, ...] = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        targets = self.feed.split.targets
-        rows = tuple(torch.nonzero(targets == label)[:, 0] for label in range(int(targets.max()) + 1))
-        object.__setattr__(self, "_rows", rows)
-
-    def __call__(self, label: int, count: int, rng: torch.Generator) -> Tensor:
-        """Return images (B, C, H, W) of a class, drawn without replacement: ``count``, or all if there are fewer."""
-        rows = self._rows[label]
-        return self.feed(rows[torch.randperm(len(rows), generator=rng)[:count]])[0]
-
-    def mixed(self, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return images (B, C, H, W) of any class and their classes (B,), drawn without replacement."""
-        return self.feed(torch.randperm(len(self.feed), generator=rng)[:count])
 
 
 @dataclass(frozen=True)
@@ -145,7 +69,7 @@ class StatisticMatching:
     batch_synthetic: int | None = None
     each_class: bool = False
     alpha: float = 0.0
-    history: "History | None" = None
+    history: History | None = None
 
     @property
     def parts(self) -> int:
@@ -228,30 +152,6 @@ class StatisticMatching:
             return images, targets
         chosen = torch.randperm(len(images), generator=rng)[: self.batch_synthetic].to(images.device)
         return images[chosen], targets[chosen]
-
-
-@dataclass(frozen=True)
-class History:
-    """The squared distance of a class's mean features from their running mean over the steps before.
-
-    weight |mean_s - h|^2 / F, from step ``begin`` on; then h <- decay h + (1 - decay) mean_s.
-
-    Reference:
-        Li et al., 2024 (DSDM), its semantic diversity by historical means, with the values of its official code.
-    """
-
-    weight: float
-    begin: int
-    decay: float = 0.99
-
-    def __call__(self, current: Tensor, past: Tensor | None, step: int) -> tuple[Tensor, Tensor]:
-        """Return the term for features (B, F) of a class, and the running mean (F,) after them."""
-        mean = current.mean(0)
-        if past is None:
-            return current.sum() * 0, mean.detach()
-        past = past.to(mean)
-        loss = self.weight * (mean - past).square().mean() if step >= self.begin else current.sum() * 0
-        return loss, self.decay * past + (1 - self.decay) * mean.detach()
 
 
 def match_statistics(setup: Setup) -> Recipe:

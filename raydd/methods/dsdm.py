@@ -19,7 +19,7 @@ METHOD = Method(
         "space": "pixels",
         "formation": {"factor": 2},
         "lr": {"images": 0.1, "lr": 0.0},
-        "experts": {"optimizer": "momentum", "weight_decay": 5e-4, "epochs": 20, "num_experts": 10},
+        "experts": {"optimizer": "momentum", "weight_decay": 5e-4, "epochs": 20},
         "statistic": {"networks": "experts", "distance": "covariances", "each_class": True, "history": 0.2},
     },
 )

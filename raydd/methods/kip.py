@@ -18,7 +18,6 @@ METHOD = Method(
     about=__doc__,
     match="kernel",
     defaults={
-        "steps": 5000,
         "checkpoint_every": 100,
         "lr": {"images": 0.04, "lr": 0.0, "optimizer": "adam"},
         "data": {"augment": "none"},

@@ -91,7 +91,7 @@ class _Layers(_Whole):
         return tuple(outputs)
 
     def output(self, map: Tensor, x: Tensor) -> Tensor:
-        """Return what is asked of a layer: its map before the pooling that may end it, or its features."""
+        """Return the output of a layer: its features, from ``x``; ``map`` is before the pooling that may end it."""
         return x.flatten(1)
 
 

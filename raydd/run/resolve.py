@@ -170,7 +170,7 @@ def check_family(config: DistillConfig) -> None:
     plain = DistillConfig()
     for name in FOREIGN[config.match]:
         value, default, key = getattr(config, name), getattr(plain, name), name
-        if value == default:
+        if value == default or (name == "statistic" and config.statistic.beside):
             continue
         if isinstance(value, Config):
             part = next(part for part, each in value if each != getattr(default, part))

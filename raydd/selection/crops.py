@@ -43,8 +43,8 @@ def rded(request: Request) -> tuple[Tensor, Tensor]:
         best = crops[losses.argmin(0), torch.arange(len(looked))]
         order = torch.argsort(losses.min(0).values, stable=True)[: request.ipc * side**2]
         images.append(mosaic(best[order], side))
-    made = torch.cat(images)
-    return made, known.logits(expert, made)
+    mosaics = torch.cat(images)
+    return mosaics, known.logits(expert, mosaics)
 
 
 def losses_of(logits: Tensor, label: int) -> Tensor:

@@ -24,17 +24,23 @@ def test_every_plan_is_listed_with_what_it_lacks(capfd):
     rows = answer(capfd, "campaigns")["campaigns"]
     assert [row["name"] for row in rows] == campaigns()
     (table,) = (row for row in rows if row["name"] == "ast_table4")
-    why = [{"row": "CAFE", "columns": ["cifar10, ipc 50"] * 4, "why": "raydd has no CAFE yet"}]
+    why = [
+        {
+            "row": "CAFE",
+            "columns": ["cifar10, ipc 50"] * 4,
+            "why": "no settings of cafe for cifar10 with ipc 50 are published",
+        }
+    ]
     top = {"paper": "AST", "table": "Table IV", "title": "Cross-architecture evaluation of sets of a ConvNet, CIFAR-10"}
     assert table == {"name": "ast_table4", **top, "cells": 16, "missing": why}
 
 
 def test_reasons_are_told_on_demand(capfd):
     assert run(["campaigns"]) == 0
-    assert "raydd has no CAFE yet" not in capfd.readouterr().out
+    assert "no settings of cafe for cifar10 with ipc 50 are published" not in capfd.readouterr().out
     assert run(["campaigns", "--missing"]) == 0
     out = capfd.readouterr().out
-    assert "  CAFE (cifar10 ipc 50): raydd has no CAFE yet\n" in out
+    assert "  CAFE (cifar10 ipc 50): no settings of cafe for cifar10 with ipc 50 are published\n" in out
     assert "AST (imagenet_nette ipc 1/10): raydd ships no settings of ast for imagenet_nette\n" in out
     assert "\nDPD: Cao et al., PMLR" in out
 

@@ -5,9 +5,10 @@ import torch
 from raydd.data.preprocessing import Transform
 from raydd.data.synset import SyntheticSet
 from raydd.distillation.class_shards import ClassShard, class_division
+from raydd.distillation.image_statistics import STATISTICS
 from raydd.distillation.network_sources import RandomInit, Trained
 from raydd.distillation.parts import Sequential
-from raydd.distillation.statistic_matching import STATISTICS, StatisticMatching
+from raydd.distillation.statistic_matching import StatisticMatching
 from raydd.models.zoo import build
 from raydd.numerics.augment import augment
 from raydd.numerics.flat import FlatModel

@@ -95,7 +95,7 @@ def places(given, step, count=600):
     from raydd.distillation.student_batches import student_batches
 
     batches = student_batches(current.images, current.targets, STEPS, None, augment("none"), generator(1))
-    return Counter(given.place(step, start, batches, current.lr, generator(2, draw)) for draw in range(count))
+    return Counter(given.choose_window(step, start, batches, current.lr, generator(2, draw)) for draw in range(count))
 
 
 def test_the_window_of_bptt_is_the_whole_training_or_its_end():

@@ -10,10 +10,11 @@ from raydd.buffer.segments import InMemory
 from raydd.config.components import StatisticConfig
 from raydd.config.rules import FITS, method_rules
 from raydd.data.workspace import open_workspace
+from raydd.distillation.image_statistics import STATISTICS
 from raydd.distillation.loop import Distillation
 from raydd.distillation.rollouts import step_generator
 from raydd.distillation.setup import Setup
-from raydd.distillation.statistic_matching import DISTANCES, NETWORKS, STATISTICS
+from raydd.distillation.statistic_matching import DISTANCES, NETWORKS
 from raydd.methods import METHODS
 from raydd.numerics.augment import augment
 from raydd.numerics.flat import FlatModel

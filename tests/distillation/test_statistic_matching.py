@@ -11,12 +11,14 @@ from raydd.buffer.segments import InMemory
 from raydd.data.preprocessing import Transform
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import Feed
+from raydd.distillation.image_statistics import STATISTICS, History
 from raydd.distillation.leaves import Leaf
 from raydd.distillation.loop import Distillation
 from raydd.distillation.network_queue import Queue
 from raydd.distillation.network_sources import Mixed, NetworkPair, RandomInit, Snapshots, Trained
+from raydd.distillation.real_images import RealImages
 from raydd.distillation.rollouts import step_generator
-from raydd.distillation.statistic_matching import STATISTICS, History, RealImages, StatisticMatching
+from raydd.distillation.statistic_matching import StatisticMatching
 from raydd.models.zoo import build
 from raydd.numerics.augment import augment
 from raydd.numerics.flat import FlatModel

@@ -32,6 +32,12 @@ FAMILIES = {
     "statistics": {
         "statistic": {"batch_real": 8, "refresh": 3, "epochs": 2, "region": 2, "batch_size": 32, "queue_steps": 2}
     },
+    "loss": {
+        "student_steps": 5,
+        "lr": {"images": 0.02, "lr": 0.0},
+        "unrolled": {"batch_real": 16, "window": 3, "radius": 0},
+    },
+    "kernel": {"lr": {"images": 0.02}, "kernel": {"batch_real": 16, "pool": 2, "renew": 2}},
 }
 MOSAICS = {"formation": {"factor": 2}}
 

@@ -47,6 +47,13 @@ FAMILIES = {
         "steps": 5,
         "statistic": {"batch_real": 8, "refresh": 3, "epochs": 2, "region": 2, "batch_size": 32, "queue_steps": 2},
     },
+    "loss": {
+        "steps": 5,
+        "student_steps": 5,
+        "lr": {"images": 0.02, "lr": 0.0},
+        "unrolled": {"batch_real": 16, "window": 3, "radius": 0},
+    },
+    "kernel": {"steps": 5, "lr": {"images": 0.02}, "kernel": {"batch_real": 16, "pool": 2, "renew": 2}},
     "nothing": {},
 }
 
@@ -65,8 +72,9 @@ def thorough(*layers):
 
 
 def of(*families, most=99):
-    """Each method of some families; coresets learn nothing, and only trajectories have students."""
-    return pytest.mark.parametrize("method", first([name for name in METHODS if family(name) in families], most))
+    """Each method of some families without an objective of its own; coresets learn nothing."""
+    names = [name for name in METHODS if family(name) in families and METHODS[name].compose is None]
+    return pytest.mark.parametrize("method", first(names, most))
 
 
 @pytest.fixture(scope="module")
@@ -380,6 +388,7 @@ def opened(folder, config):
 RESUMED = [
     *[(name, layer) for name in METHODS if family(name) == "trajectories" for layer in ({}, {"batch_size": 7})],
     *[(name, {"formation": {"factor": 2}}) for name in METHODS if family(name) == "statistics"],
+    *[(name, {}) for name in METHODS if family(name) in ("loss", "kernel")],
 ]
 
 
@@ -507,6 +516,16 @@ def test_the_methods_own_values_are_their_papers():
         "experts.num_experts": 5,
     }
     chosen = {"steps": 0}
+    unrolled = {
+        "steps": 60000,
+        "checkpoint_every": 20,
+        "student_steps": 200,
+        "lr.images": 0.001,
+        "lr.lr": 0.0,
+        "lr.start": 0.001,
+        "lr.optimizer": "adam",
+        "unrolled.batch_real": 5000,
+    }
     assert own == {
         "ftd": {"ema": 0.9995, "experts.optimizer": "gsam"},
         "tesla": {"backprop": "truncated", "labels": "expert"},
@@ -544,6 +563,91 @@ def test_the_methods_own_values_are_their_papers():
             "lr.lr": 0.0,
             "statistic.distance": "gaussian",
         },
+        "cafe": {
+            "steps": 2000,
+            "checkpoint_every": 100,
+            "lr.images": 0.1,
+            "lr.lr": 0.0,
+            "statistic.networks": "trained",
+            "statistic.of": "layers",
+            "statistic.refresh": 10,
+            "statistic.epochs": 10,
+        },
+        "datadam": {
+            "steps": 20000,
+            "checkpoint_every": 200,
+            "lr.images": 1.0,
+            "lr.lr": 0.0,
+            "statistic.of": "attention",
+            "statistic.batch_real": 64,
+        },
+        "dsdm": {
+            "steps": 10000,
+            "checkpoint_every": 200,
+            "space": "pixels",
+            "formation.factor": 2,
+            "lr.images": 0.1,
+            "lr.lr": 0.0,
+            "experts.optimizer": "momentum",
+            "experts.weight_decay": 5e-4,
+            "experts.epochs": 20,
+            "statistic.networks": "experts",
+            "statistic.distance": "covariances",
+            "statistic.each_class": True,
+            "statistic.history": 0.2,
+        },
+        "ncfm": stages
+        | {
+            "steps": 20000,
+            "lr.images": 0.01,
+            "lr.optimizer": "adamw",
+            "lr.patience": 500,
+            "statistic.networks": "mixed",
+            "statistic.of": "unit_features",
+            "statistic.distance": "characteristic",
+            "statistic.alpha": 1.0,
+            "statistic.batch_real": 1024,
+        },
+        "idc": {
+            "steps": 200000,
+            "checkpoint_every": 100,
+            "space": "pixels",
+            "formation.factor": 2,
+            "lr.images": 0.005,
+            "lr.lr": 0.0,
+            "statistic.networks": "real",
+            "statistic.of": "gradient",
+            "statistic.distance": "squared",
+            "statistic.refresh": 100,
+            "statistic.queue_steps": 16,
+            "statistic.batch_size": 128,
+            "statistic.batch_real": 64,
+            **{key: stages[key] for key in stages if key in ("statistic.each_class", "statistic.batch_synthetic")},
+            "statistic.augment": "dsa_idc",
+            "statistic.strategy": "color_crop_cutout",
+        },
+        "bptt": unrolled,
+        "ratbptt": unrolled | {"unrolled.window": 60, "unrolled.position": "random"},
+        "atbptt": unrolled | {"unrolled.window": 60, "unrolled.position": "gradient", "unrolled.radius": 20},
+        "frepo": {
+            "steps": 100000,
+            "checkpoint_every": 100,
+            "lr.images": 0.003,
+            "lr.lr": 0.0,
+            "lr.optimizer": "adam",
+            "kernel.batch_real": 1024,
+        },
+        "kip": {
+            "checkpoint_every": 100,
+            "lr.images": 0.04,
+            "lr.lr": 0.0,
+            "lr.optimizer": "adam",
+            "data.augment": "none",
+            "kernel.of": "tangent",
+            "kernel.batch_real": 5000,
+        },
+        "glister": chosen | {"initial": "glister", "experts.num_experts": 5},
+        "rded": chosen | {"initial": "rded", "experts.optimizer": "momentum", "experts.num_experts": 1},
         "random": chosen,
         "kmeans": chosen | {"initial": "kmeans", "select_by": "pixels"},
         "herding": chosen | {"initial": "herding", "experts.num_experts": 1},
@@ -551,8 +655,11 @@ def test_the_methods_own_values_are_their_papers():
         "forgetting": chosen | {"initial": "forgetting", "experts.num_experts": 5},
     }
     matched = {match: {name for name in METHODS if METHODS[name].match == match} for match in FAMILIES}
-    assert matched["statistics"] == {"dc", "dsa", "dm", "tgdd", "dance", "idm", "m3d"}
-    assert matched["nothing"] == {"random", "kmeans", "herding", "kcenter", "forgetting"}
+    statistics = {"dc", "dsa", "dm", "tgdd", "dance", "idm", "m3d", "cafe", "datadam", "dsdm", "ncfm", "idc"}
+    assert matched["statistics"] == statistics
+    assert matched["loss"] == {"bptt", "ratbptt", "atbptt"}
+    assert matched["kernel"] == {"frepo", "kip"}
+    assert matched["nothing"] == {"random", "kmeans", "herding", "kcenter", "forgetting", "glister", "rded"}
     # What the papers say and these methods share with what is general: DM's features and siamese augmentation.
     dm = toy("dm", {"statistic": {"refresh": 1, "epochs": 0}}).statistic
     assert (dm.networks, dm.of, dm.distance, dm.alpha, dm.each_class) == ("random", "features", "means", 0, False)
@@ -857,8 +964,9 @@ def test_every_shipped_cell_of_the_statistics_family_runs(dataset, preset, ipc, 
     check_settings(config)
     check_data(config, work)
     recipe = METHODS[config.method](Setup(config, work, buffer))
-    assert recipe.objective.joint != published.statistic.each_class
-    assert (recipe.objective.alpha > 0) == (published.statistic.alpha > 0)
+    if METHODS[config.method].compose is None:
+        assert recipe.objective.joint != published.statistic.each_class
+        assert (recipe.objective.alpha > 0) == (published.statistic.alpha > 0)
     assert (recipe.learn["images"].bounds is not None) == (published.space == "pixels")
     assert recipe.synset.formation.factor == published.formation.factor
     steps = list(open_run(config, tmp_path / "run", buffer, work).steps())

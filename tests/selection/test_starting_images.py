@@ -13,7 +13,7 @@ from raydd.numerics.flat import FlatModel, split
 from raydd.numerics.rng import generator
 from raydd.selection.class_sampler import Experts, Request, real
 from raydd.selection.coresets import CORESETS, herding, kcenter, kmeans, nearest
-from raydd.selection.starting_images import INITIAL, noise
+from raydd.selection.starting_images import INITIAL, NEED_EXPERTS, noise
 
 KINDS = ["raw01", "normalise", "zca"]
 
@@ -36,7 +36,7 @@ def rows_of(images):
     return (pixels[:, 0, 0, 0] * 256 + pixels[:, 0, 0, 1]).tolist()
 
 
-@pytest.mark.parametrize("select", [CORESETS[name] for name in CORESETS if name != "forgetting"])
+@pytest.mark.parametrize("select", [CORESETS[name] for name in CORESETS if name not in NEED_EXPERTS])
 def test_real_images_are_of_the_train_split_in_class_order_without_repetition(select, digits):
     data = marked(digits)
     images, labels = select(Request(data, fit_transform("raw01", data), 7, generator(0)))
