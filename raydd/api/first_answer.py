@@ -39,6 +39,8 @@ LEAST_SECONDS = 10.0
 MOST_MINUTES = 24.0 * 60
 _QUIET = QuietScreen(lambda line: None)
 LONG_MINUTES, LARGE_SIDE, SIDE = 15.0, 64, 32
+BATCH = 64
+"""Real images a class and step: a quarter of the papers', so that a short budget has more steps."""
 STEPS, SEEDS, EPOCHS = 3, 3, 300
 """Outer steps that are timed before; networks a score, and their epochs."""
 CHOOSING_NETWORKS, CHOOSING_EPOCHS, TIMED_EPOCHS = 2, 100, 10
@@ -155,8 +157,9 @@ def _scoring_seconds(config: DistillConfig, synset: SyntheticSet, device: torch.
 def _settings(data: DataConfig, settings: Settings, method: str, seed: int) -> Tree:
     tree: Tree = {"method": method, "ipc": settings.ipc, "seed": seed, "threads": 1, "steps": settings.steps[method]}
     tree["data"] = data.model_dump(exclude_unset=True) | ({"size": settings.side} if settings.side else {})
+    tree["statistic"] = {"batch_real": BATCH}
     if method == "dsa":  # the class-wise loops of its paper for this many images
-        tree["statistic"] = {"refresh": settings.ipc, "epochs": settings.ipc}
+        tree["statistic"] |= {"refresh": settings.ipc, "epochs": settings.ipc}
     return tree
 
 
