@@ -79,7 +79,7 @@ class StatisticConfig(Config):
             expert's first and last), queue (several, each trained on real images for a while), or real (a fresh one
             every ``refresh`` outer steps, trained on real images in between).
         of: Statistic: features before the last layer, the features of all layers, unit_features (of length 1), the
-            attention maps of all layers, or the gradient of the loss.
+            attention maps of all layers, the gradient of the loss, or the inputs of an expert's batch_norm (sre2l).
         distance: Distance: means (squared distance of mean features), covariances (of these too), characteristic
             (functions at random frequencies), gaussian (the maximum mean discrepancy under a Gaussian kernel), or of
             gradients cosine (layer by layer) or squared (of convolutions).
@@ -106,7 +106,7 @@ class StatisticConfig(Config):
     """
 
     networks: Literal["random", "trained", "experts", "mixed", "queue", "real"] = "random"
-    of: Literal["features", "layers", "unit_features", "attention", "gradient"] = "features"
+    of: Literal["features", "layers", "unit_features", "attention", "gradient", "batch_norm"] = "features"
     distance: Literal["means", "covariances", "characteristic", "gaussian", "cosine", "squared"] = "means"
     batch_real: Count = 256
     batch_synthetic: Count | None = None

@@ -29,6 +29,7 @@ FITS: dict[str, tuple[str, ...]] = {
     "unit_features": ("characteristic", "means", "gaussian", "covariances"),
     "attention": ("means", "gaussian"),
     "gradient": ("cosine", "squared"),
+    "batch_norm": ("means",),
 }
 """The distances that each statistic can be compared by."""
 
@@ -131,6 +132,13 @@ METHOD_RULES = (
     Rule(
         lambda c: c.match == "statistics" and c.statistic.networks == "experts" and c.experts.kept is not None,
         "experts.kept = {experts.kept} keeps few snapshots, and method {method} looks through all; drop it",
+    ),
+    Rule(
+        lambda c: (
+            (c.match == "statistics" or c.statistic.beside)
+            and (c.statistic.of == "batch_norm") != (c.method == "sre2l")
+        ),
+        "statistic.of = {statistic.of} and method {method} do not go together: batch_norm is what sre2l matches",
     ),
     Rule(
         lambda c: c.match != "trajectories" and c.statistic.beside,

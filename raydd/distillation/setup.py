@@ -119,7 +119,8 @@ def experts_to_ask(setup: Setup) -> Experts | None:
 def asks_experts(config: DistillConfig) -> bool:
     """Whether a run asks experts about images: for its start, or for labels."""
     by_features = config.initial in MEASURE_DISTANCES and config.select_by == "features"
-    return config.labels == "expert" or config.initial in NEED_EXPERTS or by_features
+    inverted = config.match == "statistics" and config.statistic.of == "batch_norm"
+    return config.labels == "expert" or config.initial in NEED_EXPERTS or by_features or inverted
 
 
 def check_network(config: DistillConfig, model: FlatModel) -> None:
@@ -127,7 +128,7 @@ def check_network(config: DistillConfig, model: FlatModel) -> None:
     name = config.experts.network
     other = name.replace("BN", "") if "BN" in name and ":" not in name else "ConvNet"
     remedy = f"use a network with instance or group norm, such as --network {other}"
-    if model.batch_norm and config.match == "statistics":
+    if model.batch_norm and config.match == "statistics" and config.statistic.of != "batch_norm":
         raise ValueError(
             f"{name} has batch norm, and method {config.method} shows it one class a batch, whose statistics are not "
             f"those of all images; {remedy}"

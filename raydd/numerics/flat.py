@@ -102,6 +102,24 @@ class _Maps(_Layers):
         return map
 
 
+class _NormInputs(_Whole):
+    """Calls the wrapped network; see `FlatModel.norm_inputs`."""
+
+    def forward(self, x: Tensor) -> Any:
+        inputs: list[tuple[Tensor, ...]] = []
+
+        def keep(norm: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+            inputs.append((arguments[0], norm.running_mean, norm.running_var))  # type: ignore[arg-type]
+
+        norms = [module for module in self.network.modules() if isinstance(module, _BatchNorm)]
+        handles = [norm.register_forward_pre_hook(keep) for norm in norms]
+        try:
+            return self.network(x), tuple(inputs)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
 POOLINGS = (nn.AvgPool2d, nn.MaxPool2d)
 
 
@@ -174,6 +192,13 @@ class FlatModel:
         """Return the maps (B, C, H, W) of every layer of the body, before the pooling that may end it; see `layers`."""
         outputs: tuple[Tensor, ...] = self._call(_Maps, theta, x)
         return outputs
+
+    def norm_inputs(
+        self, theta: Tensor, x: Tensor, statistics: Tensor
+    ) -> tuple[Tensor, tuple[tuple[Tensor, Tensor, Tensor], ...]]:
+        """Return logits (B, K) in evaluation mode, and of every batch norm its input, running mean and variance."""
+        logits, inputs = self._call(_NormInputs, theta, x, statistics)
+        return logits, inputs
 
     @cached_property
     def _evaluated(self) -> nn.Module:

@@ -65,6 +65,6 @@ def test_tables_name_what_there_is():
     fields = DistillConfig.model_fields
     assert {name for names in FOREIGN.values() for name in names} <= {*fields}
     assert {*INITIAL} > SOFT_LABELS
-    assert {"features", "layers", "unit_features", "attention", "gradient"} == {*FITS}
+    assert {"features", "layers", "unit_features", "attention", "gradient", "batch_norm"} == {*FITS}
     assert unread("window.low", "statistics")
     assert not unread("window.low", "trajectories")

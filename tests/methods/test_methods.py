@@ -646,6 +646,20 @@ def test_the_methods_own_values_are_their_papers():
             "kernel.of": "tangent",
             "kernel.batch_real": 5000,
         },
+        "sre2l": {
+            "initial": "noise",
+            "steps": 4000,
+            "checkpoint_every": 200,
+            "lr.images": 0.25,
+            "lr.lr": 0.0,
+            "lr.optimizer": "adam",
+            "experts.network": "ConvNetW32BN",
+            "experts.optimizer": "momentum",
+            "experts.num_experts": 1,
+            "statistic.networks": "experts",
+            "statistic.of": "batch_norm",
+            "statistic.alpha": 0.01,
+        },
         "glister": chosen | {"initial": "glister", "experts.num_experts": 5},
         "rded": chosen | {"initial": "rded", "experts.optimizer": "momentum", "experts.num_experts": 1},
         "random": chosen,
@@ -655,7 +669,7 @@ def test_the_methods_own_values_are_their_papers():
         "forgetting": chosen | {"initial": "forgetting", "experts.num_experts": 5},
     }
     matched = {match: {name for name in METHODS if METHODS[name].match == match} for match in FAMILIES}
-    statistics = {"dc", "dsa", "dm", "tgdd", "dance", "idm", "m3d", "cafe", "datadam", "dsdm", "ncfm", "idc"}
+    statistics = {"dc", "dsa", "dm", "tgdd", "dance", "idm", "m3d", "cafe", "datadam", "dsdm", "ncfm", "idc", "sre2l"}
     assert matched["statistics"] == statistics
     assert matched["loss"] == {"bptt", "ratbptt", "atbptt"}
     assert matched["kernel"] == {"frepo", "kip"}
