@@ -138,6 +138,22 @@ def test_what_is_recorded_of_kills_adds_up_and_has_no_fault():
     assert record["kills"] == sum(record["killed"].values()) == sum(one["kills"] for one in record["verbs"].values())
 
 
+def test_what_is_recorded_of_scale_has_the_sizes_that_the_docs_tell():
+    trainings = json.loads((FOLDER / "scale.json").read_text())["trainings"]
+    assert [(run["workers"], run["trainings"]) for run in trainings["runs"]] == [
+        (n, 15_625) for n in (1, 10, 100, 1000)
+    ]
+    page = (FOLDER.parent / "docs" / "cluster.md").read_text(encoding="utf-8")
+    for run in trainings["runs"]:
+        assert f"{run['trainings_per_second']:.0f}" in page
+    rows = json.loads((FOLDER / "scale_trials.json").read_text())["rows"]
+    searches = {(row["algorithm"], row["trials"]): row for row in rows if row["part"] == "search"}
+    assert {*searches} == {(name, count) for name in ("random", "tpe") for count in (100, 300, 1000)}
+    for row in searches.values():
+        assert f"{row['trials_per_second']:.1f}" in page
+        assert f"{row['driver_mb']} MB" in page
+
+
 def test_names_of_files_are_compared_without_times_and_numbers_of_checkpoints():
     script = load(FOLDER / "kills.py")
     names = ["trials/0000/checkpoint_000003/synset.arrow", "trials/0000/events.out.tfevents.17.host", "space.yaml"]
