@@ -10,6 +10,7 @@ Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 AugmentName = Literal["none", "dsa", "dsa_idc"]
+Precision = Literal["float32", "tf32"]
 PruningMetric = Literal["abs", "squared", "relative"]
 
 
@@ -188,3 +189,27 @@ class KernelConfig(Config):
     pool: Count = 10
     renew: Count = 100
     lr: Positive = 3e-4
+
+
+class StepSizes(Config):
+    """Learning rates of what is distilled, and the students' own learning rate at the start.
+
+    Attributes:
+        images: Learning rate of the pixels.
+        labels: Learning rate of the labels' logits, where a method learns them; 0 leaves the labels unchanged.
+        lr: Learning rate of the students' learning rate; 0 leaves it unchanged.
+        start: The students' learning rate at outer step 0.
+        momentum: Momentum of the outer optimisers of images and lr.
+        labels_momentum: Momentum of the outer optimiser of the labels.
+        optimizer: The outer optimiser: SGD with momentum, Adam, or Adam with decoupled weight decay.
+        patience: Outer steps without a lower loss after which all learning rates are halved; by default they stay.
+    """
+
+    images: Positive = 100.0
+    labels: NonNegative = 0.0
+    lr: NonNegative = 1e-5
+    start: Positive = 0.01
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    labels_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    patience: Count | None = None

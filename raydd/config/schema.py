@@ -12,9 +12,11 @@ from raydd.config.components import (
     KernelConfig,
     NonNegative,
     Positive,
+    Precision,
     PruningConfig,
     SmoothConfig,
     StatisticConfig,
+    StepSizes,
     UnrolledConfig,
     WindowConfig,
 )
@@ -85,6 +87,7 @@ class ExpertConfig(Config):
         kept: Epochs whose snapshots a convexified trajectory keeps (MCT), beside the first, the last, and the length of
             each layer's path in each epoch; by default the snapshot of every epoch is stored.
         storage: Number format of the stored snapshots; `raydd.buffer.precision.STORAGES` says what each loses.
+        precision: Of products on a GPU: float32, or tf32, which rounds their factors to 11 bits and is faster.
     """
 
     network: Annotated[str, Named("network")] = "ConvNetW32"
@@ -101,36 +104,14 @@ class ExpertConfig(Config):
     smooth: SmoothConfig = SmoothConfig()
     kept: tuple[Count, ...] | None = None
     storage: Literal["float32", "float16", "bfloat16"] = "float32"
+    precision: Precision = "float32"
 
     def recipe(self) -> Tree:
         """Return what decides an expert's bytes, JSON-able, without the settings of other optimisers."""
         unused = {"gsam", "smooth"} - {self.optimizer} | ({"kept"} if self.kept is None else set())
-        unused |= {"storage"} if self.storage == "float32" else set()  # as before there was a choice
+        for name in ("storage", "precision"):  # as before there was a choice
+            unused |= {name} if getattr(self, name) == "float32" else set()
         return self.model_dump(mode="json", exclude={"num_experts", "network"} | unused)
-
-
-class StepSizes(Config):
-    """Learning rates of what is distilled, and the students' own learning rate at the start.
-
-    Attributes:
-        images: Learning rate of the pixels.
-        labels: Learning rate of the labels' logits, where a method learns them; 0 leaves the labels unchanged.
-        lr: Learning rate of the students' learning rate; 0 leaves it unchanged.
-        start: The students' learning rate at outer step 0.
-        momentum: Momentum of the outer optimisers of images and lr.
-        labels_momentum: Momentum of the outer optimiser of the labels.
-        optimizer: The outer optimiser: SGD with momentum, Adam, or Adam with decoupled weight decay.
-        patience: Outer steps without a lower loss after which all learning rates are halved; by default they stay.
-    """
-
-    images: Positive = 100.0
-    labels: NonNegative = 0.0
-    lr: NonNegative = 1e-5
-    start: Positive = 0.01
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    labels_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
-    patience: Count | None = None
 
 
 class DistillConfig(Config):
@@ -180,6 +161,7 @@ class DistillConfig(Config):
         evaluate_epochs: Epochs of a score's networks on the set; those of the protocol mtt by default.
         probe_every: Outer steps between measures of the matching loss on the buffer's last expert, which is then left
             out; by default none are taken.
+        precision: Of products on a GPU: float32, or tf32, which rounds their factors to 11 bits and is faster.
         threads: CPU threads, on which sums depend. By default one per core, or one with several rollouts or shards.
         preset: The preset that the values came from, as text.
         data: The images.
@@ -225,6 +207,7 @@ class DistillConfig(Config):
     evaluate_networks: Count = 2
     evaluate_epochs: Count | None = None
     probe_every: Count | None = None
+    precision: Precision = "float32"
     threads: Count | None = None
     preset: str = "defaults"
     data: DataConfig = DataConfig()

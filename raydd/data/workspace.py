@@ -8,6 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from raydd.config.components import Precision
 from raydd.config.names import absolute_dataset
 from raydd.config.schema import DataConfig, DistillConfig, ExpertsConfig
 from raydd.data.datasets import DATASETS, Dataset, Split, load_dataset
@@ -121,4 +122,11 @@ def resolve_device(name: str) -> torch.device:
         raise ValueError("--device cuda: this machine has no usable CUDA device; use --device cpu")
     if name == "cuda":  # the same bits from the same seed, where the operations have a deterministic form
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+        set_precision("float32")
     return torch.device(name)
+
+
+def set_precision(precision: Precision) -> None:
+    """Let this process's GPU round the factors of products, or not: PyTorch rounds those of convolutions by default."""
+    allowed = precision == "tf32"
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed

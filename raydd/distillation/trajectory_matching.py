@@ -23,7 +23,9 @@ from raydd.distillation.batch_shards import batch_division
 from raydd.distillation.held_out import Probe
 from raydd.distillation.parts import Division
 from raydd.distillation.setup import Finish, Recipe, Setup, initial, leaves, unchanged
+from raydd.distillation.statistic_matching import match_statistics
 from raydd.distillation.student_batches import student_batches
+from raydd.distillation.weighted_sum import WeightedSum
 from raydd.numerics.augment import Augment
 from raydd.numerics.distances import Distance, along, at_end, normalized_mse, pruned
 from raydd.numerics.flat import FlatModel
@@ -183,7 +185,13 @@ def match_trajectories(setup: Setup) -> Recipe:
     )
     learn = leaves(config, setup.work.transform)
     probe = partial(Probe, objective, seed=config.seed)
-    return Recipe(objective, initial(setup), learn, config.gate, config.ema, finish, probe)
+    start, goal = initial(setup), objective if not config.statistic.beside else _beside(objective, setup)
+    return Recipe(goal, start, learn, config.gate, config.ema, finish, probe)
+
+
+def _beside(objective: TrajectoryMatching, setup: Setup) -> WeightedSum:
+    """Return the sum of the match and of statistics, which have the weight ``statistic.beside``."""
+    return WeightedSum(((objective, 1.0), (match_statistics(setup).objective, setup.config.statistic.beside)))
 
 
 def classification(work: Workspace) -> Inner:

@@ -6,7 +6,7 @@ from raydd.config.parsing import words
 from raydd.config.schema import DistillConfig
 from raydd.data.mirroring import distillation_mirrors, mirroring_note as mirror_words
 from raydd.data.synset import SyntheticSet
-from raydd.data.workspace import print_note
+from raydd.data.workspace import print_note, set_precision
 from raydd.figures.synset_picture import grid, save_png
 from raydd.io.console import Screen
 from raydd.run.requirements import Need, distillation_need
@@ -24,6 +24,7 @@ def prepare(context: RunContext, screen: Screen, workers: int = 1) -> tuple[RunC
     print_note(context.work.dataset, screen)
     need = distillation_need(context, workers)
     torch.set_num_threads(config.threads or 1)
+    set_precision(config.precision)
     return with_window(context, screen.note), need
 
 

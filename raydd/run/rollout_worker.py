@@ -13,7 +13,7 @@ from torch import Tensor
 from raydd.buffer.segments import TrajectorySource
 from raydd.config.schema import DistillConfig
 from raydd.data.synset import SyntheticSet
-from raydd.data.workspace import open_workspace
+from raydd.data.workspace import open_workspace, set_precision
 from raydd.distillation.objective import Divisible
 from raydd.distillation.parts import Division, Matches, Parts, Sequential
 from raydd.distillation.rollouts import Matcher, rollout_division
@@ -42,6 +42,7 @@ class RolloutWorker:
         self._threads = config.threads or 1
         torch.set_num_threads(self._threads)
         keep_memory()
+        set_precision(config.precision)
         work = open_workspace(config.data, config.experts.network, device, task.synset.transform)
         recipe = find_method(config.method)(Setup(config, work, task.source, task.synset))
         self._part = division_of(config, recipe).part

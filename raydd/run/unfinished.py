@@ -8,7 +8,7 @@ import torch
 from raydd.buffer.expert_file import expert_path
 from raydd.config.schema import DistillConfig, ExpertsConfig
 from raydd.data.synset import SyntheticSet, checkpoint_step, is_unfinished
-from raydd.data.workspace import Workspace, resolve_device
+from raydd.data.workspace import Workspace, resolve_device, set_precision
 from raydd.figures.synset_picture import grid, save_png
 from raydd.io.console import Screen
 from raydd.run.resolve import BufferRequest, resolve
@@ -41,6 +41,7 @@ def finish(
         request = BufferRequest(partial(_cached_buffer, folder), buffer, config.experts.num_experts)
         context = resolve(config, folder, request, resolve_device(device), resume=True, note=screen.note)
         torch.set_num_threads(context.config.threads or 1)
+        set_precision(context.config.precision)
         Run(context).finish()
         synset = SyntheticSet.load(path)
         save_png(grid(synset), folder / "synset.png")

@@ -24,7 +24,7 @@ from raydd.buffer.upload import BufferUpload, Entry, entry_of, put
 from raydd.config.schema import DataConfig, ExpertConfig, ExpertsConfig
 from raydd.data.mirroring import check_mirroring, data_recipe
 from raydd.data.preprocessing import Transform, load_transform, save_transform
-from raydd.data.workspace import Workspace, open_workspace, resolve_device
+from raydd.data.workspace import Workspace, open_workspace, resolve_device, set_precision
 from raydd.io.files import AnyPath, sweep, writer
 from raydd.io.filesystem import Store, is_uri, open_store
 from raydd.io.memory import keep_memory
@@ -83,6 +83,7 @@ class ExpertTrainer:
             sweep(self._folder)
         transform = info.transform if info else load_transform(job.folder)
         self._work = open_workspace(job.data, job.experts.network, resolve_device(job.device), transform)
+        set_precision(job.experts.precision)
         self._train = self._work.feed(self._work.dataset.train)
         self._validation = self._work.feed(self._work.dataset.validation)
         self._spec = buffer_spec(job, self._work)

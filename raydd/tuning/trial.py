@@ -14,7 +14,7 @@ from raydd.buffer.arrow_buffer import refresh_manifest
 from raydd.buffer.expert_file import expert_path
 from raydd.config.schema import DistillConfig, ExpertsConfig
 from raydd.data.synset import CHECKPOINT, SyntheticSet, is_unfinished
-from raydd.data.workspace import Workspace, resolve_device
+from raydd.data.workspace import Workspace, resolve_device, set_precision
 from raydd.figures.synset_picture import grid, save_png
 from raydd.io.document import Document, Finite, Whole, read_document, write_document
 from raydd.io.filesystem import is_uri
@@ -193,6 +193,7 @@ def _resolve(context: SearchContext, number: int, values: Mapping[str, Any]) -> 
             "train more, or search fewer"
         )
     torch.set_num_threads(run.config.threads or 1)
+    set_precision(run.config.precision)
     return run
 
 

@@ -16,7 +16,7 @@ from raydd.buffer.verification import verify
 from raydd.cli import run
 from raydd.config.schema import DataConfig, ExpertConfig, ExpertsConfig
 from raydd.data.preprocessing import load_transform
-from raydd.data.workspace import open_workspace
+from raydd.data.workspace import open_workspace, set_precision
 from raydd.io.files import writer
 from raydd.training.expert_worker import BufferInfo, ExpertChunk, ExpertJob, ExpertTrainer, default_buffer, prepare
 
@@ -203,6 +203,17 @@ def test_a_node_with_other_images_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"would train other experts: fingerprint is '\w+' instead of '0+'") as caught:
         ExpertTrainer(work, BufferInfo(load_transform(work.folder), spec))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("precision", "rounds"), [("float32", False), ("tf32", True)])
+def test_products_on_a_gpu_are_rounded_where_the_settings_say_so(tmp_path, precision, rounds):
+    """PyTorch itself rounds the factors of convolutions and not those of matrix products."""
+    set_precision("float32" if rounds else "tf32")
+    work = job(tmp_path / "buffer")[0]
+    experts = work.experts.model_copy(update={"precision": precision})
+    ExpertTrainer(work._replace(experts=experts))
+    assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == (rounds, rounds)
+    assert ("precision" in experts.recipe()) == rounds
 
 
 def test_a_worker_makes_its_own_gpu_deterministic(tmp_path, monkeypatch):
