@@ -86,6 +86,8 @@ class StatisticConfig(Config):
             gradients cosine (layer by layer) or squared (of convolutions).
         batch_real: Real images per class and step.
         batch_synthetic: Largest number of decoded synthetic images per class and step; all by default.
+        cluster_every: Take the real images nearest to the centres of clusters of features, chosen anew every so many
+            outer steps; by default they are drawn at random.
         each_class: Take one optimiser step per class instead of one for all classes.
         alpha: Weight of the cross-entropy of the synthetic images.
         region: L, the number of snapshots from the matched one on of which one gives the cross-entropy.
@@ -111,6 +113,7 @@ class StatisticConfig(Config):
     distance: Literal["means", "covariances", "characteristic", "gaussian", "cosine", "squared"] = "means"
     batch_real: Count = 256
     batch_synthetic: Count | None = None
+    cluster_every: Count | None = None
     each_class: bool = False
     alpha: NonNegative = 0.0
     region: Count = 7

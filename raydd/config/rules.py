@@ -156,6 +156,11 @@ METHOD_RULES = (
         "not; use --shards 1",
     ),
     Rule(
+        lambda c: c.match == "statistics" and c.statistic.cluster_every and c.shards > 1,
+        "shards = {shards}: statistic.cluster_every = {statistic.cluster_every} carries a choice from step to step, "
+        "which shards do not; use --shards 1",
+    ),
+    Rule(
         lambda c: c.match == "statistics" and c.statistic.history and c.statistic.of == "gradient",
         "statistic.history = {statistic.history:g} is of features; use --set statistic.of=features",
     ),

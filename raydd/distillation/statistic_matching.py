@@ -17,7 +17,7 @@ from raydd.distillation.image_statistics import STATISTICS, History, Statistic
 from raydd.distillation.network_queue import Queue
 from raydd.distillation.network_sources import Exchanged, Mixed, NetworkPair, Networks, RandomInit, Snapshots, Trained
 from raydd.distillation.parts import Division
-from raydd.distillation.real_images import Real, RealImages
+from raydd.distillation.real_images import Real, RealImages, Representatives
 from raydd.distillation.setup import Recipe, Setup, initial, leaves
 from raydd.numerics.augment import Augment, augment
 from raydd.numerics.flat import FlatModel
@@ -49,6 +49,7 @@ class StatisticMatching:
         each_class: Take an optimiser step a class; else one, on the sum.
         alpha: Weight of the cross-entropy; 0 leaves it out.
         history: How the mean features of a class stay near their running mean; None leaves them free.
+        representatives: Chooses the real images; None draws them.
 
     Reference:
         arXiv 2006.05929 (DC), 2102.08259 (DSA), 2110.04181 (DM), 2512.02469 (TGDD, Eq. 4-6 and Algorithm 1).
@@ -70,6 +71,7 @@ class StatisticMatching:
     each_class: bool = False
     alpha: float = 0.0
     history: History | None = None
+    representatives: Representatives | None = None
 
     @property
     def parts(self) -> int:
@@ -83,7 +85,8 @@ class StatisticMatching:
 
     def init(self, rng: torch.Generator) -> dict[str, Any]:
         """Return the networks' own state; within an outer step it also holds the networks in use."""
-        return {"networks": self.networks.init(rng)} | ({"history": {}} if self.history else {})
+        carried = {"history": self.history, "chosen": self.representatives}
+        return {"networks": self.networks.init(rng)} | {name: {} for name, part in carried.items() if part}
 
     def loss(
         self, synset: SyntheticSet, state: dict[str, Any], step: int, rng: torch.Generator, part: int = 0
@@ -99,12 +102,18 @@ class StatisticMatching:
         after = {"networks": carried}
         if part + 1 < self.parts:
             after |= pair._asdict()
-        if self.history is None:
-            return self.class_loss(synset, pair, part, rng), after
-        loss, current = self._terms(synset, pair, part, rng)
-        past = dict(state["history"])
-        added, past[str(part)] = self.history(current, past.get(str(part)), step)
-        return loss + added, after | {"history": past}
+        real = None
+        if self.representatives is not None:
+            chosen, every = dict(state["chosen"]), self.representatives.every
+            if str(part) not in chosen or step % every == 0:
+                chosen[str(part)] = self.representatives.choose(pair.theta, part, self.batch_real, rng)
+            after["chosen"], real = chosen, self.representatives.images.take(chosen[str(part)])
+        loss, current = self._terms(synset, pair, part, rng, real)
+        if self.history is not None:
+            past = dict(state["history"])
+            added, past[str(part)] = self.history(current, past.get(str(part)), step)
+            loss, after["history"] = loss + added, past
+        return loss, after
 
     def class_loss(self, synset: SyntheticSet, pair: NetworkPair, label: int, rng: torch.Generator) -> Tensor:
         """Return the terms of one class through given networks; 0 where it has no synthetic image.
@@ -118,13 +127,13 @@ class StatisticMatching:
         return self._terms(synset, pair, label, rng)[0]
 
     def _terms(
-        self, synset: SyntheticSet, pair: NetworkPair, label: int, rng: torch.Generator
+        self, synset: SyntheticSet, pair: NetworkPair, label: int, rng: torch.Generator, real: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return the terms of a class, and the statistic of its synthetic images."""
+        """Return the terms of a class, and the statistic of its synthetic images; None draws the real ones."""
         images, targets = self._synthetic(synset, label, rng)
         if not len(images):
             return images.sum() * 0, images.flatten(1)
-        real = self.real(label, self.batch_real, rng).to(images)
+        real = (self.real(label, self.batch_real, rng) if real is None else real).to(images)
         view = self.augment.draw(images.shape, rng)
         augmented = view(images)
         with torch.no_grad():
@@ -177,6 +186,7 @@ def match_statistics(setup: Setup) -> Recipe:
         each_class=chosen.each_class,
         alpha=chosen.alpha,
         history=History(chosen.history, chosen.history_from) if chosen.history else None,
+        representatives=Representatives(real, model, chosen.cluster_every) if chosen.cluster_every else None,
     )
     return Recipe(objective, start, leaves(config, start.transform), config.gate, config.ema)
 

@@ -16,7 +16,7 @@ from raydd.distillation.leaves import Leaf
 from raydd.distillation.loop import Distillation
 from raydd.distillation.network_queue import Queue
 from raydd.distillation.network_sources import Mixed, NetworkPair, RandomInit, Snapshots, Trained
-from raydd.distillation.real_images import RealImages
+from raydd.distillation.real_images import RealImages, Representatives
 from raydd.distillation.rollouts import step_generator
 from raydd.distillation.statistic_matching import StatisticMatching
 from raydd.models.zoo import build
@@ -25,6 +25,7 @@ from raydd.numerics.flat import FlatModel
 from raydd.numerics.formation import Formation
 from raydd.numerics.rng import derived, generator
 from raydd.numerics.statistics import Characteristic, cosine, gaussian, means
+from raydd.selection.coresets import centres, nearest
 
 SIZE, CLASSES, IPC, REAL = 8, 3, 2, 9
 PLAIN = Formation()
@@ -521,3 +522,31 @@ def test_a_step_is_the_sum_of_classes_that_were_computed_backwards(name):
     assert step.loss == sum(found[label][0] for label in range(CLASSES))
     total = sum(found[label][1] for label in range(CLASSES))
     assert torch.equal(distillation.result.images, start.images - 0.5 * total)
+
+
+def test_real_images_are_those_nearest_to_the_centres_of_clusters():
+    """Chosen at the first step and every second one, of the features of the network in use then."""
+    drawn = torch.randint(256, (36, 1, SIZE, SIZE), generator=generator(0, "pixels")).to(torch.uint8)
+    split = type("Rows", (), {"targets": torch.arange(36) % CLASSES, "__len__": lambda self: 36})()
+    split.take = lambda rows: drawn[rows]
+    pool = RealImages(Feed(split, Transform("raw01"), torch.device("cpu")))
+    chosen = Representatives(pool, MODEL, 2, most=8)
+    objective = matching(real=pool, batch_real=3, augment=augment("none"), representatives=chosen)
+    state, start = objective.init(generator(0)), synset(dtype=torch.float32)
+    for step in range(3):
+        theta = MODEL.init(derived(step_generator(9, step, 0), "networks"))
+        for label in range(CLASSES):
+            before = state["chosen"].get(str(label))
+            loss, state = objective.loss(start, state, step, step_generator(9, step, 0, label), label)
+            rows = state["chosen"][str(label)]
+            if step == 1:
+                assert torch.equal(rows, before)
+            else:
+                rng = step_generator(9, step, 0, label)
+                looked = pool.draw(label, 8, rng)
+                points = MODEL.features(theta, pool.take(looked))
+                assert torch.equal(rows, looked[nearest(centres(points, 3, rng), points)])
+            assert {int(split.targets[row]) for row in rows} == {label}
+            assert len({*rows.tolist()}) == 3
+            theirs, ours = (MODEL.features(theta, x) for x in (pool.take(rows), start.images[start.rows(label)]))
+            assert loss.item() == pytest.approx(means(theirs, ours).item(), rel=1e-4)

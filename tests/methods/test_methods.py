@@ -515,6 +515,24 @@ def test_the_methods_own_values_are_their_papers():
         "experts.epochs": 60,
         "experts.num_experts": 5,
     }
+    idc = {
+        "steps": 200000,
+        "checkpoint_every": 100,
+        "space": "pixels",
+        "formation.factor": 2,
+        "lr.images": 0.005,
+        "lr.lr": 0.0,
+        "statistic.networks": "real",
+        "statistic.of": "gradient",
+        "statistic.distance": "squared",
+        "statistic.refresh": 100,
+        "statistic.queue_steps": 16,
+        "statistic.batch_size": 128,
+        "statistic.batch_real": 64,
+        **{key: stages[key] for key in stages if key in ("statistic.each_class", "statistic.batch_synthetic")},
+        "statistic.augment": "dsa_idc",
+        "statistic.strategy": "color_crop_cutout",
+    }
     chosen = {"steps": 0}
     unrolled = {
         "steps": 60000,
@@ -608,24 +626,9 @@ def test_the_methods_own_values_are_their_papers():
             "statistic.alpha": 1.0,
             "statistic.batch_real": 1024,
         },
-        "idc": {
-            "steps": 200000,
-            "checkpoint_every": 100,
-            "space": "pixels",
-            "formation.factor": 2,
-            "lr.images": 0.005,
-            "lr.lr": 0.0,
-            "statistic.networks": "real",
-            "statistic.of": "gradient",
-            "statistic.distance": "squared",
-            "statistic.refresh": 100,
-            "statistic.queue_steps": 16,
-            "statistic.batch_size": 128,
-            "statistic.batch_real": 64,
-            **{key: stages[key] for key in stages if key in ("statistic.each_class", "statistic.batch_synthetic")},
-            "statistic.augment": "dsa_idc",
-            "statistic.strategy": "color_crop_cutout",
-        },
+        "dream": idc
+        | {"initial": "kmeans", "select_by": "pixels", "statistic.cluster_every": 10, "statistic.batch_real": 128},
+        "idc": idc,
         "bptt": unrolled,
         "ratbptt": unrolled | {"unrolled.window": 60, "unrolled.position": "random"},
         "atbptt": unrolled | {"unrolled.window": 60, "unrolled.position": "gradient", "unrolled.radius": 20},
@@ -669,7 +672,22 @@ def test_the_methods_own_values_are_their_papers():
         "forgetting": chosen | {"initial": "forgetting", "experts.num_experts": 5},
     }
     matched = {match: {name for name in METHODS if METHODS[name].match == match} for match in FAMILIES}
-    statistics = {"dc", "dsa", "dm", "tgdd", "dance", "idm", "m3d", "cafe", "datadam", "dsdm", "ncfm", "idc", "sre2l"}
+    statistics = {
+        "dc",
+        "dsa",
+        "dm",
+        "tgdd",
+        "dance",
+        "idm",
+        "m3d",
+        "cafe",
+        "datadam",
+        "dsdm",
+        "ncfm",
+        "idc",
+        "dream",
+        "sre2l",
+    }
     assert matched["statistics"] == statistics
     assert matched["loss"] == {"bptt", "ratbptt", "atbptt"}
     assert matched["kernel"] == {"frepo", "kip"}
