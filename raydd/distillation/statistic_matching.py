@@ -139,8 +139,10 @@ class StatisticMatching:
         with torch.no_grad():
             wanted = self.statistic(self.model, pair.theta, view(real), targets.new_full((len(real),), label).long())
         current = self.statistic(self.model, pair.theta, augmented, targets)
-        random = isinstance(self.distance, Characteristic)
-        loss = (self.distance.draw(wanted.shape[1], rng) if random else self.distance)(wanted, current)  # type: ignore
+        distance = self.distance
+        if isinstance(distance, Characteristic):
+            distance = distance.draw(wanted.shape[1], rng)
+        loss = distance(wanted, current)
         if weight := self.alpha * pair.trust:
             loss = loss + weight * cross_entropy(self.model(pair.judge, augmented), targets)
         return loss, current
