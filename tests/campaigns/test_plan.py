@@ -42,7 +42,7 @@ TABLES = {
     "datm_fig3b": (6, 1),
     "tgdd_fig5": (3, 1),
     "tgdd_fig6b": (6, 1),
-    "field_cifar10": (18, 1),
+    "field_cifar10": (16, 1),
 }
 UNBUILT = {"KIP", "RCIG", "PP"}
 
