@@ -37,13 +37,19 @@ from raydd.methods import METHODS, complete
 from raydd.run.resolve import needs_experts
 
 OWN = {name: complete(DistillConfig(method=name)) for name in METHODS}
+FIELD = (
+    *("cafe", "datadam", "dsdm", "ncfm", "idc", "dream", "sre2l", "bptt", "ratbptt", "atbptt", "frepo", "kip"),
+    *("glister", "rded"),
+)
+"""What the five papers compare with, and later methods."""
 TABLES = {
     "methods": [name for name, own in OWN.items() if own.match == "trajectories"],
     "statistics": [
         name
         for name, own in OWN.items()
-        if own.match == "statistics" or (own.match == "nothing" and needs_experts(own))
+        if name not in FIELD and (own.match == "statistics" or (own.match == "nothing" and needs_experts(own)))
     ],
+    "field": [*FIELD],
 }
 """The rows of a table where --methods names none; random and k-means selections stand in every one."""
 
