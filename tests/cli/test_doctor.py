@@ -44,8 +44,8 @@ def completed(capfd, monkeypatch, line, shell="bash"):
     ("line", "expected"),
     [
         ("raydd do", ["doctor"]),
-        ("raydd distill --method d", ["dance", "datm", "dc", "dm", "dpd", "dsa"]),
-        ("raydd ablate --method ", ["ast", "tgdd"]),
+        ("raydd distill --method d", ["dance", "datadam", "datm", "dc", "dm", "dpd", "dream", "dsa", "dsdm"]),
+        ("raydd ablate --method ", ["ast", "datm", "dpd", "mct", "tgdd"]),
         ("raydd experts --dataset cifar", ["cifar10", "cifar100"]),
         ("raydd datasets imagenet_m", ["imagenet_meow"]),
         ("raydd distill --network ResNet18", ["ResNet18", "ResNet18BN"]),

@@ -43,11 +43,12 @@ def test_a_buffer_changes_what_stands_beside_a_set(capfd, small_synset, small_bu
     ]
     asked = names(capfd, small_synset, "--buffer", small_buffer)
     assert asked[:3] == plain[:3]
-    assert asked[3:6] == ["herding (features), 1 a class", "kcenter (features), 1 a class", "forgetting, 1 a class"]
-    assert asked[6:] == plain[5:]
+    assert asked[3:5] == ["herding (features), 1 a class", "kcenter (features), 1 a class"]
+    assert asked[5:7] == ["forgetting, 1 a class", "glister, 1 a class"]
+    assert asked[7:] == plain[5:]
     assert len(scored) == 2
     sizes = [len(entry.sets) for entry in scored[1].rows]
-    assert sizes == [1, 2, 2, 1, 1, 0], "of one image a class, k-center is herding, and trained once"
+    assert sizes == [1, 2, 2, 1, 1, 1, 0], "of one image a class, k-center is herding, and trained once"
 
 
 def test_a_folder_without_experts_is_refused_before_anything_is_trained(capfd, small_synset, tmp_path, scored):

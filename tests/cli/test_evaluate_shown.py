@@ -202,7 +202,7 @@ def test_the_note_on_experts_says_what_they_do(capfd, small_synset, small_buffer
     soft = tmp_path / "synset.arrow"
     hard = SyntheticSet.load(small_synset)
     replace(hard, labels=torch.randn((10, 10), generator=generator(0))).save(soft)
-    names = "its experts choose herding, kcenter, forgetting; forgetting asks every snapshot about each image"
+    names = "its experts choose herding, kcenter, forgetting, glister; forgetting asks every snapshot about each image"
     label = "its experts label random images for the robust scores"
     for words, told in (
         ((small_synset,), names),

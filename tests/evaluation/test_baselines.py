@@ -82,6 +82,7 @@ def test_with_experts_baselines_are_of_features_and_forgetting_joins(work, small
         ("herding (features), 3 a class", "herding", 1),
         ("kcenter (features), 3 a class", "kcenter", 1),
         ("forgetting, 3 a class", "forgetting", 1),
+        ("glister, 3 a class", "glister", 1),
     ]
     for entry, before in zip(entries[:2], plain[:2], strict=True):
         assert all(torch.equal(a.images, b.images) for a, b in zip(entry.sets, before.sets, strict=True))
@@ -200,7 +201,7 @@ def test_what_takes_long_is_chosen_once(work, small_buffer, counted):
     start = synset(work, ipc=3)
     experts = open_experts(small_buffer, DataConfig(), [start], "cpu")
     fresh = pictures(baselines(start, work, range(2, 5), experts))
-    assert counted == ["random"] * 3 + ["kmeans"] * 3 + ["herding", "kcenter", "forgetting"]
+    assert counted == ["random"] * 3 + ["kmeans"] * 3 + ["herding", "kcenter", "forgetting", "glister"]
     counted.clear()
     again = open_experts(small_buffer, DataConfig(), [start], "cpu")
     assert same(pictures(baselines(start, work, range(2, 5), again)), fresh)

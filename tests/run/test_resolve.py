@@ -32,7 +32,8 @@ def family(method):
 
 def toy(method, *layers):
     steps = {} if family(method) == "nothing" else {"steps": 1}
-    return complete(build(DistillConfig, TOY, steps, {"method": method}, *layers))
+    own = {"unrolled": {"window": 1, "radius": 0}} if family(method) == "loss" else {}
+    return complete(build(DistillConfig, TOY, steps, own, {"method": method}, *layers))
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +188,7 @@ LET_THROUGH = [
     for method in METHODS
     for layer in [
         *ANY,
-        *([MOSAICS] if family(method) == "nothing" else OF_LEARNERS),
+        *([MOSAICS] * (method != "rded") if family(method) == "nothing" else OF_LEARNERS),
         *(OF_TRAJECTORIES if family(method) == "trajectories" else ()),
     ]
 ]
@@ -207,7 +208,7 @@ def test_experts_are_needed_to_be_matched_looked_through_or_asked(method):
     looked = family(method) == "statistics" and own.statistic.networks in ("experts", "mixed")
     features = {"initial": "herding", "select_by": "features"}
     for layer, needed in (
-        ({}, own.initial in ("herding", "kcenter", "forgetting")),
+        ({}, own.initial in ("herding", "kcenter", "forgetting", "glister", "rded")),
         ({"initial": "real"}, False),
         ({"initial": "noise"}, False),
         ({"initial": "representative"}, True),
@@ -221,7 +222,8 @@ def test_experts_are_needed_to_be_matched_looked_through_or_asked(method):
 
 def test_the_networks_of_the_settings_decide_whether_experts_are_needed():
     found = {name: needs_experts(toy("dm", {"statistic": {"networks": name}})) for name in NETWORKS}
-    assert found == {"random": False, "trained": False, "queue": False, "experts": True, "mixed": True}
+    assert found == {name: name in ("experts", "mixed") for name in NETWORKS}
+    assert {*NETWORKS} == {"random", "trained", "queue", "real", "experts", "mixed"}
     assert not needs_experts(toy("random", {"statistic": {"networks": "experts"}}))
 
 
@@ -232,7 +234,8 @@ WITHOUT = [name for name in METHODS if not needs_experts(toy(name))]
 def test_without_experts_none_are_trained_and_a_run_goes_on(method, cache, tmp_path, monkeypatch):
     """The command's own way: no buffer is named, none is made; killed in the middle it ends with the same bits."""
     seen, here = sorted(cache.rglob("buffers")), Where(device="cpu")
-    small = {"statistic": {"batch_real": 4, "refresh": 2, "epochs": 1, "queue_steps": 1}}
+    sizes = {"batch_real": 4, "refresh": 2, "epochs": 1, "queue_steps": 1}
+    small = {"statistic": sizes} if family(method) == "statistics" else {}
     steps = {} if family(method) == "nothing" else {"steps": 4, "checkpoint_every": 1} | small
     config = toy(method, steps)
     whole = distill(config, tmp_path / "whole", where=here)

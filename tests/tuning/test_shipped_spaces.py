@@ -46,7 +46,7 @@ SEARCHED = {
     "mct": {"span", "waypoints"},
     "mtt": {"student_steps", "span", "lr.images", "lr.lr", "lr.start"},
 }
-SPACES = [f"{method}_{data}" for method in SEARCHED for data in DATA]
+SPACES = [*(f"{method}_{data}" for method in SEARCHED for data in DATA), "compose_digits", "compose_cifar10"]
 GRIDS = {  # how many points
     "tgdd_fig6a_cifar10": 6,
     "tgdd_fig6b_cifar10": 7,
