@@ -15,7 +15,7 @@ from raydd.data.synset import SyntheticSet
 from raydd.distillation.real_images import RealImages
 from raydd.distillation.setup import Recipe, Setup, initial, leaves
 from raydd.numerics.adam import Moments, adam_step, begin
-from raydd.numerics.augment import Augment
+from raydd.numerics.augment import Augment, augment
 from raydd.numerics.flat import FlatModel
 from raydd.numerics.kernels import linear, ridge, tangent
 
@@ -83,7 +83,7 @@ class KernelRegression:
         real: Draws real images (B, C, H, W) and classes (B,).
         batch_real: Real images a step.
         classes: K.
-        augment: The views of real and of synthetic images, drawn apart.
+        augment: The views of real and of synthetic images, drawn apart; none of pixels' kernel.
         regularisation: lambda over the mean of the diagonal of K_ss.
         pool: The networks whose features make the kernel, which is linear in them; None takes ``depth``.
         depth: Hidden layers of the network of infinite width whose tangent kernel, of pixels in float64, is taken.
@@ -147,7 +147,7 @@ def match_kernel(setup: Setup) -> Recipe:
         real=RealImages(work.feed(work.dataset.train)).mixed,
         batch_real=chosen.batch_real,
         classes=len(work.dataset.classes),
-        augment=work.augment,
+        augment=work.augment if pool else augment("none"),
         regularisation=chosen.regularisation,
         pool=pool,
         depth=chosen.depth,

@@ -20,7 +20,6 @@ METHOD = Method(
     defaults={
         "checkpoint_every": 100,
         "lr": {"images": 0.04, "lr": 0.0, "optimizer": "adam"},
-        "data": {"augment": "none"},
         "kernel": {"of": "tangent", "batch_real": 5000},
     },
 )

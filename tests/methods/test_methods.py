@@ -646,7 +646,6 @@ def test_the_methods_own_values_are_their_papers():
             "lr.images": 0.04,
             "lr.lr": 0.0,
             "lr.optimizer": "adam",
-            "data.augment": "none",
             "kernel.of": "tangent",
             "kernel.batch_real": 5000,
         },
