@@ -792,7 +792,7 @@ class Buffers:
 
     def open(self, config):
         """The buffer of a configuration's experts, and its workspace, as a run gets them."""
-        kind = config.data.preprocessing, config.experts.optimizer, config.experts.kept
+        kind = config.data.preprocessing, config.experts.network, config.experts.optimizer, config.experts.kept
         if kind not in self._made:
             self._made[kind] = train_buffer(self._folder / str(len(self._made)), config)
             self._made[kind] = open_buffer(self._made[kind], config, CPU)
