@@ -32,7 +32,7 @@ from raydd.training.expert import measure_accuracy
 
 METHODS = ("dm", "dsa")
 """Methods that need no experts."""
-START_SECONDS = 45.0
+START_SECONDS = 70.0
 """Until the workers of distillations and evaluations have started, and for the report."""
 LEAST_SECONDS = 10.0
 """For the steps of each method."""
