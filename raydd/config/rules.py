@@ -188,6 +188,8 @@ def unread(key: str, match: str) -> bool:
     >>> unread("pruning.rate", "statistics"), unread("pruning.rate", "trajectories")
     (True, False)
     """
+    if key == "statistic.beside":  # it is what adds the others to trajectories
+        return match != "trajectories"
     return key.partition(".")[0] in FOREIGN[match]
 
 

@@ -75,17 +75,8 @@ class Inversion:
 
 
 def invert(setup: Setup) -> Recipe:
-    """Return the recipe of inversion, whose result has soft labels of the experts.
-
-    Raises:
-        ValueError: The network has no batch norm, or the experts hold no running statistics for it.
-    """
+    """Return the recipe of inversion, whose result has soft labels of the experts."""
     config, work, model = setup.config, setup.work, FlatModel(setup.work.build)
-    if not model.batch_norm:
-        name = config.experts.network
-        raise ValueError(
-            f"method {config.method} matches the statistics of batch norm, and {name} has none; use --network {name}BN"
-        )
     chosen, source, start = config.statistic, setup.experts, initial(setup)
     objective = Inversion(
         model=model,

@@ -124,13 +124,20 @@ def asks_experts(config: DistillConfig) -> bool:
 
 
 def check_network(config: DistillConfig, model: FlatModel) -> None:
-    """Refuse networks with batch norm where it has no right statistics."""
-    name = config.experts.network
+    """Refuse networks with batch norm where it has no right statistics, and those without where it is matched."""
+    name, inverted = config.experts.network, config.match == "statistics" and config.statistic.of == "batch_norm"
+    if inverted and not model.batch_norm:
+        raise ValueError(
+            f"method {config.method} matches the statistics of batch norm, and {name} has none; use a network with it, "
+            "such as --network ConvNetBN"
+        )
     other = name.replace("BN", "") if "BN" in name and ":" not in name else "ConvNet"
     remedy = f"use a network with instance or group norm, such as --network {other}"
-    if model.batch_norm and config.match == "statistics" and config.statistic.of != "batch_norm":
+    one_class = config.match == "statistics" and not inverted
+    if model.batch_norm and (one_class or config.statistic.beside):
+        what = f"method {config.method}" if one_class else f"statistic.beside = {config.statistic.beside:g}"
         raise ValueError(
-            f"{name} has batch norm, and method {config.method} shows it one class a batch, whose statistics are not "
+            f"{name} has batch norm, and {what} shows it one class a batch, whose statistics are not "
             f"those of all images; {remedy}"
         )
     if model.batch_norm and config.shards > 1:

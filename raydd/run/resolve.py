@@ -140,7 +140,8 @@ def _found_before(config: DistillConfig, before: DistillConfig, folder: Path) ->
 
 def _bound(config: DistillConfig) -> dict[str, object]:
     """The settings that a resumed run must repeat: all but those on which no bit of a step depends."""
-    return config.model_dump(exclude={"steps", "checkpoint_seconds", "memory"})
+    staged = config.match == "loss" and config.unrolled.position == "gradient"  # by the share of all steps
+    return config.model_dump(exclude={"checkpoint_seconds", "memory"} | (set() if staged else {"steps"}))
 
 
 def needs_experts(config: DistillConfig) -> bool:

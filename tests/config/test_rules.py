@@ -68,3 +68,4 @@ def test_tables_name_what_there_is():
     assert {"features", "layers", "unit_features", "attention", "gradient", "batch_norm"} == {*FITS}
     assert unread("window.low", "statistics")
     assert not unread("window.low", "trajectories")
+    assert [match for match in FOREIGN if not unread("statistic.beside", match)] == ["trajectories"]

@@ -57,8 +57,6 @@ def test_it_is_the_cross_entropy_and_the_distance_of_each_norms_statistics(batch
     x, expected = images[rows], 0.0
     for part in network.body:
         if isinstance(part, nn.BatchNorm2d):
-            for channel in range(x.shape[1]):
-                assert torch.isfinite(x[:, channel]).all()
             means = torch.stack([x[:, channel].mean() for channel in range(x.shape[1])])
             spreads = torch.stack([((x[:, c] - x[:, c].mean()) ** 2).mean() for c in range(x.shape[1])])
             expected = expected + 0.3 * ((means - part.running_mean).norm() + (spreads - part.running_var).norm())

@@ -56,7 +56,6 @@ def test_the_loss_is_the_mean_squared_error_of_the_regression(pool):
 
             across, within = (tangent(x.flatten(1), at.flatten(1), 3) for x in (REAL[rows], at))
         else:
-            name = str(int(torch.randint(3, (), generator=generator(2, "unused"))))
             name = next(key for key in state if after[key] is not state[key])
             theta = state[name]["theta"].double()
             f, g = MODEL.features(theta, REAL[rows]).detach(), MODEL.features(theta, at)

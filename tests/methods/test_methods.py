@@ -390,6 +390,7 @@ RESUMED = [
     *[(name, layer) for name in METHODS if family(name) == "trajectories" for layer in ({}, {"batch_size": 7})],
     *[(name, {"formation": {"factor": 2}}) for name in SHARED if family(name) == "statistics"],
     *[(name, {}) for name in METHODS if family(name) in ("loss", "kernel")],
+    ("mtt", {"statistic": {"beside": 0.1, "batch_real": 8}}),
 ]
 
 
@@ -430,6 +431,34 @@ def test_batch_norm_is_refused_where_a_network_sees_one_class_a_batch(method):
     work = open_workspace(config.data, "ConvNetW8BN", CPU)
     with pytest.raises(ValueError, match=rf"^ConvNetW8BN has batch norm, and method {method} .* --network ConvNetW8$"):
         check_data(config, work)
+
+
+def test_batch_norm_is_refused_where_statistics_are_beside_trajectories():
+    config = toy("mtt", {"experts": {"network": "ConvNetW8BN"}, "statistic": {"beside": 0.1}})
+    work = open_workspace(config.data, "ConvNetW8BN", CPU)
+    with pytest.raises(ValueError, match=r"^ConvNetW8BN has batch norm, and statistic.beside = 0.1 shows it one class"):
+        check_data(config, work)
+
+
+def test_a_network_without_batch_norm_is_refused_where_it_is_matched():
+    config = toy("sre2l", {"experts": {"network": "MLP"}})
+    with pytest.raises(ValueError, match=r"^method sre2l matches .*, and MLP has none; .* --network ConvNetBN$"):
+        check_data(config, open_workspace(config.data, "MLP", CPU))
+
+
+def test_only_where_steps_depend_on_how_many_there_are_a_resumed_run_must_repeat_them(folder, tmp_path):
+    for method in ("ratbptt", "atbptt"):
+        config, out = toy(method), tmp_path / method
+        buffer, work = opened(folder, config)
+        list(itertools.islice(open_run(config, out, buffer, work).steps(), 3))
+        before = (out / "checkpoint" / "state.arrow").read_bytes()
+        longer = config.model_copy(update={"steps": 9})
+        if method == "ratbptt":
+            assert len(list(open_run(longer, out, buffer, work, resume=True).steps())) >= 6
+        else:
+            with pytest.raises(ValueError, match="was started with other settings: steps was 5 and is 9"):
+                open_run(longer, out, buffer, work, resume=True)
+            assert (out / "checkpoint" / "state.arrow").read_bytes() == before
 
 
 @of("trajectories", "nothing", most=2)
