@@ -4,7 +4,6 @@ Each case checks which device every worker resolved, and the CUDA_VISIBLE_DEVICE
 """
 
 import contextlib
-import re
 import subprocess
 import sys
 from typing import NamedTuple
@@ -204,10 +203,10 @@ def test_the_first_node_decides_on_a_cluster_that_nothing_is_known_of(tmp_path):
 @pytest.mark.slow
 def test_an_autoscaler_whose_types_are_unknown_starts_what_it_has(tmp_path):
     """As on Kubernetes, without any type that has a GPU."""
-    with scaling_cluster({"many": (16, 0, 1)}) as cluster:
+    with scaling_cluster({"many": (16, 0, 1)}, interval=20) as cluster:  # the note comes before the node
         done = cluster.run(tmp_path, *EXPERTS, "--out", str(tmp_path / "out"), UNKNOWN_TYPES="1")
         assert done.code == 0, done.err
-        assert re.search("waiting for a node with 1 CPU: (none has joined yet|0 of 2 workers up)", done.err), done.err
+        assert "waiting for a node with 1 CPU: none has joined yet" in done.err, done.err
         assert done.devices() == {("cpu", None)}
 
 

@@ -229,10 +229,12 @@ def fake_cluster(nodes: Nodes, death: Mapping[str, int] = QUICK_DEATH) -> Iterat
 
 
 @contextlib.contextmanager
-def scaling_cluster(types: Mapping[str, tuple[float, float, int]], version: str = "1") -> Iterator[FakeCluster]:
+def scaling_cluster(
+    types: Mapping[str, tuple[float, float, int]], version: str = "1", interval: int = 1
+) -> Iterator[FakeCluster]:
     """Start a head whose autoscaler starts nodes on demand: CPUs, GPUs and the largest number of each type.
 
-    There are two versions of Ray's autoscaler.
+    There are two versions of Ray's autoscaler, which looks for demand once every so many seconds.
     """
     with _home() as (home, environment), contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(2)]
@@ -241,7 +243,7 @@ def scaling_cluster(types: Mapping[str, tuple[float, float, int]], version: str 
         (home / "cluster.yaml").write_text(yaml.safe_dump(_scaling_file(types, port)))
         started = {
             "RAY_FAKE_CLUSTER": "1",
-            "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+            "AUTOSCALER_UPDATE_INTERVAL_S": str(interval),
             "RAY_enable_autoscaler_v2": str(int(version == "2")),
             "RAY_OVERRIDE_NODE_ID_FOR_TESTING": "f" * 51 + "00000",
         }
