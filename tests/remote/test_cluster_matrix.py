@@ -4,6 +4,7 @@ Each case checks which device every worker resolved, and the CUDA_VISIBLE_DEVICE
 """
 
 import contextlib
+import re
 import subprocess
 import sys
 from typing import NamedTuple
