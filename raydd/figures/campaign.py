@@ -20,8 +20,8 @@ def campaign_tables(document: Mapping[str, Any]) -> list[Table]:
 def campaign_rows(document: Mapping[str, Any]) -> dict[str, list[Row]]:
     """Return the rows of the table of each plan, by its title.
 
-    A cell is ``measured (published)``: accuracies in percent, with standard deviation; ``*`` marks a difference that
-    Welch's test finds at 5 %.
+    A cell is ``measured (published)``, or ``measured`` in a plan that knows no published value: accuracies in percent,
+    with standard deviation; ``*`` marks a difference that Welch's test finds at 5 %.
     """
     tables: dict[str, list[Row]] = {}
     for plan in document["plans"]:
@@ -32,7 +32,8 @@ def campaign_rows(document: Mapping[str, Any]) -> dict[str, list[Row]]:
             column = f"{cell['column']}, {cell['network']}" if several else cell["column"]
             row = rows.setdefault(cell["row"], {"row": cell["row"]})
             row[column] = cell_words(cell, plan["measure"])
-        what = f"{_unit(plan['measure'])}, measured (published), scale {document['scale']}"
+        values = "measured (published)" if any(cell["published"] is not None for cell in cells) else "measured"
+        what = f"{_unit(plan['measure'])}, {values}, scale {document['scale']}"
         title = f"{plan['paper']} {plan['table']}: {plan['title']}; {what}"
         tables[title] = _squared([*rows.values()])
     return tables

@@ -34,7 +34,11 @@ def campaign_sections(path: Path) -> list[Section]:
     for plan, (title, rows) in zip(document.plans, tables.items(), strict=True):
         cells = [cell for cell in document.cells if cell.plan == plan["name"]]
         about = table(rows, title)
-        details = table([_row(cell, str(plan["measure"])) for cell in cells], "Every cell, with what it took", NOTES)
+        details = [_row(cell, str(plan["measure"])) for cell in cells]
+        published = any(cell.published is not None for cell in cells)
+        if not published:
+            details = [{name: row[name] for name in row if name not in COMPARED} for row in details]
+        listed = table(details, "Every cell, with what it took", NOTES)
         reasons = dict.fromkeys(f"{cell.row}, {cell.column}: {cell.missing}" for cell in cells if cell.missing)
         scaled = document.scale != "paper"
         known = [cell for cell in cells if cell.networks]
@@ -42,7 +46,8 @@ def campaign_sections(path: Path) -> list[Section]:
             ("protocol", "; ".join(sorted({cell.protocol for cell in known})) or str(plan["protocol"])),
             ("networks a score", ", ".join(sorted({str(cell.networks) for cell in known})) or "none yet"),
         ]
-        body = macros("campaign").section(plan, how, about, details, _pictures(folder, cells), [*reasons], scaled)
+        shown = (how, about, listed, _pictures(folder, cells), [*reasons])
+        body = macros("campaign").section(plan, *shown, published, scaled)
         sections.append(Section(str(plan["name"]).replace("_", "-"), f"{plan['paper']}, {plan['table']}", body))
     return sections
 
@@ -53,6 +58,8 @@ NOTES = {
     "best on test": "of ten kept steps, chosen on the test images as papers do: optimistic",
     "peak memory": "of the device, or of the process on a CPU, in MB",
 }
+COMPARED = ("published", "difference", "p")
+"""Columns of a plan that has published values."""
 
 
 def _row(cell: CellDocument, measure: str) -> Row:

@@ -12,6 +12,7 @@ from raydd.campaigns.table import CampaignDocument, Costs, Measured, campaign_do
 from raydd.data.score_record import Score
 from raydd.figures.campaign import campaign_rows
 from raydd.io.document import validate
+from raydd.report.campaign import campaign_sections
 
 
 def score(key, network, values, **more):
@@ -57,6 +58,18 @@ def test_other_scales_are_not_compared():
     assert rows[0]["cifar10, ipc 10"] == "71.6 ± 1.1 (55.2)"
     assert rows[1]["cifar10, ipc 10"] == "71.6 ± 1.1 (63.2)"  # on digits the same run
     assert rows[2]["cifar10, ipc 10"] == "- (65.8)"
+
+
+@pytest.mark.parametrize(("plan", "published"), [("field_cifar10", False), ("tgdd_table4", True)])
+def test_a_plan_without_published_values_speaks_of_none(plan, published, tmp_path):
+    document, _ = table("digits", plan)
+    title = next(iter(campaign_rows(document)))
+    (tmp_path / "campaign.json").write_text(json.dumps(document))
+    (section,) = campaign_sections(tmp_path)
+    assert ("published" in title) == published
+    for words in ("Published values are", "(published)", ">published<"):
+        assert (words in section.body) == published
+    assert "measured value is the mean over networks" in " ".join(section.body.split())
 
 
 def test_a_difference_that_is_no_chance_has_a_star():
