@@ -46,8 +46,8 @@ def campaign_sections(path: Path) -> list[Section]:
             ("protocol", "; ".join(sorted({cell.protocol for cell in known})) or str(plan["protocol"])),
             ("networks a score", ", ".join(sorted({str(cell.networks) for cell in known})) or "none yet"),
         ]
-        shown = (how, about, listed, _pictures(folder, cells), [*reasons])
-        body = macros("campaign").section(plan, *shown, published, scaled)
+        pictures = _pictures(folder, cells)
+        body = macros("campaign").section(plan, how, about, listed, pictures, [*reasons], published, scaled)
         sections.append(Section(str(plan["name"]).replace("_", "-"), f"{plan['paper']}, {plan['table']}", body))
     return sections
 
