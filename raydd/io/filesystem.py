@@ -23,6 +23,7 @@ SCHEMES = ("s3", "gs", "gcs", "hdfs", "file")
 OBJECT_STORES = ("s3", "gs", "gcs")
 CHUNK = 32 << 20  # bytes of one write to a store
 PIECE = 8 << 20  # bytes of one read
+READS = 3  # of a small file that changes meanwhile
 MOST_COPIED = 5 << 30  # bytes that S3 copies in one request
 STALE_SECONDS = 24 * 3600  # after this, a temporary file's writer is taken for dead
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -65,6 +66,10 @@ def _without_secrets(message: str, uri: str) -> str:
         for secret in (word for word in (parts.password, parts.username, *values) if word and len(word) > 5):
             text = text.replace(secret, "***").replace(unquote(secret), "***")
     return text if len(text) <= 400 else f"{text[:400]}..."
+
+
+class _Changed(OSError):
+    """A file that could be opened, and still can, but not be read."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -227,7 +232,10 @@ class Store:
         return Path(local)
 
     def read(self, name: str) -> bytes:
-        """Return a small file's bytes; see `get` for errors."""
+        """Return a small file's bytes, also where another process replaces it meanwhile; see `get` for errors."""
+        for _ in range(READS - 1):
+            with contextlib.suppress(_Changed):
+                return b"".join(self._chunks(name))
         return b"".join(self._chunks(name))
 
     def _open(self, name: str) -> Any:
@@ -237,14 +245,31 @@ class Store:
     def _chunks(self, name: str) -> Iterator[bytes]:
         with contextlib.closing(self._open(name)) as file:
             with self._errors("be read"):
-                left = file.size()
+                left, version = file.size(), self._version(file)
             while left:
-                with self._errors("be read"):
+                with self._unless_removed(name), self._errors("be read"):
                     data = file.read(min(left, PIECE))
                     if not data:
                         raise OSError(f"{name} ended {left} bytes early")
                 left -= len(data)
                 yield data
+        if version is not None:
+            with contextlib.closing(self._open(name)) as file:
+                if self._version(file) != version:  # where it became shorter, pyarrow has filled the rest with anything
+                    raise _Changed(f"{self.public_uri}: {name} changed while it was read: try again")
+
+    def _version(self, file: Any) -> Any:
+        """Return what S3 calls a version of an open file; None elsewhere, where one version is read to its end."""
+        return file.metadata().get("ETag") if self.scheme == "s3" else None
+
+    @contextlib.contextmanager
+    def _unless_removed(self, name: str) -> Iterator[None]:
+        """Raise `FileNotFoundError` for an error of reading a file that was removed after it was opened."""
+        try:
+            yield
+        except OSError as error:
+            self._open(name).close()  # S3's own error is an internal failure
+            raise _Changed(str(error)) from None
 
     def checksum(self, name: str) -> str | None:
         """Return the checksum in an Arrow file's metadata, from its last bytes alone; None if it cannot be read."""
