@@ -9,7 +9,7 @@ from raydd.figures.style import save_figure
 from raydd.io.bounded_file import read_bytes
 from raydd.io.document import parse, write_document
 from raydd.io.files import AnyPath
-from raydd.io.filesystem import is_uri
+from raydd.io.uri import is_uri
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -15,8 +15,8 @@ from raydd.evaluation.failures import MissingTrainings
 from raydd.evaluation.scores import check_scoring
 from raydd.figures.bars import draw_ablation
 from raydd.io.console import Screen
-from raydd.io.filesystem import is_uri, public_uri
 from raydd.io.paths import below
+from raydd.io.uri import is_uri, public_uri
 from raydd.methods import METHODS, complete
 from raydd.run.resolve import check_names, check_settings, check_start
 from raydd.run.storage import open_storage

@@ -21,8 +21,8 @@ from raydd.config.placement import HERE, Where, check_workers
 from raydd.evaluation.scores import check_scoring
 from raydd.io.console import Pace, QuietScreen, Screen, left
 from raydd.io.document import write_document
-from raydd.io.filesystem import is_uri
 from raydd.io.paths import below
+from raydd.io.uri import is_uri
 from raydd.run.resolve import check_names
 from raydd.run.storage import RunStorage, open_storage
 

@@ -10,8 +10,8 @@ from raydd.config.schema import DistillConfig
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import Workspace, print_note, resolve_device
 from raydd.io.console import Screen
-from raydd.io.filesystem import is_uri
 from raydd.io.memory import keep_memory
+from raydd.io.uri import is_uri
 from raydd.methods import complete
 from raydd.run.callbacks import follow
 from raydd.run.distillation import begin, conclude, prepare

@@ -24,9 +24,9 @@ from raydd.interop.layouts import OURS, detect
 from raydd.interop.reading import read_synset
 from raydd.io.console import Screen
 from raydd.io.document import write_document
-from raydd.io.filesystem import is_uri, public_uri
 from raydd.io.memory import keep_memory
 from raydd.io.provenance import commit
+from raydd.io.uri import is_uri, public_uri
 from raydd.run.run_folder import load_scored_sets
 from raydd.run.storage import open_file
 from raydd.selection.coresets import BY_DISTANCE, CORESETS

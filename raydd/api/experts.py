@@ -17,8 +17,9 @@ from raydd.data.datasets import Split
 from raydd.data.mirroring import mirroring_note as mirror_words, mirrors
 from raydd.data.workspace import Workspace, load_images, print_note, resolve_device, with_absolute_path
 from raydd.io.console import Pace, Screen, clock, left
-from raydd.io.filesystem import is_uri, open_store
+from raydd.io.filesystem import open_store
 from raydd.io.lock import alone
+from raydd.io.uri import is_uri
 from raydd.remote import connected
 from raydd.run.requirements import experts_need
 from raydd.run.resolve import check_names

@@ -26,8 +26,8 @@ from raydd.data.workspace import load_images, open_workspace, resolve_device
 from raydd.evaluation.protocols import find_protocol
 from raydd.evaluation.student import evaluate as train_and_test
 from raydd.io.console import QuietScreen, Screen
-from raydd.io.filesystem import is_uri
 from raydd.io.paths import below
+from raydd.io.uri import is_uri
 from raydd.training.expert import measure_accuracy
 
 METHODS = ("dm", "dsa")

@@ -40,9 +40,9 @@ from raydd.figures.ranking import draw_ranking, ranking_csv
 from raydd.io.console import Screen
 from raydd.io.document import write_document
 from raydd.io.files import write_atomic
-from raydd.io.filesystem import is_uri
 from raydd.io.memory import keep_memory
 from raydd.io.safe_yaml import parse_yaml
+from raydd.io.uri import is_uri
 from raydd.models.spaces import SPACES, ConvNetRow, Row, load_rows, nasbench201, sample
 from raydd.numerics.rng import generator
 from raydd.run.storage import open_storage

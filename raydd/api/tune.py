@@ -20,8 +20,8 @@ from raydd.evaluation.scores import check_scoring
 from raydd.figures.trial_tables import trial_table
 from raydd.io.console import Screen, clock, left
 from raydd.io.files import write_atomic
-from raydd.io.filesystem import is_uri, public_uri
 from raydd.io.safe_yaml import read_yaml
+from raydd.io.uri import is_uri, public_uri
 from raydd.run.experts import open_buffer
 from raydd.run.resolve import check_names, check_run, needs_experts
 from raydd.tuning.location import JOURNAL, SPACE, Location, location_of

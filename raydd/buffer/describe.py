@@ -10,7 +10,7 @@ from raydd.buffer.expert_file import expert_path
 from raydd.buffer.manifest import read_manifest
 from raydd.buffer.mirror import MANIFEST, fetch
 from raydd.io.files import AnyPath
-from raydd.io.filesystem import is_uri
+from raydd.io.uri import is_uri
 
 FIELDS = ("dataset", "fingerprint", "network", "channels", "size", "classes", "recipe", "seed", "storage")
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from raydd.buffer.mirror import MANIFEST, local_folder
 from raydd.io.files import AnyPath
-from raydd.io.filesystem import is_uri, open_store
+from raydd.io.filesystem import open_store
 from raydd.io.lock import one_at_a_time
 from raydd.io.paths import below, check_local, split_uri
 from raydd.io.stored_folder import INDEX, StoredFolder, copy_folder, stored_copy
+from raydd.io.uri import is_uri
 
 SEARCH, SEARCH_FOLDERS = "space.yaml", ("", "best", "figures")
 """What a search at a URI has, and its folders of small files; the runs of its trials stay there."""

@@ -19,9 +19,10 @@ from raydd.buffer.manifest import parse_manifest, read_manifest, write_manifest
 from raydd.buffer.verification import check_whole
 from raydd.io.arrow_file import open_arrow
 from raydd.io.files import AnyPath, sweep, write_atomic
-from raydd.io.filesystem import SCHEMES, Store, is_uri, open_store, public_uri
+from raydd.io.filesystem import Store, open_store
 from raydd.io.lock import LOCK, alone, one_at_a_time
 from raydd.io.paths import default_cache
+from raydd.io.uri import SCHEMES, is_uri, public_uri
 
 MANIFEST, PREPROCESSING = "manifest.json", "preprocessing.arrow"
 UNSENT = "unsent"

@@ -9,7 +9,7 @@ from raydd.campaigns.graph import Graph, Options, build_graph
 from raydd.campaigns.plan import Plan
 from raydd.campaigns.records import read_records
 from raydd.config.placement import HERE, Where
-from raydd.io.filesystem import is_uri
+from raydd.io.uri import is_uri
 from raydd.run.storage import open_storage
 
 

@@ -16,7 +16,7 @@ from raydd.config.fields import configure
 from raydd.config.parsing import Tree
 from raydd.config.placement import Where
 from raydd.config.schema import DataConfig
-from raydd.io.filesystem import is_uri
+from raydd.io.uri import is_uri
 
 if TYPE_CHECKING:
     from raydd.io.console import Screen

@@ -13,7 +13,8 @@ from raydd.config.fields import configure
 from raydd.config.names import check_name
 from raydd.config.parsing import Tree
 from raydd.config.schema import ExpertsConfig
-from raydd.io.filesystem import is_uri, open_store, public_uri
+from raydd.io.filesystem import open_store
+from raydd.io.uri import is_uri, public_uri
 
 _ABOUT = "Inspect, check, convert and copy buffers: folders of experts' weights."
 app = typer.Typer(name="buffer", cls=Group, help=_ABOUT)

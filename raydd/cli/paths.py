@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
-from raydd.io.filesystem import open_store, public_uri
+from raydd.io.filesystem import open_store
 from raydd.io.paths import below, check_local, existing as nearest, short_names
+from raydd.io.uri import public_uri
 
 T = TypeVar("T")
 Place = TypeVar("Place", str, Path, str | None, Path | None)

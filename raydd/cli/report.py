@@ -27,7 +27,7 @@ def report(runs: Runs, screen: Output, out: Annotated[str | None, typer.Option(h
     """Write one self-contained HTML page, which opens offline, about a run or several side by side."""
     paths = local_paths(runs, screen.note)
     place = page_location(paths, out or (PAGE if "://" in runs[0] else None))
-    from raydd.io.filesystem import public_uri
+    from raydd.io.uri import public_uri
     from raydd.report.build import missing_of, write_report
 
     try:

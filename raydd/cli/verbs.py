@@ -13,7 +13,7 @@ from raydd.config.fields import configure
 from raydd.config.parsing import Tree
 from raydd.config.presets import load_preset, preset_layers
 from raydd.config.schema import DistillConfig, EvaluateConfig, ExpertsConfig
-from raydd.io.filesystem import public_uri
+from raydd.io.uri import public_uri
 
 app = typer.Typer()
 EXPERTS = "data.dataset experts.network experts.num_experts experts.epochs experts.optimizer seed"

@@ -5,7 +5,6 @@ A URI may hold credentials; nothing here prints or saves them.
 
 import contextlib
 import os
-import re
 import secrets
 import shutil
 import socket
@@ -15,57 +14,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from raydd.io.files import AnyPath, atomic_path, sweep
+from raydd.io.uri import SCHEMES, public_uri, scheme_of, without_secrets
 
-SCHEMES = ("s3", "gs", "gcs", "hdfs", "file")
 OBJECT_STORES = ("s3", "gs", "gcs")
 CHUNK = 32 << 20  # bytes of one write to a store
 PIECE = 8 << 20  # bytes of one read
 READS = 3  # of a small file that changes meanwhile
 MOST_COPIED = 5 << 30  # bytes that S3 copies in one request
 STALE_SECONDS = 24 * 3600  # after this, a temporary file's writer is taken for dead
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-_PUBLIC = ("endpoint_override", "region", "scheme")  # the parts of a query that never hold a secret
-
-
-def is_uri(location: AnyPath) -> bool:
-    """Return whether a location is a URI, such as ``s3://bucket/folder``, rather than a path.
-
-    >>> is_uri("s3://bucket/digits"), is_uri("runs/digits")
-    (True, False)
-    """
-    return _SCHEME.match(os.fspath(location)) is not None
-
-
-def public_uri(uri: str) -> str:
-    """Return a URI without its secrets, for messages and files; a path unchanged.
-
-    >>> public_uri("s3://key:secret@bucket/digits/?region=eu-west-1&session=abc")
-    's3://bucket/digits?region=eu-west-1'
-    """
-    if not is_uri(uri):
-        return uri
-    head, _, query = uri.partition("?")
-    scheme, _, rest = head.partition("://")
-    host, slash, path = rest.partition("/")
-    if ":" in host and "@" not in host and "@" in path:  # a secret with a slash that was not quoted
-        host, slash, path = path.rpartition("@")[2].partition("/")
-    public = [(key, value.rpartition("@")[2]) for key, value in sorted(parse_qsl(query)) if key in _PUBLIC]
-    address = f"{scheme}://{host.rpartition('@')[2]}{slash}{path}".rstrip("/")
-    return f"{address}?{urlencode(public, safe=':/')}" if public else address
-
-
-def _without_secrets(message: str, uri: str) -> str:
-    """Return a file system's message in one line and without the URI's secrets."""
-    text = " ".join(message.split()).replace(uri, public_uri(uri))
-    with contextlib.suppress(ValueError):
-        parts = urlsplit(uri)
-        values = [value for key, value in parse_qsl(parts.query) if key not in _PUBLIC]
-        for secret in (word for word in (parts.password, parts.username, *values) if word and len(word) > 5):
-            text = text.replace(secret, "***").replace(unquote(secret), "***")
-    return text if len(text) <= 400 else f"{text[:400]}..."
 
 
 class _Changed(OSError):
@@ -96,7 +54,7 @@ class Store:
     @property
     def scheme(self) -> str:
         """One of `SCHEMES`."""
-        return self.uri.partition("://")[0].lower()
+        return scheme_of(self.uri)
 
     @property
     def local(self) -> Path | None:
@@ -137,7 +95,7 @@ class Store:
                 ValueError: "; quote special characters in it: / is %2F",
                 OSError: "; check its name, the credentials and the network",
             }[kind]
-            reason = _without_secrets(str(error), self.uri)
+            reason = without_secrets(str(error), self.uri)
             raise kind(f"{self.public_uri} cannot {what} ({reason}){remedy}") from None
 
     def _path(self, name: str) -> str:
@@ -305,9 +263,7 @@ class Store:
 
 def open_store(uri: str) -> Store:
     """Return the store of a URI; the network is asked at the first use."""
-    match = _SCHEME.match(uri)
-    if match is None or match[1].lower() not in SCHEMES:
+    if scheme_of(uri) not in SCHEMES:
         schemes = ", ".join(f"{scheme}://" for scheme in SCHEMES)
-        name = public_uri(uri) if match else uri
-        raise ValueError(f"{name} is not a location for a buffer: use a folder, or a URI of {schemes}")
+        raise ValueError(f"{public_uri(uri)} is not a location for a buffer: use a folder, or a URI of {schemes}")
     return Store(uri)

@@ -17,9 +17,10 @@ from pydantic import AfterValidator, Field
 
 from raydd.io.document import Document, Whole, one_line, parse_document, write_document
 from raydd.io.files import AnyPath, sweep
-from raydd.io.filesystem import Store, open_store, public_uri
+from raydd.io.filesystem import Store, open_store
 from raydd.io.lock import LOCK, one_at_a_time
 from raydd.io.paths import default_cache
+from raydd.io.uri import public_uri
 
 INDEX = "folder.json"
 ATTEMPTS = 5

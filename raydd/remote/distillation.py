@@ -22,8 +22,9 @@ from raydd.config.schema import DistillConfig
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import with_absolute_path
 from raydd.io.console import Screen, clock
-from raydd.io.filesystem import is_uri, open_store, public_uri
+from raydd.io.filesystem import open_store
 from raydd.io.lock import alone
+from raydd.io.uri import is_uri, public_uri
 from raydd.remote.buffer_copy import BufferCopy, buffer_copy
 from raydd.remote.demand import WORKERS_PER_GPU, Demand, Plan, Waiting, capacity, demand_for, node_shapes, plan
 from raydd.remote.distillation_actor import DistillationActor, DistillationJob, Ended, Saved

@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 from raydd.data.score_record import Missing
 from raydd.io.console import Screen
 from raydd.io.files import write_atomic
-from raydd.io.filesystem import is_uri, public_uri
+from raydd.io.uri import is_uri, public_uri
 from raydd.report import continual, distillation, experts, folder, ranking, reproduce, scores, search
 from raydd.report.campaign import CAMPAIGN, campaign_headline, campaign_sections
 from raydd.report.compare import compare_section, names_of

@@ -10,12 +10,13 @@ from pathlib import Path
 from types import MappingProxyType
 
 from raydd.io.files import AnyPath, sweep
-from raydd.io.filesystem import Store, is_uri, open_store
+from raydd.io.filesystem import Store, open_store
 from raydd.io.lock import alone
 from raydd.io.paths import default_cache, split_uri
 from raydd.io.private import private_folder
 from raydd.io.store_claim import PREFIX, claim_store
 from raydd.io.stored_folder import StoredFolder
+from raydd.io.uri import is_uri
 
 SAVE_SECONDS = 2.0
 SAVE_SHARE = 0.1

@@ -26,9 +26,10 @@ from raydd.data.mirroring import check_mirroring, data_recipe
 from raydd.data.preprocessing import Transform, load_transform, save_transform
 from raydd.data.workspace import Workspace, open_workspace, resolve_device, set_precision
 from raydd.io.files import AnyPath, sweep, writer
-from raydd.io.filesystem import Store, is_uri, open_store
+from raydd.io.filesystem import Store, open_store
 from raydd.io.memory import keep_memory
 from raydd.io.paths import default_cache
+from raydd.io.uri import is_uri
 from raydd.numerics.flat import seeded
 from raydd.numerics.rng import generator
 from raydd.training.expert import train_expert

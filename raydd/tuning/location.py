@@ -20,10 +20,11 @@ from typing import Any
 from raydd.buffer.mirror import mirror
 from raydd.buffer.upload import put
 from raydd.io.files import write_atomic
-from raydd.io.filesystem import Store, is_uri, open_store, public_uri
+from raydd.io.filesystem import Store, open_store
 from raydd.io.lock import alone
 from raydd.io.paths import below
 from raydd.io.stored_folder import INDEX
+from raydd.io.uri import is_uri, public_uri
 from raydd.tuning.trial import trial_folder
 from raydd.tuning.trial_store import TrialStore
 

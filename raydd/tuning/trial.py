@@ -17,8 +17,8 @@ from raydd.data.synset import CHECKPOINT, SyntheticSet, is_unfinished
 from raydd.data.workspace import Workspace, resolve_device, set_precision
 from raydd.figures.synset_picture import grid, save_png
 from raydd.io.document import Document, Finite, Whole, read_document, write_document
-from raydd.io.filesystem import is_uri
 from raydd.io.memory import keep_memory
+from raydd.io.uri import is_uri
 from raydd.run.requirements import memory_use
 from raydd.run.resolve import BufferRequest, RunContext, resolve
 from raydd.run.rollout_worker import StartWorkers

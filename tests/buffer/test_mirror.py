@@ -26,7 +26,8 @@ from raydd.cli import run
 from raydd.data.preprocessing import Transform, save_transform
 from raydd.io import filesystem as places
 from raydd.io.arrow_file import open_arrow
-from raydd.io.filesystem import is_uri, open_store, public_uri
+from raydd.io.filesystem import open_store
+from raydd.io.uri import is_uri, public_uri
 from raydd.numerics.flat import layout_of
 from raydd.numerics.rng import generator
 from raydd.tuning.space_files import make_space
@@ -415,8 +416,9 @@ FETCHING = """
 import os, sys, time
 from raydd.buffer import mirror as store
 from raydd.io import filesystem as places
+from raydd.io import uri
 
-store.local_folder("runs/x"), places.is_uri("s3://b"), store.mirror("s3://b/x"), places.open_store("s3://b/x")
+store.local_folder("runs/x"), uri.is_uri("s3://b"), store.mirror("s3://b/x"), places.open_store("s3://b/x")
 loaded = sorted({"pyarrow.fs", "boto3", "ray"} & set(sys.modules))
 get, store.STREAMS = places.Store.get, 1
 

@@ -14,7 +14,8 @@ from raydd.buffer.mirror import fetch, local_folder, mirror
 from raydd.buffer.verification import verify
 from raydd.config.schema import DataConfig, ExpertConfig
 from raydd.data.preprocessing import load_transform
-from raydd.io.filesystem import Store, open_store, public_uri
+from raydd.io.filesystem import Store, open_store
+from raydd.io.uri import public_uri
 from raydd.training.expert_worker import BufferInfo, ExpertChunk, ExpertJob, ExpertTrainer, buffer_destination, prepare
 
 FILES = ["expert-00000.arrow", "expert-00001.arrow", "manifest.json", "preprocessing.arrow"]

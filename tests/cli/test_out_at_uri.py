@@ -15,9 +15,10 @@ from raydd.data.score_record import Score
 from raydd.evaluation.jobs import Failure, Outcome
 from raydd.io import store_claim
 from raydd.io.document import validate
-from raydd.io.filesystem import open_store, public_uri
+from raydd.io.filesystem import open_store
 from raydd.io.paths import below
 from raydd.io.stored_folder import stored_copy
+from raydd.io.uri import public_uri
 from raydd.run import storage as storages
 from raydd.run.storage import open_storage
 

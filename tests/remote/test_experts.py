@@ -16,7 +16,8 @@ from raydd.buffer.mirror import local_folder
 from raydd.buffer.verification import verify
 from raydd.cli import run
 from raydd.config.placement import Where
-from raydd.io.filesystem import open_store, public_uri
+from raydd.io.filesystem import open_store
+from raydd.io.uri import public_uri
 from raydd.remote.demand import Demand, NodeShape, Plan
 from raydd.remote.expert_pool import ExpertPool, _Worker
 from raydd.remote.experts import Progress, train_missing
