@@ -63,7 +63,7 @@ def make_matrix(args: argparse.Namespace) -> Matrix:
         images, labels = INITIAL["real"](Request(work.dataset, work.transform, args.ipc, generator(args.seed, number)))
         synset = SyntheticSet(images, labels, torch.tensor(0.01), work.transform, "digits", work.dataset.classes)
         entries.append(ScoreRow(f"set {number}", "random", (synset,)))
-    networks, protocol = tuple(args.nets.split(",")), PROTOCOLS["mtt"].lasting(args.epochs)
+    networks, protocol = tuple(args.nets.split(",")), PROTOCOLS["mtt"].changed(args.epochs)
     return Matrix(tuple(entries), networks, range(args.seeds), protocol, DataConfig(), "cpu")
 
 

@@ -143,7 +143,7 @@ def inputs_document(
         _, home = detect(path, config.layout)
         digest = hashlib.sha256(home.read_bytes()).hexdigest() if home.is_file() else None
         sets.append({"path": public_uri(location) if is_uri(location) else str(path.absolute()), "digest": digest})
-    protocol = find_protocol(config.protocol).lasting(config.epochs, config.real_epochs)
+    protocol = find_protocol(config.protocol).changed(config.epochs, config.real_epochs, config.compile)
     return {"protocol": protocol.model_dump(mode="json"), "sets": sets}
 
 

@@ -144,7 +144,7 @@ def _scoring_seconds(config: DistillConfig, synset: SyntheticSet, device: torch.
         network, begin = work.build().to(device), time.monotonic()
         measure_accuracy(network, held_out)
         test = time.monotonic() - begin
-        protocol = find_protocol(PROTOCOL).lasting(TIMED_EPOCHS)
+        protocol = find_protocol(PROTOCOL).changed(TIMED_EPOCHS)
         train_and_test(synset, work.build, held_out, protocol, work.augment, config.seed)
         epoch = max(0.0, time.monotonic() - begin - 2 * test) / TIMED_EPOCHS
     finally:

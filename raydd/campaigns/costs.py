@@ -96,7 +96,7 @@ def score_operations(scoring: Scoring, graph: Graph) -> float:
     """Return the operations of a score's trainings and tests."""
     run = graph.distillations[scoring.distillation].config
     data, evaluation = _known(run.data.dataset), scoring.config
-    protocol = find_protocol(evaluation.protocol).lasting(evaluation.epochs, evaluation.real_epochs)
+    protocol = find_protocol(evaluation.protocol).changed(evaluation.epochs, evaluation.real_epochs)
     protocol = protocol.on(run.data.dataset, run.ipc)
     images = run.ipc * DATASETS[data].classes * run.formation.factor**2 * protocol.epochs
     if evaluation.real_epochs != 0:

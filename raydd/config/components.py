@@ -10,7 +10,7 @@ Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 AugmentName = Literal["none", "dsa", "dsa_idc"]
-Precision = Literal["float32", "tf32"]
+Precision = Literal["float32", "tf32", "bfloat16"]
 PruningMetric = Literal["abs", "squared", "relative"]
 
 

@@ -19,7 +19,10 @@ FOREIGN: dict[str, tuple[str, ...]] = {
     "statistics": (*_SEGMENTS, "unrolled", "kernel"),
     "loss": ("statistic", "kernel", *_SEGMENTS, "probe_every", "shards"),
     "kernel": ("statistic", "unrolled", *_SEGMENTS, "probe_every", "shards"),
-    "nothing": ("statistic", "unrolled", "kernel", *_SEGMENTS, "gate", "ema", "probe_every", "shards"),
+    "nothing": (
+        *("statistic", "unrolled", "kernel", *_SEGMENTS),
+        *("gate", "ema", "probe_every", "shards", "precision", "compile"),
+    ),
 }
 """By what is matched: the settings that mean nothing there."""
 
@@ -91,6 +94,10 @@ METHOD_RULES = (
     Rule(
         lambda c: c.match == "loss" and c.unrolled.radius >= (c.unrolled.window or c.student_steps),
         "unrolled.radius = {unrolled.radius} leaves nothing of a window of {unrolled.window}; use less",
+    ),
+    Rule(
+        lambda c: c.compile and (c.statistic.of == "batch_norm" or (c.match == "kernel" and c.kernel.of != "features")),
+        "compile = true: method {method} has no steps of networks that could be compiled; drop it",
     ),
     Rule(lambda c: c.waypoints and not c.convexify, f"waypoints {_CONVEXIFIED}"),
     Rule(lambda c: c.window.continuous and not c.convexify, f"window.continuous {_CONVEXIFIED}"),

@@ -87,7 +87,8 @@ class ExpertConfig(Config):
         kept: Epochs whose snapshots a convexified trajectory keeps (MCT), beside the first, the last, and the length of
             each layer's path in each epoch; by default the snapshot of every epoch is stored.
         storage: Number format of the stored snapshots; `raydd.buffer.precision.STORAGES` says what each loses.
-        precision: Of products on a GPU: float32, or tf32, which rounds their factors to 11 bits and is faster.
+        precision: Of the factors of a network's products: float32; tf32, 11 bits, on a GPU; or bfloat16, 8 bits.
+        compile: Compile the network's steps; faster, and rounded otherwise. Not where optimizer is smooth.
     """
 
     network: Annotated[str, Named("network")] = "ConvNetW32"
@@ -105,12 +106,22 @@ class ExpertConfig(Config):
     kept: tuple[Count, ...] | None = None
     storage: Literal["float32", "float16", "bfloat16"] = "float32"
     precision: Precision = "float32"
+    compile: bool = False
+
+    @model_validator(mode="after")
+    def _compilable(self) -> Self:
+        if self.compile and self.optimizer == "smooth":
+            raise ValueError(
+                "experts.compile = true, but the loss of experts.optimizer = smooth changes with the epoch; drop it"
+            )
+        return self
 
     def recipe(self) -> Tree:
         """Return what decides an expert's bytes, JSON-able, without the settings of other optimisers."""
         unused = {"gsam", "smooth"} - {self.optimizer} | ({"kept"} if self.kept is None else set())
         for name in ("storage", "precision"):  # as before there was a choice
             unused |= {name} if getattr(self, name) == "float32" else set()
+        unused |= set() if self.compile else {"compile"}
         return self.model_dump(mode="json", exclude={"num_experts", "network"} | unused)
 
 
@@ -161,7 +172,8 @@ class DistillConfig(Config):
         evaluate_epochs: Epochs of a score's networks on the set; those of the protocol mtt by default.
         probe_every: Outer steps between measures of the matching loss on the buffer's last expert, which is then left
             out; by default none are taken.
-        precision: Of products on a GPU: float32, or tf32, which rounds their factors to 11 bits and is faster.
+        precision: Of the factors of a network's products: float32; tf32, 11 bits, on a GPU; or bfloat16, 8 bits.
+        compile: Compile the network's steps and their derivatives, once for every shape; faster, and rounded otherwise.
         threads: CPU threads, on which sums depend. By default one per core, or one with several rollouts or shards.
         preset: The preset that the values came from, as text.
         data: The images.
@@ -208,6 +220,7 @@ class DistillConfig(Config):
     evaluate_epochs: Count | None = None
     probe_every: Count | None = None
     precision: Precision = "float32"
+    compile: bool = False
     threads: Count | None = None
     preset: str = "defaults"
     data: DataConfig = DataConfig()
@@ -254,6 +267,7 @@ class EvaluateConfig(Config):
         score_weight: w of LRS, gamma of ARS.
         paper: Also report the best kept step chosen on the test images, as papers do; that is optimistic.
         test: Statistical test of differences between sets.
+        compile: Compile the steps of trainings; faster, and rounded otherwise.
         preprocessing: Imported sets only: preprocessing that their files do not record; normalise by default.
         lr: Imported sets only: learning rate to train with if the files have none; 0.01 by default.
         layout: Imported sets only: layout of the files; detected from their names by default.
@@ -274,6 +288,7 @@ class EvaluateConfig(Config):
     score_weight: Annotated[float, Field(ge=0, le=1)] = 0.5
     paper: bool = False
     test: Literal["welch", "bootstrap"] = "welch"
+    compile: bool = False
     preprocessing: Preprocessing | None = None
     lr: Positive | None = None
     layout: Annotated[str | None, Named("layout")] = None

@@ -96,7 +96,7 @@ class FeatureAlignment:
 def align_features(setup: Setup) -> Recipe:
     """Return the recipe of feature alignment."""
     config, work = setup.config, setup.work
-    chosen, start, model = config.statistic, initial(setup), FlatModel(work.build)
+    chosen, start, model = config.statistic, initial(setup), setup.model()
     real = RealImages(work.feed(work.dataset.train))
     shared = partial(augment, chosen.augment, flip=work.dataset.flip, strategy=chosen.strategy)
     networks = networks_of(setup, model, real)

@@ -76,7 +76,7 @@ class Inversion:
 
 def invert(setup: Setup) -> Recipe:
     """Return the recipe of inversion, whose result has soft labels of the experts."""
-    config, work, model = setup.config, setup.work, FlatModel(setup.work.build)
+    config, work, model = setup.config, setup.work, setup.model()
     chosen, source, start = config.statistic, setup.experts, initial(setup)
     objective = Inversion(
         model=model,

@@ -64,13 +64,17 @@ class Pool:
         at = Moments(theta, first, second, network["steps"])
         theta = at.theta.detach().requires_grad_()
         with torch.enable_grad():
-            loss = (self.model(theta, images) - targets).square().sum(1).mean() / 2
+            loss = self.model.run(_regression, theta, images, targets, scalar=True)
             (gradient,) = torch.autograd.grad(loss, theta)
         after = adam_step(at, gradient, torch.tensor(self.lr).to(images))
         return {name: value.detach() if isinstance(value, Tensor) else value for name, value in after._asdict().items()}
 
     def _fresh(self, rng: torch.Generator) -> dict[str, Any]:
         return begin(self.model.init(rng))._asdict()
+
+
+def _regression(model: FlatModel, theta: Tensor, images: Tensor, targets: Tensor) -> Tensor:
+    return (model(theta, images) - targets).square().sum(1).mean() / 2
 
 
 @dataclass(frozen=True)
@@ -124,8 +128,8 @@ class KernelRegression:
         name = self.pool.draw(state, rng)
         theta = state[name]["theta"].to(ours)
         with torch.no_grad():
-            features = self.pool.model.features(theta, images)
-        loss = self._error(features, self.pool.model.features(theta, ours), targets, wanted)
+            features = self.pool.model.run(FlatModel.features, theta, images)
+        loss = self._error(features, self.pool.model.run(FlatModel.features, theta, ours), targets, wanted)
         used = self.pool.use(state[name], ours.detach(), targets.detach(), rng)
         return loss, state | {name: used}
 
@@ -141,7 +145,7 @@ class KernelRegression:
 def match_kernel(setup: Setup) -> Recipe:
     """Return the recipe of kernel regression."""
     config, work = setup.config, setup.work
-    chosen, start, model = config.kernel, initial(setup), FlatModel(work.build)
+    chosen, start, model = config.kernel, initial(setup), setup.model()
     pool = Pool(model, chosen.pool, chosen.renew, chosen.lr) if chosen.of == "features" else None
     objective = KernelRegression(
         real=RealImages(work.feed(work.dataset.train)).mixed,

@@ -133,7 +133,7 @@ class Trained:
 def sgd_step(model: FlatModel, theta: Tensor, images: Tensor, targets: Tensor, lr: float) -> Tensor:
     """Return parameters (P,) after one step of plain SGD on the mean cross-entropy of a batch, without a graph."""
     with torch.no_grad():
-        return theta - lr * loss_gradient(model, theta, images, targets)
+        return theta - lr * model.run(loss_gradient, theta, images, targets)
 
 
 def loss_gradient(model: FlatModel, theta: Tensor, images: Tensor, targets: Tensor) -> Tensor:

@@ -18,7 +18,6 @@ from raydd.distillation.trajectory_matching import classification
 from raydd.numerics.adam import Moments, adam_step, begin, unroll_adam
 from raydd.numerics.augment import Augment
 from raydd.numerics.flat import FlatModel
-from raydd.numerics.losses import cross_entropy
 from raydd.numerics.unroll import Backprop, Batch, Inner, unroll
 
 
@@ -84,7 +83,7 @@ class RealLoss:
         images, targets = self.real(self.batch_real, rng)
         images = images.to(synset.images)
         view = self.augment.draw(images.shape, rng)
-        return cross_entropy(self.model(end, view(images)), targets.to(images.device)), state
+        return self.inner(end, view(images), targets.to(images.device)), state
 
     def choose_window(
         self, step: int, start: Moments, batches: Sequence[Batch], lr: Tensor, rng: torch.Generator
@@ -139,11 +138,11 @@ class RealLoss:
 
 def match_real_loss(setup: Setup) -> Recipe:
     """Return the recipe of real loss."""
-    config, work = setup.config, setup.work
+    config, work, model = setup.config, setup.work, setup.model()
     chosen, start = config.unrolled, initial(setup)
     objective = RealLoss(
-        model=FlatModel(work.build),
-        inner=classification(work),
+        model=model,
+        inner=classification(model),
         real=RealImages(work.feed(work.dataset.train)).mixed,
         batch_real=chosen.batch_real,
         student_steps=config.student_steps,

@@ -18,6 +18,7 @@ from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import Workspace
 from raydd.distillation.leaves import Leaf, pixel_leaf
 from raydd.distillation.objective import Objective
+from raydd.numerics.compiled import check_compiler
 from raydd.numerics.flat import FlatModel
 from raydd.numerics.formation import Formation, encode
 from raydd.numerics.rng import generator
@@ -55,6 +56,20 @@ class Setup(NamedTuple):
         if self.source is None:
             raise ValueError(f"method {self.config.method} needs experts; train them with raydd experts")
         return self.source
+
+    def model(self) -> FlatModel:
+        """Return the network that images are learned with.
+
+        Raises:
+            ValueError: The settings want it compiled, and there is no compiler.
+        """
+        if self.config.compile:
+            check_compiler(self.work.device)
+        return FlatModel(self.work.build, self.config.compile, DTYPES.get(self.config.precision))
+
+
+DTYPES = {"bfloat16": torch.bfloat16}
+"""What a network's products take, by ``config.precision``; the others change no format."""
 
 
 def unchanged(synset: SyntheticSet) -> SyntheticSet:

@@ -20,8 +20,7 @@ from raydd.distillation.parts import Division
 from raydd.distillation.real_images import Real, RealImages, Representatives
 from raydd.distillation.setup import Recipe, Setup, initial, leaves
 from raydd.numerics.augment import Augment, augment
-from raydd.numerics.flat import FlatModel
-from raydd.numerics.losses import cross_entropy
+from raydd.numerics.flat import FlatModel, classification_loss
 from raydd.numerics.rng import derived
 from raydd.numerics.statistics import Characteristic, Distance, cosine, covariances, gaussian, means, squared
 
@@ -137,14 +136,15 @@ class StatisticMatching:
         view = self.augment.draw(images.shape, rng)
         augmented = view(images)
         with torch.no_grad():
-            wanted = self.statistic(self.model, pair.theta, view(real), targets.new_full((len(real),), label).long())
-        current = self.statistic(self.model, pair.theta, augmented, targets)
+            labels = targets.new_full((len(real),), label).long()
+            wanted = self.model.run(self.statistic, pair.theta, view(real), labels)
+        current = self.model.run(self.statistic, pair.theta, augmented, targets)
         distance = self.distance
         if isinstance(distance, Characteristic):
             distance = distance.draw(wanted.shape[1], rng)
         loss = distance(wanted, current)
         if weight := self.alpha * pair.trust:
-            loss = loss + weight * cross_entropy(self.model(pair.judge, augmented), targets)
+            loss = loss + weight * self.model.run(classification_loss, pair.judge, augmented, targets, scalar=True)
         return loss, current
 
     def divide(self, synset: SyntheticSet, seed: int, shards: int, rollouts: int = 1) -> Division:
@@ -171,7 +171,7 @@ def match_statistics(setup: Setup) -> Recipe:
     Raises:
         ValueError: The settings need experts and there are none.
     """
-    config, work, model = setup.config, setup.work, FlatModel(setup.work.build)
+    config, work, model = setup.config, setup.work, setup.model()
     chosen, start = config.statistic, initial(setup)
     real = RealImages(work.feed(work.dataset.train))
     shared = augment(chosen.augment, flip=work.dataset.flip, siamese=True, strategy=chosen.strategy)

@@ -18,7 +18,6 @@ from raydd.buffer.expert_model import ExpertModel, expert_model, statistics_of
 from raydd.buffer.segments import Segment, TrajectorySource
 from raydd.config.schema import DistillConfig
 from raydd.data.synset import SyntheticSet
-from raydd.data.workspace import Workspace
 from raydd.distillation.batch_shards import batch_division
 from raydd.distillation.held_out import Probe
 from raydd.distillation.parts import Division
@@ -28,8 +27,8 @@ from raydd.distillation.student_batches import student_batches
 from raydd.distillation.weighted_sum import WeightedSum
 from raydd.numerics.augment import Augment
 from raydd.numerics.distances import Distance, along, at_end, normalized_mse, pruned
-from raydd.numerics.flat import FlatModel
-from raydd.numerics.losses import balance, cross_entropy
+from raydd.numerics.flat import FlatModel, classification_loss
+from raydd.numerics.losses import balance
 from raydd.numerics.perturbation import perturb
 from raydd.numerics.unroll import Backprop, Batch, Inner, StudentSteps, unroll
 from raydd.numerics.windows import Window, growing
@@ -169,7 +168,7 @@ def match_trajectories(setup: Setup) -> Recipe:
     layout = FlatModel(setup.work.build).layout
     objective = TrajectoryMatching(
         source=source,
-        inner=classification(setup.work),
+        inner=classification(setup.model()),
         window=window,
         span=config.span,
         student_steps=config.student_steps,
@@ -194,14 +193,9 @@ def _beside(objective: TrajectoryMatching, setup: Setup) -> WeightedSum:
     return WeightedSum(((objective, 1.0), (match_statistics(setup).objective, setup.config.statistic.beside)))
 
 
-def classification(work: Workspace) -> Inner:
+def classification(model: FlatModel) -> Inner:
     """Return the student's loss: the mean cross-entropy of the network at theta."""
-    model = FlatModel(work.build)
-
-    def inner(theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        return cross_entropy(model(theta, x), y)
-
-    return inner
+    return partial(model.run, classification_loss, scalar=True)
 
 
 def start_window(config: DistillConfig, epochs: int) -> tuple[int, int, int]:

@@ -47,6 +47,7 @@ class Protocol(Config):
         rule: The augmentation in place of the data's own, where the data has one; None takes the data's own.
         strategy: Its operations, joined by ``_``; None takes all.
         lengths: Epochs for sets of some data sets and sizes, in place of ``epochs`` and ``plain_epochs``.
+        compile: Compile the steps; faster, and rounded otherwise.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Protocol(Config):
     rule: AugmentName | None = None
     strategy: str | None = None
     lengths: tuple[Length, ...] = ()
+    compile: bool = False
 
     @field_validator("strategy")
     @classmethod
@@ -92,12 +94,14 @@ class Protocol(Config):
             return augment("none")
         return augment(self.rule or own, flip=flip, strategy=self.strategy)
 
-    def lasting(self, epochs: int | None = None, real_epochs: int | None = None) -> "Protocol":
-        """Return the protocol with other numbers of epochs, where given; its name says so."""
+    def changed(self, epochs: int | None = None, real_epochs: int | None = None, compile: bool = False) -> "Protocol":
+        """Return the protocol with other numbers of epochs, where given, or compiled; its name says so."""
         given: dict[str, Any] = {} if real_epochs is None else {"real_epochs": real_epochs}
         if epochs is not None:
             given |= {"name": f"{self.name}, {epochs} epochs", "epochs": epochs, "plain_epochs": epochs}
             given["lengths"] = ()
+        if compile:
+            given |= {"name": f"{given.get('name', self.name)}, compiled", "compile": True}
         return self.model_copy(update=given)
 
 

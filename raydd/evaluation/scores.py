@@ -153,7 +153,7 @@ def plan(
     sets = ((row.name, row.sets[0]) for row in (*requested, *of_steps))
     check_compatible(sets, work, named=config.dataset is not None)
     seeds = range(config.seed, config.seed + config.seeds)
-    protocol = find_protocol(config.protocol).lasting(config.epochs, config.real_epochs)
+    protocol = find_protocol(config.protocol).changed(config.epochs, config.real_epochs, config.compile)
     experts = None if buffer is None else open_experts(buffer, data, synsets, device)
     conditions = Conditions(work, seeds, protocol, experts)
     parts = [part for row in requested for part in robust_rows(row, dict.fromkeys(config.scores), conditions)]

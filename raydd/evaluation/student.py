@@ -17,11 +17,13 @@ from raydd.data.workspace import Feed
 from raydd.evaluation.protocols import Protocol
 from raydd.evaluation.saver import Saver, State, to_arrays, to_tensor
 from raydd.numerics.augment import Augment
+from raydd.numerics.compiled import check_compiler
 from raydd.numerics.cutmix import cutmix
 from raydd.numerics.flat import seeded
 from raydd.numerics.losses import cross_entropy
 from raydd.numerics.rng import generator
 from raydd.numerics.sgd import Sgd
+from raydd.training.compiled_step import CompiledStep, Step
 from raydd.training.expert import measure_accuracy
 
 REAL_LR = 0.01
@@ -67,7 +69,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - what a training depends on, and two wa
 
     lr = float(synset.lr) if protocol.lr is None else protocol.lr
     epochs = protocol.plain_epochs if augment.plain else protocol.epochs
-    plan = _Plan(epoch, augment, epochs, protocol.cutmix, early_stop)
+    plan = _Plan(epoch, augment, epochs, protocol, early_stop)
     return _fit_and_test(_Student(build, test, protocol, (lr, epochs), seed), plan, test, saver or Saver())
 
 
@@ -86,7 +88,7 @@ def evaluate_real(
     learning rate.
     """
     lr, epochs = REAL_LR if protocol.lr is None else protocol.lr, protocol.real_epochs
-    plan = _Plan(partial(train.shuffled, protocol.batch_size), augment, epochs, protocol.cutmix)
+    plan = _Plan(partial(train.shuffled, protocol.batch_size), augment, epochs, protocol)
     return _fit_and_test(_Student(build, test, protocol, (lr, epochs), seed), plan, test, saver or Saver())
 
 
@@ -97,7 +99,7 @@ class _Plan:
     epoch: Epoch
     augment: Augment
     epochs: int
-    cutmix: float
+    protocol: Protocol
     early_stop: EarlyStop | None = None
 
 
@@ -144,14 +146,17 @@ class _Student:
 def _fit_and_test(student: _Student, plan: _Plan, test: Feed, saver: Saver) -> float:
     if (state := saver.take()) is not None:
         student.load(state)
-    network, rngs, stop = student.network, student.rngs, plan.early_stop
+    network, rngs, stop, step = (
+        student.network,
+        student.rngs,
+        plan.early_stop,
+        _step(plan.protocol, test.targets.device),
+    )
     for done in range(student.epoch, plan.epochs + 1):
         if done > student.epoch:
             student.begin_epoch(done)
         for x, y in islice(plan.epoch(rngs["order"]), student.batch, None):
-            loss = _loss(network, plan.augment.draw(x.shape, rngs["augment"])(x), y, plan.cutmix, rngs["cutmix"])
-            network.zero_grad()
-            loss.backward()
+            step(network, plan.augment.draw(x.shape, rngs["augment"])(x), y, rngs["cutmix"])
             student.optimizer.step()
             student.batch += 1
             saver.offer(student.state)
@@ -163,10 +168,34 @@ def _fit_and_test(student: _Student, plan: _Plan, test: Feed, saver: Saver) -> f
     return measure_accuracy(network, test)
 
 
-def _loss(network: nn.Module, x: Tensor, y: Tensor, probability: float, rng: torch.Generator) -> Tensor:
-    """Return the mean cross-entropy of a batch, mixed by CutMix with this probability; 0 draws nothing."""
-    if not probability or float(torch.rand((), generator=rng)) >= probability:
-        return cross_entropy(network(x), y)
-    x, partners, share = cutmix(x, y, rng)
+def _step(protocol: Protocol, device: torch.device) -> Callable[[nn.Module, Tensor, Tensor, torch.Generator], None]:
+    """Return what leaves the gradient of a batch's loss in a network, with the protocol's CutMix."""
+    plain: Step = _plain
+    mixed: Step = _mixed
+    if protocol.compile:
+        check_compiler(device)
+        plain, mixed = CompiledStep(_plain), CompiledStep(_mixed)
+
+    def step(network: nn.Module, x: Tensor, y: Tensor, rng: torch.Generator) -> None:
+        if not protocol.cutmix or float(torch.rand((), generator=rng)) >= protocol.cutmix:
+            plain(network, x, y)
+            return
+        x, partners, share = cutmix(x, y, rng)
+        mixed(network, x, y, partners, torch.tensor(share, device=device) if protocol.compile else share)
+
+    return step
+
+
+def _plain(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    return _backward(network, cross_entropy(network(x), y))
+
+
+def _mixed(network: nn.Module, x: Tensor, y: Tensor, partners: Tensor, share: Tensor | float) -> Tensor:
     logits = network(x)
-    return share * cross_entropy(logits, y) + (1 - share) * cross_entropy(logits, partners)
+    return _backward(network, share * cross_entropy(logits, y) + (1 - share) * cross_entropy(logits, partners))
+
+
+def _backward(network: nn.Module, loss: Tensor) -> Tensor:
+    network.zero_grad()
+    loss.backward()
+    return loss.detach()

@@ -5,13 +5,16 @@ Shapes: `P` parameters, `Q` running statistics, `B` batch, `C H W` image, `K` cl
 
 from collections.abc import Callable
 from copy import deepcopy
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from raydd.numerics.compiled import Compiled
+from raydd.numerics.losses import cross_entropy
 
 
 class Slot(NamedTuple):
@@ -137,6 +140,9 @@ class FlatModel:
 
     Args:
         build: Builds the network; it is called once here and once by each `init`.
+        compile: Whether `run` compiles what it is given.
+        dtype: Of the factors of the network's products, if other than theta's, such as bfloat16; sums, normalisations
+            and all results have theta's.
 
     Attributes:
         layout: Name, shape and offset of each parameter, in ``named_parameters()`` order.
@@ -151,8 +157,9 @@ class FlatModel:
     (torch.Size([8]), torch.Size([5, 2]))
     """
 
-    def __init__(self, build: Callable[[], nn.Module]) -> None:
-        self._build = build
+    def __init__(self, build: Callable[[], nn.Module], compile: bool = False, dtype: torch.dtype | None = None) -> None:
+        self._build, self._dtype = build, dtype
+        self._compiled: dict[Any, Compiled] | None = {} if compile else None
         self._network = seeded(build, torch.Generator().manual_seed(0)).train()
         self.layout = layout_of(dict(self._network.named_parameters()))
         self.size = sum(slot.numel for slot in self.layout)
@@ -200,6 +207,21 @@ class FlatModel:
         logits, inputs = self._call(_NormInputs, theta, x, statistics)
         return logits, inputs
 
+    def run(self, function: Callable[..., Tensor], *arguments: Tensor, scalar: bool = False) -> Tensor:
+        """Return ``function(self, *arguments)``, by compiled code if this network is compiled.
+
+        Args:
+            function: Takes this network and tensors, and returns a tensor that depends on nothing else. It is known by
+                its identity: give the same one again, not an equal one.
+            arguments: The tensors.
+            scalar: Whether the result is a scalar.
+        """
+        if self._compiled is None:
+            return function(self, *arguments)
+        if function not in self._compiled:
+            self._compiled[function] = Compiled(partial(function, self), scalar)
+        return self._compiled[function](*arguments)
+
     @cached_property
     def _evaluated(self) -> nn.Module:
         return deepcopy(self._network).eval()
@@ -213,7 +235,22 @@ class FlatModel:
             state |= split(statistics.to(theta), self.statistics_layout)
         network = part(self._network if statistics is None else self._evaluated)
         arguments: dict[str, Any] = {f"network.{name}": value for name, value in state.items()}
-        return functional_call(network, arguments, (x,))
+        if self._dtype is None:
+            return functional_call(network, arguments, (x,))
+        with torch.autocast(theta.device.type, self._dtype):
+            return _in_dtype_of(theta, functional_call(network, arguments, (x,)))
+
+
+def classification_loss(model: FlatModel, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Return the mean cross-entropy of images x (B, C, H, W) with labels y (B,) or (B, K) at theta (P,)."""
+    return cross_entropy(model(theta, x), y)
+
+
+def _in_dtype_of(like: Tensor, results: Any) -> Any:
+    """Return a tensor, or each of nested ones, in the dtype of ``like``."""
+    if isinstance(results, Tensor):
+        return results.to(like.dtype)
+    return tuple(_in_dtype_of(like, result) for result in results)
 
 
 def _copied(buffer: Tensor, like: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from raydd.distillation.setup import tiles_of
 from raydd.distillation.trajectory_matching import classification
 from raydd.io.memory import format_bytes, system_memory
 from raydd.io.paths import existing
+from raydd.numerics.flat import FlatModel
 from raydd.numerics.unroll import saved_bytes
 from raydd.run.resolve import RunContext
 from raydd.run.rollout_worker import concurrent_parts
@@ -63,7 +64,7 @@ def graph_bytes(loss: Callable[[Tensor], Tensor], theta: Tensor, twice: bool) ->
 
 def step_bytes(work: Workspace, theta: Tensor, batch: int, twice: bool) -> int:
     """Return the bytes that autograd keeps for a step on a batch: they grow linearly, as from 2 to 3 images."""
-    inner, data = classification(work), work.dataset
+    inner, data = classification(FlatModel(work.build)), work.dataset
 
     def at(count: int) -> int:
         x = torch.zeros(count, data.channels, data.size, data.size, requires_grad=twice)

@@ -207,7 +207,7 @@ class Run:
         """Score the current set on the validation split; save it where it is the best so far."""
         work, synset = self.context.work, self._finish_set(self._distillation.result)
         feed = work.feed(work.dataset.validation)
-        protocol = PROTOCOLS["mtt"].lasting(self.config.evaluate_epochs)
+        protocol = PROTOCOLS["mtt"].changed(self.config.evaluate_epochs)
         seeds = range(self.config.evaluate_networks)
         scores = [evaluate(synset, work.build, feed, protocol, work.augment, seed) for seed in seeds]
         mean = sum(scores) / len(scores)

@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from raydd.config.schema import ExpertConfig
 from raydd.data.workspace import Feed
 from raydd.numerics.augment import Augment
+from raydd.numerics.compiled import check_compiler
 from raydd.numerics.flat import flatten, running_statistics, seeded
 from raydd.numerics.rng import generator
 from raydd.numerics.sgd import Sgd
-from raydd.training.optimizer_steps import STEPS
+from raydd.training.compiled_step import CompiledStep
+from raydd.training.optimizer_steps import STEPS, Step
 
 WITH_MOMENTUM = ("momentum", "smooth")
 
@@ -49,7 +51,7 @@ def train_expert(
     path = (seed[0], "expert", seed[1])
     network = seeded(build, generator(*path, "init")).to(train.targets.device)
     optimizer = make_optimizer(network, config)
-    step = STEPS[config.optimizer](config)
+    step = _step(config, train.targets.device)
     yield _snapshot(network, 0, validation, float("nan"))
     for epoch in range(1, config.epochs + 1):
         order, draws = generator(*path, "order", epoch), generator(*path, "augment", epoch)
@@ -65,6 +67,23 @@ def train_expert(
                 f"expert {seed[1]}: loss is {mean} in epoch {epoch}; lower experts.lr ({config.lr})"
             )
         yield _snapshot(network, epoch, validation, mean)
+
+
+def _step(config: ExpertConfig, device: torch.device) -> Step:
+    """Return the step of the optimiser, in the precision wanted, compiled if wanted."""
+    exact = step = STEPS[config.optimizer](config)
+
+    def rounded(network: nn.Module, x: Tensor, y: Tensor, epoch: int) -> Tensor:
+        with torch.autocast(device.type, torch.bfloat16):
+            return exact(network, x, y, epoch)
+
+    if config.precision == "bfloat16":
+        step = rounded
+    if not config.compile:
+        return step
+    check_compiler(device)
+    compiled = CompiledStep(lambda network, x, y: step(network, x, y, 1))
+    return lambda network, x, y, epoch: compiled(network, x, y)
 
 
 class Adam:

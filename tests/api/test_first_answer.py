@@ -70,7 +70,7 @@ def test_the_time_of_scoring_is_that_of_its_networks():
         synset = distill(config, folder, where=HERE, screen=QUIET)
     torch.set_num_threads(1)
     begin = time.process_time()
-    protocol = find_protocol("dm").lasting(100)
+    protocol = find_protocol("dm").changed(100)
     train_and_test(synset, work.build, work.feed(work.dataset.test), protocol, work.augment, 0)
     one = time.process_time() - begin
     assert 0.2 * 40 * one < module._scoring_seconds(config, synset, torch.device("cpu")) < 5 * 40 * one

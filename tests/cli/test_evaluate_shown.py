@@ -117,7 +117,7 @@ def test_the_document_names_the_files_and_the_protocol(capfd, two, scored, tmp_p
         {"name": name, "path": str(path), "digest": hashlib.sha256(path.read_bytes()).hexdigest()}
         for name, path in zip(names, two, strict=True)
     ]
-    wanted = find_protocol(str(own)).lasting(9, 0)
+    wanted = find_protocol(str(own)).changed(9, 0)
     assert found["protocol"] == wanted.model_dump(mode="json")
     assert (found["protocol"]["name"], found["protocol"]["epochs"]) == ("mine, 9 epochs", 9)
     assert [record["name"] for record in found["scores"] if record.get("asked")] == names

@@ -255,7 +255,7 @@ def test_a_training_ends_at_the_rung_where_it_is_told_to(stop, synset, work):
     found = scorer.score(JOB, lambda epoch, value: epoch < stop)
     test = work.feed(work.dataset.test)
     curve = [
-        (epoch, evaluate(synset, work.build, test, SHORT.lasting(epoch), work.augment, 7))
+        (epoch, evaluate(synset, work.build, test, SHORT.changed(epoch), work.augment, 7))
         for epoch in (2, 5)
         if epoch <= stop
     ]
@@ -265,7 +265,7 @@ def test_a_training_ends_at_the_rung_where_it_is_told_to(stop, synset, work):
 
 def test_whole_data_is_not_stopped_and_a_rung_at_the_end_is_none(synset):
     rows = entry(synset), ScoreRow("w", "whole", ())
-    scorer = Scorer(matrix(*rows, protocol=SHORT.lasting(real_epochs=3), rungs=Rungs((1, 12), 2)))
+    scorer = Scorer(matrix(*rows, protocol=SHORT.changed(real_epochs=3), rungs=Rungs((1, 12), 2)))
 
     def refuse(epoch, value):
         return epoch < 12

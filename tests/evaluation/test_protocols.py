@@ -75,6 +75,7 @@ def test_a_whole_file_is_its_fields_and_the_stem_its_name(write):
         "rule": None,
         "strategy": None,
         "lengths": (),
+        "compile": False,
     }
 
 
@@ -167,7 +168,7 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path):
 def test_tgdd_trains_imagenet_subsets_by_their_size(name, ipc, epochs):
     found = PROTOCOLS["tgdd"].on(name, ipc)
     assert (found.epochs, found.plain_epochs, found.name, found.lengths) == (epochs, epochs, "tgdd", ())
-    assert PROTOCOLS["tgdd"].lasting(7).on(name, ipc).epochs == 7
+    assert PROTOCOLS["tgdd"].changed(7).on(name, ipc).epochs == 7
 
 
 @pytest.mark.rows("name", [name for name in DATASETS if name not in SUBSETS])
@@ -200,8 +201,8 @@ def test_other_protocols_augment_as_the_data_do(name, own):
 
 def test_other_numbers_of_epochs_are_told_in_the_name():
     mtt = PROTOCOLS["mtt"]
-    assert mtt.lasting() == mtt
-    longer = mtt.lasting(7)
+    assert mtt.changed() == mtt
+    longer = mtt.changed(7)
     assert (longer.epochs, longer.plain_epochs, longer.real_epochs) == (7, 7, 50)
     assert longer.name == "mtt, 7 epochs"
-    assert mtt.lasting(real_epochs=0) == mtt.model_copy(update={"real_epochs": 0})
+    assert mtt.changed(real_epochs=0) == mtt.model_copy(update={"real_epochs": 0})

@@ -128,6 +128,7 @@ PROTOCOLS = {
     "rule": ("dsa_idc", True),
     "strategy": ("color_crop", True),
     "lengths": ((Length(datasets=("digits",), ipc=2, epochs=7),), True),
+    "compile": (True, True),
 }
 DATAS = {  # which images is in the fingerprint, and how they are preprocessed in the set's own transform
     "augment": ("none", True),

@@ -105,8 +105,8 @@ def test_a_scorer_trains_what_the_job_says(work):
     assert scorer.score(Job(0, "ConvNetW8BN", 8)).value == evaluate(sets[0], other.build, test, SHORT, none, 8)
     train = work.feed(work.dataset.train)
     assert scorer.score(Job(2, "ConvNetW8", 7)).value == evaluate_real(train, work.build, test, SHORT, none, 7)
-    one = Scorer(replace(rows, protocol=SHORT.lasting(real_epochs=1))).score(Job(2, "ConvNetW8", 7)).value
-    assert one == evaluate_real(train, work.build, test, SHORT.lasting(real_epochs=1), none, 7)
+    one = Scorer(replace(rows, protocol=SHORT.changed(real_epochs=1))).score(Job(2, "ConvNetW8", 7)).value
+    assert one == evaluate_real(train, work.build, test, SHORT.changed(real_epochs=1), none, 7)
 
 
 def test_titles_differ(work):

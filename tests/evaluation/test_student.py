@@ -196,10 +196,10 @@ def rates_of(monkeypatch, protocol, data, work):
 @pytest.mark.parametrize(
     ("protocol", "ipc", "rates"),
     [
-        (SHORT.model_copy(update={"batch_size": 256}).lasting(5), 2, [0.05] * 2 + [0.005] * 3),
-        (PROTOCOLS["tgdd"].lasting(12), 1, [0.01] * 8 + [0.002] * 2 + [0.0004] * 2),
+        (SHORT.model_copy(update={"batch_size": 256}).changed(5), 2, [0.05] * 2 + [0.005] * 3),
+        (PROTOCOLS["tgdd"].changed(12), 1, [0.01] * 8 + [0.002] * 2 + [0.0004] * 2),
         (PROTOCOLS["ast"], 1, [0.05] * 500 + [0.025] * 500),
-        (PROTOCOLS["datm"].lasting(4), 13, [0.05] * 4 + [0.005] * 4),  # 130 images are two batches
+        (PROTOCOLS["datm"].changed(4), 13, [0.05] * 4 + [0.005] * 4),  # 130 images are two batches
     ],
     ids=["a tenth at half", "twice", "half at half", "batches of 128"],
 )

@@ -162,7 +162,7 @@ def test_students_of_what_comes_back_are_the_same(layout, tmp_path):
     write_synset(wanted, tmp_path, layout)
     found = read_synset(tmp_path).synset
     work = open_workspace(DataConfig(), "MLP", torch.device("cpu"), wanted.transform)
-    protocol = PROTOCOLS["mtt"].lasting(3)
+    protocol = PROTOCOLS["mtt"].changed(3)
     feed = work.feed(work.dataset.test)
     scores = [evaluate(one, work.build, feed, protocol, augment("dsa", flip=False), 5) for one in (wanted, found)]
     assert scores[0] == scores[1]

@@ -37,7 +37,7 @@ def matrix(cache):
     images, labels = INITIAL["real"](Request(work.dataset, work.transform, 1, generator(0, "test")))
     synset = SyntheticSet(images, labels, torch.tensor(0.01), work.transform, "digits", work.dataset.classes)
     entries = (ScoreRow("ten", "distilled", (synset,)), ScoreRow("whole", "whole", ()))
-    return Matrix(entries, ("MLP",), range(3, 5), PROTOCOLS["mtt"].lasting(real_epochs=3), data, "cpu")
+    return Matrix(entries, ("MLP",), range(3, 5), PROTOCOLS["mtt"].changed(real_epochs=3), data, "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def test_what_is_known_is_not_done_again_and_counts_at_the_rungs(ray2, matrix):
     """Of two seeds one network is known, perfect at the rung or hopeless: the other is stopped there, or goes on."""
     rungs = Rungs((2,), 2)
     rows = replace(matrix, networks=("MLP", "LeNet"), rows=matrix.rows[:1], rungs=rungs)
-    rows = replace(rows, protocol=matrix.protocol.lasting(30))
+    rows = replace(rows, protocol=matrix.protocol.changed(30))
     known = {Job(0, "MLP", 3): Outcome(0.125, 9.0, ((2, 1.0),)), Job(0, "MLP", 4): Outcome(0.25, 9.0, ((2, 0.0),))}
     kept, shown = [], []
     found = train_matrix(rows, TWO, shown.append, known, lambda job, outcome: kept.append((job, outcome)))
@@ -130,7 +130,7 @@ def test_what_is_known_is_not_done_again_and_counts_at_the_rungs(ray2, matrix):
 )
 def test_a_full_disk_ends_it_in_one_line_and_costs_nothing_that_was_kept(ray2, matrix, monkeypatch, seeds, room, poll):
     """Seen while trainings go on, or, where nobody looked in between, with the last results."""
-    rows = replace(matrix, rows=matrix.rows[:1], seeds=range(3, 3 + seeds), protocol=matrix.protocol.lasting(300))
+    rows = replace(matrix, rows=matrix.rows[:1], seeds=range(3, 3 + seeds), protocol=matrix.protocol.changed(300))
     kept, tried = {}, []
 
     def keep(job, outcome):

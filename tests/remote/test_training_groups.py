@@ -143,7 +143,7 @@ def test_a_killed_worker_costs_only_what_its_training_did_since_its_checkpoint(r
 
     monkeypatch.setattr(remote, "QueueActor", Counted)
     monkeypatch.setattr("raydd.remote.training_groups.CHECKPOINT_SECONDS", 0.3)
-    protocol = PROTOCOLS["mtt"].lasting(epochs)
+    protocol = PROTOCOLS["mtt"].changed(epochs)
     matrix = Matrix(
         (ScoreRow("ten", "distilled", (synset,)),),
         ("ConvNetW16",),

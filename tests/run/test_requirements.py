@@ -16,6 +16,7 @@ from raydd.config.placement import Where
 from raydd.config.schema import DataConfig, DistillConfig, ExpertConfig, ExpertsConfig
 from raydd.data.workspace import open_workspace
 from raydd.methods import complete
+from raydd.numerics.flat import FlatModel
 from raydd.run import requirements as needs
 from raydd.run.requirements import Need, check_room, free_memory, graph_bytes, kept_sets, of_distillation, of_experts
 from raydd.training.expert_worker import ExpertJob, ExpertTrainer, buffer_spec, prepare
@@ -58,7 +59,7 @@ def test_a_step_grows_in_a_line_with_its_batch(work):
     theta = needs.parameters_of(work)
     sizes = [needs.step_bytes(work, theta, count, True) for count in (10, 20, 30)]
     assert sizes[2] - sizes[1] == sizes[1] - sizes[0] > 0
-    inner, x = needs.classification(work), torch.zeros(20, 1, 8, 8, requires_grad=True)
+    inner, x = needs.classification(FlatModel(work.build)), torch.zeros(20, 1, 8, 8, requires_grad=True)
     measured = graph_bytes(lambda t: inner(t, x, torch.zeros(20, dtype=torch.long)), theta, True)
     assert sizes[1] == pytest.approx(measured, rel=0.02)
 
