@@ -6,7 +6,8 @@ takes under eight minutes on one GPU and needs neither Ray nor a download. MTT, 
 presets of CIFAR-10 at --ipc images per class: ConvNet-3 of width 128 and images 32 x 32 x 3. Images and experts are
 made up: no time depends on their content. Beside each stands the same loop as it is written plainly with PyTorch's own
 modules, in the same run; `ratio` is ours over theirs. `full` and `adjoint` are the ways back through the student's
-path. A way that does not fit the memory says so. Then five networks are trained on the set, one by one.
+path; `tf32`, `bfloat16` and `compiled` are `adjoint`, or the statistic's step, with that setting. A way that does not
+fit the memory says so. Then five networks are trained on the set, one by one.
 
 `--device cpu --smoke` tries everything with a small network in seconds.
 """
@@ -32,7 +33,7 @@ from raydd.config.parsing import build
 from raydd.config.presets import load_preset
 from raydd.config.schema import DistillConfig
 from raydd.data.synset import SyntheticSet
-from raydd.data.workspace import Workspace, open_workspace, resolve_device
+from raydd.data.workspace import Workspace, open_workspace, resolve_device, set_precision
 from raydd.distillation.loop import Distillation
 from raydd.distillation.setup import Setup
 from raydd.evaluation.protocols import find_protocol
@@ -46,6 +47,7 @@ from raydd.numerics.flat import FlatModel
 from raydd.numerics.rng import generator
 
 NAMES = ("mtt", "datm", "mct", "tgdd")
+COMPILED = ("mtt", "tgdd")  # the compiler takes a minute for each
 SMOKE = {"experts": {"network": "ConvNetW8"}, "statistic": {"batch_real": 8}}
 SHORT = {"student_steps": 2}
 CLASSES, EPOCHS_OF_TEST = 10, 100
@@ -211,19 +213,25 @@ def method_row(method: str, data: Path, args: argparse.Namespace, clock: Clock) 
     config, device = settings(method, data, args), resolve_device(args.device)
     work = open_workspace(config.data, config.experts.network, device)
     source = trajectories(config, FlatModel(work.build))
-    ways = ("full", "adjoint") if config.match == "trajectories" else ("",)
+    path = config.match == "trajectories"
+    ways: dict[str, dict[str, Any]] = {"full": {"backprop": "full"}, "adjoint": {}} if path else {"ours": {}}
+    ways |= {precision: {"precision": precision} for precision in ("tf32", "bfloat16")}
+    if method in COMPILED and not args.smoke:
+        ways["compiled"] = {"compile": True}
     row: dict[str, Any] = {"method": method, "ipc": config.ipc, "network": config.experts.network}
-    row |= {"student_steps": config.student_steps} if ways[0] else {"batch_real": config.statistic.batch_real}
-    run = None
-    for way in ways:
-        own = config.model_copy(update={"backprop": way}) if way else config
-        run = outer_steps(own, work, source)
-        row[way or "ours"] = fitting(lambda run=run: list(run.run(run.step + 1)), clock, args.repeats)
-    assert run is not None
-    plain = plain_path if config.match == "trajectories" else plain_classes
+    row |= {"student_steps": config.student_steps} if path else {"batch_real": config.statistic.batch_real}
+    run = outer_steps(config, work, source)
+    for way, changes in ways.items():
+        own = config.model_copy(update=changes)
+        set_precision(own.precision)
+        tried = outer_steps(own, work, source)
+        row[way] = fitting(lambda run=tried: list(run.run(run.step + 1)), clock, args.repeats)
+    set_precision("float32")
+    plain = plain_path if path else plain_classes
     row["plain"] = fitting(plain(config, work, run, source), clock, args.repeats)
     if "seconds" in row["plain"]:
-        row["ratio"] = {way or "ours": ratio(row[way or "ours"], row["plain"]) for way in ways}
+        row["ratio"] = {way: ratio(row[way], row["plain"]) for way in ways}
+    list(run.run(1))
     return row, run.result
 
 
@@ -241,12 +249,14 @@ def ratio(ours: dict[str, Any], plain: dict[str, Any]) -> float | None:
     return ours["seconds"] / plain["seconds"] if "seconds" in ours else None
 
 
-def evaluation_row(synset: SyntheticSet, data: Path, args: argparse.Namespace, clock: Clock) -> dict[str, Any]:
+def evaluation_row(
+    synset: SyntheticSet, data: Path, args: argparse.Namespace, clock: Clock, compile: bool
+) -> dict[str, Any]:
     """Seconds to train and test networks on a set, one by one."""
     config, device = settings("mtt", data, args), resolve_device(args.device)
     work = open_workspace(config.data, config.experts.network, device, synset.transform)
     epochs = 2 if args.smoke else EPOCHS_OF_TEST
-    protocol = find_protocol("mtt").model_copy(update={"epochs": epochs})
+    protocol = find_protocol("mtt").model_copy(update={"epochs": epochs, "compile": compile})
     test, seeds = work.feed(work.dataset.test), iter(range(10**6))
     found = clock.measure(
         lambda: evaluate(synset, work.build, test, protocol, augment("dsa", flip=True), next(seeds)), args.networks
@@ -278,7 +288,8 @@ def main() -> None:
             synset = made if name == "mtt" else synset
             print(json.dumps(row), file=sys.stderr, flush=True)
         assert synset is not None
-        tested = evaluation_row(synset, data, args, clock)
+        ways = (False,) if args.smoke else (False, True)
+        tested = {("compiled" if way else "plain"): evaluation_row(synset, data, args, clock, way) for way in ways}
     document = {
         "command": " ".join(["python benchmarks/gpu.py", *sys.argv[1:]]),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "CPU",

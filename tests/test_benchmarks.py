@@ -185,4 +185,4 @@ def test_the_benchmark_of_a_gpu_runs_without_one(monkeypatch, tmp_path, capsys):
     ]
     assert all(way["seconds"] > 0 for way in ways if way is not None)
     assert all(value > 0 for row in found["methods"] for value in row["ratio"].values())
-    assert found["evaluation"]["seconds"] > 0
+    assert found["evaluation"]["plain"]["seconds"] > 0

@@ -18,7 +18,7 @@ from raydd.io.console import Screen
 from raydd.models.zoo import build, find
 from raydd.numerics.augment import Augment, augment
 from raydd.numerics.flat import seeded
-from raydd.numerics.rng import generator
+from raydd.numerics.rng import generator, moved
 
 Job = TypeVar("Job", DistillConfig, ExpertsConfig)
 
@@ -41,8 +41,8 @@ class Feed:
 
     def __call__(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return preprocessed images (B, C, H, W), float32, and classes (B,) of CPU rows (B,)."""
-        stored = self.split.take(rows) if self._bytes is None else self._bytes[rows.to(self._device)]
-        return self._transform(stored), self.targets[rows.to(self._device)]
+        stored = self.split.take(rows) if self._bytes is None else self._bytes[moved(rows, self._device)]
+        return self._transform(stored), self.targets[moved(rows, self._device)]
 
     def shuffled(self, batch_size: int, rng: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield one epoch in random order; the last batch may be smaller."""

@@ -18,6 +18,7 @@ from raydd.distillation.trajectory_matching import label_by_experts
 from raydd.numerics.augment import Augment, augment
 from raydd.numerics.flat import FlatModel
 from raydd.numerics.losses import cross_entropy
+from raydd.numerics.rng import moved
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Inversion:
         seen = synset.decoded()
         images, targets = seen.images, seen.targets
         if self.batch_size is not None and self.batch_size < len(images):
-            rows = torch.randperm(len(images), generator=rng)[: self.batch_size].to(images.device)
+            rows = moved(torch.randperm(len(images), generator=rng)[: self.batch_size], images.device)
             images, targets = images[rows], targets[rows]
         theta = self.source.snapshot(expert, self.source.epochs).to(images)
         view = self.augment.draw(images.shape, rng)

@@ -14,7 +14,7 @@ from raydd.data.synset import SyntheticSet
 from raydd.numerics.augment import Augment
 from raydd.numerics.flat import FlatModel
 from raydd.numerics.losses import cross_entropy
-from raydd.numerics.rng import derived
+from raydd.numerics.rng import derived, moved
 
 State = TypeVar("State")
 
@@ -124,7 +124,7 @@ class Trained:
             images, targets = decoded.images.detach(), decoded.targets.detach()
         for _ in range(self.epochs):
             for rows in torch.randperm(len(images), generator=rng).split(self.batch_size):
-                chosen = rows.to(images.device)
+                chosen = moved(rows, images.device)
                 view = self.augment.draw(images[chosen].shape, rng)
                 theta = sgd_step(self.model, theta, view(images[chosen]), targets[chosen], self.lr)
         return theta

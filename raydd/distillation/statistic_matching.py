@@ -21,7 +21,7 @@ from raydd.distillation.real_images import Real, RealImages, Representatives
 from raydd.distillation.setup import Recipe, Setup, initial, leaves
 from raydd.numerics.augment import Augment, augment
 from raydd.numerics.flat import FlatModel, classification_loss
-from raydd.numerics.rng import derived
+from raydd.numerics.rng import derived, moved
 from raydd.numerics.statistics import Characteristic, Distance, cosine, covariances, gaussian, means, squared
 
 
@@ -161,7 +161,7 @@ class StatisticMatching:
         images, targets = own.images, own.targets
         if self.batch_synthetic is None or len(images) <= self.batch_synthetic:
             return images, targets
-        chosen = torch.randperm(len(images), generator=rng)[: self.batch_synthetic].to(images.device)
+        chosen = moved(torch.randperm(len(images), generator=rng)[: self.batch_synthetic], images.device)
         return images[chosen], targets[chosen]
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from raydd.numerics.augment import Augment
+from raydd.numerics.rng import moved
 from raydd.numerics.unroll import Batch
 
 
@@ -32,7 +33,7 @@ def student_batches(
         else:
             if not len(rows):
                 rows = torch.randperm(count, generator=rng)
-            chosen, rows = rows[:size].to(images.device), rows[size:]
+            chosen, rows = moved(rows[:size], images.device), rows[size:]
             x, y = images[chosen], labels[chosen]
         batches.append(Batch(x, y, augment.draw(x.shape, rng)))
     return batches

@@ -21,7 +21,7 @@ from raydd.numerics.compiled import check_compiler
 from raydd.numerics.cutmix import cutmix
 from raydd.numerics.flat import seeded
 from raydd.numerics.losses import cross_entropy
-from raydd.numerics.rng import generator
+from raydd.numerics.rng import generator, moved
 from raydd.numerics.sgd import Sgd
 from raydd.training.compiled_step import CompiledStep, Step
 from raydd.training.expert import measure_accuracy
@@ -64,7 +64,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - what a training depends on, and two wa
 
     def epoch(rng: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         for rows in torch.randperm(len(images), generator=rng).split(protocol.batch_size):
-            rows = rows.to(images.device)
+            rows = moved(rows, images.device)
             yield images[rows], targets[rows]
 
     lr = float(synset.lr) if protocol.lr is None else protocol.lr

@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from raydd.numerics.rng import moved
+
 View = Callable[[Tensor], Tensor]
 """A drawn, replayable augmentation: images (B, C, H, W) -> images (B, C, H, W)."""
 
@@ -163,7 +165,7 @@ class DrawnView:
         if self.batch not in (None, len(x)):
             raise ValueError(f"a view of {self.batch} images was applied to {len(x)}: draw one of that size or siamese")
         for name, uniforms in self.steps:
-            x = OPERATIONS[name].apply(x, uniforms.to(x.device))
+            x = OPERATIONS[name].apply(x, moved(uniforms, x.device))
         return x
 
 

@@ -8,6 +8,8 @@ import math
 import torch
 from torch import Tensor
 
+from raydd.numerics.rng import moved
+
 
 def cutmix(x: Tensor, y: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor, float]:
     """Return images with a box of their partner, the partners' labels, and the share of pixels that are an image's own.
@@ -30,7 +32,7 @@ def cutmix(x: Tensor, y: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor, 
     """
     height, width = x.shape[2:]
     share = float(torch.rand((), generator=rng))
-    order = torch.randperm(len(x), generator=rng).to(x.device)
+    order = moved(torch.randperm(len(x), generator=rng), x.device)
     top, bottom = _interval(height, share, rng)
     left, right = _interval(width, share, rng)
     mixed = x.clone()

@@ -3,6 +3,7 @@
 import hashlib
 
 import torch
+from torch import Tensor
 
 
 def generator(seed: int, *path: str | int) -> torch.Generator:
@@ -32,3 +33,14 @@ def derived(rng: torch.Generator, *path: str | int) -> torch.Generator:
     True
     """
     return generator(rng.initial_seed(), *path)
+
+
+def moved(draws: Tensor, device: torch.device) -> Tensor:
+    """Return draws on a device; a GPU gets them without the CPU waiting for what it does.
+
+    >>> moved(torch.ones(2), torch.device("cpu"))
+    tensor([1., 1.])
+    """
+    if device.type != "cuda":
+        return draws.to(device)
+    return draws.pin_memory().to(device, non_blocking=True)
