@@ -175,23 +175,30 @@ class KernelConfig(Config):
     """The kernel of a ridge regression from the synthetic set to real images, where ``match`` is kernel.
 
     Attributes:
-        of: What it compares: features of networks that are trained on the synthetic set, or pixels by the tangent
-            kernel of a fully connected ReLU network of infinite width.
-        depth: Hidden layers of that network.
+        of: What it compares: features of networks that are trained on the synthetic set, pixels by the tangent kernel
+            of a fully connected ReLU network of infinite width, or such networks themselves, linearised (rcig).
+        depth: Hidden layers of the network of infinite width.
         batch_real: Real images a step, of all classes.
-        regularisation: Of the regression, as a part of the mean of the kernel's diagonal.
+        regularisation: Of the regression, as a part of the mean of the kernel's diagonal; where ``of`` is linearised,
+            for each synthetic image.
         pool: How many networks there are; each has three times its parameters in every checkpoint.
-        renew: Uses after which a fresh network takes the place of one.
-        lr: Learning rate of the networks, which take a step of Adam after each use.
+        renew: Steps after which a fresh network takes the place of one.
+        lr: Learning rate of the networks, which take steps of Adam after each use.
+        pool_steps: The most steps after a use, whose number is drawn uniformly from 1.
+        solver_steps: Steps of conjugate gradients of each of two linear systems, where ``of`` is linearised.
+        mirror: Show the synthetic images and their mirror images, where ``of`` is linearised and data.flip allows it.
     """
 
-    of: Literal["features", "tangent"] = "features"
+    of: Literal["features", "tangent", "linearised"] = "features"
     depth: Count = 3
     batch_real: Count = 256
     regularisation: Positive = 1e-6
     pool: Count = 10
     renew: Count = 100
     lr: Positive = 3e-4
+    pool_steps: Count = 1
+    solver_steps: Count = 20
+    mirror: bool = True
 
 
 class StepSizes(Config):

@@ -51,7 +51,7 @@ TABLES = {
         "method",
         "raydd.methods:METHODS",
         "mtt ftd tesla datm dpd ast mct dc dsa dm tgdd dance idm m3d datadam dsdm ncfm idc bptt ratbptt atbptt "
-        f"frepo kip cafe rded sre2l dream {_CORESETS}",
+        f"frepo kip rcig cafe rded sre2l dream {_CORESETS}",
     ),
     "dataset": Table(
         "data set",

@@ -96,7 +96,7 @@ METHOD_RULES = (
         "unrolled.radius = {unrolled.radius} leaves nothing of a window of {unrolled.window}; use less",
     ),
     Rule(
-        lambda c: c.compile and (c.statistic.of == "batch_norm" or (c.match == "kernel" and c.kernel.of != "features")),
+        lambda c: c.compile and (c.statistic.of == "batch_norm" or (c.match == "kernel" and c.kernel.of == "tangent")),
         "compile = true: method {method} has no steps of networks that could be compiled; drop it",
     ),
     Rule(lambda c: c.waypoints and not c.convexify, f"waypoints {_CONVEXIFIED}"),

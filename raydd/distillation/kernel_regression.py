@@ -9,72 +9,16 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from raydd.data.synset import SyntheticSet
+from raydd.distillation.implicit_gradient import ImplicitGradient
+from raydd.distillation.network_pool import Pool, centred
+from raydd.distillation.objective import Objective
 from raydd.distillation.real_images import RealImages
 from raydd.distillation.setup import Recipe, Setup, initial, leaves
-from raydd.numerics.adam import Moments, adam_step, begin
 from raydd.numerics.augment import Augment, augment
 from raydd.numerics.flat import FlatModel
 from raydd.numerics.kernels import linear, ridge, tangent
-
-
-def centred(labels: Tensor, classes: int) -> Tensor:
-    """Return labels (n,) or (n, K) as regression targets (n, K): probabilities less 1 / K, in float32."""
-    probabilities = one_hot(labels, classes) if labels.ndim == 1 else labels
-    return probabilities.float() - 1 / classes
-
-
-@dataclass(frozen=True)
-class Pool:
-    """Networks of many ages, trained on the synthetic set, one of which gives the features of an outer step.
-
-    After an outer step the network that was used takes a step of Adam on the mean squared error of its logits from the
-    centred labels of the set, and a fresh one takes its place after ``renew`` uses.
-
-    Attributes:
-        model: The network.
-        size: How many there are; each has three times its parameters in every checkpoint.
-        renew: Uses after which one is exchanged.
-        lr: Learning rate of its step.
-
-    Reference:
-        Zhou et al., arXiv 2206.00719 (FRePo), its model pool.
-    """
-
-    model: FlatModel
-    size: int
-    renew: int
-    lr: float
-
-    def init(self, rng: torch.Generator) -> dict[str, Any]:
-        """Return fresh networks."""
-        return {str(name): self._fresh(rng) for name in range(self.size)}
-
-    def draw(self, networks: dict[str, Any], rng: torch.Generator) -> str:
-        """Return the name of one of the networks, uniform."""
-        return str(int(torch.randint(self.size, (), generator=rng)))
-
-    def use(self, network: dict[str, Any], images: Tensor, targets: Tensor, rng: torch.Generator) -> dict[str, Any]:
-        """Return a network after its use: trained on images (N, C, H, W) with targets (N, K), or a fresh one."""
-        if network["steps"] + 1 >= self.renew:
-            return self._fresh(rng)
-        theta, first, second = (network[name].to(images) for name in ("theta", "first", "second"))
-        at = Moments(theta, first, second, network["steps"])
-        theta = at.theta.detach().requires_grad_()
-        with torch.enable_grad():
-            loss = self.model.run(_regression, theta, images, targets, scalar=True)
-            (gradient,) = torch.autograd.grad(loss, theta)
-        after = adam_step(at, gradient, torch.tensor(self.lr).to(images))
-        return {name: value.detach() if isinstance(value, Tensor) else value for name, value in after._asdict().items()}
-
-    def _fresh(self, rng: torch.Generator) -> dict[str, Any]:
-        return begin(self.model.init(rng))._asdict()
-
-
-def _regression(model: FlatModel, theta: Tensor, images: Tensor, targets: Tensor) -> Tensor:
-    return (model(theta, images) - targets).square().sum(1).mean() / 2
 
 
 @dataclass(frozen=True)
@@ -143,11 +87,16 @@ class KernelRegression:
 
 
 def match_kernel(setup: Setup) -> Recipe:
-    """Return the recipe of kernel regression."""
-    config, work = setup.config, setup.work
-    chosen, start, model = config.kernel, initial(setup), setup.model()
-    pool = Pool(model, chosen.pool, chosen.renew, chosen.lr) if chosen.of == "features" else None
-    objective = KernelRegression(
+    """Return the recipe of kernel regression, or of implicit gradients where ``kernel.of`` is linearised."""
+    config, start = setup.config, initial(setup)
+    objective = _implicit(setup) if config.kernel.of == "linearised" else _regression(setup)
+    return Recipe(objective, start, leaves(config, start.transform), config.gate, config.ema)
+
+
+def _regression(setup: Setup) -> Objective[Any]:
+    work, chosen = setup.work, setup.config.kernel
+    pool = _pool(setup) if chosen.of == "features" else None
+    return KernelRegression(
         real=RealImages(work.feed(work.dataset.train)).mixed,
         batch_real=chosen.batch_real,
         classes=len(work.dataset.classes),
@@ -156,4 +105,21 @@ def match_kernel(setup: Setup) -> Recipe:
         pool=pool,
         depth=chosen.depth,
     )
-    return Recipe(objective, start, leaves(config, start.transform), config.gate, config.ema)
+
+
+def _implicit(setup: Setup) -> Objective[Any]:
+    work, chosen = setup.work, setup.config.kernel
+    return ImplicitGradient(
+        real=RealImages(work.feed(work.dataset.train)).mixed,
+        batch_real=chosen.batch_real,
+        classes=len(work.dataset.classes),
+        regularisation=chosen.regularisation,
+        pool=_pool(setup),
+        steps=chosen.solver_steps,
+        mirror=chosen.mirror and work.dataset.flip,
+    )
+
+
+def _pool(setup: Setup) -> Pool:
+    chosen = setup.config.kernel
+    return Pool(setup.model(), chosen.pool, chosen.renew, chosen.lr, chosen.pool_steps)

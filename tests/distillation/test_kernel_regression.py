@@ -8,7 +8,8 @@ from torch import nn
 
 from raydd.data.preprocessing import Transform
 from raydd.data.synset import SyntheticSet
-from raydd.distillation.kernel_regression import KernelRegression, Pool, centred
+from raydd.distillation.kernel_regression import KernelRegression
+from raydd.distillation.network_pool import Pool, centred
 from raydd.models.zoo import build
 from raydd.numerics.augment import augment
 from raydd.numerics.flat import FlatModel, split
