@@ -39,7 +39,7 @@ from raydd.run.resolve import needs_experts
 OWN = {name: complete(DistillConfig(method=name)) for name in METHODS}
 FIELD = (
     *("cafe", "datadam", "dsdm", "ncfm", "idc", "dream", "sre2l", "bptt", "ratbptt", "atbptt", "frepo", "kip"),
-    *("glister", "rded"),
+    *("rcig", "glister", "rded"),
 )
 """What the five papers compare with, and later methods."""
 TABLES = {

@@ -32,7 +32,7 @@ FAMILIES = {
     "trajectories": {"student_steps": 4, "span": 1, "memory": 1e9},
     "statistics": {"statistic": {"batch_real": 8, "refresh": 3, "epochs": 2, "batch_size": 32, "queue_steps": 2}},
     "loss": {"student_steps": 4, "memory": 1e9, "unrolled": {"batch_real": 16, "window": 3, "radius": 0}},
-    "kernel": {"kernel": {"batch_real": 16, "pool": 2, "renew": 4}},
+    "kernel": {"kernel": {"batch_real": 16, "pool": 2, "renew": 4, "pool_steps": 1, "solver_steps": 2}},
 }
 
 

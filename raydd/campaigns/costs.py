@@ -12,6 +12,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from raydd.campaigns.graph import Graph, Scoring
+from raydd.config.components import KernelConfig
 from raydd.config.schema import DistillConfig, ExpertsConfig
 from raydd.data.datasets import DATASETS
 from raydd.data.named_sets import SUBSETS
@@ -84,12 +85,21 @@ def distillation_operations(config: DistillConfig) -> float:
         training = batch * (config.student_steps * GRADIENT + through * SECOND)
         return config.steps * one * (training + config.unrolled.batch_real * GRADIENT)
     if config.match == "kernel":
-        return config.steps * one * (config.kernel.batch_real + 2 * images * GRADIENT)
+        return config.steps * one * _regression(config.kernel, images)
     statistic = config.statistic
     synthetic = classes * min(statistic.batch_synthetic or images, images / classes)
     real, learned = (GRADIENT, SECOND) if statistic.of == "gradient" else (1, GRADIENT)
     step = classes * statistic.batch_real * real + synthetic * learned
     return config.steps * one * (step + statistic.epochs * images * GRADIENT)
+
+
+def _regression(kernel: KernelConfig, images: int) -> float:
+    """Return the forward passes of a step of the kernel family, counted in images."""
+    if kernel.of != "linearised":
+        return kernel.batch_real + 2 * images * GRADIENT
+    products, slopes = 2 * kernel.solver_steps * (GRADIENT + 1), 4 * SECOND
+    training = kernel.pool_steps / 2 * GRADIENT
+    return kernel.batch_real * SECOND + images * (1 + kernel.mirror) * (products + slopes + training)
 
 
 def score_operations(scoring: Scoring, graph: Graph) -> float:

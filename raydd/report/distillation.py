@@ -23,7 +23,7 @@ STEEP = 50  # the ratio of the largest to the least loss from which a logarithmi
 LOSSES = {
     "statistics": "distance of the statistics of real and synthetic images",
     "loss": "cross-entropy of trained students on real images",
-    "kernel": "squared error of a regression to real labels",
+    "kernel": "error of a regression to real labels",
 }
 
 

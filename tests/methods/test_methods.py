@@ -678,6 +678,20 @@ def test_the_methods_own_values_are_their_papers():
             "kernel.of": "tangent",
             "kernel.batch_real": 5000,
         },
+        "rcig": {
+            "steps": 10000,
+            "checkpoint_every": 100,
+            "ema": 0.99,
+            "lr.images": 0.003,
+            "lr.lr": 0.0,
+            "lr.optimizer": "adam",
+            "kernel.of": "linearised",
+            "kernel.batch_real": 1024,
+            "kernel.regularisation": 5e-4,
+            "kernel.pool": 30,
+            "kernel.lr": 5e-5,
+            "kernel.pool_steps": 15,
+        },
         "sre2l": {
             "initial": "noise",
             "steps": 4000,
@@ -719,7 +733,7 @@ def test_the_methods_own_values_are_their_papers():
     }
     assert matched["statistics"] == statistics
     assert matched["loss"] == {"bptt", "ratbptt", "atbptt"}
-    assert matched["kernel"] == {"frepo", "kip"}
+    assert matched["kernel"] == {"frepo", "kip", "rcig"}
     assert matched["nothing"] == {"random", "kmeans", "herding", "kcenter", "forgetting", "glister", "rded"}
     # What the papers say and these methods share with what is general: DM's features and siamese augmentation.
     dm = toy("dm", {"statistic": {"refresh": 1, "epochs": 0}}).statistic
