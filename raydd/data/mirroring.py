@@ -24,10 +24,11 @@ def mirrors(data: DataConfig) -> bool:
 
 
 def distillation_mirrors(config: DistillConfig) -> bool:
-    """Return whether a distillation mirrors images: of students, of scores, or of compared statistics."""
+    """Return whether a distillation mirrors images: of students, of scores, of compared statistics, or of its set."""
     chosen = config.statistic
     compared = config.match == "statistics" and chosen.augment != "none" and "flip" in chosen.strategy.split("_")
-    return mirrors(config.data) or (compared and flips(config.data))
+    solved = config.match == "kernel" and config.kernel.of == "linearised" and config.kernel.mirror
+    return mirrors(config.data) or ((compared or solved) and flips(config.data))
 
 
 def mirroring_note(name: str) -> str:

@@ -95,8 +95,8 @@ def of_distillation(config: DistillConfig, work: Workspace, theta: Tensor, check
         graph = max(graph, step_bytes(work, theta, config.unrolled.batch_real, False))
     elif config.match == "kernel":
         twice = config.kernel.of == "linearised"
-        shown = decoded * (2 if twice and config.kernel.mirror and data.flip else 1)
-        graph = step_bytes(work, theta, shown, twice) + step_bytes(work, theta, config.kernel.batch_real, twice)
+        images_seen = decoded * (2 if twice and config.kernel.mirror and data.flip else 1)
+        graph = step_bytes(work, theta, images_seen, twice) + step_bytes(work, theta, config.kernel.batch_real, twice)
         path = 3 * FLOAT * theta.numel() * config.kernel.pool
     elif config.match == "statistics":
         each = decoded // len(data.classes)
