@@ -8,10 +8,15 @@ import torch
 from torch import nn
 from torch.func import functional_call, jacrev
 
+from raydd.config.parsing import build as assemble
+from raydd.config.schema import DistillConfig
 from raydd.data.preprocessing import Transform
 from raydd.data.synset import SyntheticSet
+from raydd.data.workspace import open_workspace
 from raydd.distillation.implicit_gradient import ImplicitGradient, shortened
 from raydd.distillation.network_pool import Pool
+from raydd.distillation.setup import Setup
+from raydd.methods import METHODS, complete
 from raydd.models.zoo import build
 from raydd.numerics.flat import FlatModel, split
 from raydd.numerics.rng import generator
@@ -144,3 +149,21 @@ def test_a_network_takes_several_steps_after_its_use_until_it_is_renewed():
         _, state = objective.loss(synset(), state, step, generator(2, step))
         seen |= {network["steps"] for network in state["pool"].values()}
     assert seen == {0, 1, 2, 3, 4}
+
+
+@pytest.mark.parametrize(("layer", "mirror"), [({}, False), ({"data": {"flip": True}}, True)])
+def test_it_is_composed_as_configured(layer, mirror):
+    """Digits must not be mirrored."""
+    own = {"method": "rcig", "experts": {"network": "ConvNetW8"}, "kernel": {"pool": 2, "solver_steps": 3}}
+    config = complete(assemble(DistillConfig, own, layer))
+    work = open_workspace(config.data, config.experts.network, torch.device("cpu"))
+    objective = METHODS["rcig"](Setup(config, work, None)).objective
+    assert (objective.mirror, objective.steps, objective.clip) == (mirror, 3, True)
+    assert (objective.regularisation, objective.batch_real) == (5e-4, 1024)
+    assert (objective.pool.size, objective.pool.steps, objective.pool.renew, objective.pool.lr) == (2, 15, 100, 5e-5)
+
+
+def test_a_network_without_a_last_linear_layer_is_refused():
+    objective = replace(EXACT, classes=CLASSES + 1)
+    with pytest.raises(ValueError, match="has no linear layer from its 48 features to 4 classes"):
+        objective.loss(synset(), objective.init(generator(1)), 0, generator(2))
