@@ -39,10 +39,10 @@ def worker_name(group: str, rank: int) -> str:
     return f"{group} {rank}"
 
 
-def work(config: dict[str, Work]) -> None:
-    """Run jobs of the queue in one worker of the group, until none is left."""
+def work(config: dict[str, Any]) -> None:
+    """Run jobs of the queue in one worker of the group, until none is left; ``work`` refers to a stored `Work`."""
     torch.set_num_threads(1)
-    task = config["work"]
+    task: Work = ray.get(config["work"])
     worker = worker_name(task.group, ray.train.get_context().get_world_rank())
     ray.get(task.queue.join.remote(worker, ray.get_runtime_context().current_actor))
     try:

@@ -61,7 +61,8 @@ class _Group:
             storage_path=folder,
             failure_config=ray.train.FailureConfig(max_failures=0, controller_failure_limit=0),
         )
-        return DataParallelTrainer(work, train_loop_config={"work": self._task}, scaling_config=scaling, run_config=run)
+        task = ray.put(self._task)  # what the controller is given it loads, and it needs no PyTorch
+        return DataParallelTrainer(work, train_loop_config={"work": task}, scaling_config=scaling, run_config=run)
 
     def losses(self) -> dict[str, tuple[Loss, str]]:
         """Return the lost workers of a group that has ended, each with what was lost and the reason."""
