@@ -40,6 +40,7 @@ def quickstart(
     config = configure(DistillConfig, load_preset("digits", "mtt", 1), small, values)
     where = where._replace(num_workers=2)
     from raydd.api.distill import distill as distill_set
+    from raydd.api.early_trainings import early_trainings
     from raydd.api.evaluate import evaluate, save_scores
     from raydd.api.experts import train_experts
     from raydd.data.workspace import resolve_device
@@ -54,8 +55,9 @@ def quickstart(
         check_names(config)
         check_run(config, resolve_device(where.device))
         from raydd.remote.session import session  # no sooner: what is wrong is refused before Ray is loaded
-        from raydd.remote.train_matrix import early_workers
+        from raydd.remote.train_matrix import Early, early_workers
 
+        evaluation = EvaluateConfig(epochs=300)
         experts = ExpertsConfig(data=config.data, experts=config.experts, seed=config.seed)
         with ExitStack() as stack:
             ended = (folder / "scores.json").exists()  # then there is nothing to train, and Ray is not needed
@@ -63,9 +65,11 @@ def quickstart(
                 stack.enter_context(session(None, screen.note))  # one Ray for all of it
             buffer = train_experts(experts, folder / "buffer", where=where, screen=screen)
             if not ended:
-                stack.enter_context(early_workers(where))
+                early = Early(*early_trainings(config, folder, buffer, evaluation))
+                screen.note(f"training {len(early.jobs)} networks on real images beside the distillation")
+                stack.enter_context(early_workers(where, early))
             synset = distill_set(config, out, buffer=buffer, resume=True, where=where, screen=screen)
-            scores = evaluate([synset], EvaluateConfig(epochs=300), where=where, screen=screen)
+            scores = evaluate([synset], evaluation, where=where, screen=screen)
         save_scores(scores, folder / "scores.json")
         with screen.doing("writing the report"):
             write_report([folder], folder / "report.html", [out])
