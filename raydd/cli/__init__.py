@@ -1,5 +1,6 @@
 """The command line: it turns words into one call of `raydd.api`, and errors into one line and an exit code."""
 
+import gc
 import json
 import os
 import signal
@@ -56,7 +57,9 @@ def _all_commands(
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; exit with 0, 1 (failed), 2 (bad usage or input), 130 (interrupted) or 143 (SIGTERM)."""
     signal.signal(signal.SIGTERM, terminate)
-    sys.exit(run(arguments))
+    code = run(arguments)
+    gc.freeze()  # the interpreter would end with a search for garbage, which takes a second once torch is loaded
+    sys.exit(code)
 
 
 def run(arguments: list[str] | None = None) -> int:
