@@ -58,7 +58,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line; exit with 0, 1 (failed), 2 (bad usage or input), 130 (interrupted) or 143 (SIGTERM)."""
     signal.signal(signal.SIGTERM, terminate)
     code = run(arguments)
-    gc.freeze()  # the interpreter would end with a search for garbage, which takes a second once torch is loaded
+    if "triton" not in sys.modules:  # which the compiler loads, and which then tells of what is not collected
+        gc.freeze()  # the interpreter would end with a search for garbage, which takes a second once torch is loaded
     sys.exit(code)
 
 
