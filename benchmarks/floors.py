@@ -240,15 +240,27 @@ def measured(row: Row, repeats: int) -> dict[str, Any]:
             times[name].append((time.process_time() - begin) / row.steps)
     times = {name: found[1:] for name, found in times.items()}
     ratios = {name: [a / b for a, b in zip(found, times["floor"], strict=True)] for name, found in times.items()}
-    print(row.name, row.network, {name: round(mean(found), 3) for name, found in ratios.items()}, file=sys.stderr)
-    return {
+    result = {
         "name": row.name,
         "network": row.network,
         "steps": row.steps,
         "seconds": {name: spread(found) for name, found in times.items()},
         "over_floor": {name: spread(found) for name, found in ratios.items() if name != "floor"},
+        "over_own_floor": spread([a / b for a, b in zip(ratios["ours"], ratios["own floor"], strict=True)]),
         "accepted": mean(ratios["ours"]) <= MOST,
     }
+    print(line(result), file=sys.stderr, flush=True)
+    return result
+
+
+def line(row: dict[str, Any]) -> str:
+    """A row of the table in docs/results.md."""
+    seconds, ratios = row["seconds"], row["over_floor"]
+    columns = [row["name"], row["network"]]
+    columns += [f"{1000 * seconds[name]['mean']:.0f} ms" for name in ("ours", "floor")]
+    columns += [f"{ratio['mean']:.2f} ± {ratio['std']:.2f}" for ratio in (ratios["ours"], row["over_own_floor"])]
+    columns += [f"{100 * ratios[name]['mean']:.1f} %" if name in ratios else "" for name in ("augmentation", "images")]
+    return f"| {' | '.join(columns)} |"
 
 
 def machine() -> str:
