@@ -39,7 +39,8 @@ from raydd.numerics.rng import generator
 
 SNAPSHOTS, PARAMETERS = 51, 320_010
 SECONDS_AFTER = 3.0  # a file that has just been written is not remembered
-MOST_SECONDS = 1.0  # for 10,000 results
+MOST_SECONDS = 1.0  # of the CPU, for 10,000 results
+PARTS = ("cached_results", "buffer")
 
 
 def timed(action: Callable[[], object]) -> dict[str, float]:
@@ -101,7 +102,8 @@ def results(folder: Path, count: int) -> dict[str, Any]:
     times = [timed(find) for _ in range(5)]
     if set(found) != {len(matrix.jobs())}:
         raise RuntimeError(f"only {min(found)} of {len(matrix.jobs())} results were found")
-    return {"results": found[0], "repeats": len(times), "slowest": max(times, key=lambda row: row["wall"])}
+    slowest = max(times, key=lambda row: row["cpu"])
+    return {"results": found[0], "repeats": len(times), "slowest": slowest, "accepted": slowest["cpu"] <= MOST_SECONDS}
 
 
 def main() -> None:
@@ -109,23 +111,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gigabytes", type=float, default=6.5)
     parser.add_argument("--results", type=int, default=10_000)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="with --write, the others stay")
     parser.add_argument("--write", action="store_true", help="record the result in benchmarks/caches.json")
     args = parser.parse_args()
+    file = Path(__file__).with_suffix(".json")
+    before = json.loads(file.read_text()) if file.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
         os.environ["RAYDD_CACHE"] = str(Path(folder) / "cache")
-        found = results(Path(folder) / "results", args.results)
+        measure = {
+            "cached_results": lambda: results(Path(folder) / "results", args.results),
+            "buffer": lambda: buffer(Path(folder) / "buffer", args.gigabytes),
+        }
         document: dict[str, Any] = {
             "command": " ".join(["python benchmarks/caches.py", *sys.argv[1:]]),
             "machine": f"{os.cpu_count()} cores, CPU",
             "commit": commit(),
             "versions": {"python": platform.python_version(), "torch": torch.__version__},
-            "cached_results": found | {"accepted": found["slowest"]["wall"] <= MOST_SECONDS},
-            "buffer": buffer(Path(folder) / "buffer", args.gigabytes),
+            **{part: measure[part]() if part in args.parts else before[part] for part in PARTS},
         }
     text = json.dumps(document, indent=1) + "\n"
     print(text, end="")
     if args.write:
-        write_atomic(Path(__file__).with_suffix(".json"), text.encode())
+        write_atomic(file, text.encode())
 
 
 if __name__ == "__main__":

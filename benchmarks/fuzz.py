@@ -596,7 +596,7 @@ def read_result(folder: Path) -> str:
     from raydd.io.document import digest
 
     cache = ResultCache(folder / "scores", "abc")
-    path = cache._path(digest({"a": [1, 2]})[:32])
+    path = Path(cache._path(digest({"a": [1, 2]})[:32]))
     path.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(OSError):
         path.rmdir()

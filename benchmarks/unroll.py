@@ -57,11 +57,13 @@ class Task:
         self.seed, self.network = seed, network
         self.model = FlatModel(self.build)
         self.module = self.build()
-        for name, part in list(self.module.named_modules()):
-            if isinstance(part, GroupNorm):  # PyTorch's own for what is compared with
-                parent, _, last = name.rpartition(".")
+        for name, part in list(self.module.named_modules()):  # PyTorch's own for what is compared with
+            parent, _, last = name.rpartition(".")
+            if isinstance(part, GroupNorm):
                 own = nn.GroupNorm(part.num_groups, part.num_channels)
                 setattr(self.module.get_submodule(parent), last, own)
+            elif isinstance(part, nn.AvgPool2d):
+                setattr(self.module.get_submodule(parent), last, nn.AvgPool2d(part.kernel_size))
         self.theta = self.model.init(generator(seed, "theta"))
         self.target = self.model.init(generator(seed, "target"))
         self.images = torch.randn(batch, 3, 32, 32, generator=generator(seed, "images")).requires_grad_()

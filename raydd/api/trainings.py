@@ -33,11 +33,16 @@ def run_matrix(
     if matrix.data.augment != "none" and dataset.flip:
         screen.once(mirroring.mirroring_note(matrix.data.dataset))
     print_note(dataset, screen)
+    fewer, row_in_fewer = distinct_rows(matrix, dataset)
+    results = _run(fewer, dataset, fresh, where, screen)
+    return {job: results[job._replace(row=row_in_fewer[job.row])] for job in matrix.jobs()}
+
+
+def distinct_rows(matrix: Matrix, dataset: Dataset) -> tuple[Matrix, list[int]]:
+    """Return a matrix of the rows that have trainings of their own, and for every row the one there with the same."""
     same = first_equal_rows(matrix, dataset)
     distinct = sorted(set(same))
-    fewer = replace(matrix, rows=tuple(matrix.rows[row] for row in distinct))
-    results = _run(fewer, dataset, fresh, where, screen)
-    return {job: results[job._replace(row=distinct.index(same[job.row]))] for job in matrix.jobs()}
+    return replace(matrix, rows=tuple(matrix.rows[row] for row in distinct)), [distinct.index(row) for row in same]
 
 
 def first_equal_rows(matrix: Matrix, dataset: Dataset) -> list[int]:

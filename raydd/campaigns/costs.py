@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from raydd.campaigns.graph import Graph, Scoring
 from raydd.config.components import KernelConfig
@@ -122,6 +121,8 @@ def network(name: str, dataset: str) -> Network:
     with torch.device("meta"):
         model = build(name, channels=row.channels, size=row.size, classes=row.classes).eval()
         image = torch.empty(1, row.channels, row.size, row.size)
+    from torch.utils.flop_counter import FlopCounterMode  # loads the compiler of GPU kernels
+
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
         model(image)

@@ -1,9 +1,12 @@
 """The command line: it turns words into one call of `raydd.api`, and errors into one line and an exit code."""
 
+import atexit
+import gc
 import json
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 from typing import Annotated
@@ -56,7 +59,23 @@ def _all_commands(
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; exit with 0, 1 (failed), 2 (bad usage or input), 130 (interrupted) or 143 (SIGTERM)."""
     signal.signal(signal.SIGTERM, terminate)
-    sys.exit(run(arguments))
+    code = run(arguments)
+    if "triton" not in sys.modules:  # which the compiler loads, and which then tells of what is not collected
+        gc.freeze()  # the interpreter would end with a search for garbage, which takes a second once torch is loaded
+    if code and any(thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
+        _end_at_once(code)
+    sys.exit(code)
+
+
+def _end_at_once(code: int) -> None:
+    """End the process with what is registered for its end, but without an end of its threads.
+
+    The interpreter unwinds a thread that still computes, through C++ that allows no exception: the process would abort.
+    """
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def run(arguments: list[str] | None = None) -> int:

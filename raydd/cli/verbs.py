@@ -1,6 +1,5 @@
 """The commands of the main job: quickstart, experts, distill, finish."""
 
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +11,8 @@ from raydd.cli.paths import existing_buffer, existing_run, output, writable
 from raydd.config.fields import configure
 from raydd.config.parsing import Tree
 from raydd.config.presets import load_preset, preset_layers
-from raydd.config.schema import DistillConfig, EvaluateConfig, ExpertsConfig
+from raydd.config.schema import DistillConfig, ExpertsConfig
+from raydd.io.loading import loading
 from raydd.io.uri import public_uri
 
 app = typer.Typer()
@@ -34,41 +34,23 @@ def quickstart(
 ) -> None:
     """Do the whole job once on small bundled images: train experts, distill a set, score it, write a report.
 
-    It takes a few minutes on a laptop and downloads nothing.
+    It takes a minute or two on a laptop and downloads nothing.
     """
     small = {"experts": {"epochs": 12}, "threads": 1}  # what is matched, and what a second thread does not speed up
     config = configure(DistillConfig, load_preset("digits", "mtt", 1), small, values)
     where = where._replace(num_workers=2)
-    from raydd.api.distill import distill as distill_set
-    from raydd.api.evaluate import evaluate, save_scores
-    from raydd.api.experts import train_experts
-    from raydd.data.workspace import resolve_device
-    from raydd.methods import complete
-    from raydd.report.build import write_report
-    from raydd.run.resolve import check_names, check_run
-    from raydd.run.storage import open_storage
+    with loading():
+        from raydd.api.quick_start import quick_start
+        from raydd.data.workspace import resolve_device
+        from raydd.methods import complete
+        from raydd.run.resolve import check_names, check_run
+        from raydd.run.storage import open_storage
 
     config = complete(config)
     with open_storage(out, "raydd quickstart", screen.note) as storage:
-        folder = storage.folder
         check_names(config)
         check_run(config, resolve_device(where.device))
-        from raydd.remote.session import session  # no sooner: what is wrong is refused before Ray is loaded
-        from raydd.remote.train_matrix import early_workers
-
-        experts = ExpertsConfig(data=config.data, experts=config.experts, seed=config.seed)
-        with ExitStack() as stack:
-            ended = (folder / "scores.json").exists()  # then there is nothing to train, and Ray is not needed
-            if not ended:
-                stack.enter_context(session(None, screen.note))  # one Ray for all of it
-            buffer = train_experts(experts, folder / "buffer", where=where, screen=screen)
-            if not ended:
-                stack.enter_context(early_workers(where))
-            synset = distill_set(config, out, buffer=buffer, resume=True, where=where, screen=screen)
-            scores = evaluate([synset], EvaluateConfig(epochs=300), where=where, screen=screen)
-        save_scores(scores, folder / "scores.json")
-        with screen.doing("writing the report"):
-            write_report([folder], folder / "report.html", [out])
+        scores = quick_start(config, storage.folder, out, where, screen)
         storage.save_last()
     outputs = {name: output(out, name) for name in (*FILES, "buffer", "scores.json")}
     outputs["report"] = output(out, "report.html")

@@ -36,7 +36,7 @@ def _statistics(dataset: Dataset) -> dict[str, Tensor]:
 
 
 def _normalise(arrays: Arrays, x: Tensor) -> Tensor:
-    return (x - arrays["mean"].to(x)[:, None, None]) / arrays["std"].to(x)[:, None, None]
+    return (x - arrays["mean"].to(x)[:, None, None]).div_(arrays["std"].to(x)[:, None, None])
 
 
 def _denormalise(arrays: Arrays, x: Tensor) -> Tensor:
@@ -78,7 +78,7 @@ class Transform:
         They are uint8 in 0..255, or floating point in [0, 1], to which gradients flow.
         """
         wide = self._wide(x)
-        return KINDS[self.kind].forward(self.tensors, wide if x.is_floating_point() else wide / 255)
+        return KINDS[self.kind].forward(self.tensors, wide if x.is_floating_point() else wide.div_(255))
 
     def inverse(self, x: Tensor) -> Tensor:
         """Return images (B, C, H, W) in [0, 1], not clamped, of a network's input x."""

@@ -42,6 +42,11 @@ def sum_of(values: Iterable[float]) -> float:
     return reduce(operator.add, values, 0.0)
 
 
+def _extremes(values: Iterable[Tensor]) -> list[Tensor]:
+    """Return the least and the largest number of each tensor: finite where all are, and read by one fast pass."""
+    return [extreme for value in values for extreme in torch.aminmax(value)]
+
+
 class Distillation:
     """A synthetic set that is learned: leaves, optimisers and all that resuming needs.
 
@@ -106,11 +111,11 @@ class Distillation:
     def _advance(self, matches: Matches | None) -> Step:
         due = self.step % self._keep_every == 0 and self._safe["step"] != self.step
         before = self._copy() if due else self._safe
-        losses, finite, stepped, state, summed = [], [], False, self._state, None
+        losses, extremes, stepped, state, summed = [], list[Tensor](), False, self._state, None
         for (loss, gradients), after in self._match(matches):
             state = after
             losses.append(loss)
-            finite += [torch.isfinite(each).all() for each in gradients]
+            extremes += _extremes(gradients)
             if self._objective.joint:
                 summed = gradients if summed is None else tuple(map(torch.add, summed, gradients))
             elif self._gate is None or float(loss) <= self._gate:
@@ -119,7 +124,7 @@ class Distillation:
         if summed is not None and (self._gate is None or sum_of(map(float, losses)) <= self._gate):
             self._descend(summed)
             stepped = True
-        total, lr, right = self._read(losses, finite)
+        total, lr, right = self._read(losses, extremes)
         if not right:
             return self._roll_back(total)
         if stepped and self._mean is not None and self._decay is not None:
@@ -129,18 +134,16 @@ class Distillation:
         self.step += 1
         return Step(self.step, total, lr, stepped, None)
 
-    def _read(self, losses: list[Tensor | float], finite: list[Tensor]) -> tuple[float, float, bool]:
+    def _read(self, losses: list[Tensor | float], extremes: list[Tensor]) -> tuple[float, float, bool]:
         """Return the summed loss, the learning rate, and whether losses, gradients, leaves and momenta are finite.
 
         A finite gradient times its learning rate may overflow. All is read at once: a GPU is waited for once a step.
         """
         lr = self._current("lr")
         learned = [*self._leaves.values(), *self._optimizers.tensors]
-        finite = [*finite, *(torch.isfinite(value).all() for value in learned)]
-        wanted = [torch.as_tensor(each, dtype=torch.float64, device=lr.device) for each in (lr, *losses, *finite)]
-        numbers = torch.stack(wanted).tolist()
-        values = numbers[1 : len(losses) + 1]
-        return sum_of(values), numbers[0], all(map(math.isfinite, values)) and all(numbers[len(losses) + 1 :])
+        every = (lr, *losses, *extremes, *_extremes(learned))
+        numbers = torch.stack([torch.as_tensor(each, dtype=torch.float64, device=lr.device) for each in every]).tolist()
+        return sum_of(numbers[1 : len(losses) + 1]), numbers[0], all(map(math.isfinite, numbers[1:]))
 
     def _match(self, matches: Matches | None) -> Iterator[tuple[Rollout, Any]]:
         """Yield the loss and gradients of each part, and the state that follows it."""

@@ -89,6 +89,29 @@ class Matrix:
         return next(row.sets[0] for row in self.rows if row.sets)
 
 
+def same_training(one: Matrix, other: Matrix, job: Job) -> bool:
+    """Return whether a job is the same training in two matrices, and so has the same accuracy to the bit."""
+    return _settings(one, job) == _settings(other, job) and _same_sets(one, other, job)
+
+
+def _settings(matrix: Matrix, job: Job) -> tuple[object, ...] | None:
+    """Return what decides a training beside its set; None where the matrix does not have it."""
+    if job not in matrix.jobs():
+        return None
+    row, network = matrix.rows[job.row], matrix.architectures.get(job.network)
+    own = row.split, row.augment, row.classes, row.lrs
+    return own, network, matrix.protocol, matrix.data, matrix.device, matrix.rungs
+
+
+def _same_sets(one: Matrix, other: Matrix, job: Job) -> bool:
+    first, second = one.set_of(job), other.set_of(job)
+    if first is None or second is None:
+        return first is second and one.first_set().transform.hash == other.first_set().transform.hash
+    settings = [(synset.transform.hash, synset.formation, synset.dataset) for synset in (first, second)]
+    tensors = [(synset.images, synset.labels, synset.lr) for synset in (first, second)]
+    return settings[0] == settings[1] and all(torch.equal(a, b) for a, b in zip(*tensors, strict=True))
+
+
 class SetSource(typing.Protocol):
     """Where a matrix's sets come from: itself, or a `raydd.evaluation.set_cache.SetCache`."""
 

@@ -97,7 +97,7 @@ class ResultCache:
         except FileNotFoundError:
             return None
         except (OSError, ValueError):
-            self.damaged.append(path)
+            self.damaged.append(Path(path))
             return None
         return result.outcome()
 
@@ -105,7 +105,7 @@ class ResultCache:
         """Write a result atomically."""
         outcome, name = outcome._replace(commit=self._commit), digest(key)[:32]
         when = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        write_document(self._path(name), {"key": key, **outcome._asdict(), "when": when})
+        write_document(self._path(name), {"key": key, **outcome._asdict(), "when": when}, indent=None)
         self._write(name, outcome)
 
     def _write(self, name: str, outcome: Outcome) -> None:
@@ -121,8 +121,8 @@ class ResultCache:
                 result = validate(_Line, parse(line))
                 self._logged[result.key] = result.outcome()
 
-    def _path(self, name: str) -> Path:
-        return self._folder / name[:2] / f"{name}.json"
+    def _path(self, name: str) -> str:
+        return f"{self._folder}/{name[:2]}/{name}.json"
 
 
 class CacheKeys:

@@ -33,8 +33,13 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
 def read_bytes(path: str | os.PathLike[str], most: int = MOST_BYTES) -> bytes:
     """Return the bytes of a regular file of at most ``most`` bytes."""
     with open_regular(path) as file:
-        if os.fstat(file.fileno()).st_size <= most and len(data := file.read(most + 1)) <= most:
-            return data
+        size = os.fstat(file.fileno()).st_size
+        if size <= most:
+            data = file.read(size + 1)  # all of it, unless it grows: a read of more bytes takes the memory first
+            if len(data) > size:
+                data += file.read(most + 1 - len(data))
+            if len(data) <= most:
+                return data
     raise ValueError(f"it has more than {most:,} bytes")
 
 

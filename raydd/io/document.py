@@ -25,6 +25,7 @@ MOST_NESTED = 1_000_000
 MOST_DEPTH = 64
 CHECKSUM, LOG_CHECKSUM = "sha256", "log_sha256"
 _TEXT_CHECKSUM = re.compile(r"# sha256 of the lines between: ([0-9a-f]{64})\n")
+_BEFORE_CHECKSUM = f', "{CHECKSUM}": "'.encode()
 _CHANGED = "it was changed since it was written (checksum)"
 
 Tree = dict[str, Any]
@@ -41,6 +42,7 @@ class Document(BaseModel):
 
 D = TypeVar("D")
 _adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
+_encode = json.JSONEncoder(sort_keys=True).encode
 
 
 def parse(data: bytes | str, *, nan: bool = False) -> Any:
@@ -112,32 +114,44 @@ def _validate(kind: type[D], data: bytes | str) -> D:
 
 def digest(tree: Any) -> str:
     """Return the SHA-256 of plain values as JSON, whatever the order of their keys; 64 hex digits."""
-    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(_encode(tree).encode()).hexdigest()
 
 
-def dump_document(tree: Tree) -> bytes:
-    """Return a document with its checksum, as JSON."""
-    tree = {key: value for key, value in tree.items() if key != CHECKSUM}
-    plain = json.loads(json.dumps(tree, allow_nan=False))
-    return json.dumps({**plain, CHECKSUM: digest(plain)}, indent=1).encode() + b"\n"
+def dump_document(tree: Tree, *, indent: int | None = 1) -> bytes:
+    """Return a document with its checksum, as JSON; without ``indent`` it is one line, which is faster to check."""
+    plain = json.loads(json.dumps(_rest(tree), allow_nan=False, sort_keys=indent is None))
+    return json.dumps({**plain, CHECKSUM: digest(plain)}, indent=indent).encode() + b"\n"
 
 
-def write_document(path: AnyPath, tree: Tree) -> Path:
-    """Write a document with its checksum, whole or not at all; return the path."""
-    return write_atomic(path, dump_document(tree))
+def write_document(path: AnyPath, tree: Tree, *, indent: int | None = 1) -> Path:
+    """Write a document as `dump_document` returns it, whole or not at all; return the path."""
+    return write_atomic(path, dump_document(tree, indent=indent))
+
+
+def _rest(tree: Tree) -> Tree:
+    return {key: value for key, value in tree.items() if key != CHECKSUM}
 
 
 def without_checksum(tree: Any) -> Any:
     """Return a document without its checksum."""
     if not isinstance(tree, dict) or CHECKSUM not in tree:
         return tree
-    rest = {key: value for key, value in tree.items() if key != CHECKSUM}
+    rest = _rest(tree)
     if tree[CHECKSUM] != digest(rest):
         raise ValueError(_CHANGED)
     return rest
 
 
-def parse_document(data: bytes | str, kind: type[D], *, always_sealed: bool = False) -> tuple[D, Tree]:
+def _checked_line(data: bytes) -> bool:
+    """Return whether a document is one line that ends with the checksum of its own bytes.
+
+    Its values are in the order and form that `digest` gives them, so they need not be encoded again to be checked.
+    """
+    head, _, tail = data.rpartition(_BEFORE_CHECKSUM)
+    return tail == f'{hashlib.sha256(head + b"}").hexdigest()}"}}\n'.encode()
+
+
+def parse_document(data: bytes, kind: type[D], *, always_sealed: bool = False) -> tuple[D, Tree]:
     """Parse and check a document; return it as a model, and its plain values.
 
     Args:
@@ -147,7 +161,7 @@ def parse_document(data: bytes | str, kind: type[D], *, always_sealed: bool = Fa
     """
     tree = parse(data)
     model = _validate(kind, data)  # first, since it says more of what is wrong
-    rest: Tree = without_checksum(tree)
+    rest: Tree = _rest(tree) if _checked_line(data) else without_checksum(tree)
     if always_sealed and rest is tree:
         raise ValueError("it has no checksum")
     return model, rest

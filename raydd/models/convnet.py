@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from torch import nn
 
+from raydd.models.average_pool import AvgPool2d
 from raydd.models.classifier import Classifier, GroupNorm, instance_norm, padded, stem_padding
 
 _Value = TypeVar("_Value")
@@ -28,7 +29,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 POOLINGS: dict[str, Callable[[], nn.Module | None]] = {
     "none": lambda: None,
     "max": lambda: nn.MaxPool2d(2),
-    "avg": lambda: nn.AvgPool2d(2),
+    "avg": AvgPool2d,
 }
 SPELLING = {
     "norm": {"none": "NN", "batch": "BN", "layer": "LN", "instance": "IN", "group": "GN"},

@@ -5,6 +5,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from raydd.models.average_pool import AvgPool2d
 from raydd.models.classifier import Classifier
 
 
@@ -33,7 +34,7 @@ def densenet(channels: int, size: int, classes: int, *, blocks: tuple[int, ...],
         if place:
             layers.append(_convolution(width, width // 2, 1))
             width //= 2
-            layers += [nn.AvgPool2d(2)] if side >= 4 else []
+            layers += [AvgPool2d()] if side >= 4 else []
             side = side // 2 if side >= 4 else side
         layers += [Dense(width + growth * layer, growth) for layer in range(count)]
         width += growth * count

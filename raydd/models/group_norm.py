@@ -31,7 +31,8 @@ def group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float 
     >>> group_norm(x, 1, torch.ones(1), torch.zeros(1), eps=0.0).flatten().tolist()
     [-1.0, 1.0]
     """
-    normalised: Tensor = _Norm.apply(x.contiguous(), weight, bias, groups, eps)[0]
+    apply = _Norm.apply if torch.is_grad_enabled() else _Norm.forward
+    normalised: Tensor = apply(x.contiguous(), weight, bias, groups, eps)[0]
     return normalised
 
 
@@ -58,7 +59,9 @@ class _Norm(torch.autograd.Function):
         if dy is None:
             return (None,) * 5
         options = ctx.groups, list(ctx.needs_input_grad[:3])
-        return (*_Gradient.apply(dy.contiguous(), *ctx.saved_tensors, options), None, None)
+        apply = _Gradient.apply if torch.is_grad_enabled() else _Gradient.forward
+        x, weight, mean, scale = ctx.saved_tensors
+        return (*apply(dy.contiguous(), x, weight, mean, scale, options), None, None)
 
 
 class _Gradient(torch.autograd.Function):

@@ -7,6 +7,7 @@ derivative computes again what it needs, so that a graph holds no more than the 
 Compiled code rounds in other places than operations one by one. Equal arguments give equal results.
 """
 
+import logging
 import shutil
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -159,6 +160,7 @@ def compiled(part: Kernel, examples: Sequence[Tensor]) -> Kernel:
     """Return a function of tensors compiled for the shapes of examples; derivatives that it takes are traced."""
     from torch.fx.experimental.proxy_tensor import make_fx
 
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns where there is no GPU
     graph = make_fx(lambda *tensors: list(part(*tensors)))(*examples)
     if not examples[0].is_cuda:
         return torch.compile(graph, dynamic=False)

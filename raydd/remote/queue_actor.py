@@ -1,12 +1,22 @@
 """The queue of a matrix's trainings in an actor; it loads neither PyTorch nor Ray Train, and so starts at once."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import ray
 
 from raydd.evaluation.jobs import Job, Outcome, Result
 from raydd.remote.job_queue import Checkpoints, Counts, JobQueue
+
+
+class Given(NamedTuple):
+    """What a queue was given: a list of one reference to what `store_sets` returned, empty before the first trainings.
+
+    ``complete`` says that no trainings follow.
+    """
+
+    matrix: list[Any]
+    complete: bool
 
 
 class QueueActor(JobQueue):
@@ -15,25 +25,42 @@ class QueueActor(JobQueue):
     def __init__(self) -> None:
         super().__init__([])
         self._checkpoints, self._workers = Checkpoints(ray.put, ray.get), dict[str, Any]()
-        self._matrix: list[Any] = []
+        self._given = Given([], complete=False)
+        self._most_running: int | None = None
 
-    def begin(self, matrix: list[Any], known: Mapping[Job, Outcome], *arguments: Any) -> None:
+    def begin(
+        self, matrix: list[Any], known: Mapping[Job, Outcome], *arguments: Any, most_running: int | None = None
+    ) -> None:
         """Take the trainings, see `JobQueue`.
 
         Args:
             matrix: A list of one reference: what `store_sets` returned.
             known: Trainings that do not run; they count at the rungs.
             arguments: Those of a `JobQueue`.
+            most_running: None where these are all trainings; else others follow by `complete`, and until then this many
+                run at a time.
         """
         super().__init__(*arguments)
         for job, outcome in known.items():
             for epoch, value in outcome.curve:
                 self.keep_training(job, epoch, value)
-        self._matrix = matrix
+        self._given, self._most_running = Given(matrix, complete=most_running is None), most_running
 
-    def matrix(self) -> list[Any]:
-        """Return the list of the reference; it is empty until the trainings are known."""
-        return self._matrix
+    def complete(self, matrix: list[Any], jobs: Sequence[Job]) -> None:
+        """Add the last trainings; ``matrix`` refers to the sets of these and of all before."""
+        self._waiting.extend(jobs)
+        self._given, self._most_running = Given(matrix, complete=True), None
+
+    def given(self) -> "Given":
+        """Return where the sets of the trainings are, and whether these are all."""
+        return self._given
+
+    def take(self, worker: str, alone: bool = False) -> Job | None:
+        """Return the next job for a worker; None when none is left, or as many run as may."""
+        others = sum(len(jobs) for name, jobs in self._running.items() if name != worker)
+        if self._most_running is not None and others >= self._most_running:
+            return None
+        return super().take(worker, alone)
 
     def join(self, worker: str, actor: Any) -> None:
         """Add a worker, so that it can be ended."""

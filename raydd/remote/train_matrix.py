@@ -1,7 +1,9 @@
 """A matrix of trainings on Ray Train; workers take the next job when they finish one."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import ray
@@ -9,7 +11,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raydd.config.placement import Where
 from raydd.evaluation.jobs import Failure, Job, Outcome, Result
-from raydd.evaluation.matrix import Matrix
+from raydd.evaluation.matrix import Matrix, same_training
 from raydd.evaluation.set_cache import store_sets
 from raydd.remote.demand import WORKERS_PER_GPU, Demand, demand_for, node_shapes, plan
 from raydd.remote.job_queue import Counts
@@ -51,11 +53,14 @@ def train_matrix(
         return dict(known)
     demand = _demand(matrix.device, where, lambda line: show(MatrixProgress(0, len(jobs), line)))
     planned = plan(demand, where.num_workers, len(jobs))
-    queue, groups = _EARLY.pop() if _EARLY else _workers()
+    queue, groups, begun = _started(matrix)
     results = _Results(queue, len(jobs), show, store or (lambda job, outcome: None))
     show(MatrixProgress(0, len(jobs), planned.note))
     sets = ray.put(store_sets(matrix, jobs, ray.put))
-    queue.begin.remote([sets], known, jobs, matrix.rungs, where.max_failed)
+    if begun:
+        queue.complete.remote([sets], [job for job in jobs if job not in begun])
+    else:
+        queue.begin.remote([sets], known, jobs, matrix.rungs, where.max_failed)
     run = Run(
         poll=results.poll,
         note=results.note,
@@ -88,23 +93,62 @@ def _demand(device: str, where: Where, note: Callable[[str], None]) -> Demand:
     return demand_for(device, gpus=where.gpus_per_worker, default_gpus=usual, note=note, minutes=where.max_wait)
 
 
+class Early(NamedTuple):
+    """Trainings that begin before the others of their matrix are known."""
+
+    matrix: Matrix  # with some sets in place of those that are not known
+    jobs: list[Job]  # the trainings that begin; none that is stopped at a rung
+
+
+class _Started(NamedTuple):
+    queue: Any  # a `raydd.remote.queue_actor.QueueActor`
+    groups: TrainingGroups
+    early: Early | None = None
+
+    def end(self) -> None:
+        self.groups.__exit__()
+        ray.kill(self.queue)
+
+
 @contextmanager
-def early_workers(where: Where) -> Iterator[None]:
-    """Start the workers of the block's first `train_matrix`, which take long to load what they need."""
+def early_workers(where: Where, early: Early | None = None) -> Iterator[None]:
+    """Start the workers of the block's first `train_matrix`, which take long to load what they need.
+
+    They also begin with some of its trainings, where these are known. Meanwhile they leave one CPU of this machine to
+    the block. Trainings that turn out to be others than those of the matrix are dropped.
+    """
     demand = _demand(where.device, where, lambda line: None)
-    queue, groups = _workers()
-    _EARLY.append((queue, groups))
+    early = early and early._replace(matrix=replace(early.matrix, device=demand.device))
+    started = _Started(*_workers(), early)
+    _EARLY.append(started)
     try:
-        groups.start(demand, plan(demand, where.num_workers, MOST_REQUESTS).workers)
+        workers = plan(demand, where.num_workers, MOST_REQUESTS).workers
+        if early and early.jobs:
+            sets, most = ray.put(store_sets(early.matrix, early.jobs, ray.put)), len(os.sched_getaffinity(0)) - 1
+            rest = [*early.jobs], None, where.max_failed
+            started.queue.begin.remote([sets], {}, *rest, most_running=max(1, min(workers, most)))
+        started.groups.start(demand, workers)
         yield
     finally:
         if _EARLY:
             _EARLY.clear()
-            groups.__exit__()
-            ray.kill(queue)
+            started.end()
 
 
-_EARLY: list[tuple[Any, TrainingGroups]] = []  # at most one
+_EARLY: list[_Started] = []  # at most one
+
+
+def _started(matrix: Matrix) -> tuple[Any, TrainingGroups, set[Job]]:
+    """Return the queue and the groups of a matrix, new or early ones, and the trainings that have begun."""
+    if not _EARLY:
+        return *_workers(), set()
+    started = _EARLY.pop()
+    if (early := started.early) is None or not early.jobs:
+        return started.queue, started.groups, set()
+    if all(same_training(early.matrix, matrix, job) for job in early.jobs):
+        return started.queue, started.groups, set(early.jobs)
+    started.end()
+    return *_workers(), set()
 
 
 def _workers() -> tuple[Any, TrainingGroups]:

@@ -3,6 +3,7 @@
 import gc
 import time
 from dataclasses import replace
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import ray
@@ -39,10 +40,10 @@ def worker_name(group: str, rank: int) -> str:
     return f"{group} {rank}"
 
 
-def work(config: dict[str, Work]) -> None:
-    """Run jobs of the queue in one worker of the group, until none is left."""
+def work(config: dict[str, Any]) -> None:
+    """Run jobs of the queue in one worker of the group, until none is left; ``work`` refers to a stored `Work`."""
     torch.set_num_threads(1)
-    task = config["work"]
+    task: Work = ray.get(config["work"])
     worker = worker_name(task.group, ray.train.get_context().get_world_rank())
     ray.get(task.queue.join.remote(worker, ray.get_runtime_context().current_actor))
     try:
@@ -50,12 +51,19 @@ def work(config: dict[str, Work]) -> None:
     except RuntimeError as error:
         ray.get(task.queue.stop.remote(str(error)))
         return
-    while not (references := ray.get(task.queue.matrix.remote())):  # the group was started before its trainings
-        time.sleep(WAIT_SECONDS)
-    matrix, handles = ray.get(references[0])
-    scorer = Scorer(replace(matrix, device=device.type), SetCache(handles, ray.get))
-    while (job := ray.get(task.queue.take.remote(worker, task.alone))) is not None:
-        _train(task, worker, scorer, Job(*job))
+    scorer_of, complete = lru_cache(1)(partial(_scorer, device.type)), False
+    while (job := ray.get(task.queue.take.remote(worker, task.alone))) is not None or not complete:
+        matrix, complete = ray.get(task.queue.given.remote())
+        if job is not None:
+            _train(task, worker, scorer_of(matrix[0]), Job(*job))
+        elif not complete:
+            time.sleep(WAIT_SECONDS)
+
+
+def _scorer(device: str, reference: Any) -> Scorer:
+    """Return the scorer of what `store_sets` returned, whose sets are fetched when trainings need them."""
+    matrix, handles = ray.get(reference)
+    return Scorer(replace(matrix, device=device), SetCache(handles, ray.get))
 
 
 def _train(task: Work, worker: str, scorer: Scorer, job: Job) -> None:

@@ -37,6 +37,8 @@ def begin(run: Run, need: Need, storage: RunStorage, screen: Screen) -> None:
     path = storage.public(str(storage.folder / "config.yaml"))
     screen.note(f"preset {run.config.preset}: {settings} (all else as by default; {path} has everything)")
     screen.note(f"needs {need.words()}")
+    if run.config.compile:
+        screen.note("compile = true: each step waits for the compiler at its first use, half a minute or more")
 
 
 def conclude(storage: RunStorage) -> SyntheticSet:

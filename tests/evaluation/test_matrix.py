@@ -12,7 +12,7 @@ from raydd.data.preprocessing import fit_transform
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import Feed, open_workspace
 from raydd.evaluation.jobs import Job, Outcome
-from raydd.evaluation.matrix import Matrix, Scorer, ScoreRow, restrict_to_classes, select_classes
+from raydd.evaluation.matrix import Matrix, Scorer, ScoreRow, restrict_to_classes, same_training, select_classes
 from raydd.evaluation.protocols import Protocol
 from raydd.evaluation.student import evaluate, evaluate_real
 from raydd.evaluation.successive_halving import Rungs
@@ -366,3 +366,30 @@ def test_an_outcome_tells_how_long_it_took(synset):
     found = Scorer(matrix(entry(synset))).score(JOB)
     assert found == Outcome(found.value, found.seconds, (), False)
     assert 0 < found.seconds < 60
+
+
+def test_a_training_is_the_same_in_two_matrices_where_all_that_decides_it_is(synset, soft):
+    whole = ScoreRow("whole", "whole", ())
+    one, job, on_all = matrix(entry(synset), whole), JOB, Job(1, NAME, 7)
+    copy = replace(synset, images=synset.images.clone(), recipe={"method": "another"})
+    assert same_training(one, matrix(replace(entry(copy), name="b", kind="random"), whole), job)
+    changed = synset.images.clone()
+    changed[0, 0, 0, 0] += 1e-6
+    others = [
+        matrix(entry(replace(synset, images=changed))),
+        matrix(entry(replace(synset, lr=torch.tensor(0.2)))),
+        matrix(entry(soft)),
+        matrix(entry(synset, augment=False)),
+        matrix(entry(synset, split="validation")),
+        matrix(entry(synset), protocol=SHORT.lasting(13)),
+        matrix(entry(synset), data=DataConfig(validation=0.2)),
+        matrix(entry(synset), networks=("MLP",)),
+        matrix(whole, entry(synset)),
+        replace(matrix(entry(synset)), device="cuda"),
+        replace(matrix(entry(synset)), seeds=range(8, 10)),
+    ]
+    assert [same_training(one, other, job) for other in others] == [False] * len(others)
+    assert same_training(one, matrix(entry(soft), whole), on_all)
+    assert not same_training(one, matrix(entry(soft)), on_all), "it has no such row"
+    other = fit_transform("raw01", open_workspace(DataConfig(), NAME, CPU).dataset)
+    assert not same_training(one, matrix(entry(replace(synset, transform=other)), whole), on_all)

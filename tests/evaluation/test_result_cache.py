@@ -418,6 +418,19 @@ def test_what_is_no_result_counts_as_absent_and_is_replaced(kept, content):
     assert cache.load({"a": 1}) == STOPPED._replace(commit="abc")
 
 
+def test_a_result_is_checked_by_its_bytes_and_one_of_an_older_version_by_its_values(kept, monkeypatch):
+    cache, path = kept
+    monkeypatch.setattr("raydd.io.document.digest", lambda tree: "0" * 64)
+    assert cache.load({"a": 1}) == FULL._replace(commit="abc")
+    monkeypatch.undo()
+    older = json.dumps(json.loads(path.read_text()), indent=1) + "\n"
+    path.write_text(older)
+    assert cache.load({"a": 1}) == FULL._replace(commit="abc")
+    path.write_text(older.replace("0.25", "0.26"))
+    assert cache.load({"a": 1}) is None
+    assert cache.damaged == [path]
+
+
 def test_the_file_of_another_training_counts_as_absent(kept):
     cache, path = kept
     cache.store({"a": 2}, STOPPED)

@@ -8,6 +8,7 @@ from raydd.config.placement import HERE
 from raydd.evaluation.jobs import Failure, Job, Outcome
 from raydd.evaluation.successive_halving import Rungs
 from raydd.remote.job_queue import Checkpoints, JobQueue
+from raydd.remote.queue_actor import QueueActor
 from raydd.remote.train_matrix import train_matrix
 
 JOBS = [Job(entry, "MLP", seed) for entry in range(3) for seed in range(4)]
@@ -218,3 +219,23 @@ def test_a_training_has_its_last_checkpoint_until_it_ends():
     assert (held.load(JOBS[0]), held.load(JOBS[1])) == ({"epoch": 2}, None)
     held.drop(JOBS[0])
     assert held.load(JOBS[0]) is None
+
+
+def test_the_first_trainings_leave_room_until_the_queue_is_complete():
+    queue = QueueActor()
+    assert queue.take("rank 0") is None
+    assert queue.given() == ([], False)
+    queue.begin(["early"], {}, JOBS[:3], most_running=1)
+    assert queue.given() == (["early"], False)
+    assert [queue.take("rank 0"), queue.take("rank 1")] == [JOBS[0], None]
+    assert queue.take("rank 0") == JOBS[0], "it was lost, and comes again"
+    queue.put("rank 0", JOBS[0], 0.5)
+    assert queue.take("rank 1") == JOBS[1]
+    queue.complete(["all"], JOBS[3:5])
+    assert queue.given() == (["all"], True)
+    assert drain(queue, "rank 0") == JOBS[2:5]
+    queue.put("rank 1", JOBS[1], 0.5)
+    assert sorted(job for job, _ in queue.results()) == JOBS[:5]
+    queue.begin(["others"], {}, JOBS[5:])
+    assert queue.given() == (["others"], True)
+    assert [queue.take(f"rank {place}") for place in range(2)] == JOBS[5:7]

@@ -70,7 +70,7 @@ def ask_until_it_is_gone(ray, queue):
 def test_workers_may_start_before_their_trainings_are_known(ray2, matrix, expected):
     notes = []
     with module.early_workers(TWO):
-        ((queue, groups),) = module._EARLY
+        ((queue, groups, _),) = module._EARLY
         end = time.monotonic() + 60
         while ray2.get(queue.joined.remote("group-1")) < 2 and time.monotonic() < end:
             time.sleep(0.1)
@@ -80,10 +80,41 @@ def test_workers_may_start_before_their_trainings_are_known(ray2, matrix, expect
         assert not first.thread.is_alive()
         assert module._EARLY == [], "a second matrix has workers of its own"
     with module.early_workers(ONE):
-        ((queue, groups),) = module._EARLY
+        ((queue, groups, _),) = module._EARLY
     assert module._EARLY == groups._groups[1:] == []
     with pytest.raises(ray2.exceptions.RayActorError):
         ask_until_it_is_gone(ray2, queue)
+
+
+def wait_for_results(ray, queue, count):
+    end = time.monotonic() + 60
+    while len(ray.get(queue.results.remote())) < count and time.monotonic() < end:
+        time.sleep(0.1)
+    return dict(ray.get(queue.results.remote()))
+
+
+def test_trainings_begin_before_the_others_of_their_matrix_are_known(ray2, matrix, expected):
+    """Those on all images begin; then the ten come, or all images are to be trained on for longer."""
+    ten, whole = matrix.rows
+    black = replace(ten.sets[0], images=torch.zeros_like(ten.sets[0].images))
+    unknown = replace(matrix, rows=(replace(ten, sets=(black,)), whole), device="of the driver")
+    early = module.Early(unknown, [job for job in matrix.jobs() if job.row == 1])
+    with module.early_workers(TWO, early):
+        ((queue, groups, _),) = module._EARLY
+        begun = wait_for_results(ray2, queue, 2)
+        kept = []
+        found = train_matrix(matrix, TWO, lambda step: None, store=lambda job, outcome: kept.append(job))
+        assert values(found) == expected
+        assert groups._started == 1, "no worker starts twice"
+        assert begun.items() <= found.items(), "they run once"
+        assert sorted(kept) == sorted(matrix.jobs())
+    longer = replace(matrix, protocol=matrix.protocol.lasting(real_epochs=4))
+    with module.early_workers(TWO, early):
+        ((queue, _, _),) = module._EARLY
+        found = train_matrix(longer, TWO, lambda step: None)
+        assert values(found) == {job: Scorer(longer).score(job).value for job in longer.jobs()}
+        with pytest.raises(ray2.exceptions.RayActorError):
+            ask_until_it_is_gone(ray2, queue)
 
 
 @pytest.mark.slow
