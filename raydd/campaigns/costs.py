@@ -98,7 +98,7 @@ def score_operations(scoring: Scoring, graph: Graph) -> float:
     data, evaluation = _known(run.data.dataset), scoring.config
     protocol = find_protocol(evaluation.protocol).changed(evaluation.epochs, evaluation.real_epochs)
     protocol = protocol.on(run.data.dataset, run.ipc)
-    images = run.ipc * DATASETS[data].classes * run.formation.factor**2 * protocol.epochs
+    images = run.ipc * DATASETS[data].classes * run.formation.factor**2 * max(1, run.formation.styles) * protocol.epochs
     if evaluation.real_epochs != 0:
         images += TRAIN[data] * protocol.real_epochs
     one = sum(network(name, data).operations for name in evaluation.networks)
