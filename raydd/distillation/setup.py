@@ -86,7 +86,7 @@ class Recipe(NamedTuple):
         synset: Where it starts.
         learn: Which of images, labels, lr and styles are learned, and how.
         gate: Step only when the loss is at most this.
-        ema: Decay of the running mean of the images that is the result.
+        ema: Decay of the running mean of images and styles that is the result.
         finish: Makes the set that is scored and saved from the learned one.
         probe: Makes the probe of a held-out expert, by its number; None for methods that match no trajectories.
     """

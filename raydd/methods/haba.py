@@ -21,9 +21,5 @@ from raydd.methods.method import Method
 METHOD = Method(
     name="haba",
     about=__doc__,
-    defaults={
-        "steps": 15000,
-        "formation": {"styles": 5, "contrast": 0.1},
-        "lr": {"momentum": 0.95, "styles_momentum": 0.95},
-    },
+    defaults={"steps": 15000, "formation": {"styles": 5, "contrast": 0.1}, "lr": {"momentum": 0.95}},
 )
