@@ -79,14 +79,11 @@ class StoredFormation(MosaicConfig):
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
         if self.styles and self.factor > 1:
-            raise ValueError(
-                f"formation.styles = {self.styles} shows whole images, and formation.factor = {self.factor} cuts them "
-                "up; use --set formation.factor=1, or --set formation.styles=0"
-            )
+            raise ValueError(f"a formation has styles = {self.styles} and factor = {self.factor}")
         return self
 
 
-class FormationConfig(StoredFormation):
+class FormationConfig(MosaicConfig):
     """Stored images of which students see several each: mosaics (multi-formation, IDC), or bases in styles (HaBa).
 
     Attributes:
@@ -98,6 +95,7 @@ class FormationConfig(StoredFormation):
         contrast: Weight of the similarity of two styles of a base to a network that learns beside; 0 leaves it out.
     """
 
+    styles: Annotated[int, Field(ge=0)] = 0
     contrast: NonNegative = 0.0
 
 

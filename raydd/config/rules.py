@@ -84,6 +84,11 @@ OWN_RULES = (
         "use --set formation.factor=1",
     ),
     Rule(
+        lambda c: c.formation.styles and c.formation.factor > 1,
+        "formation.styles = {formation.styles} shows whole images, and formation.factor = {formation.factor} cuts them "
+        "up; use --set formation.factor=1, or --set formation.styles=0",
+    ),
+    Rule(
         lambda c: c.labels == "expert" and c.formation.styles,
         "labels = expert are one an image, and formation.styles = {formation.styles} shows an image in several styles; "
         "use --set labels=own, or --set formation.styles=0",

@@ -93,7 +93,7 @@ def test_a_device_decodes_the_same_set(styled, device):
         ({"styles": torch.full((3, 92), torch.nan)}, {}, "styles are not finite"),
         ({}, {"styles": 0}, "styles are torch.float32"),
         ({}, {"styles": -1}, "styles"),
-        ({}, {"factor": 2}, "formation.styles = 3 shows whole images"),
+        ({}, {"factor": 2}, "a formation has styles = 3 and factor = 2"),
     ],
 )
 def test_damaged_files_are_refused(tensors, formation, words, styled, tmp_path):
