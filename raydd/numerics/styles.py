@@ -73,10 +73,10 @@ def hallucinate(images: Tensor, styles: Tensor) -> tuple[Tensor, Tensor]:
         Liu et al., arXiv 2210.16774 (HaBa), section 3.2, with the layers of its official code.
 
     Differs:
-        The paper speaks of a ReLU after a convolution. Its official code has none, and neither has this.
+        The paper describes blocks of a convolution and a ReLU. Its official code has no ReLU, and neither has this.
 
-    >>> shown, rows = hallucinate(torch.zeros(2, 1, 4, 4), torch.zeros(3, style_size((1, 4, 4))))
-    >>> shown.shape, rows.tolist()
+    >>> styled, rows = hallucinate(torch.zeros(2, 1, 4, 4), torch.zeros(3, style_size((1, 4, 4))))
+    >>> styled.shape, rows.tolist()
     (torch.Size([6, 1, 4, 4]), [0, 0, 0, 1, 1, 1])
     """
     count, channels = len(styles), images.shape[1]
@@ -86,9 +86,9 @@ def hallucinate(images: Tensor, styles: Tensor) -> tuple[Tensor, Tensor]:
         value.reshape(count * part[0], *part[1:]) for value, part in zip(split, parts, strict=True)
     )
     features = scale * F.conv2d(images, encoder, encoder_bias) + shift
-    shown = F.conv_transpose2d(features, decoder, decoder_bias, groups=count)
+    styled = F.conv_transpose2d(features, decoder, decoder_bias, groups=count)
     rows = torch.arange(len(images), device=images.device).repeat_interleave(count)
-    return shown.unflatten(1, (count, channels)).flatten(0, 1), rows
+    return styled.unflatten(1, (count, channels)).flatten(0, 1), rows
 
 
 def _parts(shape: Sequence[int]) -> tuple[tuple[int, ...], ...]:
