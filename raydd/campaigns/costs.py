@@ -83,6 +83,7 @@ def distillation_operations(config: DistillConfig) -> float:
         batch, through = min(config.batch_size or images, images), config.unrolled.window or config.student_steps
         training = batch * (config.student_steps * GRADIENT + through * SECOND)
         return config.steps * one * (training + config.unrolled.batch_real * GRADIENT)
+    images *= max(1, config.formation.styles)  # which a student's step shows one of
     if config.match == "kernel":
         return config.steps * one * (config.kernel.batch_real + 2 * images * GRADIENT)
     statistic = config.statistic
