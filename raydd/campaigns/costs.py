@@ -83,6 +83,7 @@ def distillation_operations(config: DistillConfig) -> float:
         batch, through = min(config.batch_size or images, images), config.unrolled.window or config.student_steps
         training = batch * (config.student_steps * GRADIENT + through * SECOND)
         return config.steps * one * (training + config.unrolled.batch_real * GRADIENT)
+    images *= max(1, config.formation.styles)  # which a student's step shows one of
     if config.match == "kernel":
         return config.steps * one * _regression(config.kernel, images)
     statistic = config.statistic
@@ -107,7 +108,7 @@ def score_operations(scoring: Scoring, graph: Graph) -> float:
     data, evaluation = _known(run.data.dataset), scoring.config
     protocol = find_protocol(evaluation.protocol).changed(evaluation.epochs, evaluation.real_epochs)
     protocol = protocol.on(run.data.dataset, run.ipc)
-    images = run.ipc * DATASETS[data].classes * run.formation.factor**2 * protocol.epochs
+    images = run.ipc * DATASETS[data].classes * run.formation.factor**2 * max(1, run.formation.styles) * protocol.epochs
     if evaluation.real_epochs != 0:
         images += TRAIN[data] * protocol.real_epochs
     one = sum(network(name, data).operations for name in evaluation.networks)

@@ -1,8 +1,8 @@
 """Settings of the parts that methods are made of. At its defaults a part is left out, or costs nothing."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from raydd.config.parsing import Config
 
@@ -56,7 +56,7 @@ class PruningConfig(Config):
     metric: PruningMetric = "abs"
 
 
-class FormationConfig(Config):
+class MosaicConfig(Config):
     """Several small images in one (multi-formation, IDC).
 
     Attributes:
@@ -69,6 +69,34 @@ class FormationConfig(Config):
     factor: Count = 1
     decode: Literal["uniform", "multi", "bounded"] = "uniform"
     bound: Count = 128
+
+
+class StoredFormation(MosaicConfig):
+    """How stored images become those that networks see, as files of sets have it."""
+
+    styles: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if self.styles and self.factor > 1:
+            raise ValueError(f"a formation has styles = {self.styles} and factor = {self.factor}")
+        return self
+
+
+class FormationConfig(MosaicConfig):
+    """Stored images of which students see several each: mosaics (multi-formation, IDC), or bases in styles (HaBa).
+
+    Attributes:
+        factor: rho: an image is a mosaic of rho x rho smaller ones; 1 is a single image.
+        decode: How students see it: uniform (the tiles, enlarged), multi (mosaics of every factor up to rho,
+            the whole image among them), or bounded (each image at one factor, the finest that ``bound`` allows).
+        bound: Largest number of decoded images per class, where ``decode`` is bounded.
+        styles: S: an image is a base, which students see in each of S learned styles, in one of them a step; 0 is none.
+        contrast: Weight of the similarity of two styles of a base to a network that learns beside; 0 leaves it out.
+    """
+
+    styles: Annotated[int, Field(ge=0)] = 0
+    contrast: NonNegative = 0.0
 
 
 class StatisticConfig(Config):
@@ -211,6 +239,8 @@ class StepSizes(Config):
         start: The students' learning rate at outer step 0.
         momentum: Momentum of the outer optimisers of images and lr.
         labels_momentum: Momentum of the outer optimiser of the labels.
+        styles: Learning rate of the styles, where there are some; by default that of the images.
+        styles_momentum: Momentum of the outer optimiser of the styles.
         optimizer: The outer optimiser: SGD with momentum, Adam, or Adam with decoupled weight decay.
         patience: Outer steps without a lower loss after which all learning rates are halved; by default they stay.
     """
@@ -221,5 +251,7 @@ class StepSizes(Config):
     start: Positive = 0.01
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.5
     labels_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    styles: NonNegative | None = None
+    styles_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.95
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     patience: Count | None = None

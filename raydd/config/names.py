@@ -50,7 +50,7 @@ TABLES = {
     "method": Table(
         "method",
         "raydd.methods:METHODS",
-        "mtt ftd tesla datm dpd ast mct dc dsa dm tgdd dance idm m3d datadam dsdm ncfm idc bptt ratbptt atbptt "
+        "mtt ftd tesla datm dpd ast mct haba dc dsa dm tgdd dance idm m3d datadam dsdm ncfm idc bptt ratbptt atbptt "
         f"frepo kip rcig cafe rded sre2l dream {_CORESETS}",
     ),
     "dataset": Table(

@@ -83,6 +83,16 @@ OWN_RULES = (
         "labels = expert are one an image, and formation.factor {formation.factor} puts several into one; "
         "use --set formation.factor=1",
     ),
+    Rule(
+        lambda c: c.formation.styles and c.formation.factor > 1,
+        "formation.styles = {formation.styles} shows whole images, and formation.factor = {formation.factor} cuts them "
+        "up; use --set formation.factor=1, or --set formation.styles=0",
+    ),
+    Rule(
+        lambda c: c.labels == "expert" and c.formation.styles,
+        "labels = expert are one an image, and formation.styles = {formation.styles} shows an image in several styles; "
+        "use --set labels=own, or --set formation.styles=0",
+    ),
 )
 
 METHOD_RULES = (
@@ -156,6 +166,31 @@ METHOD_RULES = (
         lambda c: c.statistic.beside and (c.rollouts > 1 or c.shards > 1),
         "statistic.beside = {statistic.beside:g} is a sum of losses, which is not divided among workers; "
         "use --rollouts 1 and --shards 1",
+    ),
+    Rule(
+        lambda c: c.formation.contrast and c.formation.styles < 2,
+        "formation.contrast = {formation.contrast:g} compares two styles, and formation.styles = {formation.styles}; "
+        "use --set formation.styles=2 or more, or --set formation.contrast=0",
+    ),
+    Rule(
+        lambda c: c.formation.contrast and c.match != "trajectories",
+        "formation.contrast = {formation.contrast:g} is added to trajectories, and method {method} matches {match}; "
+        "use --set formation.contrast=0",
+    ),
+    Rule(
+        lambda c: c.formation.contrast and (c.rollouts > 1 or c.shards > 1),
+        "formation.contrast = {formation.contrast:g} adds a loss, and a sum is not divided among workers; "
+        "use --rollouts 1 and --shards 1, or --set formation.contrast=0",
+    ),
+    Rule(
+        lambda c: c.formation.styles and (c.match == "nothing" or c.statistic.of == "batch_norm"),
+        "formation.styles = {formation.styles} are learned, and method {method} learns none; "
+        "use --set formation.styles=0, or a method such as haba",
+    ),
+    Rule(
+        lambda c: c.formation.styles and c.match == "statistics" and c.shards > 1,
+        "shards = {shards}: groups of classes share the styles of formation.styles = {formation.styles}; "
+        "use --shards 1, or --set formation.styles=0",
     ),
     Rule(
         lambda c: c.match == "statistics" and c.statistic.history and c.shards > 1,

@@ -148,7 +148,7 @@ class DistillConfig(Config):
         initial: Images at the start: real images selected in this way, or noise.
         label_epoch: Epoch after which an expert gives the soft labels of the start; the last by default.
         select_by: What herding, k-center and k-means measure distances of: an expert's features, or pixels.
-        formation: Several small images in one.
+        formation: Stored images of which students see several each: mosaics, or bases in styles.
         space: Where images are learned: as networks see them, or as pixels from 0 to 1.
         match: What is matched; the method decides it.
         statistic: The statistics, where ``match`` is statistics.
@@ -156,7 +156,7 @@ class DistillConfig(Config):
         kernel: The kernel of a regression, where ``match`` is kernel.
         clusters: K-means clusters per class for the representative start; one per image by default.
         gate: Step only when the loss is at most this; by default always.
-        ema: Decay of the running mean of the images that is the result; by default the last images are.
+        ema: Decay of the running mean of images and styles that is the result; by default the last ones are.
         pruning: Parameters that are left out of the match.
         intermediate: Match inside the segment too, with equal or varied (k / M) weights.
         balance: theta of AST's balanced inner loss; by default the loss is plain.

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from raydd.config.components import FormationConfig
+from raydd.config.components import StoredFormation
 from raydd.config.schema import DataConfig
 from raydd.data.preprocessing import Transform
 from raydd.io.bounded_file import read_text
@@ -18,6 +18,7 @@ from raydd.io.document import Document, Finite, Whole, remove_text_checksum, val
 from raydd.io.safe_yaml import parse_yaml
 from raydd.io.tensor_file import load_checked, load_tensors, save_tensors
 from raydd.numerics.formation import PLAIN, Formation, decode
+from raydd.numerics.styles import check_styles
 
 FORMAT = 1
 CHECKPOINT = Path("checkpoint") / "state.arrow"
@@ -84,7 +85,7 @@ class SetDocument(Document):
     provenance: ProvenanceTree
     history: History
     transform: TransformDocument
-    formation: FormationConfig = FormationConfig()
+    formation: StoredFormation = StoredFormation()
     format: Literal[1]
     kind: Literal["synset"]
 
@@ -104,6 +105,7 @@ class SyntheticSet:
         provenance: Versions, commit, the source's fingerprint.
         history: Scores during distillation, oldest first.
         formation: How `decoded` makes networks' images of ``images``.
+        styles: (S, D), where the formation has S styles; see `raydd.numerics.styles`.
     """
 
     images: Tensor
@@ -116,6 +118,7 @@ class SyntheticSet:
     provenance: dict[str, Any] = field(default_factory=dict)
     history: tuple[dict[str, Any], ...] = ()
     formation: Formation = PLAIN
+    styles: Tensor | None = None
 
     def __post_init__(self) -> None:
         wanted = ((len(self.images),), (len(self.images), len(self.classes)))
@@ -124,6 +127,13 @@ class SyntheticSet:
                 f"images {tuple(self.images.shape)} and labels {tuple(self.labels.shape)} do not belong together; "
                 "need (N, C, H, W) and (N,) or (N, K)"
             )
+        check_styles(self.styles, self.formation.styles, self.images.shape[1:])
+
+    @property
+    def parts(self) -> dict[str, Tensor]:
+        """The tensors that can be learned, by name; styles only where there are some."""
+        parts = {"images": self.images, "labels": self.labels, "lr": self.lr}
+        return parts if self.styles is None else parts | {"styles": self.styles}
 
     @property
     def label_kind(self) -> Literal["hard", "logits"]:
@@ -151,10 +161,10 @@ class SyntheticSet:
         return rows[label] if label in rows else self.labels.new_empty(0, dtype=torch.int64)
 
     def decoded(self) -> "SyntheticSet":
-        """Return the set that networks see: mosaics are split, and each part gets the label of its mosaic.
+        """Return the set that networks see: mosaics are split and bases styled, each image with its source's label.
 
-        Differentiable in images and labels. A bounded decoding goes class by class, by `hard_labels`. A set without
-        mosaics is returned as it is.
+        Differentiable in images, labels and styles. A bounded decoding goes class by class, by `hard_labels`. A set of
+        plain images is returned as it is.
 
         Raises:
             ValueError: A tile would have no pixel, or a class has more images than the formation's bound.
@@ -162,8 +172,8 @@ class SyntheticSet:
         if self.formation.plain:
             return self
         if self.formation.decode != "bounded":
-            images, rows = decode(self.images, self.formation)
-            return replace(self, images=images, labels=self.labels[rows], formation=PLAIN)
+            images, rows = decode(self.images, self.formation, self.styles)
+            return replace(self, images=images, labels=self.labels[rows], formation=PLAIN, styles=None)
         parts, origins = [], []
         for _, members in sorted(rows_by_class(self).items()):
             images, rows = decode(self.images[members], self.formation)
@@ -172,13 +182,13 @@ class SyntheticSet:
         return replace(self, images=torch.cat(parts), labels=self.labels[torch.cat(origins)], formation=PLAIN)
 
     def with_leaves(self, leaves: dict[str, Tensor]) -> "SyntheticSet":
-        """Return the set with other images, labels or lr, by name."""
+        """Return the set with other images, labels, lr or styles, by name."""
         changes: dict[str, Any] = dict(leaves)
         return replace(self, **changes)
 
     def to(self, device: torch.device | str) -> "SyntheticSet":
         """Return the set with its tensors on another device."""
-        moved: dict[str, Any] = {name: getattr(self, name).to(device) for name in ("images", "labels", "lr")}
+        moved: dict[str, Any] = {name: tensor.to(device) for name, tensor in self.parts.items()}
         return replace(self, transform=self.transform.to(device), **moved)
 
     def pixels(self) -> Tensor:
@@ -187,11 +197,11 @@ class SyntheticSet:
 
     def save(self, path: Path | str) -> None:
         """Write one Arrow file, whole or not at all; equal sets give equal bytes."""
-        tensors = {"images": self.images, "labels": self.labels, "lr": self.lr}
+        tensors = self.parts
         tensors |= {f"transform.{name}": value for name, value in self.transform.arrays().items()}
         metadata: dict[str, Any] = {"format": FORMAT, "kind": "synset", "transform": self.transform.metadata()}
         if not self.formation.plain:
-            metadata["formation"] = self.formation._asdict()
+            metadata["formation"] = self.formation.document()
         save_tensors(Path(path), tensors, metadata | {name: getattr(self, name) for name in NAMES})
 
     @classmethod
@@ -209,6 +219,7 @@ class SyntheticSet:
                 lr=tensors["lr"],
                 transform=Transform.restore(metadata["transform"], tensors, "transform."),
                 formation=Formation(**document.formation.model_dump()),
+                styles=tensors.get("styles"),
                 **{name: getattr(document, name) for name in NAMES},
             )
             synset.transform.check_shape(synset.images.shape[1:])
@@ -220,13 +231,15 @@ class SyntheticSet:
 def check_parts(tensors: Mapping[str, Tensor], classes: int) -> None:
     """Refuse tensors that are not those of a set of ``classes`` classes.
 
-    They are ``images`` (N, C, H, W), ``labels`` (N,) or (N, K), and the scalar ``lr``, all finite.
+    They are ``images`` (N, C, H, W), ``labels`` (N,) or (N, K), and the scalar ``lr``, all finite, as ``styles`` are
+    where there are some.
     """
-    for name in ("images", "labels", "lr"):
-        if name not in tensors:
-            raise ValueError(f"it has no {name}")
-        if tensors[name].is_floating_point() and not bool(torch.isfinite(tensors[name]).all()):
-            raise ValueError(f"{name} are not finite")
+    if missing := [name for name in ("images", "labels", "lr") if name not in tensors]:
+        raise ValueError(f"it has no {missing[0]}")
+    own = [name for name in ("images", "labels", "lr", "styles") if name in tensors]
+    floats = [name for name in own if tensors[name].is_floating_point()]
+    if broken := [name for name in floats if not bool(torch.isfinite(tensors[name]).all())]:
+        raise ValueError(f"{broken[0]} are not finite")
     images, labels, lr = (tensors[name] for name in ("images", "labels", "lr"))
     if images.ndim != 4 or not images.is_floating_point() or 0 in images.shape:
         raise ValueError(f"images are {images.dtype} of shape {tuple(images.shape)}")

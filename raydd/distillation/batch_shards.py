@@ -44,7 +44,7 @@ class BatchShard:
 
         Args:
             index: The shard's number.
-            outer: A number of this sweep, images and labels before the outer step, the step, and the seed of its draws.
+            outer: A number of this sweep, the set's parts before the outer step, the step, and the seed of its draws.
             step: The student step.
             point: The student's parameters (P,), and lambda (P,) for slopes; without it the gradient is returned.
             wanted: Whether slopes by x and by y are wanted.
@@ -72,7 +72,7 @@ class ShardedSteps:
     """Student steps of one outer step, whose shards others compute, summed in the order of their numbers."""
 
     def __init__(self, parts: Parts, numbers: Iterator[int], synset: SyntheticSet, step: int, seed: int) -> None:
-        leaves = {name: getattr(synset, name).detach() for name in ("images", "labels")}
+        leaves = {name: part.detach() for name, part in synset.parts.items() if name != "lr"}
         self._parts, self._outer = parts, parts.share((next(numbers), leaves, step, seed))
 
     def gradient(self, step: int, theta: Tensor, batch: Batch) -> Tensor:

@@ -58,10 +58,10 @@ class Distillation:
     Args:
         objective: What to match.
         synset: The start.
-        learn: Which of images, labels and lr are learned, and how.
+        learn: Which of images, labels, lr and styles are learned, and how.
         seed: The run's seed.
         gate: Step only when the loss is at most this.
-        ema: Decay of a running mean of the images, which `result` then returns; never fed back.
+        ema: Decay of a running mean of images and styles, which `result` then returns; never fed back.
         keep_every: Steps between the states that a non-finite loss is rolled back to.
     """
 
@@ -88,7 +88,8 @@ class Distillation:
             leaf.requires_grad_()
         self._learn = learn
         self._optimizers = Optimizers(self._leaves, learn)
-        self._mean = synset.images.detach().clone() if ema is not None else None
+        averaged = {"images", "styles"} & synset.parts.keys() if ema is not None else set()
+        self._means = {name: synset.parts[name].detach().clone() for name in sorted(averaged)}
         self._state = objective.init(generator(seed, "objective"))
         self.step = 0
         self._attempt = 0
@@ -127,8 +128,9 @@ class Distillation:
         total, lr, right = self._read(losses, extremes)
         if not right:
             return self._roll_back(total)
-        if stepped and self._mean is not None and self._decay is not None:
-            self._mean.mul_(self._decay).add_(self._current("images"), alpha=1 - self._decay)
+        if stepped and self._decay is not None:
+            for name, mean in self._means.items():
+                mean.mul_(self._decay).add_(self._current(name), alpha=1 - self._decay)
         self._state, self._safe = state, before
         self._optimizers.observe(total)
         self.step += 1
@@ -199,10 +201,9 @@ class Distillation:
 
     @property
     def result(self) -> SyntheticSet:
-        """A copy of the current synthetic set, with the running mean of the images if there is one."""
+        """A copy of the current synthetic set, with the running means if there are any."""
         leaves = {name: self._current(name).clone() for name in self._leaves}
-        if self._mean is not None:
-            leaves["images"] = self._mean.clone()
+        leaves |= {name: mean.clone() for name, mean in self._means.items()}
         return self._synset.with_leaves(leaves)
 
     @property
@@ -219,11 +220,13 @@ class Distillation:
 
     def _copy(self) -> dict[str, Any]:
         """Return the state alone; ``attempt`` is left out of a run that was never rolled back."""
-        return ({"attempt": self._attempt} if self._attempt else {}) | {
+        means = {name: mean.clone() for name, mean in self._means.items()}
+        optional = {"attempt": self._attempt or None, "mean_styles": means.get("styles")}
+        return {name: value for name, value in optional.items() if value is not None} | {
             "step": self.step,
             "leaves": {name: leaf.detach().clone() for name, leaf in self._leaves.items()},
             **self._optimizers.state(),
-            "mean": None if self._mean is None else self._mean.clone(),
+            "mean": means.get("images"),
             "objective": _copied(self._state),
         }
 
@@ -236,8 +239,8 @@ class Distillation:
         with torch.no_grad():
             for name, leaf in self._leaves.items():
                 leaf.copy_(state["leaves"][name])
-            if self._mean is not None:
-                self._mean.copy_(state["mean"])
+            for name, mean in self._means.items():
+                mean.copy_(state["mean" if name == "images" else f"mean_{name}"])
         self._optimizers.load(state)
         self._state = _copied(state["objective"])
         self.step, self._attempt = state["step"], state.get("attempt", 0)

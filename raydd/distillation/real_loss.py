@@ -76,7 +76,9 @@ class RealLoss:
         """Return the cross-entropy on a real batch, a scalar; all draws come from ``rng``."""
         start = begin(self.model.init(rng).to(synset.images))
         seen = synset.decoded()
-        batches = student_batches(seen.images, seen.targets, self.student_steps, self.batch_size, self.augment, rng)
+        batches = student_batches(
+            seen.images, seen.targets, self.student_steps, self.batch_size, self.augment, rng, synset.formation.styles
+        )
         first, length = self.choose_window(step, start, batches, synset.lr, rng)
         before, _ = self._walk(start, batches[:first], synset.lr)
         end = self._unrolled(before, batches[first : first + length], synset.lr)

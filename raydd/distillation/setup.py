@@ -22,6 +22,7 @@ from raydd.numerics.compiled import check_compiler
 from raydd.numerics.flat import FlatModel
 from raydd.numerics.formation import Formation, encode
 from raydd.numerics.rng import generator
+from raydd.numerics.styles import start_styles
 from raydd.selection.class_sampler import Experts, Request
 from raydd.selection.starting_images import INITIAL, MEASURE_DISTANCES, NEED_EXPERTS
 
@@ -83,9 +84,9 @@ class Recipe(NamedTuple):
     Attributes:
         objective: What the synthetic set must match.
         synset: Where it starts.
-        learn: Which of images, labels and lr are learned, and how.
+        learn: Which of images, labels, lr and styles are learned, and how.
         gate: Step only when the loss is at most this.
-        ema: Decay of the running mean of the images that is the result.
+        ema: Decay of the running mean of images and styles that is the result.
         finish: Makes the set that is scored and saved from the learned one.
         probe: Makes the probe of a held-out expert, by its number; None for methods that match no trajectories.
     """
@@ -100,17 +101,20 @@ class Recipe(NamedTuple):
 
 
 def initial(setup: Setup) -> SyntheticSet:
-    """Return the set at outer step 0: images and labels by ``config.initial``, and the students' learning rate."""
+    """Return the set at outer step 0: images and labels by ``config.initial``, styles, the students' learning rate."""
     config, work = setup.config, setup.work
     if setup.start is not None:
         return setup.start.to(work.device)
     rng, tiles = generator(config.seed, "initial"), tiles_of(config)
     request = Request(work.dataset, work.transform, config.ipc * tiles, rng, experts_to_ask(setup))
     images, labels = INITIAL[config.initial](request)
+    formed = Formation(**config.formation.model_dump(exclude={"contrast"}))
+    rng = generator(config.seed, "styles")
     return SyntheticSet(
         images=encode(images, config.formation.factor) if tiles > 1 else images,
         labels=labels[::tiles],
-        formation=Formation(**config.formation.model_dump()),
+        formation=formed,
+        styles=start_styles(formed.styles, images.shape[1:], rng) if formed.styles else None,
         lr=torch.tensor(config.lr.start),
         transform=work.transform,
         dataset=work.dataset.name,
@@ -180,7 +184,7 @@ def check_statistics(config: DistillConfig, model: FlatModel, source: Trajectory
 
 
 def leaves(config: DistillConfig, transform: Transform) -> dict[str, Leaf]:
-    """Return how each learned part is learned: images, and labels and lr unless their learning rate is 0."""
+    """Return how each learned part is learned: images, and labels, lr and styles unless their learning rate is 0."""
     rates = config.lr
     make = partial(pixel_leaf, transform=transform) if config.space == "pixels" else Leaf
     learned = {"images": make(rates.images, rates.momentum)}
@@ -188,6 +192,8 @@ def leaves(config: DistillConfig, transform: Transform) -> dict[str, Leaf]:
         learned["labels"] = Leaf(rates.labels, rates.labels_momentum)
     if rates.lr:
         learned["lr"] = Leaf(rates.lr, rates.momentum)
+    if config.formation.styles and (rate := rates.images if rates.styles is None else rates.styles):
+        learned["styles"] = Leaf(rate, rates.styles_momentum)
     return {name: leaf._replace(optimizer=rates.optimizer, patience=rates.patience) for name, leaf in learned.items()}
 
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,10 +20,12 @@ from raydd.config.schema import DistillConfig
 from raydd.data.synset import SyntheticSet
 from raydd.distillation.batch_shards import batch_division
 from raydd.distillation.held_out import Probe
+from raydd.distillation.objective import Objective
 from raydd.distillation.parts import Division
 from raydd.distillation.setup import Finish, Recipe, Setup, initial, leaves, unchanged
 from raydd.distillation.statistic_matching import match_statistics
 from raydd.distillation.student_batches import student_batches
+from raydd.distillation.style_contrast import contrast_styles
 from raydd.distillation.weighted_sum import WeightedSum
 from raydd.numerics.augment import Augment
 from raydd.numerics.distances import Distance, along, at_end, normalized_mse, pruned
@@ -139,11 +141,11 @@ class TrajectoryMatching:
 
     def student(self, synset: SyntheticSet, segment: Segment, rng: torch.Generator) -> Student:
         """Return the student of a segment; batches and views are drawn from ``rng``."""
-        synset, segment = synset.decoded(), segment.to(synset.images)
+        styles, synset, segment = synset.formation.styles, synset.decoded(), segment.to(synset.images)
         if self.disturb:
             segment = segment._replace(start=self.disturb(segment.start, rng))
         labels = self.labels(synset, segment)
-        batches = student_batches(synset.images, labels, self.student_steps, self.batch_size, self.augment, rng)
+        batches = student_batches(synset.images, labels, self.student_steps, self.batch_size, self.augment, rng, styles)
         weight = self.weight(segment.epoch) if self.weight else 1.0
 
         def weighted(theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
@@ -184,13 +186,17 @@ def match_trajectories(setup: Setup) -> Recipe:
     )
     learn = leaves(config, setup.work.transform)
     probe = partial(Probe, objective, seed=config.seed)
-    start, goal = initial(setup), objective if not config.statistic.beside else _beside(objective, setup)
-    return Recipe(goal, start, learn, config.gate, config.ema, finish, probe)
+    return Recipe(_with_others(objective, setup), initial(setup), learn, config.gate, config.ema, finish, probe)
 
 
-def _beside(objective: TrajectoryMatching, setup: Setup) -> WeightedSum:
-    """Return the sum of the match and of statistics, which have the weight ``statistic.beside``."""
-    return WeightedSum(((objective, 1.0), (match_statistics(setup).objective, setup.config.statistic.beside)))
+def _with_others(objective: TrajectoryMatching, setup: Setup) -> Objective[Any]:
+    """Return the match, or its sum with the terms that have a weight: statistics, and the contrast of styles."""
+    terms: list[tuple[Objective[Any], float]] = [(objective, 1.0)]
+    if weight := setup.config.statistic.beside:
+        terms.append((match_statistics(setup).objective, weight))
+    if weight := setup.config.formation.contrast:
+        terms.append((contrast_styles(setup), weight))
+    return objective if len(terms) == 1 else WeightedSum(tuple(terms))
 
 
 def classification(model: FlatModel) -> Inner:

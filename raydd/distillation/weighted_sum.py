@@ -41,5 +41,5 @@ class WeightedSum:
             place, own = place + 1, own - count
         objective, weight = self.terms[place]
         loss, after = objective.loss(synset, state[str(place)], step, rng, own)
-        leaves = [leaf for leaf in (synset.images, synset.labels, synset.lr) if leaf.requires_grad]
+        leaves = [leaf for leaf in synset.parts.values() if leaf.requires_grad]
         return weight * loss + sum(0 * leaf.sum() for leaf in leaves), state | {str(place): after}

@@ -84,7 +84,7 @@ def mosaics(synset: SyntheticSet, work: Workspace, seeds: range, kinds: Sequence
     factor, ipc = synset.formation.factor, len(synset.images) // len(synset.classes)
     count = ipc * factor**2
     wanted = [kind for kind in CORESETS if kind in SEEDED and (kinds is None or kind in kinds)]
-    if synset.formation.plain or not wanted:
+    if factor == 1 or not wanted:
         return []
     fewest = int(work.dataset.train.targets.bincount(minlength=len(synset.classes)).min())
     if fewest < count:

@@ -31,7 +31,10 @@ def relabel(synset: SyntheticSet, buffer: ArrowBuffer, epoch: int | None = None,
         Guo et al., arXiv 2310.05773 (DATM), Table 3, which assigns soft labels to sets of FTD.
     """
     if not synset.formation.plain:
-        raise ValueError("the set has mosaics, and networks see several images of each; labels are for single images")
+        raise ValueError(
+            "the set has mosaics or styles, and networks see several images of each stored one; labels are for single "
+            "images"
+        )
     buffer.expect(preprocessing_hash=synset.transform.hash)
     if expert not in buffer.experts:
         raise ValueError(f"--expert {expert}: {buffer.folder} has experts {buffer.experts[0]} to {buffer.experts[-1]}")

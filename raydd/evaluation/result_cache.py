@@ -177,7 +177,7 @@ class CacheKeys:
         if synset is None:
             return {"set": "whole"}
         own = self._matrix.protocol.lr is None and not row.lrs
-        formation = None if synset.formation.plain else list(synset.formation)
+        formation = None if synset.formation.plain else list(synset.formation.document().values())
         lr = float(synset.lr) if own else None
         if id(synset) not in self._digests:
             self._digests[id(synset)] = _set_digest(synset)
@@ -185,9 +185,9 @@ class CacheKeys:
 
 
 def _set_digest(synset: SyntheticSet) -> str:
-    """Return the sha256 of a set's images and labels; 32 hex digits."""
+    """Return the sha256 of a set's images, labels and styles; 32 hex digits."""
     checksum = hashlib.sha256()
-    for tensor in (synset.images, synset.labels):
+    for tensor in (part for name, part in synset.parts.items() if name != "lr"):
         array = tensor.detach().cpu().contiguous().numpy()
         checksum.update(f"|{array.dtype} {array.shape}|".encode())
         checksum.update(array.tobytes())

@@ -88,6 +88,6 @@ class Read(NamedTuple):
             "labels": synset.label_kind,
             "preprocessing": synset.transform.kind,
             "lr": float(synset.lr),
-            "formation": synset.formation._asdict(),
+            "formation": synset.formation.document(),
             "notes": list(self.notes),
         }

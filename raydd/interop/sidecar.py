@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from raydd.config.components import FormationConfig
+from raydd.config.components import MosaicConfig
 from raydd.config.parsing import Config, build
 from raydd.config.schema import DataConfig
 from raydd.data.synset import NAMES, History, ProvenanceTree, RecipeTree, SyntheticSet, TransformDocument
@@ -28,7 +28,7 @@ class Sidecar(Config):
     classes: tuple[str, ...]
     preprocessing: TransformDocument  # kind and hash of the preprocessing; it is fitted again on reading
     lr: float
-    formation: FormationConfig = FormationConfig()  # how stored images become networks' images
+    formation: MosaicConfig = MosaicConfig()  # how stored images become networks' images
     order: tuple[int, ...] | None = None  # the row in the set of every stored image, if these differ
     recipe: RecipeTree
     provenance: ProvenanceTree
@@ -49,7 +49,7 @@ def describe(synset: SyntheticSet, layout: str, order: tuple[int, ...] | None, s
     values = {name: getattr(synset, name) for name in NAMES}
     values |= {"lr": float(synset.lr), "preprocessing": synset.transform.metadata()}
     written = {"layout": layout, "digest": stored, "order": order}
-    return build(Sidecar, values, written | {"formation": synset.formation._asdict()})
+    return build(Sidecar, values, written | {"formation": synset.formation.document()})
 
 
 def write(sidecar: Sidecar, folder: Path) -> Path:

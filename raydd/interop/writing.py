@@ -19,7 +19,8 @@ _LABELS = {"hard": "classes", "logits": "soft labels (logits)"}
 def write_synset(synset: SyntheticSet, folder: Path | str, layout: str, *, hard: bool = False) -> Written:
     """Write a set in another project's layout, and the values that its files cannot hold into ``raydd.json`` there.
 
-    Images are written as students see them, in that order: mosaics are split, unless the project does so itself.
+    Images are written as students see them, in that order: mosaics are split, unless the project does so itself, and
+    bases are written in every style.
     Nothing is written before everything is checked.
 
     Args:
@@ -61,10 +62,14 @@ def _fitting(synset: SyntheticSet, layout: str, row: Layout, hard: bool, notes: 
     """Return the set in a form that a layout can hold."""
     _check(synset)
     synset = _labelled(synset, layout, row, hard, notes)
-    if not row.mosaics and not synset.formation.plain:
-        stored = len(synset.images)
+    styles = synset.formation.styles
+    if styles or not (row.mosaics or synset.formation.plain):
+        stored, what = (
+            len(synset.images),
+            f"images are written in {styles} styles" if styles else "mosaics are taken apart",
+        )
         synset = synset.decoded()
-        notes.append(f"mosaics are taken apart: {stored} stored images are {len(synset.images)}")
+        notes.append(f"{what}: {stored} stored images are {len(synset.images)}")
     synset = synset.to("cpu")
     names = ("images", "labels", "lr")
     synset = synset.with_leaves({name: _narrow(name, getattr(synset, name).detach(), notes) for name in names})

@@ -1,15 +1,17 @@
-"""Multi-formation: mosaics of several small images in the place of one, and their decoding.
+"""Formation: stored images of which networks see several each, as parts of a mosaic or in several styles.
 
-Shapes: `N` stored images, `M` decoded images, `C H W` image, `rho` tiles along a side.
+Shapes: `N` stored images, `M` decoded images, `C H W` image, `rho` tiles along a side, `S` styles of `D` parameters.
 """
 
 from collections.abc import Callable, Iterable
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from raydd.numerics.styles import hallucinate
 
 
 class Formation(NamedTuple):
@@ -19,16 +21,26 @@ class Formation(NamedTuple):
         factor: rho: a stored image is a mosaic of rho x rho smaller ones; 1 is a plain image.
         decode: A key of `DECODE`: uniform, multi or bounded.
         bound: The most decoded images of a class, where ``decode`` is bounded; at least its stored images.
+        styles: S: a stored image is a base, which networks see in each of S styles; 0 is none. Not with mosaics.
     """
 
     factor: int = 1
     decode: str = "uniform"
     bound: int = 128
+    styles: int = 0
 
     @property
     def plain(self) -> bool:
         """Whether networks see the stored images themselves."""
-        return self.factor == 1
+        return self.factor == 1 and not self.styles
+
+    def document(self) -> dict[str, Any]:
+        """Return the fields as files have them: ``styles`` only where there are some.
+
+        >>> Formation(2).document()
+        {'factor': 2, 'decode': 'uniform', 'bound': 128}
+        """
+        return self._asdict() if self.styles else {"factor": self.factor, "decode": self.decode, "bound": self.bound}
 
 
 PLAIN = Formation()
@@ -75,8 +87,10 @@ def encode(images: Tensor, factor: int) -> Tensor:
     return torch.cat(strips, dim=2)
 
 
-def decode(images: Tensor, formation: Formation) -> tuple[Tensor, Tensor]:
-    """Return the images that networks see of stored images; differentiable in them.
+def decode(images: Tensor, formation: Formation, styles: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return the images that networks see of stored images; differentiable in them, and in styles.
+
+    styles: each image in each style, see `raydd.numerics.styles.hallucinate`: M = N S. Otherwise by ``decode``:
 
     uniform: all rho^2 tiles, enlarged bilinearly to (H, W), image by image and row by row: M = N rho^2.
     multi: the uniform decodings of factors 1 to rho, one after another: M = N (1 + 4 + ... + rho^2).
@@ -86,7 +100,8 @@ def decode(images: Tensor, formation: Formation) -> tuple[Tensor, Tensor]:
 
     Args:
         images: (N, C, H, W); where the decoding is bounded, those of one class.
-        formation: The decoding; factor 1 returns the images.
+        formation: The decoding; that of plain images returns them.
+        styles: (S, D), where the formation has styles.
 
     Returns:
         Images (M, C, H, W) and the row (M,) int64 of the stored image that each comes from.
@@ -103,6 +118,8 @@ def decode(images: Tensor, formation: Formation) -> tuple[Tensor, Tensor]:
         raise ValueError(f"unknown decoding {formation.decode!r}; use one of {', '.join(DECODE)}")
     if formation.plain:
         return images, torch.arange(len(images), device=images.device)
+    if styles is not None:
+        return hallucinate(images, styles)
     return DECODE[formation.decode](images, formation)
 
 

@@ -80,6 +80,8 @@ def of_distillation(config: DistillConfig, work: Workspace, theta: Tensor, check
     images = config.ipc * len(data.classes)
     pixels = FLOAT * images * data.channels * data.size**2
     decoded = images * (tiles_of(config) if config.formation.factor > 1 else 1)
+    if config.match in ("statistics", "kernel"):  # a student's step shows its bases in one style
+        decoded *= max(1, config.formation.styles)
     if config.formation.decode == "bounded":
         decoded = min(decoded, images)  # how many more there are depends on the bound
     batch = min(config.batch_size or decoded, decoded)

@@ -18,7 +18,6 @@ from raydd.buffer.segments import Segment, TrajectorySource
 from raydd.config.components import WindowConfig
 from raydd.distillation.loop import Distillation, Step
 from raydd.distillation.setup import Setup
-from raydd.distillation.trajectory_matching import TrajectoryMatching
 from raydd.figures.curves import draw_window
 from raydd.figures.style import save_figure
 from raydd.io.document import write_document
@@ -140,7 +139,8 @@ def find_window(context: RunContext, note: Callable[[str], None]) -> Search:
     recipe = find_method(config.method)(Setup(whole, context.work, without_last(buffer)))
     if recipe.probe is None:
         raise ValueError(f"window.auto: method {config.method} matches no trajectories; set window.high instead")
-    probe, matched = recipe.probe(buffer.experts[-1]), cast(TrajectoryMatching, recipe.objective)
+    probe = recipe.probe(buffer.experts[-1])
+    matched = probe.objective  # without the terms that are added to it
     start = probe.losses(recipe.synset)
 
     def pilot(low: int, high: int) -> Trial:

@@ -17,6 +17,7 @@ TRIES = 20
 CHANGEABLE = frozenset(
     (
         *("lr.images", "lr.labels", "lr.lr", "lr.momentum", "lr.labels_momentum"),
+        *("lr.styles", "lr.styles_momentum"),
         *("student_steps", "span", "batch_size", "backprop", "gate", "waypoints"),
         *("window.low", "window.current", "window.high", "window.interval", "window.continuous"),
         *("pruning.rate", "pruning.metric", "intermediate", "balance", "perturbation"),
@@ -28,7 +29,7 @@ CHANGEABLE = frozenset(
 )
 """Settings that only a step reads: the start, the learned tensors and the checkpoint do not depend on them."""
 
-OPTIONAL_RATES = ("lr.labels", "lr.lr")
+OPTIONAL_RATES = ("lr.labels", "lr.lr", "lr.styles")
 """Learning rates that, at 0, mean that a tensor is not learned at all."""
 
 

@@ -16,7 +16,7 @@ from raydd.run.resolve import check_settings, check_start
 HELD = (
     "# The paper trains on all training images; here 10 % of them are held out. --set data.validation=0 is its split.\n"
 )
-TRAJECTORIES = {"mtt", "ftd", "tesla", "datm", "dpd", "ast", "mct"}  # the others: test_preset_statistics.py
+TRAJECTORIES = {"mtt", "ftd", "tesla", "datm", "dpd", "ast", "mct", "haba"}  # the others: test_preset_statistics.py
 
 # Cazenavette et al., arXiv 2203.11932; T- is 0 and every start epoch may be drawn from the first step on.
 MTT = """
@@ -43,6 +43,14 @@ cifar100      10  y   20 2 40   1000   1e-5 0.01  all   1     0.9995
 cifar100      50  y   80 2 40   1000   1e-5 0.01  1000  1     0.999
 tiny_imagenet 1   n   30 2 10   10000  1e-4 0.01  all   1     0.999
 tiny_imagenet 10  n   20 2 40   10000  1e-4 0.01  500   1     0.999
+"""
+
+# The commands of the code of Liu et al., arXiv 2210.16774; images and styles have one learning rate.
+HABA = """
+set           ipc zca N  M high images lr   start batch
+cifar10       1   y   50 2 2    100    1e-7 0.01  all
+cifar10       10  y   30 2 20   100    1e-5 0.001 all
+cifar10       50  y   30 2 20   100    1e-5 0.01  all
 """
 
 # What authors of MTT and FTD told users of their code of ImageNet subsets.
@@ -212,6 +220,16 @@ def test_ast_is_mtt_with_its_own_experts(preset, row):
     assert found == wanted
 
 
+@cells(HABA)
+def test_haba_is_as_its_commands_say(row):
+    found, wanted = both("haba", row, {"lr": {"styles": 100}})
+    assert (found.pop("steps"), wanted.pop("steps")) == (DistillConfig().steps, 5000)
+    assert found == wanted
+    whole = complete(build(DistillConfig, load_preset("cifar10", "haba", int(row["ipc"]))))
+    assert (whole.steps, whole.lr.momentum, whole.lr.styles_momentum) == (15000, 0.95, 0.95)
+    assert (whole.formation.styles, whole.formation.contrast) == (5, 0.1)
+
+
 @cells(MTT)
 def test_mct_is_mtt_along_a_convexified_trajectory(row):
     passed = [6, 25] if row["set"] == "cifar10" else [15, 30]
@@ -260,6 +278,7 @@ def test_no_table_has_a_cell_that_is_not_shipped_or_the_other_way_round():
         "tesla": MTT,
         "mct": MTT,
         "ftd": FTD,
+        "haba": HABA,
         "dpd": DPD,
         "datm": DATM,
         "datm-official": DATM_OFFICIAL,

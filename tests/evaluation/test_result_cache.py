@@ -153,7 +153,12 @@ DATASET = {
 def test_every_field_of_what_decides_a_result_is_looked_at_here():
     """A field that is new must be put into one of the tables."""
     assert {field.name for field in fields(ScoreRow)} == {*ROW, "sets"}
-    assert {field.name for field in fields(SyntheticSet)} == {*SET, "images", "labels"}
+    assert {field.name for field in fields(SyntheticSet)} == {
+        *SET,
+        "images",
+        "labels",
+        "styles",
+    }  # of styles: test_styled_sets.py
     assert set(Protocol.model_fields) == set(PROTOCOLS)
     assert set(DataConfig.model_fields) == set(DATAS)
     names = {field.name for field in fields(open_workspace(DATA, None, torch.device("cpu")).dataset)}

@@ -45,7 +45,7 @@ def work():
 
 
 REFUSED = [
-    ("magic", {}, ["'magic'", "ast, datm, dpd, ftd, mct, mtt, tesla"]),
+    ("magic", {}, ["'magic'", "ast, datm, dpd, ftd, haba, mct, mtt, tesla"]),
     ("mtt", {"lr": {"labels": 3}}, ["lr.labels = 3", "initial = real", "lr.labels=0"]),
     ("tesla", {"lr": {"labels": 3}}, ["lr.labels = 3", "labels = expert", "lr.labels=0"]),
     ("datm", {"initial": "noise"}, ["lr.labels = 5", "initial = noise", "initial=correctly_classified"]),
@@ -95,6 +95,7 @@ REFUSED = [
     ("dm", {"ipc": 126}, ["ipc 126", "'8'", "--ipc 125"]),
     ("mtt", {"ipc": 32, "formation": {"factor": 2}}, ["ipc 32", "128 images", "--ipc 31"]),
     ("tesla", {"formation": {"factor": 2}}, ["labels = expert", "formation.factor 2", "formation.factor=1"]),
+    ("haba", {"formation": {"factor": 2}}, ["formation.styles = 5", "formation.factor = 2", "formation.factor=1"]),
     ("ast", {"formation": {"factor": 2}, "clusters": 3}, ["clusters 3", "ipc 4"]),
     ("mtt", {"shards": 2, "backprop": "full"}, ["shards = 2", "backprop = full", "backprop=adjoint", "--shards 1"]),
     ("mtt", {"shards": 11}, ["shards = 11", "a student step has 10 images", "--shards 10"]),
@@ -174,7 +175,7 @@ def test_batch_norm_is_fine_where_its_statistics_are(method):
 
 
 ANY = [{}, {"ipc": 4, "clusters": 2}, {"experts": {"epochs": 2, "num_experts": 3}}]
-MOSAICS = {"ipc": 31, "formation": {"factor": 2}}
+MOSAICS = {"ipc": 31, "formation": {"factor": 2, "styles": 0, "contrast": 0}}
 OF_LEARNERS = [
     {"initial": "noise", "lr": {"labels": 0}},
     {"initial": "real", "labels": "own", "lr": {"labels": 0}, **MOSAICS},

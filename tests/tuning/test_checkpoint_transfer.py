@@ -109,6 +109,7 @@ FAMILIES = {
             **{"balance": (None, 8.0), "perturbation": (0.0, 0.1)},
         },
     ),
+    "styles": ("haba", MATCHED, {"lr.styles": (5.0, 1.0), "lr.styles_momentum": (0.9, 0.0)}),
     "lines": ("mct", MATCHED, {"waypoints": ([1], [2]), "window.continuous": (True, False), "lr.images": (30.0, 10.0)}),
     "trained": (
         "dc",
