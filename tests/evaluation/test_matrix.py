@@ -381,7 +381,7 @@ def test_a_training_is_the_same_in_two_matrices_where_all_that_decides_it_is(syn
         matrix(entry(soft)),
         matrix(entry(synset, augment=False)),
         matrix(entry(synset, split="validation")),
-        matrix(entry(synset), protocol=SHORT.lasting(13)),
+        matrix(entry(synset), protocol=SHORT.changed(13)),
         matrix(entry(synset), data=DataConfig(validation=0.2)),
         matrix(entry(synset), networks=("MLP",)),
         matrix(whole, entry(synset)),

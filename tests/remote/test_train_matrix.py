@@ -108,7 +108,7 @@ def test_trainings_begin_before_the_others_of_their_matrix_are_known(ray2, matri
         assert groups._started == 1, "no worker starts twice"
         assert begun.items() <= found.items(), "they run once"
         assert sorted(kept) == sorted(matrix.jobs())
-    longer = replace(matrix, protocol=matrix.protocol.lasting(real_epochs=4))
+    longer = replace(matrix, protocol=matrix.protocol.changed(real_epochs=4))
     with module.early_workers(TWO, early):
         ((queue, _, _),) = module._EARLY
         found = train_matrix(longer, TWO, lambda step: None)
