@@ -129,6 +129,14 @@ def measure(kind: str, network: str, images: int, repeats: int) -> dict[str, Any
     return row
 
 
+def line(row: dict[str, Any]) -> str:
+    """A row of the table in docs/results.md."""
+    step = f"{row['step']}, {row['network']}, {row['images']} images"
+    plain = row["seconds"]["plain"]["mean"]
+    ratio = row["over_plain"]
+    return f"| {step} | {1000 * plain:.0f} ms | {ratio['mean']:.2f} ± {ratio['std']:.2f} | {row['compiling']:.0f} s |"
+
+
 def main() -> None:
     """Measure and print; with --write, record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -143,9 +151,9 @@ def main() -> None:
     found = {"commit": commit(), "torch": torch.__version__, "python": platform.python_version(), "rows": rows}
     found |= {"machine": f"{os.cpu_count()} cores, CPU, {torch.backends.cpu.get_cpu_capability()}"}
     text = json.dumps(found, indent=2) + "\n"
-    print(text)
+    print(text, *map(line, rows), sep="\n")
     if args.write:
-        write_atomic(Path(__file__).with_suffix(".json"), text)
+        write_atomic(Path(__file__).with_suffix(".json"), text.encode())
 
 
 if __name__ == "__main__":

@@ -163,6 +163,14 @@ def test_names_of_files_are_compared_without_times_and_numbers_of_checkpoints():
     assert script._names(dict.fromkeys(names + objects, b"")) == plain | {"3 times state.arrow"}
 
 
+def test_the_compiled_steps_of_the_docs_are_those_of_the_record():
+    script, record = load(FOLDER / "compiled.py"), json.loads((FOLDER / "compiled.json").read_text(encoding="utf-8"))
+    page = (FOLDER.parent / "docs" / "results.md").read_text(encoding="utf-8")
+    assert "\n".join(map(script.line, record["rows"])) in page
+    assert [(row["step"], row["network"], row["images"]) for row in record["rows"]] == [*script.CASES]
+    assert all(row["error"] < 0.02 for row in record["rows"])  # float32 itself is off by as much on a path
+
+
 def test_a_step_has_no_more_operations_than_recorded():
     """Each is a kernel or more on a GPU. A new version of torch may have others: then record them again."""
     script = load(FOLDER / "operations.py")
