@@ -35,6 +35,7 @@ from raydd.buffer.segments import InMemory
 from raydd.config.parsing import build
 from raydd.config.presets import load_preset
 from raydd.config.schema import DataConfig, DistillConfig, ExpertConfig
+from raydd.data.preprocessing import Transform
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import Feed, Workspace, open_workspace
 from raydd.distillation.loop import Distillation
@@ -129,7 +130,14 @@ def expert(work: Workspace, steps: int) -> Row:
         "augmentation": views_of(work.augment, (BATCH, 3, 32, 32), steps),
         "images": lambda: list(train.shuffled(BATCH, rng)),
     }
-    return Row("expert", work.network, steps, ways)
+    return Row("expert, zca" if work.transform.kind == "zca" else "expert", work.network, steps, ways)
+
+
+def whitened(work: Workspace) -> Workspace:
+    """The same images under a made-up whitening, as MTT's presets have one."""
+    size = 3 * 32 * 32
+    matrix = torch.randn(size, size, generator=generator(0, "whitening")) / size
+    return replace(work, transform=Transform("zca", {"mean": torch.zeros(size), "matrix": matrix, "inverse": matrix}))
 
 
 def synthetic(work: Workspace) -> SyntheticSet:
@@ -215,8 +223,9 @@ def real_images(feed: Feed, count: int, steps: int) -> Way:
 def rows(folder: Path) -> Iterator[Row]:
     """All rows, each made when it is due."""
     narrow, wide = (make_workspace(folder, network) for network in ("ConvNetW32", "ConvNet"))
-    yield expert(narrow, 4)
-    yield expert(wide, 1)
+    for change in (lambda work: work, whitened):
+        yield expert(change(narrow), 4)
+        yield expert(change(wide), 1)
     for name in ("mtt", "dm"):
         yield evaluation(narrow, 10, name)
     yield evaluation(wide, 2, "dm")

@@ -171,6 +171,27 @@ def test_the_compiled_steps_of_the_docs_are_those_of_the_record():
     assert all(row["error"] < 0.02 for row in record["rows"])  # float32 itself is off by as much on a path
 
 
+def test_the_floors_of_the_docs_are_those_of_the_record():
+    script, record = load(FOLDER / "floors.py"), json.loads((FOLDER / "floors.json").read_text(encoding="utf-8"))
+    page = (FOLDER.parent / "docs" / "results.md").read_text(encoding="utf-8")
+    names = {"expert", "expert, zca", "evaluation, mtt", "evaluation, dm", "dm", "tgdd"}
+    assert {row["name"] for row in record["rows"]} == names
+    assert "\n".join(map(script.line, record["rows"])) in page
+    for row in record["rows"]:
+        assert row["accepted"] is (row["over_floor"]["ours"]["mean"] <= script.MOST)
+    missed = [(row["name"], row["network"]) for row in record["rows"] if not row["accepted"]]
+    assert missed == [("expert, zca", "ConvNetW32")]  # as the page says
+
+
+def test_the_cached_results_of_the_docs_are_those_of_the_record():
+    script, record = load(FOLDER / "caches.py"), json.loads((FOLDER / "caches.json").read_text(encoding="utf-8"))
+    found, page = record["cached_results"], (FOLDER.parent / "docs" / "results.md").read_text(encoding="utf-8")
+    assert found["results"] == 10_000
+    assert found["accepted"] is (found["slowest"]["cpu"] <= script.MOST_SECONDS) is True
+    row = next(line for line in page.splitlines() if "`caches.py`" in line)
+    assert f"| {found['slowest']['cpu']:.1f} s; " in row
+
+
 def test_a_step_has_no_more_operations_than_recorded():
     """Each is a kernel or more on a GPU. A new version of torch may have others: then record them again."""
     script = load(FOLDER / "operations.py")
