@@ -1,7 +1,6 @@
 """The command line: it turns words into one call of `raydd.api`, and errors into one line and an exit code."""
 
 import atexit
-import gc
 import json
 import os
 import signal
@@ -14,6 +13,7 @@ from typing import Annotated
 import typer
 
 from raydd.cli.commands import Program
+from raydd.io.loading import freeze
 from raydd.io.pulse import LOADING, PULSE
 from raydd.io.signals import TERMINATED, terminate, terminated
 from raydd.plugins import origin_of
@@ -60,8 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line; exit with 0, 1 (failed), 2 (bad usage or input), 130 (interrupted) or 143 (SIGTERM)."""
     signal.signal(signal.SIGTERM, terminate)
     code = run(arguments)
-    if "triton" not in sys.modules:  # which the compiler loads, and which then tells of what is not collected
-        gc.freeze()  # the interpreter would end with a search for garbage, which takes a second once torch is loaded
+    freeze()
     if code and any(thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
         _end_at_once(code)
     sys.exit(code)

@@ -1,6 +1,7 @@
 """Imports of large packages."""
 
 import gc
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,6 +17,15 @@ def loading() -> Iterator[None]:
     try:
         yield
     finally:
-        gc.freeze()
+        freeze()
         if enabled:
             gc.enable()
+
+
+def freeze() -> None:
+    """Keep all that exists out of searches for garbage: the interpreter's last one takes a second with PyTorch.
+
+    Not where the compiler of GPU kernels is loaded, which tells at the end of everything that was not collected.
+    """
+    if "triton" not in sys.modules:
+        gc.freeze()
