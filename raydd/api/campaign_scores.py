@@ -44,12 +44,15 @@ class Scorer:
             data = self._graph.distillations[scoring.distillation].config.data
             alone = key if scoring.ranking or scoring.config.baselines or scoring.config.real_epochs != 0 else ""
             groups.setdefault(f"{scoring.config!r} {data!r} {alone}", []).append(key)
+        from raydd.remote.training_workers import kept_workers
+
         results: dict[str, Result] = {}
-        for group in groups.values():
-            try:
-                results |= self._rank(group[0]) if self._graph.scores[group[0]].ranking else self._evaluate(group)
-            except (ValueError, RuntimeError, OSError) as error:
-                results |= dict.fromkeys(group, str(error))
+        with kept_workers():
+            for group in groups.values():
+                try:
+                    results |= self._rank(group[0]) if self._graph.scores[group[0]].ranking else self._evaluate(group)
+                except (ValueError, RuntimeError, OSError) as error:
+                    results |= dict.fromkeys(group, str(error))
         return results
 
     def _evaluate(self, keys: Sequence[str]) -> dict[str, Result]:

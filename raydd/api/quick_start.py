@@ -59,7 +59,7 @@ def _train_and_score(
     buffer = train_experts(experts, folder / "buffer", where=where, screen=screen)
     if connected():
         with loading():
-            from raydd.remote.train_matrix import Early, early_workers
+            from raydd.remote.training_workers import Early, early_workers
 
         early = Early(*early_trainings(config, folder, buffer, EVALUATION))
         screen.note(f"training {len(early.jobs)} networks on real images beside the distillation")

@@ -12,7 +12,7 @@ from raydd.remote.job_queue import Checkpoints, Counts, JobQueue
 class Given(NamedTuple):
     """What a queue was given: a list of one reference to what `store_sets` returned, empty before the first trainings.
 
-    ``complete`` says that no trainings follow.
+    ``complete`` says that no trainings follow, of this matrix or another.
     """
 
     matrix: list[Any]
@@ -29,7 +29,12 @@ class QueueActor(JobQueue):
         self._most_running: int | None = None
 
     def begin(
-        self, matrix: list[Any], known: Mapping[Job, Outcome], *arguments: Any, most_running: int | None = None
+        self,
+        matrix: list[Any],
+        known: Mapping[Job, Outcome],
+        *arguments: Any,
+        most_running: int | None = None,
+        keep: bool = False,
     ) -> None:
         """Take the trainings, see `JobQueue`.
 
@@ -39,12 +44,14 @@ class QueueActor(JobQueue):
             arguments: Those of a `JobQueue`.
             most_running: None where these are all trainings; else others follow by `complete`, and until then this many
                 run at a time.
+            keep: Whether the workers wait for another matrix afterwards.
         """
         super().__init__(*arguments)
+        self._checkpoints = Checkpoints(ray.put, ray.get)
         for job, outcome in known.items():
             for epoch, value in outcome.curve:
                 self.keep_training(job, epoch, value)
-        self._given, self._most_running = Given(matrix, complete=most_running is None), most_running
+        self._given, self._most_running = Given(matrix, complete=most_running is None and not keep), most_running
 
     def complete(self, matrix: list[Any], jobs: Sequence[Job]) -> None:
         """Add the last trainings; ``matrix`` refers to the sets of these and of all before."""

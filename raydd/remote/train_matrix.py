@@ -1,22 +1,18 @@
 """A matrix of trainings on Ray Train; workers take the next job when they finish one."""
 
-import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raydd.config.placement import Where
 from raydd.evaluation.jobs import Failure, Job, Outcome, Result
-from raydd.evaluation.matrix import Matrix, same_training
+from raydd.evaluation.matrix import Matrix
 from raydd.evaluation.set_cache import store_sets
-from raydd.remote.demand import WORKERS_PER_GPU, Demand, demand_for, node_shapes, plan
+from raydd.remote.demand import Demand, node_shapes, plan
 from raydd.remote.job_queue import Counts
-from raydd.remote.queue_actor import QueueActor
-from raydd.remote.training_groups import MOST_REQUESTS, Run, TrainingGroups
+from raydd.remote.training_groups import Run, TrainingGroups
+from raydd.remote.training_workers import evaluation_demand, workers_for
 
 POLL_SECONDS = 0.2
 Store = Callable[[Job, Outcome], None]
@@ -51,32 +47,31 @@ def train_matrix(
     jobs = [job for job in matrix.jobs() if job not in known]
     if not jobs:
         return dict(known)
-    demand = _demand(matrix.device, where, lambda line: show(MatrixProgress(0, len(jobs), line)))
+    demand = evaluation_demand(matrix.device, where, lambda line: show(MatrixProgress(0, len(jobs), line)))
     planned = plan(demand, where.num_workers, len(jobs))
-    queue, groups, begun = _started(matrix)
-    results = _Results(queue, len(jobs), show, store or (lambda job, outcome: None))
     show(MatrixProgress(0, len(jobs), planned.note))
-    sets = ray.put(store_sets(matrix, jobs, ray.put))
-    if begun:
-        queue.complete.remote([sets], [job for job in jobs if job not in begun])
-    else:
-        queue.begin.remote([sets], known, jobs, matrix.rungs, where.max_failed)
-    run = Run(
-        poll=results.poll,
-        note=results.note,
-        room=lambda: plan(demand, where.num_workers, len(jobs)).workers,
-        minutes=where.max_wait,
-        poll_seconds=POLL_SECONDS,
-    )
-    try:
-        with groups:
-            groups.run(demand, run)
+    with workers_for(matrix, demand) as (workers, begun, keep):
+        queue, groups = workers.queue, workers.groups
+        results = _Results(queue, len(jobs), show, store or (lambda job, outcome: None))
+        sets = ray.put(store_sets(matrix, jobs, ray.put))
+        if begun:
+            queue.complete.remote([sets], [job for job in jobs if job not in begun])
+        else:
+            queue.begin.remote([sets], known, jobs, matrix.rungs, where.max_failed, keep=keep)
+        run = Run(
+            poll=results.poll,
+            note=results.note,
+            room=lambda: plan(demand, where.num_workers, len(jobs)).workers,
+            minutes=where.max_wait,
+            poll_seconds=POLL_SECONDS,
+            keep=keep,
+        )
+        groups.run(demand, run)
         if (counts := results.poll()).alone and not counts.stopped:
-            with TrainingGroups(queue) as groups:
-                groups.run(alone_demand(demand), run._replace(room=lambda: 1), alone=True)
+            groups.end()
+            with TrainingGroups(queue) as alone:
+                alone.run(alone_demand(demand), run._replace(room=lambda: 1, keep=False), alone=True)
         stopped, reasons = results.poll().stopped, ray.get(queue.reasons.remote())
-    finally:
-        ray.kill(queue)
     if results.fault:
         raise RuntimeError(f"evaluation failed: {results.fault}; the other finished trainings are cached")
     not_run = f"not run: {stopped or 'the evaluation ended before'}"
@@ -85,81 +80,7 @@ def train_matrix(
 
 def device_on_cluster(where: Where, note: Callable[[str], None]) -> str:
     """Return the device of every worker on the connected cluster, ``cpu`` or ``cuda``; ``note`` how long that takes."""
-    return _demand(where.device, where, note).device
-
-
-def _demand(device: str, where: Where, note: Callable[[str], None]) -> Demand:
-    usual = 1 / WORKERS_PER_GPU
-    return demand_for(device, gpus=where.gpus_per_worker, default_gpus=usual, note=note, minutes=where.max_wait)
-
-
-class Early(NamedTuple):
-    """Trainings that begin before the others of their matrix are known."""
-
-    matrix: Matrix  # with some sets in place of those that are not known
-    jobs: list[Job]  # the trainings that begin; none that is stopped at a rung
-
-
-class _Started(NamedTuple):
-    queue: Any  # a `raydd.remote.queue_actor.QueueActor`
-    groups: TrainingGroups
-    early: Early | None = None
-
-    def end(self) -> None:
-        self.groups.__exit__()
-        ray.kill(self.queue)
-
-
-@contextmanager
-def early_workers(where: Where, early: Early | None = None) -> Iterator[None]:
-    """Start the workers of the block's first `train_matrix`, which take long to load what they need.
-
-    They also begin with some of its trainings, where these are known. Meanwhile they leave one CPU of this machine to
-    the block. Trainings that turn out to be others than those of the matrix are dropped.
-    """
-    demand = _demand(where.device, where, lambda line: None)
-    early = early and early._replace(matrix=replace(early.matrix, device=demand.device))
-    started = _Started(*_workers(), early)
-    _EARLY.append(started)
-    try:
-        workers = plan(demand, where.num_workers, MOST_REQUESTS).workers
-        if early and early.jobs:
-            sets, most = ray.put(store_sets(early.matrix, early.jobs, ray.put)), len(os.sched_getaffinity(0)) - 1
-            rest = [*early.jobs], None, where.max_failed
-            started.queue.begin.remote([sets], {}, *rest, most_running=max(1, min(workers, most)))
-        started.groups.start(demand, workers)
-        yield
-    finally:
-        if _EARLY:
-            _EARLY.clear()
-            started.end()
-
-
-_EARLY: list[_Started] = []  # at most one
-
-
-def _started(matrix: Matrix) -> tuple[Any, TrainingGroups, set[Job]]:
-    """Return the queue and the groups of a matrix, new or early ones, and the trainings that have begun."""
-    if not _EARLY:
-        return *_workers(), set()
-    started = _EARLY.pop()
-    if (early := started.early) is None or not early.jobs:
-        return started.queue, started.groups, set()
-    if all(same_training(early.matrix, matrix, job) for job in early.jobs):
-        return started.queue, started.groups, set(early.jobs)
-    started.end()
-    return *_workers(), set()
-
-
-def _workers() -> tuple[Any, TrainingGroups]:
-    """Return the queue's actor and its groups, of which none has started.
-
-    The queue is on this node: it must not be lost with a node of the workers. A soft affinity is not enough, by which
-    Ray has placed it on another node.
-    """
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    queue = ray.remote(QueueActor).options(num_cpus=0, scheduling_strategy=here).remote()
-    return queue, TrainingGroups(queue)
+    return evaluation_demand(where.device, where, note).device
 
 
 def alone_demand(demand: Demand) -> Demand:

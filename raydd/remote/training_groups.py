@@ -112,6 +112,7 @@ class Run(NamedTuple):
         room: Returns how many workers fit.
         minutes: How long the jobs may be without any worker.
         poll_seconds: The time between two polls.
+        keep: Whether the groups stay for other trainings.
     """
 
     poll: Callable[[], Counts]
@@ -119,6 +120,7 @@ class Run(NamedTuple):
     room: Callable[[], int]
     minutes: float
     poll_seconds: float
+    keep: bool = False
 
 
 class TrainingGroups:
@@ -142,10 +144,19 @@ class TrainingGroups:
         return self
 
     def __exit__(self, *error: object) -> None:
+        """End the groups."""
+        self.end()
+
+    @property
+    def working(self) -> bool:
+        """Whether some group has not ended."""
+        return any(group.thread.is_alive() for group in self._groups)
+
+    def end(self) -> None:
         """Remove the requests, and end the workers that still train."""
         try:
             self._request(0, Demand())
-            if any(group.thread.is_alive() for group in self._groups):
+            if self.working:
                 for worker in ray.get(self._queue.workers.remote()):
                     ray.kill(worker)
             for group in self._groups:
@@ -172,7 +183,7 @@ class TrainingGroups:
             self._collect()
             counts = run.poll()
             waiting = 0 if counts.stopped else counts.alone if alone else counts.waiting
-            if not waiting and not self._groups:
+            if not waiting and not (counts.running if run.keep else self._groups):
                 break
             running = sum(group.workers for group in self._groups)
             if self._all_up():

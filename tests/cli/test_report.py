@@ -87,7 +87,7 @@ def test_the_quick_start_ends_with_its_page(small_buffer, tmp_path, monkeypatch,
         "raydd.remote.train_matrix.train_matrix", lambda matrix, *_: {job: Outcome(0.5, 1.0) for job in matrix.jobs()}
     )
     monkeypatch.setattr("raydd.remote.session._connected", lambda *_: nullcontext())
-    monkeypatch.setattr("raydd.remote.train_matrix.early_workers", lambda *_: nullcontext())
+    monkeypatch.setattr("raydd.remote.training_workers.early_workers", lambda *_: nullcontext())
     monkeypatch.setattr(
         "raydd.api.quick_start.train_experts", lambda config, out, **_: shutil.copytree(small_buffer, out)
     )

@@ -139,7 +139,7 @@ def test_a_matrix_that_is_known_needs_no_ray(monkeypatch):
     def refuse(*words):
         raise AssertionError("Ray was asked")
 
-    monkeypatch.setattr("raydd.remote.train_matrix.demand_for", refuse)
+    monkeypatch.setattr("raydd.remote.training_workers.demand_for", refuse)
     known = {job: Outcome(place / 12, 1.0) for place, job in enumerate(JOBS)}
     assert train_matrix(Known(), HERE, refuse, known, refuse) == known
 

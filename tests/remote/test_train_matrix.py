@@ -20,8 +20,8 @@ from raydd.evaluation.matrix import Matrix, Scorer, ScoreRow
 from raydd.evaluation.protocols import PROTOCOLS
 from raydd.evaluation.successive_halving import Rungs
 from raydd.numerics.rng import generator
-from raydd.remote import train_matrix as module
 from raydd.remote.train_matrix import train_matrix
+from raydd.remote.training_workers import _BLOCK, Early, early_workers, kept_workers
 from raydd.selection.class_sampler import Request
 from raydd.selection.starting_images import INITIAL
 
@@ -69,8 +69,8 @@ def ask_until_it_is_gone(ray, queue):
 
 def test_workers_may_start_before_their_trainings_are_known(ray2, matrix, expected):
     notes = []
-    with module.early_workers(TWO):
-        ((queue, groups, _),) = module._EARLY
+    with early_workers(TWO):
+        queue, groups, *_ = _BLOCK.get().waiting
         end = time.monotonic() + 60
         while ray2.get(queue.joined.remote("group-1")) < 2 and time.monotonic() < end:
             time.sleep(0.1)
@@ -78,10 +78,10 @@ def test_workers_may_start_before_their_trainings_are_known(ray2, matrix, expect
         assert values(train_matrix(matrix, TWO, lambda step: notes.append(step.note))) == expected
         assert groups._started == 1, "the early group has done all"
         assert not first.thread.is_alive()
-        assert module._EARLY == [], "a second matrix has workers of its own"
-    with module.early_workers(ONE):
-        ((queue, groups, _),) = module._EARLY
-    assert module._EARLY == groups._groups[1:] == []
+        assert _BLOCK.get().waiting is None, "a second matrix has workers of its own"
+    with early_workers(ONE):
+        queue, groups, *_ = _BLOCK.get().waiting
+    assert _BLOCK.get() is None and groups._groups[1:] == []
     with pytest.raises(ray2.exceptions.RayActorError):
         ask_until_it_is_gone(ray2, queue)
 
@@ -98,9 +98,9 @@ def test_trainings_begin_before_the_others_of_their_matrix_are_known(ray2, matri
     ten, whole = matrix.rows
     black = replace(ten.sets[0], images=torch.zeros_like(ten.sets[0].images))
     unknown = replace(matrix, rows=(replace(ten, sets=(black,)), whole), device="of the driver")
-    early = module.Early(unknown, [job for job in matrix.jobs() if job.row == 1])
-    with module.early_workers(TWO, early):
-        ((queue, groups, _),) = module._EARLY
+    early = Early(unknown, [job for job in matrix.jobs() if job.row == 1])
+    with early_workers(TWO, early):
+        queue, groups, *_ = _BLOCK.get().waiting
         begun = wait_for_results(ray2, queue, 2)
         kept = []
         found = train_matrix(matrix, TWO, lambda step: None, store=lambda job, outcome: kept.append(job))
@@ -109,12 +109,34 @@ def test_trainings_begin_before_the_others_of_their_matrix_are_known(ray2, matri
         assert begun.items() <= found.items(), "they run once"
         assert sorted(kept) == sorted(matrix.jobs())
     longer = replace(matrix, protocol=matrix.protocol.changed(real_epochs=4))
-    with module.early_workers(TWO, early):
-        ((queue, _, _),) = module._EARLY
+    with early_workers(TWO, early):
+        queue = _BLOCK.get().waiting.queue
         found = train_matrix(longer, TWO, lambda step: None)
         assert values(found) == {job: Scorer(longer).score(job).value for job in longer.jobs()}
         with pytest.raises(ray2.exceptions.RayActorError):
             ask_until_it_is_gone(ray2, queue)
+
+
+def test_evaluations_of_a_block_share_their_workers(ray2, matrix, expected):
+    """The second has more rows; the third is stopped, since all of it fails; the last one has another demand."""
+    ten, whole = matrix.rows
+    with kept_workers():
+        assert len(train_matrix(replace(matrix, rows=(ten,)), TWO, lambda step: None)) == 2
+        first = _BLOCK.get().waiting
+        assert values(train_matrix(matrix, TWO, lambda step: None)) == expected
+        assert _BLOCK.get().waiting == first and first.groups._started == 1, "the same processes"
+        broken = replace(matrix, rows=(replace(ten, classes=(7, 99)),) * 6)
+        failed = train_matrix(broken, TWO, lambda step: None)
+        assert {type(result).__name__ for result in failed.values()} == {"Failure"}
+        assert values(train_matrix(matrix, TWO, lambda step: None)) == expected
+        assert first.groups._started == 1
+        other = first._replace(demand=first.demand._replace(memory=1e6))
+        _BLOCK.get().waiting = other
+        assert values(train_matrix(matrix, ONE, lambda step: None)) == expected
+        assert _BLOCK.get().waiting.queue != other.queue
+    assert _BLOCK.get() is None
+    with pytest.raises(ray2.exceptions.RayActorError):
+        ask_until_it_is_gone(ray2, first.queue)
 
 
 @pytest.mark.slow
