@@ -115,7 +115,7 @@ def workers_for(matrix: Matrix, demand: Demand) -> Iterator[tuple[Workers, set[J
     Yields them, the trainings of the matrix that they have begun, and whether they are kept afterwards.
     """
     block = _BLOCK.get()
-    workers, begun = _usable(block and block.take(), matrix, demand)
+    workers, begun = _usable(block.take() if block else None, matrix, demand)
     try:
         yield workers, begun, block is not None and block.keep
         if block is not None and block.keep and workers.groups.working:

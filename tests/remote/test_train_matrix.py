@@ -81,7 +81,8 @@ def test_workers_may_start_before_their_trainings_are_known(ray2, matrix, expect
         assert _BLOCK.get().waiting is None, "a second matrix has workers of its own"
     with early_workers(ONE):
         queue, groups, *_ = _BLOCK.get().waiting
-    assert _BLOCK.get() is None and groups._groups[1:] == []
+    assert _BLOCK.get() is None
+    assert groups._groups[1:] == []
     with pytest.raises(ray2.exceptions.RayActorError):
         ask_until_it_is_gone(ray2, queue)
 
@@ -119,12 +120,13 @@ def test_trainings_begin_before_the_others_of_their_matrix_are_known(ray2, matri
 
 def test_evaluations_of_a_block_share_their_workers(ray2, matrix, expected):
     """The second has more rows; the third is stopped, since all of it fails; the last one has another demand."""
-    ten, whole = matrix.rows
+    ten = matrix.rows[0]
     with kept_workers():
         assert len(train_matrix(replace(matrix, rows=(ten,)), TWO, lambda step: None)) == 2
         first = _BLOCK.get().waiting
         assert values(train_matrix(matrix, TWO, lambda step: None)) == expected
-        assert _BLOCK.get().waiting == first and first.groups._started == 1, "the same processes"
+        assert _BLOCK.get().waiting == first
+        assert first.groups._started == 1, "the same processes"
         broken = replace(matrix, rows=(replace(ten, classes=(7, 99)),) * 6)
         failed = train_matrix(broken, TWO, lambda step: None)
         assert {type(result).__name__ for result in failed.values()} == {"Failure"}
