@@ -1,9 +1,9 @@
 """Evaluation protocols, as data."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from raydd.config.components import AugmentName, Count, NonNegative, Positive
 from raydd.config.parsing import Config, build
@@ -48,6 +48,9 @@ class Protocol(Config):
         strategy: Its operations, joined by ``_``; None takes all.
         lengths: Epochs for sets of some data sets and sizes, in place of ``epochs`` and ``plain_epochs``.
         compile: Compile the steps; faster, and rounded otherwise.
+        optimizer: ``sgd``, or ``adamw``, which has no ``momentum``.
+        cosine: The part of half a cosine wave by which AdamW's learning rate falls over the epochs; 0 is none.
+        temperature: By which logits and the logits of soft labels are divided in the loss; hard labels have none.
     """
 
     name: str
@@ -65,6 +68,15 @@ class Protocol(Config):
     strategy: str | None = None
     lengths: tuple[Length, ...] = ()
     compile: bool = False
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    cosine: Annotated[float, Field(ge=0, le=1)] = 0.0
+    temperature: Positive = 1.0
+
+    @model_validator(mode="after")
+    def _cosine_of_adamw(self) -> "Protocol":
+        if self.cosine and self.optimizer != "adamw":
+            raise ValueError("cosine is a schedule of optimizer: adamw; give that, or milestones")
+        return self
 
     @field_validator("strategy")
     @classmethod
@@ -105,6 +117,19 @@ class Protocol(Config):
         return self.model_copy(update=given)
 
 
+_DECOUPLED: dict[str, Any] = {
+    "epochs": 300,
+    "plain_epochs": 300,
+    "real_epochs": 50,
+    "lr": 1e-3,
+    "optimizer": "adamw",
+    "weight_decay": 0.01,
+    "milestones": (),
+    "cutmix": 1.0,
+    "rule": "dsa_idc",
+    "strategy": "crop_flip_scale",
+    "temperature": 20.0,
+}
 _SHIPPED = {
     protocol.name: protocol
     for protocol in (
@@ -130,6 +155,22 @@ _SHIPPED = {
                 Length(datasets=tuple(SUBSETS), ipc=10, epochs=1000),
             ),
         ),
+        Protocol(
+            name="ncfm",
+            epochs=2000,
+            plain_epochs=2000,
+            real_epochs=50,
+            lr=1e-3,
+            optimizer="adamw",
+            weight_decay=0.01,
+            batch_size=128,
+            milestones=(0.2, 0.4, 0.6, 0.8),
+            gamma=0.5,
+            cutmix=0.5,
+            rule="dsa",
+        ),
+        Protocol(name="sre2l", batch_size=1024, cosine=1.0, **_DECOUPLED),
+        Protocol(name="rded", batch_size=50, cosine=0.5, **_DECOUPLED),
     )
 }
 PROTOCOLS: Table[Protocol] = Table("PROTOCOLS", Protocol, _SHIPPED)
@@ -143,9 +184,14 @@ PROTOCOLS: Table[Protocol] = Table("PROTOCOLS", Protocol, _SHIPPED)
 * tgdd: the published code of TGDD (arXiv 2512.02469); its text has SGD, the learning rate, momentum and weight decay.
   With CutMix that code augments by the rule of ``dsa_idc`` without cutout, and ImageNet subsets train for 2,000 epochs
   at 1 image per class and 1,000 at 10.
+* ncfm: the published code of NCFM (arXiv 2502.20653), where AdamW has PyTorch's weight decay.
+* sre2l: arXiv 2306.13092 and its published code, which shows the teacher's labels of every mixed crop. Here an image
+  has one label, CutMix mixes two of them, and random resized crops are crops or changes of scale.
+* rded: arXiv 2312.03526 and its published code, as sre2l; there a batch is of 10, 50 or 100 images at 1, 10 or 50
+  images per class of ten, and twice that of more classes. The learning rate ends at half its first value.
 
-The network after the last epoch is the one tested, in all of them. TGDD's code instead reports the best epoch on
-the test images.
+The network after the last epoch is the one tested, in all of them. The code of TGDD, NCFM and RDED instead
+reports the best epoch on the test images.
 """
 
 

@@ -37,7 +37,15 @@ from raydd.io.paths import default_cache
 
 SCHEMA = 1
 """Raise it whenever a training's result changes for the same key."""
-LATER_FIELDS = {"rule": None, "strategy": None, "lengths": (), "compile": False}
+LATER_FIELDS = {
+    "rule": None,
+    "strategy": None,
+    "lengths": (),
+    "compile": False,
+    "optimizer": "sgd",
+    "cosine": 0.0,
+    "temperature": 1.0,
+}
 """Protocol fields of later versions, with the values that leave a key as earlier versions wrote it."""
 
 Key = dict[str, Any]

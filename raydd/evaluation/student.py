@@ -4,7 +4,7 @@ Shapes: `N` synthetic images, `K` classes, `B` batch, `C H W` image.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from typing import NamedTuple
@@ -16,6 +16,7 @@ from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import Feed
 from raydd.evaluation.protocols import Protocol
 from raydd.evaluation.saver import Saver, State, to_arrays, to_tensor
+from raydd.numerics.adamw import AdamW
 from raydd.numerics.augment import Augment
 from raydd.numerics.compiled import check_compiler
 from raydd.numerics.cutmix import cutmix
@@ -60,6 +61,8 @@ def evaluate(  # noqa: PLR0913, PLR0917 - what a training depends on, and two wa
     """
     protocol = protocol.on(synset.dataset, synset.ipc)
     synset = synset.to(test.targets.device).decoded()
+    if synset.label_kind != "hard":
+        synset = replace(synset, labels=synset.labels / protocol.temperature)
     images, targets = synset.images, synset.targets
 
     def epoch(rng: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
@@ -111,9 +114,7 @@ class _Student:
     ) -> None:
         lr, epochs = schedule
         self.network = seeded(build, generator(seed, "student", "init")).to(test.targets.device).train()
-        milestones = [int(epochs * part) for part in protocol.milestones]
-        decay, gamma = protocol.weight_decay, protocol.gamma
-        self.optimizer = Sgd(self.network.parameters(), lr, protocol.momentum, decay, milestones, gamma)
+        self.optimizer = _optimizer(self.network, protocol, lr, epochs)
         self.rngs = {name: generator(seed, "student", name) for name in ("order", "augment", "cutmix")}
         self.epoch, self.batch = 1, 0  # the current epoch, and its batches that have ended
         self._order = self.rngs["order"].get_state()  # at the start of the epoch
@@ -143,6 +144,14 @@ class _Student:
         self._order = self.rngs["order"].get_state()
 
 
+def _optimizer(network: nn.Module, protocol: Protocol, lr: float, epochs: int) -> Sgd | AdamW:
+    milestones = [int(epochs * part) for part in protocol.milestones]
+    decay, gamma = protocol.weight_decay, protocol.gamma
+    if protocol.optimizer == "sgd":
+        return Sgd(network.parameters(), lr, protocol.momentum, decay, milestones, gamma)
+    return AdamW(network.parameters(), lr, decay, milestones, gamma, epochs=epochs, cosine=protocol.cosine)
+
+
 def _fit_and_test(student: _Student, plan: _Plan, test: Feed, saver: Saver) -> float:
     if (state := saver.take()) is not None:
         student.load(state)
@@ -170,11 +179,11 @@ def _fit_and_test(student: _Student, plan: _Plan, test: Feed, saver: Saver) -> f
 
 def _step(protocol: Protocol, device: torch.device) -> Callable[[nn.Module, Tensor, Tensor, torch.Generator], None]:
     """Return what leaves the gradient of a batch's loss in a network, with the protocol's CutMix."""
-    plain: Step = _plain
-    mixed: Step = _mixed
+    plain: Step = partial(_plain, protocol.temperature)
+    mixed: Step = partial(_mixed, protocol.temperature)
     if protocol.compile:
         check_compiler(device)
-        plain, mixed = CompiledStep(_plain), CompiledStep(_mixed)
+        plain, mixed = CompiledStep(plain), CompiledStep(mixed)
 
     def step(network: nn.Module, x: Tensor, y: Tensor, rng: torch.Generator) -> None:
         if not protocol.cutmix or float(torch.rand((), generator=rng)) >= protocol.cutmix:
@@ -186,13 +195,19 @@ def _step(protocol: Protocol, device: torch.device) -> Callable[[nn.Module, Tens
     return step
 
 
-def _plain(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    return _backward(network, cross_entropy(network(x), y))
+def _plain(temperature: float, network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    return _backward(network, cross_entropy(_cooled(network(x), y, temperature), y))
 
 
-def _mixed(network: nn.Module, x: Tensor, y: Tensor, partners: Tensor, share: Tensor | float) -> Tensor:
-    logits = network(x)
+def _mixed(
+    temperature: float, network: nn.Module, x: Tensor, y: Tensor, partners: Tensor, share: Tensor | float
+) -> Tensor:
+    logits = _cooled(network(x), y, temperature)
     return _backward(network, share * cross_entropy(logits, y) + (1 - share) * cross_entropy(logits, partners))
+
+
+def _cooled(logits: Tensor, y: Tensor, temperature: float) -> Tensor:
+    return logits if temperature == 1 or y.ndim == 1 else logits / temperature
 
 
 def _backward(network: nn.Module, loss: Tensor) -> Tensor:

@@ -7,8 +7,8 @@ Reference:
 
 Differs:
     The code's separate pass of cross-entropy shares the step here; its sampler of frequencies, which no published
-    setting switches on, is left out. It evaluates by AdamW over 2,000 epochs and reports the best epoch on the test
-    images; users of the code report several points less.
+    setting switches on, is left out. The code evaluates by what protocol ``ncfm`` is, but reports the best epoch on
+    the test images; users of it report several points less.
 """
 
 from raydd.methods.method import Method

@@ -41,8 +41,8 @@ def test_a_name_is_its_row(name):
 
 def test_the_published_numbers():
     """The last tables of the papers, a second time."""
-    mtt, datm, ast, dm, dcbench, tgdd = PROTOCOLS.values()
-    assert [*PROTOCOLS] == ["mtt", "datm", "ast", "dm", "dcbench", "tgdd"]
+    mtt, datm, ast, dm, dcbench, tgdd, ncfm, sre2l, rded = PROTOCOLS.values()
+    assert [*PROTOCOLS] == ["mtt", "datm", "ast", "dm", "dcbench", "tgdd", "ncfm", "sre2l", "rded"]
     assert (mtt.epochs, mtt.plain_epochs, mtt.lr, mtt.batch_size) == (1000, 1000, None, 256)
     assert datm == mtt.model_copy(update={"name": "datm", "batch_size": 128})
     assert ast == mtt.model_copy(update={"name": "ast", "gamma": 0.5})
@@ -55,7 +55,13 @@ def test_the_published_numbers():
     assert tgdd.rule == "dsa_idc"
     assert set(tgdd.strategy.split("_")) == {"color", "crop", "flip", "scale", "rotate"}
     assert all((one.rule, one.strategy, one.lengths) == (None, None, ()) for one in (mtt, datm, ast, dm, dcbench))
-    assert {(protocol.momentum, protocol.weight_decay) for protocol in PROTOCOLS.values()} == {(0.9, 5e-4)}
+    by_sgd = (mtt, datm, ast, dm, dcbench, tgdd)
+    assert {(one.momentum, one.weight_decay, one.optimizer) for one in by_sgd} == {(0.9, 5e-4, "sgd")}
+    assert {(one.weight_decay, one.optimizer, one.lr) for one in (ncfm, sre2l, rded)} == {(0.01, "adamw", 1e-3)}
+    assert (ncfm.epochs, ncfm.batch_size, ncfm.gamma, ncfm.cutmix, ncfm.rule) == (2000, 128, 0.5, 0.5, "dsa")
+    assert [int(2000 * part) for part in ncfm.milestones] == [400, 800, 1200, 1600]
+    assert (sre2l.epochs, sre2l.batch_size, sre2l.cosine, sre2l.temperature, sre2l.cutmix) == (300, 1024, 1, 20, 1)
+    assert rded == sre2l.model_copy(update={"name": "rded", "batch_size": 50, "cosine": 0.5})
 
 
 def test_a_whole_file_is_its_fields_and_the_stem_its_name(write):
@@ -76,6 +82,9 @@ def test_a_whole_file_is_its_fields_and_the_stem_its_name(write):
         "strategy": None,
         "lengths": (),
         "compile": False,
+        "optimizer": "sgd",
+        "cosine": 0.0,
+        "temperature": 1.0,
     }
 
 
@@ -139,6 +148,8 @@ def test_an_unknown_name_is_told_all_names(word):
         ("base: mtt\nepochs: {high: 3}\n", "epochs = .* integer"),
         ("base: mtt\nrule: dsa_ibc\n", "rule = 'dsa_ibc'"),
         ("base: mtt\nstrategy: color_crap\n", "strategy = 'color_crap': unknown operation 'crap'"),
+        ("base: mtt\ncosine: 0.5\n", "optimizer: adamw"),
+        ("base: rded\ntemperature: 0\n", "temperature"),
         ("base: mtt\nlengths: [{datasets: [digits], ipc: 1}]\n", "lengths.0.epochs"),
     ],
 )

@@ -129,6 +129,9 @@ PROTOCOLS = {
     "strategy": ("color_crop", True),
     "lengths": ((Length(datasets=("digits",), ipc=2, epochs=7),), True),
     "compile": (True, True),
+    "optimizer": ("adamw", True),
+    "cosine": (0.5, True),
+    "temperature": (4.0, True),
 }
 DATAS = {  # which images is in the fingerprint, and how they are preprocessed in the set's own transform
     "augment": ("none", True),

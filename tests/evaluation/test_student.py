@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 from functools import partial
 
@@ -159,8 +160,8 @@ def test_soft_labels_teach_their_classes(work):
 
 
 def test_protocols_are_the_published_ones():
-    common, tgdd = dict(PROTOCOLS), PROTOCOLS["tgdd"]
-    del common["tgdd"]
+    by_sgd, tgdd = {name: p for name, p in PROTOCOLS.items() if p.optimizer == "sgd"}, PROTOCOLS["tgdd"]
+    common = {name: protocol for name, protocol in by_sgd.items() if name != "tgdd"}
     assert {name: (p.epochs, p.plain_epochs, p.real_epochs, p.lr) for name, p in common.items()} == {
         "mtt": (1000, 1000, 50, None),
         "datm": (1000, 1000, 50, None),
@@ -168,7 +169,7 @@ def test_protocols_are_the_published_ones():
         "dm": (1000, 300, 50, 0.01),
         "dcbench": (1000, 300, 50, 0.01),
     }
-    for name, protocol in PROTOCOLS.items():
+    for name, protocol in by_sgd.items():
         assert protocol.name == name
         assert (protocol.momentum, protocol.weight_decay) == (0.9, 5e-4)
     for name, protocol in common.items():
@@ -292,3 +293,34 @@ def test_without_cutmix_there_is_no_draw_for_it(work, trained, monkeypatch):
     evaluate(synset(work), work.build, test, SHORT.model_copy(update={"cutmix": 0.9}), work.augment, 0)
     assert [torch.equal(rng.get_state(), before) for rng, before in states] == [True, False]
     assert not torch.equal(trained[0], trained[1])
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_a_student_of_adamw_is_torchs_on_its_draws(soft, work, trained):
+    """With PyTorch's own optimiser, schedule and divergence; the temperature is of soft labels alone."""
+    cool = Protocol.model_validate(
+        SHORT.model_dump()
+        | {"name": "cool", "lr": 0.003, "optimizer": "adamw", "cosine": 0.5, "temperature": 4.0, "milestones": ()}
+    )
+    data = synset(work, soft=soft)
+    found = evaluate(data, work.build, work.feed(work.dataset.test), cool, work.augment, 3)
+    torch.manual_seed(int(torch.randint(2**62, (), generator=generator(3, "student", "init"))))
+    network = work.build()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=0.003, weight_decay=5e-4)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 0.5 * (1 + math.cos(math.pi * epoch / 12)))
+    order, rng = generator(3, "student", "order"), generator(3, "student", "augment")
+    for _ in range(6):
+        for x, y in shuffled(data.images, data.labels, 7)(order):
+            logits = network(work.augment.draw(x.shape, rng)(x))
+            loss = nn.functional.cross_entropy(logits, y)
+            if soft:
+                teacher = (y / 4).softmax(1)
+                loss = nn.functional.kl_div((logits / 4).log_softmax(1), teacher, reduction="batchmean")
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        schedule.step()
+    theta = nn.utils.parameters_to_vector(network.parameters()).detach()
+    torch.testing.assert_close(trained[0], theta, rtol=0, atol=2e-4)
+    logits = network(work.transform(work.dataset.test.take(torch.arange(len(work.dataset.test)))))
+    assert found == pytest.approx(float((logits.argmax(1) == work.dataset.test.targets).double().mean()), abs=0.006)
