@@ -26,6 +26,7 @@ from raydd.data.image_source import Content, Form, Images, Labels, Part, Source
 from raydd.io.bounded_file import open_regular, read_bytes
 from raydd.io.console import Screen
 from raydd.io.document import Document, dump_document, parse_document
+from raydd.io.found_whole import FoundWhole, identity
 from raydd.io.lock import one_at_a_time, removed_if_empty
 
 SCHEMA = 2  # of the layout and the decoding: 2 scales 16 bits, turns by EXIF, lays transparency on white
@@ -163,7 +164,7 @@ def _moments_digest(folder: Path) -> str:
 
 
 def _open(folder: Path) -> CachedImages:
-    """Open a folder; each process reads all of it once, and compares it with its fingerprint."""
+    """Open a folder; a machine reads all of it once, and compares it with its fingerprint."""
     try:
         manifest, _ = parse_document(read_bytes(folder / "dataset.json"), _Manifest)
         parts = {part: _open_part(folder, part, len(manifest.classes)) for part in PARTS}
@@ -172,7 +173,7 @@ def _open(folder: Path) -> CachedImages:
             raise ValueError("training and test images differ in shape")
         moments = np.array(_array(folder / "train_moments.npy", np.int64, (len(train), 2, train.shape[1])))
         if (state := _state(folder)) not in _VERIFIED:
-            _check_values(folder, manifest, parts)
+            _check_once(folder, manifest, parts)
             _VERIFIED.add(state)
     except OSError as error:
         raise ValueError(f"{error.filename} cannot be read: {error.strerror}") from None
@@ -184,6 +185,17 @@ def _state(folder: Path) -> tuple[object, ...]:
     """Return a value that changes when a file of a folder is replaced or written to."""
     status = (path.stat() for path in sorted(folder.iterdir()))
     return str(folder), *((one.st_ino, one.st_size, one.st_mtime_ns) for one in status)
+
+
+def _check_once(folder: Path, manifest: _Manifest, parts: Mapping[str, tuple[Images, Labels]]) -> None:
+    """Compare a folder's content with its fingerprint, unless this machine has, and no file was touched since."""
+    memory = FoundWhole(folder, folder.parent.parent)
+    files = {path.name: identity(path, manifest.fingerprint) for path in folder.iterdir()}
+    if files == memory.known:
+        return
+    _check_values(folder, manifest, parts)
+    if None not in files.values():
+        memory.remember({name: own for name, own in files.items() if own is not None})
 
 
 def _open_part(folder: Path, name: str, classes: int) -> tuple[Images, Labels]:

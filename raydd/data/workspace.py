@@ -23,17 +23,23 @@ from raydd.numerics.rng import generator, moved
 Job = TypeVar("Job", DistillConfig, ExpertsConfig)
 
 
+RESIDENT = 0.25
+"""The part of a GPU's free memory that a split's images may take; several workers may share it."""
+
+
 class Feed:
     """Images of a split by row, preprocessed on a device.
 
-    On the CPU the stored bytes stay in the memory-mapped file that all processes share; to a GPU they are copied once.
+    On the CPU the stored bytes stay in the memory-mapped file that all processes share. To a GPU they are copied once
+    where they take a small part of its free memory, and else a batch at a time.
     """
 
     def __init__(self, split: Split, transform: Transform, device: torch.device) -> None:
         self.split = split
         self._transform = transform.to(device)
         self._device = device
-        self._bytes = split.take(torch.arange(len(split))).to(device) if device.type != "cpu" else None
+        small = len(split) * split.images[:1].nbytes <= RESIDENT * _free_bytes(device)
+        self._bytes = split.take(torch.arange(len(split))).to(device) if small else None
         self.targets = split.targets.to(device)
 
     def __len__(self) -> int:
@@ -41,7 +47,10 @@ class Feed:
 
     def __call__(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return preprocessed images (B, C, H, W), float32, and classes (B,) of CPU rows (B,)."""
-        stored = self.split.take(rows) if self._bytes is None else self._bytes[moved(rows, self._device)]
+        if self._bytes is None:
+            stored = moved(self.split.take(rows), self._device)
+        else:
+            stored = self._bytes[moved(rows, self._device)]
         return self._transform(stored), self.targets[moved(rows, self._device)]
 
     def shuffled(self, batch_size: int, rng: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
@@ -53,6 +62,13 @@ class Feed:
         """Yield all images once, in stored order."""
         for rows in torch.arange(len(self)).split(batch_size):
             yield self(rows)
+
+
+def _free_bytes(device: torch.device) -> float:
+    """Return the free memory of a GPU for copies of images; none on a CPU, which reads them where they are."""
+    if device.type == "cpu":
+        return 0.0
+    return float(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else float("inf")
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,7 @@ from raydd.buffer import verification
 from raydd.buffer.arrow_buffer import create_buffer, refresh_manifest
 from raydd.buffer.expert_file import ExpertTrajectory, expert_path, write_expert
 from raydd.buffer.verification import check_whole, verify
+from raydd.io import found_whole
 from raydd.numerics.flat import layout_of
 from raydd.numerics.rng import generator
 
@@ -28,7 +29,7 @@ def folder(tmp_path, monkeypatch):
         write_expert(tmp_path / "buffer", SPEC, index, ExpertTrajectory(theta, None, range(3), [0.5] * 3, [1.0] * 3))
     refresh_manifest(tmp_path / "buffer")
     long_ago = time.time
-    monkeypatch.setattr(verification.time, "time", lambda: long_ago() + 60)
+    monkeypatch.setattr(found_whole.time, "time", lambda: long_ago() + 60)
     return tmp_path / "buffer"
 
 
@@ -89,7 +90,7 @@ def test_another_file_in_its_place_is_read(folder, read):
 
 def test_a_file_of_the_last_seconds_is_not_remembered(folder, read, monkeypatch):
     """A change within the same tick of the clock would leave its times as they were."""
-    monkeypatch.setattr(verification.time, "time", lambda: expert_path(folder, 1).stat().st_ctime)
+    monkeypatch.setattr(found_whole.time, "time", lambda: expert_path(folder, 1).stat().st_ctime)
     for count in (4, 8):
         check_whole(folder)
         assert len(read) == count

@@ -61,6 +61,27 @@ def test_a_damaged_copy_is_made_again(
     assert list((tmp_path / "datasets").iterdir()) == [folder]
 
 
+@pytest.mark.parametrize("touch", [None, *FILES, "dataset.json"])
+def test_a_machine_reads_a_copy_once_until_a_file_is_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, touch: str | None
+) -> None:
+    whole = load_dataset("digits", cache=tmp_path)
+    (folder,) = (tmp_path / "datasets").iterdir()
+    read, check = [], cache_module._check_values
+    monkeypatch.setattr(cache_module, "_check_values", lambda *arguments: (read.append(1), check(*arguments)))
+    later = time.time() + 60
+    monkeypatch.setattr("raydd.io.found_whole.time.time", lambda: later)
+    for _ in range(3):  # as another process would
+        cache_module._VERIFIED.clear()
+        assert load_dataset("digits", cache=tmp_path).fingerprint == whole.fingerprint
+    assert len(read) == 1
+    if touch:
+        os.utime(folder / touch)
+        cache_module._VERIFIED.clear()
+        load_dataset("digits", cache=tmp_path)
+        assert len(read) == 2
+
+
 def test_a_copy_of_before_there_was_a_checksum_of_the_moments_is_read(tmp_path: Path) -> None:
     fingerprint = load_dataset("digits", cache=tmp_path).fingerprint
     (folder,) = (tmp_path / "datasets").iterdir()

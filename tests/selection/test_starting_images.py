@@ -142,12 +142,16 @@ def test_kmeans_never_repeats_an_image_however_many_are_wanted(digits):
     assert len(set(rows_of(images))) == 10 * (least - 1)
 
 
+@pytest.mark.parametrize("room", [0.0, float("inf")])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["train", "validation", "test"])
-def test_a_feed_gives_the_splits_images_preprocessed(kind, name, digits, device):
+def test_a_feed_gives_the_splits_images_preprocessed(kind, name, digits, device, room, monkeypatch):
+    """Also where a GPU has no room for all of them."""
+    monkeypatch.setattr("raydd.data.workspace._free_bytes", lambda device: room)
     split, transform = getattr(digits, name), fit_transform(kind, digits)
     feed, rows = Feed(split, transform, device), torch.tensor([5, 0, 5, 17])
     x, y = feed(rows)
+    assert (feed._bytes is None) == (room == 0)
     expected = torch.stack([torch.from_numpy(np.array(split.images[split.index[row]])) for row in rows.tolist()])
     assert (x.device.type, y.device.type, len(feed)) == (device.type, device.type, len(split))
     torch.testing.assert_close(x.cpu(), transform(expected), rtol=0, atol=0 if device.type == "cpu" else 1e-5)
