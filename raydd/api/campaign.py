@@ -1,7 +1,7 @@
 """Campaigns: the cells of papers' tables by one call, resumable anywhere."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -162,8 +162,9 @@ class _Campaign:
             where, begin = self._where._replace(num_workers=workers), time.monotonic()
             config, screen = self._graph.experts[task.key], self._quiet_screen(task.key)
 
-            def train() -> None:
+            def train() -> Iterator[None]:
                 train_experts(config, self._path("experts", task.key), where=where, screen=screen)
+                yield None
 
             return InThread(workers, train, lambda _: self._end(task.key, begin), self._stop)
 
@@ -186,7 +187,9 @@ class _Campaign:
     def _words(self, running: Sequence[str]) -> str:
         """Return in words what is at work."""
         names = {key: node.name for key, node in self._graph.distillations.items()}
-        words = [f"{names.get(key, key)} {self._quiet[key].words}" for key in running if key in self._quiet]
+        names |= {key: f"scores of {names[one.distillation]}" for key, one in self._graph.scores.items()}
+        told = [key for key in running if key in self._quiet and key not in self._records]
+        words = [f"{names.get(key, key)} {self._quiet[key].words}" for key in told]
         return f"{len(running)} at work: {'; '.join(words[:2])}" if words else f"{len(running)} at work"
 
     def _may_start(self, limits: Limits, gpu_seconds: float) -> bool:

@@ -1,6 +1,6 @@
 """The scores of a campaign's sets: evaluations of equal settings together, and rankings of architectures."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,8 @@ class Scorer:
     ) -> None:
         self._graph, self._path, self._screen, self._where = graph, path, screen, where
 
-    def __call__(self, keys: Sequence[str]) -> dict[str, Result]:
-        """Return the results of several scorings; those of equal settings are one evaluation."""
+    def __call__(self, keys: Sequence[str]) -> Iterator[dict[str, Result]]:
+        """Yield the results of several scorings; those of equal settings are one evaluation, and come together."""
         groups: dict[str, list[str]] = {}
         for key in keys:
             scoring = self._graph.scores[key]
@@ -46,14 +46,12 @@ class Scorer:
             groups.setdefault(f"{scoring.config!r} {data!r} {alone}", []).append(key)
         from raydd.remote.training_workers import kept_workers
 
-        results: dict[str, Result] = {}
         with kept_workers():
             for group in groups.values():
                 try:
-                    results |= self._rank(group[0]) if self._graph.scores[group[0]].ranking else self._evaluate(group)
+                    yield self._rank(group[0]) if self._graph.scores[group[0]].ranking else self._evaluate(group)
                 except (ValueError, RuntimeError, OSError) as error:
-                    results |= dict.fromkeys(group, str(error))
-        return results
+                    yield dict.fromkeys(group, str(error))
 
     def _evaluate(self, keys: Sequence[str]) -> dict[str, Result]:
         first, screen = self._graph.scores[keys[0]], self._screen(keys[0])

@@ -2,9 +2,10 @@
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from contextvars import copy_context
+from queue import SimpleQueue
 from typing import Any, NamedTuple, Protocol
 
 import ray._private.auto_init_hook
@@ -61,32 +62,33 @@ class InSteps:
 
 
 class InThread:
-    """Work that waits by itself, in a thread of its own."""
+    """Work that waits by itself, in a thread of its own; ``done`` is given its results here, one by one."""
 
     def __init__(
-        self, workers: int, work: Callable[[], Any], done: Callable[[Any], None], stop: Callable[[], None]
+        self, workers: int, work: Callable[[], Iterable[Any]], done: Callable[[Any], None], stop: Callable[[], None]
     ) -> None:
         self.workers, self.pending = workers, None
         self._work, self._done, self._stop = work, done, stop
-        self._result: Any = None
+        self._results = SimpleQueue[Any]()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         try:
-            self._result = self._work()
+            for result in self._work():
+                self._results.put(result)
         except BaseException as error:  # raised again in the main thread
             self._error = error
 
     def advance(self) -> bool:
-        """Look whether it has ended."""
-        if self._thread.is_alive():
-            return False
-        if self._error is not None:
+        """Look for results, and whether it has ended."""
+        ended = not self._thread.is_alive()
+        while not self._results.empty():
+            self._done(self._results.get())
+        if ended and self._error is not None:
             raise self._error
-        self._done(self._result)
-        return True
+        return ended
 
     def close(self) -> None:
         """Let it end, before Ray does: a thread that asks an ended Ray would end this process without a word."""
