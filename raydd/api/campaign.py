@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from raydd.analysis.document import check_folder
 from raydd.api.campaign_scores import Result, Scorer
 from raydd.api.experts import train_experts
+from raydd.api.league import settle
 from raydd.campaigns.costs import GPU_SPEED, estimate, measure_speed
 from raydd.campaigns.graph import Graph, Options, build_graph
 from raydd.campaigns.order import Order, Task, order_of
@@ -84,15 +85,25 @@ def campaign(
     options = Options(find_scale(scale)) if isinstance(scale, str) else scale
     named = [plans] if isinstance(plans, str) else plans
     tables = [load_plan(plan) if isinstance(plan, str) else plan for plan in named]
-    graph = build_graph(tables, options)
+    _check(build_graph(tables, options))
+    check_folder(out)
+    with open_storage(out, "raydd campaign", screen.note) as storage:
+        check_same(storage.folder / TABLE, tables, options, str(out))
+        tables = [settle(plan, options, storage, partial(_part, str(out)), where, screen) for plan in tables]
+        graph = build_graph(tables, options)
+        return _Campaign(tables, str(out), options, graph, storage, where, screen).run(limits)
+
+
+def _check(graph: Graph) -> None:
     for node in graph.distillations.values():
         check_names(node.config)
     for scoring in graph.scores.values():
         check_scoring(scoring.config)
-    check_folder(out)
-    with open_storage(out, "raydd campaign", screen.note) as storage:
-        check_same(storage.folder / TABLE, tables, options, str(out))
-        return _Campaign(tables, str(out), options, graph, storage, where, screen).run(limits)
+
+
+def _part(out: str, *parts: str) -> Path | str:
+    """Return where a part of a campaign lies, a folder or a URI."""
+    return below(out, "/".join(parts)) if is_uri(out) else Path(out, *parts)
 
 
 class _Campaign:
@@ -198,9 +209,7 @@ class _Campaign:
         return in_time and (limits.gpu_hours is None or gpu_seconds / 3600 < limits.gpu_hours)
 
     def _path(self, *parts: str) -> Path | str:
-        if is_uri(self._out):
-            return below(self._out, "/".join(parts))
-        return Path(self._out, *parts)
+        return _part(self._out, *parts)
 
     def _quiet_screen(self, key: str) -> QuietScreen:
         log = self._storage.folder / "campaign.log"

@@ -53,6 +53,7 @@ class Cell(NamedTuple):
         network: The scored network, as the scale has it.
         published: The published value.
         score: Key of the scores that have it; empty where it is missing.
+        others: Keys of the scores of further sets.
         kind: ``distilled``, or the selection of real images.
         distillation: Key of the distillation that made the set; empty for real images.
         missing: Why no command gives it.
@@ -69,6 +70,12 @@ class Cell(NamedTuple):
     distillation: str = ""
     missing: str = ""
     top: int = 0
+    others: tuple[str, ...] = ()
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """The keys of the scores of all its sets."""
+        return (self.score, *self.others) if self.score else ()
 
 
 class Distillation(NamedTuple):
@@ -178,7 +185,7 @@ def distill_config(row: Row, column: Column, options: Options) -> DistillConfig:
     if options.paper:
         steps = int(tree.get("steps", DistillConfig().steps))
         tree = over(tree, {"keep_scored": True, "evaluate_every": max(1, steps // KEPT_SCORES)})
-    config = build(DistillConfig, tree, dict(options.set))
+    config = build(DistillConfig, tree, row.found, dict(options.set))
     check_settings(config)
     return config
 
@@ -220,12 +227,21 @@ def _cells(
     experts = graph.distillations[key].experts if asks or kind in BY_DISTANCE else ""
     if asks and not experts:
         raise MissingCell("it asks experts about the images, and no row of this column trains any")
-    parts = {"set": key, "config": config.model_dump(mode="json"), "experts": experts, "relabel": row.relabel}
-    score = "s" + digest(parts)[:11]
-    graph.scores[score] = Scoring(key, config, experts, row.relabel)
+    sets = [key]
+    if kind == "distilled":
+        sets += [_add_distillation(graph, row, column, options, number) for number in range(1, plan.sets)]
+    scores = [_add_score(graph, Scoring(each, config, experts, row.relabel)) for each in sets]
     for network, value in zip(networks, published, strict=True):
         own = key if kind == "distilled" else ""
-        yield Cell(plan.name, name, title, network, value, score, kind, own)
+        yield Cell(plan.name, name, title, network, value, scores[0], kind, own, others=tuple(scores[1:]))
+
+
+def _add_score(graph: Graph, scoring: Scoring) -> str:
+    """Return the key of a set's scores."""
+    parts = {"set": scoring.distillation, "config": scoring.config.model_dump(mode="json")}
+    key = "s" + digest(parts | {"experts": scoring.experts, "relabel": scoring.relabel})[:11]
+    graph.scores[key] = scoring
+    return key
 
 
 def _add_ranking(graph: Graph, plan: Plan, row: Row, key: str, options: Options) -> str:
@@ -276,13 +292,20 @@ def _evaluation(plan: Plan, row: Row, kind: str, networks: list[str], options: O
     )
 
 
-def _add_distillation(graph: Graph, row: Row, column: Column, options: Options) -> str:
+def experts_key(config: ExpertsConfig) -> str:
+    """Return the key of a buffer."""
+    return "e" + digest(config.model_dump(mode="json"))[:11]
+
+
+def _add_distillation(graph: Graph, row: Row, column: Column, options: Options, number: int = 0) -> str:
+    """Return the key of a row's distillation, whose seed is ``number`` after the campaign's; all share experts."""
     config = distill_config(row, column, options)
     experts = ""
     if needs_experts(config):
         wanted = ExpertsConfig(data=config.data, experts=config.experts, seed=config.seed)
-        experts = "e" + digest(wanted.model_dump(mode="json"))[:11]
+        experts = experts_key(wanted)
         graph.experts.setdefault(experts, wanted)
+    config = config.model_copy(update={"seed": config.seed + number})
     key = "d" + digest(config.model_dump(mode="json", exclude=UNLIKE))[:11]
     name = f"{Path(config.data.dataset).name}-{config.method}-ipc{config.ipc}-{key[1:]}"
     graph.distillations.setdefault(key, Distillation(name, config, experts))

@@ -59,6 +59,11 @@ class Order:
     def _rank_of(self, task: Task, place: int) -> tuple[int, int, float]:
         return -STAGES.index(task.stage), place, -task.seconds
 
+    @property
+    def next_stage(self) -> str:
+        """The stage of the next task; empty where there is none now."""
+        return self.tasks[self._ready[0][1]].stage if self._ready else ""
+
     def take(self) -> Task | None:
         """Return the next task whose needs are done, and count it as started; None where there is none now."""
         return self.tasks[heapq.heappop(self._ready)[1]] if self._ready else None
@@ -106,7 +111,7 @@ def tasks_of(graph: Graph, seconds: Mapping[str, float]) -> list[Task]:
 
 def order_of(graph: Graph, seconds: Mapping[str, float]) -> Order:
     """Return the order of a graph's tasks."""
-    return Order(tasks_of(graph, seconds), (keys_of(graph, cell.score) for cell in graph.cells if cell.score))
+    return Order(tasks_of(graph, seconds), (keys_of(graph, score) for cell in graph.cells for score in cell.scores))
 
 
 def keys_of(graph: Graph, score: str) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from raydd.config.components import Count
+from raydd.config.components import Count, Positive
 from raydd.config.names import check_name
 from raydd.config.parsing import Config, Tree, build, undotted
 from raydd.io.safe_yaml import parse_yaml, read_yaml
@@ -31,6 +31,19 @@ _VALUE = re.compile(r"(\d+(?:\.\d+)?)(?:±(\d+(?:\.\d+)?))?")
 _NAME = re.compile(r"[\w-]{1,80}")
 
 
+class League(Config):
+    """Equal compute for the methods of a table.
+
+    Attributes:
+        seconds: By scale: the seconds of one worker, a CPU core or a GPU, that each method has for its experts, which
+            count once and in full, for its trials and for its sets.
+        trials: Distillations with other settings, of which the best on held-out images gives the settings of the sets.
+    """
+
+    seconds: dict[str, Positive]
+    trials: Count = 6
+
+
 class Row(Config):
     """A row of a table.
 
@@ -43,6 +56,8 @@ class Row(Config):
         relabel: Give the finished set soft labels, by an expert's last snapshot.
         protocol: The recipe that trains its networks; the plan's by default.
         missing: Why raydd has no such row.
+        search: Settings that are searched where the plan has a ``league``, and their domains.
+        found: Settings over those of the scale.
     """
 
     method: str | None = None
@@ -53,6 +68,8 @@ class Row(Config):
     relabel: bool = False
     protocol: str | None = None
     missing: str | None = None
+    search: Tree = Field(default_factory=dict)
+    found: Tree = Field(default_factory=dict)
 
 
 class Column(Config):
@@ -89,6 +106,8 @@ class Plan(Config):
             correlation.
         networks: Networks that each set is scored on; ``own``, the default, is the one that it was distilled with.
         seeds: Networks trained a score.
+        sets: Sets of a method, by distillations of other seeds from the same experts.
+        league: Equal compute for all methods, with a search of each one's settings.
         protocol: The recipe that trains them.
         published: By row: the published values, as ``46.3±0.8``, or ``-`` where there is none. They
             stand in the order of the columns, and of the networks in each column.
@@ -104,6 +123,8 @@ class Plan(Config):
     measure: Literal["accuracy", "seconds", "rank correlation"] = "accuracy"
     networks: Annotated[tuple[str, ...], Field(min_length=1)] = (OWN,)
     seeds: Count = 5
+    sets: Count = 1
+    league: League | None = None
     protocol: str = "mtt"
     published: dict[str, str] = Field(default_factory=dict)
     notes: str = ""

@@ -1,5 +1,6 @@
 """The results of a campaign: each cell with its published and its measured value, as a document."""
 
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ from scipy.stats import ttest_ind_from_stats
 
 from raydd.campaigns.graph import Cell, Graph, Options
 from raydd.campaigns.plan import RANKING, Plan
+from raydd.campaigns.standings import standings
 from raydd.data.score_record import Score
 from raydd.io.document import Document, Finite, Fraction, Whole, read_document
 from raydd.io.provenance import commit
@@ -29,6 +31,10 @@ class CellDocument(Document):
     mean: Finite | None  # the measured value: an accuracy in [0, 1], or seconds of an outer step
     std: Finite | None
     networks: Whole = 0
+    sets: tuple[Finite, ...] = ()  # of several sets: each one's mean over its networks
+    place: Whole = 0  # among the column's rows, where ties share a place; only where there are several sets
+    behind: Finite | None = None  # how far it is behind the best row of its place
+    interval: tuple[Finite, Finite] | None = None  # of that, 95 %
     protocol: str = ""
     best: Finite | None = None  # the best kept step on test, as papers report it: optimistic
     difference: Finite | None = None  # measured less published, in the units of the paper; only at its scale
@@ -83,7 +89,7 @@ def campaign_document(
         "seed": options.seed,
         "paper": options.paper,
         "settings": dict(options.set),
-        "cells": [_cell(cell, by_name[cell.plan], graph, measured, comparable) for cell in graph.cells],
+        "cells": placed([_cell(cell, by_name[cell.plan], graph, measured, comparable) for cell in graph.cells]),
         "seconds": seconds,
         "gpu_hours": gpu_hours,
         "commit": commit(),
@@ -117,14 +123,39 @@ def _cell(cell: Cell, plan: Plan, graph: Graph, measured: Measured, comparable: 
         value = measured.rankings.get(cell.score, {}).get(str(cell.top))
         tree["protocol"] = plan.protocol
         return tree | _measured(tree, value, None, 0) | (_against(tree, value, None, 0, 1.0) if comparable else {})
-    scores = [score for score in measured.scores.get(cell.score, ()) if _is_of(score, cell)]
-    own = next((score for score in scores if score.step is None), None)
+    scores = [score for key in cell.scores for score in measured.scores.get(key, ()) if _is_of(score, cell)]
+    own = [score for score in scores if score.step is None]
     best = next((score.mean for score in scores if score.step is not None), None)
-    if own is None:
+    if len(own) < len(cell.scores):
         return tree | {"missing": tree["missing"] or "not done yet"}
-    values = own.mean, own.spread, own.networks
+    values: tuple[float, float | None, int] = own[0].mean, own[0].spread, own[0].networks
+    if len(own) > 1:
+        each = [value for score in own for value in score.values]
+        values = statistics.fmean(each), statistics.stdev(each), len(each)
+        tree["sets"] = tuple(score.mean for score in own)
+    tree["values"] = own[0].values
     beside = _against(tree, *values, 100.0) if comparable else {}
-    return tree | _measured(tree, *values) | beside | {"best": best, "protocol": own.protocol}
+    return tree | _measured(tree, *values) | beside | {"best": best, "protocol": own[0].protocol}
+
+
+def placed(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the cells, with their places in the columns of plans of several sets; see `standings`.
+
+    Rows of real images are placed by the networks of their one score, each of which has a selection of its own.
+    """
+    columns: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for cell in cells:
+        columns.setdefault((cell["plan"], cell["column"], cell["network"]), []).append(cell)
+    for column in columns.values():
+        if not any(cell.get("sets") for cell in column):
+            continue
+        rows = {cell["row"]: cell for cell in column if cell["mean"] is not None}
+        values = {name: cell.get("sets") or cell["values"] for name, cell in rows.items()}
+        for one in standings(values):
+            rows[one.row] |= {"place": one.place, "behind": one.behind}
+            if one.low is not None and one.high is not None:
+                rows[one.row]["interval"] = (one.low, one.high)
+    return [{key: value for key, value in cell.items() if key != "values"} for cell in cells]
 
 
 def _is_of(score: Score, cell: Cell) -> bool:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from contextvars import copy_context
+from itertools import accumulate
 from queue import SimpleQueue
 from typing import Any, NamedTuple, Protocol
 
@@ -17,8 +18,9 @@ from raydd.remote.demand import capacity, demand_for, node_shapes
 from raydd.remote.distillation import Steps, wait_for
 
 ROOM_SECONDS, STOP_SECONDS = 30.0, 20.0
-BATCH = 16
-"""Trainings a worker that are scored together: starting the workers of an evaluation takes some seconds."""
+BATCH, MOST = 16, 48
+"""Trainings a worker that are scored together where something else can start on it, since the start of an evaluation
+takes some seconds; and at most, since a batch does not get more workers later."""
 
 
 class Running(Protocol):
@@ -165,29 +167,28 @@ class Executor:
         if now - self._checked > ROOM_SECONDS:
             self._slots, self._checked = self._room(), now
         while (free := self._slots - self._used()) > 0 and self._may_start(self.gpu_seconds) and not terminated():
-            task = self._order.take()
-            if task is None:
-                break
-            if task.stage == "scores":
+            trainings, stage = sum(task.parts for task in self._batch), self._order.next_stage
+            if stage == "scores" and trainings < MOST * free and (task := self._order.take()):
                 self._batch.append(task)
+            elif trainings >= BATCH * free or (self._batch and not stage):
+                self._score(free)
+            elif (task := self._order.take()) is None:
+                break
             elif task.stage == "experts":
                 self._running[task.key,] = self._start.experts(task, min(free, task.parts))
             else:
                 self._running[task.key,] = self._start.distillation(task)
-        self._score(max(1, free))
 
     def _used(self) -> int:
         return sum(one.workers for one in self._running.values())
 
     def _score(self, free: int) -> None:
-        """Start a batch of scores where it is large enough, or where nothing else is left to wait for."""
-        trainings = sum(task.parts for task in self._batch)
-        scoring = any(self._order.tasks[keys[0]].stage == "scores" for keys in self._running)
-        if not self._batch or scoring or (self._running and trainings < BATCH * self._slots):
-            return
-        keys = tuple(task.key for task in self._batch)
-        self._running[keys] = self._start.scores(self._batch, min(free, trainings))
-        self._batch = []
+        """Start a batch of scores on free workers, and leave what would be too long for them to another batch."""
+        parts = accumulate(task.parts for task in self._batch)
+        count = max(1, sum(trainings <= MOST * free for trainings in parts))
+        batch, self._batch = self._batch[:count], self._batch[count:]
+        trainings = sum(task.parts for task in batch)
+        self._running[tuple(task.key for task in batch)] = self._start.scores(batch, min(free, trainings))
 
     def _advance(self) -> None:
         for keys, one in [*self._running.items()]:

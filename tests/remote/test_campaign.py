@@ -15,10 +15,12 @@ from variants import first
 
 from raydd.api.campaign import CampaignIncomplete, Limits, campaign
 from raydd.campaigns.graph import Options, build_graph
+from raydd.campaigns.order import Order, Task
 from raydd.campaigns.plan import load_plan
 from raydd.campaigns.scales import SCALES
 from raydd.config.placement import Where
 from raydd.io.console import Screen
+from raydd.remote.campaign import MOST, Executor, Start
 
 pytestmark = pytest.mark.remote
 
@@ -267,3 +269,39 @@ def _titles():
                 yield int(path.name), (path / "cmdline").read_bytes().decode(errors="replace")
             except OSError:
                 continue
+
+
+class Ticks:
+    """Work of a number of looks at it."""
+
+    pending = None
+
+    def __init__(self, workers, ticks, log, name):
+        self.workers, self._left, self._log, self._name = workers, ticks, log, name
+        log.append((name, workers))
+
+    def advance(self):
+        self._left -= 1
+        return self._left <= 0
+
+    def close(self):
+        pass
+
+
+def test_no_worker_waits_while_there_are_scores(ray2, monkeypatch):
+    """A long distillation has one worker; the scores go on with the other, and then with both, in several batches."""
+    tasks = [Task("d", "distillation"), *(Task(f"s{number}", "scores", parts=2) for number in range(100))]
+    order, log, most = Order(tasks, [["d"]]), [], []
+
+    def scores(batch, workers):
+        assert sum(task.parts for task in batch) <= MOST * workers
+        return Ticks(workers, sum(task.parts for task in batch) // workers, log, "scores")
+
+    start = Start(experts=None, distillation=lambda task: Ticks(1, 60, log, "distillation"), scores=scores)
+    executor = Executor(order, start, HERE, lambda spent: True, lambda line: None)
+    monkeypatch.setattr("raydd.remote.campaign.wait_for", lambda calls: most.append(executor._used()))
+    executor.run(lambda: None)
+    assert order.unfinished == 0
+    assert max(most) == 2
+    assert len(most) <= (60 + 200) / 2 + MOST, "both work until the last batch"
+    assert len(log) <= 8, "batches are not small"

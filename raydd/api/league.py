@@ -1,0 +1,143 @@
+"""Tables at equal compute: each method's steps are measured, and its settings searched, before its sets are made."""
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from raydd.api.distill import distill
+from raydd.api.experts import train_experts
+from raydd.api.tune import tune
+from raydd.buffer.local_path import local_path
+from raydd.campaigns.graph import Options, experts_key
+from raydd.campaigns.league import Entry, column_of, row_config, search_space, seconds_of, settled, share, slug
+from raydd.campaigns.plan import League, Plan
+from raydd.campaigns.records import run_costs
+from raydd.config.placement import Where
+from raydd.config.schema import ExpertsConfig
+from raydd.io.console import QuietScreen, Screen
+from raydd.io.document import read_document, write_document
+from raydd.run.resolve import needs_experts
+from raydd.run.storage import RunStorage
+from raydd.tuning.location import JOURNAL
+from raydd.tuning.results import accuracy_of
+
+FOLDER = "league"
+MEASURED_SECONDS = 8.0
+"""How long the steps take at least by which the time of a step is measured."""
+MOST_MEASURED = 256
+
+_QUIET = QuietScreen(lambda line: None)
+PathOf = Callable[..., Path | str]
+
+
+def settle(plan: Plan, options: Options, storage: RunStorage, path: PathOf, where: Where, screen: Screen) -> Plan:
+    """Return a plan whose rows have the settings that their searches found; what is known already is not searched.
+
+    Args:
+        plan: The table.
+        options: How the campaign runs.
+        storage: Holds ``league/ROW.json``, a `raydd.campaigns.league.Entry` a row.
+        path: Returns where a part of the campaign lies, a folder or a URI.
+        where: Device, cluster and number of workers.
+        screen: Shows progress.
+
+    Raises:
+        ValueError: A row has less compute than a step takes, or its search is impossible.
+    """
+    if plan.league is None:
+        return plan
+    entries: dict[str, Entry] = {}
+    column, rows = column_of(plan), [name for name, row in plan.rows.items() if row.method is not None]
+    rows = [name for name in rows if row_config(plan.rows[name], column, options).match != "nothing"]
+    for number, name in enumerate(rows, start=1):
+        file = storage.folder / FOLDER / f"{slug(name)}.json"
+        if file.exists():
+            entries[name] = read_document(file, Entry, "remove it, and the same command searches again")
+            continue
+        screen.note(f"{name}: searching its settings, {number} of {len(rows)}")
+        entries[name] = _Search(plan, plan.league, name, options, path, where, screen).run()
+        file.parent.mkdir(exist_ok=True)
+        write_document(file, entries[name].model_dump(mode="json"))
+        storage.save(number, "league")
+    return settled(plan, entries)
+
+
+class _Search:
+    """The search of a row's settings."""
+
+    def __init__(
+        self, plan: Plan, league: League, name: str, options: Options, path: PathOf, where: Where, screen: Screen
+    ) -> None:
+        self._plan, self._league, self._name, self._options = plan, league, name, options
+        self._path, self._where, self._screen = path, where, screen
+        self._config = row_config(plan.rows[name], column_of(plan), options)
+
+    def run(self) -> Entry:
+        """Measure, search, and return what was found."""
+        buffer, experts_seconds = self._experts()
+        step_seconds = self._step(buffer)
+        seconds = seconds_of(self._plan, self._league, self._options)
+        steps = share(self._plan, self._league, seconds, experts_seconds, step_seconds).steps
+        self._screen.note(f"{self._name}: {step_seconds:.3g} s a step, {steps} steps a set")
+        entry = Entry(
+            row=self._name,
+            seconds=seconds,
+            step_seconds=step_seconds,
+            experts_seconds=experts_seconds,
+            steps=steps,
+            values={},
+            trials=(),
+        )
+        if not self._plan.rows[self._name].search:
+            return entry
+        place = None if buffer is None else str(buffer)
+        space = search_space(self._plan, self._league, self._name, self._options, steps, place)
+        out = self._path(FOLDER, slug(self._name))
+        found = tune(space, out, resume=_begun(out), where=self._where, screen=self._screen, evaluation=None)
+        if found.best is None:
+            raise ValueError(f"campaign {self._plan.name}, {self._name}: no trial has ended")
+        trials = tuple({"values": one.values, "accuracy": accuracy_of(one), "state": one.state} for one in found.trials)
+        best = {"values": dict(found.best.values), "trials": trials, "accuracy": accuracy_of(found.best)}
+        return entry.model_copy(update=best)
+
+    def _experts(self) -> tuple[Path | str | None, float]:
+        """Return the row's buffer, and the seconds of one worker that it takes; None and 0 without."""
+        if not needs_experts(self._config):
+            return None, 0.0
+        wanted = ExpertsConfig(data=self._config.data, experts=self._config.experts, seed=self._config.seed)
+        key = experts_key(wanted)
+        place, epoch = self._path("experts", key), _epoch_seconds(wanted, self._where)
+        self._screen.note(f"{self._name}: {epoch:.3g} s an epoch of an expert")
+        train_experts(wanted, place, where=self._where, screen=self._screen)
+        return place, epoch * wanted.experts.epochs * wanted.experts.num_experts
+
+    def _step(self, buffer: Path | str | None) -> float:
+        """Return the seconds of an outer step, from a run of some."""
+        steps, where = 2, self._where._replace(num_workers=1)
+        while True:
+            with tempfile.TemporaryDirectory(prefix="raydd-league-") as folder:
+                config = self._config.model_copy(update={"steps": steps, "evaluate_every": None})
+                distill(config, folder, buffer=buffer, where=where, screen=_QUIET)
+                seconds = float(run_costs(folder, steps)["run_seconds"] or 0.0)
+            if seconds >= MEASURED_SECONDS or steps >= MOST_MEASURED:
+                return max(seconds / steps, 1e-6)
+            steps = min(MOST_MEASURED, max(2 * steps, int(1.2 * steps * MEASURED_SECONDS / max(seconds, 1e-3))))
+
+
+def _epoch_seconds(config: ExpertsConfig, where: Where) -> float:
+    """Return the seconds of an expert's epoch: what two more epochs take, without the start of a worker."""
+    taken = []
+    for epochs in (1, 3):
+        recipe = config.experts.model_copy(update={"num_experts": 1, "epochs": epochs, "milestones": (), "kept": None})
+        begin = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="raydd-league-") as folder:
+            small, where_one = config.model_copy(update={"experts": recipe}), where._replace(num_workers=1)
+            train_experts(small, Path(folder, "buffer"), where=where_one, screen=_QUIET)
+        taken.append(time.monotonic() - begin)
+    return max(taken[1] - taken[0], 0.0) / 2
+
+
+def _begun(out: Path | str) -> bool:
+    """Return whether a search has begun at a place."""
+    return local_path(out).joinpath(JOURNAL).exists()

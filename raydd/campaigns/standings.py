@@ -1,0 +1,63 @@
+"""The order of a table's rows by what can be told apart, and what cannot: ties.
+
+Sets of one method are independent distillations; a set's value is the mean over its networks.
+"""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from raydd.evaluation.significance import holm, welch
+
+LEVEL = 0.05
+
+
+class Standing(NamedTuple):
+    """A row's place in an order.
+
+    Attributes:
+        row: Its name.
+        mean: The mean over its sets.
+        place: 1 for the best rows; rows of one place are tied.
+        behind: How far it is behind the best row of its place; 0 for that row.
+        low: The lower end of the 95 % interval of that; None without a test.
+        high: The upper end.
+        p: Of the test that it is as good as that row, adjusted for all rows that are compared with it.
+    """
+
+    row: str
+    mean: float
+    place: int
+    behind: float = 0.0
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+
+
+def standings(values: Mapping[str, Sequence[float]]) -> list[Standing]:
+    """Return rows from the best to the worst, each place led by the best row that is left.
+
+    A row is tied with the leader of a place unless Welch's test of their sets' values tells them apart, at 5 % after
+    Holm's adjustment over all rows that are left. A row of one set cannot be told apart from any other.
+
+    >>> found = standings({"a": [0.9, 0.91, 0.92], "b": [0.5, 0.51, 0.52], "c": [0.9, 0.92, 0.91]})
+    >>> [(one.row, one.place) for one in found]
+    [('a', 1), ('c', 1), ('b', 2)]
+    """
+    left = sorted(values, key=lambda row: -statistics.fmean(values[row]))
+    order: list[Standing] = []
+    place = 1
+    while left:
+        leader, others = left[0], left[1:]
+        tests = [welch(values[leader], values[row]) for row in others]
+        adjusted = holm(test.p for test in tests)
+        order.append(Standing(leader, statistics.fmean(values[leader]), place))
+        left = []
+        for row, test, p in zip(others, tests, adjusted, strict=True):
+            if p is not None and p < LEVEL:
+                left.append(row)
+                continue
+            mean = statistics.fmean(values[row])
+            order.append(Standing(row, mean, place, test.difference, test.low, test.high, p))
+        place += 1
+    return order
