@@ -126,7 +126,7 @@ def _cell(cell: Cell, plan: Plan, graph: Graph, measured: Measured, comparable: 
     scores = [score for key in cell.scores for score in measured.scores.get(key, ()) if _is_of(score, cell)]
     own = [score for score in scores if score.step is None]
     best = next((score.mean for score in scores if score.step is not None), None)
-    if len(own) < len(cell.scores):
+    if not own or len(own) < len(cell.scores):
         return tree | {"missing": tree["missing"] or "not done yet"}
     values: tuple[float, float | None, int] = own[0].mean, own[0].spread, own[0].networks
     if len(own) > 1:
