@@ -2,7 +2,8 @@
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from raydd.api.distill import distill
@@ -10,12 +11,12 @@ from raydd.api.experts import train_experts
 from raydd.api.tune import tune
 from raydd.buffer.local_path import local_path
 from raydd.campaigns.graph import Options, experts_key
-from raydd.campaigns.league import Entry, column_of, row_config, search_space, seconds_of, settled, share, slug
+from raydd.campaigns.league import Entry, row_config, search_space, seconds_of, settled, share, slug
 from raydd.campaigns.plan import League, Plan
 from raydd.campaigns.records import run_costs
 from raydd.config.placement import Where
 from raydd.config.schema import ExpertsConfig
-from raydd.io.console import QuietScreen, Screen
+from raydd.io.console import QuietScreen, Screen, Update
 from raydd.io.document import read_document, write_document
 from raydd.run.resolve import needs_experts
 from raydd.run.storage import RunStorage
@@ -25,7 +26,7 @@ from raydd.tuning.results import accuracy_of
 FOLDER = "league"
 MEASURED_SECONDS = 8.0
 """How long the steps take at least by which the time of a step is measured."""
-MOST_MEASURED = 256
+MOST_MEASURED, MEASURED_EPOCHS = 256, 4
 
 _QUIET = QuietScreen(lambda line: None)
 PathOf = Callable[..., Path | str]
@@ -48,8 +49,8 @@ def settle(plan: Plan, options: Options, storage: RunStorage, path: PathOf, wher
     if plan.league is None:
         return plan
     entries: dict[str, Entry] = {}
-    column, rows = column_of(plan), [name for name, row in plan.rows.items() if row.method is not None]
-    rows = [name for name in rows if row_config(plan.rows[name], column, options).match != "nothing"]
+    rows = [name for name, row in plan.rows.items() if row.method is not None]
+    rows = [name for name in rows if row_config(plan, name, options).match != "nothing"]
     for number, name in enumerate(rows, start=1):
         file = storage.folder / FOLDER / f"{slug(name)}.json"
         if file.exists():
@@ -71,7 +72,7 @@ class _Search:
     ) -> None:
         self._plan, self._league, self._name, self._options = plan, league, name, options
         self._path, self._where, self._screen = path, where, screen
-        self._config = row_config(plan.rows[name], column_of(plan), options)
+        self._config = row_config(plan, name, options)
 
     def run(self) -> Entry:
         """Measure, search, and return what was found."""
@@ -125,17 +126,41 @@ class _Search:
             steps = min(MOST_MEASURED, max(2 * steps, int(1.2 * steps * MEASURED_SECONDS / max(seconds, 1e-3))))
 
 
+class _EpochClock(QuietScreen):
+    """Notes when each epoch of an expert was told of."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda line: None)
+        self._ends: dict[float, float] = {}
+
+    @contextmanager
+    def progress(self, title: str, total: float) -> Iterator[Update]:
+        """Note the time of the first word of each epoch, and of the last before any."""
+
+        def update(done: float, words: str) -> None:
+            if not done or done not in self._ends:
+                self._ends[done] = time.monotonic()
+
+        yield update
+
+    @property
+    def seconds(self) -> float:
+        """The seconds of an epoch: without the first, unless all were told of at once."""
+        told = sorted(self._ends.items())
+        (first, begin), (last, end) = told[-2 if len(told) < 3 else 1], told[-1]
+        return (end - begin) / (last - first)
+
+
 def _epoch_seconds(config: ExpertsConfig, where: Where) -> float:
-    """Return the seconds of an expert's epoch: what two more epochs take, without the start of a worker."""
-    taken = []
-    for epochs in (1, 3):
-        recipe = config.experts.model_copy(update={"num_experts": 1, "epochs": epochs, "milestones": (), "kept": None})
-        begin = time.monotonic()
-        with tempfile.TemporaryDirectory(prefix="raydd-league-") as folder:
-            small, where_one = config.model_copy(update={"experts": recipe}), where._replace(num_workers=1)
-            train_experts(small, Path(folder, "buffer"), where=where_one, screen=_QUIET)
-        taken.append(time.monotonic() - begin)
-    return max(taken[1] - taken[0], 0.0) / 2
+    """Return the seconds of an epoch of an expert."""
+    recipe = config.experts.model_copy(
+        update={"num_experts": 1, "epochs": MEASURED_EPOCHS, "milestones": (), "kept": None}
+    )
+    clock, alone = _EpochClock(), where._replace(num_workers=1)
+    with tempfile.TemporaryDirectory(prefix="raydd-league-") as folder:
+        small = config.model_copy(update={"experts": recipe})
+        train_experts(small, Path(folder, "buffer"), where=alone, screen=clock)
+    return clock.seconds
 
 
 def _begun(out: Path | str) -> bool:

@@ -141,13 +141,13 @@ def build_graph(plans: Iterable[Plan], options: Options) -> Graph:
     """
     graph = Graph()
     for plan in plans:
-        values = published_values(plan)
+        values, own_options = published_values(plan), options_of(plan, options)
         for place, column in enumerate(plan.single_columns()):
             for name in plan.rows:
                 networks = plan.networks
                 own = values[name][place * len(networks) : (place + 1) * len(networks)]
                 try:
-                    graph.cells += _cells(graph, plan, name, column, options, own)
+                    graph.cells += _cells(graph, plan, name, column, own_options, own)
                 except MissingCell as error:
                     graph.cells += [
                         Cell(plan.name, name, title_of(column), network, value, missing=str(error))
@@ -156,6 +156,16 @@ def build_graph(plans: Iterable[Plan], options: Options) -> Graph:
                 except ValueError as error:
                     raise ValueError(f"campaign {plan.name}, {name}, {title_of(column)}: {error}") from None
     return graph
+
+
+def options_of(plan: Plan, options: Options) -> Options:
+    """Return how a campaign runs a plan, which may have bounds of its own."""
+    scale = options.scale
+    if not scale.most:
+        return options
+    evaluation = dict(scale.evaluation) | ({"epochs": plan.epochs} if plan.epochs else {})
+    seeds = plan.seeds if plan.league else scale.seeds
+    return options._replace(scale=scale._replace(most={**scale.most, **plan.most}, evaluation=evaluation, seeds=seeds))
 
 
 def title_of(column: Column) -> str:
@@ -277,6 +287,7 @@ def _carrier(plan: Plan, column: Column, options: Options, *, asks: bool) -> str
 def _evaluation(plan: Plan, row: Row, kind: str, networks: list[str], options: Options) -> EvaluateConfig:
     scale = options.scale
     epochs = {key: value for key, value in scale.evaluation.items() if key != "real_epochs"}
+    epochs |= {"epochs": row.epochs} if row.epochs else {}
     real = scale.evaluation.get("real_epochs") if kind == WHOLE else 0
     return build(
         EvaluateConfig,

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from raydd.campaigns.graph import Options, distill_config
-from raydd.campaigns.plan import Column, League, Plan, Row
+from raydd.campaigns.graph import Options, distill_config, options_of
+from raydd.campaigns.plan import Column, League, Plan
 from raydd.campaigns.scales import over
 from raydd.config.parsing import Tree, nested
 from raydd.config.schema import DistillConfig
@@ -67,6 +67,7 @@ def share(plan: Plan, league: League, seconds: float, experts: float, step: floa
     Raises:
         ValueError: The experts leave less than a step.
 
+    >>> from raydd.campaigns.plan import Row
     >>> share(Plan(title="", rows={"MTT": Row(method="mtt")}, columns=(Column(),), sets=3),
     ...     League(seconds={"cpu": 100.0}, trials=7), 100.0, 20.0, 0.5)
     Share(steps=16, seconds=8.0)
@@ -80,22 +81,21 @@ def share(plan: Plan, league: League, seconds: float, experts: float, step: floa
     return Share(int(each / step), each)
 
 
-def row_config(row: Row, column: Column, options: Options) -> DistillConfig:
+def row_config(plan: Plan, name: str, options: Options) -> DistillConfig:
     """Return the configuration of a row before its search."""
-    return distill_config(row, column, options)
+    return distill_config(plan.rows[name], column_of(plan), options_of(plan, options))
 
 
 def search_space(plan: Plan, league: League, name: str, options: Options, steps: int, buffer: str | None) -> Space:
     """Return the space of a row: all trials have its steps, and the first one its own settings."""
-    row, column = plan.rows[name], column_of(plan)
-    config = row_config(row, column, options)
+    row, config = plan.rows[name], row_config(plan, name, options)
     fixed = over(config.model_dump(mode="json", exclude_unset=True), {"steps": steps, **SCORED})
     fixed = {key: value for key, value in fixed.items() if key not in ("method", "ipc", "seed")}
     return make_space(
         {
             "name": slug(name),
             "method": config.method,
-            "dataset": options.scale.dataset or column.dataset,
+            "dataset": options.scale.dataset or column_of(plan).dataset,
             "ipc": config.ipc,
             "set": fixed | {"evaluate_every": steps},
             "domains": row.search,
@@ -114,7 +114,7 @@ def settled(plan: Plan, entries: Mapping[str, Entry]) -> Plan:
     for name, entry in entries.items():
         found: Tree = over(nested(entry.values), {"steps": entry.steps})
         rows[name] = rows[name].model_copy(update={"found": found, "search": {}})
-    return plan.model_copy(update={"rows": rows, "league": None})
+    return plan.model_copy(update={"rows": rows})
 
 
 def slug(name: str) -> str:

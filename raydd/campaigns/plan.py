@@ -58,6 +58,7 @@ class Row(Config):
         missing: Why raydd has no such row.
         search: Settings that are searched where the plan has a ``league``, and their domains.
         found: Settings over those of the scale.
+        epochs: Epochs of the networks that are trained on it, in place of the plan's and the protocol's.
     """
 
     method: str | None = None
@@ -70,6 +71,7 @@ class Row(Config):
     missing: str | None = None
     search: Tree = Field(default_factory=dict)
     found: Tree = Field(default_factory=dict)
+    epochs: Count | None = None
 
 
 class Column(Config):
@@ -108,6 +110,8 @@ class Plan(Config):
         seeds: Networks trained a score.
         sets: Sets of a method, by distillations of other seeds from the same experts.
         league: Equal compute for all methods, with a search of each one's settings.
+        most: At a scale smaller than the paper's: largest values of settings, by dotted name, in place of its own.
+        epochs: At such a scale: epochs of the networks that are trained on sets.
         protocol: The recipe that trains them.
         published: By row: the published values, as ``46.3±0.8``, or ``-`` where there is none. They
             stand in the order of the columns, and of the networks in each column.
@@ -125,6 +129,8 @@ class Plan(Config):
     seeds: Count = 5
     sets: Count = 1
     league: League | None = None
+    most: dict[str, Count] = Field(default_factory=dict)
+    epochs: Count | None = None
     protocol: str = "mtt"
     published: dict[str, str] = Field(default_factory=dict)
     notes: str = ""

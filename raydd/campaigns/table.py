@@ -109,6 +109,7 @@ def _cell(cell: Cell, plan: Plan, graph: Graph, measured: Measured, comparable: 
         "mean": None,
         "std": None,
         "best": None,
+        "sets": (),
         "difference": None,
         "p": None,
         "seconds": costs.seconds,

@@ -1,0 +1,73 @@
+"""A table at equal compute: measured steps, a search a row, several sets, and the same bits again."""
+
+import json
+
+import pytest
+import yaml
+
+from raydd.api import league
+from raydd.api.campaign import campaign
+from raydd.campaigns.graph import Options
+from raydd.campaigns.plan import load_plan
+from raydd.campaigns.scales import SCALES
+from raydd.config.placement import Where
+from raydd.data.synset import SyntheticSet
+from raydd.io.console import Screen
+
+pytestmark = pytest.mark.remote
+
+PLAN = {
+    "title": "equal compute",
+    "protocol": "dm",
+    "epochs": 20,
+    "seeds": 2,
+    "sets": 2,
+    "league": {"seconds": {"digits": 4.0}, "trials": 2},
+    "most": {"experts.num_experts": 1, "experts.epochs": 3},
+    "columns": [{"dataset": "digits", "ipc": 1}],
+    "rows": {
+        "Random": "random",
+        "DM": {"method": "dm", "search": {"lr.images": {"log_uniform": [0.1, 10]}}},
+        "MTT": {"method": "mtt", "search": {"lr.images": {"log_uniform": [1, 50]}}},
+    },
+}
+SET = {"experts": {"network": "MLP"}}
+HERE = Where(device="cpu", num_workers=2)
+
+
+class Lines(Screen):
+    def __init__(self):
+        super().__init__()
+        self.lines = []
+
+    def note(self, text):
+        self.lines.append(text)
+
+
+def test_every_method_has_the_same_seconds_and_its_own_settings(tmp_path, monkeypatch, ray2):
+    monkeypatch.setattr(league, "MEASURED_SECONDS", 0.2)
+    path, out = tmp_path / "small.yaml", tmp_path / "out"
+    path.write_text(yaml.safe_dump(PLAN))
+    plan, options = load_plan(str(path)), Options(SCALES["digits"], set=SET)
+    document = campaign([plan], out, options, where=HERE, screen=Lines())
+    entries = {name: json.loads((out / "league" / f"{name}.json").read_text()) for name in ("dm", "mtt")}
+    for name, entry in entries.items():
+        each = (4.0 - entry["experts_seconds"]) / 4
+        assert entry["steps"] == int(each / entry["step_seconds"])
+        assert (entry["experts_seconds"] > 0) == (name == "mtt")
+        assert len(entry["trials"]) == 2
+        best = max(entry["trials"], key=lambda trial: trial["accuracy"])
+        assert entry["values"] == best["values"]
+        assert entry["accuracy"] == best["accuracy"]
+    cells = {cell["row"]: cell for cell in document["cells"]}
+    assert [len(cells[row]["sets"]) for row in ("Random", "DM", "MTT")] == [0, 2, 2]
+    assert [cells[row]["networks"] for row in ("Random", "DM", "MTT")] == [2, 4, 4]
+    assert {cell["place"] for cell in cells.values()} <= {1, 2, 3}
+    runs = sorted((out / "runs").iterdir())
+    assert len(runs) == 2 + 2 + 1, "two sets of each method, and one that random images stand beside"
+    recipes = [SyntheticSet.load(run / "synset.arrow").recipe for run in runs]
+    assert sorted(recipe["seed"] for recipe in recipes if recipe["method"] == "mtt") == [0, 1]
+    assert {recipe["steps"] for recipe in recipes if recipe["method"] == "dm"} == {entries["dm"]["steps"]}
+    again = Lines()
+    assert campaign([plan], out, options, where=HERE, screen=again)["cells"] == document["cells"]
+    assert not any("searching" in line for line in again.lines)
