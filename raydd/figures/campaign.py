@@ -21,7 +21,8 @@ def campaign_rows(document: Mapping[str, Any]) -> dict[str, list[Row]]:
     """Return the rows of the table of each plan, by its title.
 
     A cell is ``measured (published)``, or ``measured`` in a plan that knows no published value: accuracies in percent,
-    with standard deviation; ``*`` marks a difference that Welch's test finds at 5 %.
+    with standard deviation; ``*`` marks a difference that Welch's test finds at 5 %. Where a method has several sets, a
+    cell also has its place in the column, which ties share, and rows stand from the best to the worst.
     """
     tables: dict[str, list[Row]] = {}
     for plan in document["plans"]:
@@ -34,6 +35,10 @@ def campaign_rows(document: Mapping[str, Any]) -> dict[str, list[Row]]:
             row[column] = cell_words(cell, plan["measure"])
         values = "measured (published)" if any(cell["published"] is not None for cell in cells) else "measured"
         what = f"{_unit(plan['measure'])}, {values}, scale {document['scale']}"
+        if any(cell.get("place") for cell in cells):
+            what += "; # is the place, which rows share that cannot be told apart"
+            first = {cell["row"]: cell for cell in reversed(cells)}
+            rows = dict(sorted(rows.items(), key=lambda one: _rank(first[one[0]])))
         title = f"{plan['paper']} {plan['table']}: {plan['title']}; {what}"
         tables[title] = _squared([*rows.values()])
     return tables
@@ -48,7 +53,13 @@ def cell_words(cell: Mapping[str, Any], measure: str = "accuracy") -> str:
     spread = "" if cell["std"] is None else f" ± {unit * cell['std']:.{digits}f}"
     mark = MARK if cell["p"] is not None and cell["p"] < LEVEL else ""
     best = "" if cell["best"] is None else f", best on test {unit * cell['best']:.{digits}f}"
-    return f"{unit * cell['mean']:.{digits}f}{spread}{mark}{best}{published}"
+    place = f" #{cell['place']}" if cell.get("place") else ""
+    return f"{unit * cell['mean']:.{digits}f}{spread}{mark}{best}{published}{place}"
+
+
+def _rank(cell: Mapping[str, Any]) -> tuple[float, float]:
+    """Return what rows are sorted by: the place, and the accuracy; rows without come last."""
+    return cell.get("place") or float("inf"), -(cell["mean"] or 0.0)
 
 
 def _unit(measure: str) -> str:
