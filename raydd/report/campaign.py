@@ -4,6 +4,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from raydd.campaigns.scales import SCALES
 from raydd.campaigns.table import CampaignDocument, CellDocument
 from raydd.figures.campaign import campaign_rows, cell_words
 from raydd.figures.cells import Row, chance, number_cell
@@ -40,14 +41,15 @@ def campaign_sections(path: Path) -> list[Section]:
             details = [{name: row[name] for name in row if name not in COMPARED} for row in details]
         listed = table(details, "Every cell, with what it took", NOTES)
         reasons = dict.fromkeys(f"{cell.row}, {cell.column}: {cell.missing}" for cell in cells if cell.missing)
-        scaled = document.scale != "paper"
         known = [cell for cell in cells if cell.networks]
         how = [
             ("protocol", "; ".join(sorted({cell.protocol for cell in known})) or str(plan["protocol"])),
             ("networks a score", ", ".join(sorted({str(cell.networks) for cell in known})) or "none yet"),
         ]
         pictures = _pictures(folder, cells)
-        body = macros("campaign").section(plan, how, about, listed, pictures, [*reasons], published, scaled)
+        body = macros("campaign").section(
+            plan, how, about, listed, pictures, [*reasons], published, _smaller(document.scale)
+        )
         sections.append(Section(str(plan["name"]).replace("_", "-"), f"{plan['paper']}, {plan['table']}", body))
     return sections
 
@@ -60,6 +62,14 @@ NOTES = {
 }
 COMPARED = ("published", "difference", "p")
 """Columns of a plan that has published values."""
+
+
+def _smaller(name: str) -> str:
+    """Return what a reader should know of a scale that is not the papers'; empty of theirs."""
+    if not (scale := SCALES.get(name)) or not scale.most:
+        return ""
+    images = f", with {scale.dataset} in place of every data set" if scale.dataset else ""
+    return f"This is scale {name}{images}: smaller than the paper's, so its values are not comparable with the published ones."
 
 
 def _row(cell: CellDocument, measure: str) -> Row:
