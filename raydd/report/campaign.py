@@ -69,7 +69,8 @@ def _smaller(name: str) -> str:
     if not (scale := SCALES.get(name)) or not scale.most:
         return ""
     images = f", with {scale.dataset} in place of every data set" if scale.dataset else ""
-    return f"This is scale {name}{images}: smaller than the paper's, so its values are not comparable with the published ones."
+    why = "smaller than the paper's, so its values are not comparable with the published ones"
+    return f"This is scale {name}{images}: {why}."
 
 
 def _row(cell: CellDocument, measure: str) -> Row:
