@@ -2,9 +2,12 @@
 
 import os
 import shlex
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,20 +15,19 @@ from typing import Any
 import torch
 
 from raydd.api.campaign import campaign
-from raydd.api.distill import distill
 from raydd.buffer.local_path import local_path
 from raydd.campaigns.graph import Options, build_graph
 from raydd.campaigns.plan import Plan, make_plan
 from raydd.campaigns.records import run_costs
 from raydd.campaigns.scales import Scale, over
-from raydd.config.parsing import Tree, build
+from raydd.config.parsing import Tree, build, dump
 from raydd.config.placement import HERE, Where
 from raydd.config.schema import DataConfig, DistillConfig
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import load_images, open_workspace, resolve_device
 from raydd.evaluation.protocols import find_protocol
 from raydd.evaluation.student import evaluate as train_and_test
-from raydd.io.console import QuietScreen, Screen
+from raydd.io.console import Screen
 from raydd.io.paths import below
 from raydd.io.uri import is_uri
 from raydd.training.expert import measure_accuracy
@@ -37,7 +39,6 @@ START_SECONDS = 70.0
 LEAST_SECONDS = 10.0
 """For the steps of each method."""
 MOST_MINUTES = 24.0 * 60
-_QUIET = QuietScreen(lambda line: None)
 LONG_MINUTES, LARGE_SIDE, SIDE = 15.0, 64, 32
 BATCH = 64
 """Real images a class and step: a quarter of the papers', so that a short budget has more steps."""
@@ -119,20 +120,36 @@ def choose(data: DataConfig, minutes: float, seed: int, where: Where, screen: Sc
         images = load_images(data)
     ipc = 10 if minutes >= LONG_MINUTES else 1
     side = SIDE if images.size > LARGE_SIDE and data.size is None and minutes < LONG_MINUTES else None
-    seconds, workers = dict[str, float](), where.num_workers or len(os.sched_getaffinity(0))
-    for name in METHODS:
-        with screen.doing(f"timing {name}"), tempfile.TemporaryDirectory() as folder:
-            config = build(DistillConfig, _settings(data, Settings(ipc, side, {name: STEPS}), name, seed))
-            synset = distill(config, folder, where=where._replace(address=None), screen=_QUIET)
-            seconds[name] = float(run_costs(folder, STEPS)["run_seconds"] or 0.0) / STEPS
+    workers = where.num_workers or len(os.sched_getaffinity(0))
+    short = _settings_by_method(data, Settings(ipc, side, dict.fromkeys(METHODS, STEPS)), seed)
+    with screen.doing(f"timing {' and '.join(METHODS)}"), tempfile.TemporaryDirectory() as folder:
+        with ThreadPoolExecutor(min(workers, len(METHODS))) as pool:
+            times = [pool.submit(_step_seconds, config, Path(folder, name), where) for name, config in short.items()]
+        seconds = {name: each.result() for name, each in zip(short, times, strict=True)}
+        synset = SyntheticSet.load(Path(folder, METHODS[-1]) / "synset.arrow")
     with screen.doing("timing a network"):
-        scoring = _scoring_seconds(config, synset, resolve_device(where.device))
+        scoring = _scoring_seconds(short[METHODS[-1]], synset, resolve_device(where.device))
     left = budget - (time.monotonic() - begin) - scoring / workers
     each = left * min(len(METHODS), workers) / len(METHODS)
     if each < LEAST_SECONDS:
         need = (60 * minutes - each + LEAST_SECONDS) / 60
         raise ValueError(f"--minutes {minutes:g} is too short for these images here; give at least {need:.1f}")
     return Settings(ipc, side, {name: max(STEPS, int(each / max(seconds[name], 1e-3))) for name in METHODS})
+
+
+def _settings_by_method(data: DataConfig, settings: Settings, seed: int) -> dict[str, DistillConfig]:
+    return {name: build(DistillConfig, _settings(data, settings, name, seed)) for name in METHODS}
+
+
+def _step_seconds(config: DistillConfig, folder: Path, where: Where) -> float:
+    """Return the seconds of an outer step in a process of its own, beside which others may run as they will later."""
+    preset = folder.with_suffix(".yaml")
+    preset.write_text(dump(config), encoding="utf-8")
+    words = ["distill", "--preset", str(preset), "--out", str(folder), "--device", where.device]
+    done = subprocess.run([sys.executable, "-m", "raydd", *words], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ValueError((done.stderr.strip() or "raydd distill: no word").splitlines()[-1].removeprefix("raydd: "))
+    return float(run_costs(folder, config.steps)["run_seconds"] or 0.0) / config.steps
 
 
 def _scoring_seconds(config: DistillConfig, synset: SyntheticSet, device: torch.device) -> float:

@@ -1,15 +1,19 @@
 """A campaign on a page, from the ``campaign.json`` that `raydd campaign` writes: papers' tables beside our values."""
 
 from pathlib import Path
+from typing import Any
 
 from markupsafe import Markup
 
+from raydd.campaigns.league import Entry
 from raydd.campaigns.scales import SCALES
 from raydd.campaigns.table import CampaignDocument, CellDocument
 from raydd.figures.campaign import campaign_rows, cell_words
 from raydd.figures.cells import Row, chance, number_cell
+from raydd.io.document import read_document
 from raydd.report.documents import DocumentFile
 from raydd.report.html import Section, macros, picture_file, plural, table
+from raydd.tuning.results import text_of
 
 CAMPAIGN = DocumentFile(
     "campaign.json", "campaign", CampaignDocument, "`raydd campaign` with the same --out writes it anew"
@@ -47,8 +51,9 @@ def campaign_sections(path: Path) -> list[Section]:
             ("networks a score", ", ".join(sorted({str(cell.networks) for cell in known})) or "none yet"),
         ]
         pictures = _pictures(folder, cells)
+        searched = _searched(folder) if plan.get("league") else ""
         body = macros("campaign").section(
-            plan, how, about, listed, pictures, [*reasons], published, _smaller(document.scale)
+            plan, how, about, listed, pictures, [*reasons], published, _smaller(document.scale), searched
         )
         sections.append(Section(str(plan["name"]).replace("_", "-"), f"{plan['paper']}, {plan['table']}", body))
     return sections
@@ -62,6 +67,31 @@ NOTES = {
 }
 COMPARED = ("published", "difference", "p")
 """Columns of a plan that has published values."""
+
+
+def _searched(folder: Path) -> Markup:
+    """Return the table of what was measured and found for the rows of a league."""
+    rows: list[Row] = []
+    for path in sorted((folder / "league").glob("*.json")):
+        entry = read_document(path, Entry, "`raydd campaign` with the same --out searches again")
+        share, best = entry.experts_seconds / entry.seconds, entry.accuracy
+        rows.append(
+            {
+                "row": entry.row,
+                "seconds in all": number_cell(f"{entry.seconds:.0f}", entry.seconds),
+                "experts' share": number_cell(f"{100 * share:.0f} %", share),
+                "seconds a step": number_cell(f"{entry.step_seconds:.3g}", entry.step_seconds),
+                "steps": number_cell(str(entry.steps), entry.steps),
+                "trials": number_cell(str(len(entry.trials)), len(entry.trials)),
+                "held-out accuracy": number_cell("-" if best is None else f"{100 * best:.1f}", best),
+                "settings": ", ".join(f"{key} {_short(value)}" for key, value in entry.values.items()) or "-",
+            }
+        )
+    return table(rows, "What each method was given, and the settings that its search found") if rows else Markup("")
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else text_of(value)
 
 
 def _smaller(name: str) -> str:

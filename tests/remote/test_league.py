@@ -13,6 +13,7 @@ from raydd.campaigns.scales import SCALES
 from raydd.config.placement import Where
 from raydd.data.synset import SyntheticSet
 from raydd.io.console import Screen
+from raydd.report.build import write_report
 
 pytestmark = pytest.mark.remote
 
@@ -68,6 +69,9 @@ def test_every_method_has_the_same_seconds_and_its_own_settings(tmp_path, monkey
     recipes = [SyntheticSet.load(run / "synset.arrow").recipe for run in runs]
     assert sorted(recipe["seed"] for recipe in recipes if recipe["method"] == "mtt") == [0, 1]
     assert {recipe["steps"] for recipe in recipes if recipe["method"] == "dm"} == {entries["dm"]["steps"]}
+    write_report([out], tmp_path / "page.html", [str(out)])
+    page = (tmp_path / "page.html").read_text()
+    assert all(words in page for words in ("experts&#39; share", "held-out accuracy", "lr.images ", " #1"))
     again = Lines()
     assert campaign([plan], out, options, where=HERE, screen=again)["cells"] == document["cells"]
     assert not any("searching" in line for line in again.lines)
