@@ -39,11 +39,11 @@ from raydd.run.resolve import needs_experts
 OWN = {name: complete(DistillConfig(method=name)) for name in METHODS}
 FIELD = (
     *("cafe", "datadam", "dsdm", "ncfm", "idc", "dream", "sre2l", "bptt", "ratbptt", "atbptt", "frepo", "kip"),
-    *("rcig", "glister", "rded"),
+    *("rcig", "haba", "glister", "rded"),
 )
 """What the five papers compare with, and later methods."""
 TABLES = {
-    "methods": [name for name, own in OWN.items() if own.match == "trajectories"],
+    "methods": [name for name, own in OWN.items() if name not in FIELD and own.match == "trajectories"],
     "statistics": [
         name
         for name, own in OWN.items()
