@@ -109,6 +109,10 @@ METHOD_RULES = (
         lambda c: c.compile and (c.statistic.of == "batch_norm" or (c.match == "kernel" and c.kernel.of == "tangent")),
         "compile = true: method {method} has no steps of networks that could be compiled; drop it",
     ),
+    Rule(
+        lambda c: c.precision == "bfloat16" and c.match == "kernel" and c.kernel.of == "tangent",
+        "precision = bfloat16: the kernel of method {method} is of no network, and in float64; drop it",
+    ),
     Rule(lambda c: c.waypoints and not c.convexify, f"waypoints {_CONVEXIFIED}"),
     Rule(lambda c: c.window.continuous and not c.convexify, f"window.continuous {_CONVEXIFIED}"),
     Rule(lambda c: c.experts.kept is not None and not c.convexify, f"experts.kept {_CONVEXIFIED}"),

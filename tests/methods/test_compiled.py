@@ -72,6 +72,14 @@ def test_methods_with_nothing_to_compile_refuse_it(method):
         assert unread("compile", family(method))
 
 
+def test_a_kernel_of_no_network_refuses_a_precision_of_networks():
+    config = complete(build(DistillConfig, {"method": "kip", "precision": "bfloat16"}))
+    with pytest.raises(ValueError, match="precision = bfloat16: the kernel of method kip is of no network"):
+        method_rules(config)
+    for method in ("frepo", "rcig"):
+        method_rules(complete(build(DistillConfig, {"method": method, "precision": "bfloat16"})))
+
+
 @pytest.mark.parametrize("cutmix", [0.0, 0.7])
 def test_a_compiled_evaluation_comes_to_the_same_weights(cutmix, traced, monkeypatch):
     setup = setups("dm")
