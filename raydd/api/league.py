@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from raydd.tuning.results import accuracy_of
 FOLDER = "league"
 MEASURED_SECONDS = 8.0
 """How long the steps take at least by which the time of a step is measured."""
-MOST_MEASURED, MEASURED_EPOCHS = 256, 4
+MOST_MEASURED, MEASURED_EPOCHS = 256, 3
 
 _QUIET = QuietScreen(lambda line: None)
 PathOf = Callable[..., Path | str]
@@ -53,14 +53,22 @@ def settle(plan: Plan, options: Options, storage: RunStorage, path: PathOf, wher
     rows = [name for name in rows if row_config(plan, name, options).match != "nothing"]
     for number, name in enumerate(rows, start=1):
         file = storage.folder / FOLDER / f"{slug(name)}.json"
+        search = _Search(plan, plan.league, name, options, path, where, screen)
+
+        def keep(entry: Entry, file: Path = file, number: int = number) -> Entry:
+            file.parent.mkdir(exist_ok=True)
+            write_document(file, entry.model_dump(mode="json"))
+            storage.save(number, "league")
+            return entry
+
         if file.exists():
             entries[name] = read_document(file, Entry, "remove it, and the same command searches again")
-            continue
-        screen.note(f"{name}: searching its settings, {number} of {len(rows)}")
-        entries[name] = _Search(plan, plan.league, name, options, path, where, screen).run()
-        file.parent.mkdir(exist_ok=True)
-        write_document(file, entries[name].model_dump(mode="json"))
-        storage.save(number, "league")
+        else:
+            screen.note(f"{name}: measuring its steps, {number} of {len(rows)}")
+            entries[name] = keep(search.measure([*entries.values()]))
+        if plan.rows[name].search and not entries[name].trials:
+            screen.note(f"{name}: searching its settings, {number} of {len(rows)}")
+            entries[name] = keep(search.search(entries[name]))
     return settled(plan, entries)
 
 
@@ -74,26 +82,28 @@ class _Search:
         self._path, self._where, self._screen = path, where, screen
         self._config = row_config(plan, name, options)
 
-    def run(self) -> Entry:
-        """Measure, search, and return what was found."""
-        buffer, experts_seconds = self._experts()
-        step_seconds = self._step(buffer)
-        seconds = seconds_of(self._plan, self._league, self._options)
+    def measure(self, others: Sequence[Entry]) -> Entry:
+        """Return how long a step takes, and how many steps the row has; ``others`` may have the same experts."""
+        key, buffer = self._experts()
+        known = next((entry.experts_seconds for entry in others if key and entry.experts == key), None)
+        experts_seconds = 0.0 if not key else self._experts_seconds() if known is None else known
+        step_seconds, seconds = self._step(buffer), seconds_of(self._plan, self._league, self._options)
         steps = share(self._plan, self._league, seconds, experts_seconds, step_seconds).steps
         self._screen.note(f"{self._name}: {step_seconds:.3g} s a step, {steps} steps a set")
-        entry = Entry(
+        return Entry(
             row=self._name,
+            experts=key,
             seconds=seconds,
             step_seconds=step_seconds,
             experts_seconds=experts_seconds,
             steps=steps,
-            values={},
-            trials=(),
         )
-        if not self._plan.rows[self._name].search:
-            return entry
+
+    def search(self, entry: Entry) -> Entry:
+        """Return the entry with what the row's search found."""
+        _, buffer = self._experts()
         place = None if buffer is None else str(buffer)
-        space = search_space(self._plan, self._league, self._name, self._options, steps, place)
+        space = search_space(self._plan, self._league, self._name, self._options, entry.steps, place)
         out = self._path(FOLDER, slug(self._name))
         found = tune(space, out, resume=_begun(out), where=self._where, screen=self._screen, evaluation=None)
         if found.best is None:
@@ -102,16 +112,24 @@ class _Search:
         best = {"values": dict(found.best.values), "trials": trials, "accuracy": accuracy_of(found.best)}
         return entry.model_copy(update=best)
 
-    def _experts(self) -> tuple[Path | str | None, float]:
-        """Return the row's buffer, and the seconds of one worker that it takes; None and 0 without."""
+    @property
+    def _wanted(self) -> ExpertsConfig:
+        return ExpertsConfig(data=self._config.data, experts=self._config.experts, seed=self._config.seed)
+
+    def _experts(self) -> tuple[str, Path | str | None]:
+        """Train the row's experts, and return their key and place; empty and None without."""
         if not needs_experts(self._config):
-            return None, 0.0
-        wanted = ExpertsConfig(data=self._config.data, experts=self._config.experts, seed=self._config.seed)
-        key = experts_key(wanted)
-        place, epoch = self._path("experts", key), _epoch_seconds(wanted, self._where)
+            return "", None
+        key = experts_key(self._wanted)
+        place = self._path("experts", key)
+        train_experts(self._wanted, place, where=self._where, screen=self._screen)
+        return key, place
+
+    def _experts_seconds(self) -> float:
+        """Return the seconds of one worker that the row's experts take."""
+        epoch, recipe = _epoch_seconds(self._wanted, self._where), self._wanted.experts
         self._screen.note(f"{self._name}: {epoch:.3g} s an epoch of an expert")
-        train_experts(wanted, place, where=self._where, screen=self._screen)
-        return place, epoch * wanted.experts.epochs * wanted.experts.num_experts
+        return epoch * recipe.epochs * recipe.num_experts
 
     def _step(self, buffer: Path | str | None) -> float:
         """Return the seconds of an outer step, from a run of some."""

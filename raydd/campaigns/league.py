@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from pydantic import Field
+
 from raydd.campaigns.graph import Options, distill_config, options_of
 from raydd.campaigns.plan import Column, League, Plan
 from raydd.campaigns.scales import over
@@ -20,12 +22,13 @@ class Entry(Document):
     """The file ``league/ROW.json``: what a row was given, and what its search found."""
 
     row: str
+    experts: str = ""  # the key of its experts; empty without
     seconds: Finite  # of one worker, for experts, trials and sets
     step_seconds: Finite
     experts_seconds: Finite
     steps: Whole
-    values: dict[str, Any]
-    trials: tuple[dict[str, Any], ...]  # each trial's values and its accuracy on held-out images
+    values: dict[str, Any] = Field(default_factory=dict)
+    trials: tuple[dict[str, Any], ...] = ()  # each trial's values and its accuracy on held-out images
     accuracy: Fraction | None = None  # the best of them
 
 

@@ -13,6 +13,7 @@ from raydd.campaigns.scales import SCALES
 from raydd.config.placement import Where
 from raydd.data.synset import SyntheticSet
 from raydd.io.console import Screen
+from raydd.io.document import dump_document
 from raydd.report.build import write_report
 
 pytestmark = pytest.mark.remote
@@ -45,6 +46,11 @@ class Lines(Screen):
         self.lines.append(text)
 
 
+def unsearched(entry):
+    """An entry as it is while its search goes on."""
+    return {key: value for key, value in entry.items() if key not in ("values", "trials", "accuracy", "sha256")}
+
+
 def test_every_method_has_the_same_seconds_and_its_own_settings(tmp_path, monkeypatch, ray2):
     monkeypatch.setattr(league, "MEASURED_SECONDS", 0.2)
     path, out = tmp_path / "small.yaml", tmp_path / "out"
@@ -72,6 +78,9 @@ def test_every_method_has_the_same_seconds_and_its_own_settings(tmp_path, monkey
     write_report([out], tmp_path / "page.html", [str(out)])
     page = (tmp_path / "page.html").read_text()
     assert all(words in page for words in ("experts&#39; share", "held-out accuracy", "lr.images ", " #1"))
+    (out / "league" / "dm.json").write_bytes(dump_document({**unsearched(entries["dm"])}))
     again = Lines()
     assert campaign([plan], out, options, where=HERE, screen=again)["cells"] == document["cells"]
-    assert not any("searching" in line for line in again.lines)
+    searched = [line for line in again.lines if "searching" in line]
+    assert searched == ["DM: searching its settings, 1 of 2"], "it goes on with the steps that were measured"
+    assert not any("measuring" in line for line in again.lines)
