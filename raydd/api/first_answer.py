@@ -30,6 +30,7 @@ from raydd.evaluation.student import evaluate as train_and_test
 from raydd.io.console import Screen
 from raydd.io.paths import below
 from raydd.io.uri import is_uri
+from raydd.methods import complete
 from raydd.training.expert import measure_accuracy
 
 METHODS = ("dm", "dsa")
@@ -138,7 +139,7 @@ def choose(data: DataConfig, minutes: float, seed: int, where: Where, screen: Sc
 
 
 def _settings_by_method(data: DataConfig, settings: Settings, seed: int) -> dict[str, DistillConfig]:
-    return {name: build(DistillConfig, _settings(data, settings, name, seed)) for name in METHODS}
+    return {name: complete(build(DistillConfig, _settings(data, settings, name, seed))) for name in METHODS}
 
 
 def _step_seconds(config: DistillConfig, folder: Path, where: Where) -> float:
