@@ -44,7 +44,9 @@ LONG_MINUTES, LARGE_SIDE, SIDE = 15.0, 64, 32
 BATCH = 64
 """Real images a class and step: a quarter of the papers', so that a short budget has more steps."""
 STEPS, SEEDS, EPOCHS = 3, 3, 300
-"""Outer steps that are timed before; networks a score, and their epochs."""
+"""Outer steps that are timed before, at least; networks a score, and their epochs."""
+TIMED_SECONDS, MOST_STEPS = 5.0, 2000
+"""How long the timed steps take, and how many they are at most."""
 CHOOSING_NETWORKS, CHOOSING_EPOCHS, TIMED_EPOCHS = 2, 100, 10
 """Networks on held-out images, by which a method is chosen, and their epochs; epochs that are timed before."""
 SELECTIONS = {"random": "random", "k-means": "kmeans"}
@@ -143,14 +145,23 @@ def _settings_by_method(data: DataConfig, settings: Settings, seed: int) -> dict
 
 
 def _step_seconds(config: DistillConfig, folder: Path, where: Where) -> float:
-    """Return the seconds of an outer step in a process of its own, beside which others may run as they will later."""
+    """Return the seconds of an outer step in a process of its own, beside which others run as they will later."""
+    seconds = _run_seconds(config, folder, where)
+    if seconds < TIMED_SECONDS:
+        steps = min(MOST_STEPS, int(config.steps * TIMED_SECONDS / max(seconds, 1e-3)) + 1)
+        config = config.model_copy(update={"steps": steps})
+        seconds = _run_seconds(config, folder.with_name(f"{folder.name}-longer"), where)
+    return seconds / config.steps
+
+
+def _run_seconds(config: DistillConfig, folder: Path, where: Where) -> float:
     preset = folder.with_suffix(".yaml")
     preset.write_text(dump(config), encoding="utf-8")
     words = ["distill", "--preset", str(preset), "--out", str(folder), "--device", where.device]
     done = subprocess.run([sys.executable, "-m", "raydd", *words], capture_output=True, text=True, check=False)
     if done.returncode:
         raise ValueError((done.stderr.strip() or "raydd distill: no word").splitlines()[-1].removeprefix("raydd: "))
-    return float(run_costs(folder, config.steps)["run_seconds"] or 0.0) / config.steps
+    return float(run_costs(folder, config.steps)["run_seconds"] or 0.0)
 
 
 def _scoring_seconds(config: DistillConfig, synset: SyntheticSet, device: torch.device) -> float:
