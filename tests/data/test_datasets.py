@@ -11,8 +11,11 @@ import pytest
 import torch
 
 from raydd.data import named_sets as loaders
-from raydd.data.datasets import DATASETS, Dataset, load_dataset
+from raydd.data.datasets import DATASETS, Dataset, Split, load_dataset
 from raydd.data.named_sets import SUBSETS
+from raydd.data.preprocessing import Transform
+from raydd.data.workspace import Feed
+from raydd.numerics.rng import generator
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "cifar10-jpeg"
 RNG = np.random.default_rng(0)
@@ -274,3 +277,23 @@ def test_the_real_images_load(tmp_path: Path) -> None:
     assert torch.bincount(cifar.validation.targets).tolist() == [500] * 10
     assert cifar.classes[0] == "airplane"
     assert cifar.mean == pytest.approx((0.4914, 0.4822, 0.4465), abs=2e-3)
+
+
+def anonymous_memory() -> int:
+    """The bytes of this process that are of no file."""
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon")]
+    return 1024 * int(line.split()[1])
+
+
+def test_images_that_do_not_fit_in_memory_are_read_a_batch_at_a_time(tmp_path: Path) -> None:
+    """300 MB in a mapped file; an epoch in random order takes a few batches of memory."""
+    shape = (25_000, 3, 64, 64)
+    np.lib.format.open_memmap(tmp_path / "images.npy", mode="w+", dtype=np.uint8, shape=shape).flush()
+    images = np.lib.format.open_memmap(tmp_path / "images.npy", mode="r")
+    split = Split(images, np.zeros(len(images), np.int64), np.arange(len(images)))
+    feed, before, most = Feed(split, Transform("raw01"), torch.device("cpu")), anonymous_memory(), 0
+    for number, (x, _) in enumerate(feed.shuffled(256, generator(0))):
+        assert x.shape[1:] == shape[1:]
+        if number % 20 == 0:
+            most = max(most, anonymous_memory() - before)
+    assert most < 60e6
