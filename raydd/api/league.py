@@ -11,7 +11,7 @@ from raydd.api.experts import train_experts
 from raydd.api.tune import tune
 from raydd.buffer.local_path import local_path
 from raydd.campaigns.graph import Options, experts_key
-from raydd.campaigns.league import Entry, row_config, search_space, seconds_of, settled, share, slug
+from raydd.campaigns.league import Entry, learns, row_config, search_space, seconds_of, settled, share, slug
 from raydd.campaigns.plan import League, Plan
 from raydd.campaigns.records import run_costs
 from raydd.config.placement import Where
@@ -49,8 +49,7 @@ def settle(plan: Plan, options: Options, storage: RunStorage, path: PathOf, wher
     if plan.league is None:
         return plan
     entries: dict[str, Entry] = {}
-    rows = [name for name, row in plan.rows.items() if row.method is not None]
-    rows = [name for name in rows if row_config(plan, name, options).match != "nothing"]
+    rows = [name for name in plan.rows if learns(plan, name, options)]
     for number, name in enumerate(rows, start=1):
         file = storage.folder / FOLDER / f"{slug(name)}.json"
         search = _Search(plan, plan.league, name, options, path, where, screen)

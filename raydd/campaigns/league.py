@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 
 from pydantic import Field
 
-from raydd.campaigns.graph import Options, distill_config, options_of
+from raydd.campaigns.graph import MissingCell, Options, distill_config, options_of
 from raydd.campaigns.plan import Column, League, Plan
 from raydd.campaigns.scales import over
-from raydd.config.parsing import Tree, nested
+from raydd.config.parsing import Tree, flat, nested
 from raydd.config.schema import DistillConfig
 from raydd.io.document import Document, Finite, Fraction, Whole
 from raydd.tuning.space import Space
@@ -89,6 +89,14 @@ def row_config(plan: Plan, name: str, options: Options) -> DistillConfig:
     return distill_config(plan.rows[name], column_of(plan), options_of(plan, options))
 
 
+def learns(plan: Plan, name: str, options: Options) -> bool:
+    """Return whether a row is of a method that takes steps, and that the scale has settings for."""
+    try:
+        return plan.rows[name].method is not None and row_config(plan, name, options).match != "nothing"
+    except MissingCell:
+        return False
+
+
 def search_space(plan: Plan, league: League, name: str, options: Options, steps: int, buffer: str | None) -> Space:
     """Return the space of a row: all trials have its steps, and the first one its own settings."""
     row, config = plan.rows[name], row_config(plan, name, options)
@@ -101,7 +109,7 @@ def search_space(plan: Plan, league: League, name: str, options: Options, steps:
             "dataset": options.scale.dataset or column_of(plan).dataset,
             "ipc": config.ipc,
             "set": fixed | {"evaluate_every": steps},
-            "domains": row.search,
+            "domains": _domains(row.search, flat(config)),
             "search": {"algorithm": "tpe", "startup": max(2, league.trials // 2)},
             "budget": {"samples": league.trials, "reports": 1},
             "seed": options.seed,
@@ -109,6 +117,19 @@ def search_space(plan: Plan, league: League, name: str, options: Options, steps:
         },
         f"campaign {plan.name}, rows.{name}.search",
     )
+
+
+def _domains(search: Tree, own: Mapping[str, Any]) -> Tree:
+    """Return the domains of a search, where ``times: F`` is from an F-th of the row's own value to F times it.
+
+    >>> _domains({"lr.images": {"times": 10}}, {"lr.images": 0.5})
+    {'lr.images': {'log_uniform': [0.05, 5.0]}}
+    """
+    domains: Tree = {}
+    for key, domain in search.items():
+        factor = domain.get("times") if isinstance(domain, dict) else None
+        domains[key] = {"log_uniform": [own[key] / factor, own[key] * factor]} if factor else domain
+    return domains
 
 
 def settled(plan: Plan, entries: Mapping[str, Entry]) -> Plan:

@@ -56,7 +56,8 @@ class Row(Config):
         relabel: Give the finished set soft labels, by an expert's last snapshot.
         protocol: The recipe that trains its networks; the plan's by default.
         missing: Why raydd has no such row.
-        search: Settings that are searched where the plan has a ``league``, and their domains.
+        search: Settings that are searched where the plan has a ``league``, and their domains: those of a search space,
+            or ``times: 10``, from a tenth of the row's own value to ten times it.
         found: Settings over those of the scale.
         epochs: Epochs of the networks that are trained on it, in place of the plan's and the protocol's.
     """

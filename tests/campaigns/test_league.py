@@ -1,0 +1,67 @@
+"""The league's plan: every search is possible at every scale, and the compute is divided equally."""
+
+import pytest
+
+from raydd.campaigns.graph import Options, build_graph
+from raydd.campaigns.league import Entry, column_of, learns, row_config, search_space, seconds_of, settled, share
+from raydd.campaigns.plan import Column, League, Plan, Row, load_plan
+from raydd.campaigns.scales import SCALES
+from raydd.methods import METHODS
+from raydd.run.resolve import check_settings
+
+PLAN = load_plan("league")
+ROWS = [name for name, row in PLAN.rows.items() if row.method and row.search]
+
+
+def test_every_method_that_learns_is_in_it():
+    learning = {name for name in METHODS if row_of(name) and METHODS[name].match != "nothing"}
+    assert learning | {"sre2l"} == {name for name, method in METHODS.items() if method.match != "nothing"}
+
+
+def row_of(method):
+    return [name for name, row in PLAN.rows.items() if row.method == method and row.search]
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("name", ROWS)
+def test_its_search_can_be_done_and_begins_with_the_rows_own_settings(name, scale):
+    options = Options(SCALES[scale])
+    if not learns(PLAN, name, options):
+        assert (name, scale) == ("CAFE", "paper"), "its settings are published for 10 images a class"
+        return
+    space = search_space(PLAN, PLAN.league, name, options, 50, None)
+    own = row_config(PLAN, name, options)
+    config = space.config(space.preset_values())
+    assert (config.steps, config.evaluate_every, config.method) == (50, 50, own.method)
+    assert config.experts == own.experts
+    assert config.lr.images == own.lr.images
+    assert len(space.domains) >= 1
+    check_settings(config)
+
+
+def test_what_a_search_found_is_what_the_sets_are_made_with():
+    entry = Entry(row="DM", seconds=60.0, step_seconds=0.5, experts_seconds=0.0, steps=700, values={"lr.images": 3.0})
+    graph = build_graph([settled(PLAN, {"DM": entry})], Options(SCALES["cpu"], seed=5))
+    runs = [node.config for node in graph.distillations.values() if node.config.method == "dm"]
+    assert [(one.seed, one.steps, one.lr.images) for one in runs] == [(seed, 700, 3.0) for seed in (5, 6, 7)]
+    experts = {node.experts for node in graph.distillations.values() if node.config.method == "mtt"}
+    assert len(experts) == 1, "sets of other seeds share the experts"
+    (cell,) = [cell for cell in graph.cells if cell.row == "DM" and cell.network == "ConvNetW32"]
+    assert len(cell.scores) == 3
+
+
+@pytest.mark.parametrize(("experts", "step", "steps"), [(0.0, 1.0, 10), (50.0, 0.5, 10), (90.0, 1.0, 1)])
+def test_experts_count_and_what_they_leave_is_divided_equally(experts, step, steps):
+    plan = Plan(title="", rows={"MTT": Row(method="mtt")}, columns=(Column(),), sets=4)
+    assert share(plan, League(seconds={"cpu": 100.0}, trials=6), 100.0, experts, step).steps == steps
+    with pytest.raises(ValueError, match=r"leaves no step for each of 10 distillations; raise league\.seconds"):
+        share(plan, League(seconds={"cpu": 100.0}, trials=6), 100.0, experts, 11.0)
+
+
+def test_what_it_cannot_do_is_said():
+    wide = PLAN.model_copy(update={"columns": (Column(ipc=(1, 10)),)})
+    with pytest.raises(ValueError, match="settings are searched for one column, and it has 2"):
+        column_of(wide)
+    without = League(seconds={"paper": 9.0})
+    with pytest.raises(ValueError, match="has no compute for --scale cpu; use one of paper"):
+        seconds_of(PLAN, without, Options(SCALES["cpu"]))
