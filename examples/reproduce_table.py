@@ -9,7 +9,7 @@ About three minutes on two cores, without a GPU or a download:
 import sys
 
 import raydd
-from raydd.campaigns.graph import Options
+from raydd.campaigns.cell_settings import Options
 from raydd.campaigns.scales import find_scale
 
 

@@ -11,8 +11,9 @@ from raydd.analysis.document import check_folder
 from raydd.api.campaign_scores import Result, Scorer
 from raydd.api.experts import train_experts
 from raydd.api.league import settle
+from raydd.campaigns.cell_settings import Options
 from raydd.campaigns.costs import GPU_SPEED, estimate, measure_speed
-from raydd.campaigns.graph import Graph, Options, build_graph
+from raydd.campaigns.graph import Graph, build_graph
 from raydd.campaigns.order import Order, Task, order_of
 from raydd.campaigns.plan import Plan, load_plan
 from raydd.campaigns.records import NodeRecord, measured, read_records, run_costs, write_record
@@ -199,8 +200,8 @@ class _Campaign:
         """Return in words what is at work."""
         names = {key: node.name for key, node in self._graph.distillations.items()}
         names |= {key: f"scores of {names[one.distillation]}" for key, one in self._graph.scores.items()}
-        told = [key for key in running if key in self._quiet and key not in self._records]
-        words = [f"{names.get(key, key)} {self._quiet[key].words}" for key in told]
+        unfinished = [key for key in running if key in self._quiet and key not in self._records]
+        words = [f"{names.get(key, key)} {self._quiet[key].words}" for key in unfinished]
         return f"{len(running)} at work: {'; '.join(words[:2])}" if words else f"{len(running)} at work"
 
     def _may_start(self, limits: Limits, gpu_seconds: float) -> bool:

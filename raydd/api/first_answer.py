@@ -16,7 +16,8 @@ import torch
 
 from raydd.api.campaign import campaign
 from raydd.buffer.local_path import local_path
-from raydd.campaigns.graph import Options, build_graph
+from raydd.campaigns.cell_settings import Options
+from raydd.campaigns.graph import build_graph
 from raydd.campaigns.plan import Plan, make_plan
 from raydd.campaigns.records import run_costs
 from raydd.campaigns.scales import Scale, over

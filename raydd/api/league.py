@@ -2,18 +2,22 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from raydd.api.distill import distill
 from raydd.api.experts import train_experts
 from raydd.api.tune import tune
 from raydd.buffer.local_path import local_path
-from raydd.campaigns.graph import Options, experts_key
-from raydd.campaigns.league import Entry, learns, row_config, search_space, seconds_of, settled, share, slug
+from raydd.campaigns.cell_settings import Options
+from raydd.campaigns.graph import experts_key
+from raydd.campaigns.league import Entry, column_of, learns, row_config, seconds_of, settled, share, slug
 from raydd.campaigns.plan import League, Plan
 from raydd.campaigns.records import run_costs
+from raydd.campaigns.scales import over
+from raydd.config.parsing import Tree, flat
 from raydd.config.placement import Where
 from raydd.config.schema import ExpertsConfig
 from raydd.io.console import QuietScreen, Screen, Update
@@ -22,8 +26,12 @@ from raydd.run.resolve import needs_experts
 from raydd.run.storage import RunStorage
 from raydd.tuning.location import JOURNAL
 from raydd.tuning.results import accuracy_of
+from raydd.tuning.space import Space
+from raydd.tuning.space_files import make_space
 
 FOLDER = "league"
+SCORED = {"evaluate_networks": 2, "evaluate_epochs": 300}
+"""How a trial is scored on held-out images."""
 MEASURED_SECONDS = 8.0
 """How long the steps take at least by which the time of a step is measured."""
 MOST_MEASURED, MEASURED_EPOCHS = 256, 3
@@ -71,6 +79,41 @@ def settle(plan: Plan, options: Options, storage: RunStorage, path: PathOf, wher
     return settled(plan, entries)
 
 
+def search_space(plan: Plan, league: League, name: str, options: Options, steps: int, buffer: str | None) -> Space:
+    """Return the space of a row: all trials have its steps, and the first one its own settings."""
+    row, config = plan.rows[name], row_config(plan, name, options)
+    fixed = over(config.model_dump(mode="json", exclude_unset=True), {"steps": steps, **SCORED})
+    fixed = {key: value for key, value in fixed.items() if key not in ("method", "ipc", "seed")}
+    return make_space(
+        {
+            "name": slug(name),
+            "method": config.method,
+            "dataset": options.scale.dataset or column_of(plan).dataset,
+            "ipc": config.ipc,
+            "set": fixed | {"evaluate_every": steps},
+            "domains": _domains(row.search, flat(config)),
+            "search": {"algorithm": "tpe", "startup": max(2, league.trials // 2)},
+            "budget": {"samples": league.trials, "reports": 1},
+            "seed": options.seed,
+            "buffer": buffer,
+        },
+        f"campaign {plan.name}, rows.{name}.search",
+    )
+
+
+def _domains(search: Tree, own: Mapping[str, Any]) -> Tree:
+    """Return the domains of a search, where ``times: F`` is from an F-th of the row's own value to F times it.
+
+    >>> _domains({"lr.images": {"times": 10}}, {"lr.images": 0.5})
+    {'lr.images': {'log_uniform': [0.05, 5.0]}}
+    """
+    domains: Tree = {}
+    for key, domain in search.items():
+        factor = domain.get("times") if isinstance(domain, dict) else None
+        domains[key] = {"log_uniform": [own[key] / factor, own[key] * factor]} if factor else domain
+    return domains
+
+
 class _Search:
     """The search of a row's settings."""
 
@@ -104,11 +147,13 @@ class _Search:
         place = None if buffer is None else str(buffer)
         space = search_space(self._plan, self._league, self._name, self._options, entry.steps, place)
         out = self._path(FOLDER, slug(self._name))
-        found = tune(space, out, resume=_begun(out), where=self._where, screen=self._screen, evaluation=None)
-        if found.best is None:
+        results = tune(space, out, resume=_begun(out), where=self._where, screen=self._screen, evaluation=None)
+        if results.best is None:
             raise ValueError(f"campaign {self._plan.name}, {self._name}: no trial has ended")
-        trials = tuple({"values": one.values, "accuracy": accuracy_of(one), "state": one.state} for one in found.trials)
-        best = {"values": dict(found.best.values), "trials": trials, "accuracy": accuracy_of(found.best)}
+        trials = tuple(
+            {"values": one.values, "accuracy": accuracy_of(one), "state": one.state} for one in results.trials
+        )
+        best = {"values": dict(results.best.values), "trials": trials, "accuracy": accuracy_of(results.best)}
         return entry.model_copy(update=best)
 
     @property
@@ -144,27 +189,27 @@ class _Search:
 
 
 class _EpochClock(QuietScreen):
-    """Notes when each epoch of an expert was told of."""
+    """Notes when it first shows each number of finished epochs."""
 
     def __init__(self) -> None:
         super().__init__(lambda line: None)
-        self._ends: dict[float, float] = {}
+        self._times: dict[float, float] = {}
 
     @contextmanager
     def progress(self, title: str, total: float) -> Iterator[Update]:
-        """Note the time of the first word of each epoch, and of the last before any."""
+        """Note the first time of each number, and the last of none."""
 
         def update(done: float, words: str) -> None:
-            if not done or done not in self._ends:
-                self._ends[done] = time.monotonic()
+            if not done or done not in self._times:
+                self._times[done] = time.monotonic()
 
         yield update
 
     @property
     def seconds(self) -> float:
-        """The seconds of an epoch: without the first, unless all were told of at once."""
-        told = sorted(self._ends.items())
-        (first, begin), (last, end) = told[-2 if len(told) < 3 else 1], told[-1]
+        """The seconds of an epoch: without the first, unless all ended before the first update."""
+        times = sorted(self._times.items())
+        (first, begin), (last, end) = times[-2 if len(times) < 3 else 1], times[-1]
         return (end - begin) / (last - first)
 
 

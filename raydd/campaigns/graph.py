@@ -1,46 +1,23 @@
 """The graph of a campaign: the experts, distillations and scores that the cells of its tables need, each once."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from raydd.campaigns.cell_settings import MissingCell, Options, distill_config, options_of, title_of
 from raydd.campaigns.plan import OWN, RANKING, WHOLE, Column, Plan, Published, Row, published_values
-from raydd.campaigns.scales import Scale, over, shrink
 from raydd.config.nas import NasConfig
 from raydd.config.parsing import Tree, build
-from raydd.config.presets import load_preset, preset_sizes
 from raydd.config.schema import DistillConfig, EvaluateConfig, ExpertsConfig
 from raydd.io.document import digest
-from raydd.methods import complete, find_method
 from raydd.models.spaces import SPACES
-from raydd.run.resolve import check_settings, needs_experts
+from raydd.run.resolve import needs_experts
 from raydd.selection.coresets import BY_DISTANCE
 from raydd.selection.starting_images import NEED_EXPERTS
 
 UNLIKE = {"preset", "memory", "checkpoint_every", "checkpoint_seconds"}
 """Settings on which no bit of a distillation depends."""
-KEPT_SCORES = 10
-"""How many sets of a run are kept to be tested, where the best on test is asked for as papers report it."""
-
-
-class Options(NamedTuple):
-    """How a campaign runs its plans.
-
-    Attributes:
-        scale: The size.
-        paths: Where the data sets are, by name; those without a path are found by their names.
-        seed: Seed of every distillation.
-        paper: Also keep and test steps of each run, as papers do.
-        set: Settings over all others.
-    """
-
-    scale: Scale
-    paths: Mapping[str, str] = {}
-    seed: int = 0
-    paper: bool = False
-    set: Mapping[str, Any] = {}
 
 
 class Cell(NamedTuple):
@@ -129,10 +106,6 @@ class Graph:
         return ()
 
 
-class MissingCell(ValueError):
-    """A cell that no command gives; the message says why."""
-
-
 def build_graph(plans: Iterable[Plan], options: Options) -> Graph:
     """Return the graph of plans.
 
@@ -156,64 +129,6 @@ def build_graph(plans: Iterable[Plan], options: Options) -> Graph:
                 except ValueError as error:
                     raise ValueError(f"campaign {plan.name}, {name}, {title_of(column)}: {error}") from None
     return graph
-
-
-def options_of(plan: Plan, options: Options) -> Options:
-    """Return how a campaign runs a plan, which may have bounds of its own."""
-    scale = options.scale
-    if not scale.most:
-        return options
-    evaluation = dict(scale.evaluation) | ({"epochs": plan.epochs} if plan.epochs else {})
-    seeds = plan.seeds if plan.league else scale.seeds
-    return options._replace(scale=scale._replace(most={**scale.most, **plan.most}, evaluation=evaluation, seeds=seeds))
-
-
-def title_of(column: Column) -> str:
-    """Return the name of a column with one ipc."""
-    return column.title or f"{column.dataset}, ipc {column.ipc[0]}"
-
-
-def distill_config(row: Row, column: Column, options: Options) -> DistillConfig:
-    """Return the complete configuration of a cell's distillation.
-
-    Raises:
-        MissingCell: No settings are known.
-    """
-    scale, method = options.scale, str(row.method)
-    dataset = scale.dataset or column.dataset
-    ipc = min(column.ipc[0], scale.most.get("ipc", column.ipc[0]))
-    stem = method if scale.dataset else row.preset or method
-    shipped = {} if row.preset == "" else _preset(dataset, stem, ipc, column.preset, nearest=bool(scale.most))
-    layers = [shipped, {"ipc": ipc, "seed": options.seed, "data": {"dataset": dataset}}]
-    config = complete(build(DistillConfig, *layers, {"method": method, "threads": 1}, partial=True), partial=True)
-    tree = config.model_dump(exclude_unset=True)
-    part = find_method(method).ablation[row.ablation] if row.ablation else {}
-    config = build(DistillConfig, tree, part, row.set, column.set, partial=True)
-    tree = over(config.model_dump(exclude_unset=True), shrink(config, scale))
-    if dataset in options.paths:
-        tree = over(tree, {"data": {"dataset": options.paths[dataset]}})
-    if options.paper:
-        steps = int(tree.get("steps", DistillConfig().steps))
-        tree = over(tree, {"keep_scored": True, "evaluate_every": max(1, steps // KEPT_SCORES)})
-    config = build(DistillConfig, tree, row.found, dict(options.set))
-    check_settings(config)
-    return config
-
-
-def _preset(dataset: str, stem: str, ipc: int, like: int | None, *, nearest: bool) -> Tree:
-    """Return a preset's values for an ipc: its own, or where the scale is smaller those of the nearest one."""
-    sizes = preset_sizes(dataset, stem)
-    if sizes is None:
-        raise MissingCell(f"raydd ships no settings of {stem} for {dataset}")
-    wanted = like or ipc
-    if sizes and wanted not in sizes:
-        if not nearest:
-            raise MissingCell(f"no settings of {stem} for {dataset} with ipc {wanted} are published")
-        wanted = min(sizes, key=lambda size: (abs(size - wanted), size))
-    return _load(dataset, stem, wanted)
-
-
-_load = cache(load_preset)
 
 
 def _cells(

@@ -5,17 +5,12 @@ from typing import Any, NamedTuple
 
 from pydantic import Field
 
-from raydd.campaigns.graph import MissingCell, Options, distill_config, options_of
+from raydd.campaigns.cell_settings import MissingCell, Options, distill_config, options_of
 from raydd.campaigns.plan import Column, League, Plan
 from raydd.campaigns.scales import over
-from raydd.config.parsing import Tree, flat, nested
+from raydd.config.parsing import Tree, nested
 from raydd.config.schema import DistillConfig
 from raydd.io.document import Document, Finite, Fraction, Whole
-from raydd.tuning.space import Space
-from raydd.tuning.space_files import make_space
-
-SCORED = {"evaluate_networks": 2, "evaluate_epochs": 300}
-"""How a trial is scored on held-out images."""
 
 
 class Entry(Document):
@@ -97,47 +92,12 @@ def learns(plan: Plan, name: str, options: Options) -> bool:
         return False
 
 
-def search_space(plan: Plan, league: League, name: str, options: Options, steps: int, buffer: str | None) -> Space:
-    """Return the space of a row: all trials have its steps, and the first one its own settings."""
-    row, config = plan.rows[name], row_config(plan, name, options)
-    fixed = over(config.model_dump(mode="json", exclude_unset=True), {"steps": steps, **SCORED})
-    fixed = {key: value for key, value in fixed.items() if key not in ("method", "ipc", "seed")}
-    return make_space(
-        {
-            "name": slug(name),
-            "method": config.method,
-            "dataset": options.scale.dataset or column_of(plan).dataset,
-            "ipc": config.ipc,
-            "set": fixed | {"evaluate_every": steps},
-            "domains": _domains(row.search, flat(config)),
-            "search": {"algorithm": "tpe", "startup": max(2, league.trials // 2)},
-            "budget": {"samples": league.trials, "reports": 1},
-            "seed": options.seed,
-            "buffer": buffer,
-        },
-        f"campaign {plan.name}, rows.{name}.search",
-    )
-
-
-def _domains(search: Tree, own: Mapping[str, Any]) -> Tree:
-    """Return the domains of a search, where ``times: F`` is from an F-th of the row's own value to F times it.
-
-    >>> _domains({"lr.images": {"times": 10}}, {"lr.images": 0.5})
-    {'lr.images': {'log_uniform': [0.05, 5.0]}}
-    """
-    domains: Tree = {}
-    for key, domain in search.items():
-        factor = domain.get("times") if isinstance(domain, dict) else None
-        domains[key] = {"log_uniform": [own[key] / factor, own[key] * factor]} if factor else domain
-    return domains
-
-
 def settled(plan: Plan, entries: Mapping[str, Entry]) -> Plan:
     """Return the plan with the steps and the settings that were found, and nothing left to search."""
     rows = dict(plan.rows)
     for name, entry in entries.items():
-        found: Tree = over(nested(entry.values), {"steps": entry.steps})
-        rows[name] = rows[name].model_copy(update={"found": found, "search": {}})
+        settings: Tree = over(nested(entry.values), {"steps": entry.steps})
+        rows[name] = rows[name].model_copy(update={"exact": settings, "search": {}})
     return plan.model_copy(update={"rows": rows})
 
 

@@ -58,7 +58,7 @@ class Row(Config):
         missing: Why raydd has no such row.
         search: Settings that are searched where the plan has a ``league``, and their domains: those of a search space,
             or ``times: 10``, from a tenth of the row's own value to ten times it.
-        found: Settings over those of the scale.
+        exact: Settings over those of the scale.
         epochs: Epochs of the networks that are trained on it, in place of the plan's and the protocol's.
     """
 
@@ -71,7 +71,7 @@ class Row(Config):
     protocol: str | None = None
     missing: str | None = None
     search: Tree = Field(default_factory=dict)
-    found: Tree = Field(default_factory=dict)
+    exact: Tree = Field(default_factory=dict)
     epochs: Count | None = None
 
 

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from raydd.campaigns.cell_settings import Options
 from raydd.campaigns.costs import GPU_SPEED, estimate, measure_speed
-from raydd.campaigns.graph import Graph, Options, build_graph
+from raydd.campaigns.graph import Graph, build_graph
 from raydd.campaigns.plan import Plan
 from raydd.campaigns.records import read_records
 from raydd.config.placement import HERE, Where

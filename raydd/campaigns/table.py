@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 from pydantic import Field
 from scipy.stats import ttest_ind_from_stats
 
-from raydd.campaigns.graph import Cell, Graph, Options
+from raydd.campaigns.cell_settings import Options
+from raydd.campaigns.graph import Cell, Graph
 from raydd.campaigns.plan import RANKING, Plan
 from raydd.campaigns.standings import standings
 from raydd.data.score_record import Score

@@ -36,7 +36,8 @@ def campaigns(
     missing: Annotated[bool, typer.Option("--missing", help="Name the cells that raydd cannot run, and why.")] = False,
 ) -> None:
     """List the tables of papers that `raydd campaign` can reproduce."""
-    from raydd.campaigns.graph import Options, build_graph
+    from raydd.campaigns.cell_settings import Options
+    from raydd.campaigns.graph import build_graph
     from raydd.campaigns.plan import PAPERS, campaigns as shipped, load_plan
     from raydd.campaigns.scales import find_scale
 
@@ -102,7 +103,7 @@ def campaign(  # noqa: PLR0913, PLR0917 - one a flag
     What several cells of the tables share, such as experts, is done once.
     """
     paths = dict(_path(word) for word in data or ())
-    from raydd.campaigns.graph import Options
+    from raydd.campaigns.cell_settings import Options
     from raydd.campaigns.plan import campaigns as shipped, load_plan
     from raydd.campaigns.scales import find_scale
 

@@ -71,7 +71,7 @@ TABLES = {
     "protocol": Table(
         "protocol",
         "raydd.evaluation.protocols:PROTOCOLS",
-        "mtt datm ast dm dcbench tgdd",
+        "mtt datm ast dm dcbench tgdd ncfm sre2l rded",
         files=(".yaml", ".yml"),
         other="a YAML file",
     ),

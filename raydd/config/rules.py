@@ -11,8 +11,7 @@ if TYPE_CHECKING:
     from raydd.config.schema import DistillConfig
 
 _SEGMENTS = (
-    *("rollouts", "labels", "window", "pruning", "intermediate"),
-    *("balance", "perturbation", "convexify", "waypoints"),
+    *("rollouts", "labels", "window", "pruning", "intermediate", "balance", "perturbation", "convexify", "waypoints"),
 )
 FOREIGN: dict[str, tuple[str, ...]] = {
     "trajectories": ("statistic", "unrolled", "kernel"),

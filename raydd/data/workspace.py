@@ -38,8 +38,9 @@ class Feed:
         self.split = split
         self._transform = transform.to(device)
         self._device = device
-        small = len(split) * split.images[:1].nbytes <= RESIDENT * _free_bytes(device)
-        self._bytes = split.take(torch.arange(len(split))).to(device) if small else None
+        room = RESIDENT * _free_bytes(device)
+        resident = bool(room) and len(split) * split.images[:1].nbytes <= room
+        self._bytes = split.take(torch.arange(len(split))).to(device) if resident else None
         self.targets = split.targets.to(device)
 
     def __len__(self) -> int:

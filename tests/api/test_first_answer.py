@@ -10,7 +10,8 @@ import torch
 from raydd.api import first_answer as module
 from raydd.api.distill import distill
 from raydd.api.first_answer import METHODS, Settings, choose, first_answer
-from raydd.campaigns.graph import Options, build_graph
+from raydd.campaigns.cell_settings import Options
+from raydd.campaigns.graph import build_graph
 from raydd.campaigns.plan import make_plan
 from raydd.campaigns.scales import SCALES
 from raydd.cli import run

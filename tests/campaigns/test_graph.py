@@ -4,7 +4,8 @@ import time
 
 import pytest
 
-from raydd.campaigns.graph import Options, build_graph, distill_config
+from raydd.campaigns.cell_settings import Options, distill_config
+from raydd.campaigns.graph import build_graph
 from raydd.campaigns.order import keys_of
 from raydd.campaigns.plan import Column, Row, campaigns, load_plan
 from raydd.campaigns.scales import SCALES
@@ -97,7 +98,7 @@ def test_an_ablation_is_the_row_of_its_method():
 
 def test_smaller_scales_have_no_larger_value(plans):
     """But for settings that a row has over those of the scale."""
-    plans = [plan for plan in plans if not any(row.found for row in plan.rows.values())]
+    plans = [plan for plan in plans if not any(row.exact for row in plan.rows.values())]
     for name in ("cpu", "digits"):
         scale = SCALES[name]
         for node in build_graph(plans, Options(scale)).distillations.values():

@@ -2,8 +2,10 @@
 
 import pytest
 
-from raydd.campaigns.graph import Options, build_graph
-from raydd.campaigns.league import Entry, column_of, learns, row_config, search_space, seconds_of, settled, share
+from raydd.api.league import search_space
+from raydd.campaigns.cell_settings import Options
+from raydd.campaigns.graph import build_graph
+from raydd.campaigns.league import Entry, column_of, learns, row_config, seconds_of, settled, share
 from raydd.campaigns.plan import Column, League, Plan, Row, load_plan
 from raydd.campaigns.scales import SCALES
 from raydd.methods import METHODS

@@ -4,8 +4,9 @@ from collections import Counter
 
 import pytest
 
+from raydd.campaigns.cell_settings import Options
 from raydd.campaigns.costs import GPU_SPEED, estimate
-from raydd.campaigns.graph import Options, build_graph
+from raydd.campaigns.graph import build_graph
 from raydd.campaigns.order import Order, Task, order_of, simulate
 from raydd.campaigns.plan import campaigns, load_plan
 from raydd.campaigns.scales import SCALES

@@ -3,7 +3,8 @@
 import pytest
 import yaml
 
-from raydd.campaigns.graph import Options, build_graph
+from raydd.campaigns.cell_settings import Options
+from raydd.campaigns.graph import build_graph
 from raydd.campaigns.plan import Published, campaigns, load_plan, published_values
 from raydd.campaigns.scales import SCALES
 

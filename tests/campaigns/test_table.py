@@ -5,7 +5,8 @@ import json
 import pytest
 from scipy.stats import ttest_ind
 
-from raydd.campaigns.graph import Options, build_graph
+from raydd.campaigns.cell_settings import Options
+from raydd.campaigns.graph import build_graph
 from raydd.campaigns.plan import load_plan
 from raydd.campaigns.scales import SCALES
 from raydd.campaigns.table import CampaignDocument, Costs, Measured, campaign_document

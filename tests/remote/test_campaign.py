@@ -14,7 +14,8 @@ from fake_cluster import fake_cluster
 from variants import first
 
 from raydd.api.campaign import CampaignIncomplete, Limits, campaign
-from raydd.campaigns.graph import Options, build_graph
+from raydd.campaigns.cell_settings import Options
+from raydd.campaigns.graph import build_graph
 from raydd.campaigns.order import Order, Task
 from raydd.campaigns.plan import load_plan
 from raydd.campaigns.scales import SCALES

@@ -7,7 +7,7 @@ import yaml
 
 from raydd.api import league
 from raydd.api.campaign import campaign
-from raydd.campaigns.graph import Options
+from raydd.campaigns.cell_settings import Options
 from raydd.campaigns.plan import load_plan
 from raydd.campaigns.scales import SCALES
 from raydd.config.placement import Where
