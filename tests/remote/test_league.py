@@ -12,7 +12,7 @@ from raydd.campaigns.plan import load_plan
 from raydd.campaigns.scales import SCALES
 from raydd.config.placement import Where
 from raydd.data.synset import SyntheticSet
-from raydd.io.console import Screen
+from raydd.io.console import QuietScreen
 from raydd.io.document import dump_document
 from raydd.report.build import write_report
 
@@ -37,15 +37,6 @@ SET = {"experts": {"network": "MLP"}}
 HERE = Where(device="cpu", num_workers=2)
 
 
-class Lines(Screen):
-    def __init__(self):
-        super().__init__()
-        self.lines = []
-
-    def note(self, text):
-        self.lines.append(text)
-
-
 def unsearched(entry):
     """An entry as it is while its search goes on."""
     return {key: value for key, value in entry.items() if key not in ("values", "trials", "accuracy", "sha256")}
@@ -56,7 +47,7 @@ def test_every_method_has_the_same_seconds_and_its_own_settings(tmp_path, monkey
     path, out = tmp_path / "small.yaml", tmp_path / "out"
     path.write_text(yaml.safe_dump(PLAN))
     plan, options = load_plan(str(path)), Options(SCALES["digits"], set=SET)
-    document = campaign([plan], out, options, where=HERE, screen=Lines())
+    document = campaign([plan], out, options, where=HERE, screen=QuietScreen(lambda line: None))
     entries = {name: json.loads((out / "league" / f"{name}.json").read_text()) for name in ("dm", "mtt")}
     for name, entry in entries.items():
         each = (4.0 - entry["experts_seconds"]) / 4
@@ -79,8 +70,8 @@ def test_every_method_has_the_same_seconds_and_its_own_settings(tmp_path, monkey
     page = (tmp_path / "page.html").read_text()
     assert all(words in page for words in ("experts&#39; share", "held-out accuracy", "lr.images ", " #1"))
     (out / "league" / "dm.json").write_bytes(dump_document({**unsearched(entries["dm"])}))
-    again = Lines()
-    assert campaign([plan], out, options, where=HERE, screen=again)["cells"] == document["cells"]
-    searched = [line for line in again.lines if "searching" in line]
+    lines = []
+    assert campaign([plan], out, options, where=HERE, screen=QuietScreen(lines.append))["cells"] == document["cells"]
+    searched = [line for line in lines if "searching" in line]
     assert searched == ["DM: searching its settings, 1 of 2"], "it goes on with the steps that were measured"
-    assert not any("measuring" in line for line in again.lines)
+    assert not any("measuring" in line for line in lines)
