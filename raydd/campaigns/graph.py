@@ -185,17 +185,18 @@ def _add_ranking(graph: Graph, plan: Plan, row: Row, key: str, options: Options)
 def _carrier(plan: Plan, column: Column, options: Options, *, asks: bool) -> str:
     """Return the row whose set real images stand beside: they have its size, network and preprocessing.
 
-    It is one with experts, where the selection ``asks`` them, of the plan's own protocol, under which its networks need
-    not be trained again, and without settings of its own; "" where no row of the column has a set.
+    It is one with experts, where the selection ``asks`` them, without settings of its own, of the plan's protocol,
+    under which its networks need not be trained again, and of the column's size; "" where no row has a set.
     """
-    possible: dict[str, tuple[bool, bool, bool]] = {}
+    possible: dict[str, tuple[bool, bool, bool, bool]] = {}
     for name, row in plan.rows.items():
         if row.method:
             try:
-                without = not needs_experts(distill_config(row, column, options)) and asks
+                config = distill_config(row, column, options)
             except MissingCell:
                 continue
-            possible[name] = without, bool(row.set), row.protocol is not None
+            without, larger = asks and not needs_experts(config), config.ipc > column.ipc[0]
+            possible[name] = without, bool(row.set), row.protocol is not None, larger
     return min(possible, key=lambda name: possible[name], default="")
 
 

@@ -37,11 +37,12 @@ class Standing(NamedTuple):
 def standings(values: Mapping[str, Sequence[float]]) -> list[Standing]:
     """Return rows from the best to the worst, each place led by the best row that is left.
 
-    A row is tied with the leader of a place unless Welch's test of their sets' values tells them apart, at 5 % after
-    Holm's adjustment over all rows that are left. A row of one set cannot be told apart from any other.
+    A place ends before the first row that Welch's test of sets' values tells from its leader, at 5 % after Holm's
+    adjustment over all rows that are left: that row leads the next place. So no row has a better place than one of a
+    higher mean. A row of one set cannot be told from any other.
 
-    >>> found = standings({"a": [0.9, 0.91, 0.92], "b": [0.5, 0.51, 0.52], "c": [0.9, 0.92, 0.91]})
-    >>> [(one.row, one.place) for one in found]
+    >>> order = standings({"a": [0.9, 0.91, 0.92], "b": [0.5, 0.51, 0.52], "c": [0.9, 0.92, 0.91]})
+    >>> [(one.row, one.place) for one in order]
     [('a', 1), ('c', 1), ('b', 2)]
     """
     left = sorted(values, key=lambda row: -statistics.fmean(values[row]))
@@ -52,12 +53,9 @@ def standings(values: Mapping[str, Sequence[float]]) -> list[Standing]:
         tests = [welch(values[leader], values[row]) for row in others]
         adjusted = holm(test.p for test in tests)
         order.append(Standing(leader, statistics.fmean(values[leader]), place))
-        left = []
-        for row, test, p in zip(others, tests, adjusted, strict=True):
-            if p is not None and p < LEVEL:
-                left.append(row)
-                continue
+        ties = next((index for index, p in enumerate(adjusted) if p is not None and p < LEVEL), len(others))
+        for row, test, p in zip(others[:ties], tests[:ties], adjusted[:ties], strict=True):
             mean = statistics.fmean(values[row])
             order.append(Standing(row, mean, place, test.difference, test.low, test.high, p))
-        place += 1
+        left, place = others[ties:], place + 1
     return order

@@ -60,6 +60,14 @@ def test_experts_count_and_what_they_leave_is_divided_equally(experts, step, ste
         share(plan, League(seconds={"cpu": 100.0}, trials=6), 100.0, experts, 11.0)
 
 
+def test_real_images_stand_beside_a_set_of_the_columns_size():
+    graph = build_graph([settled(PLAN, {})], Options(SCALES["digits"]))
+    for row in ("Random", "K-means", "Herding"):
+        (cell,) = [cell for cell in graph.cells if cell.row == row and cell.network == "ConvNetW32"]
+        config = graph.distillations[graph.scores[cell.score].distillation].config
+        assert (config.ipc, config.formation.factor) == (1, 1)
+
+
 def test_what_it_cannot_do_is_said():
     wide = PLAN.model_copy(update={"columns": (Column(ipc=(1, 10)),)})
     with pytest.raises(ValueError, match="settings are searched for one column, and it has 2"):
