@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from raydd.analysis.document import check_folder
 from raydd.api.campaign_scores import Result, Scorer
 from raydd.api.experts import train_experts
-from raydd.api.league import settle
+from raydd.api.league import check_league, settle
 from raydd.campaigns.cell_settings import Options
 from raydd.campaigns.costs import GPU_SPEED, estimate, measure_speed
 from raydd.campaigns.graph import Graph, build_graph
@@ -86,12 +86,16 @@ def campaign(
     options = Options(find_scale(scale)) if isinstance(scale, str) else scale
     named = [plans] if isinstance(plans, str) else plans
     tables = [load_plan(plan) if isinstance(plan, str) else plan for plan in named]
-    _check(build_graph(tables, options))
+    graph = build_graph(tables, options)
+    _check(graph)
+    for plan in tables:
+        check_league(plan, options)
     check_folder(out)
     with open_storage(out, "raydd campaign", screen.note) as storage:
         check_same(storage.folder / TABLE, tables, options, str(out))
-        tables = [settle(plan, options, storage, partial(_part, str(out)), where, screen) for plan in tables]
-        graph = build_graph(tables, options)
+        if any(plan.league for plan in tables):
+            tables = [settle(plan, options, storage, partial(_part, str(out)), where, screen) for plan in tables]
+            graph = build_graph(tables, options)
         return _Campaign(tables, str(out), options, graph, storage, where, screen).run(limits)
 
 

@@ -13,7 +13,19 @@ from raydd.api.tune import tune
 from raydd.buffer.local_path import local_path
 from raydd.campaigns.cell_settings import Options
 from raydd.campaigns.graph import experts_key
-from raydd.campaigns.league import Entry, column_of, learns, row_config, seconds_of, settled, share, slug
+from raydd.campaigns.league import (
+    FOLDER,
+    Entry,
+    column_of,
+    learns,
+    read_entries,
+    row_config,
+    seconds_of,
+    settled,
+    share,
+    slug,
+    write_entry,
+)
 from raydd.campaigns.plan import League, Plan
 from raydd.campaigns.records import run_costs
 from raydd.campaigns.scales import over
@@ -21,7 +33,6 @@ from raydd.config.parsing import Tree, flat
 from raydd.config.placement import Where
 from raydd.config.schema import ExpertsConfig
 from raydd.io.console import QuietScreen, Screen, Update
-from raydd.io.document import read_document, write_document
 from raydd.run.resolve import needs_experts
 from raydd.run.storage import RunStorage
 from raydd.tuning.location import JOURNAL
@@ -29,12 +40,13 @@ from raydd.tuning.results import accuracy_of
 from raydd.tuning.space import Space
 from raydd.tuning.space_files import make_space
 
-FOLDER = "league"
 SCORED = {"evaluate_networks": 2, "evaluate_epochs": 300}
 """How a trial is scored on held-out images."""
 MEASURED_SECONDS = 8.0
 """How long the steps take at least by which the time of a step is measured."""
 MOST_MEASURED, MEASURED_EPOCHS = 256, 3
+CHECKED_STEPS = 50
+"""A number of steps with which every search can be checked."""
 
 _QUIET = QuietScreen(lambda line: None)
 PathOf = Callable[..., Path | str]
@@ -46,37 +58,49 @@ def settle(plan: Plan, options: Options, storage: RunStorage, path: PathOf, wher
     Args:
         plan: The table.
         options: How the campaign runs.
-        storage: Holds ``league/ROW.json``, a `raydd.campaigns.league.Entry` a row.
+        storage: Holds ``league/PLAN/ROW.json``, a `raydd.campaigns.league.Entry` a row.
         path: Returns where a part of the campaign lies, a folder or a URI.
         where: Device, cluster and number of workers.
         screen: Shows progress.
 
-    Raises:
-        ValueError: A row has less compute than a step takes, or its search is impossible.
+    A row whose search fails is missing, with the reason, and the others go on; the next call tries it again.
     """
     if plan.league is None:
         return plan
-    entries: dict[str, Entry] = {}
+    entries, failures = read_entries(storage.folder, plan), dict[str, str]()
     rows = [name for name in plan.rows if learns(plan, name, options)]
     for number, name in enumerate(rows, start=1):
-        file = storage.folder / FOLDER / f"{slug(name)}.json"
         search = _Search(plan, plan.league, name, options, path, where, screen)
 
-        def keep(entry: Entry, file: Path = file, number: int = number) -> Entry:
-            file.parent.mkdir(exist_ok=True)
-            write_document(file, entry.model_dump(mode="json"))
+        def keep(name: str, number: int, entry: Entry) -> None:
+            entries[name] = write_entry(storage.folder, plan, entry)
             storage.save(number, "league")
-            return entry
 
-        if file.exists():
-            entries[name] = read_document(file, Entry, "remove it, and the same command searches again")
-        else:
-            screen.note(f"{name}: measuring its steps, {number} of {len(rows)}")
-            entries[name] = keep(search.measure([*entries.values()]))
-        if plan.rows[name].search and not entries[name].trials:
-            screen.note(f"{name}: searching its settings, {number} of {len(rows)}")
-            entries[name] = keep(search.search(entries[name]))
-    return settled(plan, entries)
+        try:
+            if name not in entries:
+                screen.note(f"{name}: measuring its steps, {number} of {len(rows)}")
+                keep(name, number, search.measure([*entries.values()]))
+            if plan.rows[name].search and not entries[name].trials:
+                screen.note(f"{name}: searching its settings, {number} of {len(rows)}")
+                keep(name, number, search.search(entries[name]))
+        except (ValueError, RuntimeError, OSError, FloatingPointError) as error:
+            failures[name] = " ".join(str(error).split())
+            screen.note(f"failed: {name}: {failures[name]}")
+    return settled(plan, entries, failures)
+
+
+def check_league(plan: Plan, options: Options) -> None:
+    """Refuse a table whose searches cannot be done, before anything is measured."""
+    if plan.league is None:
+        return
+    column_of(plan)
+    seconds_of(plan, plan.league, options)
+    files = [slug(name) for name in plan.rows]
+    if twice := [name for name in plan.rows if files.count(slug(name)) > 1]:
+        raise ValueError(f"campaign {plan.name}: rows {' and '.join(twice)} have one file name; rename one")
+    for name, row in plan.rows.items():
+        if row.search and learns(plan, name, options):
+            search_space(plan, plan.league, name, options, CHECKED_STEPS, None)
 
 
 def search_space(plan: Plan, league: League, name: str, options: Options, steps: int, buffer: str | None) -> Space:
@@ -84,21 +108,24 @@ def search_space(plan: Plan, league: League, name: str, options: Options, steps:
     row, config = plan.rows[name], row_config(plan, name, options)
     fixed = over(config.model_dump(mode="json", exclude_unset=True), {"steps": steps, **SCORED})
     fixed = {key: value for key, value in fixed.items() if key not in ("method", "ipc", "seed")}
-    return make_space(
-        {
-            "name": slug(name),
-            "method": config.method,
-            "dataset": options.scale.dataset or column_of(plan).dataset,
-            "ipc": config.ipc,
-            "set": fixed | {"evaluate_every": steps},
-            "domains": _domains(row.search, flat(config)),
-            "search": {"algorithm": "tpe", "startup": max(2, league.trials // 2)},
-            "budget": {"samples": league.trials, "reports": 1},
-            "seed": options.seed,
-            "buffer": buffer,
-        },
-        f"campaign {plan.name}, rows.{name}.search",
-    )
+    source = f"campaign {plan.name}, rows.{name}.search"
+    try:
+        domains = _domains(row.search, flat(config))
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from None
+    tree = {
+        "name": slug(name),
+        "method": config.method,
+        "dataset": options.scale.dataset or column_of(plan).dataset,
+        "ipc": config.ipc,
+        "set": fixed | {"evaluate_every": steps},
+        "domains": domains,
+        "search": {"algorithm": "tpe", "startup": max(2, league.trials // 2)},
+        "budget": {"samples": league.trials, "reports": 1},
+        "seed": options.seed,
+        "buffer": buffer,
+    }
+    return make_space(tree, source)
 
 
 def _domains(search: Tree, own: Mapping[str, Any]) -> Tree:
@@ -109,8 +136,13 @@ def _domains(search: Tree, own: Mapping[str, Any]) -> Tree:
     """
     domains: Tree = {}
     for key, domain in search.items():
-        factor = domain.get("times") if isinstance(domain, dict) else None
-        domains[key] = {"log_uniform": [own[key] / factor, own[key] * factor]} if factor else domain
+        domains[key] = domain
+        if isinstance(domain, dict) and (factor := domain.get("times")):
+            value = own.get(key)
+            if not isinstance(value, int | float) or value <= 0:
+                what = f"is {value}" if key in own else "is no setting"
+                raise ValueError(f"{key}: times is of a number above 0, and {key} {what}; give its domain in full")
+            domains[key] = {"log_uniform": [value / factor, value * factor]}
     return domains
 
 
@@ -146,7 +178,7 @@ class _Search:
         _, buffer = self._experts()
         place = None if buffer is None else str(buffer)
         space = search_space(self._plan, self._league, self._name, self._options, entry.steps, place)
-        out = self._path(FOLDER, slug(self._name))
+        out = self._path(FOLDER, self._plan.name, slug(self._name))
         results = tune(space, out, resume=_begun(out), where=self._where, screen=self._screen, evaluation=None)
         if results.best is None:
             raise ValueError(f"campaign {self._plan.name}, {self._name}: no trial has ended")

@@ -1,6 +1,7 @@
 """Equal compute for the methods of a table: what each may take, and the settings that its own search has found."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import Field
@@ -10,11 +11,13 @@ from raydd.campaigns.plan import Column, League, Plan
 from raydd.campaigns.scales import over
 from raydd.config.parsing import Tree, nested
 from raydd.config.schema import DistillConfig
-from raydd.io.document import Document, Finite, Fraction, Whole
+from raydd.io.document import Document, Finite, Fraction, Whole, read_document, write_document
+
+FOLDER = "league"
 
 
 class Entry(Document):
-    """The file ``league/ROW.json``: what a row was given, and what its search found."""
+    """The file ``league/PLAN/ROW.json``: what a row was given, and what its search found."""
 
     row: str
     experts: str = ""  # the key of its experts; empty without
@@ -92,9 +95,38 @@ def learns(plan: Plan, name: str, options: Options) -> bool:
         return False
 
 
-def settled(plan: Plan, entries: Mapping[str, Entry]) -> Plan:
-    """Return the plan with the steps and the settings that were found, and nothing left to search."""
+def read_entries(folder: Path, plan: Plan) -> dict[str, Entry]:
+    """Return what was measured and found for the rows of a plan, by row; a search that goes on has no trials yet."""
+    if plan.league is None:
+        return {}
+    files = {name: folder / FOLDER / plan.name / f"{slug(name)}.json" for name in plan.rows}
+    remedy = "remove it, and the same command measures and searches again"
+    return {name: read_document(file, Entry, remedy) for name, file in files.items() if file.exists()}
+
+
+def write_entry(folder: Path, plan: Plan, entry: Entry) -> Entry:
+    """Write an entry, and return it."""
+    path = folder / FOLDER / plan.name / f"{slug(entry.row)}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_document(path, entry.model_dump(mode="json"))
+    return entry
+
+
+def search_seconds(plan: Plan, options: Options, entries: Mapping[str, Entry]) -> dict[str, float]:
+    """Return the seconds of one worker that the experts and searches of a plan's rows may still take, by row."""
+    if plan.league is None:
+        return {}
+    trials = plan.league.trials
+    each = seconds_of(plan, plan.league, options) * trials / (trials + plan.sets)
+    rows = [name for name, row in plan.rows.items() if row.search and learns(plan, name, options)]
+    return {f"search of {name}": each for name in rows if name not in entries or not entries[name].trials}
+
+
+def settled(plan: Plan, entries: Mapping[str, Entry], failures: Mapping[str, str] | None = None) -> Plan:
+    """Return the plan with the steps and the settings that were found; rows of ``failures`` are missing."""
     rows = dict(plan.rows)
+    for name, reason in (failures or {}).items():
+        rows[name] = rows[name].model_copy(update={"missing": reason})
     for name, entry in entries.items():
         settings: Tree = over(nested(entry.values), {"steps": entry.steps})
         rows[name] = rows[name].model_copy(update={"exact": settings, "search": {}})

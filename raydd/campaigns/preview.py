@@ -7,6 +7,7 @@ from typing import NamedTuple
 from raydd.campaigns.cell_settings import Options
 from raydd.campaigns.costs import GPU_SPEED, estimate, measure_speed
 from raydd.campaigns.graph import Graph, build_graph
+from raydd.campaigns.league import read_entries, search_seconds, settled
 from raydd.campaigns.plan import Plan
 from raydd.campaigns.records import read_records
 from raydd.config.placement import HERE, Where
@@ -34,11 +35,19 @@ class Preview(NamedTuple):
 
 def preview(plans: Sequence[Plan], options: Options, out: Path | str | None = None, where: Where = HERE) -> Preview:
     """Return what a campaign would do, without doing it. Arguments are those of `campaign`."""
-    graph = build_graph(plans, options)
-    done = frozenset[str]()
+    graph, done, searches = build_graph(plans, options), frozenset[str](), _searches(None, plans, options)
     if out is not None and (is_uri(out) or Path(out).exists()):
         with open_storage(out, "raydd campaign", lambda line: None) as storage:
+            graph = build_graph([settled(plan, read_entries(storage.folder, plan)) for plan in plans], options)
             done = frozenset(read_records(storage.folder, graph, lambda line: None))
+            searches = _searches(storage.folder, plans, options)
     gpu = where.device == "cuda" or (where.device == "auto" and options.scale.name == "paper")
     rest = estimate(graph, GPU_SPEED if gpu else measure_speed(), done)
-    return Preview(graph, done, rest.seconds, rest.disk, gpu)
+    return Preview(graph, done, rest.seconds | searches, rest.disk, gpu)
+
+
+def _searches(folder: Path | None, plans: Sequence[Plan], options: Options) -> dict[str, float]:
+    seconds: dict[str, float] = {}
+    for plan in plans:
+        seconds |= search_seconds(plan, options, read_entries(folder, plan) if folder else {})
+    return seconds

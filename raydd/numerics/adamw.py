@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
-BETAS, EPSILON = (0.9, 0.999), 1e-8
+from raydd.numerics.adam import BETAS, EPSILON
 
 
 class AdamW:

@@ -5,7 +5,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from raydd.campaigns.league import Entry
+from raydd.campaigns.league import FOLDER, Entry
 from raydd.campaigns.scales import SCALES
 from raydd.campaigns.table import CampaignDocument, CellDocument
 from raydd.figures.campaign import campaign_rows, cell_words
@@ -51,7 +51,7 @@ def campaign_sections(path: Path) -> list[Section]:
             ("networks a score", ", ".join(sorted({str(cell.networks) for cell in known})) or "none yet"),
         ]
         pictures = _pictures(folder, cells)
-        searched = _searched(folder) if plan.get("league") else ""
+        searched = _searched(folder / FOLDER / str(plan["name"])) if plan.get("league") else ""
         body = macros("campaign").section(
             plan, how, about, listed, pictures, [*reasons], published, _smaller(document.scale), searched
         )
@@ -72,7 +72,7 @@ COMPARED = ("published", "difference", "p")
 def _searched(folder: Path) -> Markup:
     """Return the table of what was measured and found for the rows of a league."""
     rows: list[Row] = []
-    for path in sorted((folder / "league").glob("*.json")):
+    for path in sorted(folder.glob("*.json")):
         entry = read_document(path, Entry, "`raydd campaign` with the same --out searches again")
         share, best = entry.experts_seconds / entry.seconds, entry.accuracy
         rows.append(

@@ -9,6 +9,7 @@ from raydd.api import league
 from raydd.api.campaign import campaign
 from raydd.campaigns.cell_settings import Options
 from raydd.campaigns.plan import load_plan
+from raydd.campaigns.preview import preview
 from raydd.campaigns.scales import SCALES
 from raydd.config.placement import Where
 from raydd.data.synset import SyntheticSet
@@ -35,6 +36,7 @@ PLAN = {
 }
 SET = {"experts": {"network": "MLP"}}
 HERE = Where(device="cpu", num_workers=2)
+QUIET = QuietScreen(lambda line: None)
 
 
 def unsearched(entry):
@@ -47,8 +49,8 @@ def test_every_method_has_the_same_seconds_and_its_own_settings(tmp_path, monkey
     path, out = tmp_path / "small.yaml", tmp_path / "out"
     path.write_text(yaml.safe_dump(PLAN))
     plan, options = load_plan(str(path)), Options(SCALES["digits"], set=SET)
-    document = campaign([plan], out, options, where=HERE, screen=QuietScreen(lambda line: None))
-    entries = {name: json.loads((out / "league" / f"{name}.json").read_text()) for name in ("dm", "mtt")}
+    document = campaign([plan], out, options, where=HERE, screen=QUIET)
+    entries = {name: json.loads((out / "league" / "small" / f"{name}.json").read_text()) for name in ("dm", "mtt")}
     for name, entry in entries.items():
         each = (4.0 - entry["experts_seconds"]) / 4
         assert entry["steps"] == int(each / entry["step_seconds"])
@@ -66,12 +68,38 @@ def test_every_method_has_the_same_seconds_and_its_own_settings(tmp_path, monkey
     recipes = [SyntheticSet.load(run / "synset.arrow").recipe for run in runs]
     assert sorted(recipe["seed"] for recipe in recipes if recipe["method"] == "mtt") == [0, 1]
     assert {recipe["steps"] for recipe in recipes if recipe["method"] == "dm"} == {entries["dm"]["steps"]}
+    before = preview([plan], options, out, HERE)
+    assert before.done == {*before.graph.experts, *before.graph.distillations, *before.graph.scores}
+    assert not before.seconds
     write_report([out], tmp_path / "page.html", [str(out)])
     page = (tmp_path / "page.html").read_text()
     assert all(words in page for words in ("experts&#39; share", "held-out accuracy", "lr.images ", " #1"))
-    (out / "league" / "dm.json").write_bytes(dump_document({**unsearched(entries["dm"])}))
+    (out / "league" / "small" / "dm.json").write_bytes(dump_document({**unsearched(entries["dm"])}))
     lines = []
     assert campaign([plan], out, options, where=HERE, screen=QuietScreen(lines.append))["cells"] == document["cells"]
     searched = [line for line in lines if "searching" in line]
     assert searched == ["DM: searching its settings, 1 of 2"], "it goes on with the steps that were measured"
     assert not any("measuring" in line for line in lines)
+
+
+def test_a_row_whose_search_fails_is_missing_and_the_others_go_on(tmp_path, monkeypatch, ray2):
+    """Its experts take more than it has; what cannot be searched at all is refused before anything is measured."""
+    monkeypatch.setattr(league, "MEASURED_SECONDS", 0.1)
+    monkeypatch.setattr(league, "_epoch_seconds", lambda *given: 100.0)
+    path, out = tmp_path / "small.yaml", tmp_path / "out"
+    rows = {name: PLAN["rows"][name] for name in ("DM", "MTT")}
+    path.write_text(
+        yaml.safe_dump(PLAN | {"rows": rows, "sets": 1, "league": {"seconds": {"digits": 1.0}, "trials": 1}})
+    )
+    document = campaign([load_plan(str(path))], out, Options(SCALES["digits"], set=SET), where=HERE, screen=QUIET)
+    cells = {cell["row"]: cell for cell in document["cells"]}
+    assert cells["DM"]["mean"] is not None
+    assert "experts take 300 s and a step" in cells["MTT"]["missing"]
+    assert "raise league.seconds" in cells["MTT"]["missing"]
+    rows["MTT"] = {"method": "mtt", "search": {"lr.image": {"times": 10}}}
+    path.write_text(yaml.safe_dump(PLAN | {"rows": rows}))
+    with pytest.raises(
+        ValueError, match=r"rows\.MTT\.search: lr\.image: times is of a number above 0, and lr\.image is no"
+    ):
+        campaign([load_plan(str(path))], tmp_path / "other", Options(SCALES["digits"]), where=HERE, screen=QUIET)
+    assert not (tmp_path / "other").exists()
