@@ -181,10 +181,10 @@ def test_what_is_known_is_not_done_again_and_counts_at_the_rungs(ray2, matrix):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("seeds", "room", "poll"), [(40, 2, 0.05), (1, 0, 3600.0)], ids=["in the middle", "at the very end"]
+    ("seeds", "room", "poll"), [(40, 2, 0.05), (1, 0, 30.0)], ids=["in the middle", "at the very end"]
 )
 def test_a_full_disk_ends_it_in_one_line_and_costs_nothing_that_was_kept(ray2, matrix, monkeypatch, seeds, room, poll):
-    """Seen while trainings go on, or, where nobody looked in between, with the last results."""
+    """Seen while trainings go on, or, where nobody looks for half a minute, with the last results."""
     rows = replace(matrix, rows=matrix.rows[:1], seeds=range(3, 3 + seeds), protocol=matrix.protocol.changed(300))
     kept, tried = {}, []
 
