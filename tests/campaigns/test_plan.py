@@ -44,7 +44,7 @@ TABLES = {
     "tgdd_fig5": (3, 1),
     "tgdd_fig6b": (6, 1),
     "field_cifar10": (16, 1),
-    "league": (34, 1),
+    "league": (40, 1),
 }
 UNBUILT = {"KIP", "PP"}
 
