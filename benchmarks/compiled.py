@@ -130,7 +130,7 @@ def measure(kind: str, network: str, images: int, repeats: int) -> dict[str, Any
 
 
 def line(row: dict[str, Any]) -> str:
-    """A row of the table in docs/results.md."""
+    """A row of the table in docs/costs.md."""
     step = f"{row['step']}, {row['network']}, {row['images']} images"
     plain = row["seconds"]["plain"]["mean"]
     ratio = row["over_plain"]

@@ -263,7 +263,7 @@ def measured(row: Row, repeats: int) -> dict[str, Any]:
 
 
 def line(row: dict[str, Any]) -> str:
-    """A row of the table in docs/results.md."""
+    """A row of the table in docs/costs.md."""
     seconds, ratios = row["seconds"], row["over_floor"]
     columns = [row["name"], row["network"]]
     columns += [f"{1000 * seconds[name]['mean']:.0f} ms" for name in ("ours", "floor")]

@@ -1,4 +1,4 @@
-"""The GPU section of docs/results.md: seconds, memory and kernels of outer steps at the papers' settings.
+"""The GPU section of docs/costs.md: seconds, memory and kernels of outer steps at the papers' settings.
 
     python benchmarks/gpu.py --write
 

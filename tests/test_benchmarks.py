@@ -165,7 +165,7 @@ def test_names_of_files_are_compared_without_times_and_numbers_of_checkpoints():
 
 def test_the_compiled_steps_of_the_docs_are_those_of_the_record():
     script, record = load(FOLDER / "compiled.py"), json.loads((FOLDER / "compiled.json").read_text(encoding="utf-8"))
-    page = (FOLDER.parent / "docs" / "results.md").read_text(encoding="utf-8")
+    page = (FOLDER.parent / "docs" / "costs.md").read_text(encoding="utf-8")
     assert "\n".join(map(script.line, record["rows"])) in page
     assert [(row["step"], row["network"], row["images"]) for row in record["rows"]] == [*script.CASES]
     assert all(row["error"] < 0.02 for row in record["rows"])  # float32 itself is off by as much on a path
@@ -173,7 +173,7 @@ def test_the_compiled_steps_of_the_docs_are_those_of_the_record():
 
 def test_the_floors_of_the_docs_are_those_of_the_record():
     script, record = load(FOLDER / "floors.py"), json.loads((FOLDER / "floors.json").read_text(encoding="utf-8"))
-    page = (FOLDER.parent / "docs" / "results.md").read_text(encoding="utf-8")
+    page = (FOLDER.parent / "docs" / "costs.md").read_text(encoding="utf-8")
     names = {"expert", "expert, zca", "evaluation, mtt", "evaluation, dm", "dm", "tgdd"}
     assert {row["name"] for row in record["rows"]} == names
     assert "\n".join(map(script.line, record["rows"])) in page
@@ -185,7 +185,7 @@ def test_the_floors_of_the_docs_are_those_of_the_record():
 
 def test_the_cached_results_of_the_docs_are_those_of_the_record():
     script, record = load(FOLDER / "caches.py"), json.loads((FOLDER / "caches.json").read_text(encoding="utf-8"))
-    found, page = record["cached_results"], (FOLDER.parent / "docs" / "results.md").read_text(encoding="utf-8")
+    found, page = record["cached_results"], (FOLDER.parent / "docs" / "costs.md").read_text(encoding="utf-8")
     assert found["results"] == 10_000
     assert found["accepted"] is (found["slowest"]["cpu"] <= script.MOST_SECONDS) is True
     row = next(line for line in page.splitlines() if "`caches.py`" in line)
