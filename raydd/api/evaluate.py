@@ -124,7 +124,7 @@ def _use_of_experts(folder: Path, config: EvaluateConfig, loaded: Sequence[Loade
     words = [f"its experts choose {', '.join(chosen)}"] if chosen else []
     if "forgetting" in chosen:
         words.append("forgetting asks every snapshot about each image")
-    soft = any(one.synset.label_kind == "logits" for one in loaded)
+    soft = any(one.synset.label_kind != "hard" for one in loaded)
     if soft and any(training.kind == "random" for training in needed(config.scores, "logits")):
         words.append("its experts label random images for the robust scores")
     return "; ".join(words) or "no row needs its experts"

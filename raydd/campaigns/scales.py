@@ -110,7 +110,8 @@ def find_scale(name: str) -> Scale:
 def shrink(config: DistillConfig, scale: Scale) -> Tree:
     """Return the settings that a complete configuration takes at a scale; {} where it is as published.
 
-    Epochs of the experts shrink with everything that counts in them, and steps with their intervals.
+    Epochs of the experts shrink with everything that counts in them, and steps with their intervals. Of the steps of a
+    student those count that the gradient goes through: with a window of them, all shrink as it does.
 
     >>> from raydd.methods import complete
     >>> shrink(complete(DistillConfig(method="mct", waypoints=(6, 25))), SCALES["cpu"])["waypoints"]
@@ -128,9 +129,10 @@ def shrink(config: DistillConfig, scale: Scale) -> Tree:
     if part < 1:
         tree |= _fewer_epochs(config, part)
     if config.match == "loss" and config.unrolled.window:
-        share = min(1.0, scale.most["student_steps"] / config.student_steps)
-        tree["unrolled.window"] = max(1, int(config.unrolled.window * share))
+        share = min(1.0, scale.most["student_steps"] / config.unrolled.window)
+        tree["unrolled.window"] = min(config.unrolled.window, scale.most["student_steps"])
         tree["unrolled.radius"] = int(config.unrolled.radius * share)
+        tree["student_steps"] = int(config.student_steps * share)
     if config.statistic.refresh > 1 and config.match == "statistics":
         tree["statistic.refresh"] = max(1, min(config.statistic.refresh, scale.most["steps"] // 4))
     if config.window.interval > 1 and config.match == "trajectories":

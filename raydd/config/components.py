@@ -234,7 +234,8 @@ class StepSizes(Config):
 
     Attributes:
         images: Learning rate of the pixels.
-        labels: Learning rate of the labels' logits, where a method learns them; 0 leaves the labels unchanged.
+        labels: Learning rate of the labels, where a method learns them: of their logits, and where ``match`` is kernel
+            of the targets of its regression. 0 leaves the labels unchanged.
         lr: Learning rate of the students' learning rate; 0 leaves it unchanged.
         start: The students' learning rate at outer step 0.
         momentum: Momentum of the outer optimisers of images and lr.

@@ -121,7 +121,7 @@ METHOD_RULES = (
         "use --set formation.factor=1, or --set initial=real --set lr.labels=0",
     ),
     Rule(
-        lambda c: c.lr.labels and c.initial not in SOFT_LABELS,
+        lambda c: c.lr.labels and c.initial not in SOFT_LABELS and c.match != "kernel",
         "lr.labels = {lr.labels:g}, but the labels of initial = {initial} are classes, which cannot be learned; "
         "use --set initial=correctly_classified, or --set lr.labels=0",
     ),
@@ -146,7 +146,7 @@ METHOD_RULES = (
         "use --set lr.lr=0",
     ),
     Rule(
-        lambda c: c.match in ("statistics", "kernel") and c.lr.labels,
+        lambda c: c.match == "statistics" and c.lr.labels,
         "lr.labels = {lr.labels:g}, but method {method} learns no labels; use 0",
     ),
     Rule(

@@ -88,6 +88,10 @@ class SetDocument(Document):
     formation: StoredFormation = StoredFormation()
     format: Literal[1]
     kind: Literal["synset"]
+    labels: Literal["targets"] | None = None  # absent: the tensor tells classes from logits
+
+
+LabelKind = Literal["hard", "logits", "targets"]
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,7 @@ class SyntheticSet:
 
     Attributes:
         images: (N, C, H, W), preprocessed by ``transform``.
-        labels: (N,) int64 classes, or (N, K) logits of soft labels.
+        labels: (N,) int64 classes, or (N, K): logits of soft labels, or targets of a regression.
         lr: The students' learning rate, a scalar.
         transform: The preprocessing of the real images.
         dataset: Name or path of the real data set.
@@ -106,6 +110,7 @@ class SyntheticSet:
         history: Scores during distillation, oldest first.
         formation: How `decoded` makes networks' images of ``images``.
         styles: (S, D), where the formation has S styles; see `raydd.numerics.styles`.
+        regression: Whether labels (N, K) are what a network's outputs must be by the squared error, and not logits.
     """
 
     images: Tensor
@@ -119,6 +124,7 @@ class SyntheticSet:
     history: tuple[dict[str, Any], ...] = ()
     formation: Formation = PLAIN
     styles: Tensor | None = None
+    regression: bool = False
 
     def __post_init__(self) -> None:
         wanted = ((len(self.images),), (len(self.images), len(self.classes)))
@@ -127,6 +133,8 @@ class SyntheticSet:
                 f"images {tuple(self.images.shape)} and labels {tuple(self.labels.shape)} do not belong together; "
                 "need (N, C, H, W) and (N,) or (N, K)"
             )
+        if self.regression and self.labels.ndim == 1:
+            raise ValueError("labels (N,) are classes, which are no targets of a regression; need (N, K)")
         check_styles(self.styles, self.formation.styles, self.images.shape[1:])
 
     @property
@@ -136,9 +144,9 @@ class SyntheticSet:
         return parts if self.styles is None else parts | {"styles": self.styles}
 
     @property
-    def label_kind(self) -> Literal["hard", "logits"]:
-        """Whether labels are classes or logits."""
-        return "hard" if self.labels.ndim == 1 else "logits"
+    def label_kind(self) -> LabelKind:
+        """Whether labels are classes, logits, or targets of a regression."""
+        return "targets" if self.regression else "hard" if self.labels.ndim == 1 else "logits"
 
     @property
     def ipc(self) -> float:
@@ -147,12 +155,12 @@ class SyntheticSet:
 
     @property
     def targets(self) -> Tensor:
-        """The targets of a loss: (N,) classes, or (N, K) probabilities."""
-        return self.labels if self.label_kind == "hard" else torch.softmax(self.labels, dim=1)
+        """The targets of a loss: (N,) classes, (N, K) probabilities, or (N, K) targets of a regression."""
+        return torch.softmax(self.labels, dim=1) if self.label_kind == "logits" else self.labels
 
     @property
     def hard_labels(self) -> Tensor:
-        """The class of each image (N,): its label, or its largest logit."""
+        """The class of each image (N,): its label, or that of its largest logit or target."""
         return self.labels if self.label_kind == "hard" else self.labels.argmax(dim=1)
 
     def rows(self, label: int) -> Tensor:
@@ -202,6 +210,8 @@ class SyntheticSet:
         metadata: dict[str, Any] = {"format": FORMAT, "kind": "synset", "transform": self.transform.metadata()}
         if not self.formation.plain:
             metadata["formation"] = self.formation.document()
+        if self.regression:
+            metadata["labels"] = self.label_kind
         save_tensors(Path(path), tensors, metadata | {name: getattr(self, name) for name in NAMES})
 
     @classmethod
@@ -220,6 +230,7 @@ class SyntheticSet:
                 transform=Transform.restore(metadata["transform"], tensors, "transform."),
                 formation=Formation(**document.formation.model_dump()),
                 styles=tensors.get("styles"),
+                regression=document.labels is not None,
                 **{name: getattr(document, name) for name in NAMES},
             )
             synset.transform.check_shape(synset.images.shape[1:])

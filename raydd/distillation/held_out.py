@@ -49,11 +49,11 @@ class Probe:
 
 
 def label_spread(synset: SyntheticSet) -> float | None:
-    """Return the standard deviation (ddof 0) of an image's soft label over the K classes, averaged; None for classes.
+    """Return the standard deviation (ddof 0) of an image's soft label over the K classes, averaged; None without one.
 
     Reference:
         Guo et al., arXiv 2310.05773, Fig. 6.
     """
-    if synset.label_kind == "hard":
+    if synset.label_kind != "logits":
         return None
     return float(synset.targets.double().std(dim=1, correction=0).mean())

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from raydd.data.synset import SyntheticSet
-from raydd.distillation.network_pool import Pool, centred
+from raydd.distillation.network_pool import Pool, targets_of
 from raydd.numerics.adam import Moments, adam_step, begin
 from raydd.numerics.flat import FlatModel
 from raydd.numerics.linearised import Linearised, body_mask, conjugate_gradients
-from raydd.numerics.losses import cross_entropy
+from raydd.numerics.losses import cross_entropy, label_margin
 
 TEMPERATURE_LR = 0.03
 """Learning rate of the logarithm of the predictions' scale, which is learned beside the images."""
@@ -39,6 +39,9 @@ class ImplicitGradient:
 
         dL_T/dX - d/dX <v, grad L_S(tau)>,  H v = dL_T/dtau,  H = I + J_s^T A J_s.
 
+    Labels y_s that are learned have a gradient of both kinds too, and their margin is taken off the loss: by how much
+    the largest target of an image is above the next one, at most 1 / (2 K).
+
     Attributes:
         real: Draws real images (B, C, H, W) and classes (B,).
         batch_real: Real images a step.
@@ -53,9 +56,8 @@ class ImplicitGradient:
         Loo et al., arXiv 2302.06755 (RCIG), Algorithm 1, and its official code.
 
     Differs:
-        Labels are one-hot and not learned, so that the code's margin of learned labels is left out. The paper solves
-        both systems by 20 steps of Adam, whose learning rates its code searches for and changes along the way;
-        conjugate gradients have none, and come nearer in as many steps. Adam takes the place of AdaBelief.
+        The paper solves both systems by 20 steps of Adam, whose learning rates its code searches for and changes along
+        the way; conjugate gradients have none, and come nearer in as many steps. Adam takes the place of AdaBelief.
     """
 
     parts: ClassVar[int] = 1
@@ -78,10 +80,10 @@ class ImplicitGradient:
     ) -> tuple[Tensor, dict[str, Any]]:
         """Return the loss on a real batch, a scalar, and the state after the step; all draws come from ``rng``.
 
-        The loss has the gradient of `ImplicitGradient` in the images, which is computed here.
+        The loss has the gradient of `ImplicitGradient` in images and labels, which is computed here.
         """
         seen = synset.decoded()
-        targets = centred(seen.targets, self.classes).to(seen.images)
+        targets = targets_of(seen, self.classes)
         images, labels = self.real(self.batch_real, rng)
         ours = seen.images
         if self.mirror:
@@ -89,18 +91,25 @@ class ImplicitGradient:
         name = self.pool.draw(state["pool"], rng)
         network, scale = state["pool"][name], Moments(**state["scale"])
         scale = scale._replace(**{key: getattr(scale, key).to(ours) for key in ("theta", "first", "second")})
-        loss, gradient, of_scale = self._solve(
+        learned = (ours, targets) if synset.regression else (ours,)
+        loss, direct, implicit, of_scale = self._solve(
             network["theta"].to(ours), ours.detach(), targets.detach(), images.to(ours), labels, scale.theta
         )
+        direct, implicit = direct[: len(learned)], implicit[: len(learned)]
+        if self.clip:
+            implicit = shortened(implicit, direct)
         scale = adam_step(scale, of_scale, torch.tensor(TEMPERATURE_LR).to(ours))
         used = self.pool.use(network, ours.detach(), targets.detach(), rng)
-        through = ((ours - ours.detach()) * gradient).sum()
-        return loss + through, {"pool": state["pool"] | {name: used}, "scale": scale._asdict()}
+        for value, one, other in zip(learned, direct, implicit, strict=True):
+            loss = loss + ((value - value.detach()) * (one + other)).sum()
+        if synset.regression:
+            loss = loss - label_margin(synset.labels, 1 / (2 * self.classes))
+        return loss, {"pool": state["pool"] | {name: used}, "scale": scale._asdict()}
 
     def _solve(
         self, theta: Tensor, x: Tensor, targets: Tensor, images: Tensor, labels: Tensor, scale: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the loss, its gradient (N, C, H, W) in the synthetic images x, and that in the scale (1,)."""
+    ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...], Tensor]:
+        """Return the loss, its direct and its implicit gradient in x and targets (N, K), and that in the scale (1,)."""
         model = self.pool.model
         features = _Features(model, theta, x, self.regularisation * len(x) / (2 if self.mirror else 1))
         with torch.no_grad():
@@ -118,17 +127,15 @@ class ImplicitGradient:
             guess = outside + real @ features.value.T @ features.solve(targets - inside)
             loss = cross_entropy(guess * scale.exp(), labels)
         of_inside, of_outside, of_scale = torch.autograd.grad(loss, (inside, outside, scale), retain_graph=True)
-        direct = features.slope(loss) + ours.slope(tau, of_inside)
+        direct = features.slope(loss) + ours.slope(tau, of_inside), -of_inside  # y_s is less J_s tau wherever it is
 
         v = conjugate_gradients(hessian, ours.pull(of_inside) + theirs.pull(of_outside), self.steps)
         with torch.enable_grad():
             along = ours.change(v).detach().requires_grad_()
             product = (along * features.solve(targets - inside)).sum()
         of_along, of_inside = torch.autograd.grad(product, (along, inside), retain_graph=True)
-        implicit = features.slope(product) + ours.slope(v, of_along) + ours.slope(tau, of_inside)
-        if self.clip:
-            implicit = shortened(implicit, direct)
-        return loss.detach(), direct + implicit, of_scale
+        implicit = features.slope(product) + ours.slope(v, of_along) + ours.slope(tau, of_inside), -of_inside
+        return loss.detach(), direct, implicit, of_scale
 
 
 class _Features:
@@ -157,7 +164,8 @@ class _Features:
         return slope
 
 
-def shortened(gradient: Tensor, other: Tensor) -> Tensor:
-    """Return a gradient, or its direction with the length of another of the same shape where it is longer."""
-    length = gradient.norm()
-    return gradient * torch.where(length > other.norm(), other.norm() / length, 1)
+def shortened(gradient: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Return a gradient in parts, or its direction with the length of another of these parts where it is longer."""
+    length, most = (torch.cat([part.flatten() for part in parts]).norm() for parts in (gradient, other))
+    share = torch.where(length > most, most / length, 1)
+    return tuple(part * share for part in gradient)

@@ -12,20 +12,23 @@ from torch import Tensor
 
 from raydd.data.synset import SyntheticSet
 from raydd.distillation.implicit_gradient import ImplicitGradient
-from raydd.distillation.network_pool import Pool, centred
+from raydd.distillation.network_pool import Pool, centred, targets_of
 from raydd.distillation.objective import Objective
 from raydd.distillation.real_images import RealImages
 from raydd.distillation.setup import Recipe, Setup, initial, leaves
 from raydd.numerics.augment import Augment, augment
 from raydd.numerics.flat import FlatModel
 from raydd.numerics.kernels import linear, ridge, tangent
+from raydd.numerics.losses import label_margin, squared_error
 
 
 @dataclass(frozen=True)
 class KernelRegression:
     r"""Half the mean squared error of kernel ridge regression from the synthetic set to real images.
 
-    L = 1/2 mean |K_ts (K_ss + lambda I)^-1 y_s - y_t|^2, with the labels y one-hot less 1 / K.
+    L = 1/2 mean |K_ts (K_ss + lambda I)^-1 y_s - y_t|^2, with the labels y one-hot less 1 / K. Those of the synthetic
+    set may be learned from there; with a pool, their margin is taken off the loss then: by how much the largest target
+    of an image is above the next one, at most 1 / K.
 
     Attributes:
         real: Draws real images (B, C, H, W) and classes (B,).
@@ -38,9 +41,6 @@ class KernelRegression:
 
     Reference:
         Nguyen et al., arXiv 2011.00050 and 2107.13034 (KIP); Zhou et al., arXiv 2206.00719 (FRePo).
-
-    Differs:
-        Labels are not learned, so that FRePo's margin of learned labels is left out.
     """
 
     parts: ClassVar[int] = 1
@@ -62,7 +62,7 @@ class KernelRegression:
     ) -> tuple[Tensor, dict[str, Any]]:
         """Return the loss on a real batch, a scalar, and the networks after the step; all draws come from ``rng``."""
         seen = synset.decoded()
-        targets = centred(seen.targets, self.classes).to(seen.images)
+        targets = targets_of(seen, self.classes)
         images, labels = self.real(self.batch_real, rng)
         images, wanted = images.to(seen.images), centred(labels, self.classes).to(seen.images)
         images = self.augment.draw(images.shape, rng)(images)
@@ -74,13 +74,15 @@ class KernelRegression:
         with torch.no_grad():
             features = self.pool.model.run(FlatModel.features, theta, images)
         loss = self._error(features, self.pool.model.run(FlatModel.features, theta, ours), targets, wanted)
+        if synset.regression:
+            loss = loss - label_margin(synset.labels, 1 / self.classes)
         used = self.pool.use(state[name], ours.detach(), targets.detach(), rng)
         return loss, state | {name: used}
 
     def _error(self, real: Tensor, ours: Tensor, targets: Tensor, wanted: Tensor) -> Tensor:
         kernel = linear if self.pool else self._tangent
         guess = ridge(kernel(real, ours), kernel(ours, ours), targets.to(ours), self.regularisation)
-        return ((guess - wanted.to(guess)).square().sum(1).mean() / 2).to(targets)
+        return squared_error(guess, wanted.to(guess)).to(targets)
 
     def _tangent(self, x: Tensor, y: Tensor) -> Tensor:
         return tangent(x, y, self.depth)

@@ -61,7 +61,8 @@ class Distillation:
         learn: Which of images, labels, lr and styles are learned, and how.
         seed: The run's seed.
         gate: Step only when the loss is at most this.
-        ema: Decay of a running mean of images and styles, which `result` then returns; never fed back.
+        ema: Decay of a running mean of images, styles, and labels that are targets of a regression, which `result` then
+            returns; never fed back.
         keep_every: Steps between the states that a non-finite loss is rolled back to.
     """
 
@@ -88,7 +89,8 @@ class Distillation:
             leaf.requires_grad_()
         self._learn = learn
         self._optimizers = Optimizers(self._leaves, learn)
-        averaged = {"images", "styles"} & synset.parts.keys() if ema is not None else set()
+        averaged = {"images", "labels" if synset.regression else "", "styles"} & synset.parts.keys()
+        averaged = averaged if ema is not None else set()
         self._means = {name: synset.parts[name].detach().clone() for name in sorted(averaged)}
         self._state = objective.init(generator(seed, "objective"))
         self.step = 0
@@ -221,7 +223,8 @@ class Distillation:
     def _copy(self) -> dict[str, Any]:
         """Return the state alone; ``attempt`` is left out of a run that was never rolled back."""
         means = {name: mean.clone() for name, mean in self._means.items()}
-        optional = {"attempt": self._attempt or None, "mean_styles": means.get("styles")}
+        optional: dict[str, Any] = {"attempt": self._attempt or None}
+        optional |= {f"mean_{name}": means.get(name) for name in ("labels", "styles")}
         return {name: value for name, value in optional.items() if value is not None} | {
             "step": self.step,
             "leaves": {name: leaf.detach().clone() for name, leaf in self._leaves.items()},

@@ -10,14 +10,22 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from raydd.data.synset import SyntheticSet
 from raydd.numerics.adam import Moments, adam_step, begin
 from raydd.numerics.flat import FlatModel
+from raydd.numerics.losses import squared_error
 
 
 def centred(labels: Tensor, classes: int) -> Tensor:
     """Return labels (n,) or (n, K) as regression targets (n, K): probabilities less 1 / K, in float32."""
     probabilities = one_hot(labels, classes) if labels.ndim == 1 else labels
     return probabilities.float() - 1 / classes
+
+
+def targets_of(synset: SyntheticSet, classes: int) -> Tensor:
+    """Return the regression targets (N, K) of a set: its labels where they are learned as such, or centred ones."""
+    targets = synset.targets if synset.regression else centred(synset.targets, classes)
+    return targets.to(synset.images)
 
 
 @dataclass(frozen=True)
@@ -75,4 +83,4 @@ class Pool:
 
 
 def _regression(model: FlatModel, theta: Tensor, images: Tensor, targets: Tensor) -> Tensor:
-    return (model(theta, images) - targets).square().sum(1).mean() / 2
+    return squared_error(model(theta, images), targets)

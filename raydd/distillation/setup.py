@@ -4,6 +4,7 @@ Shapes: `N` synthetic images, `K` classes.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,6 +18,7 @@ from raydd.data.preprocessing import Transform
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import Workspace
 from raydd.distillation.leaves import Leaf, pixel_leaf
+from raydd.distillation.network_pool import centred
 from raydd.distillation.objective import Objective
 from raydd.numerics.compiled import check_compiler
 from raydd.numerics.flat import FlatModel
@@ -86,7 +88,7 @@ class Recipe(NamedTuple):
         synset: Where it starts.
         learn: Which of images, labels, lr and styles are learned, and how.
         gate: Step only when the loss is at most this.
-        ema: Decay of the running mean of images and styles that is the result.
+        ema: Decay of the running mean that is the result; see `raydd.distillation.loop.Distillation`.
         finish: Makes the set that is scored and saved from the learned one.
         probe: Makes the probe of a held-out expert, by its number; None for methods that match no trajectories.
     """
@@ -101,7 +103,10 @@ class Recipe(NamedTuple):
 
 
 def initial(setup: Setup) -> SyntheticSet:
-    """Return the set at outer step 0: images and labels by ``config.initial``, styles, the students' learning rate."""
+    """Return the set at outer step 0: images and labels by ``config.initial``, styles, the students' learning rate.
+
+    A kernel that learns labels learns them as targets of its regression.
+    """
     config, work = setup.config, setup.work
     if setup.start is not None:
         return setup.start.to(work.device)
@@ -110,7 +115,7 @@ def initial(setup: Setup) -> SyntheticSet:
     images, labels = INITIAL[config.initial](request)
     formed = Formation(**config.formation.model_dump(exclude={"contrast"}))
     rng = generator(config.seed, "styles")
-    return SyntheticSet(
+    synset = SyntheticSet(
         images=encode(images, config.formation.factor) if tiles > 1 else images,
         labels=labels[::tiles],
         formation=formed,
@@ -120,6 +125,9 @@ def initial(setup: Setup) -> SyntheticSet:
         dataset=work.dataset.name,
         classes=work.dataset.classes,
     ).to(work.device)
+    if config.match == "kernel" and config.lr.labels:
+        return replace(synset, labels=centred(synset.targets, len(synset.classes)), regression=True)
+    return synset
 
 
 def tiles_of(config: DistillConfig) -> int:

@@ -64,7 +64,7 @@ def _check_classes(name: str, synset: SyntheticSet, dataset: Dataset) -> None:
 
 def _check_labels(name: str, synset: SyntheticSet, dataset: Dataset) -> None:
     labels, last = synset.labels, len(dataset.classes) - 1
-    if synset.label_kind == "logits":
+    if synset.label_kind != "hard":
         if broken := int((~torch.isfinite(labels)).sum()):
             raise ValueError(
                 f"{name} has {broken} soft labels that are not finite, for the {last + 1} classes of {dataset.name}; "

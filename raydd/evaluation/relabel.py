@@ -47,4 +47,4 @@ def relabel(synset: SyntheticSet, buffer: ArrowBuffer, epoch: int | None = None,
     with torch.no_grad():
         logits = torch.cat([teacher.logits(images) for images in synset.images.split(_BATCH)])
     source = f"expert {expert} after epoch {at} ({buffer.spec.network})"
-    return replace(synset, labels=logits, provenance=dict(synset.provenance) | {RELABELLED: source})
+    return replace(synset, labels=logits, regression=False, provenance=dict(synset.provenance) | {RELABELLED: source})

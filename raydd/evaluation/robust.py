@@ -22,7 +22,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-LabelKind = Literal["hard", "logits"]
+from raydd.data.synset import LabelKind
 
 
 class Training(NamedTuple):

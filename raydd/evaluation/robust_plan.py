@@ -9,11 +9,11 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from raydd.data.score_record import RobustScore, Score
-from raydd.data.synset import SyntheticSet
+from raydd.data.synset import LabelKind, SyntheticSet
 from raydd.data.workspace import Workspace
 from raydd.evaluation.matrix import ScoreRow
 from raydd.evaluation.protocols import Protocol
-from raydd.evaluation.robust import SCORES, TRAININGS, Accuracies, LabelKind, Training, needed, over_seeds, resolve
+from raydd.evaluation.robust import SCORES, TRAININGS, Accuracies, Training, needed, over_seeds, resolve
 from raydd.evaluation.student import REAL_LR
 from raydd.numerics.rng import generator
 from raydd.selection.class_sampler import Experts, Request
@@ -48,8 +48,8 @@ class Conditions(NamedTuple):
 def robust_rows(own: ScoreRow, scores: Iterable[str], conditions: Conditions) -> list[ScoreRow]:
     """Return the trainings that robust scores of a set need beside its own row, each a row with its ``part``.
 
-    Where the set has logits, random images get those of a teacher: one of the experts after its last epoch, drawn for
-    each seed. The images are those of the random baseline of that seed.
+    Where the set's labels are no classes, random images get the logits of a teacher: one of the experts after its last
+    epoch, drawn for each seed. The images are those of the random baseline of that seed.
     """
     synset, rows, random = own.sets[0], list[ScoreRow](), tuple[SyntheticSet, ...]()
     names = {resolve(name, synset.label_kind): name for name in TRAININGS}
@@ -63,8 +63,9 @@ def robust_rows(own: ScoreRow, scores: Iterable[str], conditions: Conditions) ->
             row = ScoreRow("", "random", random, lrs=lrs)
         elif training.kind == "whole":
             row = ScoreRow("", "whole", ())
-        elif training.labels == "hard" and synset.label_kind == "logits":
-            row = ScoreRow("", own.kind, (replace(synset, labels=synset.hard_labels),), lrs=lrs)
+        elif training.labels == "hard" and synset.label_kind != "hard":
+            hard = replace(synset, labels=synset.hard_labels, regression=False)
+            row = ScoreRow("", own.kind, (hard,), lrs=lrs)
         else:
             row = ScoreRow("", own.kind, own.sets)
         title = f"{own.name}: {_TITLES[name]}"
@@ -80,7 +81,7 @@ def _check(name: str, training: Training, own: ScoreRow, conditions: Conditions)
             f"a robust score of {own.name} compares with the whole data, which real_epochs = 0 leaves out; "
             "use --set real_epochs=50, or --scores ior,ars"
         )
-    if training.kind == "random" and synset.label_kind == "logits" and conditions.experts is None:
+    if training.kind == "random" and synset.label_kind != "hard" and conditions.experts is None:
         raise ValueError(
             f"{own.name} has soft labels, and a robust score of it needs a teacher's of random images; "
             "give experts with --buffer"
@@ -99,7 +100,7 @@ def _random_sets(synset: SyntheticSet, conditions: Conditions) -> tuple[Syntheti
     for seed in conditions.seeds:
         rng = generator(seed, "coreset", "random")
         images, labels = CORESETS["random"](Request(work.dataset, synset.transform, round(synset.ipc), rng))
-        if synset.label_kind == "logits" and experts is not None:
+        if synset.label_kind != "hard" and experts is not None:
             labels = experts.logits(experts.pick(generator(seed, "teacher")), images)
         lr = synset.lr.new_tensor(REAL_LR)
         sets.append(SyntheticSet(images, labels, lr, synset.transform, synset.dataset, synset.classes))

@@ -21,7 +21,7 @@ from raydd.numerics.augment import Augment
 from raydd.numerics.compiled import check_compiler
 from raydd.numerics.cutmix import cutmix
 from raydd.numerics.flat import seeded
-from raydd.numerics.losses import cross_entropy
+from raydd.numerics.losses import cross_entropy, squared_error
 from raydd.numerics.rng import generator, moved
 from raydd.numerics.sgd import Sgd
 from raydd.training.compiled_step import CompiledStep, Step
@@ -32,6 +32,9 @@ REAL_LR = 0.01
 
 Epoch = Callable[[torch.Generator], Iterator[tuple[Tensor, Tensor]]]
 """Makes one epoch of batches (B, C, H, W), (B,) or (B, K), in an order drawn from the generator."""
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""Outputs (B, K) and labels (B,) or (B, K) -> a scalar."""
 
 KeepTraining = Callable[[int, float], bool]
 """(epoch, accuracy after it) -> whether the training continues."""
@@ -56,12 +59,13 @@ def evaluate(  # noqa: PLR0913, PLR0917 - what a training depends on, and two wa
 ) -> float:
     """Return the accuracy, in [0, 1], of one fresh network trained on a synthetic set and tested on real images.
 
+    The loss is the cross-entropy, and of labels that are targets of a regression the squared error.
     ``test`` is preprocessed as the set's ``transform`` says; the set is moved to its device. ``saver`` has the state
     from which an interrupted training goes on, and saves it; the result is the same to the bit.
     """
     protocol = protocol.on(synset.dataset, synset.ipc)
     synset = synset.to(test.targets.device).decoded()
-    if synset.label_kind != "hard":
+    if synset.label_kind == "logits":
         synset = replace(synset, labels=synset.labels / protocol.temperature)
     images, targets = synset.images, synset.targets
 
@@ -72,7 +76,8 @@ def evaluate(  # noqa: PLR0913, PLR0917 - what a training depends on, and two wa
 
     lr = float(synset.lr) if protocol.lr is None else protocol.lr
     epochs = protocol.plain_epochs if augment.plain else protocol.epochs
-    plan = _Plan(epoch, augment, epochs, protocol, early_stop)
+    loss = squared_error if synset.regression else partial(_cross_entropy, protocol.temperature)
+    plan = _Plan(epoch, augment, epochs, protocol, loss, early_stop)
     return _fit_and_test(_Student(build, test, protocol, (lr, epochs), seed), plan, test, saver or Saver())
 
 
@@ -91,7 +96,7 @@ def evaluate_real(
     learning rate.
     """
     lr, epochs = REAL_LR if protocol.lr is None else protocol.lr, protocol.real_epochs
-    plan = _Plan(partial(train.shuffled, protocol.batch_size), augment, epochs, protocol)
+    plan = _Plan(partial(train.shuffled, protocol.batch_size), augment, epochs, protocol, cross_entropy)
     return _fit_and_test(_Student(build, test, protocol, (lr, epochs), seed), plan, test, saver or Saver())
 
 
@@ -103,6 +108,7 @@ class _Plan:
     augment: Augment
     epochs: int
     protocol: Protocol
+    loss: Loss
     early_stop: EarlyStop | None = None
 
 
@@ -155,12 +161,8 @@ def _optimizer(network: nn.Module, protocol: Protocol, lr: float, epochs: int) -
 def _fit_and_test(student: _Student, plan: _Plan, test: Feed, saver: Saver) -> float:
     if (state := saver.take()) is not None:
         student.load(state)
-    network, rngs, stop, step = (
-        student.network,
-        student.rngs,
-        plan.early_stop,
-        _step(plan.protocol, test.targets.device),
-    )
+    network, rngs, stop = student.network, student.rngs, plan.early_stop
+    step = _step(plan.loss, plan.protocol, test.targets.device)
     for done in range(student.epoch, plan.epochs + 1):
         if done > student.epoch:
             student.begin_epoch(done)
@@ -177,10 +179,12 @@ def _fit_and_test(student: _Student, plan: _Plan, test: Feed, saver: Saver) -> f
     return measure_accuracy(network, test)
 
 
-def _step(protocol: Protocol, device: torch.device) -> Callable[[nn.Module, Tensor, Tensor, torch.Generator], None]:
+def _step(
+    loss: Loss, protocol: Protocol, device: torch.device
+) -> Callable[[nn.Module, Tensor, Tensor, torch.Generator], None]:
     """Return what leaves the gradient of a batch's loss in a network, with the protocol's CutMix."""
-    plain: Step = partial(_plain, protocol.temperature)
-    mixed: Step = partial(_mixed, protocol.temperature)
+    plain: Step = partial(_plain, loss)
+    mixed: Step = partial(_mixed, loss)
     if protocol.compile:
         check_compiler(device)
         plain, mixed = CompiledStep(plain), CompiledStep(mixed)
@@ -195,19 +199,17 @@ def _step(protocol: Protocol, device: torch.device) -> Callable[[nn.Module, Tens
     return step
 
 
-def _plain(temperature: float, network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    return _backward(network, cross_entropy(_cooled(network(x), y, temperature), y))
+def _plain(loss: Loss, network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    return _backward(network, loss(network(x), y))
 
 
-def _mixed(
-    temperature: float, network: nn.Module, x: Tensor, y: Tensor, partners: Tensor, share: Tensor | float
-) -> Tensor:
-    logits = _cooled(network(x), y, temperature)
-    return _backward(network, share * cross_entropy(logits, y) + (1 - share) * cross_entropy(logits, partners))
+def _mixed(loss: Loss, network: nn.Module, x: Tensor, y: Tensor, partners: Tensor, share: Tensor | float) -> Tensor:
+    outputs = network(x)
+    return _backward(network, share * loss(outputs, y) + (1 - share) * loss(outputs, partners))
 
 
-def _cooled(logits: Tensor, y: Tensor, temperature: float) -> Tensor:
-    return logits if temperature == 1 or y.ndim == 1 else logits / temperature
+def _cross_entropy(temperature: float, logits: Tensor, y: Tensor) -> Tensor:
+    return cross_entropy(logits if temperature == 1 or y.ndim == 1 else logits / temperature, y)
 
 
 def _backward(network: nn.Module, loss: Tensor) -> Tensor:

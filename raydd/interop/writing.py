@@ -13,7 +13,7 @@ from raydd.interop.layouts import LAYOUTS, layout_row
 from raydd.interop.pixels import loss_note, to_bytes, to_pixels
 
 _SPACES = {"pixels": to_pixels, "bytes": to_bytes}
-_LABELS = {"hard": "classes", "logits": "soft labels (logits)"}
+_LABELS = {"hard": "classes", "logits": "soft labels (logits)", "targets": "targets of a regression"}
 
 
 def write_synset(synset: SyntheticSet, folder: Path | str, layout: str, *, hard: bool = False) -> Written:
@@ -27,7 +27,7 @@ def write_synset(synset: SyntheticSet, folder: Path | str, layout: str, *, hard:
         synset: The set.
         folder: An empty or new folder.
         layout: A key of `LAYOUTS`.
-        hard: Replace soft labels by the class of the largest logit.
+        hard: Replace soft labels, and targets of a regression, by the class of the largest one.
 
     Returns:
         The files, the number of their images, and the changes of the set.
@@ -98,15 +98,16 @@ def _check(synset: SyntheticSet) -> None:
 
 def _labelled(synset: SyntheticSet, layout: str, row: Layout, hard: bool, notes: list[str]) -> SyntheticSet:
     """Return the set with labels that a layout holds."""
-    if hard and synset.label_kind == "logits":
-        synset = replace(synset, labels=synset.hard_labels)
-        notes.append("soft labels are lost: each image has the class of its largest logit")
+    if hard and synset.label_kind != "hard":
+        notes.append(f"{_LABELS[synset.label_kind]} are lost: each image has the class of its largest one")
+        synset = replace(synset, labels=synset.hard_labels, regression=False)
     if synset.label_kind in row.labels:
         return synset
     others = " | ".join(name for name, other in LAYOUTS.items() if synset.label_kind in other.labels)
-    remedy = ", or --hard to keep the classes of the largest logits" if synset.label_kind == "logits" else ""
-    own = " or ".join(_LABELS[kind] for kind in row.labels)
-    raise ValueError(f"the set has {_LABELS[synset.label_kind]}, {layout} holds {own}: use --format {others}{remedy}")
+    remedies = [f"--format {others}"] if others else []
+    remedies += ["--hard to keep the classes of the largest ones"] if synset.label_kind != "hard" else []
+    own, remedy = " or ".join(_LABELS[kind] for kind in row.labels), ", or ".join(remedies)
+    raise ValueError(f"the set has {_LABELS[synset.label_kind]}, {layout} holds {own}: use {remedy}")
 
 
 def _narrow(name: str, value: Tensor, notes: list[str]) -> Tensor:

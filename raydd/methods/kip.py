@@ -8,7 +8,7 @@ Reference:
 
 Differs:
     The accuracies that tables compare with are of arXiv 2107.13034, whose kernel is of a convolutional network of
-    infinite width, which took thousands of GPU hours. Labels are one-hot and not learned.
+    infinite width, which took thousands of GPU hours. Labels are one-hot; ``lr.labels`` learns them.
 """
 
 from raydd.methods.method import Method

@@ -4,16 +4,16 @@
     (tau, W) = argmin 1/2 |y_s - J_s tau - h_s W|^2 + lambda/2 (|W|^2 + |tau|^2),
 
 with h the features of a network from a pool, J the derivative of its logits in its body's weights, s a learned scale.
-The gradient in the images is the direct one, and the implicit one through the solution.
+The gradient in images and labels y_s is the direct one, and the implicit one through the solution. Labels are learned
+as targets of a regression, from one-hot ones less 1/K; a network that is evaluated learns them by the squared error.
 
 Reference:
     Loo et al., arXiv 2302.06755 (RCIG), Algorithm 1; values of its official code (yolky/RCIG).
 
 Differs:
-    Labels are one-hot and not learned, so that the margin of learned labels is left out. The linear systems of tau and
-    of the implicit gradient are solved by conjugate gradients, not Adam, which needs a search of learning rates; Adam
-    takes the place of AdaBelief. The code's networks have softplus (of temperature 60) for ReLU at 32x32 pixels, a
-    width that doubles with every block, and no normalisation.
+    The linear systems of tau and of the implicit gradient are solved by conjugate gradients, not Adam, which needs a
+    search of learning rates; Adam takes the place of AdaBelief. The code's networks have softplus (of temperature 60)
+    for ReLU at 32x32 pixels, a width that doubles with every block, and no normalisation; its evaluation is by Adam.
 """
 
 from raydd.methods.method import Method
@@ -26,7 +26,7 @@ METHOD = Method(
         "steps": 10000,
         "checkpoint_every": 100,
         "ema": 0.99,
-        "lr": {"images": 0.003, "lr": 0.0, "optimizer": "adam"},
+        "lr": {"images": 0.003, "labels": 0.003, "lr": 0.0, "optimizer": "adam"},
         "kernel": {
             "of": "linearised",
             "batch_real": 1024,

@@ -29,6 +29,31 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return -(labels * F.log_softmax(logits, dim=1)).sum(dim=1).mean()
 
 
+def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    r"""Return half the squared distance of outputs (B, K) from targets (B, K), mean over the batch; a scalar.
+
+    >>> import torch
+    >>> squared_error(torch.tensor([[0.0, 2.0]]), torch.tensor([[1.0, 0.0]])).item()
+    2.5
+    """
+    return (outputs - targets).square().sum(dim=1).mean() / 2
+
+
+def label_margin(targets: Tensor, most: float) -> Tensor:
+    """Return how far the largest target (n, K) of an image is above the next one, at most ``most``; the mean.
+
+    Reference:
+        Zhou et al., arXiv 2206.00719 (FRePo), its code, where ``most`` is 1 / K; Loo et al., arXiv 2302.06755 (RCIG),
+        where it is 1 / (2 K).
+
+    >>> import torch
+    >>> label_margin(torch.tensor([[0.5, 0.25, 0.0], [1.0, 0.0, 0.0]]), 0.5).item()
+    0.375
+    """
+    largest = targets.topk(2, dim=1).values
+    return (largest[:, 0] - largest[:, 1]).clamp(max=most).mean()
+
+
 def clip_weight(epoch: int, low: float, high: float, epochs: int) -> float:
     """Return lambda, the weight of an expert's cross-entropy in an epoch: low at first, 1 after ``epochs``.
 

@@ -183,7 +183,7 @@ def _labels(synset: SyntheticSet, members: Sequence[Sequence[int]]) -> dict[tupl
     )
     return {
         place: [
-            (synset.classes[label], f"{100 * share:.1f} %")
+            (synset.classes[label], f"{share:.2f}" if synset.regression else f"{100 * share:.1f} %")
             for label, share in zip(order[index], shares[index], strict=True)
         ]
         for place, index in places.items()

@@ -7,8 +7,9 @@ import pytest
 from raydd.campaigns.cell_settings import Options, distill_config
 from raydd.campaigns.graph import build_graph
 from raydd.campaigns.order import keys_of
-from raydd.campaigns.plan import Column, Row, campaigns, load_plan
+from raydd.campaigns.plan import Column, Plan, Row, campaigns, load_plan
 from raydd.campaigns.scales import SCALES
+from raydd.config.schema import DistillConfig
 from raydd.methods import complete
 from raydd.run.resolve import check_settings, check_start, needs_experts
 
@@ -108,6 +109,20 @@ def test_smaller_scales_have_no_larger_value(plans):
             assert config.experts.epochs <= scale.most["experts.epochs"]
             assert config.experts.num_experts <= scale.most["experts.num_experts"]
             assert config.experts.network not in scale.networks
+
+
+def test_of_a_students_steps_those_shrink_that_the_gradient_goes_through():
+    """A window of 60 of 200 becomes 20 of 66, and a path without one 20."""
+    plan = Plan(title="", rows={name: Row(method=name) for name in ("bptt", "ratbptt", "atbptt")}, columns=(Column(),))
+    nodes = build_graph([plan], Options(SCALES["cpu"])).distillations.values()
+    found = {
+        node.config.method: (node.config.student_steps, node.config.unrolled.window, node.config.unrolled.radius)
+        for node in nodes
+    }
+    published = complete(DistillConfig(method="atbptt"))
+    assert (published.student_steps, published.unrolled.window) == (200, 60)
+    radius = int(published.unrolled.radius / 3)
+    assert found == {"bptt": (20, None, 0), "ratbptt": (66, 20, 0), "atbptt": (66, 20, radius)}
 
 
 def test_a_path_takes_the_place_of_a_named_data_set(tmp_path):

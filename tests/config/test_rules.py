@@ -54,6 +54,7 @@ def test_rules_of_a_method_wait_for_its_own_values():
         ({"method": "mtt", "label_epoch": 3}, "label_epoch = 3 is of soft labels"),
         ({"method": "datm", "label_epoch": 51}, "use --set label_epoch=50 or less"),
         ({"method": "dm", "statistic": {"judge": "last"}}, "statistic.judge = last"),
+        ({"method": "dm", "lr": {"labels": 1.0}, "initial": "real_soft"}, "method dm learns no labels"),
     ],
 )
 def test_settings_that_have_nothing_to_act_on_are_refused(values, words):

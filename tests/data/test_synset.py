@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -33,11 +35,12 @@ def make(kind="hard", transform=None, dtype=torch.float32, **changes):
     return SyntheticSet(**{**values, **changes})
 
 
-@pytest.mark.parametrize("kind", ["hard", "logits"])
+@pytest.mark.parametrize("kind", ["hard", "logits", "targets"])
 @pytest.mark.parametrize("preprocessing", ["raw01", "normalise", "zca"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_what_is_saved_comes_back_bitwise(kind, preprocessing, dtype, digits, tmp_path):
-    synset = make(kind, fit_transform(preprocessing, digits), dtype)
+    synset = make(kind, fit_transform(preprocessing, digits), dtype, regression=kind == "targets")
+    assert synset.label_kind == kind
     synset.save(tmp_path / "a.arrow")
     found = SyntheticSet.load(str(tmp_path / "a.arrow"))
     for name in PARTS:
@@ -116,6 +119,20 @@ def test_targets_are_classes_or_probabilities():
     exponentials = soft.labels.exp()
     expected = exponentials / exponentials.sum(1)[:, None]
     torch.testing.assert_close(soft.targets, expected, rtol=1e-12, atol=0)
+
+
+def test_targets_of_a_regression_are_the_labels_themselves(tmp_path):
+    targets = make("targets", regression=True)
+    assert torch.equal(targets.targets, targets.labels)
+    assert torch.equal(targets.hard_labels, targets.labels.argmax(1))
+    assert targets.with_leaves({"labels": targets.labels + 1}).label_kind == "targets"
+    with pytest.raises(ValueError, match="no targets of a regression"):
+        make("hard", regression=True)
+    plain = replace(targets, regression=False)
+    for name, synset in (("targets", targets), ("plain", plain)):
+        synset.save(tmp_path / name)
+    assert load_tensors(tmp_path / "targets")[1]["labels"] == "targets"
+    assert "labels" not in load_tensors(tmp_path / "plain")[1]
 
 
 def test_ipc_counts_images_a_class():

@@ -61,13 +61,14 @@ def rows_of_kernel(theta, x):
     return torch.cat([flat, heads], 2).flatten(0, 1)
 
 
-def outer_loss(theta, images, seed, mirror=False, scale=0.0):
+TARGETS = nn.functional.one_hot(torch.arange(CLASSES).repeat(2), CLASSES).double() - 1 / CLASSES
+
+
+def outer_loss(theta, images, seed, mirror=False, scale=0.0, targets=TARGETS):
     """Ridge regression on all weights at once, those of the last layer among them: a dense system, no elimination."""
-    labels = torch.arange(CLASSES).repeat(2)
     ridge = RIDGE * len(images)
     if mirror:
-        images, labels = torch.cat([images, images.flip(3)]), torch.cat([labels, labels])
-    targets = nn.functional.one_hot(labels, CLASSES).double() - 1 / CLASSES
+        images, targets = torch.cat([images, images.flip(3)]), torch.cat([targets, targets])
     rows = torch.randperm(len(REAL), generator=generator(seed))[:BATCH]
     ours, theirs = rows_of_kernel(theta, images), rows_of_kernel(theta, REAL[rows])
     weights = torch.linalg.solve(ours.T @ ours + ridge * torch.eye(ours.shape[1]), ours.T @ targets.flatten())
@@ -103,6 +104,27 @@ def test_the_gradient_is_that_of_the_loss_at_the_exact_inner_solution(mirror):
     torch.testing.assert_close(gradient.view(-1)[places], slopes, rtol=1e-5, atol=1e-9)
 
 
+@pytest.mark.parametrize("mirror", [False, True])
+def test_learned_labels_have_the_gradient_too_and_keep_their_margin(mirror):
+    labels = TARGETS + 0.1 * torch.randn(6, CLASSES, generator=generator(4), dtype=torch.float64)
+    labels[0] = torch.tensor([0.1, 0.0, -0.1])  # nearer than 1 / (2 K)
+    state, objective = EXACT.init(generator(1)), replace(EXACT, mirror=mirror)
+    labels.requires_grad_()
+    learned = replace(synset(), labels=labels, regression=True)
+    loss, after = objective.loss(learned, state, 0, generator(2))
+    (gradient,) = torch.autograd.grad(loss, labels)
+    (name,) = [key for key in state["pool"] if after["pool"][key] is not state["pool"][key]]
+    theta = state["pool"][name]["theta"].double()
+
+    def reference(at):
+        ordered = at.sort(dim=1, descending=True).values
+        margin = torch.minimum(ordered[:, 0] - ordered[:, 1], torch.tensor(1 / (2 * CLASSES)))
+        return outer_loss(theta, synset().images, 2, mirror, targets=at) - margin.mean()
+
+    torch.testing.assert_close(loss, reference(labels), rtol=1e-6, atol=0)
+    torch.testing.assert_close(gradient, torch.autograd.grad(reference(labels), labels)[0], rtol=1e-5, atol=1e-9)
+
+
 def test_the_error_shrinks_with_the_steps_of_the_solver():
     _, _, theta, _ = run(EXACT)
     places, slopes = differences(theta)
@@ -116,16 +138,22 @@ def test_the_error_shrinks_with_the_steps_of_the_solver():
 
 def test_the_implicit_part_counts_and_is_at_most_as_long_as_the_direct_one(monkeypatch):
     whole = run(EXACT)[1]
-    monkeypatch.setattr("raydd.distillation.implicit_gradient.shortened", lambda implicit, direct: 0 * direct)
+    nothing = "raydd.distillation.implicit_gradient.shortened"
+    monkeypatch.setattr(nothing, lambda implicit, direct: tuple(0 * part for part in direct))
     direct = run(replace(EXACT, clip=True))[1]
     implicit = whole - direct
     assert implicit.norm() > 0.05 * direct.norm()
     monkeypatch.undo()
     for factor, clip in ((0.5, 0.5), (2.0, 1.0)):
-        torch.testing.assert_close(
-            shortened(factor * direct / direct.norm() * implicit.norm(), implicit).norm(), clip * implicit.norm()
-        )
-    torch.testing.assert_close(run(replace(EXACT, clip=True))[1], direct + shortened(implicit, direct))
+        (part,) = shortened((factor * direct / direct.norm() * implicit.norm(),), (implicit,))
+        torch.testing.assert_close(part.norm(), clip * implicit.norm())
+    torch.testing.assert_close(run(replace(EXACT, clip=True))[1], direct + shortened((implicit,), (direct,))[0])
+
+
+def test_a_gradient_in_several_parts_is_shortened_as_one_vector():
+    parts, other = (torch.tensor([3.0]), torch.tensor([[4.0]])), (torch.tensor([0.0]), torch.tensor([[1.0]]))
+    torch.testing.assert_close(shortened(parts, other), (torch.tensor([0.6]), torch.tensor([[0.8]])))
+    torch.testing.assert_close(shortened(other, parts), other)
 
 
 def test_the_scale_of_the_predictions_takes_a_step_of_adam_on_the_loss():

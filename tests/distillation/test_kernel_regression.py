@@ -13,6 +13,7 @@ from raydd.distillation.network_pool import Pool, centred
 from raydd.models.zoo import build
 from raydd.numerics.augment import augment
 from raydd.numerics.flat import FlatModel, split
+from raydd.numerics.kernels import tangent
 from raydd.numerics.rng import generator
 
 CLASSES = 3
@@ -48,27 +49,44 @@ def test_the_loss_is_the_mean_squared_error_of_the_regression(pool):
     state = objective.init(generator(1))
     loss, after = objective.loss(synset().with_leaves({"images": images}), state, 0, generator(2))
     (ours,) = torch.autograd.grad(loss, images)
-    rng = generator(2)
-    rows = torch.randperm(len(REAL), generator=rng)[:9]
-
-    def expected(at):
-        if pool is None:
-            from raydd.numerics.kernels import tangent
-
-            across, within = (tangent(x.flatten(1), at.flatten(1), 3) for x in (REAL[rows], at))
-        else:
-            name = next(key for key in state if after[key] is not state[key])
-            theta = state[name]["theta"].double()
-            f, g = MODEL.features(theta, REAL[rows]).detach(), MODEL.features(theta, at)
-            across, within = f @ g.T, g @ g.T
-        targets = torch.eye(CLASSES, dtype=torch.float64)[torch.arange(CLASSES).repeat(2)] - 1 / CLASSES
-        wanted = torch.eye(CLASSES, dtype=torch.float64)[rows % CLASSES] - 1 / CLASSES
-        solved = torch.linalg.inv(within + 1e-3 * within.diagonal().mean() * torch.eye(6)) @ targets
-        return ((across @ solved - wanted) ** 2).sum(1).mean() / 2
-
-    reference = expected(images)
+    targets = torch.eye(CLASSES, dtype=torch.float64)[torch.arange(CLASSES).repeat(2)] - 1 / CLASSES
+    reference = expected(pool, state, after, images, targets)
     torch.testing.assert_close(loss, reference, rtol=1e-6, atol=0)
     torch.testing.assert_close(ours, torch.autograd.grad(reference, images)[0], rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("pool", [POOL, None])
+def test_labels_are_learned_by_the_regression_and_keep_their_margin(pool):
+    labels = 0.4 * torch.randn(6, CLASSES, generator=generator(4), dtype=torch.float64)
+    largest, second = labels.sort(dim=1, descending=True).values[:, :2].T
+    assert 0 < int((largest - second > 1 / CLASSES).sum()) < 6  # both sides of the bound occur
+    leaves = {"images": synset().images.requires_grad_(), "labels": labels.requires_grad_()}
+    objective = replace(FREPO, pool=pool)
+    state = objective.init(generator(1))
+    learned = replace(synset(), **leaves, regression=True)
+    loss, after = objective.loss(learned, state, 0, generator(2))
+    ours = torch.autograd.grad(loss, list(leaves.values()))
+    reference = expected(pool, state, after, *leaves.values())
+    if pool is not None:
+        ordered = labels.sort(dim=1, descending=True).values
+        reference = reference - torch.minimum(ordered[:, 0] - ordered[:, 1], torch.tensor(1 / CLASSES)).mean()
+    torch.testing.assert_close(loss, reference, rtol=1e-6, atol=0)
+    theirs = torch.autograd.grad(reference, list(leaves.values()))
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-9)
+
+
+def expected(pool, state, after, at, targets):
+    rows = torch.randperm(len(REAL), generator=generator(2))[:9]
+    if pool is None:
+        across, within = (tangent(x.flatten(1), at.flatten(1), 3) for x in (REAL[rows], at))
+    else:
+        name = next(key for key in state if after[key] is not state[key])
+        theta = state[name]["theta"].double()
+        f, g = MODEL.features(theta, REAL[rows]).detach(), MODEL.features(theta, at)
+        across, within = f @ g.T, g @ g.T
+    wanted = torch.eye(CLASSES, dtype=torch.float64)[rows % CLASSES] - 1 / CLASSES
+    solved = torch.linalg.inv(within + 1e-3 * within.diagonal().mean() * torch.eye(6)) @ targets
+    return ((across @ solved - wanted) ** 2).sum(1).mean() / 2
 
 
 def test_labels_are_centred():

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -141,6 +142,21 @@ def test_kept_is_the_last_state_at_a_multiple_and_resumes_as_well():
     second.load_state_dict(whole.rollback_state)
     assert list(second.run(14)) == steps[10:]
     assert same(whole, second)
+
+
+def test_the_running_mean_is_of_labels_too_where_they_are_targets_of_a_regression(tmp_path):
+    start = replace(synset(), regression=True)
+    plain, _ = run(Quadratic(noise=1), 7, start=start)
+    averaged, _ = run(Quadratic(noise=1), 7, start=start, ema=0.7)
+    mean = start.labels
+    for step in range(1, 8):
+        mean = 0.7 * mean + 0.3 * run(Quadratic(noise=1), step, start=start)[0].result.labels
+    torch.testing.assert_close(averaged.result.labels, mean, rtol=1e-12, atol=1e-13)
+    assert torch.equal(run(Quadratic(noise=1), 7, ema=0.7)[0].result.labels, plain.result.labels)  # logits have none
+    resumed = Distillation(Quadratic(noise=1), start, LEARN, 0, ema=0.7)
+    resumed.load_state_dict(run(Quadratic(noise=1), 4, start=start, ema=0.7)[0].state_dict())
+    list(resumed.run(7))
+    assert torch.equal(resumed.result.labels, averaged.result.labels)
 
 
 def test_a_state_is_a_copy():

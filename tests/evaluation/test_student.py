@@ -60,7 +60,11 @@ def shuffled(images, targets, size):
     return batches
 
 
-def naive(work, batches, protocol, draw, lr, epochs, seed, *, mix=lambda x, q: (x, q)):
+def soft_cross_entropy(logits, q):
+    return -(q * logits.log_softmax(1)).sum(1).mean()
+
+
+def naive(work, batches, protocol, draw, lr, epochs, seed, *, mix=lambda x, q: (x, q), error=soft_cross_entropy):
     """Heavy-ball SGD written out on the same draws; the step size falls to a tenth at half the epochs."""
     torch.manual_seed(int(torch.randint(2**62, (), generator=generator(seed, "student", "init"))))
     network = work.build()
@@ -71,7 +75,7 @@ def naive(work, batches, protocol, draw, lr, epochs, seed, *, mix=lambda x, q: (
         for x, y in batches(order):
             q = y if y.ndim == 2 else nn.functional.one_hot(y, 10).float()
             x, q = mix(draw.draw(x.shape, rng)(x), q)
-            loss = -(q * network(x).log_softmax(1)).sum(1).mean()
+            loss = error(network(x), q)
             gradients = torch.autograd.grad(loss, list(network.parameters()))
             with torch.no_grad():
                 for place, (p, g) in enumerate(zip(network.parameters(), gradients, strict=True)):
@@ -96,6 +100,25 @@ def test_a_student_is_heavy_ball_sgd_on_its_draws(soft, name, lr, work, trained)
     batches = shuffled(data.images, data.labels.softmax(1) if soft else data.labels, 7)
     epochs = 4 if name == "none" else 6
     theta, accuracy = naive(work, batches, protocol, draw, 0.05 if lr is None else lr, epochs, 3)
+    torch.testing.assert_close(trained[0], theta, rtol=0, atol=1e-4)
+    assert found == accuracy
+
+
+@pytest.mark.parametrize("cutmix", [0.0, 0.5])
+@pytest.mark.parametrize("temperature", [1, 4])
+def test_targets_of_a_regression_are_learned_by_the_squared_error(cutmix, temperature, work, trained):
+    protocol = SHORT.model_copy(update={"lr": 0.02, "cutmix": cutmix, "temperature": temperature})
+    data = replace(synset(work, soft=True), regression=True)
+    found = evaluate(data, work.build, work.feed(work.dataset.test), protocol, work.augment, 3)
+    batches = shuffled(data.images, data.labels, 7)
+
+    def distance(outputs, targets):
+        rows = zip(outputs, targets, strict=True)
+        return sum((row - target).square().sum() for row, target in rows) / len(outputs) / 2
+
+    mix = mixing(generator(3, "student", "cutmix"), cutmix, {True: 0, False: 0}) if cutmix else lambda x, q: (x, q)
+    # the gradient is that of the distance from the mixed targets
+    theta, accuracy = naive(work, batches, protocol, work.augment, 0.02, 6, 3, mix=mix, error=distance)
     torch.testing.assert_close(trained[0], theta, rtol=0, atol=1e-4)
     assert found == accuracy
 

@@ -172,8 +172,19 @@ def test_hard_keeps_the_largest_logit_and_says_so(tmp_path):
     soft = make("digits", soft=True)
     for layout in (name for name in HARD if name != "png"):
         written = write_synset(soft, tmp_path / layout, layout, hard=True)
-        assert any("soft labels are lost" in note for note in written.notes)
+        assert any("soft labels (logits) are lost" in note for note in written.notes)
         assert_same(read_synset(tmp_path / layout).synset, replace(soft, labels=soft.labels.argmax(1)))
+
+
+def test_targets_of_a_regression_are_held_by_no_layout_but_as_classes(tmp_path):
+    targets = replace(make("digits", soft=True), regression=True)
+    with pytest.raises(ValueError, match=r"targets of a regression, hf holds .*: use --hard to keep the classes"):
+        write_synset(targets, tmp_path / "none", "hf")
+    written = write_synset(targets, tmp_path / "hf", "hf", hard=True)
+    assert any("targets of a regression are lost" in note for note in written.notes)
+    assert_same(
+        read_synset(tmp_path / "hf").synset, make("digits", soft=True).with_leaves({"labels": targets.labels.argmax(1)})
+    )
 
 
 def test_hard_leaves_mosaics_whole_where_the_layout_keeps_them(tmp_path):
