@@ -193,7 +193,7 @@ def _carrier(plan: Plan, column: Column, options: Options, *, asks: bool) -> str
         if row.method:
             try:
                 config = distill_config(row, column, options)
-            except MissingCell:
+            except ValueError:  # missing, or impossible, which that row's own cell says
                 continue
             without, larger = asks and not needs_experts(config), config.ipc > column.ipc[0]
             possible[name] = without, bool(row.set), row.protocol is not None, larger
