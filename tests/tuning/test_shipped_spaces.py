@@ -47,7 +47,7 @@ SEARCHED = {
     "mtt": {"student_steps", "span", "lr.images", "lr.lr", "lr.start"},
 }
 SPACES = [f"{method}_{data}" for method in SEARCHED for data in DATA]
-COMPOSED = ["compose_digits", "compose_cifar10"]
+COMPOSED = ["compose_digits", *(f"compose{part}_cifar10" for part in ("", "_datm", "_mosaics", "_optimizers"))]
 GRIDS = {  # how many points
     "tgdd_fig6a_cifar10": 6,
     "tgdd_fig6b_cifar10": 7,
