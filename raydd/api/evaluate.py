@@ -12,8 +12,9 @@ from raydd.buffer.mirror import local_folder
 from raydd.config.parsing import build
 from raydd.config.placement import HERE, Where, check_workers
 from raydd.config.schema import DataConfig, EvaluateConfig
+from raydd.data.run_progress import UNFINISHED
 from raydd.data.score_record import Missing, Score, table_rows
-from raydd.data.synset import UNFINISHED, SyntheticSet
+from raydd.data.synset import SyntheticSet
 from raydd.evaluation.failures import complete, separate
 from raydd.evaluation.protocols import find_protocol
 from raydd.evaluation.robust import needed

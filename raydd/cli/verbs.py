@@ -112,7 +112,7 @@ def finish(
 
     `raydd distill --resume` can still continue the run.
     """
-    from raydd.data.synset import UNFINISHED
+    from raydd.data.run_progress import UNFINISHED
     from raydd.run.unfinished import finish as write_set
 
     synset, step = write_set(run, buffer=buffer, device=where.device, screen=screen)

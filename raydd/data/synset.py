@@ -13,17 +13,12 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from raydd.config.components import StoredFormation
 from raydd.config.schema import DataConfig
 from raydd.data.preprocessing import Transform
-from raydd.io.bounded_file import read_text
-from raydd.io.document import Document, Finite, Whole, remove_text_checksum, validate
-from raydd.io.safe_yaml import parse_yaml
-from raydd.io.tensor_file import load_checked, load_tensors, save_tensors
+from raydd.io.document import Document, Finite, Whole, validate
+from raydd.io.tensor_file import load_tensors, save_tensors
 from raydd.numerics.formation import PLAIN, Formation, decode
 from raydd.numerics.styles import check_styles
 
 FORMAT = 1
-CHECKPOINT = Path("checkpoint") / "state.arrow"
-UNFINISHED = "unfinished"
-"""Key of a set's provenance: the progress of its run, such as ``step 40 of 150``."""
 NAMES = ("dataset", "classes", "recipe", "provenance", "history")
 """What a file holds beside numbers."""
 
@@ -263,37 +258,6 @@ def check_parts(tensors: Mapping[str, Tensor], classes: int) -> None:
         raise ValueError(f"labels {labels.dtype} of shape {tuple(labels.shape)} are not those of {classes} classes")
     if lr.ndim or not lr.is_floating_point():
         raise ValueError(f"lr is {lr.dtype} of shape {tuple(lr.shape)}")
-
-
-class _Plain(Document):
-    step: Whole
-
-
-class _Checkpoint(Document):
-    plain: _Plain
-
-
-def checkpoint_step(folder: Path) -> int | None:
-    """Return the outer step of a run folder's checkpoint, or None; refuse a damaged one."""
-    path = folder / CHECKPOINT
-    return load_checked(path, _Checkpoint)[1].plain.step if path.is_file() else None
-
-
-def progress_of(folder: Path) -> str | None:
-    """Return the progress of an unfinished run, such as ``step 40 of 150``; None for other folders."""
-    config = folder / "config.yaml"
-    if not config.is_file() or (folder / "synset.arrow").exists():
-        return None
-    try:
-        steps = parse_yaml(remove_text_checksum(read_text(config)))["steps"]
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
-    return f"step {checkpoint_step(folder) or 0} of {steps}"
-
-
-def is_unfinished(synset: SyntheticSet) -> bool:
-    """Return whether a set is of an unfinished run: made by ``raydd finish``."""
-    return UNFINISHED in synset.provenance
 
 
 _ROWS: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # labels -> their version, and the rows of each class

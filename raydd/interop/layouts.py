@@ -5,7 +5,7 @@ from pathlib import Path
 
 from raydd.config.names import check_name
 from raydd.data.parquet_reader import parquet_files
-from raydd.data.synset import progress_of
+from raydd.data.run_progress import progress_of
 from raydd.interop import parquet, pictures, tensors
 from raydd.interop.foreign import Layout
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import yaml
 
+from raydd.data.run_progress import is_unfinished
 from raydd.data.score_record import Score
-from raydd.data.synset import SyntheticSet, is_unfinished
+from raydd.data.synset import SyntheticSet
 from raydd.distillation.checkpoint import AGAIN, LOGS, load_checkpoint
 from raydd.io.bounded_file import read_text
 from raydd.io.document import Document, Whole, read_document, read_log, remove_text_checksum

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from raydd.buffer.expert_file import expert_path
 from raydd.config.parsing import dump
-from raydd.data.synset import CHECKPOINT, SyntheticSet
+from raydd.data.run_progress import CHECKPOINT
+from raydd.data.synset import SyntheticSet
 from raydd.distillation.checkpoint import Checkpoint, MemoryDocument, check_state, load_checkpoint, save_checkpoint
 from raydd.distillation.held_out import Probe, label_spread
 from raydd.distillation.loop import Distillation, Step

@@ -16,7 +16,8 @@ from raydd.config.parsing import build
 from raydd.config.schema import DistillConfig
 from raydd.data.mirroring import stored_settings
 from raydd.data.preprocessing import Transform
-from raydd.data.synset import UNFINISHED, SyntheticSet
+from raydd.data.run_progress import UNFINISHED
+from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import Workspace, with_absolute_path
 from raydd.io.bounded_file import read_text
 from raydd.io.document import remove_text_checksum

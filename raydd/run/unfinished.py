@@ -7,7 +7,8 @@ import torch
 
 from raydd.buffer.expert_file import expert_path
 from raydd.config.schema import DistillConfig, ExpertsConfig
-from raydd.data.synset import SyntheticSet, checkpoint_step, is_unfinished
+from raydd.data.run_progress import checkpoint_step, is_unfinished
+from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import Workspace, resolve_device, set_precision
 from raydd.figures.synset_picture import grid, save_png
 from raydd.io.console import Screen

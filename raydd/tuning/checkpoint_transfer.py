@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from raydd.data.synset import CHECKPOINT
+from raydd.data.run_progress import CHECKPOINT
 from raydd.io.document import Document, Whole, parse_document, write_document
 from raydd.io.files import atomic_path
 from raydd.run.claim import RESULTS

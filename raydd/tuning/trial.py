@@ -13,7 +13,8 @@ import torch
 from raydd.buffer.arrow_buffer import refresh_manifest
 from raydd.buffer.expert_file import expert_path
 from raydd.config.schema import DistillConfig, ExpertsConfig
-from raydd.data.synset import CHECKPOINT, SyntheticSet, is_unfinished
+from raydd.data.run_progress import CHECKPOINT, is_unfinished
+from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import Workspace, resolve_device, set_precision
 from raydd.figures.synset_picture import grid, save_png
 from raydd.io.document import Document, Finite, Whole, read_document, write_document

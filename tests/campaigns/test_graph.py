@@ -160,6 +160,10 @@ def test_a_setting_that_cannot_be_names_the_cell():
         ValueError, match=r"campaign tgdd_table4, DM, cifar10, ipc 10: window.interval = 5 means nothing"
     ):
         build_graph([plan], Options(SCALES["digits"], set={"window": {"interval": 5}}))
-    rows = {"Random": Row(real="random"), "DM": Row(method="dm", set={"window": {"interval": 5}}), "DC": Row(method="dc")}
+    rows = {
+        "Random": Row(real="random"),
+        "DM": Row(method="dm", set={"window": {"interval": 5}}),
+        "DC": Row(method="dc"),
+    }
     with pytest.raises(ValueError, match=r"^campaign mine, DM, cifar10, ipc 1: window.interval = 5 means nothing"):
         build_graph([Plan(name="mine", title="", rows=rows, columns=(Column(),))], Options(SCALES["digits"]))

@@ -15,7 +15,8 @@ from variants import first
 from raydd.config.parsing import build
 from raydd.config.schema import DistillConfig
 from raydd.data.preprocessing import load_transform
-from raydd.data.synset import SyntheticSet, progress_of
+from raydd.data.run_progress import progress_of
+from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import open_workspace
 from raydd.distillation.checkpoint import RecordDocument
 from raydd.io.document import read_log
