@@ -183,6 +183,15 @@ def test_the_floors_of_the_docs_are_those_of_the_record():
     assert missed == [("expert, zca", "ConvNetW32")]  # as the page says
 
 
+@pytest.mark.parametrize("path", sorted((FOLDER / "league").glob("*.json")), ids=lambda path: path.stem)
+def test_the_leagues_table_of_the_docs_is_that_of_the_record(path):
+    script, record = load(FOLDER / "league.py"), json.loads(path.read_text(encoding="utf-8"))
+    page = script.PAGE.read_text(encoding="utf-8")
+    assert script.marked(page, record["plan"]["name"])[1] == script.block(record)
+    for row in script.shown(record):
+        assert (script.PICTURES / f"{path.stem}-{script.slug(row['row'])}.png").is_file()
+
+
 def test_the_cached_results_of_the_docs_are_those_of_the_record():
     script, record = load(FOLDER / "caches.py"), json.loads((FOLDER / "caches.json").read_text(encoding="utf-8"))
     found, page = record["cached_results"], (FOLDER.parent / "docs" / "costs.md").read_text(encoding="utf-8")

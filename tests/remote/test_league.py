@@ -1,6 +1,8 @@
 """A table at equal compute: measured steps, a search a row, several sets, and the same bits again."""
 
+import importlib.util
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -74,12 +76,35 @@ def test_every_method_has_the_same_seconds_and_its_own_settings(tmp_path, monkey
     write_report([out], tmp_path / "page.html", [str(out)])
     page = (tmp_path / "page.html").read_text()
     assert all(words in page for words in ("experts&#39; share", "held-out accuracy", "lr.images ", " #1"))
+    check_record(out, plan, cells, entries)
     (out / "league" / "small" / "dm.json").write_bytes(dump_document({**unsearched(entries["dm"])}))
     lines = []
     assert campaign([plan], out, options, where=HERE, screen=QuietScreen(lines.append))["cells"] == document["cells"]
     searched = [line for line in lines if "searching" in line]
     assert searched == ["DM: searching its settings, 1 of 2"], "it goes on with the steps that were measured"
     assert not any("measuring" in line for line in lines)
+
+
+def check_record(out, plan, cells, entries):
+    """The page of documentation has the campaign's own numbers, the best row first."""
+    spec = importlib.util.spec_from_file_location("league_page", Path(__file__).parents[2] / "benchmarks" / "league.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    found = script.record(out, plan)
+    assert [row["row"] for row in found["rows"]] == sorted(cells, key=lambda row: -cells[row]["mean"])
+    head, rule, *lines = script.lines(found)
+    assert head.count("|") == rule.count("|")
+    for row, line in zip(found["rows"], lines, strict=True):
+        cell, search = cells[row["row"]], entries.get(row["row"].lower())
+        words = [word.strip() for word in line.split("|")[1:-1]]
+        assert words[:2] == [str(cell["place"]), row["row"]]
+        assert words[2] == f"{100 * cell['mean']:.1f} ± {100 * cell['std']:.1f}"
+        assert words[4] == (str(search["steps"]) if search else "-")
+        assert len(words) == head.count("|") - 1
+    assert [row["row"] for row in script.shown(found)] == [
+        row["row"] for row in found["rows"] if row["row"] != "Random"
+    ]
+    assert all((out / row["run"] / "synset.png").exists() for row in script.shown(found))
 
 
 def test_a_row_whose_search_fails_is_missing_and_the_others_go_on(tmp_path, monkeypatch, ray2):

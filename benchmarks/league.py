@@ -1,0 +1,133 @@
+"""The record of a league, and its table and pictures on the page docs/league.md.
+
+    raydd campaign league --scale cpu --data cifar10=PATH --out OUT
+    python benchmarks/league.py OUT --write
+
+The record, benchmarks/league/PLAN.json, has every cell, what each method was given, and all trials of its search.
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from raydd.campaigns.league import read_entries, slug
+from raydd.campaigns.plan import Plan, load_plan
+from raydd.io.files import write_atomic
+
+FOLDER = Path(__file__).parent / "league"
+PAGE = Path(__file__).parents[1] / "docs" / "league.md"
+PICTURES = PAGE.parent / "images" / "league"
+KEPT = ("mean", "std", "networks", "sets", "place", "behind", "interval")
+SHOWN = 6
+"""How many of the best methods show their images."""
+
+
+def record(out: Path, plan: Plan) -> dict[str, Any]:
+    """Return what the campaign of a league has found, a row of the table each."""
+    document = json.loads((out / "campaign.json").read_text(encoding="utf-8"))
+    entries, rows = read_entries(out, plan), dict[str, dict[str, Any]]()
+    for cell in document["cells"]:
+        row = rows.setdefault(cell["row"], {"row": cell["row"], "networks": {}})
+        if cell["mean"] is None:
+            row["missing"] = cell["missing"]
+            continue
+        row["networks"][cell["network"]] = {
+            key: cell[key]
+            for key in ("mean", "std", "networks", "sets", "place", "behind", "interval")
+            if cell.get(key)
+        }
+        row |= {key: cell[key] for key in ("seconds", "memory_mb", "run") if cell.get(key)}
+    for name, entry in entries.items():
+        rows[name] |= {"search": entry.model_dump(mode="json", exclude={"row"})}
+    own = ("name", "title", "protocol", "epochs", "seeds", "sets", "league")
+    about = {key: value for key, value in plan.model_dump(mode="json").items() if key in own}
+    kept = {key: document[key] for key in ("scale", "seed", "seconds", "commit")}
+    return {"plan": about, **kept, "rows": sorted(rows.values(), key=order)}
+
+
+def order(row: dict[str, Any]) -> tuple[float, float]:
+    """Return where a row stands: by its place on the first network, and by its mean."""
+    first = next(iter(row["networks"].values()), None)
+    return (first["place"], -first["mean"]) if first else (float("inf"), 0.0)
+
+
+def lines(found: dict[str, Any]) -> list[str]:
+    """Return the lines of the page's table."""
+    networks = [*next(row["networks"] for row in found["rows"] if row["networks"])]
+    head = ["place", "method", *networks, "experts' share", "steps a set", "s a step", "peak MB", "settings found"]
+    table = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for row in found["rows"]:
+        if not row["networks"]:
+            continue
+        cells = [row["networks"].get(network) for network in networks]
+        words = [
+            f"{100 * cell['mean']:.1f} ± {100 * cell['std']:.1f}" + (f" (#{cell['place']})" if at else "")
+            if cell
+            else "-"
+            for at, cell in enumerate(cells)
+        ]
+        search = row.get("search")
+        cost = ["-", "-", "-", "-", "-"]
+        if search:
+            values = ", ".join(f"{key} {_short(value)}" for key, value in search["values"].items())
+            share = f"{100 * search['experts_seconds'] / search['seconds']:.0f} %" if search["experts"] else "-"
+            memory = f"{row['memory_mb']:.0f}" if row.get("memory_mb") else "-"
+            cost = [share, f"{search['steps']}", f"{search['step_seconds']:.2g}", memory, values or "-"]
+        table.append(f"| {' | '.join([str(cells[0]['place'] if cells[0] else '-'), row['row'], *words, *cost])} |")
+    return table
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def shown(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows whose images are shown."""
+    return [row for row in found["rows"] if row.get("search")][:SHOWN]
+
+
+def pictures(found: dict[str, Any]) -> list[str]:
+    """Return the lines of the page's pictures."""
+    name = found["plan"]["name"]
+    return [f"![{row['row']}](images/league/{name}-{slug(row['row'])}.png)" for row in shown(found)]
+
+
+def block(found: dict[str, Any]) -> str:
+    """Return what the page has between the marks of a plan."""
+    return "\n".join(["", *lines(found), "", *pictures(found), ""])
+
+
+def marked(page: str, name: str) -> tuple[str, str, str]:
+    """Return a page before, between and after the marks of a plan."""
+    before, found, rest = page.partition(f"<!-- league: {name} -->")
+    between, end, after = rest.partition("<!-- end -->")
+    if not found or not end:
+        raise SystemExit(f"{PAGE} has no marks of {name}; write them where its table belongs")
+    return before + found, between, end + after
+
+
+def main() -> None:
+    """Print a league's table, and write its record, table and pictures where that is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--plan", default="league", help="the campaign's plan, a name or a file")
+    parser.add_argument("--write", action="store_true")
+    given = parser.parse_args()
+    found = record(given.out, load_plan(given.plan))
+    print("\n".join(lines(found)))
+    if not given.write:
+        return
+    FOLDER.mkdir(exist_ok=True)
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    name = found["plan"]["name"]
+    write_atomic(FOLDER / f"{name}.json", (json.dumps(found, indent=1) + "\n").encode())
+    for row in shown(found):
+        shutil.copy(given.out / row["run"] / "synset.png", PICTURES / f"{name}-{slug(row['row'])}.png")
+    before, _, after = marked(PAGE.read_text(encoding="utf-8"), name)
+    write_atomic(PAGE, (before + block(found) + after).encode())
+
+
+if __name__ == "__main__":
+    main()
