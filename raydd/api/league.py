@@ -105,8 +105,8 @@ def check_league(plan: Plan, options: Options) -> None:
 
 def search_space(plan: Plan, league: League, name: str, options: Options, steps: int, buffer: str | None) -> Space:
     """Return the space of a row: all trials have its steps, and the first one its own settings."""
-    row, config = plan.rows[name], row_config(plan, name, options)
-    fixed = over(config.model_dump(mode="json", exclude_unset=True), {"steps": steps, **SCORED})
+    row, config = plan.rows[name], row_config(plan, name, options, steps)
+    fixed = over(config.model_dump(mode="json", exclude_unset=True), SCORED)
     fixed = {key: value for key, value in fixed.items() if key not in ("method", "ipc", "seed")}
     source = f"campaign {plan.name}, rows.{name}.search"
     try:

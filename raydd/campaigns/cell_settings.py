@@ -5,7 +5,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from raydd.campaigns.plan import Column, Plan, Row
-from raydd.campaigns.scales import Scale, over, shrink
+from raydd.campaigns.scales import Scale, fewer_steps, over, shrink
 from raydd.config.parsing import Tree, build
 from raydd.config.presets import load_preset, preset_sizes
 from raydd.config.schema import DistillConfig
@@ -69,13 +69,15 @@ def distill_config(row: Row, column: Column, options: Options) -> DistillConfig:
     tree = config.model_dump(exclude_unset=True)
     part = find_method(method).ablation[row.ablation] if row.ablation else {}
     config = build(DistillConfig, tree, part, row.set, column.set, partial=True)
-    tree = over(config.model_dump(exclude_unset=True), shrink(config, scale))
+    published, tree = config, over(config.model_dump(exclude_unset=True), shrink(config, scale))
     if dataset in options.paths:
         tree = over(tree, {"data": {"dataset": options.paths[dataset]}})
     if options.paper:
         steps = int(tree.get("steps", DistillConfig().steps))
         tree = over(tree, {"keep_scored": True, "evaluate_every": max(1, steps // KEPT_SCORES)})
-    config = build(DistillConfig, tree, row.exact, dict(options.set))
+    chosen: Tree = over(row.exact, dict(options.set))
+    steps = build(DistillConfig, tree, chosen).steps
+    config = build(DistillConfig, tree, fewer_steps(published, steps), chosen)
     check_settings(config)
     return config
 

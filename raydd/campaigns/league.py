@@ -82,9 +82,12 @@ def share(plan: Plan, league: League, seconds: float, experts: float, step: floa
     return Share(int(each / step), each)
 
 
-def row_config(plan: Plan, name: str, options: Options) -> DistillConfig:
-    """Return the configuration of a row before its search."""
-    return distill_config(plan.rows[name], column_of(plan), options_of(plan, options))
+def row_config(plan: Plan, name: str, options: Options, steps: int | None = None) -> DistillConfig:
+    """Return the configuration of a row before its search, of so many steps; None has those of the scale."""
+    row = plan.rows[name]
+    if steps is not None:
+        row = row.model_copy(update={"exact": over(row.exact, {"steps": steps})})
+    return distill_config(row, column_of(plan), options_of(plan, options))
 
 
 def learns(plan: Plan, name: str, options: Options) -> bool:

@@ -135,9 +135,27 @@ def shrink(config: DistillConfig, scale: Scale) -> Tree:
         tree["student_steps"] = int(config.student_steps * share)
     if config.statistic.refresh > 1 and config.match == "statistics":
         tree["statistic.refresh"] = max(1, min(config.statistic.refresh, scale.most["steps"] // 4))
+    return nested(tree)
+
+
+def fewer_steps(config: DistillConfig, steps: int) -> Tree:
+    """Return the settings that count outer steps, for a run of fewer than a configuration has; {} for no fewer.
+
+    >>> from raydd.methods import complete
+    >>> fewer_steps(complete(DistillConfig(method="dsdm", steps=10000)), 100)
+    {'statistic': {'history_from': 20}}
+    """
+    if steps >= config.steps:
+        return {}
+    part, tree = steps / config.steps, dict[str, Any]()
     if config.window.interval > 1 and config.match == "trajectories":
-        steps = scale.most["steps"] / max(config.steps, 1)
-        tree["window.interval"] = max(1, round(config.window.interval * min(1.0, steps)))
+        tree["window.interval"] = max(1, round(config.window.interval * part))
+    if config.statistic.history and config.match == "statistics":
+        tree["statistic.history_from"] = round(config.statistic.history_from * part)
+    if config.lr.patience is not None:
+        tree["lr.patience"] = max(1, round(config.lr.patience * part))
+    if config.ema is not None and steps:
+        tree["ema"] = config.ema ** (1 / part)  # the mean is of the same part of the run
     return nested(tree)
 
 

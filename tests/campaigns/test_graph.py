@@ -125,6 +125,27 @@ def test_of_a_students_steps_those_shrink_that_the_gradient_goes_through():
     assert found == {"bptt": (20, None, 0), "ratbptt": (66, 20, 0), "atbptt": (66, 20, radius)}
 
 
+COUNTS = {
+    "datm": (lambda config: config.window.interval, {"window": {"interval": 100}}, 10),
+    "ncfm": (lambda config: config.lr.patience, {"lr": {"patience": 500}}, 50),
+    "dsdm": (lambda config: config.statistic.history_from, {"statistic": {"history_from": 2000}}, 200),
+    "ftd": (lambda config: config.ema, {"ema": 0.9995}, 0.9995**10),
+}
+
+
+@pytest.mark.parametrize("method", COUNTS)
+def test_what_counts_outer_steps_shrinks_with_their_number_unless_it_is_set(method):
+    of, published, expected = COUNTS[method]
+
+    def config(exact, options):
+        row = Row(method=method, preset="", set=published | {"steps": 1000}, exact=exact)
+        return distill_config(row, Column(), options)
+
+    assert of(config({"steps": 100}, Options(SCALES["cpu"]))) == pytest.approx(expected, rel=1e-12)
+    assert of(config({"steps": 100} | published, Options(SCALES["cpu"]))) == of(config({}, PAPER))
+    assert of(config({"steps": 2000}, PAPER)) == of(config({}, PAPER)) != expected
+
+
 def test_a_path_takes_the_place_of_a_named_data_set(tmp_path):
     options = Options(SCALES["cpu"], {"cifar10": str(tmp_path)})
     config = distill_config(Row(method="mtt"), Column(dataset="cifar10", ipc=(10,)), options)
