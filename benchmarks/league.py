@@ -3,7 +3,8 @@
     raydd campaign league --scale cpu --data cifar10=PATH --out OUT
     python benchmarks/league.py OUT --write
 
-The record, benchmarks/league/PLAN.json, has every cell, what each method was given, and all trials of its search.
+The record, benchmarks/league/PLAN.json, has every cell, what each method was given, and all trials of its search;
+before the campaign has any set, that of the searches alone.
 """
 
 import argparse
@@ -25,37 +26,34 @@ SHOWN = 6
 
 
 def record(out: Path, plan: Plan) -> dict[str, Any]:
-    """Return what the campaign of a league has found, a row of the table each."""
-    document = json.loads((out / "campaign.json").read_text(encoding="utf-8"))
-    entries, rows = read_entries(out, plan), dict[str, dict[str, Any]]()
+    """Return what the campaign of a league has found so far, a row of the table each."""
+    path = out / "campaign.json"
+    document = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"cells": []}
+    rows: dict[str, dict[str, Any]] = {name: {"row": name, "networks": {}} for name in plan.rows}
     for cell in document["cells"]:
-        row = rows.setdefault(cell["row"], {"row": cell["row"], "networks": {}})
+        row = rows[cell["row"]]
         if cell["mean"] is None:
             row["missing"] = cell["missing"]
             continue
-        row["networks"][cell["network"]] = {
-            key: cell[key]
-            for key in ("mean", "std", "networks", "sets", "place", "behind", "interval")
-            if cell.get(key)
-        }
+        row["networks"][cell["network"]] = {key: cell[key] for key in KEPT if cell.get(key) is not None}
         row |= {key: cell[key] for key in ("seconds", "memory_mb", "run") if cell.get(key)}
-    for name, entry in entries.items():
+    for name, entry in read_entries(out, plan).items():
         rows[name] |= {"search": entry.model_dump(mode="json", exclude={"row"})}
     own = ("name", "title", "protocol", "epochs", "seeds", "sets", "league")
     about = {key: value for key, value in plan.model_dump(mode="json").items() if key in own}
-    kept = {key: document[key] for key in ("scale", "seed", "seconds", "commit")}
+    kept = {key: document.get(key) for key in ("scale", "seed", "seconds", "commit")}
     return {"plan": about, **kept, "rows": sorted(rows.values(), key=order)}
 
 
 def order(row: dict[str, Any]) -> tuple[float, float]:
     """Return where a row stands: by its place on the first network, and by its mean."""
     first = next(iter(row["networks"].values()), None)
-    return (first["place"], -first["mean"]) if first else (float("inf"), 0.0)
+    return (first.get("place", 0), -first["mean"]) if first else (float("inf"), 0.0)
 
 
 def lines(found: dict[str, Any]) -> list[str]:
     """Return the lines of the page's table."""
-    networks = [*next(row["networks"] for row in found["rows"] if row["networks"])]
+    networks = [*next((row["networks"] for row in found["rows"] if row["networks"]), [])]
     head = ["place", "method", *networks, "experts' share", "steps a set", "s a step", "peak MB", "settings found"]
     table = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for row in found["rows"]:
@@ -63,7 +61,7 @@ def lines(found: dict[str, Any]) -> list[str]:
             continue
         cells = [row["networks"].get(network) for network in networks]
         words = [
-            f"{100 * cell['mean']:.1f} ± {100 * cell['std']:.1f}" + (f" (#{cell['place']})" if at else "")
+            f"{100 * cell['mean']:.1f} ± {100 * cell['std']:.1f}" + (f" (#{cell.get('place', '-')})" if at else "")
             if cell
             else "-"
             for at, cell in enumerate(cells)
@@ -75,7 +73,7 @@ def lines(found: dict[str, Any]) -> list[str]:
             share = f"{100 * search['experts_seconds'] / search['seconds']:.0f} %" if search["experts"] else "-"
             memory = f"{row['memory_mb']:.0f}" if row.get("memory_mb") else "-"
             cost = [share, f"{search['steps']}", f"{search['step_seconds']:.2g}", memory, values or "-"]
-        table.append(f"| {' | '.join([str(cells[0]['place'] if cells[0] else '-'), row['row'], *words, *cost])} |")
+        table.append(f"| {' | '.join([str((cells[0] or {}).get('place', '-')), row['row'], *words, *cost])} |")
     return table
 
 
@@ -85,7 +83,7 @@ def _short(value: Any) -> str:
 
 def shown(found: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the rows whose images are shown."""
-    return [row for row in found["rows"] if row.get("search")][:SHOWN]
+    return [row for row in found["rows"] if row.get("search") and row.get("run")][:SHOWN]
 
 
 def pictures(found: dict[str, Any]) -> list[str]:
@@ -120,9 +118,11 @@ def main() -> None:
     if not given.write:
         return
     FOLDER.mkdir(exist_ok=True)
-    PICTURES.mkdir(parents=True, exist_ok=True)
     name = found["plan"]["name"]
     write_atomic(FOLDER / f"{name}.json", (json.dumps(found, indent=1) + "\n").encode())
+    if found["commit"] is None:
+        return  # it has no set yet
+    PICTURES.mkdir(parents=True, exist_ok=True)
     for row in shown(found):
         shutil.copy(given.out / row["run"] / "synset.png", PICTURES / f"{name}-{slug(row['row'])}.png")
     before, _, after = marked(PAGE.read_text(encoding="utf-8"), name)

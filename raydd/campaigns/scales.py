@@ -129,17 +129,20 @@ def shrink(config: DistillConfig, scale: Scale) -> Tree:
     if part < 1:
         tree |= _fewer_epochs(config, part)
     if config.match == "loss" and config.unrolled.window:
-        share = min(1.0, scale.most["student_steps"] / config.unrolled.window)
-        tree["unrolled.window"] = min(config.unrolled.window, scale.most["student_steps"])
-        tree["unrolled.radius"] = int(config.unrolled.radius * share)
-        tree["student_steps"] = int(config.student_steps * share)
+        window = min(config.unrolled.window, scale.most["student_steps"])
+        radius, steps = (
+            number * window // config.unrolled.window for number in (config.unrolled.radius, config.student_steps)
+        )
+        tree |= {"unrolled.window": window, "unrolled.radius": radius, "student_steps": steps}
     if config.statistic.refresh > 1 and config.match == "statistics":
         tree["statistic.refresh"] = max(1, min(config.statistic.refresh, scale.most["steps"] // 4))
     return nested(tree)
 
 
 def fewer_steps(config: DistillConfig, steps: int) -> Tree:
-    """Return the settings that count outer steps, for a run of fewer than a configuration has; {} for no fewer.
+    """Return the settings that count a run's outer steps, for one of fewer than a configuration has; {} for no fewer.
+
+    Those that count the steps of a network's life, such as ``statistic.refresh``, are none of them.
 
     >>> from raydd.methods import complete
     >>> fewer_steps(complete(DistillConfig(method="dsdm", steps=10000)), 100)
@@ -150,7 +153,7 @@ def fewer_steps(config: DistillConfig, steps: int) -> Tree:
     part, tree = steps / config.steps, dict[str, Any]()
     if config.window.interval > 1 and config.match == "trajectories":
         tree["window.interval"] = max(1, round(config.window.interval * part))
-    if config.statistic.history and config.match == "statistics":
+    if config.statistic.history and (config.match == "statistics" or config.statistic.beside):
         tree["statistic.history_from"] = round(config.statistic.history_from * part)
     if config.lr.patience is not None:
         tree["lr.patience"] = max(1, round(config.lr.patience * part))

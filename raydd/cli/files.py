@@ -72,7 +72,9 @@ def export(
     out: Annotated[Path, typer.Option(help="Folder to write; empty or new.")],
     screen: Output,
     format: Annotated[str, _FORMAT] = "png",
-    hard: Annotated[bool, typer.Option("--hard", help="Replace soft labels by their largest class.")] = False,
+    hard: Annotated[
+        bool, typer.Option("--hard", help="Replace soft labels, and targets of a regression, by their largest class.")
+    ] = False,
 ) -> None:
     """Write a synthetic set in another project's file format, or as pictures."""
     check_name("layout", format)

@@ -126,6 +126,11 @@ METHOD_RULES = (
         "use --set initial=correctly_classified, or --set lr.labels=0",
     ),
     Rule(
+        lambda c: c.lr.labels and c.match == "kernel" and c.formation.factor > 1 and c.formation.decode == "bounded",
+        "formation.decode = bounded shows a class's images by its labels, which lr.labels = {lr.labels:g} changes; use "
+        "--set formation.decode=uniform, or --set lr.labels=0",
+    ),
+    Rule(
         lambda c: c.label_epoch is not None and c.initial not in SOFT_LABELS,
         "label_epoch = {label_epoch} is of soft labels, and initial = {initial} has none; "
         "use --set initial=correctly_classified, or drop it",

@@ -156,7 +156,8 @@ class DistillConfig(Config):
         kernel: The kernel of a regression, where ``match`` is kernel.
         clusters: K-means clusters per class for the representative start; one per image by default.
         gate: Step only when the loss is at most this; by default always.
-        ema: Decay of the running mean of images and styles that is the result; by default the last ones are.
+        ema: Decay of the running mean of images, styles and a regression's targets that is the result; by default the
+            last ones are.
         pruning: Parameters that are left out of the match.
         intermediate: Match inside the segment too, with equal or varied (k / M) weights.
         balance: theta of AST's balanced inner loss; by default the loss is plain.

@@ -18,7 +18,8 @@ from raydd.io.tensor_file import load_tensors, save_tensors
 from raydd.numerics.formation import PLAIN, Formation, decode
 from raydd.numerics.styles import check_styles
 
-FORMAT = 1
+FORMATS = (1, 2)
+"""The newer one is of sets whose labels are targets of a regression, which older versions do not know."""
 NAMES = ("dataset", "classes", "recipe", "provenance", "history")
 """What a file holds beside numbers."""
 
@@ -81,7 +82,7 @@ class SetDocument(Document):
     history: History
     transform: TransformDocument
     formation: StoredFormation = StoredFormation()
-    format: Literal[1]
+    format: Literal[1, 2]
     kind: Literal["synset"]
     labels: Literal["targets"] | None = None  # absent: the tensor tells classes from logits
 
@@ -202,19 +203,19 @@ class SyntheticSet:
         """Write one Arrow file, whole or not at all; equal sets give equal bytes."""
         tensors = self.parts
         tensors |= {f"transform.{name}": value for name, value in self.transform.arrays().items()}
-        metadata: dict[str, Any] = {"format": FORMAT, "kind": "synset", "transform": self.transform.metadata()}
+        metadata: dict[str, Any] = {"format": FORMATS[0], "kind": "synset", "transform": self.transform.metadata()}
         if not self.formation.plain:
             metadata["formation"] = self.formation.document()
         if self.regression:
-            metadata["labels"] = self.label_kind
+            metadata |= {"format": FORMATS[1], "labels": self.label_kind}
         save_tensors(Path(path), tensors, metadata | {name: getattr(self, name) for name in NAMES})
 
     @classmethod
     def load(cls, path: Path | str) -> "SyntheticSet":
         """Read a file of `save`; refuse one that is damaged, or no synthetic set of this format."""
         tensors, metadata = load_tensors(Path(path))
-        if metadata.get("kind") != "synset" or metadata.get("format") != FORMAT:
-            raise ValueError(f"{path} is no synthetic set of format {FORMAT}; name a synset.arrow")
+        if metadata.get("kind") != "synset" or metadata.get("format") not in FORMATS:
+            raise ValueError(f"{path} is no synthetic set of format {FORMATS[-1]} or before; name a synset.arrow")
         try:
             document = validate(SetDocument, metadata)
             check_parts(tensors, len(document.classes))

@@ -108,7 +108,7 @@ def check_state(path: Path, state: Mapping[str, Any], own: Mapping[str, Any]) ->
     pairs = {f"leaves/{name}": (state["leaves"][name], leaf) for name, leaf in own["leaves"].items()}
     for group in ("momentum", "second"):
         pairs |= {f"{group}/{name}": (value, own["leaves"][name]) for name, value in state.get(group, {}).items()}
-    pairs |= {name: (state.get(name), own.get(name)) for name in ("mean", "mean_styles")}
+    pairs |= {name: (state.get(name), own.get(name)) for name in ("mean", "mean_labels", "mean_styles")}
     for name, (stored, wanted) in pairs.items():
         if stored is None and (wanted is None or name.startswith(("momentum/", "second/"))):
             continue

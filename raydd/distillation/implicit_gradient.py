@@ -50,7 +50,8 @@ class ImplicitGradient:
         pool: The networks.
         steps: Steps of conjugate gradients of each of the two systems of H, for tau and for v.
         mirror: Whether the set is seen with the mirror images of its images beside them.
-        clip: Whether the implicit gradient is shortened to the direct one's length where it is longer.
+        clip: Whether the implicit gradient in images, and that in labels, is shortened to the direct one's length where
+            it is longer.
 
     Reference:
         Loo et al., arXiv 2302.06755 (RCIG), Algorithm 1, and its official code.
@@ -97,7 +98,7 @@ class ImplicitGradient:
         )
         direct, implicit = direct[: len(learned)], implicit[: len(learned)]
         if self.clip:
-            implicit = shortened(implicit, direct)
+            implicit = tuple(map(shortened, implicit, direct))
         scale = adam_step(scale, of_scale, torch.tensor(TEMPERATURE_LR).to(ours))
         used = self.pool.use(network, ours.detach(), targets.detach(), rng)
         for value, one, other in zip(learned, direct, implicit, strict=True):
@@ -164,8 +165,7 @@ class _Features:
         return slope
 
 
-def shortened(gradient: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Return a gradient in parts, or its direction with the length of another of these parts where it is longer."""
-    length, most = (torch.cat([part.flatten() for part in parts]).norm() for parts in (gradient, other))
-    share = torch.where(length > most, most / length, 1)
-    return tuple(part * share for part in gradient)
+def shortened(gradient: Tensor, other: Tensor) -> Tensor:
+    """Return a gradient, or its direction with the length of another of the same shape where it is longer."""
+    length = gradient.norm()
+    return gradient * torch.where(length > other.norm(), other.norm() / length, 1)

@@ -3,6 +3,7 @@
 Shapes: `N` synthetic images, `K` classes.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -105,7 +106,8 @@ class Recipe(NamedTuple):
 def initial(setup: Setup) -> SyntheticSet:
     """Return the set at outer step 0: images and labels by ``config.initial``, styles, the students' learning rate.
 
-    A kernel that learns labels learns them as targets of its regression.
+    A kernel that learns labels learns them as targets of its regression, from those of real images; of features, as in
+    FRePo's code, over the root of a tenth of the classes.
     """
     config, work = setup.config, setup.work
     if setup.start is not None:
@@ -126,7 +128,9 @@ def initial(setup: Setup) -> SyntheticSet:
         classes=work.dataset.classes,
     ).to(work.device)
     if config.match == "kernel" and config.lr.labels:
-        return replace(synset, labels=centred(synset.targets, len(synset.classes)), regression=True)
+        classes = len(synset.classes)
+        scale = math.sqrt(classes / 10) if config.kernel.of == "features" else 1.0
+        return replace(synset, labels=centred(synset.targets, classes) / scale, regression=True)
     return synset
 
 

@@ -107,7 +107,9 @@ def _same_sets(one: Matrix, other: Matrix, job: Job) -> bool:
     first, second = one.set_of(job), other.set_of(job)
     if first is None or second is None:
         return first is second and one.first_set().transform.hash == other.first_set().transform.hash
-    settings = [(synset.transform.hash, synset.formation, synset.dataset) for synset in (first, second)]
+    settings = [
+        (synset.transform.hash, synset.formation, synset.dataset, synset.regression) for synset in (first, second)
+    ]
     tensors = [(synset.images, synset.labels, synset.lr) for synset in (first, second)]
     return settings[0] == settings[1] and all(torch.equal(a, b) for a, b in zip(*tensors, strict=True))
 

@@ -50,7 +50,8 @@ class Protocol(Config):
         compile: Compile the steps; faster, and rounded otherwise.
         optimizer: ``sgd``, or ``adamw``, which has no ``momentum``.
         cosine: The part of half a cosine wave by which AdamW's learning rate falls over the epochs; 0 is none.
-        temperature: By which logits and the logits of soft labels are divided in the loss; hard labels have none.
+        temperature: By which logits and the logits of soft labels are divided in the loss; classes, and targets of a
+            regression, have none.
     """
 
     name: str

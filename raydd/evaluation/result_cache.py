@@ -189,7 +189,8 @@ class CacheKeys:
         lr = float(synset.lr) if own else None
         if id(synset) not in self._digests:
             self._digests[id(synset)] = _set_digest(synset)
-        return {"set": self._digests[id(synset)], "formation": formation, "lr": lr, "lrs": row.lrs}
+        kind = {"labels": synset.label_kind} if synset.regression else {}  # of others the digest tells it
+        return {"set": self._digests[id(synset)], "formation": formation, "lr": lr, "lrs": row.lrs, **kind}
 
 
 def _set_digest(synset: SyntheticSet) -> str:

@@ -103,8 +103,8 @@ def progress_charts(curves: dict[str, list[Curve]], loss: str = "matching loss")
 
 def steep(curves: Sequence[Curve]) -> bool:
     """Return whether a logarithmic scale shows more of the values."""
-    values = [value for curve in curves for value in curve.y if value is not None and value > 0]
-    return bool(values) and max(values) > STEEP * min(values)
+    values = [value for curve in curves for value in curve.y if value is not None]
+    return bool(values) and min(values) > 0 and max(values) > STEEP * min(values)
 
 
 def _column(records: Sequence[dict[str, Any]], key: str) -> tuple[list[float], list[float | None]]:

@@ -57,7 +57,8 @@
   const showLabel = (cell) => {
     const [title, ...words] = cell.getAttribute("aria-label").split("; ");
     const shares = JSON.parse(cell.dataset.label ?? "[]");
-    const meter = (share) => Object.assign(document.createElement("meter"), { max: 100, value: parseFloat(share) });
+    const meter = (share) =>
+      Object.assign(document.createElement("meter"), { max: share.endsWith("%") ? 100 : 1, value: Math.max(0, parseFloat(share)) });
     const lines = shares.map(([name, share]) => line(element("span", name), element("span", share), meter(share)));
     const range = cell.closest(".viewer").querySelector("input[type=range]");
     const early = range && range.value !== range.max && words.length ? [element("i", "label of the result")] : [];

@@ -78,10 +78,10 @@ def test_damaged_and_foreign_files_are_refused(tmp_path):
         SyntheticSet.load(tmp_path / "b.arrow")
 
 
-@pytest.mark.parametrize("metadata", [{}, {"kind": "checkpoint", "format": 1}, {"kind": "synset", "format": 2}])
+@pytest.mark.parametrize("metadata", [{}, {"kind": "checkpoint", "format": 1}, {"kind": "synset", "format": 3}])
 def test_other_files_of_ours_and_other_formats_are_refused(metadata, tmp_path):
     save_tensors(tmp_path / "a", {"images": torch.zeros(1)}, metadata)
-    with pytest.raises(ValueError, match=r"is no synthetic set of format 1; name a synset.arrow"):
+    with pytest.raises(ValueError, match=r"is no synthetic set of format 2 or before; name a synset.arrow"):
         SyntheticSet.load(tmp_path / "a")
 
 
@@ -131,8 +131,9 @@ def test_targets_of_a_regression_are_the_labels_themselves(tmp_path):
     plain = replace(targets, regression=False)
     for name, synset in (("targets", targets), ("plain", plain)):
         synset.save(tmp_path / name)
-    assert load_tensors(tmp_path / "targets")[1]["labels"] == "targets"
-    assert "labels" not in load_tensors(tmp_path / "plain")[1]
+    found, other = (load_tensors(tmp_path / name)[1] for name in ("targets", "plain"))
+    assert (found["labels"], found["format"]) == ("targets", 2)  # so that older versions refuse it
+    assert ("labels" in other, other["format"]) == (False, 1)
 
 
 def test_ipc_counts_images_a_class():

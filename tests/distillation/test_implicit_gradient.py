@@ -139,21 +139,39 @@ def test_the_error_shrinks_with_the_steps_of_the_solver():
 def test_the_implicit_part_counts_and_is_at_most_as_long_as_the_direct_one(monkeypatch):
     whole = run(EXACT)[1]
     nothing = "raydd.distillation.implicit_gradient.shortened"
-    monkeypatch.setattr(nothing, lambda implicit, direct: tuple(0 * part for part in direct))
+    monkeypatch.setattr(nothing, lambda implicit, direct: 0 * direct)
     direct = run(replace(EXACT, clip=True))[1]
     implicit = whole - direct
     assert implicit.norm() > 0.05 * direct.norm()
     monkeypatch.undo()
     for factor, clip in ((0.5, 0.5), (2.0, 1.0)):
-        (part,) = shortened((factor * direct / direct.norm() * implicit.norm(),), (implicit,))
-        torch.testing.assert_close(part.norm(), clip * implicit.norm())
-    torch.testing.assert_close(run(replace(EXACT, clip=True))[1], direct + shortened((implicit,), (direct,))[0])
+        torch.testing.assert_close(
+            shortened(factor * direct / direct.norm() * implicit.norm(), implicit).norm(), clip * implicit.norm()
+        )
+    torch.testing.assert_close(run(replace(EXACT, clip=True))[1], direct + shortened(implicit, direct))
 
 
-def test_a_gradient_in_several_parts_is_shortened_as_one_vector():
-    parts, other = (torch.tensor([3.0]), torch.tensor([[4.0]])), (torch.tensor([0.0]), torch.tensor([[1.0]]))
-    torch.testing.assert_close(shortened(parts, other), (torch.tensor([0.6]), torch.tensor([[0.8]])))
-    torch.testing.assert_close(shortened(other, parts), other)
+def test_images_and_labels_are_each_shortened_by_their_own_length():
+    def gradients(objective):
+        leaves = {"images": synset().images.requires_grad_(), "labels": TARGETS.clone().requires_grad_()}
+        learned = replace(synset(), **leaves, regression=True)
+        loss, _ = objective.loss(learned, objective.init(generator(1)), 0, generator(2))
+        return torch.autograd.grad(loss, list(leaves.values()))
+
+    def parts(*, clip, directly):
+        with pytest.MonkeyPatch.context() as patch:
+            if directly:
+                patch.setattr("raydd.distillation.implicit_gradient.shortened", lambda implicit, direct: 0 * direct)
+            return gradients(replace(EXACT, clip=clip))
+
+    whole, direct, clipped = (
+        parts(clip=False, directly=False),
+        parts(clip=True, directly=True),
+        parts(clip=True, directly=False),
+    )
+    for one, other, found in zip(whole, direct, clipped, strict=True):
+        implicit = one - other
+        torch.testing.assert_close(found, other + shortened(implicit, other))
 
 
 def test_the_scale_of_the_predictions_takes_a_step_of_adam_on_the_loss():

@@ -8,6 +8,7 @@ from variants import first
 
 from raydd.data.preprocessing import Transform
 from raydd.data.synset import SyntheticSet
+from raydd.distillation.checkpoint import check_state
 from raydd.distillation.leaves import Leaf, pixel_leaf
 from raydd.distillation.loop import Distillation
 from raydd.io.tensor_file import flatten_tree, unflatten_tree
@@ -157,6 +158,10 @@ def test_the_running_mean_is_of_labels_too_where_they_are_targets_of_a_regressio
     resumed.load_state_dict(run(Quadratic(noise=1), 4, start=start, ema=0.7)[0].state_dict())
     list(resumed.run(7))
     assert torch.equal(resumed.result.labels, averaged.result.labels)
+    state = averaged.state_dict()
+    check_state(tmp_path, state, averaged.state_dict())
+    with pytest.raises(ValueError, match=r"mean_labels is missing instead of torch\.float64 \(4, 2\)"):
+        check_state(tmp_path, {key: value for key, value in state.items() if key != "mean_labels"}, state)
 
 
 def test_a_state_is_a_copy():

@@ -391,5 +391,7 @@ def test_a_training_is_the_same_in_two_matrices_where_all_that_decides_it_is(syn
     assert [same_training(one, other, job) for other in others] == [False] * len(others)
     assert same_training(one, matrix(entry(soft), whole), on_all)
     assert not same_training(one, matrix(entry(soft)), on_all), "it has no such row"
+    targets = matrix(entry(replace(soft, regression=True)), whole)
+    assert not same_training(matrix(entry(soft), whole), targets, job)
     other = fit_transform("raw01", open_workspace(DataConfig(), NAME, CPU).dataset)
     assert not same_training(one, matrix(entry(replace(synset, transform=other)), whole), on_all)

@@ -160,6 +160,7 @@ def test_every_field_of_what_decides_a_result_is_looked_at_here():
         *SET,
         "images",
         "labels",
+        "regression",  # with labels that are none of classes, below
         "styles",
     }  # of styles: test_styled_sets.py
     assert set(Protocol.model_fields) == set(PROTOCOLS)
@@ -211,9 +212,10 @@ def test_every_bit_of_images_and_labels_counts(matrix, dataset, synset):
         {"labels": nudged(synset.labels)},
         {"labels": logits},
         {"labels": nudged(logits)},
+        {"labels": logits, "regression": True},
     ):
         keys.append(text(with_set(matrix, **changes), dataset))
-    assert len(set(keys)) == len(keys) == 9
+    assert len(set(keys)) == len(keys) == 10
 
 
 def test_equal_sets_have_equal_keys_however_they_came(matrix, dataset, synset, tmp_path):

@@ -16,9 +16,10 @@ from PIL import Image
 from raydd.cli import run
 from raydd.data.synset import SyntheticSet
 from raydd.evaluation.jobs import Outcome
+from raydd.figures.curves import Curve
 from raydd.figures.svg import number
 from raydd.io.document import dump_document
-from raydd.report.distillation import course_sections, distilled_headline, distilled_sections
+from raydd.report.distillation import course_sections, distilled_headline, distilled_sections, steep
 from raydd.report.folder import RunFolder, is_distilled
 from raydd.report.frames import members_of, read_images
 from raydd.report.html import png_address
@@ -91,6 +92,28 @@ def frames(section):
 
 def cells(section):
     return re.findall(r'<svg class="cell"[^>]*aria-label="([^"]*)"', section.body)
+
+
+def test_targets_of_a_regression_are_said_and_shown_as_they_are(tmp_path, read):
+    out = tmp_path / "frepo"
+    settings = ["--set", "steps=2", "--set", "kernel.batch_real=20", "--set", "threads=1"]
+    assert run(["distill", "--method", "frepo", "--network", "MLP", *settings, "--out", str(out)]) == 0
+    overview, images = distilled_sections(out)
+    said = read([overview, images]).definitions
+    assert said["synthetic set"] == "10 images of 10 classes, 1 a class, targets of a regression"
+    assert "targets: the 5 largest classes" in " ".join(images.body.split())
+    synset = SyntheticSet.load(out / "synset.arrow")
+    (largest, second), _ = synset.labels[0].sort(descending=True)[0][:2].tolist(), None
+    assert f"0 {largest:.2f}, " in cells(images)[0]
+    assert f" {second:.2f}" in cells(images)[0]
+    assert "%" not in cells(images)[0]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"), [([60.0, 1.0], True), ([40.0, 1.0], False), ([60.0, 1.0, -0.1], False), ([], False)]
+)
+def test_losses_of_both_signs_have_no_logarithm(values, expected):
+    assert steep([Curve("a", [*range(len(values))], values)]) is expected
 
 
 def test_the_overview_says_what_the_files_say(whole, read):
