@@ -4,7 +4,7 @@
     python benchmarks/league.py OUT --write
 
 The record, benchmarks/league/PLAN.json, has every cell, what each method was given, and all trials of its search;
-before the campaign has any set, that of the searches alone.
+before the campaign has any set, what the searches found.
 """
 
 import argparse
@@ -48,16 +48,28 @@ def record(out: Path, plan: Plan) -> dict[str, Any]:
 def order(row: dict[str, Any]) -> tuple[float, float]:
     """Return where a row stands: by its place on the first network, and by its mean."""
     first = next(iter(row["networks"].values()), None)
-    return (first.get("place", 0), -first["mean"]) if first else (float("inf"), 0.0)
+    if first is not None:
+        return first.get("place", 0), -first["mean"]
+    return float("inf"), -(row.get("search", {}).get("accuracy") or 0.0)
 
 
 def lines(found: dict[str, Any]) -> list[str]:
     """Return the lines of the page's table."""
     networks = [*next((row["networks"] for row in found["rows"] if row["networks"]), [])]
-    head = ["place", "method", *networks, "experts' share", "steps a set", "s a step", "peak MB", "settings found"]
+    head = [
+        "place",
+        "method",
+        *networks,
+        "held out",
+        "experts' share",
+        "steps a set",
+        "s a step",
+        "peak MB",
+        "settings found",
+    ]
     table = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for row in found["rows"]:
-        if not row["networks"]:
+        if not row["networks"] and not row.get("search"):
             continue
         cells = [row["networks"].get(network) for network in networks]
         words = [
@@ -66,14 +78,15 @@ def lines(found: dict[str, Any]) -> list[str]:
             else "-"
             for at, cell in enumerate(cells)
         ]
-        search = row.get("search")
-        cost = ["-", "-", "-", "-", "-"]
+        search, first = row.get("search"), next(iter(cells), None) or {}
+        cost = ["-"] * len(costs)
         if search:
+            held_out = "-" if search["accuracy"] is None else f"{100 * search['accuracy']:.1f}"
             values = ", ".join(f"{key} {_short(value)}" for key, value in search["values"].items())
             share = f"{100 * search['experts_seconds'] / search['seconds']:.0f} %" if search["experts"] else "-"
             memory = f"{row['memory_mb']:.0f}" if row.get("memory_mb") else "-"
-            cost = [share, f"{search['steps']}", f"{search['step_seconds']:.2g}", memory, values or "-"]
-        table.append(f"| {' | '.join([str((cells[0] or {}).get('place', '-')), row['row'], *words, *cost])} |")
+            cost = [held_out, share, f"{search['steps']}", f"{search['step_seconds']:.2g}", memory, values or "-"]
+        table.append(f"| {' | '.join([str(first.get('place', '-')), row['row'], *words, *cost])} |")
     return table
 
 
@@ -117,15 +130,13 @@ def main() -> None:
     print("\n".join(lines(found)))
     if not given.write:
         return
-    FOLDER.mkdir(exist_ok=True)
     name = found["plan"]["name"]
+    before, _, after = marked(PAGE.read_text(encoding="utf-8"), name)
+    FOLDER.mkdir(exist_ok=True)
     write_atomic(FOLDER / f"{name}.json", (json.dumps(found, indent=1) + "\n").encode())
-    if found["commit"] is None:
-        return  # it has no set yet
     PICTURES.mkdir(parents=True, exist_ok=True)
     for row in shown(found):
         shutil.copy(given.out / row["run"] / "synset.png", PICTURES / f"{name}-{slug(row['row'])}.png")
-    before, _, after = marked(PAGE.read_text(encoding="utf-8"), name)
     write_atomic(PAGE, (before + block(found) + after).encode())
 
 

@@ -99,7 +99,8 @@ def check_record(out, plan, cells, entries):
         words = [word.strip() for word in line.split("|")[1:-1]]
         assert words[:2] == [str(cell["place"]), row["row"]]
         assert words[2] == f"{100 * cell['mean']:.1f} ± {100 * cell['std']:.1f}"
-        assert words[4] == (str(search["steps"]) if search else "-")
+        assert words[3] == (f"{100 * search['accuracy']:.1f}" if search else "-")
+        assert words[5] == (str(search["steps"]) if search else "-")
         assert len(words) == head.count("|") - 1
     assert [row["row"] for row in script.shown(found)] == [
         row["row"] for row in found["rows"] if row["row"] != "Random"
