@@ -56,17 +56,8 @@ def order(row: dict[str, Any]) -> tuple[float, float]:
 def lines(found: dict[str, Any]) -> list[str]:
     """Return the lines of the page's table."""
     networks = [*next((row["networks"] for row in found["rows"] if row["networks"]), [])]
-    head = [
-        "place",
-        "method",
-        *networks,
-        "held out",
-        "experts' share",
-        "steps a set",
-        "s a step",
-        "peak MB",
-        "settings found",
-    ]
+    costs = ["held out", "experts' share", "steps a set", "s a step", "peak MB", "settings found"]
+    head = ["place", "method", *networks, *costs]
     table = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for row in found["rows"]:
         if not row["networks"] and not row.get("search"):
