@@ -82,8 +82,9 @@ def _check(name: str, training: Training, own: ScoreRow, conditions: Conditions)
             "use --set real_epochs=50, or --scores ior,ars"
         )
     if training.kind == "random" and synset.label_kind != "hard" and conditions.experts is None:
+        labels = "targets of a regression" if synset.regression else "soft labels"
         raise ValueError(
-            f"{own.name} has soft labels, and a robust score of it needs a teacher's of random images; "
+            f"{own.name} has {labels}, and a robust score of it needs a teacher's labels of random images; "
             "give experts with --buffer"
         )
     tuned = training.kind == "random" or name == "distilled_hard"

@@ -102,6 +102,19 @@ def test_trainings_of_a_set_with_logits(soft, small_buffer):
     assert {chosen.label_kind for chosen in found["random_own"].sets} == {"logits"}
 
 
+def test_targets_of_a_regression_have_the_same_trainings_as_logits(soft, small_buffer):
+    targets = replace(soft, regression=True)
+    found, others = (parts(planned([one], buffer=small_buffer)) for one in (targets, soft))
+    assert list(found) == list(others)
+    assert found["distilled_own"].sets == (targets,)
+    (hard,) = found["distilled_hard"].sets
+    assert torch.equal(hard.labels, soft.labels.argmax(dim=1))
+    assert not hard.regression
+    for own, other in zip(found["random_own"].sets, others["random_own"].sets, strict=True):
+        assert torch.equal(own.labels, other.labels)
+        assert own.label_kind == "logits"
+
+
 def test_only_what_a_score_needs_is_trained(soft, small_buffer):
     config = ASKED.model_copy(update={"scores": ("hlr",)})
     assert list(parts(planned([soft], config))) == ["distilled_own", "whole_hard", "distilled_hard"]
@@ -149,6 +162,7 @@ def test_what_cannot_be_trained_is_refused_in_one_line(hard, soft):
     without = replace(hard, recipe={"data": {"validation": 0}})
     given = {
         "has soft labels, and a robust score of it needs a teacher's .* --buffer": ([soft], {}),
+        "has targets of a regression, and a robust score .* --buffer": ([replace(soft, regression=True)], {}),
         "whole data, which real_epochs = 0 leaves out; .* --scores ior,ars": ([hard], {"real_epochs": 0}),
         "chosen on a validation split, and digits has none; use --protocol dm": ([without], {}),
         "unknown score 'LRS'; use one of hlr, ior, lrs, ars": ([hard], {"scores": ("LRS",)}),
