@@ -280,13 +280,7 @@ def _window(config: "DistillConfig") -> None:
 
 
 def check_scores(config: "DistillConfig", held_out: float, share: float = 0.1) -> None:
-    """Refuse scores on a validation split of no images, and to keep scored sets where none is scored.
-
-    Args:
-        config: The run.
-        held_out: Images of the validation split, or their share.
-        share: A share that holds some out.
-    """
+    """Refuse scores on a validation split of no images (their number or share), and kept sets where none is scored."""
     if config.evaluate_every is not None and not held_out:
         raise ValueError(
             f"evaluate_every = {config.evaluate_every} needs a validation split, and with "
