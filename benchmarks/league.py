@@ -16,6 +16,7 @@ from typing import Any
 from raydd.campaigns.league import read_entries, slug
 from raydd.campaigns.plan import Plan, load_plan
 from raydd.io.files import write_atomic
+from raydd.tuning.results import values_text
 
 FOLDER = Path(__file__).parent / "league"
 PAGE = Path(__file__).parents[1] / "docs" / "league.md"
@@ -73,16 +74,12 @@ def lines(found: dict[str, Any]) -> list[str]:
         cost = ["-"] * len(costs)
         if search:
             held_out = "-" if search["accuracy"] is None else f"{100 * search['accuracy']:.1f}"
-            values = ", ".join(f"{key} {_short(value)}" for key, value in search["values"].items())
+            values = values_text(search["values"])
             share = f"{100 * search['experts_seconds'] / search['seconds']:.0f} %" if search["experts"] else "-"
             memory = f"{row['memory_mb']:.0f}" if row.get("memory_mb") else "-"
             cost = [held_out, share, f"{search['steps']}", f"{search['step_seconds']:.2g}", memory, values or "-"]
         table.append(f"| {' | '.join([str(first.get('place', '-')), row['row'], *words, *cost])} |")
     return table
-
-
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def shown(found: dict[str, Any]) -> list[dict[str, Any]]:

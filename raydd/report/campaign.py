@@ -1,7 +1,6 @@
 """A campaign on a page, from the ``campaign.json`` that `raydd campaign` writes: papers' tables beside our values."""
 
 from pathlib import Path
-from typing import Any
 
 from markupsafe import Markup
 
@@ -13,7 +12,7 @@ from raydd.figures.cells import Row, chance, number_cell
 from raydd.io.document import read_document
 from raydd.report.documents import DocumentFile
 from raydd.report.html import Section, macros, picture_file, plural, table
-from raydd.tuning.results import text_of
+from raydd.tuning.results import values_text
 
 CAMPAIGN = DocumentFile(
     "campaign.json", "campaign", CampaignDocument, "`raydd campaign` with the same --out writes it anew"
@@ -84,14 +83,10 @@ def _searched(folder: Path) -> Markup:
                 "steps": number_cell(str(entry.steps), entry.steps),
                 "trials": number_cell(str(len(entry.trials)), len(entry.trials)),
                 "held-out accuracy": number_cell("-" if best is None else f"{100 * best:.1f}", best),
-                "settings": ", ".join(f"{key} {_short(value)}" for key, value in entry.values.items()) or "-",
+                "settings": values_text(entry.values) or "-",
             }
         )
     return table(rows, "What each method was given, and the settings that its search found") if rows else Markup("")
-
-
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else text_of(value)
 
 
 def _smaller(name: str) -> str:

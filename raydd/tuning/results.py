@@ -60,6 +60,17 @@ def text_of(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"), default=str)
 
 
+def values_text(values: Mapping[str, Any]) -> str:
+    """Return settings in words, numbers by three digits.
+
+    >>> values_text({"lr.images": 19.5933, "window.high": 3, "intermediate": "equal"})
+    'lr.images 19.6, window.high 3, intermediate equal'
+    """
+    return ", ".join(
+        f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {text_of(value)}" for key, value in values.items()
+    )
+
+
 def rows_of(records: Sequence[Record]) -> list[dict[str, Any]]:
     """Return records as plain rows with equal keys, by trial number; missing values are None.
 

@@ -138,8 +138,7 @@ def test_the_error_shrinks_with_the_steps_of_the_solver():
 
 def test_the_implicit_part_counts_and_is_at_most_as_long_as_the_direct_one(monkeypatch):
     whole = run(EXACT)[1]
-    nothing = "raydd.distillation.implicit_gradient.shortened"
-    monkeypatch.setattr(nothing, lambda implicit, direct: 0 * direct)
+    monkeypatch.setattr("raydd.distillation.implicit_gradient.shortened", lambda implicit, direct: 0 * direct)
     direct = run(replace(EXACT, clip=True))[1]
     implicit = whole - direct
     assert implicit.norm() > 0.05 * direct.norm()
@@ -151,27 +150,22 @@ def test_the_implicit_part_counts_and_is_at_most_as_long_as_the_direct_one(monke
     torch.testing.assert_close(run(replace(EXACT, clip=True))[1], direct + shortened(implicit, direct))
 
 
-def test_images_and_labels_are_each_shortened_by_their_own_length():
-    def gradients(objective):
+def test_images_and_labels_are_each_shortened_by_themselves(monkeypatch):
+    """As each would be if its implicit gradient were the longer one, which it is in no small example."""
+
+    def gradients(factors, *, clip=True):
+        monkeypatch.setattr(
+            "raydd.distillation.implicit_gradient.shortened", lambda implicit, direct: factors[implicit.ndim] * implicit
+        )
         leaves = {"images": synset().images.requires_grad_(), "labels": TARGETS.clone().requires_grad_()}
-        learned = replace(synset(), **leaves, regression=True)
+        learned, objective = replace(synset(), **leaves, regression=True), replace(EXACT, clip=clip)
         loss, _ = objective.loss(learned, objective.init(generator(1)), 0, generator(2))
         return torch.autograd.grad(loss, list(leaves.values()))
 
-    def parts(*, clip, directly):
-        with pytest.MonkeyPatch.context() as patch:
-            if directly:
-                patch.setattr("raydd.distillation.implicit_gradient.shortened", lambda implicit, direct: 0 * direct)
-            return gradients(replace(EXACT, clip=clip))
-
-    whole, direct, clipped = (
-        parts(clip=False, directly=False),
-        parts(clip=True, directly=True),
-        parts(clip=True, directly=False),
-    )
-    for one, other, found in zip(whole, direct, clipped, strict=True):
-        implicit = one - other
-        torch.testing.assert_close(found, other + shortened(implicit, other))
+    whole, direct, found = gradients({}, clip=False), gradients({4: 0, 2: 0}), gradients({4: 0.5, 2: 0.25})
+    for one, other, share, seen in zip(whole, direct, (0.5, 0.25), found, strict=True):
+        assert (one - other).norm() > 0.05 * other.norm()
+        torch.testing.assert_close(seen, other + share * (one - other))
 
 
 def test_the_scale_of_the_predictions_takes_a_step_of_adam_on_the_loss():

@@ -103,7 +103,7 @@ def test_targets_of_a_regression_are_said_and_shown_as_they_are(tmp_path, read):
     assert said["synthetic set"] == "10 images of 10 classes, 1 a class, targets of a regression"
     assert "targets: the 5 largest classes" in " ".join(images.body.split())
     synset = SyntheticSet.load(out / "synset.arrow")
-    (largest, second), _ = synset.labels[0].sort(descending=True)[0][:2].tolist(), None
+    largest, second = synset.labels[0].sort(descending=True).values[:2].tolist()
     assert f"0 {largest:.2f}, " in cells(images)[0]
     assert f" {second:.2f}" in cells(images)[0]
     assert "%" not in cells(images)[0]
