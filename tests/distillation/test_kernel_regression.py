@@ -2,14 +2,20 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from raydd.config.parsing import build as assemble
+from raydd.config.schema import DistillConfig
 from raydd.data.preprocessing import Transform
 from raydd.data.synset import SyntheticSet
+from raydd.data.workspace import open_workspace
 from raydd.distillation.kernel_regression import KernelRegression
 from raydd.distillation.network_pool import Pool, centred
+from raydd.distillation.setup import Setup, initial
+from raydd.methods import complete
 from raydd.models.zoo import build
 from raydd.numerics.augment import augment
 from raydd.numerics.flat import FlatModel, split
@@ -93,6 +99,21 @@ def test_labels_are_centred():
     torch.testing.assert_close(centred(torch.tensor([0, 2]), 3), torch.tensor([[2.0, -1, -1], [-1, -1, 2]]) / 3)
     soft = torch.tensor([[0.5, 0.25, 0.25]])
     torch.testing.assert_close(centred(soft, 3), soft - 1 / 3)
+
+
+@pytest.mark.parametrize("method", ["frepo", "rcig", "kip"])
+def test_labels_start_as_centred_classes_and_frepos_over_the_root_of_a_tenth_of_them(method, tmp_path):
+    labels = np.arange(30) % CLASSES
+    images = np.random.default_rng(0).integers(0, 255, (30, 8, 8)).astype(np.uint8)
+    np.savez(tmp_path / "three.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    data = {"dataset": str(tmp_path / "three.npz")}
+    for rate in (0.0, 0.1):
+        config = complete(assemble(DistillConfig, {"method": method, "data": data, "lr": {"labels": rate}}))
+        work = open_workspace(config.data, config.experts.network, torch.device("cpu"))
+        start = initial(Setup(config, work, None))
+        assert start.label_kind == ("targets" if rate else "hard")
+    root = (CLASSES / 10) ** 0.5 if method == "frepo" else 1.0
+    torch.testing.assert_close(start.labels, (torch.eye(CLASSES) - 1 / CLASSES) / root)
 
 
 def test_the_used_network_takes_a_step_of_adam_on_the_set_and_the_others_stay():
