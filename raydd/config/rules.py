@@ -121,7 +121,7 @@ METHOD_RULES = (
         "use --set formation.factor=1, or --set initial=real --set lr.labels=0",
     ),
     Rule(
-        lambda c: c.lr.labels and c.initial not in SOFT_LABELS and c.match not in ("kernel", "statistics"),
+        lambda c: c.lr.labels and c.initial not in SOFT_LABELS and c.match != "kernel",
         "lr.labels = {lr.labels:g}, but the labels of initial = {initial} are classes, which cannot be learned; "
         "use --set initial=correctly_classified, or --set lr.labels=0",
     ),

@@ -55,7 +55,6 @@ def test_rules_of_a_method_wait_for_its_own_values():
         ({"method": "datm", "label_epoch": 51}, "use --set label_epoch=50 or less"),
         ({"method": "dm", "statistic": {"judge": "last"}}, "statistic.judge = last"),
         ({"method": "dm", "lr": {"labels": 1.0}, "initial": "real_soft"}, "method dm learns no labels"),
-        ({"method": "dm", "lr": {"labels": 1.0}}, "method dm learns no labels; use 0"),
         ({"method": "frepo", "formation": {"factor": 2, "decode": "bounded", "bound": 9}}, "decode = bounded shows"),
     ],
 )
