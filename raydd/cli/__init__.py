@@ -19,6 +19,9 @@ from raydd.io.signals import TERMINATED, terminate, terminated
 from raydd.plugins import origin_of
 
 INTERRUPTED = 130
+SPINS = "5000"
+"""How often a waiting thread of OpenMP looks before it sleeps. By its own default it looks for longer than most
+operations of small networks take, so that beside other programs a run with a thread a core nearly stands still."""
 MOST_CHARACTERS = 4000
 GOES_ON = "the same command goes on (distill and tune: with --resume)"
 REFUSALS = (ValueError, FileExistsError, NotADirectoryError)  # the latter two: a path that cannot be written
@@ -59,6 +62,8 @@ def _all_commands(
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; exit with 0, 1 (failed), 2 (bad usage or input), 130 (interrupted) or 143 (SIGTERM)."""
     signal.signal(signal.SIGTERM, terminate)
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # read when torch is loaded
     code = run(arguments)
     freeze()
     if code and any(thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):

@@ -2,10 +2,13 @@
 
 import os
 import resource
+import signal
 import subprocess
 import sys
 
 import pytest
+
+from raydd.cli import main
 
 SLACK = 1.5  # a machine of continuous integration may be slower than the one that the limits were set on
 LIMITS = {
@@ -40,3 +43,21 @@ def seconds(words: tuple[str, ...], cache: str) -> float:
 def test_a_start_takes_little_of_the_processor(words, tmp_path_factory):
     cache = str(tmp_path_factory.getbasetemp() / "bytecode")
     assert min(seconds(words, cache) for _ in range(3)) < SLACK * LIMITS[words]
+
+
+@pytest.mark.parametrize(
+    ("given", "spins"),
+    [({}, "5000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "PASSIVE"}, None)],
+    ids=["unset", "spins given", "policy given"],
+)
+def test_a_waiting_thread_soon_sleeps_unless_the_environment_says_otherwise(given, spins, monkeypatch):
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("os.environ", dict(os.environ))
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    signal.signal(signal.SIGTERM, handler)
+    assert os.environ.get("GOMP_SPINCOUNT") == spins
