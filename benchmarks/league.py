@@ -3,6 +3,11 @@
     raydd campaign league --scale cpu --data cifar10=PATH --out OUT
     python benchmarks/league.py OUT --write
 
+To make a cell again, for example of DM, put what the record has of the steps and settings into an empty folder first:
+
+    python benchmarks/league.py OUT --restore
+    raydd campaign league --scale cpu --data cifar10=PATH --row DM --out OUT
+
 The record, benchmarks/league/PLAN.json, has every cell, what each method was given, and all trials of its search;
 before the campaign has any set, what the searches found.
 """
@@ -13,7 +18,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from raydd.campaigns.league import read_entries, slug
+from raydd.campaigns.league import Entry, read_entries, slug, write_entry
 from raydd.campaigns.plan import Plan, load_plan
 from raydd.io.files import write_atomic
 from raydd.tuning.results import values_text
@@ -107,14 +112,30 @@ def marked(page: str, name: str) -> tuple[str, str, str]:
     return before + found, between, end + after
 
 
+def restore(out: Path, plan: Plan) -> None:
+    """Write the entries of the record, in the place of those that a campaign would measure and search."""
+    found = json.loads((FOLDER / f"{plan.name}.json").read_text(encoding="utf-8"))
+    for row in found["rows"]:
+        if row.get("search", {}).get("trials"):
+            write_entry(out, plan, Entry.model_validate_json(json.dumps({"row": row["row"], **row["search"]})))
+
+
 def main() -> None:
     """Print a league's table, and write its record, table and pictures where that is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--plan", default="league", help="the campaign's plan, a name or a file")
     parser.add_argument("--write", action="store_true")
+    parser.add_argument("--restore", action="store_true", help="write the record's steps and settings into OUT instead")
     given = parser.parse_args()
-    found = record(given.out, load_plan(given.plan))
+    try:
+        plan = load_plan(given.plan)
+    except ValueError as error:
+        parser.error(str(error))
+    if given.restore:
+        restore(given.out, plan)
+        return
+    found = record(given.out, plan)
     print("\n".join(lines(found)))
     if not given.write:
         return

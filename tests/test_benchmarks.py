@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from raydd.campaigns.cell_settings import Options
+from raydd.campaigns.league import read_entries, search_seconds
+from raydd.campaigns.plan import load_plan
+from raydd.campaigns.scales import SCALES
 from raydd.config.parsing import build
 from raydd.config.rules import method_rules
 from raydd.config.schema import DistillConfig
@@ -190,6 +194,19 @@ def test_the_leagues_table_of_the_docs_is_that_of_the_record(path):
     assert script.marked(page, record["plan"]["name"])[1] == script.block(record)
     for row in script.shown(record):
         assert (script.PICTURES / f"{path.stem}-{script.slug(row['row'])}.png").is_file()
+
+
+def test_a_cell_of_the_league_is_made_again_with_what_the_record_has(tmp_path):
+    script, plan = load(FOLDER / "league.py"), load_plan("league")
+    rows = json.loads((FOLDER / "league" / "league.json").read_text(encoding="utf-8"))["rows"]
+    script.restore(tmp_path, plan)
+    searched = {row["row"]: row["search"] for row in rows if row.get("search", {}).get("trials")}
+    found = read_entries(tmp_path, plan)
+    assert {
+        name: json.loads(json.dumps(entry.model_dump(mode="json", exclude={"row"}))) for name, entry in found.items()
+    } == searched
+    assert len(found) > 10
+    assert search_seconds(plan, Options(SCALES["cpu"]), found).keys().isdisjoint(f"search of {name}" for name in found)
 
 
 def test_the_cached_results_of_the_docs_are_those_of_the_record():

@@ -68,7 +68,7 @@ def settle(plan: Plan, options: Options, storage: RunStorage, path: PathOf, wher
     if plan.league is None:
         return plan
     entries, failures = read_entries(storage.folder, plan), dict[str, str]()
-    rows = [name for name in plan.rows if learns(plan, name, options)]
+    rows = [name for name in plan.chosen() if learns(plan, name, options)]
     for number, name in enumerate(rows, start=1):
         search = _Search(plan, plan.league, name, options, path, where, screen)
 

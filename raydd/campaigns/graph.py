@@ -116,7 +116,7 @@ def build_graph(plans: Iterable[Plan], options: Options) -> Graph:
     for plan in plans:
         values, own_options = published_values(plan), options_of(plan, options)
         for place, column in enumerate(plan.single_columns()):
-            for name in plan.rows:
+            for name in plan.chosen():
                 networks = plan.networks
                 own = values[name][place * len(networks) : (place + 1) * len(networks)]
                 try:

@@ -121,7 +121,7 @@ def search_seconds(plan: Plan, options: Options, entries: Mapping[str, Entry]) -
         return {}
     trials = plan.league.trials
     each = seconds_of(plan, plan.league, options) * trials / (trials + plan.sets)
-    rows = [name for name, row in plan.rows.items() if row.search and learns(plan, name, options)]
+    rows = [name for name in plan.chosen() if plan.rows[name].search and learns(plan, name, options)]
     return {f"search of {name}": each for name in rows if name not in entries or not entries[name].trials}
 
 

@@ -23,6 +23,7 @@ _PLAN = "Names of tables from `raydd campaigns`, the word all for every table, o
 _SCALE = "Size: paper (as published), cpu (narrow networks, few steps) or digits (few steps, small bundled images)."
 _OUT = "Folder or URI; the same command resumes there. By default a folder below runs/."
 _DATA = "Where a data set is, such as cifar10=/data/cifar10; may be repeated."
+_ROW = "Only this row of the tables, by its name there; may be repeated."
 _PAPER = "Also test ten sets of each run and report the best test accuracy, as papers do; that is optimistic."
 _DRY = "Print what would be done, what is already done, and an estimate of time, disk and GPU hours."
 _HOURS = "Start no new part after so many hours of this command; parts that run are finished."
@@ -92,6 +93,7 @@ def campaign(  # noqa: PLR0913, PLR0917 - one a flag
     out: Annotated[str | None, typer.Option(help=_OUT, callback=writable)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help=_DRY)] = False,
     data: Annotated[list[str] | None, typer.Option(metavar="NAME=PATH", help=_DATA)] = None,
+    row: Annotated[list[str] | None, typer.Option(metavar="NAME", help=_ROW)] = None,
     seed: Annotated[int, typer.Option(help="Seed of every distillation.")] = 0,
     paper: Annotated[bool, typer.Option("--paper", help=_PAPER)] = False,
     hours: Annotated[float | None, typer.Option(help=_HOURS)] = None,
@@ -104,11 +106,12 @@ def campaign(  # noqa: PLR0913, PLR0917 - one a flag
     """
     paths = dict(_path(word) for word in data or ())
     from raydd.campaigns.cell_settings import Options
-    from raydd.campaigns.plan import campaigns as shipped, load_plan
+    from raydd.campaigns.plan import campaigns as shipped, load_plan, with_rows
     from raydd.campaigns.scales import find_scale
 
     names = [name for word in plans for name in (shipped() if word == ALL else [word])]
     loaded = [load_plan(name) for name in dict.fromkeys(names)]
+    loaded = with_rows(loaded, row) if row else loaded
     options = Options(find_scale(scale), paths, seed, paper, parse_settings(settings or ()))
     place = out or f"runs/{Path(plans[0]).stem}-{scale}"
     if dry_run:

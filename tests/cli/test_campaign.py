@@ -138,3 +138,14 @@ def test_the_page_shows_every_table(tmp_path):
     assert "not comparable" not in page
     write_document(tmp_path / "campaign.json", document | {"scale": "digits"})
     assert "not comparable" in build_page([tmp_path])
+
+
+def test_a_row_alone_needs_what_its_cells_need_and_an_unknown_one_is_refused(capfd, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ("campaign", "tgdd_table1", "mct_table2", "--scale", "cpu", "--dry-run", "--row")
+    one, two = (answer(capfd, *words, name) for name in ("Random", "DM"))
+    both = answer(capfd, *words, "Random", "--row", "DM")
+    assert both["scores"] == one["scores"] + two["scores"] > one["scores"] > 0
+    assert both["cells"] == one["cells"] + two["cells"] < answer(capfd, *words[:-1])["cells"]
+    assert run([*words, "PP"]) == 2
+    assert "no row of tgdd_table1, mct_table2 is 'PP'" in capfd.readouterr().err
