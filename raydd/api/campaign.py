@@ -94,7 +94,7 @@ def campaign(
     with open_storage(out, "raydd campaign", screen.note) as storage:
         check_same(storage.folder / TABLE, tables, options, str(out))
         if any(plan.league for plan in tables):
-            tables = [settle(plan, options, storage, partial(_part, str(out)), where, screen) for plan in tables]
+            tables = [settle(plan, options, storage, partial(_place, str(out)), where, screen) for plan in tables]
             graph = build_graph(tables, options)
         return _Campaign(tables, str(out), options, graph, storage, where, screen).run(limits)
 
@@ -106,7 +106,7 @@ def _check(graph: Graph) -> None:
         check_scoring(scoring.config)
 
 
-def _part(out: str, *parts: str) -> Path | str:
+def _place(out: str, *parts: str) -> Path | str:
     """Return where a part of a campaign lies, a folder or a URI."""
     return below(out, "/".join(parts)) if is_uri(out) else Path(out, *parts)
 
@@ -129,6 +129,7 @@ class _Campaign:
         self._records = read_records(storage.folder, graph, screen.note)
         self._number, self._begin = count(1), time.monotonic()
         self._quiet: dict[str, QuietScreen] = {}
+        self._first: dict[str, str] = {}  # of scores that run together, the one whose screen shows them
         self._stopped = False
         self._written, self._gpu_hours = float("-inf"), 0.0
 
@@ -160,7 +161,7 @@ class _Campaign:
             with self._screen.progress("campaign", len(order.tasks)) as update:
 
                 def show() -> None:
-                    done = sum(seconds[key] for key in self._records)
+                    done = sum(seconds[key] * self._part(key) for key in seconds)
                     words = f"{self._words(executor.running)} {left(pace.left(done, total))}"
                     update(len(self._records), words.rstrip())
                     if time.monotonic() - self._written > WRITE_SECONDS:
@@ -195,10 +196,18 @@ class _Campaign:
         def scores(tasks: Sequence[Task], workers: int) -> Any:
             where = self._where._replace(num_workers=workers)
             keys = [task.key for task in tasks]
+            self._first |= dict.fromkeys(keys, keys[0])
             scorer = Scorer(self._graph, self._path, self._quiet_screen, where)
             return InThread(workers, lambda: scorer(keys), lambda results: self._keep(order, results), self._stop)
 
         return Start(experts, distillation, scores)
+
+    def _part(self, key: str) -> float:
+        """Return how much of a node is done, from 0 to 1."""
+        if key in self._records:
+            return 1.0
+        screen = self._quiet.get(self._first.get(key, key))
+        return screen.part if screen else 0.0
 
     def _words(self, running: Sequence[str]) -> str:
         """Return in words what is at work."""
@@ -214,7 +223,7 @@ class _Campaign:
         return in_time and (limits.gpu_hours is None or gpu_seconds / 3600 < limits.gpu_hours)
 
     def _path(self, *parts: str) -> Path | str:
-        return _part(self._out, *parts)
+        return _place(self._out, *parts)
 
     def _quiet_screen(self, key: str) -> QuietScreen:
         log = self._storage.folder / "campaign.log"

@@ -176,12 +176,13 @@ class QuietScreen(Screen):
 
     Attributes:
         words: The last progress, as text.
+        part: How much of the work is done by the last progress, from 0 to 1.
         stopped: Whether the work is to end: the next note or progress raises RuntimeError.
     """
 
     def __init__(self, tell: Callable[[str], None]) -> None:
         super().__init__()
-        self._tell, self.words, self.stopped = tell, "", False
+        self._tell, self.words, self.part, self.stopped = tell, "", 0.0, False
 
     def note(self, text: str) -> None:
         """Pass a line on."""
@@ -200,7 +201,7 @@ class QuietScreen(Screen):
 
         def update(done: float, words: str) -> None:
             self._check()
-            self.words = f"{done:g} of {total:g} {words}".rstrip()
+            self.words, self.part = f"{done:g} of {total:g} {words}".rstrip(), done / total if total else 0.0
 
         yield update
 

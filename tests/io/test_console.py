@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.text import Text
 
 from raydd.io import console
-from raydd.io.console import Pace, Screen, clock, left
+from raydd.io.console import Pace, QuietScreen, Screen, clock, left
 
 
 @pytest.fixture
@@ -184,6 +184,17 @@ def test_away_from_a_terminal_the_panel_is_a_line_every_ten_seconds(capsys, tick
             show(second, f"loss {second}", lambda: pytest.fail("nothing is drawn"))
     out, err = capsys.readouterr()
     assert (out, err.splitlines()) == ("", ["mtt: 10 of 40 loss 10", "mtt: 20 of 40 loss 20"])
+
+
+def test_a_quiet_screen_keeps_how_much_is_done():
+    screen = QuietScreen(lambda line: None)
+    assert (screen.words, screen.part) == ("", 0.0)
+    with screen.progress("mtt", 40) as update:
+        update(10, "loss 1")
+        assert (screen.words, screen.part) == ("10 of 40 loss 1", 0.25)
+    with screen.progress("nothing", 0) as update:
+        update(0, "")
+        assert screen.part == 0.0
 
 
 def test_no_time_left_is_told_before_it_means_something(ticking):
