@@ -129,7 +129,6 @@ class _Campaign:
         self._records = read_records(storage.folder, graph, screen.note)
         self._number, self._begin = count(1), time.monotonic()
         self._quiet: dict[str, QuietScreen] = {}
-        self._first: dict[str, str] = {}  # of scores that run together, the one whose screen shows them
         self._stopped = False
         self._written, self._gpu_hours = float("-inf"), 0.0
 
@@ -196,7 +195,6 @@ class _Campaign:
         def scores(tasks: Sequence[Task], workers: int) -> Any:
             where = self._where._replace(num_workers=workers)
             keys = [task.key for task in tasks]
-            self._first |= dict.fromkeys(keys, keys[0])
             scorer = Scorer(self._graph, self._path, self._quiet_screen, where)
             return InThread(workers, lambda: scorer(keys), lambda results: self._keep(order, results), self._stop)
 
@@ -206,15 +204,15 @@ class _Campaign:
         """Return how much of a node is done, from 0 to 1."""
         if key in self._records:
             return 1.0
-        screen = self._quiet.get(self._first.get(key, key))
-        return screen.part if screen else 0.0
+        return self._quiet[key].part if key in self._quiet else 0.0
 
     def _words(self, running: Sequence[str]) -> str:
         """Return in words what is at work."""
         names = {key: node.name for key, node in self._graph.distillations.items()}
         names |= {key: f"scores of {names[one.distillation]}" for key, one in self._graph.scores.items()}
-        unfinished = [key for key in running if key in self._quiet and key not in self._records]
-        words = [f"{names.get(key, key)} {self._quiet[key].words}" for key in unfinished]
+        unfinished = [key for key in reversed(running) if key in self._quiet and key not in self._records]
+        shown = {self._quiet[key]: key for key in unfinished}  # scores that run together have one screen
+        words = [f"{names.get(key, key)} {screen.words}" for screen, key in reversed(shown.items())]
         return f"{len(running)} at work: {'; '.join(words[:2])}" if words else f"{len(running)} at work"
 
     def _may_start(self, limits: Limits, gpu_seconds: float) -> bool:
@@ -225,14 +223,16 @@ class _Campaign:
     def _path(self, *parts: str) -> Path | str:
         return _place(self._out, *parts)
 
-    def _quiet_screen(self, key: str) -> QuietScreen:
+    def _quiet_screen(self, *keys: str) -> QuietScreen:
+        """Return the screen of a part, or of several that run together."""
         log = self._storage.folder / "campaign.log"
 
         def tell(line: str) -> None:
             with log.open("a", encoding="utf-8") as file:
-                file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {key}: {line}\n")
+                file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {keys[0]}: {line}\n")
 
-        screen = self._quiet.setdefault(key, QuietScreen(tell))
+        screen = self._quiet.get(keys[0]) or QuietScreen(tell)
+        self._quiet |= dict.fromkeys(keys, screen)
         screen.stopped = self._stopped
         return screen
 

@@ -27,12 +27,12 @@ class Scorer:
     Args:
         graph: The campaign's.
         path: Returns where a part of it lies, a folder or a URI.
-        screen: Returns the screen of a part.
+        screen: Returns the screen of parts that run together.
         where: Device, cluster and number of workers.
     """
 
     def __init__(
-        self, graph: Graph, path: Callable[..., Path | str], screen: Callable[[str], Screen], where: Where
+        self, graph: Graph, path: Callable[..., Path | str], screen: Callable[..., Screen], where: Where
     ) -> None:
         self._graph, self._path, self._screen, self._where = graph, path, screen, where
 
@@ -54,7 +54,7 @@ class Scorer:
                     yield dict.fromkeys(group, str(error))
 
     def _evaluate(self, keys: Sequence[str]) -> dict[str, Result]:
-        first, screen = self._graph.scores[keys[0]], self._screen(keys[0])
+        first, screen = self._graph.scores[keys[0]], self._screen(*keys)
         buffer = self._path("experts", first.experts) if first.experts else None
         missing: dict[str, str] = {}
         sets = [self._set(self._graph.scores[key], screen) for key in keys]

@@ -14,13 +14,14 @@ from fake_cluster import fake_cluster
 from variants import first
 
 from raydd.api.campaign import CampaignIncomplete, Limits, campaign
+from raydd.api.campaign_scores import Scorer
 from raydd.campaigns.cell_settings import Options
 from raydd.campaigns.graph import build_graph
 from raydd.campaigns.order import Order, Task
 from raydd.campaigns.plan import load_plan
 from raydd.campaigns.scales import SCALES
 from raydd.config.placement import Where
-from raydd.io.console import Screen
+from raydd.io.console import QuietScreen, Screen
 from raydd.remote.campaign import MOST, Executor, Start
 
 pytestmark = pytest.mark.remote
@@ -103,6 +104,24 @@ def test_sets_rank_architectures_against_real_images(tmp_path):
     tops = {top["k"]: top["spearman"] for top in numbers["proxies"][0]["agreement"]["tops"]}
     assert {cell["column"]: cell["mean"] for cell in document["cells"]} == {f"top {k}": tops[k] for k in (2, 3)}
     assert (numbers["split"], numbers["architectures"], [*tops]) == ("test", 3, [2, 3])
+
+
+def test_sets_that_are_scored_together_are_as_far_as_their_one_evaluation(tmp_path):
+    """The time left would otherwise count the others as not begun, or as done."""
+    rows = {name: {"method": name, "preset": ""} for name in ("random", "kmeans")}
+    path = tmp_path / "two.yaml"
+    path.write_text(yaml.safe_dump(PLAN | {"rows": rows, "seeds": 1, "protocol": "dm", "published": {}}))
+    given, out = Options(SCALES["digits"], set={"experts": {"network": "MLP"}}), tmp_path / "out"
+    plan, screens = load_plan(str(path)), {}
+    document = campaign([plan], out, given, where=HERE, screen=Lines())
+    graph = build_graph([plan], given)
+
+    def screen(*keys):
+        return screens.setdefault(keys, QuietScreen(lambda line: None))
+
+    (results,) = Scorer(graph, out.joinpath, screen, HERE)(list(graph.scores))
+    assert [results[cell.score][0].mean for cell in graph.cells] == [cell["mean"] for cell in document["cells"]]
+    assert [*screens] == [tuple(graph.scores)]
 
 
 def test_every_cell_is_measured_once_and_a_second_call_does_nothing(small, tmp_path):
