@@ -3,10 +3,10 @@
     raydd campaign league --scale cpu --data cifar10=PATH --out OUT
     python benchmarks/league.py OUT --write
 
-To make a cell again, for example of DM, put what the record has of the steps and settings into an empty folder first:
+To make a cell again, for example of DC, put what the record has of the steps and settings into an empty folder first:
 
     python benchmarks/league.py OUT --restore
-    raydd campaign league --scale cpu --data cifar10=PATH --row DM --out OUT
+    raydd campaign league --scale cpu --data cifar10=PATH --row DC --out OUT
 
 The record, benchmarks/league/PLAN.json, has every cell, what each method was given, and all trials of its search;
 before the campaign has any set, what the searches found.
@@ -59,6 +59,11 @@ def order(row: dict[str, Any]) -> tuple[float, float]:
     return float("inf"), -(row.get("search", {}).get("accuracy") or 0.0)
 
 
+def percent(cell: dict[str, Any]) -> str:
+    """Return a cell's mean, with its standard deviation where there is one."""
+    return f"{100 * cell['mean']:.1f}" + (f" ± {100 * cell['std']:.1f}" if "std" in cell else "")
+
+
 def lines(found: dict[str, Any]) -> list[str]:
     """Return the lines of the page's table."""
     networks = [*next((row["networks"] for row in found["rows"] if row["networks"]), [])]
@@ -70,9 +75,7 @@ def lines(found: dict[str, Any]) -> list[str]:
             continue
         cells = [row["networks"].get(network) for network in networks]
         words = [
-            f"{100 * cell['mean']:.1f} ± {100 * cell['std']:.1f}" + (f" (#{cell.get('place', '-')})" if at else "")
-            if cell
-            else "-"
+            percent(cell) + (f" (#{cell.get('place', '-')})" if at else "") if cell else "-"
             for at, cell in enumerate(cells)
         ]
         search, first = row.get("search"), next(iter(cells), None) or {}
@@ -114,9 +117,13 @@ def marked(page: str, name: str) -> tuple[str, str, str]:
 
 def restore(out: Path, plan: Plan) -> None:
     """Write the entries of the record, in the place of those that a campaign would measure and search."""
-    found = json.loads((FOLDER / f"{plan.name}.json").read_text(encoding="utf-8"))
-    for row in found["rows"]:
-        if row.get("search", {}).get("trials"):
+    path = FOLDER / f"{plan.name}.json"
+    if not path.exists():
+        raise SystemExit(f"there is no record of {plan.name}: {path} is missing")
+    if read_entries(out, plan):
+        raise SystemExit(f"{out} has a league of its own; name an empty folder")
+    for row in json.loads(path.read_text(encoding="utf-8"))["rows"]:
+        if row.get("search"):
             write_entry(out, plan, Entry.model_validate_json(json.dumps({"row": row["row"], **row["search"]})))
 
 

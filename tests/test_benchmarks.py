@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from raydd.campaigns.cell_settings import Options
-from raydd.campaigns.league import read_entries, search_seconds
+from raydd.campaigns.league import Entry, read_entries, search_seconds
 from raydd.campaigns.plan import load_plan
 from raydd.campaigns.scales import SCALES
 from raydd.config.parsing import build
@@ -200,13 +200,17 @@ def test_a_cell_of_the_league_is_made_again_with_what_the_record_has(tmp_path):
     script, plan = load(FOLDER / "league.py"), load_plan("league")
     rows = json.loads((FOLDER / "league" / "league.json").read_text(encoding="utf-8"))["rows"]
     script.restore(tmp_path, plan)
-    searched = {row["row"]: row["search"] for row in rows if row.get("search", {}).get("trials")}
+    searched = {row["row"]: row["search"] for row in rows if row.get("search")}
     found = read_entries(tmp_path, plan)
-    assert {
-        name: json.loads(json.dumps(entry.model_dump(mode="json", exclude={"row"}))) for name, entry in found.items()
-    } == searched
+    assert found == {
+        name: Entry.model_validate_json(json.dumps({"row": name} | search)) for name, search in searched.items()
+    }
+    assert all(found[name].steps == search["steps"] for name, search in searched.items())
     assert len(found) > 10
-    assert search_seconds(plan, Options(SCALES["cpu"]), found).keys().isdisjoint(f"search of {name}" for name in found)
+    done = {f"search of {plan.name}, {name}" for name, entry in found.items() if entry.trials}
+    assert search_seconds(plan, Options(SCALES["cpu"]), found).keys().isdisjoint(done)
+    with pytest.raises(SystemExit, match="has a league of its own; name an empty folder"):
+        script.restore(tmp_path, plan)
 
 
 def test_the_cached_results_of_the_docs_are_those_of_the_record():

@@ -14,8 +14,9 @@ from raydd.api.league import check_league, settle
 from raydd.campaigns.cell_settings import Options
 from raydd.campaigns.costs import GPU_SPEED, estimate, measure_speed
 from raydd.campaigns.graph import Graph, build_graph
+from raydd.campaigns.league import check_entries, read_entries
 from raydd.campaigns.order import Order, Task, order_of
-from raydd.campaigns.plan import Plan, load_plan
+from raydd.campaigns.plan import Plan, check_rows, load_plan
 from raydd.campaigns.records import NodeRecord, measured, read_records, run_costs, write_record
 from raydd.campaigns.scales import find_scale
 from raydd.campaigns.table import campaign_document, check_same
@@ -88,15 +89,26 @@ def campaign(
     tables = [load_plan(plan) if isinstance(plan, str) else plan for plan in named]
     graph = build_graph(tables, options)
     _check(graph)
+    check_rows(tables, options.rows)
     for plan in tables:
         check_league(plan, options)
     check_folder(out)
     with open_storage(out, "raydd campaign", screen.note) as storage:
         check_same(storage.folder / TABLE, tables, options, str(out))
+        begin = time.monotonic()
+        failures: list[str] = []
         if any(plan.league for plan in tables):
-            tables = [settle(plan, options, storage, partial(_place, str(out)), where, screen) for plan in tables]
+            for plan in tables:
+                check_entries(read_entries(storage.folder, plan), options, str(out))
+            may_start = partial(_in_time, limits, begin)
+            results = [
+                settle(one, options, storage, partial(_path_below, str(out)), where, screen, may_start)
+                for one in tables
+            ]
+            tables = [one.plan for one in results]
+            failures = [f"{one.plan.name}, {row}: {why}" for one in results for row, why in one.failures.items()]
             graph = build_graph(tables, options)
-        return _Campaign(tables, str(out), options, graph, storage, where, screen).run(limits)
+        return _Campaign(tables, str(out), options, graph, storage, where, screen).run(limits, begin, failures)
 
 
 def _check(graph: Graph) -> None:
@@ -106,7 +118,11 @@ def _check(graph: Graph) -> None:
         check_scoring(scoring.config)
 
 
-def _place(out: str, *parts: str) -> Path | str:
+def _in_time(limits: Limits, begin: float) -> bool:
+    return limits.hours is None or time.monotonic() - begin < 3600 * limits.hours
+
+
+def _path_below(out: str, *parts: str) -> Path | str:
     """Return where a part of a campaign lies, a folder or a URI."""
     return below(out, "/".join(parts)) if is_uri(out) else Path(out, *parts)
 
@@ -128,25 +144,32 @@ class _Campaign:
         self._storage, self._where, self._screen = storage, where, screen
         self._records = read_records(storage.folder, graph, screen.note)
         self._number, self._begin = count(1), time.monotonic()
+        self._part = graph.part(options.rows)
         self._quiet: dict[str, QuietScreen] = {}
+        self._before: dict[str, float] = {}  # how much of a part an earlier command had done
         self._stopped = False
         self._written, self._gpu_hours = float("-inf"), 0.0
 
-    def run(self, limits: Limits) -> dict[str, Any]:
-        """Return the document of all that is done."""
+    def run(self, limits: Limits, begin: float, failures: Sequence[str]) -> dict[str, Any]:
+        """Return the document of all that is done, since a time; ``failures`` are those of searches."""
+        self._begin = begin
         speed = GPU_SPEED if self._where.device == "cuda" else measure_speed()
-        seconds = estimate(self._graph, speed).seconds
-        order = order_of(self._graph, seconds)
-        for key in self._records:
+        seconds = estimate(self._part, speed).seconds
+        order = order_of(self._part, seconds)
+        for key in order.tasks.keys() & self._records:
             order.done(key)
         self._write(order)
         if order.unfinished and self._may_start(limits, 0.0):
-            self._screen.note(f"{self._out}: {len(self._records)} of {len(order.tasks)} parts are there")
+            there = len(order.tasks.keys() & self._records)
+            self._screen.note(f"{self._out}: {there} of {len(order.tasks)} parts are there")
             self._work(order, limits, seconds)
         document = self._write(order)
         self._storage.save_last()
         if order.unfinished or order.failed:
             raise CampaignIncomplete(self._incomplete(order), document)
+        if failures:
+            words = f"{len(failures)} searches failed or did not begin: {failures[0]}; the same command tries again"
+            raise CampaignIncomplete(words, document)
         return document
 
     def _work(self, order: Order, limits: Limits, seconds: Mapping[str, float]) -> None:
@@ -156,13 +179,14 @@ class _Campaign:
         with session(self._where.address, self._screen.note):
             may_start = partial(self._may_start, limits)
             executor = Executor(order, self._start(order), self._where, may_start, self._screen.note)
-            total, pace = sum(seconds.values()), Pace()
+            pace, there = Pace(), [key for key in seconds if key in self._records]
             with self._screen.progress("campaign", len(order.tasks)) as update:
 
                 def show() -> None:
-                    done = sum(seconds[key] * self._part(key) for key in seconds)
-                    words = f"{self._words(executor.running)} {left(pace.left(done, total))}"
-                    update(len(self._records), words.rstrip())
+                    able = [key for key in seconds if key not in order.failed and key not in there]
+                    done, total = sum(seconds[key] * self._done(key) for key in able), sum(seconds[key] for key in able)
+                    words = f"{self._words(executor.running, order.failed)} {left(pace.left(done, total))}"
+                    update(len(order.tasks.keys() & self._records), words.rstrip())
                     if time.monotonic() - self._written > WRITE_SECONDS:
                         self._write(order)
 
@@ -200,28 +224,27 @@ class _Campaign:
 
         return Start(experts, distillation, scores)
 
-    def _part(self, key: str) -> float:
-        """Return how much of a node is done, from 0 to 1."""
-        if key in self._records:
-            return 1.0
-        return self._quiet[key].part if key in self._quiet else 0.0
+    def _done(self, key: str) -> float:
+        """Return how much of a part is done, from 0 to 1, of what this command found undone."""
+        part = 1.0 if key in self._records else self._quiet[key].part if key in self._quiet else 0.0
+        before = self._before.setdefault(key, part) if 0 < part < 1 else self._before.get(key, 0.0)
+        return max(0.0, part - before) / (1 - before)
 
-    def _words(self, running: Sequence[str]) -> str:
+    def _words(self, running: Sequence[str], failed: Mapping[str, str]) -> str:
         """Return in words what is at work."""
         names = {key: node.name for key, node in self._graph.distillations.items()}
         names |= {key: f"scores of {names[one.distillation]}" for key, one in self._graph.scores.items()}
-        unfinished = [key for key in reversed(running) if key in self._quiet and key not in self._records]
-        shown = {self._quiet[key]: key for key in unfinished}  # scores that run together have one screen
-        words = [f"{names.get(key, key)} {screen.words}" for screen, key in reversed(shown.items())]
+        ended = self._records.keys() | failed
+        unfinished = [key for key in reversed(running) if key in self._quiet and key not in ended]
+        screens = {self._quiet[key]: key for key in unfinished}  # scores that run together have one screen
+        words = [f"{names.get(key, key)} {screen.words}" for screen, key in reversed(screens.items())]
         return f"{len(running)} at work: {'; '.join(words[:2])}" if words else f"{len(running)} at work"
 
     def _may_start(self, limits: Limits, gpu_seconds: float) -> bool:
-        hours = (time.monotonic() - self._begin) / 3600
-        in_time = limits.hours is None or hours < limits.hours
-        return in_time and (limits.gpu_hours is None or gpu_seconds / 3600 < limits.gpu_hours)
+        return _in_time(limits, self._begin) and (limits.gpu_hours is None or gpu_seconds / 3600 < limits.gpu_hours)
 
     def _path(self, *parts: str) -> Path | str:
-        return _place(self._out, *parts)
+        return _path_below(self._out, *parts)
 
     def _quiet_screen(self, *keys: str) -> QuietScreen:
         """Return the screen of a part, or of several that run together."""
@@ -239,7 +262,7 @@ class _Campaign:
     def _stop(self) -> None:
         """Let all that runs in threads end soon."""
         self._stopped = True
-        for screen in self._quiet.values():
+        for screen in [*self._quiet.values()]:  # threads add to them
             screen.stopped = True
 
     def _keep(self, order: Order, results: Mapping[str, Result]) -> None:

@@ -5,12 +5,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from raydd.api.distill import distill
 from raydd.api.experts import train_experts
 from raydd.api.tune import tune
-from raydd.buffer.local_path import local_path
 from raydd.campaigns.cell_settings import Options
 from raydd.campaigns.graph import experts_key
 from raydd.campaigns.league import (
@@ -35,7 +35,7 @@ from raydd.config.schema import ExpertsConfig
 from raydd.io.console import QuietScreen, Screen, Update
 from raydd.run.resolve import needs_experts
 from raydd.run.storage import RunStorage
-from raydd.tuning.location import JOURNAL
+from raydd.tuning.location import location_of
 from raydd.tuning.results import accuracy_of
 from raydd.tuning.space import Space
 from raydd.tuning.space_files import make_space
@@ -52,7 +52,27 @@ _QUIET = QuietScreen(lambda line: None)
 PathOf = Callable[..., Path | str]
 
 
-def settle(plan: Plan, options: Options, storage: RunStorage, path: PathOf, where: Where, screen: Screen) -> Plan:
+class Settled(NamedTuple):
+    """A plan after its searches.
+
+    Attributes:
+        plan: The plan, with the steps and settings of its rows.
+        failures: By row, why its search failed or was not begun.
+    """
+
+    plan: Plan
+    failures: Mapping[str, str] = MappingProxyType({})
+
+
+def settle(
+    plan: Plan,
+    options: Options,
+    storage: RunStorage,
+    path: PathOf,
+    where: Where,
+    screen: Screen,
+    may_start: Callable[[], bool] = lambda: True,
+) -> Settled:
     """Return a plan whose rows have the settings that their searches found; what is known already is not searched.
 
     Args:
@@ -62,31 +82,37 @@ def settle(plan: Plan, options: Options, storage: RunStorage, path: PathOf, wher
         path: Returns where a part of the campaign lies, a folder or a URI.
         where: Device, cluster and number of workers.
         screen: Shows progress.
+        may_start: Returns whether the budget lets another row begin; the rows that are left are missing.
 
     A row whose search fails is missing, with the reason, and the others go on; the next call tries it again.
     """
     if plan.league is None:
-        return plan
+        return Settled(plan)
     entries, failures = read_entries(storage.folder, plan), dict[str, str]()
-    rows = [name for name in plan.chosen() if learns(plan, name, options)]
+    rows = [name for name in plan.rows if options.does(name) and learns(plan, name, options)]
+
+    def keep(number: int, entry: Entry) -> None:
+        entries[entry.row] = write_entry(storage.folder, plan, entry)
+        storage.save(number, "league")
+
     for number, name in enumerate(rows, start=1):
         search = _Search(plan, plan.league, name, options, path, where, screen)
-
-        def keep(name: str, number: int, entry: Entry) -> None:
-            entries[name] = write_entry(storage.folder, plan, entry)
-            storage.save(number, "league")
-
         try:
+            if name in entries and (entries[name].trials or not plan.rows[name].search):
+                continue
+            if not may_start():
+                failures[name] = "the budget was spent before its search"
+                continue
             if name not in entries:
                 screen.note(f"{name}: measuring its steps, {number} of {len(rows)}")
-                keep(name, number, search.measure([*entries.values()]))
-            if plan.rows[name].search and not entries[name].trials:
+                keep(number, search.measure([*entries.values()]))
+            if plan.rows[name].search:
                 screen.note(f"{name}: searching its settings, {number} of {len(rows)}")
-                keep(name, number, search.search(entries[name]))
+                keep(number, search.search(entries[name]))
         except (ValueError, RuntimeError, OSError, FloatingPointError) as error:
             failures[name] = " ".join(str(error).split())
             screen.note(f"failed: {name}: {failures[name]}")
-    return settled(plan, entries, failures)
+    return Settled(settled(plan, entries, failures), failures)
 
 
 def check_league(plan: Plan, options: Options) -> None:
@@ -166,6 +192,9 @@ class _Search:
         self._screen.note(f"{self._name}: {step_seconds:.3g} s a step, {steps} steps a set")
         return Entry(
             row=self._name,
+            scale=self._options.scale.name,
+            seed=self._options.seed,
+            settings=dict(self._options.set),
             experts=key,
             seconds=seconds,
             step_seconds=step_seconds,
@@ -179,7 +208,9 @@ class _Search:
         place = None if buffer is None else str(buffer)
         space = search_space(self._plan, self._league, self._name, self._options, entry.steps, place)
         out = self._path(FOLDER, self._plan.name, slug(self._name))
-        results = tune(space, out, resume=_begun(out), where=self._where, screen=self._screen, evaluation=None)
+        results = tune(
+            space, out, resume=location_of(out).has_search(), where=self._where, screen=self._screen, evaluation=None
+        )
         if results.best is None:
             raise ValueError(f"campaign {self._plan.name}, {self._name}: no trial has ended")
         trials = tuple(
@@ -255,8 +286,3 @@ def _epoch_seconds(config: ExpertsConfig, where: Where) -> float:
         small = config.model_copy(update={"experts": recipe})
         train_experts(small, Path(folder, "buffer"), where=alone, screen=clock)
     return clock.seconds
-
-
-def _begun(out: Path | str) -> bool:
-    """Return whether a search has begun at a place."""
-    return local_path(out).joinpath(JOURNAL).exists()

@@ -25,6 +25,7 @@ class Options(NamedTuple):
         seed: Seed of every distillation.
         paper: Also keep and test steps of each run, as papers do.
         set: Settings over all others.
+        rows: The rows that are done, by name; all where none is named.
     """
 
     scale: Scale
@@ -32,6 +33,11 @@ class Options(NamedTuple):
     seed: int = 0
     paper: bool = False
     set: Mapping[str, Any] = {}
+    rows: tuple[str, ...] = ()
+
+    def does(self, row: str) -> bool:
+        """Return whether a row is done."""
+        return not self.rows or row in self.rows
 
 
 class MissingCell(ValueError):
@@ -72,11 +78,10 @@ def distill_config(row: Row, column: Column, options: Options) -> DistillConfig:
     published, tree = config, over(config.model_dump(exclude_unset=True), shrink(config, scale))
     if dataset in options.paths:
         tree = over(tree, {"data": {"dataset": options.paths[dataset]}})
-    if options.paper:
-        steps = int(tree.get("steps", DistillConfig().steps))
-        tree = over(tree, {"keep_scored": True, "evaluate_every": max(1, steps // KEPT_SCORES)})
     chosen: Tree = over(row.exact, dict(options.set))
     steps = build(DistillConfig, tree, chosen).steps
+    if options.paper:
+        tree = over(tree, {"keep_scored": True, "evaluate_every": max(1, steps // KEPT_SCORES)})
     config = build(DistillConfig, tree, fewer_steps(published, steps), chosen)
     check_settings(config)
     return config

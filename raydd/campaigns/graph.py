@@ -1,9 +1,9 @@
 """The graph of a campaign: the experts, distillations and scores that the cells of its tables need, each once."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from raydd.campaigns.cell_settings import MissingCell, Options, distill_config, options_of, title_of
 from raydd.campaigns.plan import OWN, RANKING, WHOLE, Column, Plan, Published, Row, published_values
@@ -16,6 +16,7 @@ from raydd.run.resolve import needs_experts
 from raydd.selection.coresets import BY_DISTANCE
 from raydd.selection.starting_images import NEED_EXPERTS
 
+T = TypeVar("T")
 UNLIKE = {"preset", "memory", "checkpoint_every", "checkpoint_seconds"}
 """Settings on which no bit of a distillation depends."""
 
@@ -105,6 +106,22 @@ class Graph:
             return (score.distillation, score.experts) if score.experts else (score.distillation,)
         return ()
 
+    def part(self, rows: Collection[str]) -> "Graph":
+        """Return what some rows need; all where none is named."""
+        if not rows:
+            return self
+        cells = [cell for cell in self.cells if cell.row in rows]
+        needed, rest = set[str](), [score for cell in cells for score in cell.scores]
+        while rest:
+            if (key := rest.pop()) not in needed:
+                needed.add(key)
+                rest += self.requirements(key)
+
+        def needed_of(nodes: Mapping[str, T]) -> dict[str, T]:
+            return {key: node for key, node in nodes.items() if key in needed}
+
+        return Graph(cells, needed_of(self.experts), needed_of(self.distillations), needed_of(self.scores))
+
 
 def build_graph(plans: Iterable[Plan], options: Options) -> Graph:
     """Return the graph of plans.
@@ -116,7 +133,7 @@ def build_graph(plans: Iterable[Plan], options: Options) -> Graph:
     for plan in plans:
         values, own_options = published_values(plan), options_of(plan, options)
         for place, column in enumerate(plan.single_columns()):
-            for name in plan.chosen():
+            for name in plan.rows:
                 networks = plan.networks
                 own = values[name][place * len(networks) : (place + 1) * len(networks)]
                 try:
@@ -190,7 +207,7 @@ def _carrier(plan: Plan, column: Column, options: Options, *, asks: bool) -> str
     """
     possible: dict[str, tuple[bool, bool, bool, bool]] = {}
     for name, row in plan.rows.items():
-        if row.method:
+        if row.method and row.missing is None:
             try:
                 config = distill_config(row, column, options)
             except ValueError:  # missing, or impossible, which that row's own cell says

@@ -20,6 +20,9 @@ class Entry(Document):
     """The file ``league/PLAN/ROW.json``: what a row was given, and what its search found."""
 
     row: str
+    scale: str = ""
+    seed: int | None = None
+    settings: dict[str, Any] | None = None
     experts: str = ""  # the key of its experts; empty without
     seconds: Finite  # of one worker, for experts, trials and sets
     step_seconds: Finite
@@ -103,8 +106,23 @@ def read_entries(folder: Path, plan: Plan) -> dict[str, Entry]:
     if plan.league is None:
         return {}
     files = {name: folder / FOLDER / plan.name / f"{slug(name)}.json" for name in plan.rows}
-    remedy = "remove it, and the same command measures and searches again"
+    remedy = "remove it and the folder of its name beside it, and the same command measures and searches again"
     return {name: read_document(file, Entry, remedy) for name, file in files.items() if file.exists()}
+
+
+def check_entries(entries: Mapping[str, Entry], options: Options, out: str) -> None:
+    """Refuse what was measured and found at another scale, with another seed or other settings."""
+    for entry in entries.values():
+        for word, then, now in (
+            ("--scale", entry.scale or None, options.scale.name),
+            ("--seed", entry.seed, options.seed),
+            ("--set", entry.settings, dict(options.set)),
+        ):
+            if then is not None and then != now:
+                raise ValueError(
+                    f"{out}: the steps and settings of {entry.row} were found with {word} {then}, and this is {now}; "
+                    f"give {word} {then}, or name another --out"
+                )
 
 
 def write_entry(folder: Path, plan: Plan, entry: Entry) -> Entry:
@@ -121,8 +139,8 @@ def search_seconds(plan: Plan, options: Options, entries: Mapping[str, Entry]) -
         return {}
     trials = plan.league.trials
     each = seconds_of(plan, plan.league, options) * trials / (trials + plan.sets)
-    rows = [name for name in plan.chosen() if plan.rows[name].search and learns(plan, name, options)]
-    return {f"search of {name}": each for name in rows if name not in entries or not entries[name].trials}
+    rows = [name for name in plan.rows if plan.rows[name].search and options.does(name) and learns(plan, name, options)]
+    return {f"search of {plan.name}, {name}": each for name in rows if name not in entries or not entries[name].trials}
 
 
 def settled(plan: Plan, entries: Mapping[str, Entry], failures: Mapping[str, str] | None = None) -> Plan:

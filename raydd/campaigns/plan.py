@@ -105,7 +105,6 @@ class Plan(Config):
         paper: The paper, such as TGDD.
         table: Its number there, such as Table 1.
         rows: The rows, by the name that the paper gives them.
-        only: The rows that are done, with what they need; all where none is named.
         columns: The columns, from left to right.
         measure: What a cell has: the accuracy on test images in percent, the seconds of an outer step, or a rank
             correlation.
@@ -126,7 +125,6 @@ class Plan(Config):
     paper: str = ""
     table: str = ""
     rows: Annotated[dict[str, Row], Field(min_length=1)]
-    only: tuple[str, ...] = ()
     columns: Annotated[tuple[Column, ...], Field(min_length=1)]
     measure: Literal["accuracy", "seconds", "rank correlation"] = "accuracy"
     networks: Annotated[tuple[str, ...], Field(min_length=1)] = (OWN,)
@@ -139,33 +137,27 @@ class Plan(Config):
     published: dict[str, str] = Field(default_factory=dict)
     notes: str = ""
 
-    def chosen(self) -> list[str]:
-        """Return the names of the rows that are done."""
-        return [name for name in self.rows if not self.only or name in self.only]
-
     def single_columns(self) -> list[Column]:
         """Return the columns, each with one ipc."""
         return [column.model_copy(update={"ipc": (ipc,)}) for column in self.columns for ipc in column.ipc]
 
 
-def with_rows(plans: Sequence[Plan], names: Sequence[str]) -> list[Plan]:
-    """Return plans of which some rows are done; those that have none of them are left out.
+def check_rows(plans: Sequence[Plan], names: Sequence[str]) -> None:
+    """Refuse the name of a row that no plan has.
 
-    Raises:
-        ValueError: No plan has a row of a name.
-
-    >>> [plan] = with_rows([load_plan("tgdd_table4"), load_plan("mct_table2")], ["DM"])
-    >>> plan.name, plan.chosen()
-    ('tgdd_table4', ['DM'])
+    >>> check_rows([load_plan("tgdd_table4"), load_plan("league")], ["DM", "BPTT"])
+    >>> check_rows([load_plan("league")], ["bppt"])
+    Traceback (most recent call last):
+    ...
+    ValueError: no row of league is 'bppt'; did you mean BPTT?
     """
-    known = [*dict.fromkeys(name for plan in plans for name in plan.rows)]
+    known = {row.lower(): row for plan in plans for row in plan.rows}
     for name in names:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=3)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
-            raise ValueError(f"no row of {', '.join(plan.name for plan in plans)} is {name!r}; {hint}")
-    kept = [(plan, tuple(name for name in plan.rows if name in names)) for plan in plans]
-    return [plan.model_copy(update={"only": rows}) for plan, rows in kept if rows]
+        if not any(name in plan.rows for plan in plans):
+            near = [known[row] for row in difflib.get_close_matches(name.lower(), known, n=3)]
+            where = plans[0].name if len(plans) == 1 else f"these {len(plans)} tables"
+            hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known.values())}"
+            raise ValueError(f"no row of {where} is {name!r}; {hint}")
 
 
 class Published(NamedTuple):
@@ -221,8 +213,6 @@ def make_plan(tree: Tree, source: str) -> Plan:
             check_name("network", network)
         for protocol in {plan.protocol, *(row.protocol for row in plan.rows.values() if row.protocol)}:
             check_name("protocol", protocol)
-        if unknown := [name for name in plan.only if name not in plan.rows]:
-            raise ValueError(f"only: there is no row {unknown[0]!r}; name some of {', '.join(plan.rows)}")
         published_values(plan)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from None

@@ -8,7 +8,7 @@ from raydd.campaigns.cell_settings import Options
 from raydd.campaigns.costs import GPU_SPEED, estimate, measure_speed
 from raydd.campaigns.graph import Graph, build_graph
 from raydd.campaigns.league import read_entries, search_seconds, settled
-from raydd.campaigns.plan import Plan
+from raydd.campaigns.plan import Plan, check_rows
 from raydd.campaigns.records import read_records
 from raydd.config.placement import HERE, Where
 from raydd.io.uri import is_uri
@@ -35,12 +35,14 @@ class Preview(NamedTuple):
 
 def preview(plans: Sequence[Plan], options: Options, out: Path | str | None = None, where: Where = HERE) -> Preview:
     """Return what a campaign would do, without doing it. Arguments are those of `campaign`."""
-    graph, done, searches = build_graph(plans, options), frozenset[str](), _searches(None, plans, options)
+    check_rows(plans, options.rows)
+    whole, done, searches = build_graph(plans, options), frozenset[str](), _searches(None, plans, options)
     if out is not None and (is_uri(out) or Path(out).exists()):
         with open_storage(out, "raydd campaign", lambda line: None) as storage:
-            graph = build_graph([settled(plan, read_entries(storage.folder, plan)) for plan in plans], options)
-            done = frozenset(read_records(storage.folder, graph, lambda line: None))
+            whole = build_graph([settled(plan, read_entries(storage.folder, plan)) for plan in plans], options)
+            done = frozenset(read_records(storage.folder, whole.part(options.rows), lambda line: None))
             searches = _searches(storage.folder, plans, options)
+    graph = whole.part(options.rows)
     gpu = where.device == "cuda" or (where.device == "auto" and options.scale.name == "paper")
     rest = estimate(graph, GPU_SPEED if gpu else measure_speed(), done)
     return Preview(graph, done, rest.seconds | searches, rest.disk, gpu)

@@ -106,18 +106,17 @@ def campaign(  # noqa: PLR0913, PLR0917 - one a flag
     """
     paths = dict(_path(word) for word in data or ())
     from raydd.campaigns.cell_settings import Options
-    from raydd.campaigns.plan import campaigns as shipped, load_plan, with_rows
+    from raydd.campaigns.plan import campaigns as shipped, load_plan
     from raydd.campaigns.scales import find_scale
 
     names = [name for word in plans for name in (shipped() if word == ALL else [word])]
     loaded = [load_plan(name) for name in dict.fromkeys(names)]
-    loaded = with_rows(loaded, row) if row else loaded
-    options = Options(find_scale(scale), paths, seed, paper, parse_settings(settings or ()))
+    options = Options(find_scale(scale), paths, seed, paper, parse_settings(settings or ()), tuple(row or ()))
     place = out or f"runs/{Path(plans[0]).stem}-{scale}"
     if dry_run:
         from raydd.campaigns.preview import preview
 
-        _show_preview(screen, preview(loaded, options, out, where))
+        _show_preview(screen, preview(loaded, options, place, where))
         return
     from raydd.api.campaign import CampaignIncomplete, Limits, campaign as run
 

@@ -5,7 +5,7 @@ import yaml
 
 from raydd.campaigns.cell_settings import Options
 from raydd.campaigns.graph import build_graph
-from raydd.campaigns.plan import Published, campaigns, load_plan, published_values, with_rows
+from raydd.campaigns.plan import Published, campaigns, check_rows, load_plan, published_values
 from raydd.campaigns.scales import SCALES
 
 SMALL = {"title": "a table", "columns": [{"dataset": "digits", "ipc": [1, 10]}], "rows": {"MTT": "mtt"}}
@@ -91,7 +91,6 @@ def test_rows_without_a_method_say_so_and_no_other_row_is_left_out():
         ({"rows": {"A": {"method": "mtt", "protocol": "mine"}}}, "unknown protocol 'mine'"),
         ({"published": {"MTT": "1 2 3"}}, "published.MTT has 3 values for 2 columns; - stands for none"),
         ({"published": {"DM": "1 2"}}, "published.DM: there is no such row; name one of MTT"),
-        ({"only": ["DM"]}, "only: there is no row 'DM'; name some of MTT"),
         ({"published": {"MTT": "1 a"}}, "published.MTT: 'a' is no value; write one as 46.3±0.8, 46.3 or -"),
         ({"columns": [{"dataset": "digit", "ipc": 1}]}, "unknown data set 'digit': did you mean digits?"),
         ({"columns": []}, "columns"),
@@ -126,26 +125,20 @@ def test_a_row_may_be_a_word_and_settings_may_have_dots(tmp_path):
     assert (plan.name, [column.ipc for column in plan.single_columns()]) == ("mine", [(1,), (10,)])
 
 
-def test_rows_by_name_stay_in_every_table_that_has_them_with_their_values():
-    plans = [load_plan(name) for name in ("tgdd_table1", "league", "tgdd_table4", "mct_table2")]
-    found = with_rows(plans, ["TGDD", "DM"])
-    assert [(plan.name, plan.chosen()) for plan in found] == [
-        ("tgdd_table1", ["DM", "TGDD"]),
-        ("league", ["DM", "TGDD"]),
-        ("tgdd_table4", ["DM"]),
-    ]
-
-
 @pytest.mark.parametrize("row", ["Random", "DM", "MTT", "Full dataset"])
-def test_a_row_alone_has_the_cells_that_it_has_in_the_whole_table(row):
-    plan, options = load_plan("datm_table1"), Options(SCALES["cpu"])
-    whole, part = build_graph([plan], options), build_graph(with_rows([plan], [row]), options)
-    assert part.cells == [cell for cell in whole.cells if cell.row == row] != []
-    assert {key: whole.scores[key] for key in part.scores} == part.scores
-    assert {key: whole.distillations[key] for key in part.distillations} == part.distillations
-    assert len(part.distillations) < len(whole.distillations)
+def test_a_row_alone_needs_what_its_cells_need_in_the_whole_table(row):
+    graph = build_graph([load_plan("datm_table1"), load_plan("tgdd_table1")], Options(SCALES["cpu"]))
+    part = graph.part([row])
+    assert part.cells == [cell for cell in graph.cells if cell.row == row] != []
+    for cell in part.cells:
+        for score in cell.scores:
+            assert part.scores[score] == graph.scores[score]
+            assert {*part.requirements(score)} <= {*part.distillations, *part.experts}
+    assert len(part.distillations) < len(graph.distillations)
+    assert graph.part([]) is graph
 
 
 def test_a_row_that_no_table_has_is_refused_with_a_near_one():
-    with pytest.raises(ValueError, match=r"no row of league is 'BPPT'; did you mean BPTT"):
-        with_rows([load_plan("league")], ["BPPT"])
+    with pytest.raises(ValueError, match=r"no row of league is 'bppt'; did you mean BPTT"):
+        check_rows([load_plan("league")], ["DM", "bppt"])
+    check_rows([load_plan("league"), load_plan("tgdd_table4")], ["+ multi-formation"])

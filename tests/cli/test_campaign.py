@@ -148,4 +148,4 @@ def test_a_row_alone_needs_what_its_cells_need_and_an_unknown_one_is_refused(cap
     assert both["scores"] == one["scores"] + two["scores"] > one["scores"] > 0
     assert both["cells"] == one["cells"] + two["cells"] < answer(capfd, *words[:-1])["cells"]
     assert run([*words, "PP"]) == 2
-    assert "no row of tgdd_table1, mct_table2 is 'PP'" in capfd.readouterr().err
+    assert "no row of these 2 tables is 'PP'" in capfd.readouterr().err

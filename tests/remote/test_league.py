@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from raydd.api import league
-from raydd.api.campaign import campaign
+from raydd.api.campaign import CampaignIncomplete, Limits, campaign
 from raydd.campaigns.cell_settings import Options
-from raydd.campaigns.plan import load_plan
+from raydd.campaigns.plan import League, load_plan
 from raydd.campaigns.preview import preview
 from raydd.campaigns.scales import SCALES
 from raydd.config.placement import Where
@@ -83,6 +83,38 @@ def test_every_method_has_the_same_seconds_and_its_own_settings(tmp_path, monkey
     searched = [line for line in lines if "searching" in line]
     assert searched == ["DM: searching its settings, 1 of 2"], "it goes on with the steps that were measured"
     assert not any("measuring" in line for line in lines)
+    check_what_stays(plan, options, out, document["cells"])
+
+
+def check_what_stays(plan, options, out, cells):
+    """A row alone leaves the cells of the others, and what was found is refused at another scale, seed or setting."""
+    only = options._replace(rows=("Random",))
+    assert campaign([plan], out, only, where=HERE, screen=QUIET)["cells"] == cells, "all rows stay there"
+    (out / "campaign.json").unlink()
+    for other in (options._replace(seed=1), options._replace(set={}), options._replace(scale=SCALES["cpu"])):
+        plan = plan.model_copy(update={"league": League(seconds={"digits": 4.0, "cpu": 4.0}, trials=2)})
+        with pytest.raises(
+            ValueError, match=r"out: the steps and settings of DM were found with --s(eed|et|cale) .*, and"
+        ):
+            campaign([plan], out, other, where=HERE, screen=QUIET)
+
+
+def test_a_budget_of_hours_counts_searches_and_a_row_alone_is_searched_alone(tmp_path, monkeypatch, ray2):
+    monkeypatch.setattr(league, "MEASURED_SECONDS", 0.1)
+    path, out, lines = tmp_path / "small.yaml", tmp_path / "out", []
+    path.write_text(yaml.safe_dump(PLAN | {"sets": 1, "league": {"seconds": {"digits": 2.0}, "trials": 1}}))
+    plan, only = load_plan(str(path)), Options(SCALES["digits"], set=SET, rows=("DM",))
+    with pytest.raises(CampaignIncomplete, match="DM: the budget was spent before its search"):
+        campaign([plan], out, only, limits=Limits(hours=0.0), where=HERE, screen=QuietScreen(lines.append))
+    assert not any("measuring" in line for line in lines)
+    document = campaign([plan], out, only, where=HERE, screen=QuietScreen(lines.append))
+    assert [line for line in lines if "measuring" in line] == ["DM: measuring its steps, 1 of 1"]
+    assert {cell["row"]: cell["mean"] is not None for cell in document["cells"]} == {
+        "Random": False,
+        "DM": True,
+        "MTT": False,
+    }
+    assert not (out / "experts").exists()
 
 
 def check_record(out, plan, cells, entries):
@@ -117,7 +149,11 @@ def test_a_row_whose_search_fails_is_missing_and_the_others_go_on(tmp_path, monk
     path.write_text(
         yaml.safe_dump(PLAN | {"rows": rows, "sets": 1, "league": {"seconds": {"digits": 1.0}, "trials": 1}})
     )
-    document = campaign([load_plan(str(path))], out, Options(SCALES["digits"], set=SET), where=HERE, screen=QUIET)
+    with pytest.raises(
+        CampaignIncomplete, match=r"1 searches failed or did not begin: small, MTT: experts take"
+    ) as caught:
+        campaign([load_plan(str(path))], out, Options(SCALES["digits"], set=SET), where=HERE, screen=QUIET)
+    document = caught.value.result
     cells = {cell["row"]: cell for cell in document["cells"]}
     assert cells["DM"]["mean"] is not None
     assert "experts take 300 s and a step" in cells["MTT"]["missing"]
