@@ -58,7 +58,7 @@ FLAGS = {
     | {"--mlflow", "--wandb"},
     "try": (RAY - {"--set"}) | {"--dataset", "--size", "--minutes", "--gpus-per-worker"},
     "campaigns": COMMON | {"--missing"},
-    "campaign": TRAININGS | {"--scale", "--dry-run", "--data", "--paper", "--hours", "--gpu-hours"},
+    "campaign": TRAININGS | {"--scale", "--dry-run", "--data", "--row", "--paper", "--hours", "--gpu-hours"},
     "relabel": COMMON | {"--experts", "--out", "--epoch", "--expert"},
     "doctor": COMMON,
     "report": COMMON | {"--out"},
