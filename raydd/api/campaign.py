@@ -143,10 +143,9 @@ class _Campaign:
         self._plans, self._out, self._options, self._graph = plans, out, options, graph
         self._storage, self._where, self._screen = storage, where, screen
         self._records = read_records(storage.folder, graph, screen.note)
-        self._number, self._begin = count(1), time.monotonic()
+        self._number = count(1)
         self._part = graph.part(options.rows)
         self._quiet: dict[str, QuietScreen] = {}
-        self._before: dict[str, float] = {}  # how much of a part an earlier command had done
         self._stopped = False
         self._written, self._gpu_hours = float("-inf"), 0.0
 
@@ -226,9 +225,9 @@ class _Campaign:
 
     def _done(self, key: str) -> float:
         """Return how much of a part is done, from 0 to 1, of what this command found undone."""
-        part = 1.0 if key in self._records else self._quiet[key].part if key in self._quiet else 0.0
-        before = self._before.setdefault(key, part) if 0 < part < 1 else self._before.get(key, 0.0)
-        return max(0.0, part - before) / (1 - before)
+        if key in self._records:
+            return 1.0
+        return self._quiet[key].part if key in self._quiet else 0.0
 
     def _words(self, running: Sequence[str], failed: Mapping[str, str]) -> str:
         """Return in words what is at work."""

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from raydd.campaigns.cell_settings import Options
 from raydd.campaigns.costs import GPU_SPEED, estimate, measure_speed
 from raydd.campaigns.graph import Graph, build_graph
-from raydd.campaigns.league import read_entries, search_seconds, settled
+from raydd.campaigns.league import check_entries, read_entries, search_seconds, settled
 from raydd.campaigns.plan import Plan, check_rows
 from raydd.campaigns.records import read_records
 from raydd.config.placement import HERE, Where
@@ -39,6 +39,8 @@ def preview(plans: Sequence[Plan], options: Options, out: Path | str | None = No
     whole, done, searches = build_graph(plans, options), frozenset[str](), _searches(None, plans, options)
     if out is not None and (is_uri(out) or Path(out).exists()):
         with open_storage(out, "raydd campaign", lambda line: None) as storage:
+            for plan in plans:
+                check_entries(read_entries(storage.folder, plan), options, str(out))
             whole = build_graph([settled(plan, read_entries(storage.folder, plan)) for plan in plans], options)
             done = frozenset(read_records(storage.folder, whole.part(options.rows), lambda line: None))
             searches = _searches(storage.folder, plans, options)

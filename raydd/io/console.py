@@ -176,7 +176,7 @@ class QuietScreen(Screen):
 
     Attributes:
         words: The last progress, as text.
-        part: How much of the work is done by the last progress, from 0 to 1.
+        part: How much is done of what the first progress found undone, from 0 to 1.
         stopped: Whether the work is to end: the next note or progress raises RuntimeError.
     """
 
@@ -198,10 +198,14 @@ class QuietScreen(Screen):
     @contextmanager
     def progress(self, title: str, total: float) -> Iterator[Update]:
         """Keep the progress."""
+        first: float | None = None
 
         def update(done: float, words: str) -> None:
+            nonlocal first
             self._check()
-            self.words, self.part = f"{done:g} of {total:g} {words}".rstrip(), done / total if total else 0.0
+            first = done if first is None else first
+            self.words = f"{done:g} of {total:g} {words}".rstrip()
+            self.part = (done - first) / (total - first) if total > first else 0.0
 
         yield update
 

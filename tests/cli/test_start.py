@@ -61,3 +61,20 @@ def test_a_waiting_thread_soon_sleeps_unless_the_environment_says_otherwise(give
         main(["--version"])
     signal.signal(signal.SIGTERM, handler)
     assert os.environ.get("GOMP_SPINCOUNT") == spins
+
+
+def test_openmp_has_read_how_long_a_waiting_thread_spins(tmp_path):
+    """It reads that when torch is loaded, which must not be before the command has set it."""
+    words = ("distill", "--method", "random", "--dataset", "digits", "--ipc", "1", "--out", str(tmp_path / "run"))
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    }
+    told = subprocess.run(
+        [sys.executable, "-m", "raydd", *words],
+        env=environment | {"OMP_DISPLAY_ENV": "VERBOSE"},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    ).stderr
+    assert "GOMP_SPINCOUNT = '5000'" in told

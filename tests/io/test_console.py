@@ -190,8 +190,14 @@ def test_a_quiet_screen_keeps_how_much_is_done():
     screen = QuietScreen(lambda line: None)
     assert (screen.words, screen.part) == ("", 0.0)
     with screen.progress("mtt", 40) as update:
+        update(0, "")
         update(10, "loss 1")
         assert (screen.words, screen.part) == ("10 of 40 loss 1", 0.25)
+    with screen.progress("mtt, which goes on at 900", 1000) as update:
+        update(900, "")
+        assert screen.part == 0.0, "an earlier command has done it, at no pace of this one"
+        update(950, "")
+        assert screen.part == 0.5
     with screen.progress("nothing", 0) as update:
         update(0, "")
         assert screen.part == 0.0

@@ -97,6 +97,8 @@ def check_what_stays(plan, options, out, cells):
             ValueError, match=r"out: the steps and settings of DM were found with --s(eed|et|cale) .*, and"
         ):
             campaign([plan], out, other, where=HERE, screen=QUIET)
+        with pytest.raises(ValueError, match="the steps and settings of DM were found with --s"):
+            preview([plan], other, out, HERE)
 
 
 def test_a_budget_of_hours_counts_searches_and_a_row_alone_is_searched_alone(tmp_path, monkeypatch, ray2):
