@@ -157,7 +157,8 @@ def _cells(
     kind = "distilled" if row.method else str(row.real)
     carrier = name if row.method else _carrier(plan, column, options, asks=kind in NEED_EXPERTS | BY_DISTANCE)
     row_of_set = plan.rows[carrier] if carrier else Row(method="random", preset="")
-    key = _add_distillation(graph, row_of_set, column, options)
+    first = 0 if plan.league is None else 1  # the trials of a search have the campaign's own seed
+    key = _add_distillation(graph, row_of_set, column, options, first)
     made_by = graph.distillations[key].config.experts.network
     if plan.measure == RANKING:
         score = _add_ranking(graph, plan, row, key, options)
@@ -171,7 +172,7 @@ def _cells(
         raise MissingCell("it asks experts about the images, and no row of this column trains any")
     sets = [key]
     if kind == "distilled":
-        sets += [_add_distillation(graph, row, column, options, number) for number in range(1, plan.sets)]
+        sets += [_add_distillation(graph, row, column, options, first + number) for number in range(1, plan.sets)]
     scores = [_add_score(graph, Scoring(each, config, experts, row.relabel)) for each in sets]
     for network, value in zip(networks, published, strict=True):
         own = key if kind == "distilled" else ""
@@ -241,7 +242,7 @@ def experts_key(config: ExpertsConfig) -> str:
     return "e" + digest(config.model_dump(mode="json"))[:11]
 
 
-def _add_distillation(graph: Graph, row: Row, column: Column, options: Options, number: int = 0) -> str:
+def _add_distillation(graph: Graph, row: Row, column: Column, options: Options, number: int) -> str:
     """Return the key of a row's distillation, whose seed is ``number`` after the campaign's; all share experts."""
     config = distill_config(row, column, options)
     experts = ""

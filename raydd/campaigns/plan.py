@@ -110,7 +110,8 @@ class Plan(Config):
             correlation.
         networks: Networks that each set is scored on; ``own``, the default, is the one that it was distilled with.
         seeds: Networks trained a score.
-        sets: Sets of a method, by distillations of other seeds from the same experts.
+        sets: Sets of a method, by distillations of other seeds from the same experts; with a ``league`` of seeds that
+            its searches have not.
         league: Equal compute for all methods, with a search of each one's settings.
         most: At a scale smaller than the paper's: largest values of settings, by dotted name, in place of its own.
         epochs: At such a scale: epochs of the networks that are trained on sets.

@@ -68,7 +68,9 @@ def test_every_method_has_the_same_seconds_and_its_own_settings(tmp_path, monkey
     runs = sorted((out / "runs").iterdir())
     assert len(runs) == 4, "two sets of each method; random images stand beside one of them"
     recipes = [SyntheticSet.load(run / "synset.arrow").recipe for run in runs]
-    assert sorted(recipe["seed"] for recipe in recipes if recipe["method"] == "mtt") == [0, 1]
+    assert sorted(recipe["seed"] for recipe in recipes if recipe["method"] == "mtt") == [1, 2]
+    trials = [SyntheticSet.load(path).recipe for path in (out / "league").glob("*/*/trials/*/synset.arrow")]
+    assert {trial["seed"] for trial in trials} == {0}, "no set has the seed of a trial"
     assert {recipe["steps"] for recipe in recipes if recipe["method"] == "dm"} == {entries["dm"]["steps"]}
     before = preview([plan], options, out, HERE)
     assert before.done == {*before.graph.experts, *before.graph.distillations, *before.graph.scores}
