@@ -15,11 +15,18 @@ before the campaign has any set, what the searches found.
 import argparse
 import json
 import shutil
+from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from raydd.campaigns.league import Entry, read_entries, slug, write_entry
-from raydd.campaigns.plan import Plan, load_plan
+from scipy.stats import friedmanchisquare
+
+from raydd.campaigns.league import Entry, column_of, read_entries, slug, write_entry
+from raydd.campaigns.plan import OWN, Plan, campaigns, load_plan, published_values
+from raydd.campaigns.standings import LEVEL
+from raydd.evaluation.rank_agreement import kendall
+from raydd.evaluation.significance import welch
 from raydd.io.files import write_atomic
 from raydd.tuning.results import values_text
 
@@ -101,9 +108,107 @@ def pictures(found: dict[str, Any]) -> list[str]:
     return [f"![{row['row']}](images/league/{name}-{slug(row['row'])}.png)" for row in shown(found)]
 
 
+def sentences(found: dict[str, Any]) -> list[str]:
+    """Return what the table says: what wins, what ties, where the papers have another order, and on what it rests."""
+    names = [*next((row["networks"] for row in found["rows"] if row["networks"]), [])]
+    rows = [row for row in found["rows"] if row["networks"]]
+    if not rows:
+        return []
+    cells = {row["row"]: row["networks"][names[0]] for row in rows}
+    said = [winner(cells), *ties(cells), *against_papers(cells, load_plan(found["plan"]["name"]))]
+    for name in names[1:]:
+        both = [(row["networks"][names[0]]["mean"], row["networks"][name]["mean"]) for row in rows]
+        agreed = kendall(*zip(*both, strict=True))
+        said.append(f"On {name} the order is that on {names[0]} with Kendall's tau {agreed:.2f}, of {len(both)} rows.")
+    return [f"* {sentence}" for sentence in [*said, *seeds(cells)]]
+
+
+def winner(cells: dict[str, Any]) -> str:
+    """Return the sentence about the best row, and the next one that is told apart from it."""
+    first, *tied = [name for name, cell in cells.items() if cell["place"] == 1]
+    behind = next((name for name, cell in cells.items() if cell["place"] > 1 and cell.get("sets")), None)
+    said = f"**{first}** is best, at {percent(cells[first])} %" + (f", and {listed(tied)} tied with it" if tied else "")
+    if behind is None or not cells[first].get("sets"):
+        return said + "."
+    test = welch(cells[first]["sets"], cells[behind]["sets"])
+    low, high = 100 * (test.low or 0.0), 100 * (test.high or 0.0)
+    apart = f"{100 * test.difference:.1f} points (95 % interval {low:.1f} to {high:.1f})"
+    return f"{said}; {behind}, the first row that is told apart, is {apart} behind."
+
+
+def ties(cells: dict[str, Any]) -> Iterator[str]:
+    """Return the sentence about rows that are tied behind the best place."""
+    places: dict[int, list[str]] = {}
+    for name, cell in cells.items():
+        places.setdefault(cell["place"], []).append(name)
+    tied = [names for place, names in places.items() if place > 1 and len(names) > 1]
+    if tied:
+        yield f"Behind it are tied: {'; '.join(map(listed, tied))}."
+
+
+def published_orders(plan: Plan) -> dict[str, dict[str, list[bool]]]:
+    """Return for pairs of rows whether papers have the first above the second, in tables of the same data and size.
+
+    Pairs that a paper does not order by more than the sum of their deviations are left out.
+    """
+    wanted, orders = column_of(plan), dict[str, dict[str, list[bool]]]()
+    for other in map(load_plan, campaigns()):
+        for at, column in enumerate(other.single_columns() if other.measure == "accuracy" else ()):
+            if (column.dataset, column.ipc, column.set, other.networks) != (wanted.dataset, wanted.ipc, {}, (OWN,)):
+                continue
+            names = [name for name in plan.rows if name in other.rows and other.rows[name].missing is None]
+            printed = {name: values[at] for name, values in published_values(other).items() if name in names}
+            known = sorted((name, value) for name, value in printed.items() if value is not None)
+            for (first, one), (second, two) in combinations(known, 2):
+                if abs(one.mean - two.mean) > (one.std or 0.0) + (two.std or 0.0):
+                    orders.setdefault(first, {}).setdefault(second, []).append(one.mean > two.mean)
+    return orders
+
+
+def against_papers(cells: dict[str, Any], plan: Plan) -> Iterator[str]:
+    """Return the sentence about pairs of rows that papers' tables order."""
+    below: dict[str, list[str]] = {}
+    same = tied = 0
+    for first, others in published_orders(plan).items():
+        for second, orders in others.items():
+            if len({*orders}) > 1 or not {first, second} <= cells.keys():
+                continue
+            upper, lower = (first, second) if orders[0] else (second, first)
+            gap = cells[lower]["place"] - cells[upper]["place"]
+            same, tied = same + (gap > 0), tied + (gap == 0)
+            if gap < 0:
+                below.setdefault(upper, []).append(lower)
+    if pairs := same + tied + sum(map(len, below.values())):
+        said = f"Of {pairs} pairs that the papers' tables order: {same} in the same order here, {tied} tied"
+        rest = "; ".join(f"{name} is below {listed(others)}" for name, others in sorted(below.items()))
+        yield f"{said}, {pairs - same - tied} reversed{': ' if rest else ''}{rest}."
+
+
+def seeds(cells: dict[str, Any]) -> Iterator[str]:
+    """Return the sentence about what sets of one seed have in common, on which it rests that no test is paired."""
+    sets = [cell["sets"] for cell in cells.values() if cell.get("sets")]
+    if len(sets) > 2 and min(map(len, sets)) > 2:
+        test = friedmanchisquare(*zip(*sets, strict=True))
+        about = f"(Friedman's test, {len(sets)} rows of {len(sets[0])} sets, p = {test.pvalue:.2f})"
+        if test.pvalue < LEVEL:
+            yield f"Sets of one seed have something in common {about}, which the tests leave out: none is paired."
+        else:
+            yield f"Nothing shows that sets of one seed have something in common {about}, so that no test is paired."
+
+
+def listed(names: list[str]) -> str:
+    """Return names as a list in words.
+
+    >>> listed(["DM", "DSA", "MTT"])
+    'DM, DSA and MTT'
+    """
+    return " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
+
+
 def block(found: dict[str, Any]) -> str:
     """Return what the page has between the marks of a plan."""
-    return "\n".join(["", *lines(found), "", *pictures(found), ""])
+    said = sentences(found)
+    return "\n".join(["", *said, *([""] if said else []), *lines(found), "", *pictures(found), ""])
 
 
 def marked(page: str, name: str) -> tuple[str, str, str]:

@@ -12,9 +12,11 @@ from raydd.campaigns.cell_settings import Options
 from raydd.campaigns.league import Entry, read_entries, search_seconds
 from raydd.campaigns.plan import load_plan
 from raydd.campaigns.scales import SCALES
+from raydd.campaigns.table import placed
 from raydd.config.parsing import build
 from raydd.config.rules import method_rules
 from raydd.config.schema import DistillConfig
+from raydd.evaluation.significance import welch
 from raydd.methods import METHODS, complete
 from raydd.run.resolve import check_family
 
@@ -194,6 +196,38 @@ def test_the_leagues_table_of_the_docs_is_that_of_the_record(path):
     assert script.marked(page, record["plan"]["name"])[1] == script.block(record)
     for row in script.shown(record):
         assert (script.PICTURES / f"{path.stem}-{script.slug(row['row'])}.png").is_file()
+
+
+def test_a_league_says_what_wins_what_ties_and_where_papers_have_another_order():
+    """DSA is above DM in every paper, and FTD above DC; random images have no sets to be tested."""
+    script = load(FOLDER / "league.py")
+    made_up = {
+        "DM": (0.5, [0.50, 0.51, 0.49]),
+        "FTD": (0.4, [0.41, 0.40, 0.39]),
+        "DC": (0.395, [0.40, 0.395, 0.39]),
+        "DSA": (0.2, [0.21, 0.20, 0.19]),
+        "Random": (0.15, []),
+    }
+    cells = [
+        {"plan": "league", "column": "", "row": row, "network": network, "mean": mean, "std": 0.01, "sets": sets}
+        | {"values": [mean, mean + 0.001]}
+        for row, (mean, sets) in made_up.items()
+        for network in ("ConvNetW32", "VGG11W16")
+    ]
+    rows = {name: {"row": name, "networks": {}} for name in made_up}
+    for cell in placed(cells):
+        rows[cell["row"]]["networks"][cell["network"]] = {key: cell[key] for key in script.KEPT if cell.get(key)}
+    best, tied, papers, other, seeds = script.sentences({"plan": {"name": "league"}, "rows": [*rows.values()]})
+    test = welch(made_up["DM"][1], made_up["FTD"][1])
+    apart = f"10.0 points (95 % interval {100 * test.low:.1f} to {100 * test.high:.1f}) behind"
+    assert best == f"* **DM** is best, at 50.0 ± 1.0 %; FTD, the first row that is told apart, is {apart}."
+    assert tied == "* Behind it are tied: FTD and DC."
+    assert papers == (
+        "* Of 9 pairs that the papers' tables order: 5 in the same order here, 1 tied, 3 reversed: "
+        "DC is below DM; DSA is below DM; FTD is below DM."
+    )  # they do not order DC and DSA
+    assert other == "* On VGG11W16 the order is that on ConvNetW32 with Kendall's tau 1.00, of 5 rows."
+    assert seeds.startswith("* Sets of one seed have something in common (Friedman's test, 4 rows of 3 sets, p = 0.0")
 
 
 def test_a_cell_of_the_league_is_made_again_with_what_the_record_has(tmp_path):
