@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from analyses import document, refusal
 from buffer_specs import make_spec
-from PIL import Image
 from torch import nn
 
 from raydd.analysis.buffers import accuracy_at
@@ -22,7 +22,6 @@ from raydd.config.schema import DataConfig
 from raydd.data.preprocessing import Transform, save_transform
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import open_workspace
-from raydd.io.document import without_checksum
 from raydd.numerics.flat import FlatModel, flatten, layout_of
 
 NAN = float("nan")
@@ -55,33 +54,6 @@ def probed(folder, losses=((0.9, 1.25), (0.8, None)), spread=(0.2, 0.25), steps=
     ]
     (folder / "probe.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
-
-
-def document(capfd, *arguments):
-    """The document a command prints, after checking the two files that it wrote."""
-    capfd.readouterr()
-    assert run([*map(str, arguments), "--json"]) == 0
-    out = capfd.readouterr().out
-    assert out.count("\n") == 1
-    found = json.loads(out)
-    outputs = found.pop("outputs")
-    assert without_checksum(json.loads(Path(outputs["numbers"]).read_text())) == found
-    with Image.open(outputs["figure"]) as picture:
-        assert min(picture.size) > 300
-    assert Path(outputs["figure"]).stat().st_size > 5000
-    assert found["analysis"] == arguments[1]
-    return found
-
-
-def refusal(capfd, folder, *arguments):
-    """The one line that refuses a command; nothing is written."""
-    before = sorted(folder.rglob("*"))
-    capfd.readouterr()
-    assert run([*map(str, arguments)]) == 2
-    out, err = capfd.readouterr()
-    assert (out, err.count("\n")) == ("", 1), err
-    assert sorted(folder.rglob("*")) == before
-    return err
 
 
 def test_experts_of_two_buffers(capfd, tmp_path):

@@ -1,14 +1,13 @@
 """`raydd analyse similarity | separability | activation | embedding` on a small buffer and small sets."""
 
-import json
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
+import analyses
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from analyses import refusal
 
 from raydd.buffer.arrow_buffer import ArrowBuffer
 from raydd.buffer.convexified import convexify
@@ -17,7 +16,6 @@ from raydd.config.schema import DataConfig
 from raydd.data.preprocessing import fit_transform
 from raydd.data.synset import SyntheticSet
 from raydd.data.workspace import open_workspace
-from raydd.io.document import without_checksum
 from raydd.numerics.flat import FlatModel
 from raydd.numerics.formation import Formation
 
@@ -38,28 +36,8 @@ def mosaics(small_synset, tmp_path_factory):
 
 
 def document(capfd, *arguments):
-    """The document a command prints, after checking the two files that it wrote."""
-    capfd.readouterr()
-    assert run([*map(str, arguments), "--device", "cpu", "--json"]) == 0
-    out = capfd.readouterr().out
-    found = json.loads(out)
-    outputs = found.pop("outputs")
-    assert without_checksum(json.loads(Path(outputs["numbers"]).read_text())) == found
-    with Image.open(outputs["figure"]) as picture:
-        assert min(picture.size) > 300
-    assert found["analysis"] == arguments[1]
-    return found
-
-
-def refusal(capfd, folder, *arguments):
-    """The one line that refuses a command; nothing is written."""
-    before = sorted(folder.rglob("*"))
-    capfd.readouterr()
-    assert run([*map(str, arguments)]) == 2
-    out, err = capfd.readouterr()
-    assert (out, err.count("\n")) == ("", 1), err
-    assert sorted(folder.rglob("*")) == before
-    return err
+    """The document a command prints, which runs networks."""
+    return analyses.document(capfd, *arguments, "--device", "cpu")
 
 
 def test_similarity_against_means_taken_image_by_image(capfd, small_buffer, small_synset, mosaics, work, tmp_path):

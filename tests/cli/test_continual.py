@@ -96,24 +96,6 @@ def test_a_second_call_trains_nothing_and_fresh_trains_all(capfd, small_synset, 
     assert [call.known for call in asked] == [0, 0]
 
 
-def test_other_projects_files_are_read_as_the_flags_say(capfd, small_synset, asked, tmp_path):
-    folder = str(tmp_path / "png")
-    assert run(["export", str(small_synset), "--format", "png", "--out", folder]) == 0
-    (tmp_path / "png" / "raydd.json").unlink()
-    out = ("--out", str(tmp_path / "out"), "--steps", "2", "--seeds", "1")
-    words = ["continual", folder, *out, "--dataset", "digits", "--preprocessing", "raw01"]
-    capfd.readouterr()
-    assert run([*words, "--lr", "0.07", "--format", "png"]) == 0
-    (synset,) = asked[0].matrix.rows[0].sets
-    assert (synset.transform.kind, float(synset.lr)) == ("raw01", pytest.approx(0.07))
-    assert "is not kept" not in capfd.readouterr().err
-    assert run([*words, "--lr", "0.07", "--format", "pnk"]) == 2
-    assert "pnk" in capfd.readouterr().err
-    assert run([*words, "--lr", "-1"]) == 2
-    assert "lr = -1.0: input should be greater than 0" in capfd.readouterr().err
-    assert len(asked) == 1
-
-
 @pytest.mark.parametrize(
     ("words", "told"),
     [

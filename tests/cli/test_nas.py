@@ -110,24 +110,6 @@ def test_several_sets_are_called_by_what_tells_their_paths_apart(capfd, small_sy
     assert (tmp_path / found["outputs"]["nas.json"]).exists()
 
 
-def test_other_projects_files_are_read_as_the_flags_say(capfd, small_synset, asked, tmp_path):
-    folder = str(tmp_path / "png")
-    assert run(["export", str(small_synset), "--format", "png", "--out", folder]) == 0
-    (tmp_path / "png" / "raydd.json").unlink()
-    out = ("--out", str(tmp_path / "out"), "--sample", "2")
-    words = ["nas", folder, *out, "--dataset", "digits", "--preprocessing", "raw01"]
-    capfd.readouterr()
-    assert run([*words, "--lr", "0.07", "--format", "png"]) == 0
-    (synset,) = asked[0].matrix.rows[0].sets
-    assert (synset.transform.kind, float(synset.lr)) == ("raw01", pytest.approx(0.07))
-    assert "is not kept" not in capfd.readouterr().err
-    assert run([*words, "--lr", "0.07", "--format", "pnk"]) == 2
-    assert "pnk" in capfd.readouterr().err
-    assert run([*words, "--lr", "-1"]) == 2
-    assert "lr = -1.0: input should be greater than 0" in capfd.readouterr().err
-    assert len(asked) == 1
-
-
 def test_a_set_of_no_known_holdout_is_named_in_a_note(capfd, small_synset, asked, tmp_path):
     assert document(capfd, small_synset, *WORDS, "--out", tmp_path / "own")["selection"] == "honest"
     assert run(["export", str(small_synset), "--format", "hf", "--out", str(tmp_path / "hf")]) == 0
