@@ -212,7 +212,7 @@ class _Search:
             space, out, resume=location_of(out).has_search(), where=self._where, screen=self._screen, evaluation=None
         )
         if results.best is None:
-            raise ValueError(f"campaign {self._plan.name}, {self._name}: no trial has ended")
+            raise ValueError(f"no trial of its search has ended; see {out}, and remove it to search again")
         trials = tuple(
             {"values": one.values, "accuracy": accuracy_of(one), "state": one.state} for one in results.trials
         )
