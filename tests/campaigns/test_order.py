@@ -3,11 +3,12 @@
 from collections import Counter
 
 import pytest
+from simulated_order import simulate
 
 from raydd.campaigns.cell_settings import Options
 from raydd.campaigns.costs import GPU_SPEED, estimate
 from raydd.campaigns.graph import build_graph
-from raydd.campaigns.order import Order, Task, order_of, simulate
+from raydd.campaigns.order import Order, Task, order_of
 from raydd.campaigns.plan import campaigns, load_plan
 from raydd.campaigns.scales import SCALES
 
