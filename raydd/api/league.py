@@ -45,6 +45,8 @@ SCORED = {"evaluate_networks": 2, "evaluate_epochs": 300}
 MEASURED_SECONDS = 8.0
 """How long the steps take at least by which the time of a step is measured."""
 MOST_MEASURED, MEASURED_EPOCHS = 256, 3
+INSIDE = "window.high + span <= experts.epochs"
+"""What a search of segments keeps to: they end with the experts' epochs, of which smaller scales have fewer."""
 CHECKED_STEPS = 50
 """A number of steps with which every search can be checked."""
 
@@ -146,12 +148,16 @@ def search_space(plan: Plan, league: League, name: str, options: Options, steps:
         "ipc": config.ipc,
         "set": fixed | {"evaluate_every": steps},
         "domains": domains,
+        "constraints": (INSIDE,) if {"window.high", "span"} & {*domains} else (),
         "search": {"algorithm": "tpe", "startup": max(2, league.trials // 2)},
         "budget": {"samples": league.trials, "reports": 1},
         "seed": options.seed,
         "buffer": buffer,
     }
-    return make_space(tree, source)
+    space = make_space(tree, source)
+    if space.preset_values() is None:
+        raise ValueError(f"{source}: the row's own values are outside these domains; widen them")
+    return space
 
 
 def _domains(search: Tree, own: Mapping[str, Any]) -> Tree:

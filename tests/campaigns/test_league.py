@@ -12,7 +12,9 @@ from raydd.methods import METHODS
 from raydd.run.resolve import check_settings
 
 PLAN = load_plan("league")
-ROWS = [name for name, row in PLAN.rows.items() if row.method and row.search]
+SEARCHES = [
+    (plan, name) for plan in ("league", "league_ipc10") for name, row in load_plan(plan).rows.items() if row.search
+]
 
 
 def test_every_method_that_learns_is_in_it():
@@ -25,20 +27,31 @@ def row_of(method):
 
 
 @pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize("name", ROWS)
-def test_its_search_can_be_done_and_begins_with_the_rows_own_settings(name, scale):
-    options = Options(SCALES[scale])
-    if not learns(PLAN, name, options):
+@pytest.mark.parametrize(("table", "name"), SEARCHES)
+def test_its_search_can_be_done_and_begins_with_the_rows_own_settings(table, name, scale):
+    plan, options = load_plan(table), Options(SCALES[scale])
+    if not learns(plan, name, options):
         assert (name, scale) == ("CAFE", "paper"), "its settings are published for 10 images a class"
         return
-    space = search_space(PLAN, PLAN.league, name, options, 50, None)
-    own = row_config(PLAN, name, options)
+    space = search_space(plan, plan.league, name, options, 50, None)
+    own = row_config(plan, name, options)
     config = space.config(space.preset_values())
+    ends = {key: domain.integer[1] for key, domain in space.narrowed.items() if domain.integer}
+    assert ends.get("window.high", config.window.high or 0) + config.span <= config.experts.epochs
+    assert (config.window.high or 0) + ends.get("span", config.span) <= config.experts.epochs
     assert (config.steps, config.evaluate_every, config.method) == (50, 50, own.method)
     assert config.experts == own.experts
     assert config.lr.images == own.lr.images
     assert len(space.domains) >= 1
     check_settings(config)
+
+
+def test_domains_that_leave_the_rows_own_values_out_are_refused():
+    plan = PLAN.model_copy(update={"rows": {"DM": Row(method="dm", search={"lr.images": {"uniform": [2.0, 3.0]}})}})
+    with pytest.raises(
+        ValueError, match=r"rows\.DM\.search: the row's own values are outside these domains; widen them"
+    ):
+        search_space(plan, plan.league, "DM", Options(SCALES["cpu"]), 50, None)
 
 
 def test_what_a_search_found_is_what_the_sets_are_made_with():

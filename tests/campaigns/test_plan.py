@@ -45,6 +45,7 @@ TABLES = {
     "tgdd_fig6b": (6, 1),
     "field_cifar10": (16, 1),
     "league": (41, 1),
+    "league_ipc10": (15, 1),
 }
 UNBUILT = {"KIP", "PP"}
 
