@@ -14,6 +14,7 @@ before the campaign has any set, what the searches found.
 
 import argparse
 import json
+import math
 import shutil
 from collections.abc import Iterator
 from itertools import combinations
@@ -26,7 +27,7 @@ from raydd.campaigns.league import Entry, column_of, read_entries, slug, write_e
 from raydd.campaigns.plan import OWN, Plan, campaigns, load_plan, published_values
 from raydd.campaigns.standings import LEVEL
 from raydd.evaluation.rank_agreement import kendall
-from raydd.evaluation.significance import welch
+from raydd.evaluation.significance import holm, welch
 from raydd.io.files import write_atomic
 from raydd.tuning.results import values_text
 
@@ -34,6 +35,9 @@ FOLDER = Path(__file__).parent / "league"
 PAGE = Path(__file__).parents[1] / "docs" / "league.md"
 PICTURES = PAGE.parent / "images" / "league"
 KEPT = ("mean", "std", "networks", "sets", "place", "behind", "interval")
+NEAR = 0.95
+"""From how far to the edge of its domain a setting is near it, on a logarithmic scale."""
+UNDONE = "not done yet"
 SHOWN = 6
 """How many of the best methods show their images."""
 
@@ -71,10 +75,30 @@ def percent(cell: dict[str, Any]) -> str:
     return f"{100 * cell['mean']:.1f}" + (f" ± {100 * cell['std']:.1f}" if "std" in cell else "")
 
 
-def lines(found: dict[str, Any]) -> list[str]:
+def settings(search: dict[str, Any], plan: Plan, name: str) -> str:
+    """Return the settings that a search found, in words; a value near the edge of its domain says so."""
+    if not search["values"]:
+        return "-"
+    at_edge, domains = set[str](), plan.rows[name].search
+    for key, value in search["values"].items():
+        factor = domains[key].get("times") if isinstance(domains.get(key), dict) else None
+        if factor and abs(math.log(value / search["trials"][0]["values"][key])) > NEAR * math.log(factor):
+            at_edge.add(key)
+    words = {key: values_text({key: value}) for key, value in search["values"].items()}
+    return ", ".join(f"{text} (edge)" if key in at_edge else text for key, text in words.items())
+
+
+def missing(found: dict[str, Any]) -> Iterator[str]:
+    """Return a line on each row that has no sets, with the reason."""
+    for row in found["rows"]:
+        if not row["networks"] and row.get("missing", UNDONE) != UNDONE:
+            yield f"* {row['row']} is missing: {row['missing']}"
+
+
+def lines(found: dict[str, Any], plan: Plan) -> list[str]:
     """Return the lines of the page's table."""
     networks = [*next((row["networks"] for row in found["rows"] if row["networks"]), [])]
-    costs = ["held out", "experts' share", "steps a set", "s a step", "peak MB", "settings found"]
+    costs = ["held out", "experts' share", "steps a set", "s a step", "s a set", "peak MB", "settings found"]
     head = ["place", "method", *networks, *costs]
     table = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for row in found["rows"]:
@@ -89,10 +113,10 @@ def lines(found: dict[str, Any]) -> list[str]:
         cost = ["-"] * len(costs)
         if search:
             held_out = "-" if search["accuracy"] is None else f"{100 * search['accuracy']:.1f}"
-            values = values_text(search["values"])
             share = f"{100 * search['experts_seconds'] / search['seconds']:.0f} %" if search["experts"] else "-"
-            memory = f"{row['memory_mb']:.0f}" if row.get("memory_mb") else "-"
-            cost = [held_out, share, f"{search['steps']}", f"{search['step_seconds']:.2g}", memory, values or "-"]
+            took, memory = (f"{row[key]:.0f}" if row.get(key) else "-" for key in ("seconds", "memory_mb"))
+            step = f"{search['step_seconds']:.2g}"
+            cost = [held_out, share, f"{search['steps']}", step, took, memory, settings(search, plan, row["row"])]
         table.append(f"| {' | '.join([str(first.get('place', '-')), row['row'], *words, *cost])} |")
     return table
 
@@ -108,14 +132,14 @@ def pictures(found: dict[str, Any]) -> list[str]:
     return [f"![{row['row']}](images/league/{name}-{slug(row['row'])}.png)" for row in shown(found)]
 
 
-def sentences(found: dict[str, Any]) -> list[str]:
+def sentences(found: dict[str, Any], plan: Plan) -> list[str]:
     """Return what the table says: what wins, what ties, where the papers have another order, and on what it rests."""
     names = [*next((row["networks"] for row in found["rows"] if row["networks"]), [])]
-    rows = [row for row in found["rows"] if row["networks"]]
-    if not rows:
+    rows = [row for row in found["rows"] if all(row["networks"].get(name, {}).get("place") for name in names)]
+    if not names or not rows:
         return []
     cells = {row["row"]: row["networks"][names[0]] for row in rows}
-    said = [winner(cells), *ties(cells), *against_papers(cells, load_plan(found["plan"]["name"]))]
+    said = [winner(cells), *ties(cells), *against_papers(cells, plan)]
     for name in names[1:]:
         both = [(row["networks"][names[0]]["mean"], row["networks"][name]["mean"]) for row in rows]
         agreed = kendall(*zip(*both, strict=True))
@@ -126,13 +150,15 @@ def sentences(found: dict[str, Any]) -> list[str]:
 def winner(cells: dict[str, Any]) -> str:
     """Return the sentence about the best row, and the next one that is told apart from it."""
     first, *tied = [name for name, cell in cells.items() if cell["place"] == 1]
-    behind = next((name for name, cell in cells.items() if cell["place"] > 1 and cell.get("sets")), None)
+    behind = next((name for name, cell in cells.items() if cell["place"] > 1), None)
     said = f"**{first}** is best, at {percent(cells[first])} %" + (f", and {listed(tied)} tied with it" if tied else "")
-    if behind is None or not cells[first].get("sets"):
+    if behind is None:
         return said + "."
-    test = welch(cells[first]["sets"], cells[behind]["sets"])
-    low, high = 100 * (test.low or 0.0), 100 * (test.high or 0.0)
-    apart = f"{100 * test.difference:.1f} points (95 % interval {low:.1f} to {high:.1f})"
+    apart = f"{100 * (cells[first]['mean'] - cells[behind]['mean']):.1f} points"
+    if cells[first].get("sets") and cells[behind].get("sets"):
+        test = welch(cells[first]["sets"], cells[behind]["sets"])
+        if test.low is not None and test.high is not None:
+            apart += f" (95 % interval {100 * test.low:.1f} to {100 * test.high:.1f})"
     return f"{said}; {behind}, the first row that is told apart, is {apart} behind."
 
 
@@ -149,7 +175,7 @@ def ties(cells: dict[str, Any]) -> Iterator[str]:
 def published_orders(plan: Plan) -> dict[str, dict[str, list[bool]]]:
     """Return for pairs of rows whether papers have the first above the second, in tables of the same data and size.
 
-    Pairs that a paper does not order by more than the sum of their deviations are left out.
+    Pairs that a paper does not order by more than the sum of their deviations are left out, as are values without one.
     """
     wanted, orders = column_of(plan), dict[str, dict[str, list[bool]]]()
     for other in map(load_plan, campaigns()):
@@ -158,30 +184,36 @@ def published_orders(plan: Plan) -> dict[str, dict[str, list[bool]]]:
                 continue
             names = [name for name in plan.rows if name in other.rows and other.rows[name].missing is None]
             printed = {name: values[at] for name, values in published_values(other).items() if name in names}
-            known = sorted((name, value) for name, value in printed.items() if value is not None)
-            for (first, one), (second, two) in combinations(known, 2):
-                if abs(one.mean - two.mean) > (one.std or 0.0) + (two.std or 0.0):
-                    orders.setdefault(first, {}).setdefault(second, []).append(one.mean > two.mean)
+            known = sorted((name, one.mean, one.std) for name, one in printed.items() if one and one.std is not None)
+            for (first, one, std), (second, two, other_std) in combinations(known, 2):
+                if abs(one - two) > std + other_std:
+                    orders.setdefault(first, {}).setdefault(second, []).append(one > two)
     return orders
 
 
 def against_papers(cells: dict[str, Any], plan: Plan) -> Iterator[str]:
-    """Return the sentence about pairs of rows that papers' tables order."""
+    """Return the sentence about pairs of rows that papers' tables order: each is tested, with Holm's adjustment."""
+    pairs = [
+        (first, second, orders[0])
+        for first, others in published_orders(plan).items()
+        for second, orders in others.items()
+        if len({*orders}) == 1 and all(cells.get(name, {}).get("sets") for name in (first, second))
+    ]
+    tests = [welch(cells[first]["sets"], cells[second]["sets"]) for first, second, _ in pairs]
     below: dict[str, list[str]] = {}
-    same = tied = 0
-    for first, others in published_orders(plan).items():
-        for second, orders in others.items():
-            if len({*orders}) > 1 or not {first, second} <= cells.keys():
-                continue
-            upper, lower = (first, second) if orders[0] else (second, first)
-            gap = cells[lower]["place"] - cells[upper]["place"]
-            same, tied = same + (gap > 0), tied + (gap == 0)
-            if gap < 0:
+    same = 0
+    for (first, second, above), test, p in zip(pairs, tests, holm(test.p for test in tests), strict=True):
+        if p is not None and p < LEVEL:
+            upper, lower = (first, second) if above else (second, first)
+            if (test.difference > 0) == above:
+                same += 1
+            else:
                 below.setdefault(upper, []).append(lower)
-    if pairs := same + tied + sum(map(len, below.values())):
-        said = f"Of {pairs} pairs that the papers' tables order: {same} in the same order here, {tied} tied"
+    if pairs:
+        count = sum(map(len, below.values()))
         rest = "; ".join(f"{name} is below {listed(others)}" for name, others in sorted(below.items()))
-        yield f"{said}, {pairs - same - tied} reversed{': ' if rest else ''}{rest}."
+        said = f"Of {len(pairs)} pairs that the papers' tables order: {same} in the same order here, {count} reversed"
+        yield f"{said}, {len(pairs) - same - count} not told apart{': ' if rest else ''}{rest}."
 
 
 def seeds(cells: dict[str, Any]) -> Iterator[str]:
@@ -205,10 +237,10 @@ def listed(names: list[str]) -> str:
     return " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
 
 
-def block(found: dict[str, Any]) -> str:
+def block(found: dict[str, Any], plan: Plan) -> str:
     """Return what the page has between the marks of a plan."""
-    said = sentences(found)
-    return "\n".join(["", *said, *([""] if said else []), *lines(found), "", *pictures(found), ""])
+    said = [*sentences(found, plan), *missing(found)]
+    return "\n".join(["", *said, *([""] if said else []), *lines(found, plan), "", *pictures(found), ""])
 
 
 def marked(page: str, name: str) -> tuple[str, str, str]:
@@ -248,7 +280,7 @@ def main() -> None:
         restore(given.out, plan)
         return
     found = record(given.out, plan)
-    print("\n".join(lines(found)))
+    print("\n".join([*sentences(found, plan), *missing(found), *lines(found, plan)]))
     if not given.write:
         return
     name = found["plan"]["name"]
@@ -258,7 +290,7 @@ def main() -> None:
     PICTURES.mkdir(parents=True, exist_ok=True)
     for row in shown(found):
         shutil.copy(given.out / row["run"] / "synset.png", PICTURES / f"{name}-{slug(row['row'])}.png")
-    write_atomic(PAGE, (before + block(found) + after).encode())
+    write_atomic(PAGE, (before + block(found, plan) + after).encode())
 
 
 if __name__ == "__main__":

@@ -193,7 +193,7 @@ def test_the_floors_of_the_docs_are_those_of_the_record():
 def test_the_leagues_table_of_the_docs_is_that_of_the_record(path):
     script, record = load(FOLDER / "league.py"), json.loads(path.read_text(encoding="utf-8"))
     page = script.PAGE.read_text(encoding="utf-8")
-    assert script.marked(page, record["plan"]["name"])[1] == script.block(record)
+    assert script.marked(page, record["plan"]["name"])[1] == script.block(record, load_plan(path.stem))
     for row in script.shown(record):
         assert (script.PICTURES / f"{path.stem}-{script.slug(row['row'])}.png").is_file()
 
@@ -217,17 +217,32 @@ def test_a_league_says_what_wins_what_ties_and_where_papers_have_another_order()
     rows = {name: {"row": name, "networks": {}} for name in made_up}
     for cell in placed(cells):
         rows[cell["row"]]["networks"][cell["network"]] = {key: cell[key] for key in script.KEPT if cell.get(key)}
-    best, tied, papers, other, seeds = script.sentences({"plan": {"name": "league"}, "rows": [*rows.values()]})
+    best, tied, papers, other, seeds = script.sentences({"rows": [*rows.values()]}, load_plan("league"))
     test = welch(made_up["DM"][1], made_up["FTD"][1])
     apart = f"10.0 points (95 % interval {100 * test.low:.1f} to {100 * test.high:.1f}) behind"
     assert best == f"* **DM** is best, at 50.0 ± 1.0 %; FTD, the first row that is told apart, is {apart}."
     assert tied == "* Behind it are tied: FTD and DC."
     assert papers == (
-        "* Of 9 pairs that the papers' tables order: 5 in the same order here, 1 tied, 3 reversed: "
+        "* Of 5 pairs that the papers' tables order: 1 in the same order here, 3 reversed, 1 not told apart: "
         "DC is below DM; DSA is below DM; FTD is below DM."
-    )  # they do not order DC and DSA
+    )  # they do not order DC and DSA, and random images have no sets
     assert other == "* On VGG11W16 the order is that on ConvNetW32 with Kendall's tau 1.00, of 5 rows."
     assert seeds.startswith("* Sets of one seed have something in common (Friedman's test, 4 rows of 3 sets, p = 0.0")
+
+
+def test_a_league_says_what_is_missing_and_which_settings_are_at_the_edge_of_their_domain():
+    script, plan = load(FOLDER / "league.py"), load_plan("league")
+    search = {"values": {"lr.images": 9.5}, "trials": [{"values": {"lr.images": 1.0}, "accuracy": 0.2}]}
+    assert script.settings(search, plan, "DM") == "lr.images 9.5 (edge)"
+    assert script.settings(search, plan, "BPTT") == "lr.images 9.5", "a hundred times its own would be"
+    assert script.settings(search | {"values": {"lr.images": 0.15}}, plan, "DM") == "lr.images 0.15"
+    assert script.settings({"values": {}, "trials": []}, plan, "RDED") == "-"
+    undone = {"row": "DM", "networks": {}, "missing": script.UNDONE}
+    assert script.sentences({"rows": [undone]}, plan) == []
+    one = {"row": "Random", "networks": {"ConvNetW32": {"mean": 0.1}}}
+    assert script.sentences({"rows": [one]}, plan) == [], "no row has all its sets yet"
+    failed = {"row": "AST", "networks": {}, "missing": "experts take 2000 s"}
+    assert [*script.missing({"rows": [undone, failed]})] == ["* AST is missing: experts take 2000 s"]
 
 
 def test_a_cell_of_the_league_is_made_again_with_what_the_record_has(tmp_path):

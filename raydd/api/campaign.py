@@ -99,7 +99,7 @@ def campaign(
         failures: list[str] = []
         if any(plan.league for plan in tables):
             for plan in tables:
-                check_entries(read_entries(storage.folder, plan), options, str(out))
+                check_entries(plan, read_entries(storage.folder, plan), options, str(out))
             may_start = partial(_in_time, limits, begin)
             results = [
                 settle(one, options, storage, partial(_path_below, str(out)), where, screen, may_start)

@@ -16,7 +16,7 @@ from raydd.data.run_progress import UNFINISHED
 from raydd.data.score_record import Missing, Score, table_rows
 from raydd.data.synset import SyntheticSet
 from raydd.evaluation.failures import complete, separate
-from raydd.evaluation.protocols import find_protocol
+from raydd.evaluation.protocols import protocol_of
 from raydd.evaluation.robust import needed
 from raydd.evaluation.robust_plan import robust_scores
 from raydd.evaluation.scores import best_of_steps, plan, step_title, summarise, titles
@@ -144,8 +144,7 @@ def inputs_document(
         _, home = detect(path, config.layout)
         digest = hashlib.sha256(home.read_bytes()).hexdigest() if home.is_file() else None
         sets.append({"path": public_uri(location) if is_uri(location) else str(path.absolute()), "digest": digest})
-    protocol = find_protocol(config.protocol).changed(config.epochs, config.real_epochs, config.compile)
-    return {"protocol": protocol.model_dump(mode="json"), "sets": sets}
+    return {"protocol": protocol_of(config).model_dump(mode="json"), "sets": sets}
 
 
 def report(

@@ -5,10 +5,11 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from raydd.campaigns.plan import Column, Plan, Row
-from raydd.campaigns.scales import Scale, fewer_steps, over, shrink
+from raydd.campaigns.scales import TRAIN, Scale, fewer_steps, over, shrink
 from raydd.config.parsing import Tree, build
 from raydd.config.presets import load_preset, preset_sizes
-from raydd.config.schema import DistillConfig
+from raydd.config.schema import DataConfig, DistillConfig
+from raydd.data.datasets import DATASETS
 from raydd.methods import complete, find_method
 from raydd.run.resolve import check_settings
 
@@ -78,13 +79,22 @@ def distill_config(row: Row, column: Column, options: Options) -> DistillConfig:
     published, tree = config, over(config.model_dump(exclude_unset=True), shrink(config, scale))
     if dataset in options.paths:
         tree = over(tree, {"data": {"dataset": options.paths[dataset]}})
-    chosen: Tree = over(row.exact, dict(options.set))
+    if row.times > 1:
+        ipc *= row.times
+        check_images(dataset, ipc)
+    chosen: Tree = over(over(row.exact, {"ipc": ipc} if row.times > 1 else {}), dict(options.set))
     steps = build(DistillConfig, tree, chosen).steps
     if options.paper:
         tree = over(tree, {"keep_scored": True, "evaluate_every": max(1, steps // KEPT_SCORES)})
     config = build(DistillConfig, tree, fewer_steps(published, steps), chosen)
     check_settings(config)
     return config
+
+
+def check_images(dataset: str, ipc: int) -> None:
+    """Refuse more images a class than a data set has for training."""
+    if dataset in TRAIN and ipc > TRAIN[dataset] * (1 - DataConfig().validation) / DATASETS[dataset].classes:
+        raise MissingCell(f"{dataset} has fewer than {ipc} images a class")
 
 
 def _preset(dataset: str, stem: str, ipc: int, like: int | None, *, nearest: bool) -> Tree:

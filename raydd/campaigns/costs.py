@@ -11,24 +11,13 @@ from typing import NamedTuple
 import torch
 
 from raydd.campaigns.graph import Graph, Scoring
+from raydd.campaigns.scales import TRAIN
 from raydd.config.components import KernelConfig
 from raydd.config.schema import DistillConfig, ExpertsConfig
 from raydd.data.datasets import DATASETS
-from raydd.data.named_sets import SUBSETS
-from raydd.evaluation.protocols import find_protocol
+from raydd.evaluation.protocols import protocol_of
 from raydd.models.zoo import build
 
-TRAIN = {
-    "digits": 1437,
-    "mnist": 60_000,
-    "fashion_mnist": 60_000,
-    "svhn": 73_257,
-    "cifar10": 50_000,
-    "cifar100": 50_000,
-    "tiny_imagenet": 100_000,
-    **dict.fromkeys(SUBSETS, 13_000),
-}
-"""Training images by data set; of a path those of CIFAR-10 are assumed."""
 TEST, USUAL = 10_000, "cifar10"
 GRADIENT, SECOND = 3, 9
 """Operations of a gradient, and of a second derivative with the steps again, in forward passes."""
@@ -106,8 +95,7 @@ def score_operations(scoring: Scoring, graph: Graph) -> float:
     """Return the operations of a score's trainings and tests."""
     run = graph.distillations[scoring.distillation].config
     data, evaluation = _known(run.data.dataset), scoring.config
-    protocol = find_protocol(evaluation.protocol).changed(evaluation.epochs, evaluation.real_epochs)
-    protocol = protocol.on(run.data.dataset, run.ipc)
+    protocol = protocol_of(evaluation).on(run.data.dataset, run.ipc)
     images = run.ipc * DATASETS[data].classes * run.formation.factor**2 * max(1, run.formation.styles) * protocol.epochs
     if evaluation.real_epochs != 0:
         images += TRAIN[data] * protocol.real_epochs

@@ -7,9 +7,12 @@ from typing import NamedTuple, TypeVar
 
 from raydd.campaigns.cell_settings import MissingCell, Options, distill_config, options_of, title_of
 from raydd.campaigns.plan import OWN, RANKING, WHOLE, Column, Plan, Published, Row, published_values
+from raydd.campaigns.scales import Scale
 from raydd.config.nas import NasConfig
 from raydd.config.parsing import Tree, build
 from raydd.config.schema import DistillConfig, EvaluateConfig, ExpertsConfig
+from raydd.data.datasets import DATASETS
+from raydd.evaluation.protocols import protocol_of
 from raydd.io.document import digest
 from raydd.models.spaces import SPACES
 from raydd.run.resolve import needs_experts
@@ -165,7 +168,7 @@ def _cells(
         yield Cell(plan.name, name, title, "", published[0], score, kind, key, top=column.top or 0)
         return
     networks = [made_by if name == OWN else options.scale.networks.get(name, name) for name in plan.networks]
-    config = _evaluation(plan, row, kind, networks, options)
+    config = _evaluation(plan, row, column, kind, networks, options)
     asks = kind in NEED_EXPERTS or row.relabel
     experts = graph.distillations[key].experts if asks or kind in BY_DISTANCE else ""
     if asks and not experts:
@@ -218,12 +221,13 @@ def _carrier(plan: Plan, column: Column, options: Options, *, asks: bool) -> str
     return min(possible, key=lambda name: possible[name], default="")
 
 
-def _evaluation(plan: Plan, row: Row, kind: str, networks: list[str], options: Options) -> EvaluateConfig:
+def _evaluation(
+    plan: Plan, row: Row, column: Column, kind: str, networks: list[str], options: Options
+) -> EvaluateConfig:
     scale = options.scale
     epochs = {key: value for key, value in scale.evaluation.items() if key != "real_epochs"}
-    epochs |= {"epochs": row.epochs} if row.epochs else {}
     real = scale.evaluation.get("real_epochs") if kind == WHOLE else 0
-    return build(
+    config = build(
         EvaluateConfig,
         {
             "networks": tuple(dict.fromkeys(networks)),
@@ -235,6 +239,14 @@ def _evaluation(plan: Plan, row: Row, kind: str, networks: list[str], options: O
         },
         epochs,
     )
+    return config if row.times == 1 else config.model_copy(update=_as_many_steps(config, row, column, scale))
+
+
+def _as_many_steps(config: EvaluateConfig, row: Row, column: Column, scale: Scale) -> Tree:
+    """Return the epochs and the batches by which networks see ``row.times`` the images of a column in its steps."""
+    dataset, (ipc,) = scale.dataset or column.dataset, column.ipc
+    protocol, images = protocol_of(config).on(dataset, ipc), ipc * DATASETS[dataset].classes
+    return {"epochs": max(1, protocol.epochs // row.times), "batch_size": min(protocol.batch_size, images)}
 
 
 def experts_key(config: ExpertsConfig) -> str:

@@ -80,7 +80,7 @@ def share(plan: Plan, league: League, seconds: float, experts: float, step: floa
     if each < step:
         raise ValueError(
             f"experts take {experts:.0f} s and a step {step:.2f} s of {seconds:.0f} s, which leaves no step for each "
-            f"of {league.trials + plan.sets} distillations; raise league.seconds"
+            f"of {league.trials + plan.sets} distillations; raise league.seconds and name another --out"
         )
     return Share(int(each / step), each)
 
@@ -110,9 +110,15 @@ def read_entries(folder: Path, plan: Plan) -> dict[str, Entry]:
     return {name: read_document(file, Entry, remedy) for name, file in files.items() if file.exists()}
 
 
-def check_entries(entries: Mapping[str, Entry], options: Options, out: str) -> None:
-    """Refuse what was measured and found at another scale, with another seed or other settings."""
+def check_entries(plan: Plan, entries: Mapping[str, Entry], options: Options, out: str) -> None:
+    """Refuse what was measured and found at another scale, with another seed, other settings or other seconds."""
     for entry in entries.values():
+        seconds = plan.league.seconds.get(options.scale.name) if plan.league else None
+        if seconds not in (None, entry.seconds):
+            raise ValueError(
+                f"{out}: {entry.row} was measured and searched for {entry.seconds:g} s a method, and campaign "
+                f"{plan.name} has {seconds:g} s; give it those, or name another --out"
+            )
         for word, then, now in (
             ("--scale", entry.scale or None, options.scale.name),
             ("--seed", entry.seed, options.seed),
@@ -149,7 +155,7 @@ def settled(plan: Plan, entries: Mapping[str, Entry], failures: Mapping[str, str
     for name, reason in (failures or {}).items():
         rows[name] = rows[name].model_copy(update={"missing": reason})
     for name, entry in entries.items():
-        settings: Tree = over(nested(entry.values), {"steps": entry.steps})
+        settings: Tree = over(over(rows[name].exact, nested(entry.values)), {"steps": entry.steps})
         rows[name] = rows[name].model_copy(update={"exact": settings, "search": {}})
     return plan.model_copy(update={"rows": rows})
 

@@ -60,7 +60,8 @@ class Row(Config):
         search: Settings that are searched where the plan has a ``league``, and their domains: those of a search space,
             or ``times: 10``, from a tenth of the row's own value to ten times it.
         exact: Settings over those of the scale.
-        epochs: Epochs of the networks that are trained on it, in place of the plan's and the protocol's.
+        times: How many times the column's images it has, which its networks see in as many steps: their batches are as
+            large as the column's sets, and their epochs as many times fewer.
     """
 
     method: str | None = None
@@ -73,7 +74,7 @@ class Row(Config):
     missing: str | None = None
     search: Tree = Field(default_factory=dict)
     exact: Tree = Field(default_factory=dict)
-    epochs: Count | None = None
+    times: Count = 1
 
 
 class Column(Config):

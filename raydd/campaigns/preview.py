@@ -40,7 +40,7 @@ def preview(plans: Sequence[Plan], options: Options, out: Path | str | None = No
     if out is not None and (is_uri(out) or Path(out).exists()):
         with open_storage(out, "raydd campaign", lambda line: None) as storage:
             for plan in plans:
-                check_entries(read_entries(storage.folder, plan), options, str(out))
+                check_entries(plan, read_entries(storage.folder, plan), options, str(out))
             whole = build_graph([settled(plan, read_entries(storage.folder, plan)) for plan in plans], options)
             done = frozenset(read_records(storage.folder, whole.part(options.rows), lambda line: None))
             searches = _searches(storage.folder, plans, options)

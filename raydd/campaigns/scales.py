@@ -6,7 +6,19 @@ from typing import Any, NamedTuple
 
 from raydd.config.parsing import Tree, flat, merge, nested
 from raydd.config.schema import DistillConfig
+from raydd.data.named_sets import SUBSETS
 
+TRAIN = {
+    "digits": 1437,
+    "mnist": 60_000,
+    "fashion_mnist": 60_000,
+    "svhn": 73_257,
+    "cifar10": 50_000,
+    "cifar100": 50_000,
+    "tiny_imagenet": 100_000,
+    **dict.fromkeys(SUBSETS, 13_000),
+}
+"""Training images by data set."""
 _AT_MOST = {
     "all": ("steps", "experts.num_experts"),
     "trajectories": ("student_steps", "batch_size"),

@@ -1,6 +1,7 @@
 """The order of a table's rows by what can be told apart, and what cannot: ties.
 
-Sets of one method are independent distillations; a set's value is the mean over its networks.
+Sets of one method are distillations of other seeds, with the same experts and the settings of one search, on both of
+which an order depends; a set's value is the mean over its networks.
 """
 
 import statistics

@@ -116,7 +116,7 @@ def _cell(cell: Cell, plan: Plan, graph: Graph, measured: Measured, comparable: 
         "seconds": costs.seconds,
         "memory_mb": costs.memory_mb,
         "run": f"runs/{node.name}" if node else "",
-        "missing": cell.missing or measured.failed.get(cell.score, ""),
+        "missing": cell.missing or next((measured.failed[key] for key in cell.scores if key in measured.failed), ""),
     }
     if plan.measure == "seconds":
         value = costs.seconds / costs.steps if costs.seconds is not None and costs.steps else None
@@ -130,20 +130,22 @@ def _cell(cell: Cell, plan: Plan, graph: Graph, measured: Measured, comparable: 
     best = next((score.mean for score in scores if score.step is not None), None)
     if not own or len(own) < len(cell.scores):
         return tree | {"missing": tree["missing"] or "not done yet"}
-    values: tuple[float, float | None, int] = own[0].mean, own[0].spread, own[0].networks
+    values = tested = own[0].mean, own[0].spread, own[0].networks
     if len(own) > 1:
-        each = [value for score in own for value in score.values]
+        each, means = [value for score in own for value in score.values], [score.mean for score in own]
         values = statistics.fmean(each), statistics.stdev(each), len(each)
-        tree["sets"] = tuple(score.mean for score in own)
+        tested = statistics.fmean(means), statistics.stdev(means), len(means)
+        tree["sets"] = tuple(means)
     tree["values"] = own[0].values
-    beside = _against(tree, *values, 100.0) if comparable else {}
+    beside = _against(tree, *tested, 100.0) if comparable else {}
     return tree | _measured(tree, *values) | beside | {"best": best, "protocol": own[0].protocol}
 
 
 def placed(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the cells, with their places in the columns of plans of several sets; see `standings`.
 
-    Rows of real images are placed by the networks of their one score, each of which has a selection of its own.
+    Rows of real images are placed by the networks of their one score. Each has a selection of its own where the seed
+    changes it, as of random images and k-means; networks of one selection show less than sets differ.
     """
     columns: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for cell in cells:

@@ -261,6 +261,7 @@ class EvaluateConfig(Config):
             that are possible (forgetting needs a buffer).
         epochs: Epochs on a synthetic set; the protocol's by default.
         real_epochs: Epochs on the whole data set; the protocol's by default, and 0 leaves the whole data set out.
+        batch_size: Images per batch; the protocol's by default.
         augment: Augmentation of all trainings; by default that of the first set's data.
         flip: Whether augmentation may mirror images; by default as for the first set's data.
         validation: Fraction of the training images held out; by default as for the first set's data.
@@ -282,6 +283,7 @@ class EvaluateConfig(Config):
     baselines: Annotated[tuple[str, ...] | None, Named("coreset")] = None
     epochs: Count | None = None
     real_epochs: Annotated[int, Field(ge=0)] | None = None
+    batch_size: Count | None = None
     augment: AugmentName | None = None
     flip: bool | None = None
     validation: Annotated[float, Field(ge=0, lt=1)] | None = None

@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 from raydd.config.components import AugmentName, Count, NonNegative, Positive
 from raydd.config.parsing import Config, build
+from raydd.config.schema import EvaluateConfig
 from raydd.data.named_sets import SUBSETS
 from raydd.io.safe_yaml import read_yaml
 from raydd.numerics.augment import Augment, augment
@@ -107,12 +108,20 @@ class Protocol(Config):
             return augment("none")
         return augment(self.rule or own, flip=flip, strategy=self.strategy)
 
-    def changed(self, epochs: int | None = None, real_epochs: int | None = None, compile: bool = False) -> "Protocol":
-        """Return the protocol with other numbers of epochs, where given, or compiled; its name says so."""
+    def changed(
+        self,
+        epochs: int | None = None,
+        real_epochs: int | None = None,
+        compile: bool = False,
+        batch_size: int | None = None,
+    ) -> "Protocol":
+        """Return the protocol with other numbers of epochs or batches, where given, or compiled; its name says so."""
         given: dict[str, Any] = {} if real_epochs is None else {"real_epochs": real_epochs}
         if epochs is not None:
             given |= {"name": f"{self.name}, {epochs} epochs", "epochs": epochs, "plain_epochs": epochs}
             given["lengths"] = ()
+        if batch_size is not None:
+            given |= {"name": f"{given.get('name', self.name)}, batches of {batch_size}", "batch_size": batch_size}
         if compile:
             given |= {"name": f"{given.get('name', self.name)}, compiled", "compile": True}
         return self.model_copy(update=given)
@@ -194,6 +203,19 @@ PROTOCOLS: Table[Protocol] = Table("PROTOCOLS", Protocol, _SHIPPED)
 The network after the last epoch is the one tested, in all of them. The code of TGDD, NCFM and RDED instead
 reports the best epoch on the test images.
 """
+
+
+def protocol_of(config: EvaluateConfig) -> Protocol:
+    """Return the protocol of an evaluation, with its own epochs and batches.
+
+    Raises:
+        ValueError: As `find_protocol`.
+
+    >>> protocol_of(EvaluateConfig(protocol="dm", epochs=300, batch_size=10)).name
+    'dm, 300 epochs, batches of 10'
+    """
+    own = find_protocol(config.protocol)
+    return own.changed(config.epochs, config.real_epochs, config.compile, config.batch_size)
 
 
 def find_protocol(word: str) -> Protocol:

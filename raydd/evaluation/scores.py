@@ -19,7 +19,7 @@ from raydd.evaluation.baselines import baselines, check_kinds, mosaics, open_exp
 from raydd.evaluation.compatibility import check_compatible
 from raydd.evaluation.jobs import Job, Outcome
 from raydd.evaluation.matrix import Matrix, ScoreRow
-from raydd.evaluation.protocols import find_protocol
+from raydd.evaluation.protocols import find_protocol, protocol_of
 from raydd.evaluation.result_cache import commits
 from raydd.evaluation.robust import needed
 from raydd.evaluation.robust_plan import OWN, Conditions, robust_rows
@@ -153,7 +153,7 @@ def plan(
     sets = ((row.name, row.sets[0]) for row in (*requested, *of_steps))
     check_compatible(sets, work, named=config.dataset is not None)
     seeds = range(config.seed, config.seed + config.seeds)
-    protocol = find_protocol(config.protocol).changed(config.epochs, config.real_epochs, config.compile)
+    protocol = protocol_of(config)
     experts = None if buffer is None else open_experts(buffer, data, synsets, device)
     conditions = Conditions(work, seeds, protocol, experts)
     parts = [part for row in requested for part in robust_rows(row, dict.fromkeys(config.scores), conditions)]

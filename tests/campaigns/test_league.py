@@ -1,13 +1,16 @@
 """The league's plan: every search is possible at every scale, and the compute is divided equally."""
 
+import math
+
 import pytest
 
 from raydd.api.league import search_space
 from raydd.campaigns.cell_settings import Options
 from raydd.campaigns.graph import build_graph
-from raydd.campaigns.league import Entry, column_of, learns, row_config, seconds_of, settled, share
+from raydd.campaigns.league import Entry, check_entries, column_of, learns, row_config, seconds_of, settled, share
 from raydd.campaigns.plan import Column, League, Plan, Row, load_plan
 from raydd.campaigns.scales import SCALES
+from raydd.evaluation.protocols import protocol_of
 from raydd.methods import METHODS
 from raydd.run.resolve import check_settings
 
@@ -44,6 +47,37 @@ def test_its_search_can_be_done_and_begins_with_the_rows_own_settings(table, nam
     assert config.lr.images == own.lr.images
     assert len(space.domains) >= 1
     check_settings(config)
+
+
+def test_real_images_are_seen_in_as_many_steps_as_a_set():
+    """Ten images a step for 300 steps at the scale of a CPU, and for 1,000 at the papers'."""
+    (name,) = (name for name, row in PLAN.rows.items() if row.times > 1)
+    for scale, steps in (("cpu", 300), ("digits", 300), ("paper", 1000)):
+        graph = build_graph([PLAN], Options(SCALES[scale]))
+        found = {key for cell in graph.cells if cell.row == name for key in cell.scores}
+        for scoring in (graph.scores[key] for key in found):
+            run, images = graph.distillations[scoring.distillation].config, 10
+            assert (run.method, run.ipc) == ("random", 100)
+            assert scoring.config.batch_size == images
+            protocol = protocol_of(scoring.config)
+            assert math.ceil(run.ipc * 10 / protocol.batch_size) * protocol.epochs == steps
+    larger = load_plan("league_ipc10")
+    cells = [cell for cell in build_graph([larger], Options(SCALES["digits"])).cells if "1,000 real" in cell.row]
+    assert [cell.missing for cell in cells] == ["digits has fewer than 1000 images a class"]
+
+
+def test_what_a_row_has_exactly_stays_where_its_search_found_others():
+    rows = {"BPTT": Row(method="bptt", exact={"ema": 0.95}, search={"lr.images": {"times": 10}})}
+    plan = PLAN.model_copy(update={"rows": rows})
+    entry = Entry(row="BPTT", seconds=60, step_seconds=1, experts_seconds=0, steps=7, values={"lr.images": 3.0})
+    found = settled(plan, {"BPTT": entry}).rows["BPTT"].exact
+    assert found == {"ema": 0.95, "steps": 7, "lr": {"images": 3.0}}
+
+
+def test_what_was_found_for_other_seconds_is_refused():
+    entry = Entry(row="DM", seconds=60.0, step_seconds=0.5, experts_seconds=0.0, steps=700)
+    with pytest.raises(ValueError, match="DM was measured and searched for 60 s a method, and campaign league has"):
+        check_entries(PLAN, {"DM": entry}, Options(SCALES["cpu"]), "out")
 
 
 def test_domains_that_leave_the_rows_own_values_out_are_refused():

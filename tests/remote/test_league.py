@@ -129,7 +129,7 @@ def check_record(out, plan, cells, entries):
     spec.loader.exec_module(script)
     found = script.record(out, plan)
     assert [row["row"] for row in found["rows"]] == sorted(cells, key=lambda row: -cells[row]["mean"])
-    head, rule, *lines = script.lines(found)
+    head, rule, *lines = script.lines(found, plan)
     assert head.count("|") == rule.count("|")
     for row, line in zip(found["rows"], lines, strict=True):
         cell, search = cells[row["row"]], entries.get(row["row"].lower())
