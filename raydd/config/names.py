@@ -50,8 +50,8 @@ TABLES = {
     "method": Table(
         "method",
         "raydd.methods:METHODS",
-        "mtt ftd tesla datm dpd ast mct haba dc dsa dm tgdd dance idm m3d datadam dsdm ncfm idc bptt ratbptt atbptt "
-        f"frepo kip rcig cafe rded sre2l dream {_CORESETS}",
+        "mtt ftd tesla datm dpd ast mct haba dc dsa dm tgdd tgdd_adam dance idm m3d datadam dsdm ncfm idc bptt ratbptt "
+        f"atbptt frepo kip rcig cafe rded sre2l dream {_CORESETS}",
     ),
     "dataset": Table(
         "data set",
