@@ -51,7 +51,7 @@ def options_of(plan: Plan, options: Options) -> Options:
     if not scale.most:
         return options
     evaluation = dict(scale.evaluation) | ({"epochs": plan.epochs} if plan.epochs else {})
-    seeds = plan.seeds if plan.league else scale.seeds
+    seeds = plan.seeds if plan.sets > 1 else scale.seeds
     return options._replace(scale=scale._replace(most={**scale.most, **plan.most}, evaluation=evaluation, seeds=seeds))
 
 

@@ -1,6 +1,8 @@
 """The league's plan: every search is possible at every scale, and the compute is divided equally."""
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 
@@ -9,7 +11,8 @@ from raydd.campaigns.cell_settings import Options
 from raydd.campaigns.graph import build_graph
 from raydd.campaigns.league import Entry, check_entries, column_of, learns, row_config, seconds_of, settled, share
 from raydd.campaigns.plan import Column, League, Plan, Row, load_plan
-from raydd.campaigns.scales import SCALES
+from raydd.campaigns.scales import SCALES, over
+from raydd.config.parsing import nested
 from raydd.evaluation.protocols import protocol_of
 from raydd.methods import METHODS
 from raydd.run.resolve import check_settings
@@ -78,6 +81,24 @@ def test_what_was_found_for_other_seconds_is_refused():
     entry = Entry(row="DM", seconds=60.0, step_seconds=0.5, experts_seconds=0.0, steps=700)
     with pytest.raises(ValueError, match="DM was measured and searched for 60 s a method, and campaign league has"):
         check_entries(PLAN, {"DM": entry}, Options(SCALES["cpu"]), "out")
+
+
+def test_the_final_has_what_the_record_of_the_searches_has():
+    """Both rows are the best of their kind on held-out images, and no set has a seed of the league."""
+    path = Path(__file__).parents[2] / "benchmarks" / "league" / "league.json"
+    found = {row["row"]: row["search"] for row in json.loads(path.read_text())["rows"] if row.get("search")}
+    composed = [*PLAN.rows][[*PLAN.rows].index("RDED") + 1 : -1]
+    single = [name for name in found if name not in composed and found[name]["accuracy"] is not None]
+    best = [max(names, key=lambda name: found[name]["accuracy"]) for names in (single, composed)]
+    plan = load_plan("league_final")
+    assert [*plan.rows] == best
+    graph = build_graph([plan], Options(SCALES["cpu"], seed=10))
+    searched = build_graph([PLAN], Options(SCALES["cpu"])).distillations.values()
+    for name, row in plan.rows.items():
+        assert row.exact == over(nested(found[name]["values"]), {"steps": found[name]["steps"]})
+    assert {node.config.seed for node in graph.distillations.values()} == {10, 11, 12}
+    assert {node.config.seed for node in searched}.isdisjoint({10, 11, 12})
+    assert {scoring.config.seeds for scoring in graph.scores.values()} == {3}
 
 
 def test_domains_that_leave_the_rows_own_values_out_are_refused():

@@ -46,6 +46,7 @@ TABLES = {
     "field_cifar10": (16, 1),
     "league": (41, 1),
     "league_ipc10": (15, 1),
+    "league_final": (2, 1),
 }
 UNBUILT = {"KIP", "PP"}
 
