@@ -38,6 +38,8 @@ KEPT = ("mean", "std", "networks", "sets", "place", "behind", "interval")
 NEAR = 0.95
 """From how far to the edge of its domain a setting is near it, on a logarithmic scale."""
 UNDONE = "not done yet"
+FEW = 4
+"""Rows up to which no rank correlation is told."""
 SHOWN = 6
 """How many of the best methods show their images."""
 
@@ -99,6 +101,7 @@ def lines(found: dict[str, Any], plan: Plan) -> list[str]:
     """Return the lines of the page's table."""
     networks = [*next((row["networks"] for row in found["rows"] if row["networks"]), [])]
     costs = ["held out", "experts' share", "steps a set", "s a step", "s a set", "peak MB", "settings found"]
+    costs = costs if any(row.get("search") for row in found["rows"]) else []
     head = ["place", "method", *networks, *costs]
     table = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for row in found["rows"]:
@@ -140,7 +143,7 @@ def sentences(found: dict[str, Any], plan: Plan) -> list[str]:
         return []
     cells = {row["row"]: row["networks"][names[0]] for row in rows}
     said = [winner(cells), *ties(cells), *against_papers(cells, plan)]
-    for name in names[1:]:
+    for name in names[1:] if len(rows) > FEW else ():
         both = [(row["networks"][names[0]]["mean"], row["networks"][name]["mean"]) for row in rows]
         agreed = kendall(*zip(*both, strict=True))
         said.append(f"On {name} the order is that on {names[0]} with Kendall's tau {agreed:.2f}, of {len(both)} rows.")
@@ -148,18 +151,22 @@ def sentences(found: dict[str, Any], plan: Plan) -> list[str]:
 
 
 def winner(cells: dict[str, Any]) -> str:
-    """Return the sentence about the best row, and the next one that is told apart from it."""
+    """Return the sentence about the best row, and the next one that is told apart from it, or else the next one."""
     first, *tied = [name for name, cell in cells.items() if cell["place"] == 1]
     behind = next((name for name, cell in cells.items() if cell["place"] > 1), None)
     said = f"**{first}** is best, at {percent(cells[first])} %" + (f", and {listed(tied)} tied with it" if tied else "")
-    if behind is None:
+    if (other := behind or next(iter(tied), None)) is None:
         return said + "."
-    apart = f"{100 * (cells[first]['mean'] - cells[behind]['mean']):.1f} points"
-    if cells[first].get("sets") and cells[behind].get("sets"):
-        test = welch(cells[first]["sets"], cells[behind]["sets"])
+    apart = f"{100 * (cells[first]['mean'] - cells[other]['mean']):.1f} points"
+    if cells[first].get("sets") and cells[other].get("sets"):
+        test = welch(cells[first]["sets"], cells[other]["sets"])
         if test.low is not None and test.high is not None:
             apart += f" (95 % interval {100 * test.low:.1f} to {100 * test.high:.1f})"
-    return f"{said}; {behind}, the first row that is told apart, is {apart} behind."
+    return (
+        f"{said}; {other}, the first row that is told apart, is {apart} behind."
+        if behind
+        else (f"{said}; {other} is {apart} behind.")
+    )
 
 
 def ties(cells: dict[str, Any]) -> Iterator[str]:
