@@ -54,7 +54,7 @@ def completed(capfd, monkeypatch, line, shell="bash"):
         ("raydd evaluate set --scores l", ["lrs"]),
         ("raydd tune --space datm_di", ["datm_digits"]),
         ("raydd nas set --space ", ["convnet720", "nasbench201"]),
-        ("raydd distill --preset digits/t", ["digits/tesla", "digits/tgdd"]),
+        ("raydd distill --preset digits/t", ["digits/tesla", "digits/tgdd", "digits/tgdd_adam"]),
         ("raydd continual set --protocol d", ["datm", "dcbench", "dm"]),
         ("raydd export set --format d", ["datm", "dc", "dcbench", "ddranking"]),
         ("raydd import set --format p", ["png"]),

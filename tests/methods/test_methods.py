@@ -606,6 +606,9 @@ def test_the_methods_own_values_are_their_papers():
         "dsa": dc,
         "dm": {"steps": 20000, "checkpoint_every": 200, "lr.images": 1.0, "lr.lr": 0.0},
         "tgdd": stages | {"statistic.networks": "experts", "statistic.alpha": 2.5},
+        "tgdd_adam": stages
+        | {"statistic.networks": "experts", "statistic.alpha": 2.5}
+        | {"initial": "kmeans", "lr.optimizer": "adam", "lr.images": 0.0015},
         "dance": stages | {"statistic.networks": "mixed", "statistic.alpha": 1.0},
         "idm": {
             "steps": 20000,
@@ -738,6 +741,7 @@ def test_the_methods_own_values_are_their_papers():
         "dsa",
         "dm",
         "tgdd",
+        "tgdd_adam",
         "dance",
         "idm",
         "m3d",
