@@ -26,6 +26,7 @@ from scipy.stats import friedmanchisquare
 from raydd.campaigns.league import Entry, column_of, read_entries, slug, write_entry
 from raydd.campaigns.plan import OWN, Plan, campaigns, load_plan, published_values
 from raydd.campaigns.standings import LEVEL
+from raydd.campaigns.table import UNDONE
 from raydd.evaluation.rank_agreement import kendall
 from raydd.evaluation.significance import holm, welch
 from raydd.io.files import write_atomic
@@ -37,7 +38,6 @@ PICTURES = PAGE.parent / "images" / "league"
 KEPT = ("mean", "std", "networks", "sets", "place", "behind", "interval")
 NEAR = 0.95
 """From how far to the edge of its domain a setting is near it, on a logarithmic scale."""
-UNDONE = "not done yet"
 FEW = 4
 """Rows up to which no rank correlation is told."""
 SHOWN = 6
@@ -162,11 +162,7 @@ def winner(cells: dict[str, Any]) -> str:
         test = welch(cells[first]["sets"], cells[other]["sets"])
         if test.low is not None and test.high is not None:
             apart += f" (95 % interval {100 * test.low:.1f} to {100 * test.high:.1f})"
-    return (
-        f"{said}; {other}, the first row that is told apart, is {apart} behind."
-        if behind
-        else (f"{said}; {other} is {apart} behind.")
-    )
+    return f"{said}; {other}{', the first row that is told apart,' if behind else ''} is {apart} behind."
 
 
 def ties(cells: dict[str, Any]) -> Iterator[str]:

@@ -79,10 +79,11 @@ def distill_config(row: Row, column: Column, options: Options) -> DistillConfig:
     published, tree = config, over(config.model_dump(exclude_unset=True), shrink(config, scale))
     if dataset in options.paths:
         tree = over(tree, {"data": {"dataset": options.paths[dataset]}})
+    chosen: Tree = over(row.exact, dict(options.set))
     if row.times > 1:
         ipc *= row.times
         check_images(dataset, ipc)
-    chosen: Tree = over(over(row.exact, {"ipc": ipc} if row.times > 1 else {}), dict(options.set))
+        chosen = {"ipc": ipc} | chosen
     steps = build(DistillConfig, tree, chosen).steps
     if options.paper:
         tree = over(tree, {"keep_scored": True, "evaluate_every": max(1, steps // KEPT_SCORES)})

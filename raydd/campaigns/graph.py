@@ -245,8 +245,14 @@ def _evaluation(
 def _as_many_steps(config: EvaluateConfig, row: Row, column: Column, scale: Scale) -> Tree:
     """Return the epochs and the batches by which networks see ``row.times`` the images of a column in its steps."""
     dataset, (ipc,) = scale.dataset or column.dataset, column.ipc
-    protocol, images = protocol_of(config).on(dataset, ipc), ipc * DATASETS[dataset].classes
-    return {"epochs": max(1, protocol.epochs // row.times), "batch_size": min(protocol.batch_size, images)}
+    if row.method is None:
+        raise ValueError(f"times = {row.times} is of a row with a method, such as random")
+    if (data := DATASETS.get(dataset)) is None:
+        raise ValueError(f"times = {row.times} needs the number of classes, which {dataset} does not say; use exact")
+    protocol = protocol_of(config).on(dataset, ipc)
+    if protocol.epochs < row.times:
+        raise ValueError(f"times = {row.times} leaves less than one of {protocol.epochs} epochs; lower it")
+    return {"epochs": protocol.epochs // row.times, "batch_size": min(protocol.batch_size, ipc * data.classes)}
 
 
 def experts_key(config: ExpertsConfig) -> str:

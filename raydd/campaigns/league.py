@@ -111,14 +111,8 @@ def read_entries(folder: Path, plan: Plan) -> dict[str, Entry]:
 
 
 def check_entries(plan: Plan, entries: Mapping[str, Entry], options: Options, out: str) -> None:
-    """Refuse what was measured and found at another scale, with another seed, other settings or other seconds."""
+    """Refuse entries of another scale, seed or settings, or for other seconds, trials or sets."""
     for entry in entries.values():
-        seconds = plan.league.seconds.get(options.scale.name) if plan.league else None
-        if seconds not in (None, entry.seconds):
-            raise ValueError(
-                f"{out}: {entry.row} was measured and searched for {entry.seconds:g} s a method, and campaign "
-                f"{plan.name} has {seconds:g} s; give it those, or name another --out"
-            )
         for word, then, now in (
             ("--scale", entry.scale or None, options.scale.name),
             ("--seed", entry.seed, options.seed),
@@ -128,6 +122,14 @@ def check_entries(plan: Plan, entries: Mapping[str, Entry], options: Options, ou
                 raise ValueError(
                     f"{out}: the steps and settings of {entry.row} were found with {word} {then}, and this is {now}; "
                     f"give {word} {then}, or name another --out"
+                )
+        if plan.league is not None:
+            seconds = seconds_of(plan, plan.league, options)
+            steps = share(plan, plan.league, seconds, entry.experts_seconds, entry.step_seconds).steps
+            if steps != entry.steps:
+                raise ValueError(
+                    f"{out}: {entry.row} was searched with {entry.steps} steps a set, and campaign {plan.name} gives "
+                    f"it {steps}; give it the seconds, trials and sets of before, or name another --out"
                 )
 
 

@@ -16,6 +16,7 @@ from raydd.data.score_record import Score
 from raydd.io.document import Document, Finite, Fraction, Whole, read_document
 from raydd.io.provenance import commit
 
+UNDONE = "not done yet"
 NETWORKS = 5
 """Networks that a published mean and deviation are taken to be of: the papers' usual number."""
 
@@ -126,19 +127,24 @@ def _cell(cell: Cell, plan: Plan, graph: Graph, measured: Measured, comparable: 
         tree["protocol"] = plan.protocol
         return tree | _measured(tree, value, None, 0) | (_against(tree, value, None, 0, 1.0) if comparable else {})
     scores = [score for key in cell.scores for score in measured.scores.get(key, ()) if _is_of(score, cell)]
+    return _accuracy(tree, scores, len(cell.scores), comparable)
+
+
+def _accuracy(tree: dict[str, Any], scores: Sequence[Score], sets: int, comparable: bool) -> dict[str, Any]:
+    """Return a cell with the accuracy of so many sets: over all their networks, and tested over the means of sets."""
     own = [score for score in scores if score.step is None]
-    best = next((score.mean for score in scores if score.step is not None), None)
-    if not own or len(own) < len(cell.scores):
-        return tree | {"missing": tree["missing"] or "not done yet"}
+    if not own or len(own) < sets:
+        return tree | {"missing": tree["missing"] or UNDONE}
     values = tested = own[0].mean, own[0].spread, own[0].networks
     if len(own) > 1:
         each, means = [value for score in own for value in score.values], [score.mean for score in own]
         values = statistics.fmean(each), statistics.stdev(each), len(each)
         tested = statistics.fmean(means), statistics.stdev(means), len(means)
         tree["sets"] = tuple(means)
-    tree["values"] = own[0].values
+    best = next((score.mean for score in scores if score.step is not None), None)
     beside = _against(tree, *tested, 100.0) if comparable else {}
-    return tree | _measured(tree, *values) | beside | {"best": best, "protocol": own[0].protocol}
+    known = {"best": best, "protocol": own[0].protocol, "values": own[0].values}
+    return tree | _measured(tree, *values) | beside | known
 
 
 def placed(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -170,7 +176,7 @@ def _is_of(score: Score, cell: Cell) -> bool:
 
 def _measured(tree: dict[str, Any], mean: float | None, std: float | None, count: int) -> dict[str, Any]:
     if mean is None:
-        return {"missing": tree["missing"] or "not done yet"}
+        return {"missing": tree["missing"] or UNDONE}
     return {"mean": mean, "std": std, "networks": count}
 
 

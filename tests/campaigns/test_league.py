@@ -10,7 +10,7 @@ from raydd.api.league import search_space
 from raydd.campaigns.cell_settings import Options
 from raydd.campaigns.graph import build_graph
 from raydd.campaigns.league import Entry, check_entries, column_of, learns, row_config, seconds_of, settled, share
-from raydd.campaigns.plan import Column, League, Plan, Row, load_plan
+from raydd.campaigns.plan import Column, League, Plan, Row, load_plan, make_plan
 from raydd.campaigns.scales import SCALES, over
 from raydd.config.parsing import nested
 from raydd.evaluation.protocols import protocol_of
@@ -77,10 +77,37 @@ def test_what_a_row_has_exactly_stays_where_its_search_found_others():
     assert found == {"ema": 0.95, "steps": 7, "lr": {"images": 3.0}}
 
 
-def test_what_was_found_for_other_seconds_is_refused():
-    entry = Entry(row="DM", seconds=60.0, step_seconds=0.5, experts_seconds=0.0, steps=700)
-    with pytest.raises(ValueError, match="DM was measured and searched for 60 s a method, and campaign league has"):
-        check_entries(PLAN, {"DM": entry}, Options(SCALES["cpu"]), "out")
+@pytest.mark.parametrize("change", [{"seconds": {"cpu": 60.0}}, {"trials": 7}, None])
+def test_what_was_found_for_other_seconds_trials_or_sets_is_refused(change):
+    options = Options(SCALES["cpu"])
+    steps = share(PLAN, PLAN.league, 1200.0, 0.0, 0.5).steps
+    entry = Entry(row="DM", seconds=1200.0, step_seconds=0.5, experts_seconds=0.0, steps=steps)
+    check_entries(PLAN, {"DM": entry}, options, "out")
+    changed = {"league": PLAN.league.model_copy(update=change)} if change else {"sets": 2}
+    with pytest.raises(
+        ValueError, match=f"out: DM was searched with {steps} steps a set, and campaign league gives it"
+    ):
+        check_entries(PLAN.model_copy(update=changed), {"DM": entry}, options, "out")
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "words"),
+    [
+        ({"real": "random"}, {}, "R, .*: times = 10 is of a row with a method, such as random"),
+        (
+            {"method": "random", "preset": ""},
+            {"dataset": "FOLDER"},
+            "times = 10 needs the number of classes, which .* does not say; use exact",
+        ),
+        ({"method": "random", "preset": ""}, {}, "times = 10 leaves less than one of 5 epochs; lower it"),
+    ],
+)
+def test_times_that_cannot_be_are_refused_in_one_line(row, column, words, tmp_path):
+    """A user's own folder has no row in the table of data sets."""
+    column = {key: value.replace("FOLDER", str(tmp_path)) for key, value in column.items()}
+    tree = {"title": "", "rows": {"R": row | {"times": 10}}, "columns": [column], "epochs": 5}
+    with pytest.raises(ValueError, match=words):
+        build_graph([make_plan(tree, "small")], Options(SCALES["cpu"]))
 
 
 def test_the_final_has_what_the_record_of_the_searches_has():
