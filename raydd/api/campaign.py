@@ -87,9 +87,9 @@ def campaign(
     options = Options(find_scale(scale)) if isinstance(scale, str) else scale
     named = [plans] if isinstance(plans, str) else plans
     tables = [load_plan(plan) if isinstance(plan, str) else plan for plan in named]
+    check_rows(tables, options.rows)
     graph = build_graph(tables, options)
     _check(graph)
-    check_rows(tables, options.rows)
     for plan in tables:
         check_league(plan, options)
     check_folder(out)
