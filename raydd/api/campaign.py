@@ -5,12 +5,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from raydd.analysis.document import check_folder
 from raydd.api.campaign_scores import Result, Scorer
 from raydd.api.experts import train_experts
 from raydd.api.league import check_league, settle
+from raydd.campaigns.budget import NO_LIMITS, Budget, Limits
 from raydd.campaigns.cell_settings import Options
 from raydd.campaigns.costs import GPU_SPEED, estimate, measure_speed
 from raydd.campaigns.graph import Graph, build_graph
@@ -31,16 +32,6 @@ from raydd.run.storage import RunStorage, open_storage
 
 TABLE = "campaign.json"
 WRITE_SECONDS = 10.0
-
-
-class Limits(NamedTuple):
-    """A budget, after which nothing more starts: hours on the clock, and hours of GPUs at work."""
-
-    hours: float | None = None
-    gpu_hours: float | None = None
-
-
-NO_LIMITS = Limits()
 
 
 class CampaignIncomplete(RuntimeError):
@@ -95,20 +86,16 @@ def campaign(
     check_folder(out)
     with open_storage(out, "raydd campaign", screen.note) as storage:
         check_same(storage.folder / TABLE, tables, options, str(out))
-        begin = time.monotonic()
-        failures: list[str] = []
+        budget, failures = Budget(limits), list[str]()
         if any(plan.league for plan in tables):
             for plan in tables:
                 check_entries(plan, read_entries(storage.folder, plan), options, str(out))
-            may_start = partial(_in_time, limits, begin)
-            results = [
-                settle(one, options, storage, partial(_path_below, str(out)), where, screen, may_start)
-                for one in tables
-            ]
+            path = partial(_path_below, str(out))
+            results = [settle(one, options, storage, path, where, screen, budget) for one in tables]
             tables = [one.plan for one in results]
             failures = [f"{one.plan.name}, {row}: {why}" for one in results for row, why in one.failures.items()]
             graph = build_graph(tables, options)
-        return _Campaign(tables, str(out), options, graph, storage, where, screen).run(limits, begin, failures)
+        return _Campaign(tables, str(out), options, graph, storage, where, screen).run(budget, failures)
 
 
 def _check(graph: Graph) -> None:
@@ -116,10 +103,6 @@ def _check(graph: Graph) -> None:
         check_names(node.config)
     for scoring in graph.scores.values():
         check_scoring(scoring.config)
-
-
-def _in_time(limits: Limits, begin: float) -> bool:
-    return limits.hours is None or time.monotonic() - begin < 3600 * limits.hours
 
 
 def _path_below(out: str, *parts: str) -> Path | str:
@@ -147,21 +130,21 @@ class _Campaign:
         self._part = graph.part(options.rows)
         self._quiet: dict[str, QuietScreen] = {}
         self._stopped = False
-        self._written, self._gpu_hours = float("-inf"), 0.0
+        self._written = float("-inf")
 
-    def run(self, limits: Limits, begin: float, failures: Sequence[str]) -> dict[str, Any]:
-        """Return the document of all that is done, since a time; ``failures`` are those of searches."""
-        self._begin = begin
+    def run(self, budget: Budget, failures: Sequence[str]) -> dict[str, Any]:
+        """Return the document of all that is done within a budget; ``failures`` are those of searches."""
+        self._budget = budget
         speed = GPU_SPEED if self._where.device == "cuda" else measure_speed()
         seconds = estimate(self._part, speed).seconds
         order = order_of(self._part, seconds)
         for key in order.tasks.keys() & self._records:
             order.done(key)
         self._write(order)
-        if order.unfinished and self._may_start(limits, 0.0):
+        if order.unfinished and self._budget.may_start:
             there = len(order.tasks.keys() & self._records)
             self._screen.note(f"{self._out}: {there} of {len(order.tasks)} parts are there")
-            self._work(order, limits, seconds)
+            self._work(order, seconds)
         document = self._write(order)
         self._storage.save_last()
         if order.unfinished or order.failed:
@@ -171,13 +154,12 @@ class _Campaign:
             raise CampaignIncomplete(words, document)
         return document
 
-    def _work(self, order: Order, limits: Limits, seconds: Mapping[str, float]) -> None:
+    def _work(self, order: Order, seconds: Mapping[str, float]) -> None:
         from raydd.remote.campaign import Executor
         from raydd.remote.session import session
 
         with session(self._where.address, self._screen.note):
-            may_start = partial(self._may_start, limits)
-            executor = Executor(order, self._start(order), self._where, may_start, self._screen.note)
+            executor = Executor(order, self._start(order), self._where, self._budget, self._screen.note)
             pace, there = Pace(), [key for key in seconds if key in self._records]
             with self._screen.progress("campaign", len(order.tasks)) as update:
 
@@ -190,7 +172,6 @@ class _Campaign:
                         self._write(order)
 
                 executor.run(show)
-            self._gpu_hours = executor.gpu_seconds / 3600
 
     def _start(self, order: Order) -> Any:
         """Return how the tasks of each stage are started, a `raydd.remote.campaign.Start`."""
@@ -239,9 +220,6 @@ class _Campaign:
         words = [f"{names.get(key, key)} {screen.words}" for screen, key in reversed(screens.items())]
         return f"{len(running)} at work: {'; '.join(words[:2])}" if words else f"{len(running)} at work"
 
-    def _may_start(self, limits: Limits, gpu_seconds: float) -> bool:
-        return _in_time(limits, self._begin) and (limits.gpu_hours is None or gpu_seconds / 3600 < limits.gpu_hours)
-
     def _path(self, *parts: str) -> Path | str:
         return _path_below(self._out, *parts)
 
@@ -283,8 +261,9 @@ class _Campaign:
     def _write(self, order: Order) -> dict[str, Any]:
         """Write the tables as far as they are known, and return them."""
         self._written = time.monotonic()
-        known, spent = measured(self._records, order.failed), time.monotonic() - self._begin
-        document = campaign_document(self._plans, self._options, self._graph, known, spent, self._gpu_hours)
+        known, spent = measured(self._records, order.failed), self._budget
+        hours = spent.gpu_seconds / 3600
+        document = campaign_document(self._plans, self._options, self._graph, known, spent.seconds, hours)
         write_document(self._storage.folder / TABLE, document)
         return document
 

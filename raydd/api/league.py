@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from raydd.api.distill import distill
 from raydd.api.experts import train_experts
 from raydd.api.tune import tune
+from raydd.campaigns.budget import Budget
 from raydd.campaigns.cell_settings import Options
 from raydd.campaigns.graph import experts_key
 from raydd.campaigns.league import (
@@ -27,7 +28,7 @@ from raydd.campaigns.league import (
     write_entry,
 )
 from raydd.campaigns.plan import League, Plan
-from raydd.campaigns.records import run_costs
+from raydd.campaigns.records import on_gpu, run_costs
 from raydd.campaigns.scales import over
 from raydd.config.parsing import Tree, flat
 from raydd.config.placement import Where
@@ -67,13 +68,7 @@ class Settled(NamedTuple):
 
 
 def settle(
-    plan: Plan,
-    options: Options,
-    storage: RunStorage,
-    path: PathOf,
-    where: Where,
-    screen: Screen,
-    may_start: Callable[[], bool] = lambda: True,
+    plan: Plan, options: Options, storage: RunStorage, path: PathOf, where: Where, screen: Screen, budget: Budget
 ) -> Settled:
     """Return a plan whose rows have the settings that their searches found; what is known already is not searched.
 
@@ -84,7 +79,7 @@ def settle(
         path: Returns where a part of the campaign lies, a folder or a URI.
         where: Device, cluster and number of workers.
         screen: Shows progress.
-        may_start: Returns whether the budget lets another row begin; the rows that are left are missing.
+        budget: Takes what GPUs are given, and says whether another row may begin; rows that are left are missing.
 
     A row whose search fails is missing, with the reason, and the others go on; the next call tries it again.
     """
@@ -93,7 +88,8 @@ def settle(
     entries, failures = read_entries(storage.folder, plan), dict[str, str]()
     rows = [name for name in plan.rows if options.does(name) and learns(plan, name, options)]
 
-    def keep(number: int, entry: Entry) -> None:
+    def keep(number: int, entry: Entry, seconds: float) -> None:
+        budget.gpu_seconds += entry.gpus * seconds
         entries[entry.row] = write_entry(storage.folder, plan, entry)
         storage.save(number, "league")
 
@@ -102,15 +98,19 @@ def settle(
         try:
             if name in entries and (entries[name].trials or not plan.rows[name].search):
                 continue
-            if not may_start():
+            if not budget.may_start:
                 failures[name] = "the budget was spent before its search"
                 continue
             if name not in entries:
                 screen.note(f"{name}: measuring its steps, {number} of {len(rows)}")
-                keep(number, search.measure([*entries.values()]))
+                others = [*entries.values()]
+                measured = search.measure(others)
+                trained = not any(entry.experts == measured.experts for entry in others)
+                keep(number, measured, measured.experts_seconds if trained else 0.0)
             if plan.rows[name].search:
                 screen.note(f"{name}: searching its settings, {number} of {len(rows)}")
-                keep(number, search.search(entries[name]))
+                found = search.search(entries[name])
+                keep(number, found, len(found.trials) * found.steps * found.step_seconds)
         except (ValueError, RuntimeError, OSError, FloatingPointError) as error:
             failures[name] = " ".join(str(error).split())
             screen.note(f"failed: {name}: {failures[name]}")
@@ -193,7 +193,7 @@ class _Search:
         key, buffer = self._experts()
         known = next((entry.experts_seconds for entry in others if key and entry.experts == key), None)
         experts_seconds = 0.0 if not key else self._experts_seconds() if known is None else known
-        step_seconds, seconds = self._step(buffer), seconds_of(self._plan, self._league, self._options)
+        (step_seconds, gpu), seconds = self._step(buffer), seconds_of(self._plan, self._league, self._options)
         steps = share(self._plan, self._league, seconds, experts_seconds, step_seconds).steps
         self._screen.note(f"{self._name}: {step_seconds:.3g} s a step, {steps} steps a set")
         return Entry(
@@ -206,6 +206,7 @@ class _Search:
             step_seconds=step_seconds,
             experts_seconds=experts_seconds,
             steps=steps,
+            gpus=gpu * (1.0 if self._where.gpus_per_worker is None else self._where.gpus_per_worker),
         )
 
     def search(self, entry: Entry) -> Entry:
@@ -244,16 +245,16 @@ class _Search:
         self._screen.note(f"{self._name}: {epoch:.3g} s an epoch of an expert")
         return epoch * recipe.epochs * recipe.num_experts
 
-    def _step(self, buffer: Path | str | None) -> float:
-        """Return the seconds of an outer step, from a run of some."""
+    def _step(self, buffer: Path | str | None) -> tuple[float, bool]:
+        """Return the seconds of an outer step, from a run of some, and whether that was on a GPU."""
         steps, where = 2, self._where._replace(num_workers=1)
         while True:
             with tempfile.TemporaryDirectory(prefix="raydd-league-") as folder:
                 config = self._config.model_copy(update={"steps": steps, "evaluate_every": None})
                 distill(config, folder, buffer=buffer, where=where, screen=_QUIET)
-                seconds = float(run_costs(folder, steps)["run_seconds"] or 0.0)
+                seconds, gpu = float(run_costs(folder, steps)["run_seconds"] or 0.0), on_gpu(folder)
             if seconds >= MEASURED_SECONDS or steps >= MOST_MEASURED:
-                return max(seconds / steps, 1e-6)
+                return max(seconds / steps, 1e-6), gpu
             steps = min(MOST_MEASURED, max(2 * steps, int(1.2 * steps * MEASURED_SECONDS / max(seconds, 1e-3))))
 
 

@@ -28,6 +28,7 @@ class Entry(Document):
     step_seconds: Finite
     experts_seconds: Finite
     steps: Whole
+    gpus: Finite = 0.0  # GPUs of the worker that took the measured steps
     values: dict[str, Any] = Field(default_factory=dict)
     trials: tuple[dict[str, Any], ...] = ()  # each trial's values and its accuracy on held-out images
     accuracy: Fraction | None = None  # the best of them

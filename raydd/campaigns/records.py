@@ -63,6 +63,12 @@ def measured(records: Mapping[str, NodeRecord], failed: Mapping[str, str]) -> Me
     return Measured(scores, costs, failed, rankings)
 
 
+def on_gpu(place: Path | str) -> bool:
+    """Return whether a run was on a GPU, from its logs."""
+    memory = read_log(local_path(place) / "memory.jsonl", LOGS["memory.jsonl"], "distill it again")
+    return any(row.get("device_mb") is not None for row in memory)
+
+
 def run_costs(place: Path | str, steps: int) -> dict[str, Any]:
     """Return what a run took, from its logs."""
     folder = local_path(place)

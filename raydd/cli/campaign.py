@@ -118,7 +118,8 @@ def campaign(  # noqa: PLR0913, PLR0917 - one a flag
 
         _show_preview(screen, preview(loaded, options, place, where))
         return
-    from raydd.api.campaign import CampaignIncomplete, Limits, campaign as run
+    from raydd.api.campaign import CampaignIncomplete, campaign as run
+    from raydd.campaigns.budget import Limits
 
     incomplete = ""
     try:

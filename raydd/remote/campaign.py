@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 import ray._private.auto_init_hook
 
+from raydd.campaigns.budget import Budget
 from raydd.campaigns.order import Order, Task
 from raydd.config.placement import Where
 from raydd.io.signals import terminated
@@ -119,20 +120,17 @@ class Executor:
         order: The order.
         start: How its tasks are started.
         where: Device and number of workers.
-        may_start: Whether more may start: the budget is not spent.
+        budget: Takes the seconds of GPUs at work, and says whether more may start.
         note: Takes a line.
     """
 
-    def __init__(
-        self, order: Order, start: Start, where: Where, may_start: Callable[[float], bool], note: Callable[[str], None]
-    ) -> None:
-        self._order, self._start, self._where, self._may_start = order, start, where, may_start
+    def __init__(self, order: Order, start: Start, where: Where, budget: Budget, note: Callable[[str], None]) -> None:
+        self._order, self._start, self._where, self._budget = order, start, where, budget
         self._note = note
         self._running: dict[tuple[str, ...], Running] = {}
         self._batch: list[Task] = []
         self._demand = demand_for(where.device, gpus=where.gpus_per_worker, note=note, minutes=where.max_wait)
         self._slots, self._checked, self._last = self._room(), time.monotonic(), time.monotonic()
-        self.gpu_seconds = 0.0
 
     def run(self, show: Callable[[], None]) -> None:
         """Work until nothing is left that can be done; ``show`` is called again and again."""
@@ -162,11 +160,11 @@ class Executor:
     def _fill(self) -> None:
         """Start tasks on free workers."""
         now = time.monotonic()
-        self.gpu_seconds += (now - self._last) * self._demand.gpus * min(self._used(), self._slots)
+        self._budget.gpu_seconds += (now - self._last) * self._demand.gpus * min(self._used(), self._slots)
         self._last = now
         if now - self._checked > ROOM_SECONDS:
             self._slots, self._checked = self._room(), now
-        while (free := self._slots - self._used()) > 0 and self._may_start(self.gpu_seconds) and not terminated():
+        while (free := self._slots - self._used()) > 0 and self._budget.may_start and not terminated():
             trainings, stage = sum(task.parts for task in self._batch), self._order.next_stage
             if stage == "scores" and trainings < MOST * free and (task := self._order.take()):
                 self._batch.append(task)

@@ -13,8 +13,9 @@ import yaml
 from fake_cluster import fake_cluster
 from variants import first
 
-from raydd.api.campaign import CampaignIncomplete, Limits, campaign
+from raydd.api.campaign import CampaignIncomplete, campaign
 from raydd.api.campaign_scores import Scorer
+from raydd.campaigns.budget import Budget, Limits
 from raydd.campaigns.cell_settings import Options
 from raydd.campaigns.graph import build_graph
 from raydd.campaigns.order import Order, Task
@@ -318,7 +319,7 @@ def test_no_worker_waits_while_there_are_scores(ray2, monkeypatch):
         return Ticks(workers, sum(task.parts for task in batch) // workers, log, "scores")
 
     start = Start(experts=None, distillation=lambda task: Ticks(1, 60, log, "distillation"), scores=scores)
-    executor = Executor(order, start, HERE, lambda spent: True, lambda line: None)
+    executor = Executor(order, start, HERE, Budget(), lambda line: None)
     monkeypatch.setattr("raydd.remote.campaign.wait_for", lambda calls: most.append(executor._used()))
     executor.run(lambda: None)
     assert order.unfinished == 0

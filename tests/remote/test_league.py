@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from raydd.api import league
-from raydd.api.campaign import CampaignIncomplete, Limits, campaign
+from raydd.api.campaign import CampaignIncomplete, campaign
+from raydd.campaigns.budget import Limits
 from raydd.campaigns.cell_settings import Options
 from raydd.campaigns.plan import League, load_plan
 from raydd.campaigns.preview import preview
@@ -112,8 +113,16 @@ def test_a_budget_of_hours_counts_searches_and_a_row_alone_is_searched_alone(tmp
     with pytest.raises(CampaignIncomplete, match="DM: the budget was spent before its search"):
         campaign([plan], out, only, limits=Limits(hours=0.0), where=HERE, screen=QuietScreen(lines.append))
     assert not any("measuring" in line for line in lines)
+    both, limits = only._replace(rows=("DM", "MTT")), Limits(gpu_hours=1e-9)
+    with monkeypatch.context() as patch:
+        patch.setattr(league, "on_gpu", lambda place: True)
+        with pytest.raises(CampaignIncomplete, match="the budget is spent") as spent:
+            campaign([plan], out, both, limits=limits, where=HERE, screen=QuietScreen(lines.append))
+    missing = {cell["row"]: cell["missing"] for cell in spent.value.result["cells"]}
+    assert missing["MTT"] == "the budget was spent before its search"
+    assert 0.0 < 3600 * spent.value.result["gpu_hours"] <= 1.0, "what its only trial was given"
     document = campaign([plan], out, only, where=HERE, screen=QuietScreen(lines.append))
-    assert [line for line in lines if "measuring" in line] == ["DM: measuring its steps, 1 of 1"]
+    assert [line for line in lines if "measuring" in line] == ["DM: measuring its steps, 1 of 2"]
     assert {cell["row"]: cell["mean"] is not None for cell in document["cells"]} == {
         "Random": False,
         "DM": True,
