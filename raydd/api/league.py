@@ -109,8 +109,8 @@ def settle(
                 keep(number, measured, measured.experts_seconds if trained else 0.0)
             if plan.rows[name].search:
                 screen.note(f"{name}: searching its settings, {number} of {len(rows)}")
-                found = search.search(entries[name])
-                keep(number, found, len(found.trials) * found.steps * found.step_seconds)
+                entry = search.search(entries[name])
+                keep(number, entry, len(entry.trials) * entry.steps * entry.step_seconds)
         except (ValueError, RuntimeError, OSError, FloatingPointError) as error:
             failures[name] = " ".join(str(error).split())
             screen.note(f"failed: {name}: {failures[name]}")
