@@ -61,7 +61,8 @@ class Scorer:
         try:
             scores = evaluate(sets, first.config, buffer=buffer, names=keys, where=self._where, screen=screen)
         except MissingTrainings as error:
-            scores, missing = error.result, {one.name: one.line for one in error.missing}
+            scores = error.result
+            missing = {one.name.partition(", ")[0]: one.line for one in error.missing}  # of a kept step too
             if len(keys) == 1:
                 missing = dict.fromkeys(keys, error.missing[0].line)
         if len(keys) == 1:

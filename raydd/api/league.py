@@ -250,7 +250,7 @@ class _Search:
         steps, where = 2, self._where._replace(num_workers=1)
         while True:
             with tempfile.TemporaryDirectory(prefix="raydd-league-") as folder:
-                config = self._config.model_copy(update={"steps": steps, "evaluate_every": None})
+                config = self._config.model_copy(update={"steps": steps, "evaluate_every": None, "keep_scored": False})
                 distill(config, folder, buffer=buffer, where=where, screen=_QUIET)
                 seconds, gpu = float(run_costs(folder, steps)["run_seconds"] or 0.0), on_gpu(folder)
             if seconds >= MEASURED_SECONDS or steps >= MOST_MEASURED:

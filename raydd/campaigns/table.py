@@ -171,7 +171,9 @@ def placed(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _is_of(score: Score, cell: Cell) -> bool:
     if score.network != cell.network or score.part:
         return False
-    return score.requested if cell.kind == "distilled" else score.kind == cell.kind
+    if cell.kind != "distilled":
+        return score.kind == cell.kind
+    return score.requested or score.step is not None  # the best on test of kept steps
 
 
 def _measured(tree: dict[str, Any], mean: float | None, std: float | None, count: int) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from raydd.campaigns.plan import load_plan
 from raydd.campaigns.scales import SCALES
 from raydd.campaigns.table import CampaignDocument, Costs, Measured, campaign_document
 from raydd.data.score_record import Score
+from raydd.evaluation.scores import best_of_steps
 from raydd.figures.campaign import campaign_rows
 from raydd.io.document import validate
 from raydd.report.campaign import campaign_sections
@@ -83,9 +84,12 @@ def test_the_best_on_test_stands_beside_and_is_not_the_measured_value():
     plans, options = [load_plan("tgdd_table4")], Options(SCALES["paper"], paper=True)
     graph = build_graph(plans, options)
     cell = graph.cells[0]
-    best = score(f"{cell.score}, best of 10 steps on test", cell.network, (0.8, 0.9), step=40, selection="paper")
+    kept = {f"{cell.score}, step {step}": (step, value) for step, value in ((20, 0.7), (40, 0.8))}
+    steps = {name: step for name, (step, _) in kept.items()}
+    common = {"selection": "paper", "of": cell.score, "asked": False}
+    scores = [score(name, cell.network, (value, value + 0.1), **common) for name, (_, value) in kept.items()]
     honest = score(cell.score, cell.network, (0.5, 0.6))
-    measured = Measured({cell.score: [best, honest]}, {}, {})
+    measured = Measured({cell.score: best_of_steps([*scores, honest], steps)}, {}, {})
     found = campaign_document(plans, options, graph, measured, 1.0, 0.0)["cells"][0]
     assert (found["mean"], found["best"]) == (pytest.approx(0.55), pytest.approx(0.85))
 

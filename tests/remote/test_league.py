@@ -109,7 +109,7 @@ def test_a_budget_of_hours_counts_searches_and_a_row_alone_is_searched_alone(tmp
     monkeypatch.setattr(league, "MEASURED_SECONDS", 0.1)
     path, out, lines = tmp_path / "small.yaml", s3(f"bucket/{tmp_path.name}"), []
     path.write_text(yaml.safe_dump(PLAN | {"sets": 1, "league": {"seconds": {"digits": 2.0}, "trials": 1}}))
-    plan, only = load_plan(str(path)), Options(SCALES["digits"], set=SET, rows=("DM",))
+    plan, only = load_plan(str(path)), Options(SCALES["digits"], set=SET, rows=("DM",), paper=True)
     with pytest.raises(CampaignIncomplete, match="DM: the budget was spent before its search"):
         campaign([plan], out, only, limits=Limits(hours=0.0), where=HERE, screen=QuietScreen(lines.append))
     assert not any("measuring" in line for line in lines)
@@ -129,6 +129,8 @@ def test_a_budget_of_hours_counts_searches_and_a_row_alone_is_searched_alone(tmp
         "MTT": False,
     }
     assert not any("training 1 of 1 experts" in line for line in lines), "MTT alone has any"
+    bests = {cell["row"]: cell["best"] is not None for cell in document["cells"]}
+    assert bests == {"Random": False, "DM": True, "MTT": False}, "the best on test of the steps that --paper keeps"
 
 
 def check_record(out, plan, cells, entries):
