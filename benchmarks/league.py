@@ -36,8 +36,8 @@ FOLDER = Path(__file__).parent / "league"
 PAGE = Path(__file__).parents[1] / "docs" / "league.md"
 PICTURES = PAGE.parent / "images" / "league"
 KEPT = ("mean", "std", "networks", "sets", "place", "behind", "interval")
-NEAR = 0.95
-"""From how far to the edge of its domain a setting is near it, on a logarithmic scale."""
+EDGE = 0.025
+"""The part of a domain, at each of its ends, that is its edge."""
 FEW = 4
 """Rows up to which no rank correlation is told."""
 SHOWN = 6
@@ -47,9 +47,11 @@ SHOWN = 6
 def record(out: Path, plan: Plan) -> dict[str, Any]:
     """Return what the campaign of a league has found so far, a row of the table each."""
     path = out / "campaign.json"
-    document = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"cells": []}
+    document = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"plans": [], "cells": []}
+    if path.exists() and plan.name not in (names := [other["name"] for other in document["plans"]]):
+        raise SystemExit(f"{out} has no table {plan.name}; give --plan {' or '.join(names)}")
     rows: dict[str, dict[str, Any]] = {name: {"row": name, "networks": {}} for name in plan.rows}
-    for cell in document["cells"]:
+    for cell in (cell for cell in document["cells"] if cell["plan"] == plan.name):
         row = rows[cell["row"]]
         if cell["mean"] is None:
             row["missing"] = cell["missing"]
@@ -81,13 +83,28 @@ def settings(search: dict[str, Any], plan: Plan, name: str) -> str:
     """Return the settings that a search found, in words; a value near the edge of its domain says so."""
     if not search["values"]:
         return "-"
-    at_edge, domains = set[str](), plan.rows[name].search
+    words, first = [], search["trials"][0]["values"]
     for key, value in search["values"].items():
-        factor = domains[key].get("times") if isinstance(domains.get(key), dict) else None
-        if factor and abs(math.log(value / search["trials"][0]["values"][key])) > NEAR * math.log(factor):
-            at_edge.add(key)
-    words = {key: values_text({key: value}) for key, value in search["values"].items()}
-    return ", ".join(f"{text} (edge)" if key in at_edge else text for key, text in words.items())
+        at_edge = key in first and near_edge(plan.rows[name].search[key], first[key], value)
+        words.append(values_text({key: value}) + (" (edge)" if at_edge else ""))
+    return ", ".join(words)
+
+
+def near_edge(domain: dict[str, Any], own: float, value: Any) -> bool:
+    """Return whether a value is at an end of its domain, which for ``times`` is around the row's own value.
+
+    >>> near_edge({"times": 10}, 0.2, 1.99), near_edge({"integer": [1, 4]}, 2, 3), near_edge({"choice": [1]}, 1, 1)
+    (True, False, False)
+    """
+    ((kind, bounds),) = domain.items()
+    if kind == "integer":
+        return value in bounds
+    if kind not in ("times", "uniform", "log_uniform"):
+        return False
+    low, high = (own / bounds, own * bounds) if kind == "times" else bounds
+    scale = float if kind == "uniform" else math.log
+    part = (scale(value) - scale(low)) / (scale(high) - scale(low))
+    return not 1 - EDGE > part > EDGE
 
 
 def missing(found: dict[str, Any]) -> Iterator[str]:

@@ -237,12 +237,27 @@ def test_a_league_says_what_is_missing_and_which_settings_are_at_the_edge_of_the
     assert script.settings(search, plan, "BPTT") == "lr.images 9.5", "a hundred times its own would be"
     assert script.settings(search | {"values": {"lr.images": 0.15}}, plan, "DM") == "lr.images 0.15"
     assert script.settings({"values": {}, "trials": []}, plan, "RDED") == "-"
+    spans = [script.near_edge({"integer": [1, 4]}, 2, value) for value in range(1, 5)]
+    assert spans == [True, False, False, True]
+    assert [script.near_edge({"uniform": [0.2, 1.0]}, 0.5, value) for value in (0.21, 0.3, 0.99)] == [True, False, True]
     undone = {"row": "DM", "networks": {}, "missing": script.UNDONE}
     assert script.sentences({"rows": [undone]}, plan) == []
     one = {"row": "Random", "networks": {"ConvNetW32": {"mean": 0.1}}}
     assert script.sentences({"rows": [one]}, plan) == [], "no row has all its sets yet"
     failed = {"row": "AST", "networks": {}, "missing": "experts take 2000 s"}
     assert [*script.missing({"rows": [undone, failed]})] == ["* AST is missing: experts take 2000 s"]
+
+
+def test_the_record_of_a_league_has_its_own_cells_alone(tmp_path):
+    script, cell = load(FOLDER / "league.py"), {"row": "DM", "network": "ConvNetW32", "missing": ""}
+    cells = [cell | {"plan": "league_final", "mean": 0.9}, cell | {"plan": "league", "mean": 0.2}]
+    document = {"plans": [{"name": "league"}, {"name": "league_final"}], "cells": cells}
+    (tmp_path / "campaign.json").write_text(json.dumps(document))
+    rows = {row["row"]: row["networks"] for row in script.record(tmp_path, load_plan("league"))["rows"]}
+    assert rows.pop("DM") == {"ConvNetW32": {"mean": 0.2}}
+    assert not any(rows.values())
+    with pytest.raises(SystemExit, match="has no table league_ipc10; give --plan league or league_final"):
+        script.record(tmp_path, load_plan("league_ipc10"))
 
 
 def test_a_cell_of_the_league_is_made_again_with_what_the_record_has(tmp_path):

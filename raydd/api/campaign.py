@@ -1,5 +1,6 @@
 """Campaigns: the cells of papers' tables by one call, resumable anywhere."""
 
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -12,20 +13,21 @@ from raydd.api.campaign_scores import Result, Scorer
 from raydd.api.experts import train_experts
 from raydd.api.league import check_league, settle
 from raydd.campaigns.budget import NO_LIMITS, Budget, Limits
-from raydd.campaigns.cell_settings import Options
+from raydd.campaigns.cell_settings import Options, check_options
 from raydd.campaigns.costs import GPU_SPEED, estimate, measure_speed
 from raydd.campaigns.graph import Graph, build_graph
 from raydd.campaigns.league import check_entries, read_entries
 from raydd.campaigns.order import Order, Task, order_of
-from raydd.campaigns.plan import Plan, check_rows, load_plan
+from raydd.campaigns.plan import Plan, load_plan
 from raydd.campaigns.records import NodeRecord, measured, read_records, run_costs, write_record
 from raydd.campaigns.scales import find_scale
-from raydd.campaigns.table import campaign_document, check_same
+from raydd.campaigns.table import Spent, campaign_document, spent_before
 from raydd.config.placement import HERE, Where, check_workers
 from raydd.evaluation.scores import check_scoring
 from raydd.io.console import Pace, QuietScreen, Screen, left
 from raydd.io.document import write_document
 from raydd.io.paths import below
+from raydd.io.provenance import commit
 from raydd.io.uri import is_uri
 from raydd.run.resolve import check_names
 from raydd.run.storage import RunStorage, open_storage
@@ -78,24 +80,28 @@ def campaign(
     options = Options(find_scale(scale)) if isinstance(scale, str) else scale
     named = [plans] if isinstance(plans, str) else plans
     tables = [load_plan(plan) if isinstance(plan, str) else plan for plan in named]
-    check_rows(tables, options.rows)
+    names = [plan.name for plan in tables]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"two plans are named {twice[0]}; rename one, or its file")
+    check_options(tables, options)
     graph = build_graph(tables, options)
     _check(graph)
     for plan in tables:
         check_league(plan, options)
     check_folder(out)
     with open_storage(out, "raydd campaign", screen.note) as storage:
-        check_same(storage.folder / TABLE, tables, options, str(out))
+        before = spent_before(storage.folder / TABLE, tables, options, storage.name)
         budget, failures = Budget(limits), list[str]()
         if any(plan.league for plan in tables):
             for plan in tables:
-                check_entries(plan, read_entries(storage.folder, plan), options, str(out))
+                check_entries(plan, read_entries(storage.folder, plan), options, storage.name)
             path = partial(_path_below, str(out))
             results = [settle(one, options, storage, path, where, screen, budget) for one in tables]
             tables = [one.plan for one in results]
             failures = [f"{one.plan.name}, {row}: {why}" for one in results for row, why in one.failures.items()]
             graph = build_graph(tables, options)
-        return _Campaign(tables, str(out), options, graph, storage, where, screen).run(budget, failures)
+        work = _Campaign(tables, str(out), options, graph, storage, where, screen)
+        return work.run(budget, before, failures)
 
 
 def _check(graph: Graph) -> None:
@@ -126,15 +132,15 @@ class _Campaign:
         self._plans, self._out, self._options, self._graph = plans, out, options, graph
         self._storage, self._where, self._screen = storage, where, screen
         self._records = read_records(storage.folder, graph, screen.note)
-        self._number = count(1)
+        self._saves, self._saving = count(storage.saved + 1), threading.Lock()
         self._part = graph.part(options.rows)
         self._quiet: dict[str, QuietScreen] = {}
         self._stopped = False
-        self._written = float("-inf")
+        self._written, self._worked = float("-inf"), False
 
-    def run(self, budget: Budget, failures: Sequence[str]) -> dict[str, Any]:
+    def run(self, budget: Budget, before: Spent, failures: Sequence[str]) -> dict[str, Any]:
         """Return the document of all that is done within a budget; ``failures`` are those of searches."""
-        self._budget = budget
+        self._budget, self._before, self._version = budget, before, commit()
         speed = GPU_SPEED if self._where.device == "cuda" else measure_speed()
         seconds = estimate(self._part, speed).seconds
         order = order_of(self._part, seconds)
@@ -143,10 +149,11 @@ class _Campaign:
         self._write(order)
         if order.unfinished and self._budget.may_start:
             there = len(order.tasks.keys() & self._records)
-            self._screen.note(f"{self._out}: {there} of {len(order.tasks)} parts are there")
+            self._screen.note(f"{self._storage.name}: {there} of {len(order.tasks)} parts are there")
             self._work(order, seconds)
         document = self._write(order)
-        self._storage.save_last()
+        with self._saving:
+            self._storage.save_last()
         if order.unfinished or order.failed:
             raise CampaignIncomplete(self._incomplete(order), document)
         if failures:
@@ -228,7 +235,7 @@ class _Campaign:
         log = self._storage.folder / "campaign.log"
 
         def tell(line: str) -> None:
-            with log.open("a", encoding="utf-8") as file:
+            with self._saving, log.open("a", encoding="utf-8") as file:  # a file that grows cannot be saved
                 file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {keys[0]}: {line}\n")
 
         screen = self._quiet.get(keys[0]) or QuietScreen(tell)
@@ -256,14 +263,18 @@ class _Campaign:
         """Record that a node is done."""
         self._records[key] = NodeRecord(key=key, seconds=time.monotonic() - begin, **known)
         write_record(self._storage.folder, self._records[key])
-        self._storage.save(next(self._number), "part")
+        self._worked = True
+        with self._saving:
+            self._storage.save(next(self._saves), "part")
 
     def _write(self, order: Order) -> dict[str, Any]:
         """Write the tables as far as they are known, and return them."""
         self._written = time.monotonic()
-        known, spent = measured(self._records, order.failed), self._budget
-        hours = spent.gpu_seconds / 3600
-        document = campaign_document(self._plans, self._options, self._graph, known, spent.seconds, hours)
+        known, before, budget = measured(self._records, order.failed), self._before, self._budget
+        hours = before.gpu_hours + budget.gpu_seconds / 3600
+        version = before.commit if before.commit and not self._worked else self._version
+        spent = Spent(before.seconds + budget.seconds, hours, version)
+        document = campaign_document(self._plans, self._options, self._graph, known, spent)
         write_document(self._storage.folder / TABLE, document)
         return document
 

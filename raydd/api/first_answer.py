@@ -20,8 +20,8 @@ from raydd.campaigns.cell_settings import Options
 from raydd.campaigns.graph import build_graph
 from raydd.campaigns.plan import Plan, make_plan
 from raydd.campaigns.records import run_costs
-from raydd.campaigns.scales import Scale, over
-from raydd.config.parsing import Tree, build, dump
+from raydd.campaigns.scales import Scale
+from raydd.config.parsing import Tree, build, dump, merged
 from raydd.config.placement import HERE, Where
 from raydd.config.schema import DataConfig, DistillConfig
 from raydd.data.synset import SyntheticSet
@@ -200,7 +200,7 @@ def _plan(data: DataConfig, settings: Settings, seed: int) -> Tree:
         own = {key: value for key, value in tree.items() if key not in ("method", "ipc", "seed", "threads")}
         scored = {"evaluate_every": tree["steps"], "evaluate_epochs": CHOOSING_EPOCHS}
         scored["evaluate_networks"] = CHOOSING_NETWORKS
-        rows[name] = {"method": name, "preset": "", "set": over(own, scored)}
+        rows[name] = {"method": name, "preset": "", "set": merged(own, scored)}
     column = {"dataset": data.dataset, "ipc": [settings.ipc], "title": f"{settings.ipc} a class"}
     title = f"First answer on {Path(data.dataset).name}"
     return {

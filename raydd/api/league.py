@@ -4,13 +4,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from raydd.api.distill import distill
 from raydd.api.experts import train_experts
-from raydd.api.tune import tune
+from raydd.api.tune import Options as Search, tune
 from raydd.campaigns.budget import Budget
 from raydd.campaigns.cell_settings import Options
 from raydd.campaigns.graph import experts_key
@@ -29,15 +30,15 @@ from raydd.campaigns.league import (
 )
 from raydd.campaigns.plan import League, Plan
 from raydd.campaigns.records import on_gpu, run_costs
-from raydd.campaigns.scales import over
-from raydd.config.parsing import Tree, flat
+from raydd.config.parsing import Tree, flat, merged
 from raydd.config.placement import Where
 from raydd.config.schema import ExpertsConfig
 from raydd.io.console import QuietScreen, Screen, Update
+from raydd.io.uri import public_uri
 from raydd.run.resolve import needs_experts
 from raydd.run.storage import RunStorage
 from raydd.tuning.location import location_of
-from raydd.tuning.results import accuracy_of
+from raydd.tuning.results import AllTrialsFailed, accuracy_of
 from raydd.tuning.space import Space
 from raydd.tuning.space_files import make_space
 
@@ -85,13 +86,13 @@ def settle(
     """
     if plan.league is None:
         return Settled(plan)
-    entries, failures = read_entries(storage.folder, plan), dict[str, str]()
+    entries, failures, saves = read_entries(storage.folder, plan), dict[str, str](), count(storage.saved + 1)
     rows = [name for name in plan.rows if options.does(name) and learns(plan, name, options)]
 
-    def keep(number: int, entry: Entry, seconds: float) -> None:
+    def keep(entry: Entry, seconds: float) -> None:
         budget.gpu_seconds += entry.gpus * seconds
         entries[entry.row] = write_entry(storage.folder, plan, entry)
-        storage.save(number, "league")
+        storage.save(next(saves), "league")
 
     for number, name in enumerate(rows, start=1):
         search = _Search(plan, plan.league, name, options, path, where, screen)
@@ -106,11 +107,11 @@ def settle(
                 others = [*entries.values()]
                 measured = search.measure(others)
                 trained = not any(entry.experts == measured.experts for entry in others)
-                keep(number, measured, measured.experts_seconds if trained else 0.0)
+                keep(measured, measured.experts_seconds if trained else 0.0)
             if plan.rows[name].search:
                 screen.note(f"{name}: searching its settings, {number} of {len(rows)}")
                 entry = search.search(entries[name])
-                keep(number, entry, len(entry.trials) * entry.steps * entry.step_seconds)
+                keep(entry, len(entry.trials) * entry.steps * entry.step_seconds)
         except (ValueError, RuntimeError, OSError, FloatingPointError) as error:
             failures[name] = " ".join(str(error).split())
             screen.note(f"failed: {name}: {failures[name]}")
@@ -134,7 +135,7 @@ def check_league(plan: Plan, options: Options) -> None:
 def search_space(plan: Plan, league: League, name: str, options: Options, steps: int, buffer: str | None) -> Space:
     """Return the space of a row: all trials have its steps, and the first one its own settings."""
     row, config = plan.rows[name], row_config(plan, name, options, steps)
-    fixed = over(config.model_dump(mode="json", exclude_unset=True), SCORED)
+    fixed = merged(config.model_dump(mode="json", exclude_unset=True), SCORED)
     fixed = {key: value for key, value in fixed.items() if key not in ("method", "ipc", "seed")}
     source = f"campaign {plan.name}, rows.{name}.search"
     try:
@@ -169,8 +170,10 @@ def _domains(search: Tree, own: Mapping[str, Any]) -> Tree:
     domains: Tree = {}
     for key, domain in search.items():
         domains[key] = domain
-        if isinstance(domain, dict) and (factor := domain.get("times")):
-            value = own.get(key)
+        if isinstance(domain, dict) and "times" in domain:
+            factor, value = domain["times"], own.get(key)
+            if not isinstance(factor, int | float) or factor <= 1:
+                raise ValueError(f"{key}: times is a number above 1, and not {factor!r}")
             if not isinstance(value, int | float) or value <= 0:
                 what = f"is {value}" if key in own else "is no setting"
                 raise ValueError(f"{key}: times is of a number above 0, and {key} {what}; give its domain in full")
@@ -215,11 +218,19 @@ class _Search:
         place = None if buffer is None else str(buffer)
         space = search_space(self._plan, self._league, self._name, self._options, entry.steps, place)
         out = self._path(FOLDER, self._plan.name, slug(self._name))
-        results = tune(
-            space, out, resume=location_of(out).has_search(), where=self._where, screen=self._screen, evaluation=None
-        )
+        options = Search(evaluation=None)
+        if self._where.num_workers is not None:
+            options["max_concurrent"] = self._where.num_workers
+        if self._where.gpus_per_worker is not None:
+            options["gpus_per_trial"] = self._where.gpus_per_worker
+        try:
+            resume = location_of(out).has_search()
+            results = tune(space, out, resume=resume, where=self._where, screen=self._screen, **options)
+        except AllTrialsFailed as error:
+            remedy = f"remove {public_uri(str(out))}, and the same command searches again"
+            raise ValueError(f"{error.reason}; {remedy}") from None
         if results.best is None:
-            raise ValueError(f"no trial of its search has ended; see {out}, and remove it to search again")
+            raise ValueError("no trial of its search has ended")
         trials = tuple(
             {"values": one.values, "accuracy": accuracy_of(one), "state": one.state} for one in results.trials
         )

@@ -16,7 +16,7 @@ from raydd.io.console import Screen
 from raydd.tuning.best_trial import save_best, trial_synset
 from raydd.tuning.figure_files import save_figures
 from raydd.tuning.location import JOURNAL, Location
-from raydd.tuning.results import Record, front, save_results, shared_reason, winner
+from raydd.tuning.results import AllTrialsFailed, Record, front, save_results, winner
 from raydd.tuning.space import Space
 from raydd.tuning.study import Study
 from raydd.tuning.trial import SearchContext
@@ -84,7 +84,7 @@ def finish(
         save_scores(scores, outputs["scores"])
         location.send([outputs["scores"]])
     if records and all(record.state == "failed" for record in records):
-        raise RuntimeError(shared_reason(records))
+        raise AllTrialsFailed(records)
     unfinished = sum(record.state == "unfinished" for record in records)
     if best is None:
         screen.note("no trial has reached its first score yet")

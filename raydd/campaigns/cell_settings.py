@@ -1,12 +1,13 @@
 """The settings of a table's cells: of a row and a column, at a scale."""
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
 from raydd.campaigns.plan import Column, Plan, Row
-from raydd.campaigns.scales import TRAIN, Scale, fewer_steps, over, shrink
-from raydd.config.parsing import Tree, build
+from raydd.campaigns.scales import TRAIN, Scale, fewer_steps, shrink
+from raydd.config.parsing import Tree, build, merged
 from raydd.config.presets import load_preset, preset_sizes
 from raydd.config.schema import DataConfig, DistillConfig
 from raydd.data.datasets import DATASETS
@@ -39,6 +40,30 @@ class Options(NamedTuple):
     def does(self, row: str) -> bool:
         """Return whether a row is done."""
         return not self.rows or row in self.rows
+
+
+def check_options(plans: Sequence[Plan], options: Options) -> None:
+    """Refuse the name of a row that no plan has, and of a data set that none asks for.
+
+    >>> from raydd.campaigns.plan import load_plan
+    >>> from raydd.campaigns.scales import SCALES
+    >>> check_options([load_plan("league")], Options(SCALES["cpu"], rows=("bppt",)))
+    Traceback (most recent call last):
+    ...
+    ValueError: no row of league is 'bppt'; did you mean BPTT?
+    """
+    columns = (options.scale.dataset or column.dataset for plan in plans for column in plan.columns)
+    for what, names, known in (
+        ("row", options.rows, (row for plan in plans for row in plan.rows)),
+        ("data set", options.paths, columns),
+    ):
+        there = {name.lower(): name for name in known}
+        for name in names:
+            if name not in there.values():
+                near = [there[one] for one in difflib.get_close_matches(name.lower(), there, n=3)]
+                where = plans[0].name if len(plans) == 1 else f"these {len(plans)} tables"
+                hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(there.values())}"
+                raise ValueError(f"no {what} of {where} is {name!r}; {hint}")
 
 
 class MissingCell(ValueError):
@@ -76,17 +101,17 @@ def distill_config(row: Row, column: Column, options: Options) -> DistillConfig:
     tree = config.model_dump(exclude_unset=True)
     part = find_method(method).ablation[row.ablation] if row.ablation else {}
     config = build(DistillConfig, tree, part, row.set, column.set, partial=True)
-    published, tree = config, over(config.model_dump(exclude_unset=True), shrink(config, scale))
+    published, tree = config, merged(config.model_dump(exclude_unset=True), shrink(config, scale))
     if dataset in options.paths:
-        tree = over(tree, {"data": {"dataset": options.paths[dataset]}})
-    chosen: Tree = over(row.exact, dict(options.set))
+        tree = merged(tree, {"data": {"dataset": options.paths[dataset]}})
+    chosen: Tree = merged(row.exact, dict(options.set))
     if row.times > 1:
         ipc *= row.times
         check_images(dataset, ipc)
         chosen = {"ipc": ipc} | chosen
     steps = build(DistillConfig, tree, chosen).steps
     if options.paper:
-        tree = over(tree, {"keep_scored": True, "evaluate_every": max(1, steps // KEPT_SCORES)})
+        tree = merged(tree, {"keep_scored": True, "evaluate_every": max(1, steps // KEPT_SCORES)})
     config = build(DistillConfig, tree, fewer_steps(published, steps), chosen)
     check_settings(config)
     return config

@@ -8,8 +8,7 @@ from pydantic import Field
 
 from raydd.campaigns.cell_settings import MissingCell, Options, distill_config, options_of
 from raydd.campaigns.plan import Column, League, Plan
-from raydd.campaigns.scales import over
-from raydd.config.parsing import Tree, nested
+from raydd.config.parsing import Tree, merged, nested
 from raydd.config.schema import DistillConfig
 from raydd.io.document import Document, Finite, Fraction, Whole, read_document, write_document
 
@@ -90,7 +89,7 @@ def row_config(plan: Plan, name: str, options: Options, steps: int | None = None
     """Return the configuration of a row before its search, of so many steps; None has those of the scale."""
     row = plan.rows[name]
     if steps is not None:
-        row = row.model_copy(update={"exact": over(row.exact, {"steps": steps})})
+        row = row.model_copy(update={"exact": merged(row.exact, {"steps": steps})})
     return distill_config(row, column_of(plan), options_of(plan, options))
 
 
@@ -158,7 +157,7 @@ def settled(plan: Plan, entries: Mapping[str, Entry], failures: Mapping[str, str
     for name, reason in (failures or {}).items():
         rows[name] = rows[name].model_copy(update={"missing": reason})
     for name, entry in entries.items():
-        settings: Tree = over(over(rows[name].exact, nested(entry.values)), {"steps": entry.steps})
+        settings: Tree = merged(rows[name].exact, nested(entry.values), {"steps": entry.steps})
         rows[name] = rows[name].model_copy(update={"exact": settings, "search": {}})
     return plan.model_copy(update={"rows": rows})
 

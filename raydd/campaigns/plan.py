@@ -2,7 +2,6 @@
 
 import difflib
 import re
-from collections.abc import Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 
+from raydd.campaigns.scales import SCALES
 from raydd.config.components import Count, Positive
 from raydd.config.names import check_name
 from raydd.config.parsing import Config, Tree, build, undotted
@@ -17,7 +17,7 @@ from raydd.io.safe_yaml import parse_yaml, read_yaml
 from raydd.methods import find_method
 from raydd.selection.coresets import CORESETS
 
-WHOLE, OWN = "whole", "own"
+WHOLE, OWN, OURS = "whole", "own", "raydd"
 RANKING = "rank correlation"
 PAPERS = {
     "AST": "Shen et al., arXiv 2310.10541",
@@ -25,7 +25,7 @@ PAPERS = {
     "DPD": "Cao et al., PMLR 304:415-430, 2025",
     "MCT": "Zhong et al., arXiv 2406.19827",
     "TGDD": "Ran et al., arXiv 2512.02469",
-    "raydd": "comparisons of raydd's own, without published values",
+    OURS: "comparisons of raydd's own, without published values",
 }
 """The papers of the shipped plans, by the name that ``Plan.paper`` has."""
 _VALUE = re.compile(r"(\d+(?:\.\d+)?)(?:±(\d+(?:\.\d+)?))?")
@@ -144,24 +144,6 @@ class Plan(Config):
         return [column.model_copy(update={"ipc": (ipc,)}) for column in self.columns for ipc in column.ipc]
 
 
-def check_rows(plans: Sequence[Plan], names: Sequence[str]) -> None:
-    """Refuse the name of a row that no plan has.
-
-    >>> check_rows([load_plan("tgdd_table4"), load_plan("league")], ["DM", "BPTT"])
-    >>> check_rows([load_plan("league")], ["bppt"])
-    Traceback (most recent call last):
-    ...
-    ValueError: no row of league is 'bppt'; did you mean BPTT?
-    """
-    known = {row.lower(): row for plan in plans for row in plan.rows}
-    for name in names:
-        if not any(name in plan.rows for plan in plans):
-            near = [known[row] for row in difflib.get_close_matches(name.lower(), known, n=3)]
-            where = plans[0].name if len(plans) == 1 else f"these {len(plans)} tables"
-            hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known.values())}"
-            raise ValueError(f"no row of {where} is {name!r}; {hint}")
-
-
 class Published(NamedTuple):
     """A published value, of an accuracy in percent, with its standard deviation if the paper has one."""
 
@@ -172,6 +154,11 @@ class Published(NamedTuple):
 def campaigns() -> list[str]:
     """Return the names of the shipped plans."""
     return sorted(path.name.removesuffix(".yaml") for path in _folder().iterdir() if path.name.endswith(".yaml"))
+
+
+def of_papers() -> list[str]:
+    """Return the names of the shipped plans that are tables of papers."""
+    return [name for name in campaigns() if load_plan(name).paper != OURS]
 
 
 def load_plan(name: str) -> Plan:
@@ -207,6 +194,8 @@ def make_plan(tree: Tree, source: str) -> Plan:
         plan = build(Plan, tree | {"rows": _rows(tree.get("rows")), "columns": _columns(tree.get("columns"))})
         for name, row in plan.rows.items():
             _check_row(name, row)
+            if row.search and plan.league is None:
+                raise ValueError(f"rows.{name}.search needs league, with the seconds of each method; add it")
         for column in plan.columns:
             check_name("dataset", column.dataset)
             if (plan.measure == RANKING) != (column.top is not None):
@@ -215,6 +204,8 @@ def make_plan(tree: Tree, source: str) -> Plan:
             check_name("network", network)
         for protocol in {plan.protocol, *(row.protocol for row in plan.rows.values() if row.protocol)}:
             check_name("protocol", protocol)
+        if unknown := plan.most.keys() - SCALES["cpu"].most.keys():
+            raise ValueError(f"most.{min(unknown)} is no bound of a scale; use some of {', '.join(SCALES['cpu'].most)}")
         published_values(plan)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from None
@@ -285,9 +276,9 @@ def _columns(tree: Any) -> Any:
 
 def _undotted(tree: Any) -> Any:
     """Return a row or a column whose settings may have dotted names."""
-    if isinstance(tree, dict) and isinstance(tree.get("set"), dict):
-        return tree | {"set": undotted(tree["set"])}
-    return tree
+    if not isinstance(tree, dict):
+        return tree
+    return tree | {key: undotted(tree[key]) for key in ("set", "exact") if isinstance(tree.get(key), dict)}
 
 
 def _folder() -> Any:

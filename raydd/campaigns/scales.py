@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from raydd.config.parsing import Tree, flat, merge, nested
+from raydd.config.parsing import Tree, flat, nested
 from raydd.config.schema import DistillConfig
 from raydd.data.named_sets import SUBSETS
 
@@ -204,11 +204,3 @@ def _fewer_epochs(config: DistillConfig, part: float) -> Tree:
 def _inner(counted: Iterable[int], epochs: int) -> list[int]:
     """Return the epochs that are neither the first nor the last, each once."""
     return [epoch for epoch in dict.fromkeys(counted) if 0 < epoch < epochs]
-
-
-def over(tree: Tree, layer: Tree) -> Tree:
-    """Return settings with others over them."""
-    result: Tree = {}
-    merge(result, tree)
-    merge(result, layer)
-    return result

@@ -14,7 +14,6 @@ from raydd.campaigns.plan import RANKING, Plan
 from raydd.campaigns.standings import standings
 from raydd.data.score_record import Score
 from raydd.io.document import Document, Finite, Fraction, Whole, read_document
-from raydd.io.provenance import commit
 
 UNDONE = "not done yet"
 NETWORKS = 5
@@ -56,10 +55,22 @@ class CampaignDocument(Document):
     seed: int
     paper: bool
     settings: dict[str, Any] = Field(default_factory=dict)
+    data: dict[str, str] | None = None  # where data sets were, by name
     cells: tuple[CellDocument, ...]
     seconds: Finite
     gpu_hours: Finite
-    commit: str
+    commit: str | None  # None of an installed package
+
+
+class Spent(NamedTuple):
+    """What all commands of a campaign took, on the clock and of GPUs, and the commit of the last that did anything."""
+
+    seconds: float = 0.0
+    gpu_hours: float = 0.0
+    commit: str | None = None
+
+
+NOTHING_SPENT = Spent()
 
 
 class Measured(NamedTuple):
@@ -80,7 +91,7 @@ class Costs(NamedTuple):
 
 
 def campaign_document(
-    plans: list[Plan], options: Options, graph: Graph, measured: Measured, seconds: float, gpu_hours: float
+    plans: list[Plan], options: Options, graph: Graph, measured: Measured, spent: Spent = NOTHING_SPENT
 ) -> dict[str, Any]:
     """Return the document of a campaign, whether or not all of it is done."""
     by_name, comparable = {plan.name: plan for plan in plans}, not options.scale.most
@@ -91,10 +102,9 @@ def campaign_document(
         "seed": options.seed,
         "paper": options.paper,
         "settings": dict(options.set),
+        "data": dict(options.paths),
         "cells": placed([_cell(cell, by_name[cell.plan], graph, measured, comparable) for cell in graph.cells]),
-        "seconds": seconds,
-        "gpu_hours": gpu_hours,
-        "commit": commit(),
+        **spent._asdict(),
     }
 
 
@@ -193,10 +203,10 @@ def _against(tree: dict[str, Any], mean: float | None, std: float | None, count:
     return values
 
 
-def check_same(path: Path, plans: Sequence[Plan], options: Options, out: str) -> None:
-    """Refuse a folder that holds another campaign."""
+def spent_before(path: Path, plans: Sequence[Plan], options: Options, out: str) -> Spent:
+    """Return what earlier commands of a campaign took; refuse a folder that holds another campaign."""
     if not path.exists():
-        return
+        return NOTHING_SPENT
     before = read_document(path, CampaignDocument, "name another --out")
     names = [str(plan["name"]) for plan in before.plans]
     now = ([plan.name for plan in plans], options.scale.name, options.seed, options.paper, dict(options.set))
@@ -204,3 +214,7 @@ def check_same(path: Path, plans: Sequence[Plan], options: Options, out: str) ->
     if now != then:
         words = f"{', '.join(names)} at --scale {before.scale}, seed {before.seed}"
         raise ValueError(f"{out} holds another campaign ({words}); repeat it, or name another --out")
+    if before.data is not None and before.data != options.paths:
+        data = " ".join(f"--data {name}={where}" for name, where in before.data.items()) or "no --data"
+        raise ValueError(f"{out} holds a campaign with {data}; give the same, or name another --out")
+    return Spent(before.seconds, before.gpu_hours, before.commit)

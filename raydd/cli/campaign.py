@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 ALL = "all"
-_PLAN = "Names of tables from `raydd campaigns`, the word all for every table, or plans of your own (YAML)."
+_PLAN = "Names from `raydd campaigns`, the word all for every table of a paper, or plans of your own (YAML)."
 _SCALE = "Size: paper (as published), cpu (narrow networks, few steps) or digits (few steps, small bundled images)."
 _OUT = "Folder or URI; the same command resumes there. By default a folder below runs/."
 _DATA = "Where a data set is, such as cifar10=/data/cifar10; may be repeated."
@@ -27,7 +27,7 @@ _ROW = "Only this row of the tables, by its name there; may be repeated."
 _PAPER = "Also test ten sets of each run and report the best test accuracy, as papers do; that is optimistic."
 _DRY = "Print what would be done, what is already done, and an estimate of time, disk and GPU hours."
 _HOURS = "Start no new part after so many hours of this command; parts that run are finished."
-_GPU_HOURS = "Start no new part after so many GPU hours of all parts; parts that run are finished."
+_GPU_HOURS = "Start no new part after so many GPU hours of this command; parts that run are finished."
 _SCALES = ("paper", "cpu", "digits")
 
 
@@ -106,10 +106,10 @@ def campaign(  # noqa: PLR0913, PLR0917 - one a flag
     """
     paths = dict(_path(word) for word in data or ())
     from raydd.campaigns.cell_settings import Options
-    from raydd.campaigns.plan import campaigns as shipped, load_plan
+    from raydd.campaigns.plan import load_plan, of_papers
     from raydd.campaigns.scales import find_scale
 
-    names = [name for word in plans for name in (shipped() if word == ALL else [word])]
+    names = [name for word in plans for name in (of_papers() if word == ALL else [word])]
     loaded = [load_plan(name) for name in dict.fromkeys(names)]
     options = Options(find_scale(scale), paths, seed, paper, parse_settings(settings or ()), tuple(row or ()))
     place = out or f"runs/{Path(plans[0]).stem}-{scale}"

@@ -41,14 +41,15 @@ def accuracy_of(record: Record) -> float | None:
     return max((score for score in known if math.isfinite(score)), default=None)
 
 
-def shared_reason(records: Sequence[Record]) -> str:
-    """Return in one line why all trials of a search failed: the most frequent reason."""
-    reason, count = Counter(record.error for record in records).most_common(1)[0]
-    share = "" if count == len(records) else f", {count} of them for this reason"
-    return (
-        f"all {len(records)} trials failed{share}: {reason or 'unknown'}; correct the space and use another --out, "
-        "since --resume does not repeat failed trials"
-    )
+class AllTrialsFailed(RuntimeError):
+    """All trials of a search failed; ``reason`` is the most frequent one, in one line."""
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        reason, count = Counter(record.error for record in records).most_common(1)[0]
+        share = "" if count == len(records) else f", {count} of them for this reason"
+        self.reason = f"all {len(records)} trials failed{share}: {reason or 'unknown'}"
+        remedy = "correct the space and use another --out, since --resume does not repeat failed trials"
+        super().__init__(f"{self.reason}; {remedy}")
 
 
 def text_of(value: Any) -> str:

@@ -11,8 +11,8 @@ from raydd.campaigns.cell_settings import Options
 from raydd.campaigns.graph import build_graph
 from raydd.campaigns.league import Entry, check_entries, column_of, learns, row_config, seconds_of, settled, share
 from raydd.campaigns.plan import Column, League, Plan, Row, load_plan, make_plan
-from raydd.campaigns.scales import SCALES, over
-from raydd.config.parsing import nested
+from raydd.campaigns.scales import SCALES
+from raydd.config.parsing import merged, nested
 from raydd.evaluation.protocols import protocol_of
 from raydd.methods import METHODS
 from raydd.run.resolve import check_settings
@@ -122,7 +122,7 @@ def test_the_final_has_what_the_record_of_the_searches_has():
     graph = build_graph([plan], Options(SCALES["cpu"], seed=10))
     searched = build_graph([PLAN], Options(SCALES["cpu"])).distillations.values()
     for name, row in plan.rows.items():
-        assert row.exact == over(nested(found[name]["values"]), {"steps": found[name]["steps"]})
+        assert row.exact == merged(nested(found[name]["values"]), {"steps": found[name]["steps"]})
     assert {node.config.seed for node in graph.distillations.values()} == {10, 11, 12}
     assert {node.config.seed for node in searched}.isdisjoint({10, 11, 12})
     assert {scoring.config.seeds for scoring in graph.scores.values()} == {3}

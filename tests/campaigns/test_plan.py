@@ -3,9 +3,9 @@
 import pytest
 import yaml
 
-from raydd.campaigns.cell_settings import Options
+from raydd.campaigns.cell_settings import Options, check_options
 from raydd.campaigns.graph import build_graph
-from raydd.campaigns.plan import Published, campaigns, check_rows, load_plan, published_values
+from raydd.campaigns.plan import Published, campaigns, load_plan, published_values
 from raydd.campaigns.scales import SCALES
 
 SMALL = {"title": "a table", "columns": [{"dataset": "digits", "ipc": [1, 10]}], "rows": {"MTT": "mtt"}}
@@ -99,6 +99,8 @@ def test_rows_without_a_method_say_so_and_no_other_row_is_left_out():
         ({"networks": ["ConvNett"]}, "unknown network 'ConvNett'"),
         ({"rows": {"A": {"method": "mtt", "set": {"stepps": 1}}}}, "stepps"),
         ({"colums": []}, "colums"),
+        ({"most": {"step": 3}}, "most.step is no bound of a scale; use some of ipc, steps"),
+        ({"rows": {"A": {"method": "mtt", "search": {"lr.images": {"times": 3}}}}}, "rows.A.search needs league"),
         ({"measure": "rank correlation"}, "every column of a rank correlation needs top, and no other has it"),
         ({"columns": [{"dataset": "digits", "ipc": [1, 10], "top": 5}]}, "measure: accuracy: every column of a rank"),
     ],
@@ -119,11 +121,12 @@ def test_an_unknown_plan_names_what_is_near():
 
 def test_a_row_may_be_a_word_and_settings_may_have_dots(tmp_path):
     path = tmp_path / "mine.yaml"
-    rows = {"a": "dm", "b": "random", "c": {"method": "mtt", "set": {"lr.images": 3}}}
+    rows = {"a": "dm", "b": "random", "c": {"method": "mtt", "set": {"lr.images": 3}, "exact": {"lr.start": 1}}}
     path.write_text(yaml.safe_dump(SMALL | {"rows": rows}))
     plan = load_plan(str(path))
     assert (plan.rows["a"].method, plan.rows["b"].real) == ("dm", "random")
     assert plan.rows["c"].set == {"lr": {"images": 3}}
+    assert plan.rows["c"].exact == {"lr": {"start": 1}}
     assert (plan.name, [column.ipc for column in plan.single_columns()]) == ("mine", [(1,), (10,)])
 
 
@@ -142,5 +145,20 @@ def test_a_row_alone_needs_what_its_cells_need_in_the_whole_table(row):
 
 def test_a_row_that_no_table_has_is_refused_with_a_near_one():
     with pytest.raises(ValueError, match=r"no row of league is 'bppt'; did you mean BPTT"):
-        check_rows([load_plan("league")], ["DM", "bppt"])
-    check_rows([load_plan("league"), load_plan("tgdd_table4")], ["+ multi-formation"])
+        check_options([load_plan("league")], Options(SCALES["cpu"], rows=("DM", "bppt")))
+    both = [load_plan("league"), load_plan("tgdd_table4")]
+    check_options(both, Options(SCALES["cpu"], {"cifar10": "/data"}, rows=("+ multi-formation",)))
+
+
+@pytest.mark.parametrize(
+    ("scale", "name", "hint"),
+    [
+        ("cpu", "cifar-10", "did you mean cifar10"),
+        ("cpu", "mnist", "there are cifar10"),
+        ("digits", "cifar10", "digits"),
+    ],
+)
+def test_data_that_no_table_asks_for_are_refused(scale, name, hint):
+    """They would be ignored, and others of a near name downloaded instead."""
+    with pytest.raises(ValueError, match=f"no data set of league is '{name}'; .*{hint}"):
+        check_options([load_plan("league")], Options(SCALES[scale], {name: "/data"}))

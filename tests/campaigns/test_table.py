@@ -9,11 +9,11 @@ from raydd.campaigns.cell_settings import Options
 from raydd.campaigns.graph import build_graph
 from raydd.campaigns.plan import load_plan
 from raydd.campaigns.scales import SCALES
-from raydd.campaigns.table import CampaignDocument, Costs, Measured, campaign_document
+from raydd.campaigns.table import CampaignDocument, Costs, Measured, Spent, campaign_document, spent_before
 from raydd.data.score_record import Score
 from raydd.evaluation.scores import best_of_steps
 from raydd.figures.campaign import campaign_rows
-from raydd.io.document import validate
+from raydd.io.document import validate, write_document
 from raydd.report.campaign import campaign_sections
 
 
@@ -31,7 +31,7 @@ def table(scale, plan="tgdd_table4", values=(0.71, 0.72, 0.73, 0.70, 0.72), fail
     cell = next(cell for cell in graph.cells if cell.score)
     scores = {cell.score: [score(cell.score, cell.network, values, **more)]}
     measured = Measured(scores, {cell.distillation: Costs(120.0, 512.0, 60)}, failed or {})
-    document = campaign_document(plans, options, graph, measured, 1.0, 0.0)
+    document = campaign_document(plans, options, graph, measured)
     assert validate(CampaignDocument, json.loads(json.dumps(document)))
     return document, document["cells"][graph.cells.index(cell)]
 
@@ -90,8 +90,27 @@ def test_the_best_on_test_stands_beside_and_is_not_the_measured_value():
     scores = [score(name, cell.network, (value, value + 0.1), **common) for name, (_, value) in kept.items()]
     honest = score(cell.score, cell.network, (0.5, 0.6))
     measured = Measured({cell.score: best_of_steps([*scores, honest], steps)}, {}, {})
-    found = campaign_document(plans, options, graph, measured, 1.0, 0.0)["cells"][0]
+    found = campaign_document(plans, options, graph, measured)["cells"][0]
     assert (found["mean"], found["best"]) == (pytest.approx(0.55), pytest.approx(0.85))
+
+
+def test_times_add_up_and_another_campaign_or_other_data_are_refused(tmp_path):
+    """Also of an installed package, which has no commit."""
+    plans, options, path = (
+        [load_plan("tgdd_table4")],
+        Options(SCALES["paper"], {"cifar10": "/a"}),
+        tmp_path / "campaign.json",
+    )
+    assert spent_before(path, plans, options, "here") == Spent()
+    document = campaign_document(
+        plans, options, build_graph(plans, options), Measured({}, {}, {}), Spent(2.0, 0.5, None)
+    )
+    write_document(path, document)
+    assert spent_before(path, plans, options, "here") == Spent(2.0, 0.5, None)
+    with pytest.raises(ValueError, match="here holds a campaign with --data cifar10=/a; give the same"):
+        spent_before(path, plans, options._replace(paths={"cifar10": "/b"}), "here")
+    with pytest.raises(ValueError, match="here holds another campaign"):
+        spent_before(path, plans, options._replace(seed=1), "here")
 
 
 def test_seconds_of_a_step_are_a_value_of_their_own():

@@ -90,7 +90,7 @@ print(before, faults(False), faults(True))
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc")
 def test_freed_memory_is_not_cleared_again_in_any_thread():
-    """Two blocks of 41 MB, which a heap of a thread has no room for, used 20 times; in a process of its own, as above."""
+    """Two blocks of 41 MB, for which a heap of a thread has no room, used 20 times; in a process of its own."""
     done = subprocess.run([sys.executable, "-c", BLOCKS], capture_output=True, text=True, timeout=60, check=True)
     before, main, thread = map(float, done.stdout.split())
     assert before > 30

@@ -146,6 +146,7 @@ def test_every_cell_is_measured_once_and_a_second_call_does_nothing(small, tmp_p
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "runs").rglob("*") if path.is_file()}
     again = campaign([small], tmp_path / "out", given, where=HERE, screen=Lines())
     assert values(again) == values(document)
+    assert again["seconds"] > document["seconds"] > 1, "of all commands"
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 

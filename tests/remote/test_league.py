@@ -174,10 +174,12 @@ def test_a_row_whose_search_fails_is_missing_and_the_others_go_on(tmp_path, monk
     assert cells["DM"]["mean"] is not None
     assert "experts take 300 s and a step" in cells["MTT"]["missing"]
     assert "raise league.seconds" in cells["MTT"]["missing"]
-    rows["MTT"] = {"method": "mtt", "search": {"lr.image": {"times": 10}}}
-    path.write_text(yaml.safe_dump(PLAN | {"rows": rows}))
-    with pytest.raises(
-        ValueError, match=r"rows\.MTT\.search: lr\.image: times is of a number above 0, and lr\.image is no"
+    for key, times, words in (
+        ("lr.image", 10, r"times is of a number above 0, and lr\.image is no"),
+        ("lr.images", "10", "times is a number above 1, and not '10'"),
     ):
-        campaign([load_plan(str(path))], tmp_path / "other", Options(SCALES["digits"]), where=HERE, screen=QUIET)
-    assert not (tmp_path / "other").exists()
+        rows["MTT"] = {"method": "mtt", "search": {key: {"times": times}}}
+        path.write_text(yaml.safe_dump(PLAN | {"rows": rows}))
+        with pytest.raises(ValueError, match=rf"rows\.MTT\.search: {key}: {words}"):
+            campaign([load_plan(str(path))], tmp_path / "other", Options(SCALES["digits"]), where=HERE, screen=QUIET)
+        assert not (tmp_path / "other").exists()

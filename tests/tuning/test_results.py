@@ -9,6 +9,7 @@ import torch
 from raydd.tuning.figure_files import _study_of, save_figures
 from raydd.tuning.importance import importance
 from raydd.tuning.results import (
+    AllTrialsFailed,
     Record,
     accuracy_of,
     front,
@@ -16,7 +17,6 @@ from raydd.tuning.results import (
     rows_of,
     save_results,
     scales,
-    shared_reason,
     winner,
 )
 from raydd.tuning.space import Space
@@ -247,9 +247,9 @@ def test_without_a_score_there_is_no_figure(tmp_path):
 
 def test_the_reason_that_failed_trials_share_is_one_line() -> None:
     same = [record(number, state="failed", error="ValueError: no room") for number in range(3)]
-    assert shared_reason(same).startswith("all 3 trials failed: ValueError: no room; correct the space")
+    assert str(AllTrialsFailed(same)).startswith("all 3 trials failed: ValueError: no room; correct the space")
     other = record(3, state="failed", error="RuntimeError: died")
-    assert shared_reason([*same, other]).startswith("all 4 trials failed, 3 of them for this reason: ValueError")
+    assert str(AllTrialsFailed([*same, other])).startswith("all 4 trials failed, 3 of them for this reason: ValueError")
 
 
 @pytest.mark.slow
