@@ -186,22 +186,22 @@ class _Campaign:
         from raydd.remote.distillation import Request, distill_in_steps
 
         def experts(task: Task, workers: int) -> Any:
-            where, begin = self._where._replace(num_workers=workers), time.monotonic()
+            where = self._where._replace(num_workers=workers)
             config, screen = self._graph.experts[task.key], self._quiet_screen(task.key)
 
             def train() -> Iterator[None]:
                 train_experts(config, self._path("experts", task.key), where=where, screen=screen)
                 yield None
 
-            return InThread(workers, train, lambda _: self._end(task.key, begin), self._stop)
+            return InThread(workers, train, lambda _: self._end(task.key), self._stop)
 
         def distillation(task: Task) -> Any:
-            node, begin = self._graph.distillations[task.key], time.monotonic()
+            node = self._graph.distillations[task.key]
             buffer = self._path("experts", node.experts) if node.experts else None
             place = self._path("runs", node.name)
             request = Request(node.config, place, buffer, True, self._where._replace(num_workers=1))
             steps = distill_in_steps(request, self._quiet_screen(task.key), _no_training)
-            return InSteps(steps, lambda _: self._end(task.key, begin, **run_costs(place, node.config.steps)))
+            return InSteps(steps, lambda _: self._end(task.key, **run_costs(place, node.config.steps)))
 
         def scores(tasks: Sequence[Task], workers: int) -> Any:
             where = self._where._replace(num_workers=workers)
@@ -255,13 +255,13 @@ class _Campaign:
                 self._screen.note(f"failed: {result}")
                 order.fail(key, result)
             elif isinstance(result, list):
-                self._end(key, time.monotonic(), scores=tuple(score.to_document() for score in result))
+                self._end(key, scores=tuple(score.to_document() for score in result))
             else:
-                self._end(key, time.monotonic(), ranking=result)
+                self._end(key, ranking=result)
 
-    def _end(self, key: str, begin: float, **known: Any) -> None:
+    def _end(self, key: str, **known: Any) -> None:
         """Record that a node is done."""
-        self._records[key] = NodeRecord(key=key, seconds=time.monotonic() - begin, **known)
+        self._records[key] = NodeRecord(key=key, **known)
         write_record(self._storage.folder, self._records[key])
         self._worked = True
         with self._saving:

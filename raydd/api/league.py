@@ -197,7 +197,7 @@ class _Search:
         known = next((entry.experts_seconds for entry in others if key and entry.experts == key), None)
         experts_seconds = 0.0 if not key else self._experts_seconds() if known is None else known
         (step_seconds, gpu), seconds = self._step(buffer), seconds_of(self._plan, self._league, self._options)
-        steps = share(self._plan, self._league, seconds, experts_seconds, step_seconds).steps
+        steps = share(self._plan, self._league, seconds, experts_seconds, step_seconds)
         self._screen.note(f"{self._name}: {step_seconds:.3g} s a step, {steps} steps a set")
         return Entry(
             row=self._name,

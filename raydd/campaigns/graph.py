@@ -109,16 +109,21 @@ class Graph:
             return (score.distillation, score.experts) if score.experts else (score.distillation,)
         return ()
 
+    def all_requirements(self, keys: Iterable[str]) -> set[str]:
+        """Return some keys, and those of all that their nodes need."""
+        needed, rest = set[str](), [*keys]
+        while rest:
+            if (key := rest.pop()) not in needed:
+                needed.add(key)
+                rest += self.requirements(key)
+        return needed
+
     def part(self, rows: Collection[str]) -> "Graph":
         """Return what some rows need; all where none is named."""
         if not rows:
             return self
         cells = [cell for cell in self.cells if cell.row in rows]
-        needed, rest = set[str](), [score for cell in cells for score in cell.scores]
-        while rest:
-            if (key := rest.pop()) not in needed:
-                needed.add(key)
-                rest += self.requirements(key)
+        needed = self.all_requirements(score for cell in cells for score in cell.scores)
 
         def needed_of(nodes: Mapping[str, T]) -> dict[str, T]:
             return {key: node for key, node in nodes.items() if key in needed}

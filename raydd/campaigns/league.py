@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from pydantic import Field
 
@@ -33,18 +33,6 @@ class Entry(Document):
     accuracy: Fraction | None = None  # the best of them
 
 
-class Share(NamedTuple):
-    """A row's share of the compute.
-
-    Attributes:
-        steps: Outer steps of a distillation.
-        seconds: Of one distillation.
-    """
-
-    steps: int
-    seconds: float
-
-
 def column_of(plan: Plan) -> Column:
     """Return the column of a table at equal compute, which has one.
 
@@ -65,8 +53,8 @@ def seconds_of(plan: Plan, league: League, options: Options) -> float:
     return league.seconds[options.scale.name]
 
 
-def share(plan: Plan, league: League, seconds: float, experts: float, step: float) -> Share:
-    """Return the steps of each distillation: the trials and the sets divide what the experts leave, equally.
+def share(plan: Plan, league: League, seconds: float, experts: float, step: float) -> int:
+    """Return the outer steps of each distillation: the trials and the sets divide what the experts leave, equally.
 
     Raises:
         ValueError: The experts leave less than a step.
@@ -74,7 +62,7 @@ def share(plan: Plan, league: League, seconds: float, experts: float, step: floa
     >>> from raydd.campaigns.plan import Row
     >>> share(Plan(title="", rows={"MTT": Row(method="mtt")}, columns=(Column(),), sets=3),
     ...     League(seconds={"cpu": 100.0}, trials=7), 100.0, 20.0, 0.5)
-    Share(steps=16, seconds=8.0)
+    16
     """
     each = (seconds - experts) / (league.trials + plan.sets)
     if each < step:
@@ -82,7 +70,7 @@ def share(plan: Plan, league: League, seconds: float, experts: float, step: floa
             f"experts take {experts:.0f} s and a step {step:.2f} s of {seconds:.0f} s, which leaves no step for each "
             f"of {league.trials + plan.sets} distillations; raise league.seconds and name another --out"
         )
-    return Share(int(each / step), each)
+    return int(each / step)
 
 
 def row_config(plan: Plan, name: str, options: Options, steps: int | None = None) -> DistillConfig:
@@ -125,7 +113,7 @@ def check_entries(plan: Plan, entries: Mapping[str, Entry], options: Options, ou
                 )
         if plan.league is not None:
             seconds = seconds_of(plan, plan.league, options)
-            steps = share(plan, plan.league, seconds, entry.experts_seconds, entry.step_seconds).steps
+            steps = share(plan, plan.league, seconds, entry.experts_seconds, entry.step_seconds)
             if steps != entry.steps:
                 raise ValueError(
                     f"{out}: {entry.row} was searched with {entry.steps} steps a set, and campaign {plan.name} gives "

@@ -110,15 +110,5 @@ def tasks_of(graph: Graph, seconds: Mapping[str, float]) -> list[Task]:
 
 def order_of(graph: Graph, seconds: Mapping[str, float]) -> Order:
     """Return the order of a graph's tasks."""
-    return Order(tasks_of(graph, seconds), (keys_of(graph, score) for cell in graph.cells for score in cell.scores))
-
-
-def keys_of(graph: Graph, score: str) -> list[str]:
-    """Return the keys of all that a score needs, and its own.
-
-    What a score needs is needed by no way longer than from a set to its experts.
-    """
-    keys = [score]
-    for key in keys:
-        keys += [need for need in graph.requirements(key) if need not in keys]
-    return keys
+    scores = (score for cell in graph.cells for score in cell.scores)
+    return Order(tasks_of(graph, seconds), (graph.all_requirements([score]) for score in scores))

@@ -20,7 +20,6 @@ class NodeRecord(Document):
     """The file ``nodes/KEY.json`` of a node that is done."""
 
     key: str
-    seconds: Finite  # on the clock, with the wait for a worker
     scores: tuple[dict[str, Any], ...] = ()
     ranking: dict[str, Finite | None] = Field(default_factory=dict)  # of a ranking: the correlation, by its top
     run_seconds: Finite | None = None  # of a distillation's steps

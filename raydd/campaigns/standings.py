@@ -18,7 +18,6 @@ class Standing(NamedTuple):
 
     Attributes:
         row: Its name.
-        mean: The mean over its sets.
         place: 1 for the best rows; rows of one place are tied.
         behind: How far it is behind the best row of its place; 0 for that row.
         low: The lower end of the 95 % interval of that; None without a test.
@@ -27,7 +26,6 @@ class Standing(NamedTuple):
     """
 
     row: str
-    mean: float
     place: int
     behind: float = 0.0
     low: float | None = None
@@ -53,10 +51,9 @@ def standings(values: Mapping[str, Sequence[float]]) -> list[Standing]:
         leader, others = left[0], left[1:]
         tests = [welch(values[leader], values[row]) for row in others]
         adjusted = holm(test.p for test in tests)
-        order.append(Standing(leader, statistics.fmean(values[leader]), place))
+        order.append(Standing(leader, place))
         ties = next((index for index, p in enumerate(adjusted) if p is not None and p < LEVEL), len(others))
         for row, test, p in zip(others[:ties], tests[:ties], adjusted[:ties], strict=True):
-            mean = statistics.fmean(values[row])
-            order.append(Standing(row, mean, place, test.difference, test.low, test.high, p))
+            order.append(Standing(row, place, test.difference, test.low, test.high, p))
         left, place = others[ties:], place + 1
     return order

@@ -6,7 +6,6 @@ import pytest
 
 from raydd.campaigns.cell_settings import Options, distill_config
 from raydd.campaigns.graph import build_graph
-from raydd.campaigns.order import keys_of
 from raydd.campaigns.plan import Column, Plan, Row, campaigns, load_plan
 from raydd.campaigns.scales import SCALES
 from raydd.config.schema import DistillConfig
@@ -46,11 +45,11 @@ def test_every_cell_has_scores_or_a_reason_and_needs_what_is_there(plans, scale)
     for cell in graph.cells:
         assert bool(cell.score) != bool(cell.missing)
         if cell.score:
-            keys = keys_of(graph, cell.score)
+            keys = graph.all_requirements([cell.score])
             assert all(key in graph.experts or key in graph.distillations or key in graph.scores for key in keys)
             scoring = graph.scores[cell.score]
             assert cell.network == "" if scoring.ranking else cell.network in scoring.config.networks
-    used = {key for cell in graph.cells for score in cell.scores for key in keys_of(graph, score)}
+    used = {key for cell in graph.cells for score in cell.scores for key in graph.all_requirements([score])}
     assert used == {*graph.experts, *graph.distillations, *graph.scores}
 
 

@@ -80,7 +80,7 @@ def test_what_a_row_has_exactly_stays_where_its_search_found_others():
 @pytest.mark.parametrize("change", [{"seconds": {"cpu": 60.0}}, {"trials": 7}, None])
 def test_what_was_found_for_other_seconds_trials_or_sets_is_refused(change):
     options = Options(SCALES["cpu"])
-    steps = share(PLAN, PLAN.league, 1200.0, 0.0, 0.5).steps
+    steps = share(PLAN, PLAN.league, 1200.0, 0.0, 0.5)
     entry = Entry(row="DM", seconds=1200.0, step_seconds=0.5, experts_seconds=0.0, steps=steps)
     check_entries(PLAN, {"DM": entry}, options, "out")
     changed = {"league": PLAN.league.model_copy(update=change)} if change else {"sets": 2}
@@ -150,7 +150,7 @@ def test_what_a_search_found_is_what_the_sets_are_made_with():
 @pytest.mark.parametrize(("experts", "step", "steps"), [(0.0, 1.0, 10), (50.0, 0.5, 10), (90.0, 1.0, 1)])
 def test_experts_count_and_what_they_leave_is_divided_equally(experts, step, steps):
     plan = Plan(title="", rows={"MTT": Row(method="mtt")}, columns=(Column(),), sets=4)
-    assert share(plan, League(seconds={"cpu": 100.0}, trials=6), 100.0, experts, step).steps == steps
+    assert share(plan, League(seconds={"cpu": 100.0}, trials=6), 100.0, experts, step) == steps
     with pytest.raises(ValueError, match=r"leaves no step for each of 10 distillations; raise league\.seconds"):
         share(plan, League(seconds={"cpu": 100.0}, trials=6), 100.0, experts, 11.0)
 
