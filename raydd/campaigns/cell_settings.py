@@ -127,7 +127,8 @@ def _preset(dataset: str, stem: str, ipc: int, like: int | None, *, nearest: boo
     """Return a preset's values for an ipc: its own, or where the scale is smaller those of the nearest one."""
     sizes = preset_sizes(dataset, stem)
     if sizes is None:
-        raise MissingCell(f"raydd ships no settings of {stem} for {dataset}")
+        own = "" if dataset in DATASETS else "; preset: '' in the row takes the method's own"
+        raise MissingCell(f"raydd ships no settings of {stem} for {dataset}{own}")
     wanted = like or ipc
     if sizes and wanted not in sizes:
         if not nearest:

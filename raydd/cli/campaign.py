@@ -126,10 +126,15 @@ def campaign(  # noqa: PLR0913, PLR0917 - one a flag
         document = run(loaded, place, options, limits=Limits(hours, gpu_hours), where=where, screen=screen)
     except CampaignIncomplete as error:
         document, incomplete = error.result, str(error)
-    from raydd.figures.campaign import campaign_tables
+    from raydd.figures.campaign import campaign_tables, missing_lines
 
     outputs = {"tables": output(place, "campaign.json")}
-    show(screen, document | {"outputs": outputs}, [f"tables: {outputs['tables']}"], campaign_tables(document))
+    show(
+        screen,
+        document | {"outputs": outputs},
+        [*missing_lines(document), f"tables: {outputs['tables']}"],
+        campaign_tables(document),
+    )
     if incomplete:
         screen.note(f"raydd: {incomplete}")
         raise typer.Exit(1)
@@ -146,7 +151,8 @@ def _path(word: str) -> tuple[str, str]:
 def _show_preview(screen: Any, plan: "Preview") -> None:
     graph: Graph = plan.graph
     hours = sum(plan.seconds.values()) / 3600
-    missing = [cell for cell in graph.cells if cell.missing and cell.published]
+    of_papers = {cell.plan for cell in graph.cells if cell.published}
+    missing = [cell for cell in graph.cells if cell.missing and (cell.published or cell.plan not in of_papers)]
     counts = {
         "cells": len(graph.cells),
         "missing": len(missing),

@@ -39,9 +39,21 @@ def campaign_rows(document: Mapping[str, Any]) -> dict[str, list[Row]]:
             what += "; # is the place, which rows share that cannot be told apart"
             first = {cell["row"]: cell for cell in reversed(cells)}
             rows = dict(sorted(rows.items(), key=lambda one: _rank(first[one[0]])))
-        title = f"{plan['paper']} {plan['table']}: {plan['title']}; {what}"
+        title = f"{source_of(plan)}: {plan['title']}; {what}"
         tables[title] = _squared([*rows.values()])
     return tables
+
+
+def source_of(plan: Mapping[str, Any], between: str = " ") -> str:
+    """Return a plan's paper and table, or its name."""
+    return between.join(plan[key] for key in ("paper", "table") if plan[key]) or str(plan["name"])
+
+
+def missing_lines(document: Mapping[str, Any]) -> list[str]:
+    """Return why cells are missing, of plans without published values: a paper's may have rows for other tables."""
+    of_papers = {cell["plan"] for cell in document["cells"] if cell["published"] is not None}
+    cells = (cell for cell in document["cells"] if cell["missing"] and cell["plan"] not in of_papers)
+    return [*dict.fromkeys(f"{cell['row']}, {cell['column']}: {cell['missing']}" for cell in cells)]
 
 
 def cell_words(cell: Mapping[str, Any], measure: str = "accuracy") -> str:

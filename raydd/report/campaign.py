@@ -7,7 +7,7 @@ from markupsafe import Markup
 from raydd.campaigns.league import FOLDER, Entry
 from raydd.campaigns.scales import SCALES
 from raydd.campaigns.table import CampaignDocument, CellDocument
-from raydd.figures.campaign import campaign_rows, cell_words
+from raydd.figures.campaign import campaign_rows, cell_words, source_of
 from raydd.figures.cells import Row, chance, number_cell
 from raydd.io.document import read_document
 from raydd.report.documents import DocumentFile
@@ -24,7 +24,7 @@ MOST_BYTES = 6_000_000
 def campaign_headline(path: Path) -> str:
     """Return in a line how much is done."""
     document = CAMPAIGN.read(path)
-    names = ", ".join(f"{plan['paper']} {plan['table']}" for plan in document.plans)
+    names = ", ".join(source_of(plan) for plan in document.plans)
     done = sum(cell.mean is not None for cell in document.cells)
     return f"{names} at scale {document.scale}: {done} of {plural(len(document.cells), 'cell')} measured"
 
@@ -54,7 +54,7 @@ def campaign_sections(path: Path) -> list[Section]:
         body = macros("campaign").section(
             plan, how, about, listed, pictures, [*reasons], published, _smaller(document.scale), searched
         )
-        sections.append(Section(str(plan["name"]).replace("_", "-"), f"{plan['paper']}, {plan['table']}", body))
+        sections.append(Section(str(plan["name"]).replace("_", "-"), source_of(plan, ", "), body))
     return sections
 
 

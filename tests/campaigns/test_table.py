@@ -7,14 +7,14 @@ from scipy.stats import ttest_ind
 
 from raydd.campaigns.cell_settings import Options
 from raydd.campaigns.graph import build_graph
-from raydd.campaigns.plan import load_plan
+from raydd.campaigns.plan import load_plan, make_plan
 from raydd.campaigns.scales import SCALES
 from raydd.campaigns.table import CampaignDocument, Costs, Measured, Spent, campaign_document, spent_before
 from raydd.data.score_record import Score
 from raydd.evaluation.scores import best_of_steps
-from raydd.figures.campaign import campaign_rows
+from raydd.figures.campaign import campaign_rows, missing_lines
 from raydd.io.document import validate, write_document
-from raydd.report.campaign import campaign_sections
+from raydd.report.campaign import campaign_headline, campaign_sections
 
 
 def score(key, network, values, **more):
@@ -111,6 +111,22 @@ def test_times_add_up_and_another_campaign_or_other_data_are_refused(tmp_path):
         spent_before(path, plans, options._replace(paths={"cifar10": "/b"}), "here")
     with pytest.raises(ValueError, match="here holds another campaign"):
         spent_before(path, plans, options._replace(seed=1), "here")
+
+
+def test_plans_of_a_users_own_have_their_names_and_say_what_is_missing(tmp_path):
+    rows = {"Random": "random", "MTT": "mtt"}
+    trees = [{"name": name, "title": "mine", "rows": rows, "columns": [{"dataset": str(tmp_path)}]} for name in "ab"]
+    plans, options = [make_plan(tree, "here") for tree in trees], Options(SCALES["paper"])
+    document = campaign_document(plans, options, build_graph(plans, options), Measured({}, {}, {}))
+    assert [title.partition(";")[0] for title in campaign_rows(document)] == ["a: mine", "b: mine"]
+    column = f"{tmp_path}, ipc 1"
+    own = f"raydd ships no settings of mtt for {tmp_path}; preset: '' in the row takes the method's own"
+    assert missing_lines(document) == [f"Random, {column}: not done yet", f"MTT, {column}: {own}"]
+    write_document(tmp_path / "campaign.json", document)
+    assert [section.title for section in campaign_sections(tmp_path)] == ["a", "b"]
+    assert campaign_headline(tmp_path).startswith("a, b at scale paper")
+    of_paper, _ = table("paper")
+    assert missing_lines(of_paper) == []
 
 
 def test_seconds_of_a_step_are_a_value_of_their_own():
