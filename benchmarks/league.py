@@ -154,6 +154,10 @@ def pictures(found: dict[str, Any]) -> list[str]:
 
 def sentences(found: dict[str, Any], plan: Plan) -> list[str]:
     """Return what the table says: what wins, what ties, where the papers have another order, and on what it rests."""
+    undone = [row for row in found["rows"] if not row["networks"] and row.get("missing", UNDONE) == UNDONE]
+    if undone:
+        done = len(found["rows"]) - len(undone)
+        return [f"* The campaign is under way: {done} of {len(found['rows'])} rows are measured."]
     names = [*next((row["networks"] for row in found["rows"] if row["networks"]), [])]
     rows = [row for row in found["rows"] if all(row["networks"].get(name, {}).get("place") for name in names)]
     if not names or not rows:

@@ -241,9 +241,10 @@ def test_a_league_says_what_is_missing_and_which_settings_are_at_the_edge_of_the
     assert spans == [True, False, False, True]
     assert [script.near_edge({"uniform": [0.2, 1.0]}, 0.5, value) for value in (0.21, 0.3, 0.99)] == [True, False, True]
     undone = {"row": "DM", "networks": {}, "missing": script.UNDONE}
-    assert script.sentences({"rows": [undone]}, plan) == []
     one = {"row": "Random", "networks": {"ConvNetW32": {"mean": 0.1}}}
-    assert script.sentences({"rows": [one]}, plan) == [], "no row has all its sets yet"
+    under_way = ["* The campaign is under way: 1 of 2 rows are measured."]
+    assert script.sentences({"rows": [undone, one]}, plan) == under_way
+    assert script.sentences({"rows": [one]}, plan) == [], "without sets there are no places"
     failed = {"row": "AST", "networks": {}, "missing": "experts take 2000 s"}
     assert [*script.missing({"rows": [undone, failed]})] == ["* AST is missing: experts take 2000 s"]
 
