@@ -1,15 +1,14 @@
 """Tables at equal compute: each method's steps are measured, and its settings searched, before its sets are made."""
 
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from raydd.api.distill import distill
+from raydd.api.epoch_time import epoch_seconds
 from raydd.api.experts import train_experts
 from raydd.api.tune import Options as Search, tune
 from raydd.campaigns.budget import Budget
@@ -33,7 +32,7 @@ from raydd.campaigns.records import on_gpu, run_costs
 from raydd.config.parsing import Tree, flat, merged
 from raydd.config.placement import Where
 from raydd.config.schema import ExpertsConfig
-from raydd.io.console import QuietScreen, Screen, Update
+from raydd.io.console import QuietScreen, Screen
 from raydd.io.uri import public_uri
 from raydd.run.resolve import needs_experts
 from raydd.run.storage import RunStorage
@@ -46,7 +45,7 @@ SCORED = {"evaluate_networks": 2, "evaluate_epochs": 300}
 """How a trial is scored on held-out images."""
 MEASURED_SECONDS = 8.0
 """How long the steps take at least by which the time of a step is measured."""
-MOST_MEASURED, MEASURED_EPOCHS = 256, 3
+MOST_MEASURED = 256
 INSIDE = "window.high + span <= experts.epochs"
 """What a search of segments keeps to: they end with the experts' epochs, of which smaller scales have fewer."""
 CHECKED_STEPS = 50
@@ -252,7 +251,7 @@ class _Search:
 
     def _experts_seconds(self) -> float:
         """Return the seconds of one worker that the row's experts take."""
-        epoch, recipe = _epoch_seconds(self._wanted, self._where), self._wanted.experts
+        epoch, recipe = epoch_seconds(self._wanted, self._where), self._wanted.experts
         self._screen.note(f"{self._name}: {epoch:.3g} s an epoch of an expert")
         return epoch * recipe.epochs * recipe.num_experts
 
@@ -267,40 +266,3 @@ class _Search:
             if seconds >= MEASURED_SECONDS or steps >= MOST_MEASURED:
                 return max(seconds / steps, 1e-6), gpu
             steps = min(MOST_MEASURED, max(2 * steps, int(1.2 * steps * MEASURED_SECONDS / max(seconds, 1e-3))))
-
-
-class _EpochClock(QuietScreen):
-    """Notes when it first shows each number of finished epochs."""
-
-    def __init__(self) -> None:
-        super().__init__(lambda line: None)
-        self._times: dict[float, float] = {}
-
-    @contextmanager
-    def progress(self, title: str, total: float) -> Iterator[Update]:
-        """Note the first time of each number, and the last of none."""
-
-        def update(done: float, words: str) -> None:
-            if not done or done not in self._times:
-                self._times[done] = time.monotonic()
-
-        yield update
-
-    @property
-    def seconds(self) -> float:
-        """The seconds of an epoch: without the first, unless all ended before the first update."""
-        times = sorted(self._times.items())
-        (first, begin), (last, end) = times[-2 if len(times) < 3 else 1], times[-1]
-        return (end - begin) / (last - first)
-
-
-def _epoch_seconds(config: ExpertsConfig, where: Where) -> float:
-    """Return the seconds of an epoch of an expert."""
-    recipe = config.experts.model_copy(
-        update={"num_experts": 1, "epochs": MEASURED_EPOCHS, "milestones": (), "kept": None}
-    )
-    clock, alone = _EpochClock(), where._replace(num_workers=1)
-    with tempfile.TemporaryDirectory(prefix="raydd-league-") as folder:
-        small = config.model_copy(update={"experts": recipe})
-        train_experts(small, Path(folder, "buffer"), where=alone, screen=clock)
-    return clock.seconds

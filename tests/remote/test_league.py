@@ -159,7 +159,7 @@ def check_record(out, plan, cells, entries):
 def test_a_row_whose_search_fails_is_missing_and_the_others_go_on(tmp_path, monkeypatch, ray2):
     """Its experts take more than it has; what cannot be searched at all is refused before anything is measured."""
     monkeypatch.setattr(league, "MEASURED_SECONDS", 0.1)
-    monkeypatch.setattr(league, "_epoch_seconds", lambda *given: 100.0)
+    monkeypatch.setattr(league, "epoch_seconds", lambda *given: 100.0)
     path, out = tmp_path / "small.yaml", tmp_path / "out"
     rows = {name: PLAN["rows"][name] for name in ("DM", "MTT")}
     path.write_text(
