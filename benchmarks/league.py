@@ -141,9 +141,14 @@ def lines(found: dict[str, Any], plan: Plan) -> list[str]:
     return table
 
 
+def undone(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows that are still to be measured."""
+    return [row for row in found["rows"] if not row["networks"] and row.get("missing", UNDONE) == UNDONE]
+
+
 def shown(found: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the rows whose images are shown."""
-    return [row for row in found["rows"] if row.get("search") and row.get("run")][:SHOWN]
+    """Return the rows whose images are shown: the best, once all are measured."""
+    return [] if undone(found) else [row for row in found["rows"] if row.get("search") and row.get("run")][:SHOWN]
 
 
 def pictures(found: dict[str, Any]) -> list[str]:
@@ -154,9 +159,8 @@ def pictures(found: dict[str, Any]) -> list[str]:
 
 def sentences(found: dict[str, Any], plan: Plan) -> list[str]:
     """Return what the table says: what wins, what ties, where the papers have another order, and on what it rests."""
-    undone = [row for row in found["rows"] if not row["networks"] and row.get("missing", UNDONE) == UNDONE]
-    if undone:
-        done = len(found["rows"]) - len(undone)
+    if left := undone(found):
+        done = len(found["rows"]) - len(left)
         return [f"* The campaign is under way: {done} of {len(found['rows'])} rows are measured."]
     names = [*next((row["networks"] for row in found["rows"] if row["networks"]), [])]
     rows = [row for row in found["rows"] if all(row["networks"].get(name, {}).get("place") for name in names)]
