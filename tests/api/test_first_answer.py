@@ -70,11 +70,14 @@ def test_the_time_of_scoring_is_that_of_its_networks():
     with tempfile.TemporaryDirectory() as folder:
         synset = distill(config, folder, where=HERE, screen=QUIET)
     torch.set_num_threads(1)
-    begin = time.process_time()
     protocol = find_protocol("dm").changed(100)
+    estimate = min(
+        module._scoring_seconds(config, synset, torch.device("cpu")) for _ in range(3)
+    )  # the least disturbed
+    begin = time.process_time()
     train_and_test(synset, work.build, work.feed(work.dataset.test), protocol, work.augment, 0)
     one = time.process_time() - begin
-    assert 0.2 * 40 * one < module._scoring_seconds(config, synset, torch.device("cpu")) < 5 * 40 * one
+    assert 0.2 * 40 * one < estimate < 5 * 40 * one
 
 
 def test_a_long_budget_distills_more_images(monkeypatch):
