@@ -96,7 +96,7 @@ def near_edge(domain: dict[str, Any], own: float, value: Any) -> bool:
     >>> near_edge({"times": 10}, 0.2, 1.99), near_edge({"integer": [1, 4]}, 2, 3), near_edge({"choice": [1]}, 1, 1)
     (True, False, False)
     """
-    ((kind, bounds),) = domain.items()
+    kind, bounds = next(iter(domain.items()))
     if kind == "integer":
         return value in bounds
     if kind not in ("times", "uniform", "log_uniform"):

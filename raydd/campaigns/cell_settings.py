@@ -1,12 +1,12 @@
 """The settings of a table's cells: of a row and a column, at a scale."""
 
-import difflib
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
 from raydd.campaigns.plan import Column, Plan, Row
 from raydd.campaigns.scales import TRAIN, Scale, fewer_steps, shrink
+from raydd.config.names import unknown
 from raydd.config.parsing import Tree, build, merged
 from raydd.config.presets import load_preset, preset_sizes
 from raydd.config.schema import DataConfig, DistillConfig
@@ -50,20 +50,18 @@ def check_options(plans: Sequence[Plan], options: Options) -> None:
     >>> check_options([load_plan("league")], Options(SCALES["cpu"], rows=("bppt",)))
     Traceback (most recent call last):
     ...
-    ValueError: no row of league is 'bppt'; did you mean BPTT?
+    ValueError: unknown row of league 'bppt': did you mean BPTT?
     """
+    where = plans[0].name if len(plans) == 1 else f"these {len(plans)} tables"
     columns = (options.scale.dataset or column.dataset for plan in plans for column in plan.columns)
     for what, names, known in (
         ("row", options.rows, (row for plan in plans for row in plan.rows)),
         ("data set", options.paths, columns),
     ):
-        there = {name.lower(): name for name in known}
+        there = dict.fromkeys(known)
         for name in names:
-            if name not in there.values():
-                near = [there[one] for one in difflib.get_close_matches(name.lower(), there, n=3)]
-                where = plans[0].name if len(plans) == 1 else f"these {len(plans)} tables"
-                hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(there.values())}"
-                raise ValueError(f"no {what} of {where} is {name!r}; {hint}")
+            if name not in there:
+                raise ValueError(unknown(f"{what} of {where}", name, there))
 
 
 class MissingCell(ValueError):

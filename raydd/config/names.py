@@ -149,15 +149,24 @@ def _is_path(name: str, table: Table) -> bool:
     return os.sep in name or name.startswith(("~", ".")) or Path(name).suffix != "" or Path(name).exists()
 
 
+MOST_LISTED = 30
+"""Names that a message lists beside near ones."""
+
+
 def unknown(noun: str, name: str, known: Iterable[str], other: str = "") -> str:
     """Return the line that refuses an unknown name.
 
     >>> unknown("protocol", "dmm", ["dm", "mtt"], "a YAML file")
     "unknown protocol 'dmm': did you mean dm? Use one of dm, mtt, or a YAML file"
+
+    Of many names only the near ones are listed, if there are any.
     """
     spelled = {word.lower(): word for word in known}
     near = difflib.get_close_matches(name.lower(), spelled, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(spelled[word] for word in near)}? Use" if near else "use"
+    meant = f"did you mean {' or '.join(spelled[word] for word in near)}?"
+    if near and len(spelled) > MOST_LISTED:
+        return f"unknown {noun} {name!r}: {meant}{f' Or use {other}' if other else ''}"
+    hint = f"{meant} Use" if near else "use"
     return f"unknown {noun} {name!r}: {hint} one of {', '.join(spelled.values())}{f', or {other}' if other else ''}"
 
 

@@ -2,10 +2,14 @@
 
 import json
 import math
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from raydd.api import league
+from raydd.api.campaign import _path_below
 from raydd.api.league import search_space
 from raydd.campaigns.cell_settings import Options
 from raydd.campaigns.graph import build_graph
@@ -13,11 +17,15 @@ from raydd.campaigns.league import Entry, check_entries, column_of, learns, row_
 from raydd.campaigns.plan import Column, League, Plan, Row, load_plan, make_plan
 from raydd.campaigns.scales import SCALES
 from raydd.config.parsing import merged, nested
+from raydd.config.placement import Where
 from raydd.evaluation.protocols import protocol_of
+from raydd.io.console import Screen
 from raydd.methods import METHODS
 from raydd.run.resolve import check_settings
+from raydd.tuning.results import AllTrialsFailed, Record
 
 PLAN = load_plan("league")
+OUT = "s3://key:secret@bucket/out"
 SEARCHES = [
     (plan, name) for plan in ("league", "league_ipc10") for name, row in load_plan(plan).rows.items() if row.search
 ]
@@ -88,6 +96,26 @@ def test_what_was_found_for_other_seconds_trials_or_sets_is_refused(change):
         ValueError, match=f"out: DM was searched with {steps} steps a set, and campaign league gives it"
     ):
         check_entries(PLAN.model_copy(update=changed), {"DM": entry}, options, "out")
+
+
+def test_a_search_keeps_to_the_given_workers_and_says_what_to_remove_where_all_its_trials_failed(monkeypatch):
+    """The message is in tables and reports, so it has no secret of a URI."""
+    asked = []
+
+    def tune(space, out, **options):
+        asked.append(options)
+        raise AllTrialsFailed([Record(0, "failed", {}, {}, 0, (), "ValueError: no room")])
+
+    monkeypatch.setattr(league, "tune", tune)
+    monkeypatch.setattr(league, "location_of", lambda out: SimpleNamespace(has_search=lambda: False))
+    entry = Entry(row="DM", seconds=60.0, step_seconds=1.0, experts_seconds=0.0, steps=7)
+    for where in (Where(num_workers=3, gpus_per_worker=0.5), Where()):
+        options = Options(SCALES["cpu"])
+        search = league._Search(PLAN, PLAN.league, "DM", options, partial(_path_below, OUT), where, Screen())
+        with pytest.raises(ValueError, match="all 1 trials failed: ValueError: no room; remove s3://bucket/out/league"):
+            search.search(entry)
+    assert [options.get("max_concurrent") for options in asked] == [3, None]
+    assert [options.get("gpus_per_trial") for options in asked] == [0.5, None]
 
 
 @pytest.mark.parametrize(

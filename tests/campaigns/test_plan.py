@@ -144,7 +144,7 @@ def test_a_row_alone_needs_what_its_cells_need_in_the_whole_table(row):
 
 
 def test_a_row_that_no_table_has_is_refused_with_a_near_one():
-    with pytest.raises(ValueError, match=r"no row of league is 'bppt'; did you mean BPTT"):
+    with pytest.raises(ValueError, match=r"unknown row of league 'bppt': did you mean BPTT"):
         check_options([load_plan("league")], Options(SCALES["cpu"], rows=("DM", "bppt")))
     both = [load_plan("league"), load_plan("tgdd_table4")]
     check_options(both, Options(SCALES["cpu"], {"cifar10": "/data"}, rows=("+ multi-formation",)))
@@ -154,11 +154,11 @@ def test_a_row_that_no_table_has_is_refused_with_a_near_one():
     ("scale", "name", "hint"),
     [
         ("cpu", "cifar-10", "did you mean cifar10"),
-        ("cpu", "mnist", "there are cifar10"),
+        ("cpu", "mnist", "use one of cifar10"),
         ("digits", "cifar10", "digits"),
     ],
 )
 def test_data_that_no_table_asks_for_are_refused(scale, name, hint):
     """They would be ignored, and others of a near name downloaded instead."""
-    with pytest.raises(ValueError, match=f"no data set of league is '{name}'; .*{hint}"):
+    with pytest.raises(ValueError, match=f"unknown data set of league '{name}': .*{hint}"):
         check_options([load_plan("league")], Options(SCALES[scale], {name: "/data"}))

@@ -148,8 +148,8 @@ def test_a_row_alone_needs_what_its_cells_need_and_an_unknown_one_is_refused(cap
     assert both["scores"] == one["scores"] + two["scores"] > one["scores"] > 0
     assert both["cells"] == one["cells"] + two["cells"] < answer(capfd, *words[:-1])["cells"]
     assert run([*words, "PP"]) == 2
-    assert "no row of these 2 tables is 'PP'" in capfd.readouterr().err
+    assert "unknown row of these 2 tables 'PP'" in capfd.readouterr().err
     assert run([*(word for word in words if word != "--dry-run"), "PP"]) == 2
-    assert "no row of these 2 tables is 'PP'" in capfd.readouterr().err, (
+    assert "unknown row of these 2 tables 'PP'" in capfd.readouterr().err, (
         "before data are looked for, which are not here"
     )

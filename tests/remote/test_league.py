@@ -129,6 +129,7 @@ def test_a_budget_of_hours_counts_searches_and_a_row_alone_is_searched_alone(tmp
         "MTT": False,
     }
     assert not any("training 1 of 1 experts" in line for line in lines), "MTT alone has any"
+    assert not any("s3cret" in text for text in [*lines, json.dumps(document)]), "secrets of the URI"
     bests = {cell["row"]: cell["best"] is not None for cell in document["cells"]}
     assert bests == {"Random": False, "DM": True, "MTT": False}, "the best on test of the steps that --paper keeps"
 
