@@ -8,8 +8,13 @@ To make a cell again, for example of DC, put what the record has of the steps an
     python benchmarks/league.py OUT --restore
     raydd campaign league --scale cpu --data cifar10=PATH --row DC --out OUT
 
+and then compare it with the record, which is left as it is:
+
+    python benchmarks/league.py OUT
+
 The record, benchmarks/league/PLAN.json, has every cell, what each method was given, and all trials of its search;
-before the campaign has any set, what the searches found.
+before the campaign has any set, what the searches found. A campaign may be done in parts, in several folders: rows that
+OUT does not have stay as the record has them.
 """
 
 import argparse
@@ -26,7 +31,7 @@ from scipy.stats import friedmanchisquare
 from raydd.campaigns.league import Entry, column_of, read_entries, slug, write_entry
 from raydd.campaigns.plan import OWN, Plan, campaigns, load_plan, published_values
 from raydd.campaigns.standings import LEVEL
-from raydd.campaigns.table import UNDONE
+from raydd.campaigns.table import UNDONE, placed
 from raydd.evaluation.rank_agreement import kendall
 from raydd.evaluation.significance import holm, welch
 from raydd.io.files import write_atomic
@@ -35,7 +40,8 @@ from raydd.tuning.results import values_text
 FOLDER = Path(__file__).parent / "league"
 PAGE = Path(__file__).parents[1] / "docs" / "league.md"
 PICTURES = PAGE.parent / "images" / "league"
-KEPT = ("mean", "std", "networks", "sets", "place", "behind", "interval")
+MEASURED = ("mean", "std", "networks", "values", "sets")
+PLACED = ("place", "behind", "interval")
 EDGE = 0.025
 """The part of a domain, at each of its ends, that is its edge."""
 FEW = 4
@@ -44,26 +50,75 @@ SHOWN = 6
 """How many of the best methods show their images."""
 
 
-def record(out: Path, plan: Plan) -> dict[str, Any]:
-    """Return what the campaign of a league has found so far, a row of the table each."""
+def document_of(out: Path, plan: Plan) -> dict[str, Any]:
+    """Return the document of the campaign of a league, empty before it has one."""
     path = out / "campaign.json"
     document = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"plans": [], "cells": []}
     if path.exists() and plan.name not in (names := [other["name"] for other in document["plans"]]):
         raise SystemExit(f"{out} has no table {plan.name}; give --plan {' or '.join(names)}")
+    return document
+
+
+def rows_of(out: Path, plan: Plan) -> dict[str, dict[str, Any]]:
+    """Return what the campaign of a league has found so far, a row of the table each, without places."""
+    document = document_of(out, plan)
     rows: dict[str, dict[str, Any]] = {name: {"row": name, "networks": {}} for name in plan.rows}
     for cell in (cell for cell in document["cells"] if cell["plan"] == plan.name):
         row = rows[cell["row"]]
         if cell["mean"] is None:
             row["missing"] = cell["missing"]
             continue
-        row["networks"][cell["network"]] = {key: cell[key] for key in KEPT if cell.get(key) is not None}
+        row["networks"][cell["network"]] = {key: cell[key] for key in MEASURED if cell.get(key) not in (None, [])}
         row |= {key: cell[key] for key in ("seconds", "memory_mb", "run") if cell.get(key)}
+        row["commit"] = document.get("commit")
     for name, entry in read_entries(out, plan).items():
         rows[name] |= {"search": entry.model_dump(mode="json", exclude={"row"})}
+    return rows
+
+
+def recorded(plan: Plan) -> dict[str, Any]:
+    """Return the record of a league, of no rows before it has one."""
+    path = FOLDER / f"{plan.name}.json"
+    document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"rows": []}
+    return document
+
+
+def record(out: Path, plan: Plan) -> dict[str, Any]:
+    """Return the record of a league with the rows that a folder has, and places among all of them."""
+    document, before = document_of(out, plan), recorded(plan)
+    kept = {key: document.get(key, before.get(key)) for key in ("scale", "seed")}
+    rows = rows_of(out, plan)
+    if all(before.get(key) == value for key, value in kept.items()):
+        for old in before["rows"]:
+            row = rows.get(old["row"])
+            if row and not row["networks"] and row.get("search", old.get("search")) == old.get("search"):
+                rows[old["row"]] = old
+    cells = [
+        {"plan": "", "column": "", "row": name, "network": network}
+        | {key: value for key, value in cell.items() if key not in PLACED}
+        for name, row in rows.items()
+        for network, cell in row["networks"].items()
+    ]
+    for cell in placed(cells):
+        known = {key: cell[key] for key in (*MEASURED, *PLACED) if key in cell}
+        rows[cell["row"]]["networks"][cell["network"]] = known
     own = ("name", "title", "protocol", "epochs", "seeds", "sets", "league")
     about = {key: value for key, value in plan.model_dump(mode="json").items() if key in own}
-    kept = {key: document.get(key) for key in ("scale", "seed", "seconds", "commit")}
     return {"plan": about, **kept, "rows": sorted(rows.values(), key=order)}
+
+
+def against_record(out: Path, plan: Plan) -> Iterator[str]:
+    """Return a line on each row that both a folder and the record have: whether all accuracies are the same bits."""
+    before = {row["row"]: row for row in recorded(plan)["rows"]}
+    for name, row in rows_of(out, plan).items():
+        old = before.get(name, {"networks": {}})["networks"]
+        both = row["networks"].keys() & old.keys()
+        if both:
+            values = [
+                [cells[network].get(key) for network in both for key in MEASURED] for cells in (row["networks"], old)
+            ]
+            same = json.loads(json.dumps(values[0])) == values[1]
+            yield f"* {name}: {'the same accuracies as recorded' if same else 'OTHER ACCURACIES THAN RECORDED'}"
 
 
 def order(row: dict[str, Any]) -> tuple[float, float]:
@@ -282,12 +337,12 @@ def marked(page: str, name: str) -> tuple[str, str, str]:
 
 def restore(out: Path, plan: Plan) -> None:
     """Write the entries of the record, in the place of those that a campaign would measure and search."""
-    path = FOLDER / f"{plan.name}.json"
-    if not path.exists():
-        raise SystemExit(f"there is no record of {plan.name}: {path} is missing")
+    rows = recorded(plan)["rows"]
+    if not rows:
+        raise SystemExit(f"there is no record of {plan.name}: {FOLDER / plan.name}.json is missing")
     if read_entries(out, plan):
         raise SystemExit(f"{out} has a league of its own; name an empty folder")
-    for row in json.loads(path.read_text(encoding="utf-8"))["rows"]:
+    for row in rows:
         if row.get("search"):
             write_entry(out, plan, Entry.model_validate_json(json.dumps({"row": row["row"], **row["search"]})))
 
@@ -308,7 +363,7 @@ def main() -> None:
         restore(given.out, plan)
         return
     found = record(given.out, plan)
-    print("\n".join([*sentences(found, plan), *missing(found), *lines(found, plan)]))
+    print("\n".join([*sentences(found, plan), *missing(found), *lines(found, plan), *against_record(given.out, plan)]))
     if not given.write:
         return
     name = found["plan"]["name"]
@@ -317,7 +372,11 @@ def main() -> None:
     write_atomic(FOLDER / f"{name}.json", (json.dumps(found, indent=1) + "\n").encode())
     PICTURES.mkdir(parents=True, exist_ok=True)
     for row in shown(found):
-        shutil.copy(given.out / row["run"] / "synset.png", PICTURES / f"{name}-{slug(row['row'])}.png")
+        picture, here = given.out / row["run"] / "synset.png", PICTURES / f"{name}-{slug(row['row'])}.png"
+        if picture.exists():
+            shutil.copy(picture, here)
+        elif not here.exists():
+            print(f"{picture} is missing: the page needs it; make {row['row']} again with --row")
     write_atomic(PAGE, (before + block(found, plan) + after).encode())
 
 

@@ -216,7 +216,7 @@ def test_a_league_says_what_wins_what_ties_and_where_papers_have_another_order()
     ]
     rows = {name: {"row": name, "networks": {}} for name in made_up}
     for cell in placed(cells):
-        rows[cell["row"]]["networks"][cell["network"]] = {key: cell[key] for key in script.KEPT if cell.get(key)}
+        rows[cell["row"]]["networks"][cell["network"]] = cell
     best, tied, papers, other, seeds = script.sentences({"rows": [*rows.values()]}, load_plan("league"))
     test = welch(made_up["DM"][1], made_up["FTD"][1])
     apart = f"10.0 points (95 % interval {100 * test.low:.1f} to {100 * test.high:.1f}) behind"
@@ -249,16 +249,51 @@ def test_a_league_says_what_is_missing_and_which_settings_are_at_the_edge_of_the
     assert [*script.missing({"rows": [undone, failed]})] == ["* AST is missing: experts take 2000 s"]
 
 
-def test_the_record_of_a_league_has_its_own_cells_alone(tmp_path):
-    script, cell = load(FOLDER / "league.py"), {"row": "DM", "network": "ConvNetW32", "missing": ""}
+def test_the_record_of_a_league_has_its_own_cells_alone(tmp_path, monkeypatch):
+    script = load(FOLDER / "league.py")
+    monkeypatch.setattr(script, "FOLDER", tmp_path)
+    cell = {"row": "DM", "network": "ConvNetW32", "missing": "", "values": [0.2]}
     cells = [cell | {"plan": "league_final", "mean": 0.9}, cell | {"plan": "league", "mean": 0.2}]
     document = {"plans": [{"name": "league"}, {"name": "league_final"}], "cells": cells}
     (tmp_path / "campaign.json").write_text(json.dumps(document))
     rows = {row["row"]: row["networks"] for row in script.record(tmp_path, load_plan("league"))["rows"]}
-    assert rows.pop("DM") == {"ConvNetW32": {"mean": 0.2}}
+    assert rows.pop("DM") == {"ConvNetW32": {"mean": 0.2, "values": [0.2]}}
     assert not any(rows.values())
     with pytest.raises(SystemExit, match="has no table league_ipc10; give --plan league or league_final"):
         script.record(tmp_path, load_plan("league_ipc10"))
+
+
+def test_a_league_is_recorded_in_parts(tmp_path, monkeypatch):
+    """Rows that a folder does not have stay as they are, with places among all; a row with other settings does not."""
+    script, plan = load(FOLDER / "league.py"), load_plan("league")
+    monkeypatch.setattr(script, "FOLDER", tmp_path)
+
+    def cells(**sets):
+        same = {"plan": "league", "network": "ConvNetW32", "missing": "", "std": 0.01, "networks": 9}
+        means = {row.replace("_", "-"): [base, base + 0.001, base + 0.002] for row, base in sets.items()}
+        return [same | {"row": row, "mean": three[1], "sets": three} for row, three in means.items()]
+
+    def write(out, **sets):
+        out.mkdir()
+        about = {"plans": [{"name": "league"}], "scale": "cpu", "seed": 0, "commit": out.name}
+        (out / "campaign.json").write_text(json.dumps(about | {"cells": cells(**sets)}))
+        return script.record(out, plan)
+
+    first = write(tmp_path / "first", DM=0.2, DC=0.3)
+    (tmp_path / "league.json").write_text(json.dumps(first))
+    second = write(tmp_path / "second", DC=0.3, IDM=0.25)
+    places = {row["row"]: cell["place"] for row in second["rows"] for cell in row["networks"].values()}
+    assert places == {"DC": 1, "IDM": 2, "DM": 3}
+    assert [row["commit"] for row in second["rows"][:3]] == ["second", "second", "first"]
+    assert [*script.against_record(tmp_path / "second", plan)] == ["* DC: the same accuracies as recorded"]
+    write(tmp_path / "third", DC=0.3000001)
+    assert [*script.against_record(tmp_path / "third", plan)] == ["* DC: OTHER ACCURACIES THAN RECORDED"]
+
+    entry = {"scale": "cpu", "seed": 0, "seconds": 60.0, "step_seconds": 1.0, "experts_seconds": 0.0, "steps": 4}
+    script.write_entry(tmp_path / "third", plan, Entry.model_validate({"row": "DM", **entry}))
+    rows = {row["row"]: row["networks"] for row in script.record(tmp_path / "third", plan)["rows"]}
+    assert rows["DC"]
+    assert not rows["DM"], "its sets had other steps"
 
 
 def test_a_cell_of_the_league_is_made_again_with_what_the_record_has(tmp_path):

@@ -50,7 +50,7 @@ def check_options(plans: Sequence[Plan], options: Options) -> None:
     >>> check_options([load_plan("league")], Options(SCALES["cpu"], rows=("bppt",)))
     Traceback (most recent call last):
     ...
-    ValueError: unknown row of league 'bppt': did you mean BPTT?
+    ValueError: unknown row of league 'bppt': did you mean BPTT or AT-BPTT or RaT-BPTT?
     """
     where = plans[0].name if len(plans) == 1 else f"these {len(plans)} tables"
     columns = (options.scale.dataset or column.dataset for plan in plans for column in plan.columns)

@@ -32,6 +32,7 @@ class CellDocument(Document):
     mean: Finite | None  # the measured value: an accuracy in [0, 1], or seconds of an outer step
     std: Finite | None
     networks: Whole = 0
+    values: tuple[Finite, ...] = ()  # of one set: the accuracy of each network
     sets: tuple[Finite, ...] = ()  # of several sets: each one's mean over its networks
     place: Whole = 0  # among the column's rows, where ties share a place; only where there are several sets
     behind: Finite | None = None  # how far it is behind the best row of its place
@@ -121,6 +122,7 @@ def _cell(cell: Cell, plan: Plan, graph: Graph, measured: Measured, comparable: 
         "mean": None,
         "std": None,
         "best": None,
+        "values": (),
         "sets": (),
         "difference": None,
         "p": None,
@@ -151,10 +153,11 @@ def _accuracy(tree: dict[str, Any], scores: Sequence[Score], sets: int, comparab
         values = statistics.fmean(each), statistics.stdev(each), len(each)
         tested = statistics.fmean(means), statistics.stdev(means), len(means)
         tree["sets"] = tuple(means)
+    else:
+        tree["values"] = own[0].values
     best = next((score.mean for score in scores if score.step is not None), None)
     beside = _against(tree, *tested, 100.0) if comparable else {}
-    known = {"best": best, "protocol": own[0].protocol, "values": own[0].values}
-    return tree | _measured(tree, *values) | beside | known
+    return tree | _measured(tree, *values) | beside | {"best": best, "protocol": own[0].protocol}
 
 
 def placed(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -170,12 +173,11 @@ def placed(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if not any(cell.get("sets") for cell in column):
             continue
         rows = {cell["row"]: cell for cell in column if cell["mean"] is not None}
-        values = {name: cell.get("sets") or cell["values"] for name, cell in rows.items()}
-        for one in standings(values):
+        for one in standings({name: cell.get("sets") or cell["values"] for name, cell in rows.items()}):
             rows[one.row] |= {"place": one.place, "behind": one.behind}
             if one.low is not None and one.high is not None:
                 rows[one.row]["interval"] = (one.low, one.high)
-    return [{key: value for key, value in cell.items() if key != "values"} for cell in cells]
+    return cells
 
 
 def _is_of(score: Score, cell: Cell) -> bool:
