@@ -111,13 +111,9 @@ def against_record(out: Path, plan: Plan) -> Iterator[str]:
     """Return a line on each row that both a folder and the record have: whether all accuracies are the same bits."""
     before = {row["row"]: row for row in recorded(plan)["rows"]}
     for name, row in rows_of(out, plan).items():
-        old = before.get(name, {"networks": {}})["networks"]
-        both = row["networks"].keys() & old.keys()
-        if both:
-            values = [
-                [cells[network].get(key) for network in both for key in MEASURED] for cells in (row["networks"], old)
-            ]
-            same = json.loads(json.dumps(values[0])) == values[1]
+        now, old = row["networks"], before.get(name, {"networks": {}})["networks"]
+        if both := now.keys() & old.keys():
+            same = all(now[network].get(key) == old[network].get(key) for network in both for key in MEASURED)
             yield f"* {name}: {'the same accuracies as recorded' if same else 'OTHER ACCURACIES THAN RECORDED'}"
 
 
