@@ -44,8 +44,8 @@ TABLES = {
     "tgdd_fig5": (3, 1),
     "tgdd_fig6b": (6, 1),
     "field_cifar10": (16, 1),
-    "league": (44, 1),
-    "league_ipc10": (18, 1),
+    "league": (43, 1),
+    "league_ipc10": (17, 1),
     "league_final": (2, 1),
 }
 UNBUILT = {"KIP", "PP"}
