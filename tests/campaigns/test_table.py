@@ -80,6 +80,23 @@ def test_a_difference_that_is_no_chance_has_a_star():
     assert rows[0]["cifar10, ipc 10"] == "71.6 ± 1.1* (55.2)"
 
 
+@pytest.mark.parametrize("again", [(0.31, 0.32, 0.33), (0.21, 0.22, 0.23)], ids=["other sets", "the same set"])
+def test_sets_that_no_seed_changes_are_one(again):
+    """The image nearest to a class's mean is the same for every seed: its networks are tested, not its copies."""
+    plans, options, first = [load_plan("league")], Options(SCALES["cpu"]), (0.21, 0.22, 0.23)
+    graph = build_graph(plans, options)
+    place, cell = next((at, one) for at, one in enumerate(graph.cells) if one.row == "K-means without ZCA")
+    assert len(cell.scores) == 3
+    scores = zip(cell.scores, (first, again, again), strict=True)
+    measured = Measured({key: [score(key, cell.network, values)] for key, values in scores}, {}, {})
+    found = campaign_document(plans, options, graph, measured)["cells"][place]
+    if again == first:
+        assert (found["networks"], found["values"], found["sets"]) == (3, first, ())
+    else:
+        assert (found["networks"], found["values"]) == (9, ())
+        assert found["sets"] == pytest.approx((0.22, 0.32, 0.32))
+
+
 def test_the_best_on_test_stands_beside_and_is_not_the_measured_value():
     plans, options = [load_plan("tgdd_table4")], Options(SCALES["paper"], paper=True)
     graph = build_graph(plans, options)
