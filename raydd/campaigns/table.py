@@ -138,8 +138,18 @@ def _cell(cell: Cell, plan: Plan, graph: Graph, measured: Measured, comparable: 
         value = measured.rankings.get(cell.score, {}).get(str(cell.top))
         tree["protocol"] = plan.protocol
         return tree | _measured(tree, value, None, 0) | (_against(tree, value, None, 0, 1.0) if comparable else {})
-    scores = [score for key in cell.scores for score in measured.scores.get(key, ()) if _is_of(score, cell)]
-    return _accuracy(tree, scores, len(cell.scores), comparable)
+    keys = _different(cell.scores, measured.scores)
+    scores = [score for key in keys for score in measured.scores.get(key, ()) if _is_of(score, cell)]
+    return _accuracy(tree, scores, len(keys), comparable)
+
+
+def _different(keys: Sequence[str], scores: Mapping[str, list[Score]]) -> Sequence[str]:
+    """Return the first of several sets where no seed changes them, as of the images nearest to classes' means.
+
+    Those have the same accuracies on all networks; networks at chance may have them on one.
+    """
+    each = [[(score.network, score.values) for score in scores.get(key, ())] for key in keys]
+    return keys[:1] if all(each) and each.count(each[0]) == len(each) else keys
 
 
 def _accuracy(tree: dict[str, Any], scores: Sequence[Score], sets: int, comparable: bool) -> dict[str, Any]:
@@ -147,8 +157,6 @@ def _accuracy(tree: dict[str, Any], scores: Sequence[Score], sets: int, comparab
     own = [score for score in scores if score.step is None]
     if not own or len(own) < sets:
         return tree | {"missing": tree["missing"] or UNDONE}
-    if len({score.values for score in own}) == 1:
-        own = own[:1]  # no seed changes the set, as of the images nearest to the classes' means
     values = tested = own[0].mean, own[0].spread, own[0].networks
     if len(own) > 1:
         each, means = [value for score in own for value in score.values], [score.mean for score in own]

@@ -87,9 +87,13 @@ def test_sets_that_no_seed_changes_are_one(again):
     graph = build_graph(plans, options)
     place, cell = next((at, one) for at, one in enumerate(graph.cells) if one.row == "K-means without ZCA")
     assert len(cell.scores) == 3
-    scores = zip(cell.scores, (first, again, again), strict=True)
-    measured = Measured({key: [score(key, cell.network, values)] for key, values in scores}, {}, {})
-    found = campaign_document(plans, options, graph, measured)["cells"][place]
+    scores = {
+        key: [score(key, cell.network, values), score(key, "AlexNetW32", (0.1, 0.1, 0.1))]
+        for key, values in zip(cell.scores, (first, again, again), strict=True)
+    }
+    cells = campaign_document(plans, options, graph, Measured(scores, {}, {}))["cells"]
+    found, chance = cells[place], cells[place + 3]
+    assert (chance["network"], chance["networks"]) == ("AlexNetW32", found["networks"])
     if again == first:
         assert (found["networks"], found["values"], found["sets"]) == (3, first, ())
     else:
