@@ -149,7 +149,7 @@ def _different(keys: Sequence[str], scores: Mapping[str, list[Score]]) -> Sequen
     Those have the same accuracies on all networks; networks at chance may have them on one.
     """
     each = [[(score.network, score.values) for score in scores.get(key, ())] for key in keys]
-    return keys[:1] if all(each) and each.count(each[0]) == len(each) else keys
+    return keys[:1] if each and each[0] and each.count(each[0]) == len(each) else keys
 
 
 def _accuracy(tree: dict[str, Any], scores: Sequence[Score], sets: int, comparable: bool) -> dict[str, Any]:
