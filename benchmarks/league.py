@@ -56,6 +56,12 @@ def document_of(out: Path, plan: Plan) -> dict[str, Any]:
     document = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"plans": [], "cells": []}
     if path.exists() and plan.name not in (names := [other["name"] for other in document["plans"]]):
         raise SystemExit(f"{out} has no table {plan.name}; give --plan {' or '.join(names)}")
+    if changed := document.get("settings"):
+        words = " ".join(f"--set {key}={value}" for key, value in changed.items())
+        raise SystemExit(f"{out} holds a campaign with {words}, which the record has no place for; name another folder")
+    rows = {cell["row"]: None for cell in document["cells"] if cell["plan"] == plan.name}
+    if gone := [name for name in rows if name not in plan.rows]:
+        raise SystemExit(f"{out} has {listed(gone)}, which {plan.name} has no more; repeat its campaign command first")
     return document
 
 

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -198,6 +199,20 @@ def test_the_leagues_table_of_the_docs_is_that_of_the_record(path):
         assert (script.PICTURES / f"{path.stem}-{script.slug(row['row'])}.png").is_file()
 
 
+def test_the_places_of_the_league_in_the_results_are_those_of_the_record():
+    script, record = load(FOLDER / "league.py"), json.loads((FOLDER / "league" / "league.json").read_text())
+    page = (FOLDER.parent / "docs" / "results.md").read_text(encoding="utf-8")
+    section = page.partition("## The league")[2].partition("\n## ")[0]
+    cells = [row["networks"]["ConvNetW32"] for row in record["rows"]]
+    lines = [line.split(" | ") for line in section.splitlines() if line.startswith("| ") and line[2].isdigit()]
+    assert [int(place.strip("| ")) for place, *_ in lines] == [1, 2, 3, 4, 5]
+    for place, best, others in lines:
+        of_place = [script.percent(cell) for cell in cells if cell["place"] == int(place.strip("| "))]
+        assert best.endswith(f" {of_place[0]}")
+        means = {value.split()[0] for value in of_place[1:]}
+        assert {*re.findall(r"\d\d\.\d", others)} <= means
+
+
 def test_a_league_says_what_wins_what_ties_and_where_papers_have_another_order():
     """DSA is above DM in every paper, and FTD above DC; random images have no sets to be tested."""
     script = load(FOLDER / "league.py")
@@ -288,6 +303,13 @@ def test_a_league_is_recorded_in_parts(tmp_path, monkeypatch):
     assert [*script.against_record(tmp_path / "second", plan)] == ["* DC: the same accuracies as recorded"]
     write(tmp_path / "third", DC=0.3000001)
     assert [*script.against_record(tmp_path / "third", plan)] == ["* DC: OTHER ACCURACIES THAN RECORDED"]
+
+    with pytest.raises(SystemExit, match="fourth has Gone, which league has no more; repeat its campaign command"):
+        write(tmp_path / "fourth", Gone=0.3)
+    changed = json.loads((tmp_path / "third" / "campaign.json").read_text()) | {"settings": {"steps": 2}}
+    (tmp_path / "fourth" / "campaign.json").write_text(json.dumps(changed))
+    with pytest.raises(SystemExit, match="fourth holds a campaign with --set steps=2, which the record has no place"):
+        script.record(tmp_path / "fourth", plan)
 
     entry = {"scale": "cpu", "seed": 0, "seconds": 60.0, "step_seconds": 1.0, "experts_seconds": 0.0, "steps": 4}
     script.write_entry(tmp_path / "third", plan, Entry.model_validate({"row": "DM", **entry}))

@@ -191,6 +191,14 @@ def test_real_images_stand_beside_a_set_of_the_columns_size():
         assert (config.ipc, config.formation.factor) == (1, 1)
 
 
+def test_real_images_are_whitened_unless_their_row_says_otherwise():
+    """The first row that has a set decides it: one without ZCA before the methods would change these rows."""
+    graph = build_graph([settled(PLAN, {})], Options(SCALES["cpu"]))
+    for cell in (cell for cell in graph.cells if cell.row.partition(" without")[0] in ("Random", "K-means", "Herding")):
+        data = graph.distillations[graph.scores[cell.score].distillation].config.data
+        assert data.preprocessing == ("normalise" if "without" in cell.row else "zca"), cell.row
+
+
 def test_what_it_cannot_do_is_said():
     wide = PLAN.model_copy(update={"columns": (Column(ipc=(1, 10)),)})
     with pytest.raises(ValueError, match="settings are searched for one column, and it has 2"):
