@@ -364,6 +364,8 @@ def main() -> None:
     if given.restore:
         restore(given.out, plan)
         return
+    if not given.out.is_dir():
+        parser.error(f"{given.out} is no folder; name that of a campaign")
     found = record(given.out, plan)
     print("\n".join([*sentences(found, plan), *missing(found), *lines(found, plan), *against_record(given.out, plan)]))
     if not given.write:

@@ -278,6 +278,16 @@ def test_the_record_of_a_league_has_its_own_cells_alone(tmp_path, monkeypatch):
         script.record(tmp_path, load_plan("league_ipc10"))
 
 
+def test_the_record_of_a_league_is_left_alone_where_its_folder_is_misspelled(tmp_path, monkeypatch, capsys):
+    script = load(FOLDER / "league.py")
+    monkeypatch.setattr(script, "FOLDER", tmp_path / "record")
+    monkeypatch.setattr("sys.argv", ["league.py", str(tmp_path / "gone"), "--write"])
+    with pytest.raises(SystemExit):
+        script.main()
+    assert capsys.readouterr().err.endswith("gone is no folder; name that of a campaign\n")
+    assert not (tmp_path / "record").exists()
+
+
 def test_a_league_is_recorded_in_parts(tmp_path, monkeypatch):
     """Rows that a folder does not have stay as they are, with places among all; a row with other settings does not."""
     script, plan = load(FOLDER / "league.py"), load_plan("league")
