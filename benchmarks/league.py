@@ -32,6 +32,7 @@ from raydd.campaigns.league import Entry, column_of, read_entries, slug, write_e
 from raydd.campaigns.plan import OWN, Plan, campaigns, load_plan, published_values
 from raydd.campaigns.standings import LEVEL
 from raydd.campaigns.table import UNDONE, placed
+from raydd.config.parsing import flat
 from raydd.evaluation.rank_agreement import kendall
 from raydd.evaluation.significance import holm, welch
 from raydd.io.files import write_atomic
@@ -57,7 +58,7 @@ def document_of(out: Path, plan: Plan) -> dict[str, Any]:
     if path.exists() and plan.name not in (names := [other["name"] for other in document["plans"]]):
         raise SystemExit(f"{out} has no table {plan.name}; give --plan {' or '.join(names)}")
     if changed := document.get("settings"):
-        words = " ".join(f"--set {key}={value}" for key, value in changed.items())
+        words = " ".join(f"--set {key}={value}" for key, value in flat(changed).items())
         raise SystemExit(f"{out} holds a campaign with {words}, which the record has no place for; name another folder")
     rows = {cell["row"]: None for cell in document["cells"] if cell["plan"] == plan.name}
     if gone := [name for name in rows if name not in plan.rows]:

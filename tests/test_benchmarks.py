@@ -316,9 +316,9 @@ def test_a_league_is_recorded_in_parts(tmp_path, monkeypatch):
 
     with pytest.raises(SystemExit, match="fourth has Gone, which league has no more; repeat its campaign command"):
         write(tmp_path / "fourth", Gone=0.3)
-    changed = json.loads((tmp_path / "third" / "campaign.json").read_text()) | {"settings": {"steps": 2}}
+    changed = json.loads((tmp_path / "third" / "campaign.json").read_text()) | {"settings": {"lr": {"images": 2}}}
     (tmp_path / "fourth" / "campaign.json").write_text(json.dumps(changed))
-    with pytest.raises(SystemExit, match="fourth holds a campaign with --set steps=2, which the record has no place"):
+    with pytest.raises(SystemExit, match=r"fourth holds a campaign with --set lr\.images=2, which the record has no"):
         script.record(tmp_path / "fourth", plan)
 
     entry = {"scale": "cpu", "seed": 0, "seconds": 60.0, "step_seconds": 1.0, "experts_seconds": 0.0, "steps": 4}

@@ -65,7 +65,8 @@ def complete_experts(folder: AnyPath, spec: BufferSpec) -> set[int]:
 
 
 def refresh_manifest(folder: AnyPath) -> None:
-    """Write the manifest's list of experts from the files."""
+    """Write the manifest's list of experts from the files, and remove the temporary files of dead writers."""
+    sweep(folder)
     spec, _ = read_manifest(folder)
     entries = [
         manifest_entry(expert_path(folder, index), index, open_stored(folder, index, spec))

@@ -416,6 +416,7 @@ def test_arrow_columns_of_any_shape_and_plain_type(tmp_path):
 
 
 def test_a_killed_writers_leftovers_are_swept_and_a_living_ones_kept(tmp_path):
+    """Where work begins, and where it ends: an orphan may die meanwhile."""
     make(tmp_path, experts=(0,))
     script = """
 import os, signal, sys
@@ -433,6 +434,9 @@ with atomic_path(sys.argv[1]) as temporary:
     with atomic_path(expert_path(tmp_path, 3)) as mine:
         mine.write_bytes(b"being written")
         assert complete_experts(tmp_path, SPEC) == {0}
+        assert not left.exists()
+        left.write_bytes(b"half an expert")
+        refresh_manifest(tmp_path)
         assert not left.exists()
         assert mine.exists()
         assert elsewhere.exists()

@@ -16,6 +16,7 @@ from raydd.buffer.mirror import local_folder
 from raydd.buffer.verification import verify
 from raydd.cli import run
 from raydd.config.placement import Where
+from raydd.io.files import sweep
 from raydd.io.filesystem import open_store
 from raydd.io.uri import public_uri
 from raydd.remote.demand import Demand, NodeShape, Plan
@@ -199,11 +200,14 @@ def wait_for(process, folder, count):
 
 
 def settled(folder):
-    """Contents and times of the finished files, once orphaned workers have ended."""
-    before = None
-    while (now := {path.name: path.stat().st_mtime_ns for path in folder.glob("expert-*.arrow")}) != before:
+    """Contents and times of the finished files, once orphaned workers have ended: no expert of theirs goes on."""
+    before, now, end = None, {}, time.monotonic() + 60
+    while now != before or list(folder.glob("*.tmp")):
+        assert time.monotonic() < end
         before = now
         time.sleep(0.5)
+        sweep(folder)
+        now = {path.name: path.stat().st_mtime_ns for path in folder.glob("expert-*.arrow")}
     return {name: (time_, (folder / name).read_bytes()) for name, time_ in now.items()}
 
 

@@ -22,6 +22,7 @@ from raydd.report.build import write_report
 
 pytestmark = pytest.mark.remote
 
+NETWORK = {"experts.network": "MLP"}
 PLAN = {
     "title": "equal compute",
     "protocol": "dm",
@@ -33,11 +34,10 @@ PLAN = {
     "columns": [{"dataset": "digits", "ipc": 1}],
     "rows": {
         "Random": "random",
-        "DM": {"method": "dm", "search": {"lr.images": {"log_uniform": [0.1, 10]}}},
-        "MTT": {"method": "mtt", "search": {"lr.images": {"log_uniform": [1, 50]}}},
+        "DM": {"method": "dm", "set": NETWORK, "search": {"lr.images": {"log_uniform": [0.1, 10]}}},
+        "MTT": {"method": "mtt", "set": NETWORK, "search": {"lr.images": {"log_uniform": [1, 50]}}},
     },
 }
-SET = {"experts": {"network": "MLP"}}
 HERE = Where(device="cpu", num_workers=2)
 QUIET = QuietScreen(lambda line: None)
 
@@ -51,7 +51,7 @@ def test_every_method_has_the_same_seconds_and_its_own_settings(tmp_path, monkey
     monkeypatch.setattr(league, "MEASURED_SECONDS", 0.2)
     path, out = tmp_path / "small.yaml", tmp_path / "out"
     path.write_text(yaml.safe_dump(PLAN))
-    plan, options = load_plan(str(path)), Options(SCALES["digits"], set=SET)
+    plan, options = load_plan(str(path)), Options(SCALES["digits"])
     document = campaign([plan], out, options, where=HERE, screen=QUIET)
     entries = {name: json.loads((out / "league" / "small" / f"{name}.json").read_text()) for name in ("dm", "mtt")}
     for name, entry in entries.items():
@@ -109,7 +109,7 @@ def test_a_budget_of_hours_counts_searches_and_a_row_alone_is_searched_alone(tmp
     monkeypatch.setattr(league, "MEASURED_SECONDS", 0.1)
     path, out, lines = tmp_path / "small.yaml", s3(f"bucket/{tmp_path.name}"), []
     path.write_text(yaml.safe_dump(PLAN | {"sets": 1, "league": {"seconds": {"digits": 2.0}, "trials": 1}}))
-    plan, only = load_plan(str(path)), Options(SCALES["digits"], set=SET, rows=("DM",), paper=True)
+    plan, only = load_plan(str(path)), Options(SCALES["digits"], rows=("DM",), paper=True)
     with pytest.raises(CampaignIncomplete, match="DM: the budget was spent before its search"):
         campaign([plan], out, only, limits=Limits(hours=0.0), where=HERE, screen=QuietScreen(lines.append))
     assert not any("measuring" in line for line in lines)
@@ -169,7 +169,7 @@ def test_a_row_whose_search_fails_is_missing_and_the_others_go_on(tmp_path, monk
     with pytest.raises(
         CampaignIncomplete, match=r"1 searches failed or did not begin: small, MTT: experts take"
     ) as caught:
-        campaign([load_plan(str(path))], out, Options(SCALES["digits"], set=SET), where=HERE, screen=QUIET)
+        campaign([load_plan(str(path))], out, Options(SCALES["digits"]), where=HERE, screen=QUIET)
     document = caught.value.result
     cells = {cell["row"]: cell for cell in document["cells"]}
     assert cells["DM"]["mean"] is not None
