@@ -23,6 +23,7 @@ from raydd.report.build import write_report
 pytestmark = pytest.mark.remote
 
 NETWORK = {"experts.network": "MLP"}
+OTHER = {"lr": {"images": 2.0}}
 PLAN = {
     "title": "equal compute",
     "protocol": "dm",
@@ -94,7 +95,7 @@ def check_what_stays(plan, options, out, cells):
     only = options._replace(rows=("Random",))
     assert campaign([plan], out, only, where=HERE, screen=QUIET)["cells"] == cells, "all rows stay there"
     (out / "campaign.json").unlink()
-    for other in (options._replace(seed=1), options._replace(set={}), options._replace(scale=SCALES["cpu"])):
+    for other in (options._replace(seed=1), options._replace(set=OTHER), options._replace(scale=SCALES["cpu"])):
         plan = plan.model_copy(update={"league": League(seconds={"digits": 4.0, "cpu": 4.0}, trials=2)})
         with pytest.raises(
             ValueError, match=r"out: the steps and settings of DM were found with --s(eed|et|cale) .*, and"
