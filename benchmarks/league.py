@@ -28,14 +28,18 @@ from typing import Any
 
 from scipy.stats import friedmanchisquare
 
+from raydd.api.league import search_space
+from raydd.campaigns.cell_settings import Options
 from raydd.campaigns.league import Entry, column_of, read_entries, slug, write_entry
 from raydd.campaigns.plan import OWN, Plan, campaigns, load_plan, published_values
+from raydd.campaigns.scales import SCALES
 from raydd.campaigns.standings import LEVEL
 from raydd.campaigns.table import UNDONE, placed
 from raydd.config.parsing import flat
 from raydd.evaluation.rank_agreement import kendall
 from raydd.evaluation.significance import holm, welch
 from raydd.io.files import write_atomic
+from raydd.tuning.domains import Domain
 from raydd.tuning.results import values_text
 
 FOLDER = Path(__file__).parent / "league"
@@ -141,27 +145,25 @@ def settings(search: dict[str, Any], plan: Plan, name: str) -> str:
     """Return the settings that a search found, in words; a value near the edge of its domain says so."""
     if not search["values"]:
         return "-"
-    words, first = [], search["trials"][0]["values"]
-    for key, value in search["values"].items():
-        at_edge = key in first and near_edge(plan.rows[name].search[key], first[key], value)
-        words.append(values_text({key: value}) + (" (edge)" if at_edge else ""))
+    options = Options(SCALES[search["scale"]], seed=search["seed"])
+    domains = search_space(plan, plan.league, name, options, search["steps"], None).narrowed
+    at_edge = {key for key, value in search["values"].items() if key in domains and near_edge(domains[key], value)}
+    words = (
+        values_text({key: value}) + (" (edge)" if key in at_edge else "") for key, value in search["values"].items()
+    )
     return ", ".join(words)
 
 
-def near_edge(domain: dict[str, Any], own: float, value: Any) -> bool:
-    """Return whether a value is at an end of its domain, which for ``times`` is around the row's own value.
+def near_edge(domain: Domain, value: Any) -> bool:
+    """Return whether a value is at an end of its domain.
 
-    >>> near_edge({"times": 10}, 0.2, 1.99), near_edge({"integer": [1, 4]}, 2, 3), near_edge({"choice": [1]}, 1, 1)
-    (True, False, False)
+    >>> near_edge(Domain(log_uniform=(0.02, 2)), 1.99), near_edge(Domain(integer=(1, 4)), 3)
+    (True, False)
     """
-    kind, bounds = next(iter(domain.items()))
-    if kind == "integer":
-        return value in bounds
-    if kind not in ("times", "uniform", "log_uniform"):
-        return False
-    low, high = (own / bounds, own * bounds) if kind == "times" else bounds
-    scale = float if kind == "uniform" else math.log
-    part = (scale(value) - scale(low)) / (scale(high) - scale(low))
+    if domain.choice is not None or domain.whole:
+        return domain.whole and value in (domain.low, domain.high)
+    scale = math.log if domain.log_uniform else float
+    part = (scale(value) - scale(domain.low)) / (scale(domain.high) - scale(domain.low))
     return not 1 - EDGE > part > EDGE
 
 

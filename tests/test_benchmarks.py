@@ -20,6 +20,7 @@ from raydd.config.schema import DistillConfig
 from raydd.evaluation.significance import welch
 from raydd.methods import METHODS, complete
 from raydd.run.resolve import check_family
+from raydd.tuning.domains import Domain
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
@@ -247,14 +248,18 @@ def test_a_league_says_what_wins_what_ties_and_where_papers_have_another_order()
 
 def test_a_league_says_what_is_missing_and_which_settings_are_at_the_edge_of_their_domain():
     script, plan = load(FOLDER / "league.py"), load_plan("league")
-    search = {"values": {"lr.images": 9.5}, "trials": [{"values": {"lr.images": 1.0}, "accuracy": 0.2}]}
+    search = {"values": {"lr.images": 9.5}, "scale": "cpu", "seed": 0, "steps": 100}
     assert script.settings(search, plan, "DM") == "lr.images 9.5 (edge)"
-    assert script.settings(search, plan, "BPTT") == "lr.images 9.5", "a hundred times its own would be"
+    bptt = search | {"values": {"lr.images": 0.0095}}
+    assert script.settings(bptt, plan, "BPTT") == "lr.images 0.0095", "a hundred times its own would be"
+    haba = search | {"values": {"window.high": 4}}
+    text = script.settings(haba, load_plan("league_ipc10"), "HaBa")
+    assert text == "window.high 4 (edge)", "its experts have six epochs, and a segment two"
     assert script.settings(search | {"values": {"lr.images": 0.15}}, plan, "DM") == "lr.images 0.15"
-    assert script.settings({"values": {}, "trials": []}, plan, "RDED") == "-"
-    spans = [script.near_edge({"integer": [1, 4]}, 2, value) for value in range(1, 5)]
+    assert script.settings({"values": {}}, plan, "RDED") == "-"
+    spans = [script.near_edge(Domain(integer=(1, 4)), value) for value in range(1, 5)]
     assert spans == [True, False, False, True]
-    assert [script.near_edge({"uniform": [0.2, 1.0]}, 0.5, value) for value in (0.21, 0.3, 0.99)] == [True, False, True]
+    assert [script.near_edge(Domain(uniform=(0.2, 1.0)), value) for value in (0.21, 0.3, 0.99)] == [True, False, True]
     undone = {"row": "DM", "networks": {}, "missing": script.UNDONE}
     one = {"row": "Random", "networks": {"ConvNetW32": {"mean": 0.1}}}
     under_way = ["* The campaign is under way: 1 of 2 rows are measured."]
