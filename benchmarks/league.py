@@ -51,8 +51,8 @@ EDGE = 0.025
 """The part of a domain, at each of its ends, that is its edge."""
 FEW = 4
 """Rows up to which no rank correlation is told."""
-SHOWN = 6
-"""How many of the best methods show their images."""
+SHOWN, ABREAST = 6, 3
+"""How many of the best methods show their images, and how many of them side by side."""
 
 
 def document_of(out: Path, plan: Plan) -> dict[str, Any]:
@@ -212,9 +212,14 @@ def shown(found: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def pictures(found: dict[str, Any]) -> list[str]:
-    """Return the lines of the page's pictures."""
-    name = found["plan"]["name"]
-    return [f"![{row['row']}](images/league/{name}-{slug(row['row'])}.png)" for row in shown(found)]
+    """Return the lines of the page's pictures, each below the name of its row."""
+    rows, name = shown(found), found["plan"]["name"]
+    said = list[str]()
+    for some in (rows[at : at + ABREAST] for at in range(0, len(rows), ABREAST)):
+        names, bars = [row["row"] for row in some], ["---"] * len(some)
+        images = [f"![{row}](images/league/{name}-{slug(row)}.png)" for row in names]
+        said += ["", *(f"| {' | '.join(cells)} |" for cells in (names, bars, images))]
+    return said[1:]
 
 
 def sentences(found: dict[str, Any], plan: Plan) -> list[str]:
