@@ -3,6 +3,7 @@ import inspect
 import itertools
 import os
 import re
+import signal
 import subprocess
 import sys
 import tomllib
@@ -25,6 +26,9 @@ for _name, _value in {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }.items():
     os.environ.setdefault(_name, _value)
+
+# A shell starts a background job with SIGINT ignored, which the commands that tests interrupt would inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest  # noqa: E402 - after the environment
 import torch  # noqa: E402

@@ -181,13 +181,7 @@ def start(folder, workers):
     words = [sys.executable, "-m", "raydd", "experts", "--network", "MLP", "--epochs", "60"]
     words += ["--num-experts", str(EXPERTS)]
     words += ["--num-workers", str(workers), "--out", str(folder)]
-    return subprocess.Popen(
-        words,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def wait_for(process, folder, count):
