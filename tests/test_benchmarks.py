@@ -200,14 +200,14 @@ def test_the_leagues_table_of_the_docs_is_that_of_the_record(path):
         assert (script.PICTURES / f"{path.stem}-{script.slug(row['row'])}.png").is_file()
 
 
-@pytest.mark.parametrize(("table", "plan"), [(0, "league"), (1, "league_ipc10")])
-def test_the_places_of_the_leagues_in_the_results_are_those_of_the_record(table, plan):
+@pytest.mark.parametrize(("table", "plan", "places"), [(0, "league", 5), (1, "league_ipc10", 6)])
+def test_the_places_of_the_leagues_in_the_results_are_those_of_the_record(table, plan, places):
     script, record = load(FOLDER / "league.py"), json.loads((FOLDER / "league" / f"{plan}.json").read_text())
     page = (FOLDER.parent / "docs" / "results.md").read_text(encoding="utf-8")
     section = page.partition("## The league")[2].partition("\n## ")[0].split("| place |")[1 + table]
     cells = [row["networks"]["ConvNetW32"] for row in record["rows"]]
     lines = [line.split(" | ") for line in section.splitlines() if line.startswith("| ") and line[2].isdigit()]
-    assert [int(place.strip("| ")) for place, *_ in lines] == [*range(1, len(lines) + 1)] != []
+    assert [int(place.strip("| ")) for place, *_ in lines] == [*range(1, places + 1)]
     for place, best, others in lines:
         of_place = [script.percent(cell) for cell in cells if cell["place"] == int(place.strip("| "))]
         assert best.endswith(f" {of_place[0]}")
@@ -261,6 +261,10 @@ def test_a_league_says_what_is_missing_and_which_settings_are_at_the_edge_of_the
     spans = [script.near_edge(Domain(integer=(1, 4)), value) for value in range(1, 5)]
     assert spans == [True, False, False, True]
     assert [script.near_edge(Domain(uniform=(0.2, 1.0)), value) for value in (0.21, 0.3, 0.99)] == [True, False, True]
+    rows = [{"row": name, "networks": {"ConvNetW32": {}}, "search": {"steps": 1}, "run": "runs/a"} for name in "ABCD"]
+    pictures = script.pictures({"plan": {"name": "league"}, "rows": rows})
+    assert [pictures[at].split(" | ")[-1] for at in (0, 2)] == ["C |", "![C](images/league/league-c.png) |"]
+    assert pictures[3:] == ["", "| D |", "| --- |", "| ![D](images/league/league-d.png) |"], "three side by side"
     undone = {"row": "DM", "networks": {}, "missing": script.UNDONE}
     one = {"row": "Random", "networks": {"ConvNetW32": {"mean": 0.1}}}
     under_way = ["* The campaign is under way: 1 of 2 rows are measured."]
